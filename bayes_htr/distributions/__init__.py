@@ -1,0 +1,40 @@
+"""Laws of eigenvalues, weights and hyperparameters as Pyro distributions.
+
+They take numbers or tensors, broadcast, differentiate and sample like any distribution of Torch:
+
+    >>> import torch
+    >>> from bayes_htr.distributions import Lomax
+    >>> law = Lomax(alpha=torch.tensor([2.5, 4.0]), scale=1.0)
+    >>> law.log_prob(torch.tensor(0.0))
+    tensor([0.4055, 1.0986])
+    >>> law.rsample((3,)).shape
+    torch.Size([3, 2])
+
+`alpha` of the power laws is the exponent of the density; that of `Frechet` is the exponent of the
+tail probability, one less.
+"""
+
+from __future__ import annotations
+
+from pyro.distributions import Exponential, Gamma, HalfCauchy, LogNormal, Normal
+
+from bayes_htr.distributions.frechet import Frechet
+from bayes_htr.distributions.improper_powerlaw import ImproperPowerlaw
+from bayes_htr.distributions.lomax import Lomax
+from bayes_htr.distributions.marchenko_pastur import MarchenkoPastur
+from bayes_htr.distributions.powerlaw import Powerlaw
+from bayes_htr.distributions.truncated_powerlaw import TruncatedPowerlaw
+
+__all__ = [
+    "Exponential",
+    "Frechet",
+    "Gamma",
+    "HalfCauchy",
+    "ImproperPowerlaw",
+    "LogNormal",
+    "Lomax",
+    "MarchenkoPastur",
+    "Normal",
+    "Powerlaw",
+    "TruncatedPowerlaw",
+]

@@ -1,0 +1,87 @@
+"""The Lomax law: a power law with a soft lower end.
+
+The recommended law for a whole spectrum: a power-law tail like `Powerlaw`, but bounded at 0, so
+that small eigenvalues are neither excluded nor favoured without limit.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from bayes_htr.distributions._base import (
+    Law,
+    Shape,
+    finite_exponent,
+    log1p_ratio,
+    standard_exponential,
+    tail_variance,
+)
+
+
+class Lomax(Law):
+    r"""Density `(alpha - 1) / scale * (1 + x / scale)^-alpha` for `x >= 0`.
+
+    `alpha` is the exponent of the density. In scipy: `lomax(alpha - 1, scale=scale)`.
+
+    Args:
+        alpha: exponent of the density, greater than 1.
+        scale: where the power law sets in, positive.
+        validate_args: as in Torch.
+
+    Raises:
+        ValueError: with validation on, for parameters or values outside their range.
+    """
+
+    arg_constraints: ClassVar = {
+        "alpha": constraints.greater_than(1.0),
+        "scale": constraints.positive,
+    }
+    support = constraints.nonnegative
+    alpha: Tensor
+    scale: Tensor
+
+    def __init__(
+        self, alpha: Tensor | float, scale: Tensor | float, validate_args: bool | None = None
+    ) -> None:
+        super().__init__(validate_args, alpha=alpha, scale=scale)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log density; minus infinity below 0."""
+        if self._validate_args:
+            self._validate_sample(value)
+        log_ratio = log1p_ratio(value.clamp(min=0), self.scale)
+        density = torch.log(self.alpha - 1) - torch.log(self.scale) - self.alpha * log_ratio
+        return torch.where(value < 0, -torch.inf, density)
+
+    def cdf(self, value: Tensor) -> Tensor:
+        """`P(X <= value)`, defined on the whole line."""
+        return -torch.expm1((1 - self.alpha) * log1p_ratio(value.clamp(min=0), self.scale))
+
+    def icdf(self, value: Tensor) -> Tensor:
+        """The quantile at probability `value`; infinite at 1."""
+        return self._from_log_ratio(-torch.log1p(-value) / (self.alpha - 1))
+
+    def rsample(self, sample_shape: Shape = ()) -> Tensor:
+        """Draws by the inverse cdf, with gradients to all parameters."""
+        e = standard_exponential(self._extended_shape(torch.Size(sample_shape)), self.alpha)
+        return self._from_log_ratio(finite_exponent(e / (self.alpha - 1), self.scale))
+
+    @property
+    def mean(self) -> Tensor:
+        """Infinite for `alpha <= 2`."""
+        finite = self.alpha > 2
+        excess = torch.where(finite, self.alpha - 2, 1.0)
+        return torch.where(finite, self.scale / excess, torch.inf)
+
+    @property
+    def variance(self) -> Tensor:
+        """Infinite for `alpha <= 3`, as scipy has it also where the mean is infinite."""
+        return tail_variance(self.alpha, self.scale)
+
+    def _from_log_ratio(self, t: Tensor) -> Tensor:
+        """The x whose `log(1 + x / scale)` is `t`: `scale * expm1(t)` without early overflow."""
+        return 2 * self.scale * torch.exp(t / 2) * torch.sinh(t / 2)

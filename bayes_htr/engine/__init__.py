@@ -1,0 +1,7 @@
+"""Energies of networks under priors, and when their gradients are computed anew."""
+
+from bayes_htr.engine.energy import SpectralEnergy, bind
+from bayes_htr.engine.latents import Latent
+from bayes_htr.engine.refresh import Exact, Refresh
+
+__all__ = ["Exact", "Latent", "Refresh", "SpectralEnergy", "bind"]

@@ -1,0 +1,72 @@
+"""Hyperparameters with hyperpriors as latent quantities of an energy.
+
+Each lives in unconstrained coordinates: `log` for a positive one, so that the mode is that of
+`log` of the hyperparameter. For a Gamma hyperprior on a tail index that mode has the same weights
+as integrating it out (`docs/theory.md`, "Hyperparameters").
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.distributions import biject_to
+
+from bayes_htr.priors import Law, Prior, Shared
+
+
+@dataclass(frozen=True)
+class Latent:
+    """A hyperparameter: its name and hyperprior."""
+
+    name: str
+    law: Law
+
+    def value(self, u: Tensor) -> Tensor:
+        """The hyperparameter at the unconstrained coordinate `u`."""
+        result: Tensor = biject_to(self.law.distribution().support)(u)
+        return result
+
+    def energy(self, u: Tensor) -> Tensor:
+        """`-log` of the density of `u`: hyperprior and Jacobian, with all constants."""
+        transform = biject_to(self.law.distribution().support)
+        value = transform(u)
+        log_density = self.law.distribution().log_prob(value)
+        return -(log_density + transform.log_abs_det_jacobian(u, value))
+
+    def start(self) -> Tensor:
+        """Where optimisation starts: the hyperprior's mean, or its median if that is infinite."""
+        distribution = self.law.distribution()
+        mean = torch.as_tensor(distribution.mean)
+        if not math.isfinite(mean.item()):
+            mean = torch.as_tensor(distribution.icdf(torch.tensor(0.5)))
+        start: Tensor = biject_to(distribution.support).inv(mean)
+        return start.to(torch.get_default_dtype())
+
+
+def latents_of(prior: Prior, matrix: str) -> list[dict[str, Latent]]:
+    """For each term of a prior on a matrix, its latents by argument name.
+
+    A conjugate tail index is integrated out and is none of them.
+    """
+    found: list[dict[str, Latent]] = []
+    seen: dict[str, int] = {}
+    for term in prior.terms:
+        law = term.statistic.law
+        kind = type(term.statistic).__name__
+        seen[kind] = seen.get(kind, 0) + 1
+        label = kind if seen[kind] == 1 else f"{kind}{seen[kind]}"
+        found.append(
+            {
+                argument: Latent(spec.name, spec.law)
+                if isinstance(spec, Shared)
+                else Latent(
+                    f"{matrix}:{label}.{argument}", spec if isinstance(spec, Law) else spec.law
+                )
+                for argument, spec in law.latents.items()
+                if not (law.conjugate is not None and argument == "tail_index")
+            }
+        )
+    return found

@@ -1,0 +1,100 @@
+"""The table that says what a set of priors means for a network."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass, fields
+
+from rich.console import Console
+from rich.table import Table
+
+from bayes_htr.priors.statistics import Prior
+from bayes_htr.spectra import Parameter, plan
+
+
+@dataclass(frozen=True)
+class ExplainedRow:
+    """One matrix (or vector) and what holds for it.
+
+    Attributes:
+        parameter: Its name; with `[q]`, `[k]`, `[v]` for stacked projections.
+        shape: The parameter's shape.
+        matrix: Rows x columns of the matrix, or empty.
+        pattern: The pattern that gave the prior.
+        prior: The prior as it prints, or `flat (why)`.
+        density: `proper`, `improper`, `factor`, or empty.
+        strength: The power of the law; with `num_data` also the coefficient on the mean loss.
+        algorithm: How the spectrum is computed.
+        cost: Floating-point operations per evaluation.
+    """
+
+    parameter: str
+    shape: str
+    matrix: str
+    pattern: str
+    prior: str
+    density: str
+    strength: str
+    algorithm: str
+    cost: str
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """The rows of `Priors.explain`; `print` shows them as a table."""
+
+    rows: tuple[ExplainedRow, ...]
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        table = Table()
+        for field in fields(ExplainedRow):
+            table.add_column(field.name, overflow="fold")
+        for row in self.rows:
+            table.add_row(*(cell.replace("[", r"\[") for cell in astuple(row)))
+        console = Console(width=160, color_system=None)
+        with console.capture() as capture:
+            console.print(table)
+            for note in self.notes:
+                console.print(note, markup=False)
+        return capture.get().rstrip()
+
+
+def explain_row(
+    parameter: Parameter,
+    prior: Prior | None,
+    note: str,
+    pattern: str,
+    strength: float,
+    num_data: int | None,
+) -> list[ExplainedRow]:
+    """The rows of one parameter: one for each of its matrices, one for a vector."""
+    shape = "x".join(map(str, parameter.tensor.shape))
+    if prior is None:
+        shown = f"flat ({note})" if note else "flat"
+        return [ExplainedRow(parameter.name, shape, "", pattern, shown, "", "", "", "")]
+    scaled = prior if strength == 1.0 else prior.scaled(strength)
+    rows = []
+    for matrix in parameter.matrices or (None,):
+        sides = matrix.shape if matrix else (1, max(1, parameter.tensor.numel()))
+        frozen = not parameter.tensor.requires_grad
+        algorithm, flops = plan(prior.needs, sides)
+        rows.append(
+            ExplainedRow(
+                parameter=matrix.name if matrix else parameter.name,
+                shape=shape,
+                matrix=f"{sides[0]}x{sides[1]}" if matrix else "",
+                pattern=pattern,
+                prior=repr(prior) + (f" ({note})" if note else ""),
+                density=scaled.status,
+                strength=_strengths(scaled, num_data),
+                algorithm="" if frozen else algorithm,
+                cost="" if frozen else f"{flops / 1e6:.3g} Mflop",
+            )
+        )
+    return rows
+
+
+def _strengths(prior: Prior, num_data: int | None) -> str:
+    values = dict.fromkeys(term.strength for term in prior.terms)
+    shown = [f"{s:g}" + (f" (mu={s / num_data:.3g})" if num_data else "") for s in values]
+    return ", ".join(shown)

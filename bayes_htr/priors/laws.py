@@ -1,0 +1,525 @@
+"""Laws as values: the heavy-tailed laws of spectra, and common ones for entries and hyperparameters.
+
+A law knows its *energy*, `-log p(x)` without what is constant, as a function of tensors, and its
+Pyro distribution, which has everything else. `docs/theory.md` derives each; the distributions are in
+`bayes_htr.distributions`.
+
+When to use which: `Lomax` for a whole spectrum, `Frechet` for a largest eigenvalue, `Powerlaw`
+for a tail with a known start, `ImproperPowerlaw` to follow the paper to the letter.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor
+
+from bayes_htr import distributions as dist
+from bayes_htr.errors import PriorError
+from bayes_htr.priors.hyperparameters import Hill, Joint, Shared
+from bayes_htr.priors.values import Value, number
+
+Argument: TypeAlias = "float | Hill | Law | Joint | Shared"
+Arguments: TypeAlias = Mapping[str, "Tensor | float"]
+
+
+class Range(NamedTuple):
+    """The open range of an argument, and what else than a number it may be."""
+
+    above: float | None = None
+    hill: bool = False
+    latent: bool = False
+
+
+POSITIVE = Range(above=0, latent=True)
+
+
+@dataclass(frozen=True, repr=False)
+class Law(Value, abstract=True):
+    """Base of every law."""
+
+    ranges: ClassVar[Mapping[str, Range]] = {}
+    optional: ClassVar[tuple[str, ...]] = ()
+    positive: ClassVar[bool] = True
+    """Whether the support has no negative numbers."""
+    normalised: ClassVar[bool] = True
+    singular_at_zero: ClassVar[bool] = False
+    """Whether the energy or its slope is unbounded at 0."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in self.ranges.items():
+            value = getattr(self, name)
+            if value is None and name in self.optional:
+                continue
+            object.__setattr__(self, name, self._checked(name, value, allowed))
+
+    def _checked(self, name: str, value: Any, allowed: Range) -> Argument:
+        what = f"{type(self).__name__} {name}"
+        if isinstance(value, Hill):
+            if not allowed.hill:
+                raise PriorError(f"{what}={value!r}: Hill estimates an exponent; give a number")
+            return value
+        if isinstance(value, Law | Joint | Shared):
+            if not allowed.latent:
+                raise PriorError(f"{what}={value!r}: no hyperprior here; {self._instead(name)}")
+            law = value if isinstance(value, Law) else value.law
+            law.require_hyperprior()
+            if allowed.above is not None and not law.positive:
+                raise PriorError(f"{what}={value!r}: the hyperprior must be a positive law")
+            return value
+        return number(value, what, above=allowed.above)
+
+    def _instead(self, name: str) -> str:
+        return "give a number"
+
+    def require_hyperprior(self) -> None:
+        """Raise `PriorError` unless this can be a hyperprior: proper, and of numbers alone."""
+        if not self.normalised or not all(isinstance(v, float) for v in self._given().values()):
+            raise PriorError(
+                f"{self!r} as a hyperprior: take a proper law whose arguments are numbers"
+            )
+
+    @property
+    def arguments(self) -> dict[str, Argument]:
+        """The arguments by name, those left out without."""
+        return {name: getattr(self, name) for name in self.ranges if name in self._given()}
+
+    @property
+    def hill(self) -> Hill | None:
+        """The plug-in estimate among the arguments, if any (no law takes two)."""
+        return next((a for a in self.arguments.values() if isinstance(a, Hill)), None)
+
+    @property
+    def latents(self) -> dict[str, Law | Joint | Shared]:
+        """The hyperpriors among the arguments by argument name."""
+        found = self.arguments.items()
+        return {k: v for k, v in found if isinstance(v, Law | Joint | Shared)}
+
+    @property
+    def conjugate(self) -> Gamma | None:
+        """The Gamma hyperprior that is integrated out in closed form, if there is one."""
+        return None
+
+    def is_proper(self, strength: float = 1.0) -> bool:
+        """Whether `p^strength` has a finite integral, its hyperparameters given.
+
+        A plug-in estimate makes no density.
+        """
+        return self.normalised and self.hill is None and strength > 0
+
+    def _tail_is_finite(self, alpha: Any, strength: float) -> bool:
+        """Whether `x^(-strength alpha)` can be integrated at infinity (latents: at strength 1)."""
+        return alpha * strength > 1 if isinstance(alpha, float) else strength >= 1
+
+    @abstractmethod
+    def energy(self, x: Tensor, a: Arguments) -> Tensor:
+        """`-log p(x)` for each element of `x`, without what does not depend on `x`."""
+
+    @abstractmethod
+    def distribution_of(self, a: Arguments) -> Any:
+        """The Pyro distribution for these arguments."""
+
+    def distribution(self) -> Any:
+        """The Pyro distribution of a law whose arguments are numbers.
+
+        Raises:
+            PriorError: An argument is a plug-in estimate, a hyperprior, or missing.
+        """
+        arguments = self.arguments
+        numbers = {k: v for k, v in arguments.items() if isinstance(v, float)}
+        if len(numbers) < len(arguments):
+            raise PriorError(
+                f"{self!r} has no distribution of its own: not all arguments are numbers"
+            )
+        return self.distribution_of(numbers)
+
+    def on_support(self, x: Tensor, a: Arguments) -> Tensor:
+        """`x` moved to the nearest end of the support where the energy is continued as a constant.
+
+        Only laws with a lower or upper end inside the positive numbers move anything: see
+        `docs/theory.md`, "Eigenvalues outside the support".
+        """
+        return x
+
+
+@dataclass(frozen=True, repr=False)
+class _TailIndexed(Law, abstract=True):
+    """A law with exponent `alpha > 1`, also given as `tail_index = alpha - 1 > 0`."""
+
+    alpha: Argument | None = None
+
+    def __post_init__(self) -> None:
+        tail_index = getattr(self, "tail_index", None)
+        if (self.alpha is None) == (tail_index is None):
+            raise PriorError(
+                f"{type(self).__name__} takes either alpha or tail_index (alpha - 1), "
+                f"not alpha={self.alpha!r} and tail_index={tail_index!r}"
+            )
+        super().__post_init__()
+        if isinstance(
+            tail_index := getattr(self, "tail_index", None), float
+        ):  # one form for one law, so that equals are equal
+            object.__setattr__(self, "alpha", 1.0 + tail_index)
+            object.__setattr__(self, "tail_index", None)
+
+    def _instead(self, name: str) -> str:
+        return "pass it as tail_index= (that is alpha - 1), so that any positive law is valid"
+
+    @property
+    def conjugate(self) -> Gamma | None:
+        tail_index = getattr(self, "tail_index", None)
+        return tail_index if isinstance(tail_index, Gamma) else None
+
+    def is_proper(self, strength: float = 1.0) -> bool:
+        return super().is_proper(strength) and self._tail_is_finite(self.alpha, strength)
+
+    @staticmethod
+    def exponent(a: Arguments) -> Tensor | float:
+        """`alpha` from whichever of the two was given."""
+        return a["alpha"] if "alpha" in a else 1.0 + a["tail_index"]
+
+    @abstractmethod
+    def log_ratio(self, x: Tensor, a: Arguments) -> Tensor:
+        """`r(x)` with `P(X > x) = exp(-tail_index r(x))`."""
+
+    @abstractmethod
+    def log_slope(self, x: Tensor, a: Arguments) -> Tensor:
+        """`-log r'(x)` without constants, so that `-log p = tail_index r - log tail_index + this`."""
+
+    def marginal_energy(
+        self, x: Tensor, a: Arguments, start: Tensor | None, strength: float
+    ) -> Tensor:
+        """`-log` of the integral of `p(x)^strength` over a Gamma tail index, without constants.
+
+        With `S = sum r(x)` the tail index given `x` is `Gamma(a + s k, b + s S)`; integrated out it
+        leaves `(a + s k) log(b + s S)`. Strength tempers the law and not the hyperprior.
+        """
+        gamma = self.conjugate
+        assert gamma is not None
+        shape, rate = gamma.numbers()
+        S = self.log_ratio(x, a) - (0.0 if start is None else self.log_ratio(start, a))
+        shape = shape + strength * x.numel()
+        return shape * (rate + strength * S.sum()).log() + strength * self.log_slope(x, a).sum()
+
+
+@dataclass(frozen=True, repr=False)
+class Powerlaw(_TailIndexed):
+    """`p(x) = (alpha - 1) / xmin (x / xmin)^-alpha` for `x >= xmin`: Pareto's law.
+
+    Args:
+        alpha: Exponent of the density, greater than 1; a number or `Hill`.
+        xmin: Start of the tail, positive. Left out under `ESD(..., tail=)`, which sets it.
+        tail_index: `alpha - 1`, instead of `alpha`; a number or a hyperprior.
+    """
+
+    xmin: float | None = None
+    tail_index: Argument | None = None
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "alpha": Range(above=1, hill=True),
+        "xmin": Range(above=0),
+        "tail_index": POSITIVE,
+    }
+    optional: ClassVar[tuple[str, ...]] = ("alpha", "xmin", "tail_index")
+
+    def energy(self, x: Tensor, a: Arguments) -> Tensor:
+        return self.exponent(a) * x.log()
+
+    def on_support(self, x: Tensor, a: Arguments) -> Tensor:
+        return x.clamp(min=float(a["xmin"])) if "xmin" in a else x
+
+    def distribution_of(self, a: Arguments) -> Any:
+        if "xmin" not in a:
+            raise PriorError(f"{self!r} has no distribution without xmin")
+        return dist.Powerlaw(self.exponent(a), a["xmin"])
+
+    def log_ratio(self, x: Tensor, a: Arguments) -> Tensor:
+        return x.log() - math.log(float(a["xmin"])) if "xmin" in a else x.log()
+
+    def log_slope(self, x: Tensor, a: Arguments) -> Tensor:
+        return x.log()
+
+
+@dataclass(frozen=True, repr=False)
+class ImproperPowerlaw(Law):
+    """`x^-alpha` for `x > 0`: the paper's power law, which is no density.
+
+    Args:
+        alpha: Exponent, positive; a number or `Hill`.
+    """
+
+    alpha: Argument
+    ranges: ClassVar[Mapping[str, Range]] = {"alpha": Range(above=0, hill=True)}
+    normalised: ClassVar[bool] = False
+    singular_at_zero: ClassVar[bool] = True
+
+    def _instead(self, name: str) -> str:
+        return "without a normaliser it cannot be inferred: use Powerlaw or Lomax with tail_index="
+
+    def energy(self, x: Tensor, a: Arguments) -> Tensor:
+        return a["alpha"] * x.log()
+
+    def distribution_of(self, a: Arguments) -> Any:
+        return dist.ImproperPowerlaw(a["alpha"])
+
+
+@dataclass(frozen=True, repr=False)
+class Lomax(_TailIndexed):
+    """`p(x) = (alpha - 1) / scale (1 + x / scale)^-alpha` for `x >= 0`: a soft lower end.
+
+    The law to take for a whole spectrum.
+
+    Args:
+        alpha: Exponent of the density, greater than 1; a number or `Hill`.
+        scale: Where the tail starts, positive; a number or a hyperprior.
+        tail_index: `alpha - 1`, instead of `alpha`; a number or a hyperprior.
+    """
+
+    scale: Argument = 1.0
+    tail_index: Argument | None = None
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "alpha": Range(above=1, hill=True),
+        "scale": POSITIVE,
+        "tail_index": POSITIVE,
+    }
+    optional: ClassVar[tuple[str, ...]] = ("alpha", "tail_index")
+
+    @property
+    def conjugate(self) -> Gamma | None:
+        # A latent scale keeps the tail index a latent too: their joint normaliser matters.
+        return super().conjugate if isinstance(self.scale, float) else None
+
+    def energy(self, x: Tensor, a: Arguments) -> Tensor:
+        return self.exponent(a) * (x / a["scale"]).log1p()
+
+    def distribution_of(self, a: Arguments) -> Any:
+        return dist.Lomax(self.exponent(a), a["scale"])
+
+    def log_ratio(self, x: Tensor, a: Arguments) -> Tensor:
+        return (x / a["scale"]).log1p()
+
+    def log_slope(self, x: Tensor, a: Arguments) -> Tensor:
+        return (x / a["scale"]).log1p()
+
+
+@dataclass(frozen=True, repr=False)
+class TruncatedPowerlaw(Law):
+    """`x^-alpha` normalised on `[xmin, xmax]`, for any real `alpha` (log-uniform at 1).
+
+    Args:
+        alpha: Exponent; a number, `Hill` or a hyperprior.
+        xmin: Lower end, positive.
+        xmax: Upper end, greater than `xmin`.
+    """
+
+    alpha: Argument
+    xmin: float
+    xmax: float
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "alpha": Range(hill=True, latent=True),
+        "xmin": Range(above=0),
+        "xmax": Range(above=0),
+    }
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.xmax > self.xmin:
+            raise PriorError(
+                f"TruncatedPowerlaw xmax={self.xmax} must be greater than xmin={self.xmin}"
+            )
+
+    def energy(self, x: Tensor, a: Arguments) -> Tensor:
+        return a["alpha"] * x.log()
+
+    def on_support(self, x: Tensor, a: Arguments) -> Tensor:
+        return x.clamp(self.xmin, self.xmax)
+
+    def distribution_of(self, a: Arguments) -> Any:
+        return dist.TruncatedPowerlaw(a["alpha"], a["xmin"], a["xmax"])
+
+
+@dataclass(frozen=True, repr=False)
+class Frechet(Law):
+    """`p(x) = alpha / scale z^(-1-alpha) exp(-z^-alpha)`, `z = (x - loc) / scale > 0`.
+
+    The limit law of the largest of many heavy-tailed values.
+
+    Args:
+        alpha: Shape (the tail index: the density falls as `x^-(alpha + 1)`), positive; a number,
+            `Hill` or a hyperprior.
+        scale: Positive; a number or a hyperprior. With 1 the energy has its minimum at
+            `(alpha / (alpha + 1))^(1 / alpha)`: the scale is a real choice.
+        loc: Lower end of the support.
+    """
+
+    alpha: Argument
+    scale: Argument = 1.0
+    loc: float = 0.0
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "alpha": Range(above=0, hill=True, latent=True),
+        "scale": POSITIVE,
+        "loc": Range(),
+    }
+    singular_at_zero: ClassVar[bool] = True
+
+    def require_hyperprior(self) -> None:
+        super().require_hyperprior()
+        if self.loc < 0:
+            raise PriorError(f"{self!r} as a hyperprior: take loc >= 0, so that it is positive")
+
+    def is_proper(self, strength: float = 1.0) -> bool:
+        alpha = self.alpha + 1.0 if isinstance(self.alpha, float) else self.alpha
+        return super().is_proper(strength) and self._tail_is_finite(alpha, strength)
+
+    def energy(self, x: Tensor, a: Arguments) -> Tensor:
+        log_z = ((x - a["loc"]) / a["scale"]).log()
+        return (a["alpha"] + 1.0) * log_z + (-a["alpha"] * log_z).exp()
+
+    def distribution_of(self, a: Arguments) -> Any:
+        return dist.Frechet(a["alpha"], a["scale"], a["loc"])
+
+
+@dataclass(frozen=True, repr=False)
+class MarchenkoPastur(Law):
+    """The bulk of the spectrum of a `K x M` matrix with independent entries, `K <= M`.
+
+    Support `size variance (1 -+ sqrt(ratio))^2`. With `size=1` eigenvalues are those of `WW'/M`.
+
+    Args:
+        ratio: `K / M`, in (0, 1].
+        variance: Of the entries, positive.
+        size: `M`.
+    """
+
+    ratio: float
+    variance: float = 1.0
+    size: float = 1.0
+    ranges: ClassVar[Mapping[str, Range]] = {
+        "ratio": Range(above=0),
+        "variance": Range(above=0),
+        "size": Range(above=0),
+    }
+    singular_at_zero: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.ratio <= 1:
+            raise PriorError(f"MarchenkoPastur ratio={self.ratio} must be at most 1 (it is K / M)")
+
+    def energy(self, x: Tensor, a: Arguments) -> Tensor:
+        unit, root = self.size * self.variance, math.sqrt(self.ratio)
+        low, high = unit * (1 - root) ** 2, unit * (1 + root) ** 2
+        return x.log() - 0.5 * ((x - low).log() + (high - x).log())
+
+    def distribution_of(self, a: Arguments) -> Any:
+        return dist.MarchenkoPastur(a["ratio"], a["variance"], a["size"])
+
+
+@dataclass(frozen=True, repr=False)
+class Normal(Law):
+    """The normal law; energy `(x - loc)^2 / (2 scale^2)`.
+
+    Args:
+        loc: Mean; a number or a hyperprior.
+        scale: Standard deviation, positive; a number or a hyperprior.
+    """
+
+    loc: Argument = 0.0
+    scale: Argument = 1.0
+    ranges: ClassVar[Mapping[str, Range]] = {"loc": Range(latent=True), "scale": POSITIVE}
+    positive: ClassVar[bool] = False
+
+    def energy(self, x: Tensor, a: Arguments) -> Tensor:
+        return ((x - a["loc"]) / a["scale"]).square() / 2
+
+    def distribution_of(self, a: Arguments) -> Any:
+        return dist.Normal(a["loc"], a["scale"])
+
+
+@dataclass(frozen=True, repr=False)
+class Exponential(Law):
+    """The exponential law; energy `rate x`.
+
+    Args:
+        rate: Positive; a number or a hyperprior.
+    """
+
+    rate: Argument = 1.0
+    ranges: ClassVar[Mapping[str, Range]] = {"rate": POSITIVE}
+
+    def energy(self, x: Tensor, a: Arguments) -> Tensor:
+        return a["rate"] * x
+
+    def distribution_of(self, a: Arguments) -> Any:
+        return dist.Exponential(a["rate"])
+
+
+@dataclass(frozen=True, repr=False)
+class Gamma(Law):
+    """The Gamma law; energy `rate x - (concentration - 1) log x`, mean `concentration / rate`.
+
+    Args:
+        concentration: Positive; a number or a hyperprior.
+        rate: Positive; a number or a hyperprior.
+    """
+
+    concentration: Argument
+    rate: Argument
+    ranges: ClassVar[Mapping[str, Range]] = {"concentration": POSITIVE, "rate": POSITIVE}
+    singular_at_zero: ClassVar[bool] = True
+
+    def numbers(self) -> tuple[float, float]:
+        """`(concentration, rate)` of a hyperprior, which holds numbers alone."""
+        assert isinstance(self.concentration, float)
+        assert isinstance(self.rate, float)
+        return self.concentration, self.rate
+
+    def energy(self, x: Tensor, a: Arguments) -> Tensor:
+        return a["rate"] * x - torch.special.xlogy(a["concentration"] - 1.0, x)
+
+    def distribution_of(self, a: Arguments) -> Any:
+        return dist.Gamma(a["concentration"], a["rate"])
+
+
+@dataclass(frozen=True, repr=False)
+class LogNormal(Law):
+    """The law of `exp` of a normal; energy `log x + (log x - loc)^2 / (2 scale^2)`.
+
+    Args:
+        loc: Mean of the logarithm; a number or a hyperprior.
+        scale: Standard deviation of the logarithm, positive; a number or a hyperprior.
+    """
+
+    loc: Argument = 0.0
+    scale: Argument = 1.0
+    ranges: ClassVar[Mapping[str, Range]] = {"loc": Range(latent=True), "scale": POSITIVE}
+    singular_at_zero: ClassVar[bool] = True
+
+    def energy(self, x: Tensor, a: Arguments) -> Tensor:
+        log = x.log()
+        return log + ((log - a["loc"]) / a["scale"]).square() / 2
+
+    def distribution_of(self, a: Arguments) -> Any:
+        return dist.LogNormal(a["loc"], a["scale"])
+
+
+@dataclass(frozen=True, repr=False)
+class HalfCauchy(Law):
+    """The positive half of Cauchy's law; energy `log(1 + (x / scale)^2)`.
+
+    Args:
+        scale: Positive; a number or a hyperprior.
+    """
+
+    scale: Argument = 1.0
+    ranges: ClassVar[Mapping[str, Range]] = {"scale": POSITIVE}
+
+    def energy(self, x: Tensor, a: Arguments) -> Tensor:
+        return (x / a["scale"]).square().log1p()
+
+    def distribution_of(self, a: Arguments) -> Any:
+        return dist.HalfCauchy(a["scale"])

@@ -1,0 +1,66 @@
+"""Classical and heavy-tailed penalties as priors: the special cases of `docs/theory.md`.
+
+Each function returns the prior whose energy is the penalty with coefficient `c = 1`;
+`.scaled(c)` gives any other coefficient. The heavy-tailed ones are those of Xiao, Li, Xie & Zhou
+(2023), arXiv:2304.02911.
+"""
+
+from __future__ import annotations
+
+from bayes_htr.priors.hyperparameters import Hill
+from bayes_htr.priors.laws import Exponential, Frechet, ImproperPowerlaw, Normal
+from bayes_htr.priors.statistics import (
+    ESD,
+    Entries,
+    MaxEigenvalue,
+    Prior,
+    SingularValues,
+    StableRank,
+)
+
+
+def weight_decay() -> Prior:
+    """`1/2 |W|_F^2`: normal entries."""
+    return Entries(Normal(0.0, 1.0))
+
+
+def spectral_norm() -> Prior:
+    """`1/2 sigma_1^2` (Yoshida & Miyato 2017): an exponential largest eigenvalue."""
+    return MaxEigenvalue(Exponential(0.5))
+
+
+def nuclear_norm() -> Prior:
+    """`sum sigma`: exponential singular values."""
+    return SingularValues(Exponential(1.0))
+
+
+def weighted_alpha(fraction: float = 0.5) -> Prior:
+    """`alpha log lambda_1` with Hill's `alpha`, differentiated through: Weighted Alpha.
+
+    Args:
+        fraction: Hill's tail fraction.
+    """
+    return MaxEigenvalue(ImproperPowerlaw(Hill(fraction, differentiable=True)))
+
+
+def stable_rank() -> Prior:
+    """`|W|_F^2 / |W|_2^2`: Stable Rank."""
+    return StableRank(Exponential(1.0))
+
+
+def powerlaw(fraction: float = 0.5) -> Prior:
+    """`alpha sum log lambda_j` with Hill's `alpha` as a constant: the Powerlaw prior.
+
+    Args:
+        fraction: Hill's tail fraction.
+    """
+    return ESD(ImproperPowerlaw(Hill(fraction)))
+
+
+def frechet(fraction: float = 0.5) -> Prior:
+    """`(alpha + 1) log lambda_1 + lambda_1^-alpha` with Hill's `alpha`: the Fréchet prior.
+
+    Args:
+        fraction: Hill's tail fraction.
+    """
+    return MaxEigenvalue(Frechet(Hill(fraction), 1.0))

@@ -1,0 +1,73 @@
+"""Schedules of a prior's strength over epochs: the Decay variants against over-regularising.
+
+The strength is multiplied by `d(floor(epoch / period))` with `d(0) = 1`, and is 0 once that is
+at or below a cutoff (Xiao et al. 2023, arXiv:2304.02911). Epochs count from 0.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from bayes_htr.errors import PriorError
+from bayes_htr.priors.values import Value, integer, number
+
+
+@dataclass(frozen=True, repr=False)
+class Schedule(Value, abstract=True):
+    """A factor on the strength, a function of the epoch."""
+
+    k: float = 1.0
+    period: int = 1
+    cutoff: float = 0.0
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        object.__setattr__(self, "k", number(self.k, f"{name} k", at_least=0))
+        object.__setattr__(self, "period", integer(self.period, f"{name} period", at_least=1))
+        object.__setattr__(self, "cutoff", number(self.cutoff, f"{name} cutoff", at_least=0))
+
+    def __call__(self, epoch: int) -> float:
+        """The factor at an epoch, counted from 0.
+
+        Raises:
+            PriorError: A negative epoch.
+        """
+        step = integer(epoch, "epoch", at_least=0) // self.period
+        factor = self._decay(step) if step else 1.0
+        return factor if factor > self.cutoff else 0.0
+
+    @abstractmethod
+    def _decay(self, x: int) -> float:
+        """The decay after `x >= 1` periods."""
+
+
+@dataclass(frozen=True, repr=False)
+class PowerDecay(Schedule):
+    """`d(x) = x^-k`, `d(0) = 1`: the first two periods have full strength."""
+
+    def _decay(self, x: int) -> float:
+        return float(x) ** -self.k
+
+
+@dataclass(frozen=True, repr=False)
+class ExpDecay(Schedule):
+    """`d(x) = exp(-k x)`."""
+
+    def _decay(self, x: int) -> float:
+        return math.exp(-self.k * x)
+
+
+def factor_at(schedules: tuple[Schedule, ...], epoch: int | None) -> float:
+    """The product of schedules at an epoch.
+
+    Raises:
+        PriorError: There is a schedule and no epoch.
+    """
+    if schedules and epoch is None:
+        raise PriorError(
+            f"the prior is scheduled ({', '.join(map(repr, schedules))}): pass the epoch, "
+            "counted from 0, as in energy(epoch=3)"
+        )
+    return math.prod(schedule(epoch) for schedule in schedules if epoch is not None)

@@ -1,0 +1,314 @@
+"""`Priors`: which prior each parameter of a network has, by patterns on parameter names.
+
+Patterns are those of `fnmatch`; the first that matches a parameter wins. A parameter that none
+matches keeps a flat prior. `Priors.resolve` meets a network and tells what holds for it,
+`Priors.explain` prints that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from bayes_htr.errors import PriorError
+from bayes_htr.priors.explain import Explanation, explain_row
+from bayes_htr.priors.hyperparameters import Shared
+from bayes_htr.priors.laws import Law
+from bayes_htr.priors.schedules import Schedule
+from bayes_htr.priors.statistics import Prior
+from bayes_htr.priors.values import Value, number
+from bayes_htr.spectra import Parameter, parameters_of
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What holds for one parameter: its prior (`None` if flat) and the pattern that gave it.
+
+    `note` says why a parameter is flat, or that its prior is a constant.
+    """
+
+    parameter: Parameter
+    prior: Prior | None
+    pattern: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, repr=False, init=False)
+class Priors(Value):
+    """Priors on the parameters of a network.
+
+    Args:
+        priors: Either one prior for every weight matrix, or an ordered mapping of patterns (as in
+            `fnmatch`) on parameter names to priors, the first match winning. An empty mapping is a
+            flat prior on everything: plain training.
+
+    Raises:
+        PriorError: Something that is no prior, or no pattern.
+
+    Example:
+        >>> priors = Priors({"fc*.weight": MaxEigenvalue(Frechet(2.0, 1.0))}).scaled(80.0)
+    """
+
+    priors: tuple[tuple[str, Prior], ...]
+    everywhere: Prior | None
+    strength: float
+    schedules: tuple[Schedule, ...]
+    threshold: float | None
+
+    def __init__(
+        self,
+        priors: Prior | Mapping[str, Prior],
+        *,
+        strength: float = 1.0,
+        schedules: tuple[Schedule, ...] = (),
+        threshold: float | None = None,
+    ) -> None:
+        patterns: tuple[tuple[str, Prior], ...] = ()
+        everywhere = None
+        if isinstance(priors, Prior):
+            everywhere = priors
+        elif isinstance(priors, Mapping):
+            patterns = tuple(priors.items())
+        else:
+            raise PriorError(
+                f"Priors takes a prior or a mapping of patterns to priors, not {priors!r}"
+            )
+        for pattern, prior in patterns:
+            if not isinstance(pattern, str) or not pattern:
+                raise PriorError(f"the pattern {pattern!r} must be a word, such as 'fc*.weight'")
+            if not isinstance(prior, Prior):
+                raise PriorError(
+                    f"{pattern!r}: {prior!r} is no prior; a law goes into a statistic, as in ESD(Lomax(2.0))"
+                )
+        for schedule in schedules:
+            if not isinstance(schedule, Schedule):
+                raise PriorError(f"schedule={schedule!r} must be a PowerDecay or ExpDecay")
+        set_ = object.__setattr__
+        set_(self, "priors", patterns)
+        set_(self, "everywhere", everywhere)
+        set_(self, "strength", number(strength, "strength", at_least=0))
+        set_(self, "schedules", tuple(schedules))
+        set_(self, "threshold", None if threshold is None else number(threshold, "threshold"))
+
+    def _with(self, **changes: Any) -> Priors:
+        kept = {f: getattr(self, f) for f in ("strength", "schedules", "threshold")}
+        base = dict(self.priors) if self.everywhere is None else self.everywhere
+        return Priors(base, **(kept | changes))
+
+    def scaled(self, strength: float) -> Priors:
+        """All priors to the power `strength`; repeated calls multiply.
+
+        `strength=1` is Bayes' rule; a penalty coefficient `mu` on the mean loss is
+        `mu * num_data`.
+        """
+        return self._with(strength=self.strength * number(strength, "strength", at_least=0))
+
+    def scheduled(self, schedule: Schedule) -> Priors:
+        """The strength multiplied by `schedule(epoch)`; repeated calls multiply."""
+        return self._with(schedules=(*self.schedules, schedule))
+
+    def above(self, threshold: float) -> Priors:
+        """The sum of all penalties (before strength) acts only while at least `threshold`."""
+        threshold = number(threshold, "threshold")
+        return self._with(
+            threshold=threshold if self.threshold is None else max(threshold, self.threshold)
+        )
+
+    def __repr__(self) -> str:
+        text = f"Priors({dict(self.priors) if self.everywhere is None else self.everywhere!r})"
+        if self.strength != 1.0:
+            text += f".scaled({self.strength})"
+        text += "".join(f".scheduled({s!r})" for s in self.schedules)
+        if self.threshold is not None:
+            text += f".above({self.threshold})"
+        return text
+
+    def to_dict(self) -> dict[str, Any]:
+        """The priors as nested dicts, lists, numbers and strings, for JSON and TOML."""
+        out: dict[str, Any] = {"type": "Priors"}
+        if self.strength != 1.0:
+            out["strength"] = self.strength
+        if self.threshold is not None:
+            out["threshold"] = self.threshold
+        if self.schedules:
+            out["schedules"] = [s.to_dict() for s in self.schedules]
+        if self.everywhere is not None:
+            out["everywhere"] = self.everywhere.to_dict()
+        else:
+            out["priors"] = {pattern: prior.to_dict() for pattern, prior in self.priors}
+        return out
+
+    @classmethod
+    def from_dict(cls, data: Any) -> Priors:
+        """The priors that `to_dict` made this of; `type` may be left out.
+
+        Raises:
+            PriorError: A missing, unknown or doubled key, or a value that is not valid.
+        """
+        if not isinstance(data, Mapping):
+            raise PriorError(f"expected a table of priors, got {data!r}")
+        given = dict(data)
+        if (kind := given.pop("type", "Priors")) != "Priors":
+            raise PriorError(f"type={kind!r} must be 'Priors'")
+        if ("priors" in given) == ("everywhere" in given):
+            raise PriorError(
+                "give either a table 'priors' of patterns, or one prior 'everywhere'; got "
+                f"{', '.join(given) or 'nothing'}"
+            )
+        if unknown := set(given) - {"priors", "everywhere", "strength", "threshold", "schedules"}:
+            raise PriorError(
+                f"unknown {', '.join(sorted(unknown))}; known are priors, everywhere, strength, "
+                "threshold, schedules"
+            )
+        priors: Prior | dict[str, Prior]
+        if "everywhere" in given:
+            priors = Prior.from_dict(given["everywhere"])
+        elif isinstance(given["priors"], Mapping):
+            priors = {p: Prior.from_dict(prior) for p, prior in given["priors"].items()}
+        else:
+            raise PriorError(f"'priors' must be a table of patterns, not {given['priors']!r}")
+        schedules = given.get("schedules", [])
+        if not isinstance(schedules, list | tuple):
+            raise PriorError(f"'schedules' must be a list, not {schedules!r}")
+        return cls(
+            priors,
+            strength=given.get("strength", 1.0),
+            threshold=given.get("threshold"),
+            schedules=tuple(Schedule.from_dict(s) for s in schedules),
+        )
+
+    @classmethod
+    def from_toml(cls, path: str | PathLike[str]) -> Priors:
+        """Priors from a TOML file, in the form of `to_dict`.
+
+        Raises:
+            PriorError: A file that cannot be read, is not TOML, or holds no valid priors; the
+                message names the file and, for a syntax error, the line.
+        """
+        try:
+            data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+            return cls.from_dict(data)
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, PriorError) as error:
+            raise PriorError(f"{path}: {error}") from error
+
+    def resolve(self, net: nn.Module) -> list[Assignment]:
+        """What holds for each parameter of a network.
+
+        Raises:
+            PriorError: A pattern that matches no parameter, or only ones that earlier patterns
+                have taken, or only vectors though its prior is spectral; one shared name for two
+                laws.
+        """
+        parameters = parameters_of(net)
+        names = [p.name for p in parameters]
+        used: dict[str, int] = dict.fromkeys((p for p, _ in self.priors), 0)
+        assignments = [self._assign(parameter, used) for parameter in parameters]
+        for pattern, prior in self.priors:
+            if used[pattern]:
+                continue
+            matched = [p for p in parameters if _matches(pattern, p)]
+            if not matched:
+                raise PriorError(
+                    f"the pattern {pattern!r} matches no parameter; there are {', '.join(names)}"
+                )
+            if prior.spectral and not any(p.matrices for p in matched):
+                raise PriorError(
+                    f"the pattern {pattern!r} matches vectors only ({', '.join(p.name for p in matched)}), "
+                    f"and {prior!r} needs a matrix; vectors take Entries"
+                )
+            raise PriorError(
+                f"the pattern {pattern!r} does nothing: earlier patterns take all that it matches "
+                f"({', '.join(p.name for p in matched)}); move it up"
+            )
+        self._check_shared(assignments)
+        return assignments
+
+    def _assign(self, parameter: Parameter, used: dict[str, int]) -> Assignment:
+        flat = Assignment(parameter, None)
+        if self.everywhere is not None:
+            if parameter.matrices:
+                return Assignment(
+                    parameter, self.everywhere, "(every weight matrix)", _frozen(parameter)
+                )
+            return dataclasses.replace(flat, note="a vector")
+        for pattern, prior in self.priors:
+            if not _matches(pattern, parameter):
+                continue
+            if prior.spectral and not parameter.matrices:
+                if not set(pattern) & set("*?["):
+                    raise PriorError(
+                        f"{pattern!r} is a vector of shape {tuple(parameter.tensor.shape)}, and {prior!r} "
+                        "needs a matrix; vectors take Entries"
+                    )
+                flat = dataclasses.replace(flat, note=f"a vector, {pattern!r} needs a matrix")
+                continue
+            used[pattern] += 1
+            return Assignment(parameter, prior, pattern, _frozen(parameter))
+        return flat if flat.note else dataclasses.replace(flat, note="no pattern matches")
+
+    def _check_shared(self, assignments: list[Assignment]) -> None:
+        laws: dict[str, Law] = {}
+        for assignment in assignments:
+            for term in assignment.prior.terms if assignment.prior else ():
+                for latent in term.statistic.law.latents.values():
+                    if isinstance(latent, Shared):
+                        first = laws.setdefault(latent.name, latent.law)
+                        if first != latent.law:
+                            raise PriorError(
+                                f"Shared({latent.name!r}, ...) stands for two laws, {first!r} and "
+                                f"{latent.law!r}; use two names"
+                            )
+
+    def explain(self, net: nn.Module, *, num_data: int | None = None) -> Explanation:
+        """A row per parameter: its prior, whether that is proper, its algorithm and cost.
+
+        Args:
+            net: The network.
+            num_data: If given, the strength is also shown as the coefficient `mu = s / num_data`
+                on the mean loss.
+
+        Returns:
+            Prints as a table; `.rows` holds the same as values.
+
+        Raises:
+            PriorError: As `resolve`.
+        """
+        rows = []
+        for a in self.resolve(net):
+            rows += explain_row(a.parameter, a.prior, a.note, a.pattern, self.strength, num_data)
+        tail = [f"schedule {s!r}" for s in self.schedules]
+        if self.threshold is not None:
+            tail.append(f"acts while the sum of penalties is at least {self.threshold}")
+        return Explanation(tuple(rows), tuple(tail))
+
+
+def _frozen(parameter: Parameter) -> str:
+    return "" if parameter.tensor.requires_grad else "frozen: a constant"
+
+
+def _plain_prefixes(name: str) -> str:
+    """A name or pattern without the prefixes of wrapped networks."""
+    name = name.replace("_orig_mod.", "")
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    return name
+
+
+def _matches(pattern: str, parameter: Parameter) -> bool:
+    return any(
+        fnmatchcase(alias, pattern) or fnmatchcase(_plain_prefixes(alias), _plain_prefixes(pattern))
+        for alias in parameter.aliases
+    )

@@ -1,0 +1,470 @@
+"""Priors on one matrix: a law on a statistic of it, products of those, and their strength.
+
+| statistic | what has the law |
+|---|---|
+| `ESD(law)` | every eigenvalue of `W'W` |
+| `SingularValues(law)` | every singular value |
+| `MaxEigenvalue(law)` | the largest eigenvalue |
+| `Entries(law)` | every entry |
+| `StableRank(law)` | `|W|_F^2 / |W|_2^2`: a factor, not a density |
+
+`a & b` multiplies priors; `.scaled(s)` raises to a power, `.scheduled(d)` lets the power decay over
+epochs, `.above(t)` lets the penalty act only while it is at least `t`.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bayes_htr.errors import PriorError, SpectrumError
+from bayes_htr.priors.laws import Arguments, Law, Powerlaw, _TailIndexed
+from bayes_htr.priors.schedules import Schedule
+from bayes_htr.priors.values import Value, number
+from bayes_htr.spectra import MatrixView, Need, tail_count
+
+
+class Term(NamedTuple):
+    """One statistic of a prior, with the strength and schedules that apply to it."""
+
+    statistic: Statistic
+    strength: float = 1.0
+    schedules: tuple[Schedule, ...] = ()
+
+
+class Gate(NamedTuple):
+    """The terms (by index) that act only while the sum of their penalties is at least a number."""
+
+    threshold: float
+    terms: tuple[int, ...]
+
+
+class Flat(NamedTuple):
+    """A prior taken apart: what an engine evaluates."""
+
+    terms: tuple[Term, ...]
+    gates: tuple[Gate, ...]
+
+
+@dataclass(frozen=True, repr=False)
+class Prior(Value, abstract=True):
+    """A prior on one matrix."""
+
+    def scaled(self, strength: float) -> Prior:
+        """`p^strength`: tempers the laws, not hyperpriors. Repeated calls multiply."""
+        return Scaled(self, strength)
+
+    def scheduled(self, schedule: Schedule) -> Prior:
+        """The strength multiplied by `schedule(epoch)`. Repeated calls multiply."""
+        return Scheduled(self, schedule)
+
+    def above(self, threshold: float) -> Prior:
+        """The penalty (the energy before strength) acts only while it is at least `threshold`."""
+        return Above(self, threshold)
+
+    def __and__(self, other: Prior) -> Prior:
+        if not isinstance(other, Prior):
+            return NotImplemented
+        return Product((*_factors(self), *_factors(other)))
+
+    @abstractmethod
+    def flat(self) -> Flat:
+        """The prior's terms and gates."""
+
+    @property
+    def terms(self) -> tuple[Term, ...]:
+        """The statistics with their strengths."""
+        return self.flat().terms
+
+    @property
+    def needs(self) -> Need:
+        """What the prior needs of a matrix."""
+        needs = Need.ENTRIES
+        for term in self.terms:
+            needs |= term.statistic.needs
+        return needs
+
+    @property
+    def spectral(self) -> bool:
+        """Whether it needs a matrix (`Entries` alone takes vectors too)."""
+        return not all(isinstance(term.statistic, Entries) for term in self.terms)
+
+    @property
+    def status(self) -> str:
+        """`"proper"`, `"improper"`, or `"factor"` where it is no density over a natural coordinate."""
+        if any(isinstance(term.statistic, StableRank) for term in self.terms):
+            return "factor"
+        gated = bool(self.flat().gates)
+        proper = all(term.statistic.is_proper(term.strength) for term in self.terms)
+        return "proper" if proper and not gated else "improper"
+
+
+@dataclass(frozen=True, repr=False)
+class Statistic(Prior, abstract=True):
+    """A law on a statistic of a matrix."""
+
+    law: Law
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.law, Law):
+            raise PriorError(
+                f"{type(self).__name__} law={self.law!r} must be a law, such as Lomax(2.0)"
+            )
+        if isinstance(self.law, Powerlaw) and self.law.xmin is None and self._start_from is None:
+            raise PriorError(f"{self!r}: the law needs xmin, the start of its tail")
+
+    _start_from: ClassVar[float | None] = None
+
+    def flat(self) -> Flat:
+        return Flat((Term(self),), ())
+
+    def is_proper(self, strength: float = 1.0) -> bool:
+        """Whether `p^strength` is a density up to a finite constant."""
+        return self.law.is_proper(strength)
+
+    @property
+    @abstractmethod
+    def own_needs(self) -> Need:
+        """What the statistic itself needs of a matrix."""
+
+    @property
+    def needs(self) -> Need:
+        """What the statistic and the law's plug-in estimate need of a matrix."""
+        if self.law.hill is None:
+            return self.own_needs
+        return self.own_needs | (Need.FULL if self.law.hill.differentiable else Need.VALUES)
+
+    @abstractmethod
+    def values(self, view: MatrixView) -> Tensor:
+        """The scored values, one-dimensional, with gradient to the matrix."""
+
+    def start(self, view: MatrixView) -> Tensor | None:
+        """Where the scored tail starts, a constant; `None` for the law's own support."""
+        return None
+
+    def energy(
+        self, view: MatrixView, latents: Mapping[str, Tensor], strength: float = 1.0
+    ) -> Tensor:
+        """The energy at a strength: `-strength log p`, without what does not depend on `W` or latents.
+
+        Args:
+            view: The matrix.
+            latents: The values of the law's hyperparameters by argument name.
+            strength: The power of the law.
+
+        Returns:
+            0-d, with gradient to the matrix and the latents.
+
+        Raises:
+            SpectrumError: The energy is not finite, or the law's support holds none of the values.
+        """
+        law, x = self.law, self.values(view)
+        a = self._arguments(view, latents)
+        start = self.start(view)
+        x = self._supported(view, x, a)
+        if law.conjugate is not None:
+            assert isinstance(law, _TailIndexed)
+            energy = law.marginal_energy(x, a, start, strength)
+        elif not latents:
+            energy = strength * law.energy(x, a).sum()
+        elif start is None:
+            energy = -strength * law.distribution_of(dict(a)).log_prob(x).sum()
+        else:
+            assert isinstance(law, _TailIndexed)
+            t = law.exponent(a) - 1.0
+            excess = law.log_ratio(x, a) - law.log_ratio(start, a)
+            rest = law.log_slope(x, a)
+            energy = strength * (t * excess + rest - torch.as_tensor(t).log()).sum()
+        if not bool(torch.isfinite(energy)):
+            raise SpectrumError(
+                f"{view.name}: the energy of {self!r} is {energy.item()} "
+                f"(scored values from {x.min().item():.3g} to {x.max().item():.3g}); "
+                "these lie at or outside the end of the law's support"
+            )
+        return energy
+
+    def _arguments(self, view: MatrixView, latents: Mapping[str, Tensor]) -> Arguments:
+        """The law's arguments as numbers and tensors; a conjugate tail index has none."""
+        arguments: dict[str, Tensor | float] = {}
+        for name, value in self.law.arguments.items():
+            if isinstance(value, float):
+                arguments[name] = value
+            elif value is self.law.hill:
+                assert self.law.hill is not None
+                lam = view.sigma.square() if self.law.hill.differentiable else view.eigenvalues
+                arguments[name] = self.law.hill(lam, view.name)
+            elif name in latents:
+                arguments[name] = latents[name]
+        return arguments
+
+    def _supported(self, view: MatrixView, x: Tensor, a: Arguments) -> Tensor:
+        law = self.law
+        if law.positive and bool((x < 0).any()):
+            raise SpectrumError(
+                f"{view.name}: {law!r} is a law of positive numbers, and {int((x < 0).sum())} of "
+                f"{x.numel()} values are negative (the least {x.min().item():.3g}); "
+                "for entries of both signs take Normal"
+            )
+        inside = law.on_support(x, a)
+        if bool((inside != x).all()):
+            raise SpectrumError(
+                f"{view.name}: all {x.numel()} values, from {x.min().item():.3g} to "
+                f"{x.max().item():.3g}, lie outside the support of {law!r}, so that the prior would do "
+                "nothing; lower xmin (or raise xmax), or take Lomax"
+            )
+        return inside
+
+
+@dataclass(frozen=True, repr=False)
+class ESD(Statistic):
+    """A law on every eigenvalue of `W'W`: the empirical spectral density.
+
+    Args:
+        law: The law.
+        tail: If given, only the `k = max(1, floor(tail * K))` largest eigenvalues are scored, with
+            `xmin = lambda_{k+1}` held constant; the rest is flat.
+    """
+
+    tail: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.tail is not None:
+            object.__setattr__(self, "tail", number(self.tail, "ESD tail", above=0))
+            if not self.tail < 1:
+                raise PriorError(f"ESD tail={self.tail} must be less than 1")
+            if isinstance(self.law, Powerlaw) and self.law.xmin is not None:
+                raise PriorError(
+                    f"{self!r}: tail= sets xmin to lambda_(k+1); leave xmin out of the law"
+                )
+            if self.law.latents and not isinstance(self.law, _TailIndexed):
+                raise PriorError(
+                    f"{self!r}: with tail= hyperpriors go with Powerlaw and Lomax alone"
+                )
+        super().__post_init__()
+
+    @property
+    def _start_from(self) -> float | None:  # type: ignore[override]
+        return self.tail
+
+    @property
+    def own_needs(self) -> Need:
+        whole_and_singular = self.tail is None and self.law.singular_at_zero
+        return Need.FULL | Need.DOUBLE if whole_and_singular else Need.FULL
+
+    def is_proper(self, strength: float = 1.0) -> bool:
+        return self.tail is None and super().is_proper(strength)
+
+    def values(self, view: MatrixView) -> Tensor:
+        lam = view.sigma.square()
+        if self.tail is not None:
+            return lam[: tail_count(len(lam), self.tail)]
+        if self.law.singular_at_zero:
+            view.require_full_rank(f"{self!r} is not finite at 0")
+        return lam
+
+    def start(self, view: MatrixView) -> Tensor | None:
+        if self.tail is None or not isinstance(self.law, _TailIndexed):
+            return None
+        K = len(view.sigma)
+        k = tail_count(K, self.tail)
+        start = view.eigenvalues[k] if k < K else view.eigenvalues.new_zeros(())
+        if isinstance(self.law, Powerlaw) and not bool(start > 0):
+            raise SpectrumError(
+                f"{view.name}: the tail of {k} of {K} eigenvalues has no positive one below it to "
+                f"start from; take a smaller tail (now {self.tail}) or Lomax"
+            )
+        return start
+
+
+@dataclass(frozen=True, repr=False)
+class SingularValues(Statistic):
+    """A law on every singular value.
+
+    Args:
+        law: The law.
+    """
+
+    @property
+    def own_needs(self) -> Need:
+        return Need.FULL | Need.DOUBLE if self.law.singular_at_zero else Need.FULL
+
+    def values(self, view: MatrixView) -> Tensor:
+        if self.law.singular_at_zero:
+            view.require_full_rank(f"{self!r} is not finite at 0")
+        return view.sigma
+
+
+@dataclass(frozen=True, repr=False)
+class MaxEigenvalue(Statistic):
+    """A law on the largest eigenvalue of `W'W`; the others' ratios to it are uniform.
+
+    Args:
+        law: The law.
+    """
+
+    @property
+    def own_needs(self) -> Need:
+        return Need.TOP
+
+    def values(self, view: MatrixView) -> Tensor:
+        return view.sigma_max.square().reshape(1)
+
+
+@dataclass(frozen=True, repr=False)
+class Entries(Statistic):
+    """A law on every entry, also of a vector.
+
+    Args:
+        law: The law; one of both signs (`Normal`) for ordinary weights.
+    """
+
+    @property
+    def own_needs(self) -> Need:
+        return Need.ENTRIES
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.law.hill is not None:
+            raise PriorError(f"{self!r}: Hill estimates an exponent of a spectrum, not of entries")
+
+    def values(self, view: MatrixView) -> Tensor:
+        return view.W.reshape(-1)
+
+
+@dataclass(frozen=True, repr=False)
+class StableRank(Statistic):
+    """A factor `p(|W|_F^2 / |W|_2^2)`: a function of the stable rank, not a density over `W`.
+
+    Args:
+        law: The law.
+    """
+
+    @property
+    def own_needs(self) -> Need:
+        return Need.TOP
+
+    def is_proper(self, strength: float = 1.0) -> bool:
+        return False
+
+    def values(self, view: MatrixView) -> Tensor:
+        if not bool(view.sigma_max > 0):
+            raise SpectrumError(
+                f"{view.name} is zero, and has no stable rank; start from other weights"
+            )
+        return (view.W.square().sum() / view.sigma_max.square()).reshape(1)
+
+
+@dataclass(frozen=True, repr=False)
+class Product(Prior):
+    """A product of priors on the same matrix: their energies add.
+
+    Args:
+        factors: Two or more priors.
+    """
+
+    factors: tuple[Prior, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "factors", tuple(self.factors))
+        if len(self.factors) < 2 or not all(isinstance(f, Prior) for f in self.factors):
+            raise PriorError(f"a product takes two or more priors, not {self.factors!r}")
+
+    def __repr__(self) -> str:
+        return " & ".join(map(repr, self.factors))
+
+    def flat(self) -> Flat:
+        terms: list[Term] = []
+        gates: list[Gate] = []
+        for factor in self.factors:
+            shift = len(terms)
+            inner = factor.flat()
+            terms += inner.terms
+            gates += [Gate(t, tuple(i + shift for i in index)) for t, index in inner.gates]
+        return Flat(tuple(terms), tuple(gates))
+
+
+@dataclass(frozen=True, repr=False)
+class _Wrapped(Prior, abstract=True):
+    """A prior with something around it."""
+
+    prior: Prior
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.prior, Prior):
+            raise PriorError(f"{type(self).__name__} prior={self.prior!r} must be a prior")
+
+    def _show(self, call: str) -> str:
+        inner = f"({self.prior!r})" if isinstance(self.prior, Product) else repr(self.prior)
+        return f"{inner}.{call}"
+
+
+@dataclass(frozen=True, repr=False)
+class Scaled(_Wrapped):
+    """`prior^strength`; what `prior.scaled(strength)` makes."""
+
+    strength: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "strength", number(self.strength, "strength", at_least=0))
+
+    def __repr__(self) -> str:
+        return self._show(f"scaled({self.strength})")
+
+    def flat(self) -> Flat:
+        terms, gates = self.prior.flat()
+        return Flat(
+            tuple(Term(t.statistic, t.strength * self.strength, t.schedules) for t in terms), gates
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class Scheduled(_Wrapped):
+    """A prior whose strength decays; what `prior.scheduled(schedule)` makes."""
+
+    schedule: Schedule
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.schedule, Schedule):
+            raise PriorError(f"schedule={self.schedule!r} must be a PowerDecay or ExpDecay")
+
+    def __repr__(self) -> str:
+        return self._show(f"scheduled({self.schedule!r})")
+
+    def flat(self) -> Flat:
+        terms, gates = self.prior.flat()
+        return Flat(
+            tuple(Term(t.statistic, t.strength, (*t.schedules, self.schedule)) for t in terms),
+            gates,
+        )
+
+
+@dataclass(frozen=True, repr=False)
+class Above(_Wrapped):
+    """A prior that acts while its penalty is at least `threshold`; what `prior.above(t)` makes."""
+
+    threshold: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "threshold", number(self.threshold, "threshold"))
+
+    def __repr__(self) -> str:
+        return self._show(f"above({self.threshold})")
+
+    def flat(self) -> Flat:
+        terms, gates = self.prior.flat()
+        return Flat(terms, (*gates, Gate(self.threshold, tuple(range(len(terms))))))
+
+
+def _factors(prior: Prior) -> Iterator[Prior]:
+    if isinstance(prior, Product):
+        yield from prior.factors
+    else:
+        yield prior

@@ -1,0 +1,126 @@
+"""Values: what laws, priors and schedules are made of.
+
+A value is a frozen dataclass that holds numbers, strings and other values, never tensors or
+closures. So it copies, pickles, compares, hashes and prints, and converts with `to_dict` and
+`from_dict`; the names that `from_dict` accepts are those of the classes below this one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from typing import Any, ClassVar, TypeVar
+
+from bayes_htr.errors import PriorError
+
+V = TypeVar("V", bound="Value")
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Value:
+    """Base of every value."""
+
+    _types: ClassVar[dict[str, type[Value]]] = {}
+
+    def __init_subclass__(cls, abstract: bool = False) -> None:
+        # Only the library's own classes can be named in a file.
+        if cls.__module__.startswith("bayes_htr.") and not abstract:
+            Value._types[cls.__name__] = cls
+
+    def __repr__(self) -> str:
+        # As one would write it: defaults left out, and positional until the first is left out.
+        shown, positional = [], True
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value == field.default:
+                positional = False
+            else:
+                shown.append(repr(value) if positional else f"{field.name}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+    def _given(self) -> dict[str, Any]:
+        """The fields by name, without those left at a default of `None`."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {k: v for k, v in fields.items() if v is not None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The value as nested dicts, lists, numbers and strings, for JSON and TOML."""
+        return {"type": type(self).__name__, **{k: _plain(v) for k, v in self._given().items()}}
+
+    @classmethod
+    def from_dict(cls: type[V], data: Any) -> V:
+        """The value that `to_dict` made this of.
+
+        Raises:
+            PriorError: Not a table with a known `type`, an unknown or missing key, or a value
+                of another kind than this class.
+        """
+        value = _parse(data, "value")
+        if not isinstance(value, cls):
+            raise PriorError(f"{value!r} is not a {cls.__name__}")
+        return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Value):
+        return value.to_dict()
+    if isinstance(value, tuple):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _parse(data: Any, where: str) -> Any:
+    if isinstance(data, list | tuple):
+        return tuple(_parse(v, f"{where}[{i}]") for i, v in enumerate(data))
+    if not isinstance(data, dict):
+        if where == "value":
+            raise PriorError(f"expected a table with a 'type', got {data!r}")
+        return data
+    given = dict(data)
+    name = given.pop("type", None)
+    kind = Value._types.get(name) if isinstance(name, str) else None
+    if kind is None:
+        raise PriorError(
+            f"type={name!r} in {data!r} is not one of {', '.join(sorted(Value._types))}"
+        )
+    known = [f.name for f in dataclasses.fields(kind) if f.init]
+    for key in given:
+        if key not in known:
+            raise PriorError(f"{name} has no {key!r}; it takes {', '.join(known) or 'nothing'}")
+    try:
+        return kind(**{k: _parse(v, f"{name}.{k}") for k, v in given.items()})
+    except TypeError as error:
+        raise PriorError(f"{name}: {error}") from error
+
+
+def number(
+    value: Any, what: str, *, above: float | None = None, at_least: float | None = None
+) -> float:
+    """`value` as a finite float within its bounds.
+
+    Raises:
+        PriorError: Not a finite number, or out of bounds; `what` names it.
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise PriorError(f"{what}={value!r} must be a number")
+    result = float(value)
+    if not math.isfinite(result):
+        raise PriorError(f"{what}={result} must be finite")
+    if above is not None and not result > above:
+        raise PriorError(f"{what}={result} must be greater than {above:g}")
+    if at_least is not None and not result >= at_least:
+        raise PriorError(f"{what}={result} must be at least {at_least:g}")
+    return result
+
+
+def integer(value: Any, what: str, *, at_least: int) -> int:
+    """`value` as an int of at least `at_least`.
+
+    Raises:
+        PriorError: Not a whole number, or too small; `what` names it.
+    """
+    result = number(value, what, at_least=at_least)
+    if result != int(result):
+        raise PriorError(f"{what}={value!r} must be a whole number")
+    return int(result)

@@ -1,0 +1,40 @@
+"""Matrices of a module, their decompositions, and statistics of their spectra."""
+
+from bayes_htr.spectra.matrices import Matrix, Parameter, as_matrix, matrices_of, parameters_of
+from bayes_htr.spectra.statistics import (
+    frobenius_norm,
+    hill,
+    nuclear_norm,
+    singular_values,
+    spectral_norm,
+    spectrum,
+    stable_rank,
+    tail_count,
+    working,
+)
+from bayes_htr.spectra.top import TopPair, start_block, top_pair
+from bayes_htr.spectra.view import MatrixView, Need, Plan, plan
+
+__all__ = [
+    "Matrix",
+    "MatrixView",
+    "Need",
+    "Parameter",
+    "Plan",
+    "TopPair",
+    "as_matrix",
+    "frobenius_norm",
+    "hill",
+    "matrices_of",
+    "nuclear_norm",
+    "parameters_of",
+    "plan",
+    "singular_values",
+    "spectral_norm",
+    "spectrum",
+    "stable_rank",
+    "start_block",
+    "tail_count",
+    "top_pair",
+    "working",
+]

@@ -1,0 +1,179 @@
+"""Which matrices a module holds, and how each is seen in its parameter.
+
+A parameter with two or more dimensions is one matrix of shape `(out, everything else)`:
+
+- a convolution `[out, in, kh, kw]` is `out x (in kh kw)`, grouped or not;
+- a transposed convolution `[in, out / groups, kh, kw]` moves `out` first, group by group;
+- `MultiheadAttention.in_proj_weight` holds three: query, key and value;
+- tied parameters count once and answer to all their names.
+
+Names are those of `named_parameters()` of the plain network: the wrappers of
+`DataParallel`, `DistributedDataParallel` and `torch.compile` are looked through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bayes_htr.errors import SpectrumError
+
+_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """One matrix inside a parameter.
+
+    Attributes:
+        name: The parameter's name; with `[q]`, `[k]`, `[v]` behind it for `in_proj_weight`.
+        shape: `(rows, columns)`.
+        view: Takes the parameter's tensor to the matrix, differentiably.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    view: Callable[[Tensor], Tensor]
+
+    @property
+    def rank(self) -> int:
+        """`K`, the number of singular values: the smaller side."""
+        return min(self.shape)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of a module and the matrices in it (none for a vector).
+
+    Attributes:
+        name: The first of its names.
+        aliases: All its names: more than one where it is tied.
+        path: The name by which the unwrapped module finds it.
+        tensor: The parameter.
+        matrices: The matrices in it.
+    """
+
+    name: str
+    aliases: tuple[str, ...]
+    path: str
+    tensor: nn.Parameter
+    matrices: tuple[Matrix, ...]
+
+
+def unwrap(module: nn.Module) -> nn.Module:
+    """The plain network inside `DataParallel`, `DistributedDataParallel` and `torch.compile`."""
+    while True:
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            module = module.module
+        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
+            module = inner
+        else:
+            return module
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without what `torch.compile` puts into it, also inside the network."""
+    return name.replace("_orig_mod.", "")
+
+
+def parameters_of(module: nn.Module) -> list[Parameter]:
+    """The parameters of a module in its own order, tied ones once.
+
+    Raises:
+        SpectrumError: A lazy parameter that has no shape yet.
+    """
+    module = unwrap(module)
+    names: dict[int, list[str]] = {}
+    tensors: dict[int, nn.Parameter] = {}
+    for name, tensor in module.named_parameters(remove_duplicate=False):
+        names.setdefault(id(tensor), []).append(name)
+        tensors[id(tensor)] = tensor
+    found = []
+    for key, tensor in tensors.items():
+        raw = names[key][0]
+        if isinstance(tensor, nn.parameter.UninitializedParameter):
+            raise SpectrumError(
+                f"{raw} has no shape yet; run the network once before its spectra are used"
+            )
+        owner = module.get_submodule(raw.rpartition(".")[0])
+        aliases = tuple(dict.fromkeys(plain_name(n) for n in names[key]))
+        found.append(
+            Parameter(aliases[0], aliases, raw, tensor, _matrices(aliases[0], tensor, owner))
+        )
+    return found
+
+
+def matrices_of(module: nn.Module) -> dict[str, Tensor]:
+    """Every matrix of a module by name, as a differentiable view of its parameter."""
+    return {
+        matrix.name: matrix.view(parameter.tensor)
+        for parameter in parameters_of(module)
+        for matrix in parameter.matrices
+    }
+
+
+def as_matrix(W: Tensor) -> Tensor:
+    """A tensor of two or more dimensions as `(out, everything else)`.
+
+    Raises:
+        SpectrumError: Fewer than two dimensions, or no entries.
+    """
+    if W.ndim < 2 or W.numel() == 0:
+        raise SpectrumError(
+            f"a tensor of shape {tuple(W.shape)} has no spectrum; "
+            "give one with two or more dimensions, none of them 0"
+        )
+    return W.reshape(W.shape[0], -1)
+
+
+def _matrices(name: str, tensor: Tensor, owner: nn.Module) -> tuple[Matrix, ...]:
+    if tensor.ndim < 2 or tensor.numel() == 0:
+        return ()
+    if isinstance(owner, nn.MultiheadAttention) and name.endswith("in_proj_weight"):
+        rows = tensor.shape[0] // 3
+        return tuple(
+            Matrix(f"{name}[{part}]", (rows, tensor.shape[1]), _Rows(i * rows, (i + 1) * rows))
+            for i, part in enumerate("qkv")
+        )
+    view: Callable[[Tensor], Tensor] = as_matrix
+    if isinstance(owner, _TRANSPOSED):
+        view = _OutFirst(owner.groups)
+    rows, columns = view(tensor.detach()).shape
+    return (Matrix(name, (rows, columns), view),)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Rows `start` to `stop` of a stacked parameter."""
+
+    start: int
+    stop: int
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        return tensor[self.start : self.stop]
+
+
+@dataclass(frozen=True)
+class _OutFirst:
+    """A transposed convolution's `[in, out / groups, ...]` as `out x (in / groups ...)`."""
+
+    groups: int
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        grouped = tensor.reshape(self.groups, -1, *tensor.shape[1:]).transpose(1, 2)
+        return grouped.reshape(self.groups * tensor.shape[1], -1)
+
+
+def check_finite(W: Tensor, name: str) -> None:
+    """Raise `SpectrumError` naming the matrix if an entry is NaN or infinite."""
+    bad = ~torch.isfinite(W)
+    if bad.any():
+        first = tuple(int(i) for i in bad.nonzero()[0])
+        raise SpectrumError(
+            f"{name} holds {int(bad.sum())} entries that are not finite, the first "
+            f"{W[first].item()} at {first}; lower the learning rate or clip gradients "
+            "(if training led here), or load other weights"
+        )

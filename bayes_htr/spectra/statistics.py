@@ -1,0 +1,164 @@
+"""Statistics of a weight matrix's spectrum.
+
+The spectrum is `lambda_1 >= ... >= lambda_K`, the squared singular values, without a `1/N` factor
+(the convention of WeightWatcher). Gradients are those of the values alone,
+`d lambda_i / dW = 2 sigma_i u_i v_i'`: no difference of eigenvalues is divided by, so
+repeated eigenvalues do no harm to a symmetric function of them.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayes_htr.errors import SpectrumError
+from bayes_htr.spectra.matrices import as_matrix, check_finite
+from bayes_htr.spectra.top import top_pair
+
+
+def working(W: Any) -> Tensor:
+    """An array or tensor as a tensor of float32 or better (half precision and integers are cast).
+
+    The gradient to the given tensor is kept.
+    """
+    tensor = W if isinstance(W, Tensor) else torch.as_tensor(np.asarray(W))
+    if tensor.dtype in (torch.float32, torch.float64):
+        return tensor
+    return tensor.to(torch.float32 if tensor.dtype.is_floating_point else torch.float64)
+
+
+def singular_values(W: Any, name: str = "the matrix") -> Tensor:
+    """All singular values, descending.
+
+    Args:
+        W: `(out, ...)`: a matrix, or a convolution's weight seen as `out x rest`.
+        name: What an error calls it.
+
+    Returns:
+        `(K,)`, differentiable.
+
+    Raises:
+        SpectrumError: Fewer than two dimensions, no entries, or entries that are not finite.
+    """
+    matrix = as_matrix(working(W))
+    check_finite(matrix, name)
+    return torch.linalg.svdvals(matrix)
+
+
+def spectrum(W: Any) -> Tensor:
+    """The eigenvalues of `W'W` (the non-zero side), descending: squared singular values.
+
+    Args:
+        W: `(out, ...)`: a matrix, or a convolution's weight seen as `out x rest`.
+
+    Returns:
+        `(K,)`, `K = min(rows, columns)`, differentiable.
+
+    Raises:
+        SpectrumError: Fewer than two dimensions, no entries, or entries that are not finite.
+    """
+    return singular_values(W).square()
+
+
+def tail_count(K: int, fraction: float) -> int:
+    """How many eigenvalues a tail fraction names: `k = max(1, floor(fraction * K))`."""
+    return max(1, math.floor(fraction * K))
+
+
+def hill(
+    lam: Any,
+    fraction: float = 0.5,
+    *,
+    exponent: Literal["density", "tail"] = "density",
+    name: str = "the spectrum",
+) -> Tensor:
+    """Hill's estimate of the exponent of a power-law density from its largest values.
+
+    `alpha = 1 + (1/k sum_{i<=k} ln(lambda_i / lambda_{k+1}))^-1`, `k = max(1, floor(fraction K))`.
+
+    Args:
+        lam: `(..., K)` eigenvalues in any order.
+        fraction: The part of the spectrum that is the tail, in (0, 1).
+        exponent: `"density"`, or `"tail"` for the tail index, one less.
+        name: What an error calls it.
+
+    Returns:
+        `(...)`, differentiable.
+
+    Raises:
+        SpectrumError: One eigenvalue only, a tail that starts at zero, or ties that make
+            the estimate infinite.
+        ValueError: `fraction` outside (0, 1), or another `exponent`.
+
+    References:
+        Hill (1975), Annals of Statistics 3(5).
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction={fraction} must lie between 0 and 1")
+    if exponent not in ("density", "tail"):
+        raise ValueError(f"exponent={exponent!r} must be 'density' or 'tail'")
+    lam = working(lam).sort(dim=-1, descending=True).values
+    K = lam.shape[-1]
+    if K < 2:
+        raise SpectrumError(
+            f"{name} has one eigenvalue, and Hill's estimate needs two; give it a prior "
+            "with a number for alpha"
+        )
+    k = tail_count(K, fraction)
+    eps = torch.finfo(lam.dtype).eps
+    start = lam[..., k]
+    if not bool((start > (K * eps) ** 2 * lam[..., 0]).all()):
+        raise SpectrumError(
+            f"{name}: the tail of {k} of {K} eigenvalues starts at lambda_{k + 1} = "
+            f"{start.min().item():.3g}, zero to working accuracy; take a smaller fraction "
+            f"(now {fraction}) or a number for alpha"
+        )
+    mean_log = (lam[..., :k] / start[..., None]).log().mean(-1)
+    if not bool((mean_log > 32 * eps).all()):
+        raise SpectrumError(
+            f"{name}: the {k + 1} largest eigenvalues are equal to working accuracy, so that "
+            "Hill's estimate is infinite; take another fraction or a number for alpha"
+        )
+    return 1 / mean_log + (1.0 if exponent == "density" else 0.0)
+
+
+def largest_singular_value(W: Tensor, block: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """`sigma_1`, differentiable (a subgradient at ties), and the block for the next call.
+
+    See `bayes_htr.spectra.top.top_pair`.
+    """
+    pair = top_pair(W.detach(), block)
+    return pair.u @ W @ pair.v, pair.block
+
+
+def spectral_norm(W: Any) -> Tensor:
+    """`sigma_1`, differentiable, without decomposing the matrix."""
+    matrix = as_matrix(working(W))
+    check_finite(matrix, "the matrix")
+    return largest_singular_value(matrix)[0]
+
+
+def frobenius_norm(W: Any) -> Tensor:
+    """`(sum_ij W_ij^2)^(1/2)`."""
+    return torch.linalg.vector_norm(working(W))
+
+
+def nuclear_norm(W: Any) -> Tensor:
+    """`sum_i sigma_i`; at zero singular values the gradient is a subgradient."""
+    return singular_values(W).sum()
+
+
+def stable_rank(W: Any) -> Tensor:
+    """`|W|_F^2 / |W|_2^2`, between 1 and the rank; differentiable.
+
+    Raises:
+        SpectrumError: A zero matrix, for which it is not defined.
+    """
+    sigma = spectral_norm(W)
+    if not bool(sigma > 0):
+        raise SpectrumError("the stable rank of a zero matrix is not defined")
+    return working(W).square().sum() / sigma.square()

@@ -1,0 +1,137 @@
+"""The largest singular value and its vectors, without decomposing the matrix.
+
+Thick-restarted block Krylov iteration with Rayleigh-Ritz (Golub, Luk & Overton 1981; Wu & Simon
+2000; Musco & Musco 2015): the space spanned by `X, (W'W) X, (W'W)^2 X, ...` is built with full
+re-orthogonalisation, restarted from its best vectors when it is large, and left when
+`|W'u - sigma v| <= tol * sigma`. That is a few products with a thin block where it starts from the
+vectors of a nearby matrix, as in training.
+
+The start is disturbed by a little noise in every column, so that a leading vector to which the
+old block is exactly orthogonal is found too (diagonal matrices do that). Ties of the largest
+singular value are no difficulty: some vector of the leading space is returned.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BLOCK = 4
+"""Columns of the iterated block."""
+
+SMALL = 40
+"""Up to this many singular values the Krylov space would be everything: it is taken at once."""
+
+_COLUMNS = 120
+"""The Krylov space's size at which it is restarted ..."""
+
+_KEPT = 24
+"""... from this many of its best vectors."""
+
+_RESTARTS = 40
+_NOISE = 1e-3
+_TOL = {torch.float32: 4e-6, torch.float64: 1e-13}
+
+
+class TopPair(NamedTuple):
+    """The leading singular triplet of a matrix and the block to start the next call from."""
+
+    sigma: Tensor
+    u: Tensor
+    v: Tensor
+    block: Tensor
+
+
+def start_block(shape: tuple[int, int], *, seed: int = 0) -> Tensor:
+    """A float64 starting block of shape `(min(shape), BLOCK)`, the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    K = min(shape)
+    return torch.randn(K, min(BLOCK, K), generator=generator, dtype=torch.float64)
+
+
+def top_pair(W: Tensor, block: Tensor | None = None) -> TopPair:
+    """The largest singular value of `W` with its vectors.
+
+    Args:
+        W: `(m, n)`, float32 or float64, finite.
+        block: `(min(m, n), BLOCK)`, where to start; a fixed random block by default.
+
+    Returns:
+        `sigma` (0-d), `u` `(m,)` and `v` `(n,)` with `W v = sigma u` to within
+        `4e-6 sigma` (float32) or `1e-13 sigma` (float64), and the block to go on from. No
+        gradient is recorded. If the residual does not fall below that in 40 restarts (a
+        leading cluster of many nearly equal values), the matrix is decomposed.
+    """
+    with torch.no_grad():
+        tall = W if W.shape[0] >= W.shape[1] else W.T
+        block = start_block((W.shape[0], W.shape[1])) if block is None else block
+        sigma, u, v, block = _iterate(tall, block.to(W.device, W.dtype))
+        if W.shape[0] < W.shape[1]:
+            u, v = v, u
+    return TopPair(sigma, u, v, block)
+
+
+def _iterate(W: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    K = W.shape[1]
+    if K <= SMALL:
+        sigma, u, V, _ = _ritz(torch.eye(K, dtype=W.dtype, device=W.device), W)
+        return sigma, u, V[:, 0], V[:, :BLOCK]
+    noise = start_block((K, K), seed=1).to(W)
+    Q = torch.linalg.qr(block + _NOISE / K**0.5 * noise).Q
+    Y = front = W @ Q
+    for _ in range(_RESTARTS):
+        check = 3 * BLOCK
+        while True:
+            new = _extend(W.T @ front, Q)
+            front = W @ new
+            Q, Y = torch.cat([Q, new], 1), torch.cat([Y, front], 1)
+            full = Q.shape[1] > min(_COLUMNS, K) - BLOCK or new.shape[1] == 0
+            if full or Q.shape[1] >= check:
+                sigma, u, V, vectors = _ritz(Q, Y)
+                if _converged(W, sigma, u, V[:, 0]):
+                    return sigma, u, V[:, 0], V[:, :BLOCK].contiguous()
+                check = Q.shape[1] * 3 // 2
+            if full:
+                break
+        Q, Y = V[:, :_KEPT], Y @ vectors[:, :_KEPT]
+        front = Y[:, :BLOCK]
+    U, S, Vh = torch.linalg.svd(W, full_matrices=False)
+    return S[0], U[:, 0], Vh[0], Vh[:BLOCK].T.contiguous()
+
+
+def _extend(Z: Tensor, Q: Tensor) -> Tensor:
+    """The part of `Z` outside the span of `Q`, orthonormal; fewer columns where it has lower rank.
+
+    Two passes: one leaves rounding of the size of what was taken away.
+    """
+    room = Q.shape[0] - Q.shape[1]
+    scale = torch.linalg.matrix_norm(Z)
+    for _ in range(2):
+        Z, R = torch.linalg.qr(Z - Q @ (Q.T @ Z))
+        kept = R.diagonal().abs() > 1e2 * torch.finfo(Z.dtype).eps * scale
+        Z = Z[:, kept]
+        scale = torch.ones_like(scale)
+    return Z[:, :room]
+
+
+def _ritz(Q: Tensor, Y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rayleigh-Ritz on the space of `Q` with `Y = W Q`.
+
+    Returns the best triplet's `sigma` and `u`, all right vectors by order, and the same in
+    coordinates of `Q`.
+    """
+    vectors = torch.linalg.eigh(Y.T @ Y).eigenvectors.flip(1)
+    y = Y @ vectors[:, 0]
+    sigma = torch.linalg.vector_norm(y)
+    # A zero matrix has no left vector of its own: any unit vector is one.
+    first = torch.zeros_like(y)
+    first[0] = 1.0
+    u = torch.where(sigma > 0, y / sigma.clamp_min(torch.finfo(y.dtype).tiny), first)
+    return sigma, u, Q @ vectors, vectors
+
+
+def _converged(W: Tensor, sigma: Tensor, u: Tensor, v: Tensor) -> bool:
+    residual = torch.linalg.vector_norm(W.T @ u - sigma * v)
+    return bool(residual <= _TOL[W.dtype] * sigma)
