@@ -1,3 +1,113 @@
-"""Bayesian training of neural networks with heavy-tailed priors on their weight spectra."""
+"""Bayesian training of neural networks with heavy-tailed priors on their weight spectra.
+
+    >>> import bayes_htr as htr
+    >>> priors = htr.Priors(htr.MaxEigenvalue(htr.Frechet(2.0, 1.0))).scaled(10.0)
+    >>> model = htr.BayesianClassifier(net, priors)
+    >>> posterior = htr.fit(model, (X, y), method=htr.MAP(lr=0.05), epochs=20)
+
+The layers, each of which knows only those before it: `distributions`, `spectra`, `priors`,
+`engine`, `models`, `inference`, `posterior`; then `report`, `experiments` and the command line.
+"""
 
 __version__ = "0.1.0"
+
+from bayes_htr import distributions
+from bayes_htr.engine import Exact, SpectralEnergy, bind
+from bayes_htr.errors import (
+    CheckpointError,
+    DataError,
+    DivergenceError,
+    OutputError,
+    PriorError,
+    SpectrumError,
+)
+from bayes_htr.fit import fit, load
+from bayes_htr.inference import MAP, EpochEvent
+from bayes_htr.models import BayesianClassifier
+from bayes_htr.posterior import Interval, Posterior, PosteriorSpectra, Prediction
+from bayes_htr.priors import (
+    ESD,
+    Entries,
+    ExpDecay,
+    Exponential,
+    Frechet,
+    Gamma,
+    HalfCauchy,
+    Hill,
+    ImproperPowerlaw,
+    Joint,
+    LogNormal,
+    Lomax,
+    MarchenkoPastur,
+    MaxEigenvalue,
+    Normal,
+    PowerDecay,
+    Powerlaw,
+    Priors,
+    Shared,
+    SingularValues,
+    StableRank,
+    TruncatedPowerlaw,
+    penalties,
+)
+from bayes_htr.spectra import (
+    frobenius_norm,
+    hill,
+    matrices_of,
+    nuclear_norm,
+    spectral_norm,
+    spectrum,
+    stable_rank,
+)
+
+__all__ = [
+    "ESD",
+    "MAP",
+    "BayesianClassifier",
+    "CheckpointError",
+    "DataError",
+    "DivergenceError",
+    "Entries",
+    "EpochEvent",
+    "Exact",
+    "ExpDecay",
+    "Exponential",
+    "Frechet",
+    "Gamma",
+    "HalfCauchy",
+    "Hill",
+    "ImproperPowerlaw",
+    "Interval",
+    "Joint",
+    "LogNormal",
+    "Lomax",
+    "MarchenkoPastur",
+    "MaxEigenvalue",
+    "Normal",
+    "OutputError",
+    "Posterior",
+    "PosteriorSpectra",
+    "PowerDecay",
+    "Powerlaw",
+    "Prediction",
+    "PriorError",
+    "Priors",
+    "Shared",
+    "SingularValues",
+    "SpectralEnergy",
+    "SpectrumError",
+    "StableRank",
+    "TruncatedPowerlaw",
+    "bind",
+    "distributions",
+    "fit",
+    "frobenius_norm",
+    "hill",
+    "load",
+    "matrices_of",
+    "nuclear_norm",
+    "penalties",
+    "spectral_norm",
+    "spectrum",
+    "stable_rank",
+]

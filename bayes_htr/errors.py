@@ -16,7 +16,7 @@ class SpectrumError(ValueError):
 
 
 class DataError(ValueError):
-    """Data that cannot be trained on or evaluated: shapes, labels, or values that are not finite."""
+    """Data that cannot be used: shapes, labels, or values that are not finite."""
 
 
 class DivergenceError(RuntimeError):

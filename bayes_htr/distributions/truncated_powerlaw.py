@@ -134,7 +134,7 @@ def _quantile(y: Tensor, q: Tensor) -> Tensor:
     s = torch.where(small, y, 0.0)
     v, w = p * (1 - p), 1 - 2 * p
     third, fourth, fifth, sixth = w, 1 - 6 * v, w * (1 - 12 * v), 1 - 30 * v + 120 * v**2
-    series = s * (1 / 2 + s * (third / 6 + s * (fourth / 25 + s * (fifth / 120 + s * sixth / 720))))
+    series = s * (1 / 2 + s * (third / 6 + s * (fourth / 24 + s * (fifth / 120 + s * sixth / 720))))
     series = p + v * series
 
     a = torch.where(small, 1.0, y).abs()

@@ -82,7 +82,8 @@ class SpectralEnergy(nn.Module):
     """The energy that `bind` returns.
 
     Its parameters are the hyperparameters that have hyperpriors, in unconstrained coordinates;
-    its state also holds where the iterations for largest singular values start.
+    its state also holds where the iterations for largest singular values start. `latent_laws` are
+    those hyperparameters with their hyperpriors, by name.
 
     Args:
         priors: The priors.
@@ -108,14 +109,14 @@ class SpectralEnergy(nn.Module):
             if a.prior is not None
             for scored in _scored(a.parameter, a.prior)
         ]
-        self._latents = {
+        self.latent_laws = {
             latent.name: latent
             for scored in self._scored
             for term in scored.latents
             for latent in term.values()
         }
         self._values = nn.ParameterDict(
-            {_key(name): nn.Parameter(latent.start()) for name, latent in self._latents.items()}
+            {_key(name): nn.Parameter(latent.start()) for name, latent in self.latent_laws.items()}
         )
         for i, scored in enumerate(self._scored):
             if scored.iterates:
@@ -133,11 +134,13 @@ class SpectralEnergy(nn.Module):
 
     def latents(self) -> dict[str, Tensor]:
         """The unconstrained coordinates of the hyperparameters by name: what `parameters()` are."""
-        return {name: self._values[_key(name)] for name in self._latents}
+        return {name: self._values[_key(name)] for name in self.latent_laws}
 
     def hyperparameters(self) -> dict[str, Tensor]:
         """The present values of the hyperparameters by name, 0-d, without gradient."""
-        return {n: latent.value(self.latents()[n].detach()) for n, latent in self._latents.items()}
+        return {
+            n: latent.value(self.latents()[n].detach()) for n, latent in self.latent_laws.items()
+        }
 
     @torch.compiler.disable
     def forward(self, epoch: int | None = None) -> Tensor:
@@ -204,7 +207,7 @@ class SpectralEnergy(nn.Module):
                 terms[scored.parameter] = terms.get(scored.parameter, 0.0) + value
         if self.priors.threshold is not None and penalty < self.priors.threshold:
             terms = {}
-        for name, latent in self._latents.items():
+        for name, latent in self.latent_laws.items():
             terms[name] = latent.energy(latents[name])
         return terms
 
@@ -237,7 +240,7 @@ class SpectralEnergy(nn.Module):
         with torch.set_grad_enabled(wanted):
             leaves = [x.detach().requires_grad_(wanted) for x in inputs]
             values = {
-                n: self._latents[n].value(u).to(W.device)
+                n: self.latent_laws[n].value(u).to(W.device)
                 for n, u in zip(names, leaves[1:], strict=True)
             }
             view = MatrixView(leaves[0], scored.name, scored.prior.needs, self._block(i, scored))

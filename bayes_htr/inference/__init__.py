@@ -1,1 +1,18 @@
-"""TBD."""
+"""Inference methods, each a value with its settings: `MAP`."""
+
+from bayes_htr.inference.data import Batches, Data
+from bayes_htr.inference.map import MAP
+from bayes_htr.inference.problem import Callback, EpochEvent, Fitted, Method, Problem
+from bayes_htr.inference.run_folder import RunFolder
+
+__all__ = [
+    "MAP",
+    "Batches",
+    "Callback",
+    "Data",
+    "EpochEvent",
+    "Fitted",
+    "Method",
+    "Problem",
+    "RunFolder",
+]

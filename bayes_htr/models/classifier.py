@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import pyro
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayes_htr import distributions as dist
 from bayes_htr.engine import bind
 from bayes_htr.errors import DataError
 from bayes_htr.models.likelihood import negative_log_likelihood

@@ -1,8 +1,8 @@
-"""Laws as values: the heavy-tailed laws of spectra, and common ones for entries and hyperparameters.
+"""Laws as values: heavy-tailed ones for spectra, common ones for entries and hyperparameters.
 
 A law knows its *energy*, `-log p(x)` without what is constant, as a function of tensors, and its
-Pyro distribution, which has everything else. `docs/theory.md` derives each; the distributions are in
-`bayes_htr.distributions`.
+Pyro distribution, which has everything else. `docs/theory.md` derives each; the distributions
+are in `bayes_htr.distributions`.
 
 When to use which: `Lomax` for a whole spectrum, `Frechet` for a largest eigenvalue, `Powerlaw`
 for a tail with a known start, `ImproperPowerlaw` to follow the paper to the letter.
@@ -189,7 +189,7 @@ class _TailIndexed(Law, abstract=True):
 
     @abstractmethod
     def log_slope(self, x: Tensor, a: Arguments) -> Tensor:
-        """`-log r'(x)` without constants, so that `-log p = tail_index r - log tail_index + this`."""
+        """`-log r'(x)` without constants: `-log p = tail_index r - log tail_index + this`."""
 
     def marginal_energy(
         self, x: Tensor, a: Arguments, start: Tensor | None, strength: float

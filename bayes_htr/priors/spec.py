@@ -91,7 +91,8 @@ class Priors(Value):
                 raise PriorError(f"the pattern {pattern!r} must be a word, such as 'fc*.weight'")
             if not isinstance(prior, Prior):
                 raise PriorError(
-                    f"{pattern!r}: {prior!r} is no prior; a law goes into a statistic, as in ESD(Lomax(2.0))"
+                    f"{pattern!r}: {prior!r} is no prior; a law goes into a statistic, as in "
+                    "ESD(Lomax(2.0))"
                 )
         for schedule in schedules:
             if not isinstance(schedule, Schedule):
@@ -226,8 +227,8 @@ class Priors(Value):
                 )
             if prior.spectral and not any(p.matrices for p in matched):
                 raise PriorError(
-                    f"the pattern {pattern!r} matches vectors only ({', '.join(p.name for p in matched)}), "
-                    f"and {prior!r} needs a matrix; vectors take Entries"
+                    f"the pattern {pattern!r} matches vectors only "
+                    f"({', '.join(p.name for p in matched)}), and {prior!r} needs a matrix; vectors take Entries"
                 )
             raise PriorError(
                 f"the pattern {pattern!r} does nothing: earlier patterns take all that it matches "
@@ -250,8 +251,8 @@ class Priors(Value):
             if prior.spectral and not parameter.matrices:
                 if not set(pattern) & set("*?["):
                     raise PriorError(
-                        f"{pattern!r} is a vector of shape {tuple(parameter.tensor.shape)}, and {prior!r} "
-                        "needs a matrix; vectors take Entries"
+                        f"{pattern!r} is a vector of shape {tuple(parameter.tensor.shape)}, and "
+                        f"{prior!r} needs a matrix; vectors take Entries"
                     )
                 flat = dataclasses.replace(flat, note=f"a vector, {pattern!r} needs a matrix")
                 continue

@@ -96,7 +96,7 @@ class Prior(Value, abstract=True):
 
     @property
     def status(self) -> str:
-        """`"proper"`, `"improper"`, or `"factor"` where it is no density over a natural coordinate."""
+        """`"proper"`, `"improper"`, or `"factor"` where it is a density over no coordinate."""
         if any(isinstance(term.statistic, StableRank) for term in self.terms):
             return "factor"
         gated = bool(self.flat().gates)
@@ -150,7 +150,7 @@ class Statistic(Prior, abstract=True):
     def energy(
         self, view: MatrixView, latents: Mapping[str, Tensor], strength: float = 1.0
     ) -> Tensor:
-        """The energy at a strength: `-strength log p`, without what does not depend on `W` or latents.
+        """The energy at a strength: `-strength log p`, without what depends on nothing here.
 
         Args:
             view: The matrix.
@@ -214,8 +214,8 @@ class Statistic(Prior, abstract=True):
         if bool((inside != x).all()):
             raise SpectrumError(
                 f"{view.name}: all {x.numel()} values, from {x.min().item():.3g} to "
-                f"{x.max().item():.3g}, lie outside the support of {law!r}, so that the prior would do "
-                "nothing; lower xmin (or raise xmax), or take Lomax"
+                f"{x.max().item():.3g}, lie outside the support of {law!r}, so that the prior "
+                "would do nothing; lower xmin (or raise xmax), or take Lomax"
             )
         return inside
 

@@ -113,6 +113,13 @@ def test_quantiles_at_zero_and_one(law_case):
     assert high == getattr(support, "upper_bound", math.inf)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_truncated_powerlaw_quantiles_stay_inside(dtype):
+    xmax = torch.linspace(1.1, 1000, 500, dtype=dtype)
+    law = TruncatedPowerlaw(2.5, 0.7, xmax)
+    assert (law.icdf(torch.ones((), dtype=dtype)) <= xmax).all()
+
+
 def test_support_maps_to_the_real_line(law_case):
     law = law_case.law()
     x = law.sample((100,))

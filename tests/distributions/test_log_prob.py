@@ -102,6 +102,13 @@ def test_frechet_below_its_scale_is_minus_infinity_not_nan():
     assert high == pytest.approx(math.log(50) - 51 * math.log(1e30), rel=1e-6)
 
 
+def test_closed_ends_belong_to_the_support():
+    x = torch.tensor([2.0, 8.0], dtype=torch.float64)
+    assert Powerlaw(3.0, x).log_prob(x).tolist() == pytest.approx([0.0, -math.log(4)])
+    truncated = TruncatedPowerlaw(0.0, *x).log_prob(x)
+    torch.testing.assert_close(truncated, torch.full_like(x, -math.log(6)))
+
+
 def test_lomax_gradient_at_zero_is_that_of_the_right_side():
     x = torch.zeros((), requires_grad=True)
     (gradient,) = torch.autograd.grad(Lomax(3.0, 2.0).log_prob(x), x)

@@ -1,0 +1,178 @@
+"""`fit` and `load`: from a model and data to a posterior, and from a folder to a posterior."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import nn
+
+import bayes_htr
+from bayes_htr.errors import DataError
+from bayes_htr.inference import Batches, Callback, Data, Fitted, Method, Problem, RunFolder
+from bayes_htr.models import BayesianClassifier
+from bayes_htr.posterior import Posterior
+from bayes_htr.spectra import parameters_of
+from bayes_htr.spectra.matrices import check_finite
+
+
+def fit(
+    model: BayesianClassifier,
+    train: Data,
+    *,
+    method: Method,
+    epochs: int,
+    batch_size: int = 128,
+    validation: Data | None = None,
+    seed: int = 0,
+    device: str | torch.device | None = None,
+    init: Posterior | None = None,
+    out: str | PathLike[str] | None = None,
+    resume: bool = False,
+    callbacks: Sequence[Callback] = (),
+    progress: bool | None = None,
+) -> Posterior:
+    """Train a Bayesian classifier.
+
+    Training starts from the weights of `model.net` (or `init`) on a copy: the network itself and
+    the global random state are left as they were.
+
+    Args:
+        model: The network with its priors.
+        train: A `DataLoader`, taken as it is, or `(X, y)` of tensors or arrays, `X` of shape
+            `(N, ...)` and `y` of `(N,)` integers.
+        method: How: `MAP(...)`.
+        epochs: How many in all; a resumed run goes on to this number.
+        batch_size: Examples per batch of `(X, y)`; the last batch may be shorter.
+        validation: Data on which NLL and accuracy are measured after each epoch.
+        seed: Of the order of `(X, y)`, shuffled by `torch.Generator().manual_seed(seed)` in a
+            `DataLoader`, and of the global generators during the run.
+        device: Where to train; `"auto"` for an accelerator if there is one. By default
+            where the network is.
+        init: A posterior to start from.
+        out: A new folder for configuration, checkpoints, metrics, weights and spectra.
+        resume: Go on with the run in `out`, if there is one; else start it.
+        callbacks: Called after each epoch with an `EpochEvent`; returning `True` ends training.
+        progress: Whether to show a progress bar; by default on a terminal.
+
+    Returns:
+        The posterior.
+
+    Raises:
+        DataError: Data that cannot be trained on, or that do not fit the network.
+        PriorError: Priors that do not fit the network.
+        SpectrumError: Weights that are not finite, or that a law cannot score at the start.
+        DivergenceError: Training left the finite numbers.
+        OutputError: `out` cannot be written, or already holds something.
+        CheckpointError: A run to resume that is another one, or cannot be read.
+        ValueError: A setting out of range.
+    """
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
+        raise ValueError(f"epochs={epochs!r} must be a whole number, 0 or more")
+    if resume and out is None:
+        raise ValueError("resume=True needs out=, the folder of the run")
+    net = copy.deepcopy(model.net)
+    if init is not None:
+        net.load_state_dict(init.network().state_dict())
+    for p in parameters_of(net):
+        check_finite(p.tensor.detach(), p.name)
+    first = next(net.parameters(), torch.zeros(()))
+    target = _device(device, first.device)
+    net.to(target)
+    train_batches = Batches(
+        train, batch_size=batch_size, device=target, dtype=first.dtype, seed=seed, name="train"
+    )
+    validation_batches = None
+    if validation is not None:
+        validation_batches = Batches(
+            validation, batch_size=1024, device=target, dtype=first.dtype, name="validation"
+        )
+        validation_batches.check_network(net)
+    _check_class_weights(model, train_batches.check_network(net))
+    problem = Problem(
+        model=model,
+        net=net,
+        train=train_batches,
+        validation=validation_batches,
+        epochs=epochs,
+        seed=seed,
+        callbacks=callbacks,
+        progress=progress,
+        hyperparameters={} if init is None else init.unconstrained_hyperparameters(),
+    )
+    method.check(problem)
+    config = _config(model, method, problem, batch_size)
+    if out is not None:
+        folder = RunFolder(out)
+        checkpoint = folder.start(config, resume=resume)
+        problem = dataclasses.replace(problem, folder=folder, checkpoint=checkpoint)
+    fitted = method.run(problem)
+    posterior = _posterior(model, fitted, config)
+    if problem.folder is not None:
+        posterior.write(problem.folder)
+    return posterior
+
+
+def load(path: str | PathLike[str], net: nn.Module) -> Posterior:
+    """Read a posterior that `Posterior.save` or `fit(..., out=)` wrote.
+
+    Only JSON and safetensors files are read: nothing in them is run.
+
+    Args:
+        path: The folder.
+        net: A network of the same architecture; it is copied, not changed.
+
+    Raises:
+        CheckpointError: No finished run, files that are truncated or foreign, or another network.
+    """
+    return Posterior.load(path, net)
+
+
+def _device(device: str | torch.device | None, present: torch.device) -> torch.device:
+    if device is None:
+        return present
+    if device != "auto":
+        return torch.device(device)
+    if torch.accelerator.is_available():
+        return torch.accelerator.current_accelerator() or torch.device("cpu")
+    return torch.device("cpu")
+
+
+def _check_class_weights(model: BayesianClassifier, classes: int) -> None:
+    if model.class_weights is not None and len(model.class_weights) != classes:
+        raise DataError(
+            f"{len(model.class_weights)} class weights for a network with {classes} outputs"
+        )
+
+
+def _config(
+    model: BayesianClassifier, method: Method, problem: Problem, batch_size: int
+) -> dict[str, Any]:
+    weights = model.class_weights
+    return {
+        "version": bayes_htr.__version__,
+        "method": method.describe(),
+        "priors": model.priors.to_dict(),
+        "epochs": problem.epochs,
+        "batch_size": batch_size,
+        "seed": problem.seed,
+        "num_data": problem.train.num_data,
+        "class_weights": None if weights is None else weights.tolist(),
+        "network": type(model.net).__name__,
+        "parameters": {p.name: list(p.tensor.shape) for p in parameters_of(model.net)},
+    }
+
+
+def _posterior(model: BayesianClassifier, fitted: Fitted, config: dict[str, Any]) -> Posterior:
+    config = {k: v for k, v in config.items() if k != "priors"}
+    return Posterior(
+        fitted.net,
+        model.priors,
+        hyperparameters=fitted.hyperparameters,
+        history=fitted.history,
+        config=config,
+    )

@@ -1,0 +1,218 @@
+"""Training data as batches on a device, checked before anything is trained on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sized
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from bayes_htr.errors import DataError
+
+Data: TypeAlias = "DataLoader[Any] | tuple[Any, Any]"
+"""A `DataLoader` of `(x, y)` batches, or arrays or tensors `(X, y)`."""
+
+
+class Batches:
+    """Batches `(x, y)` of a data set on a device, inputs cast to a network's dtype.
+
+    Args:
+        data: A `DataLoader`, taken as it is, or `(X, y)`.
+        batch_size: For `(X, y)`: examples per batch; the last may be shorter.
+        device: Where batches are put.
+        dtype: What floating-point inputs are cast to.
+        seed: For `(X, y)`: shuffle by a `torch.Generator` with this seed, as a `DataLoader` with
+            `shuffle=True` does; `None` keeps the order.
+        name: What errors call the data.
+
+    Attributes:
+        num_data: How many examples there are.
+
+    Raises:
+        DataError: No examples, lengths that differ, inputs that are not finite, labels that
+            are negative or no integers, or a loader of unknown length.
+    """
+
+    def __init__(
+        self,
+        data: Data,
+        *,
+        batch_size: int = 128,
+        device: torch.device | None = None,
+        dtype: torch.dtype = torch.float32,
+        seed: int | None = None,
+        name: str = "train",
+    ) -> None:
+        self.device = device or torch.device("cpu")
+        self.dtype = dtype
+        self.name = name
+        self._trusted = not isinstance(data, DataLoader)
+        self.loader = (
+            data if isinstance(data, DataLoader) else _loader(data, batch_size, seed, name)
+        )
+        self.num_data = _count(self.loader, name)
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in self.loader:
+            if not isinstance(batch, list | tuple) or len(batch) != 2:
+                raise DataError(f"{self.name}: a batch must be a pair (x, y), not {type(batch)}")
+            x, y = batch if self._trusted else _checked(batch[0], batch[1], self.name)
+            if x.dtype.is_floating_point:
+                x = x.to(self.device, self.dtype, non_blocking=True)
+            else:
+                x = x.to(self.device, non_blocking=True)
+            yield x, y.to(self.device, torch.int64, non_blocking=True)
+
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """The generators that decide the order, for checkpoints."""
+        sampler = getattr(self.loader, "sampler", None)
+        found = [self.loader.generator, getattr(sampler, "generator", None)]
+        return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+
+    def check_network(self, net: nn.Module) -> int:
+        """Run the first batch through a network and hold its output to the labels.
+
+        Returns:
+            `C`, the number of the network's outputs.
+
+        Raises:
+            DataError: The network does not take the inputs, its output is not `(N, C)`, or a
+                label is not less than `C`.
+        """
+        states = [g.get_state() for g in self.generators]
+        x, y = next(iter(self))
+        for generator, state in zip(self.generators, states, strict=True):
+            generator.set_state(state)
+        modes = {module: module.training for module in net.modules()}
+        net.eval()
+        try:
+            with torch.no_grad():
+                logits = net(x)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise DataError(
+                f"{self.name}: the network does not take inputs of shape {tuple(x.shape)} "
+                f"and dtype {x.dtype}: {error}"
+            ) from error
+        finally:
+            for module, mode in modes.items():
+                module.training = mode
+        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(y):
+            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits)
+            raise DataError(
+                f"{self.name}: the network must return logits of shape ({len(y)}, classes), "
+                f"not {shape}"
+            )
+        self.check_labels(logits.shape[1], y)
+        return logits.shape[1]
+
+    def check_labels(self, classes: int, batch: Tensor | None = None) -> None:
+        """Raise `DataError` if a label is not less than `classes`, of all data if in memory."""
+        dataset = self.loader.dataset
+        labels = dataset.y if isinstance(dataset, _Arrays) else batch
+        if labels is not None and len(labels) and int(labels.max()) >= classes:
+            raise DataError(
+                f"{self.name}: label {int(labels.max())} does not match a network with {classes} "
+                f"outputs (labels are 0 to {classes - 1}); change the last layer or the labels"
+            )
+
+
+class _Arrays(Dataset[tuple[Tensor, Tensor]]):
+    """Examples held in memory, fetched a batch at a time."""
+
+    def __init__(self, x: Tensor, y: Tensor) -> None:
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.x[index], self.y[index]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        chosen = torch.as_tensor(indices)
+        return self.x[chosen], self.y[chosen]
+
+
+def _as_is(batch: Any) -> Any:
+    return batch
+
+
+def _loader(data: Any, batch_size: int, seed: int | None, name: str) -> DataLoader[Any]:
+    if not isinstance(data, list | tuple) or len(data) != 2:
+        raise DataError(f"{name} must be a DataLoader or a pair (X, y), not {type(data).__name__}")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise DataError(f"batch_size={batch_size!r} must be a positive whole number")
+    x, y = _checked(data[0], data[1], name)
+    if len(y) == 0:
+        raise DataError(f"{name} holds no examples")
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    return DataLoader(
+        _Arrays(x, y),
+        batch_size=batch_size,
+        shuffle=seed is not None,
+        generator=generator,
+        collate_fn=_as_is,
+    )
+
+
+def _checked(x: Any, y: Any, name: str) -> tuple[Tensor, Tensor]:
+    x, y = _tensor(x, f"{name} inputs"), _tensor(y, f"{name} labels")
+    if y.ndim != 1 or x.ndim < 1 or len(x) != len(y):
+        raise DataError(
+            f"{name}: inputs of shape {tuple(x.shape)} and labels of shape {tuple(y.shape)}; "
+            "they must be (N, ...) and (N,)"
+        )
+    if y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool:
+        raise DataError(
+            f"{name}: labels of dtype {y.dtype} must be whole numbers of an integer dtype; "
+            "convert them with .long()"
+        )
+    if len(y) and int(y.min()) < 0:
+        raise DataError(f"{name}: label {int(y.min())} is negative; labels are 0 to classes - 1")
+    if x.dtype == torch.uint8:
+        raise DataError(f"{name}: inputs of dtype uint8; convert them, as in X.float() / 255")
+    if x.dtype.is_floating_point and not bool(torch.isfinite(x).all()):
+        bad = ~torch.isfinite(x)
+        first = tuple(int(i) for i in bad.nonzero()[0])
+        raise DataError(
+            f"{name}: {int(bad.sum())} inputs are not finite, the first {x[first].item()} "
+            f"at {first}; clean the data"
+        )
+    return x, y
+
+
+def _tensor(values: Any, what: str) -> Tensor:
+    if isinstance(values, Tensor):
+        return values
+    array = np.asarray(values)
+    if array.dtype == object or array.dtype.kind in "USmMV":
+        raise DataError(f"{what} of dtype {array.dtype} are no numbers")
+    return torch.as_tensor(
+        array.astype(np.int64) if array.dtype.kind == "u" and array.dtype.itemsize > 1 else array
+    )
+
+
+def _count(loader: DataLoader[Any], name: str) -> int:
+    if isinstance(loader.dataset, IterableDataset) or not isinstance(loader.dataset, Sized):
+        raise DataError(
+            f"{name}: the loader's data set has no length, and the prior's weight against the data "
+            "needs it; use a map-style data set"
+        )
+    count = len(loader.dataset)
+    sampler = loader.sampler
+    if isinstance(sampler, Sized):  # a subset sampler, or one that draws more or fewer
+        count = len(sampler)
+    if count == 0:
+        raise DataError(f"{name} holds no examples")
+    if len(loader) == 0:
+        raise DataError(
+            f"{name}: the loader gives no batch; its batch size is above its {count} examples"
+        )
+    return count

@@ -1,0 +1,347 @@
+"""Maximum a posteriori: the mode of the joint density in natural coordinates.
+
+Update: `W <- W - lr * grad[ mean cross-entropy + energy(W) / num_data ]`, by any optimiser of
+Torch, each mini-batch an unbiased estimate whatever its size.
+Target: `log p(D | W) + sum_l s_l log pi_l(W_l)`, hyperparameters in `log` coordinates.
+Source: Xiao, Li, Xie & Zhou (2023), arXiv:2304.02911; `docs/theory.md`.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
+
+from bayes_htr.engine import Exact, Refresh, SpectralEnergy, bind
+from bayes_htr.errors import CheckpointError, SpectrumError
+from bayes_htr.inference.divergence import divergence
+from bayes_htr.inference.problem import EpochEvent, Fitted, Problem, evaluate_batches
+from bayes_htr.inference.progress import TrainingProgress
+from bayes_htr.inference.run_folder import CHECKPOINT
+from bayes_htr.models import negative_log_likelihood
+
+SchedulerFactory = Callable[[Optimizer], "LRScheduler | ReduceLROnPlateau"]
+
+_HYPER_LR = 0.05
+_CHECK_EVERY = 50
+"""On an accelerator, steps between looks at the loss, each of which waits for the device."""
+
+
+@dataclass(frozen=True)
+class MAP:
+    """Maximum a posteriori training.
+
+    Args:
+        lr: Learning rate.
+        optimizer: Called as `optimizer(parameters, lr=lr)`.
+        scheduler: `"cosine"` to zero over all epochs, `None`, or a callable that takes the
+            optimiser, such as `partial(StepLR, step_size=10)`. It steps once per epoch.
+        patience: Stop after this many epochs without a better validation NLL, and keep the best
+            weights. Needs `validation`.
+        clip: Clip the gradient of all weights together to this norm.
+        refresh: When the prior's gradient is computed anew.
+
+    Hyperparameters with hyperpriors are optimised jointly, by Adam with a learning rate of 0.05.
+
+    Raises:
+        ValueError: A setting out of range.
+    """
+
+    lr: float = 0.05
+    optimizer: Callable[..., Optimizer] = field(default=partial(torch.optim.SGD, momentum=0.9))
+    scheduler: Literal["cosine"] | SchedulerFactory | None = "cosine"
+    patience: int | None = None
+    clip: float | None = None
+    refresh: Refresh = field(default_factory=Exact)
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.lr, int | float) and 0 < self.lr < float("inf")):
+            raise ValueError(f"lr={self.lr!r} must be a positive number")
+        if not callable(self.optimizer):
+            raise ValueError(
+                f"optimizer={self.optimizer!r} must be callable, such as torch.optim.Adam"
+            )
+        if not (self.scheduler in ("cosine", None) or callable(self.scheduler)):
+            raise ValueError(f"scheduler={self.scheduler!r} must be 'cosine', None, or callable")
+        if self.patience is not None and not (isinstance(self.patience, int) and self.patience > 0):
+            raise ValueError(
+                f"patience={self.patience!r} must be a positive whole number of epochs"
+            )
+        if self.clip is not None and not self.clip > 0:
+            raise ValueError(f"clip={self.clip!r} must be positive")
+        if not isinstance(self.refresh, Refresh):
+            raise ValueError(f"refresh={self.refresh!r} must be a refresh policy, such as Exact()")
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as plain data."""
+        return {
+            "name": "map",
+            "lr": float(self.lr),
+            "optimizer": _describe(self.optimizer),
+            "scheduler": _describe(self.scheduler),
+            "patience": self.patience,
+            "clip": self.clip,
+            "refresh": self.refresh.to_dict(),
+        }
+
+    def check(self, problem: Problem) -> None:
+        """Raise `ValueError` if early stopping is asked for without validation data."""
+        if self.patience is not None and problem.validation is None:
+            raise ValueError(
+                f"patience={self.patience} needs validation data; pass validation=(X, y)"
+            )
+
+    def run(self, problem: Problem) -> Fitted:
+        """Train `problem.net` in place; see `bayes_htr.fit`.
+
+        Raises:
+            DivergenceError: A loss, weight or spectrum left the finite numbers.
+        """
+        devices = list(range(torch.cuda.device_count()))
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(problem.seed)
+            return _Run(self, problem).train()
+
+
+class _Run:
+    """The state of one training run; everything here goes into checkpoints."""
+
+    def __init__(self, method: MAP, problem: Problem) -> None:
+        self.method = method
+        self.problem = problem
+        self.net = problem.net.train()
+        self.energy: SpectralEnergy = bind(problem.model.priors, self.net, refresh=method.refresh)
+        self.weights = [p for p in self.net.parameters() if p.requires_grad]
+        if not self.weights:
+            raise ValueError("the network has no trainable parameters; unfreeze some")
+        self.energy.to(self.weights[0].device)
+        with torch.no_grad():
+            for name, u in self.energy.latents().items():
+                u.copy_(problem.hyperparameters.get(name, u))
+        self.epoch = 0
+        self.step = 0
+        self.stopped = False
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] | None = None
+        self.optimizer = method.optimizer(self.weights, lr=method.lr)
+        hyper = list(self.energy.parameters())
+        self.hyper = torch.optim.Adam(hyper, lr=_HYPER_LR) if hyper else None
+        self.scheduler = self._scheduler()
+        if problem.checkpoint is not None:
+            self._restore(problem.checkpoint)
+
+    def train(self) -> Fitted:
+        problem = self.problem
+        if problem.folder is not None and problem.checkpoint is None:
+            self._save()
+        bar = TrainingProgress(
+            problem.progress,
+            "MAP",
+            epochs=problem.epochs,
+            done=self.epoch,
+            batches=len(problem.train),
+        )
+        with bar:
+            while self.epoch < problem.epochs and not self.stopped:
+                metrics = self._train_epoch(bar)
+                bar.epoch(metrics)
+                for callback in problem.callbacks:
+                    event = EpochEvent(self.epoch, dict(metrics), self.net)
+                    self.stopped |= callback(event) is True
+                self._save()
+        if self.best is not None:
+            self.net.load_state_dict(self.best["net"])
+            self.energy.load_state_dict(self.best["energy"])
+        self.net.eval()
+        latents = {n: u.detach().cpu().clone() for n, u in self.energy.latents().items()}
+        return Fitted(self.net, latents, self.history)
+
+    def _train_epoch(self, bar: TrainingProgress) -> dict[str, float]:
+        start = time.perf_counter()
+        device = self.problem.train.device
+        totals = torch.zeros(3, dtype=torch.float64, device=device)  # loss, energy, correct
+        unseen: list[Tensor] = []
+        count = 0
+        x = None
+        lr = self.optimizer.param_groups[0]["lr"]
+        for x, y in self.problem.train:
+            loss, energy, correct = self._step(x, y)
+            totals += torch.stack([loss * len(y), energy * len(y), correct]).to(totals)
+            count += len(y)
+            unseen.append(loss)
+            if device.type == "cpu" or len(unseen) == _CHECK_EVERY:
+                self._check(unseen, x)
+            bar.batch()
+        if x is not None:
+            self._check(unseen, x)
+        self.epoch += 1
+        loss_, energy_, correct_ = (totals / count).tolist()
+        metrics = {
+            "epoch": float(self.epoch),
+            "loss": loss_,
+            "train_nll": loss_ - energy_ / self.problem.train.num_data,
+            "energy": energy_,
+            "train_accuracy": correct_,
+            "lr": lr,
+        }
+        if self.problem.validation is not None:
+            nll, accuracy = evaluate_batches(self.net, self.problem.validation)
+            metrics |= {"val_nll": nll, "val_accuracy": accuracy}
+            self._note_best(nll)
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(metrics.get("val_nll", metrics["loss"]))
+        elif self.scheduler is not None:
+            self.scheduler.step()
+        metrics["seconds"] = time.perf_counter() - start
+        self.history.append(metrics)
+        return metrics
+
+    def _step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One update: the loss, the energy, and how many labels were right, before it."""
+        seen: list[tuple[Tensor, Tensor, Tensor]] = []
+
+        def closure() -> Tensor:  # called more than once by optimisers such as LBFGS
+            self.optimizer.zero_grad()
+            if self.hyper is not None:
+                self.hyper.zero_grad()
+            logits = self.net(x)
+            nll = negative_log_likelihood(logits, y, self.problem.model.class_weights)
+            energy = self.energy(epoch=self.epoch)
+            loss = nll + energy.to(nll.device) / self.problem.train.num_data
+            loss.backward()
+            if self.method.clip is not None:
+                nn.utils.clip_grad_norm_(self.weights, self.method.clip)
+            correct = (logits.detach().argmax(1) == y).sum()
+            seen.append((loss.detach(), energy.detach(), correct))
+            return loss
+
+        try:
+            self.optimizer.step(closure)  # type: ignore[arg-type]  # closures return tensors
+        except SpectrumError as error:
+            if self.step == 0:
+                raise
+            raise self._diverged(str(error), self.step, x) from error
+        if self.hyper is not None:
+            self.hyper.step()
+        self.step += 1
+        return seen[0]
+
+    def _check(self, unseen: list[Tensor], x: Tensor) -> None:
+        """Raise if one of the losses since the last look is not finite; forget them."""
+        finite = torch.isfinite(torch.stack(unseen)).tolist() if unseen else []
+        if not all(finite):
+            first = finite.index(False)
+            step = self.step - len(unseen) + first
+            raise self._diverged(f"the loss is {unseen[first].item()}", step, x)
+        unseen.clear()
+
+    def _diverged(self, reason: str, step: int, x: Tensor) -> Exception:
+        folder = self.problem.folder
+        return divergence(
+            reason,
+            step=step,
+            epoch=self.epoch,
+            net=self.net,
+            x=x,
+            checkpoint=None if folder is None else folder.path / CHECKPOINT,
+        )
+
+    def _note_best(self, nll: float) -> None:
+        if self.method.patience is None:
+            return
+        if self.best is None or nll < self.best["nll"]:
+            self.best = {
+                "nll": nll,
+                "epoch": self.epoch,
+                "net": copy.deepcopy(self.net.state_dict()),
+                "energy": copy.deepcopy(self.energy.state_dict()),
+            }
+        self.stopped = self.epoch - int(self.best["epoch"]) >= self.method.patience
+
+    def _scheduler(self) -> LRScheduler | ReduceLROnPlateau | None:
+        if self.method.scheduler is None:
+            return None
+        if self.method.scheduler == "cosine":
+            return CosineAnnealingLR(self.optimizer, T_max=max(1, self.problem.epochs))
+        return self.method.scheduler(self.optimizer)
+
+    def _save(self) -> None:
+        if self.problem.folder is None:
+            return
+        state = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "stopped": self.stopped,
+            "history": self.history,
+            "best": self.best,
+            "net": self.net.state_dict(),
+            "energy": self.energy.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "hyper": None if self.hyper is None else self.hyper.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "order": [g.get_state() for g in self.problem.train.generators],
+        }
+        self.problem.folder.write_checkpoint(state)
+        self.problem.folder.write_metrics(self.history)
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        try:
+            self.net.load_state_dict(state["net"])
+            self.energy.load_state_dict(state["energy"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(state["scheduler"])
+            if isinstance(self.scheduler, CosineAnnealingLR) and self.method.scheduler == "cosine":
+                # The curve over all epochs asked for now, which may be more than before.
+                self.scheduler.T_max = self.problem.epochs
+                rate = _cosine_rate(self.method.lr, self.problem.epochs, state["epoch"])
+                for group in self.optimizer.param_groups:
+                    group["lr"] = rate
+            if self.hyper is not None:
+                self.hyper.load_state_dict(state["hyper"])
+            torch.set_rng_state(state["random"])
+            if state["random_cuda"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(state["random_cuda"])
+            for generator, order in zip(self.problem.train.generators, state["order"], strict=True):
+                generator.set_state(order)
+            self.epoch, self.step = state["epoch"], state["step"]
+            self.history, self.best = state["history"], state["best"]
+            self.stopped = state["stopped"]
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise CheckpointError(
+                f"the checkpoint in {self.problem.folder.path if self.problem.folder else ''} does "
+                f"not fit this run: {error}"
+            ) from error
+
+
+def _cosine_rate(lr: float, epochs: int, done: int) -> float:
+    """The learning rate after `done` of `epochs`, by the scheduler's own recursion."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
+    scheduler = CosineAnnealingLR(optimizer, T_max=max(1, epochs))
+    for _ in range(done):
+        optimizer.step()
+        scheduler.step()
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def _describe(setting: Any) -> Any:
+    """A callable by name, a `partial` with its arguments: the same in every process."""
+    if isinstance(setting, partial):
+        return {
+            "name": _describe(setting.func),
+            "args": [repr(a) for a in setting.args],
+            "kwargs": {k: repr(v) for k, v in setting.keywords.items()},
+        }
+    if setting is None or isinstance(setting, str):
+        return setting
+    return f"{setting.__module__}.{setting.__qualname__}"

@@ -1,0 +1,111 @@
+"""What every inference method is given, and what it gives back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from bayes_htr.inference.data import Batches
+from bayes_htr.inference.run_folder import RunFolder
+from bayes_htr.models import BayesianClassifier
+
+
+@dataclass(frozen=True)
+class EpochEvent:
+    """What a callback is given after every epoch.
+
+    Attributes:
+        epoch: How many epochs are done, from 1.
+        metrics: The epoch's metrics, also the line in the run folder.
+        network: The network as it is now; not to be changed.
+    """
+
+    epoch: int
+    metrics: dict[str, float]
+    network: nn.Module
+
+
+Callback = Callable[[EpochEvent], Any]
+"""Called after every epoch; returning `True` ends training after it."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model, its data, and how long to train.
+
+    Attributes:
+        model: The model; its network is not touched.
+        net: The copy to train, on its device.
+        train: The training batches.
+        validation: The validation batches, if any.
+        epochs: Epochs in all, those of a resumed run included.
+        seed: Of the global generators during the run.
+        folder: Where checkpoints go, if anywhere.
+        checkpoint: The state to go on from, if any.
+        callbacks: Called after every epoch.
+        progress: Whether a bar is shown; `None` for on a terminal.
+        hyperparameters: Where hyperparameters start, by name, unconstrained.
+    """
+
+    model: BayesianClassifier
+    net: nn.Module
+    train: Batches
+    validation: Batches | None
+    epochs: int
+    seed: int
+    folder: RunFolder | None = None
+    checkpoint: dict[str, Any] | None = None
+    callbacks: Sequence[Callback] = ()
+    progress: bool | None = None
+    hyperparameters: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a method found.
+
+    Attributes:
+        net: The trained network.
+        hyperparameters: Unconstrained coordinates by name.
+        history: Metrics by epoch.
+    """
+
+    net: nn.Module
+    hyperparameters: dict[str, Tensor]
+    history: list[dict[str, float]]
+
+
+class Method(Protocol):
+    """An inference method: a value with its settings."""
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as plain data, for the run folder."""
+        ...
+
+    def check(self, problem: Problem) -> None:
+        """Raise before anything is written if the problem lacks what the method needs."""
+        ...
+
+    def run(self, problem: Problem) -> Fitted:
+        """Train `problem.net` in place."""
+        ...
+
+
+def evaluate_batches(net: nn.Module, batches: Batches) -> tuple[float, float]:
+    """Mean negative log likelihood (nats) and accuracy of a network, in evaluation mode."""
+    mode = net.training
+    net.eval()
+    nll = correct = 0.0
+    count = 0
+    with torch.no_grad():
+        for x, y in batches:
+            logits = net(x)
+            nll += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
+            correct += float((logits.argmax(1) == y).sum())
+            count += len(y)
+    net.train(mode)
+    return nll / count, correct / count

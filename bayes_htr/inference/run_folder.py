@@ -1,0 +1,210 @@
+"""A run folder: the configuration, a checkpoint, metrics by epoch, and the result.
+
+Every file is written aside and renamed, so that a reader or a killed process never sees half a one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pickle
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bayes_htr.errors import CheckpointError, OutputError
+
+CONFIG = "config.json"
+CHECKPOINT = "checkpoint.pt"
+METRICS = "metrics.jsonl"
+WEIGHTS = "weights.safetensors"
+SPECTRA = "spectra.safetensors"
+
+_FORMAT = 1
+_MAY_DIFFER = {"epochs", "version", "device"}
+
+
+class RunFolder:
+    """The files of one run.
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(path)
+
+    def start(self, config: Mapping[str, Any], *, resume: bool) -> dict[str, Any] | None:
+        """Take the folder for a run.
+
+        Args:
+            config: What the run is: compared on resuming, but for the number of epochs.
+            resume: Whether a run that is there goes on.
+
+        Returns:
+            The checkpoint to go on from, if there is one.
+
+        Raises:
+            OutputError: The folder cannot be written, or already holds something.
+            CheckpointError: It holds no run, another run, or a checkpoint that cannot be read.
+        """
+        checkpoint = None
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputError(f"{self.path} is a file; name a folder")
+        if self.path.is_dir() and any(self.path.iterdir()):
+            if not resume:
+                raise OutputError(
+                    f"{self.path} is not empty; resume the run there (resume=True, --resume), "
+                    "or name another folder"
+                )
+            self._check_same(config)
+            checkpoint = self.checkpoint() if (self.path / CHECKPOINT).exists() else None
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            for left in self.path.glob(".*.tmp"):  # of a process that was killed while writing
+                left.unlink()
+            self.write_json(CONFIG, {"format": _FORMAT, **config})
+        except OSError as error:
+            raise OutputError(
+                f"{self.path} cannot be written: {error}; name another folder"
+            ) from error
+        return checkpoint
+
+    def config(self) -> dict[str, Any]:
+        """The configuration.
+
+        Raises:
+            CheckpointError: There is none, or it is no configuration of a run.
+        """
+        file = self.path / CONFIG
+        try:
+            config = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{self.path} holds no run: there is no {CONFIG}") from error
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file} cannot be read: {error}") from error
+        if not isinstance(config, dict) or config.get("format") != _FORMAT:
+            raise CheckpointError(f"{file} is not the configuration of a bayes_htr run")
+        return config
+
+    def checkpoint(self) -> dict[str, Any]:
+        """The state after the last finished epoch.
+
+        Raises:
+            CheckpointError: It cannot be read: truncated, foreign, or with objects in it that
+                are not plain data.
+        """
+        file = self.path / CHECKPOINT
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except (
+            OSError,
+            RuntimeError,
+            ValueError,
+            EOFError,
+            KeyError,
+            pickle.UnpicklingError,
+            zipfile.BadZipFile,
+        ) as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise CheckpointError(
+                f"{file} cannot be read ({first}); it is truncated or not a checkpoint of this "
+                "library: start the run anew in another folder"
+            ) from error
+        if not isinstance(state, dict) or state.get("format") != _FORMAT:
+            raise CheckpointError(f"{file} is not a checkpoint of a bayes_htr run")
+        return state
+
+    def write_checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Replace the checkpoint."""
+        self._write(CHECKPOINT, lambda p: torch.save({"format": _FORMAT, **state}, p))
+
+    def write_metrics(self, history: list[dict[str, float]]) -> None:
+        """Replace the metrics: one JSON object per epoch and line."""
+        text = "".join(json.dumps(row) + "\n" for row in history)
+        self._write(METRICS, lambda p: p.write_text(text, encoding="utf-8"))
+
+    def metrics(self) -> list[dict[str, float]]:
+        """The metrics by epoch; empty where there are none."""
+        file = self.path / METRICS
+        if not file.exists():
+            return []
+        try:
+            return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+        except ValueError as error:
+            raise CheckpointError(f"{file} cannot be read: {error}") from error
+
+    def write_json(self, name: str, data: Any) -> None:
+        """Write a JSON file."""
+        text = json.dumps(data, indent=2) + "\n"
+        self._write(name, lambda p: p.write_text(text, encoding="utf-8"))
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write a safetensors file."""
+        plain = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
+        self._write(name, lambda p: save_file(plain, p))
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of a safetensors file.
+
+        Raises:
+            CheckpointError: No such file, or one that is truncated or foreign.
+        """
+        file = self.path / name
+        if not file.exists():
+            raise CheckpointError(
+                f"{file} does not exist: the run has not finished; resume it, or name another "
+                "folder"
+            )
+        try:
+            return load_file(file)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise CheckpointError(f"{file} cannot be read: {error}") from error
+
+    def _check_same(self, config: Mapping[str, Any]) -> None:
+        before = self.config()
+        now = json.loads(json.dumps(dict(config)))
+        for key in sorted((set(before) | set(now)) - _MAY_DIFFER - {"format"}):
+            if before.get(key) != now.get(key):
+                raise CheckpointError(
+                    f"{self.path} holds another run: its {key} is {before.get(key)!r}, and this "
+                    f"one's {now.get(key)!r}; resume with the same settings, or name another folder"
+                )
+
+    def _write(self, name: str, write: Callable[[Path], Any]) -> None:
+        write_aside(self.path / name, write)
+
+
+def write_aside(target: Path, write: Callable[[Path], Any]) -> None:
+    """Let `write` make a file beside `target`, and then rename it to that.
+
+    Raises:
+        OSError: What writing raised; `target` is then as it was.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
+    os.close(handle)
+    aside = Path(name)
+    try:
+        write(aside)
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+        aside.chmod(0o666 & ~_umask())
+        aside.replace(target)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            aside.unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,163 @@
+"""Pictures of spectra: the empirical spectral density on log-log axes with its fitted tail.
+
+Needs matplotlib: `pip install "bayes-htr[plot]"`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from os import PathLike
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bayes_htr.errors import SpectrumError
+from bayes_htr.spectra import tail_count
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from bayes_htr.posterior.spectra import PosteriorSpectra
+
+_FITTED, _OTHER, _TAIL = "#1f5fa8", "#9a9a9a", "#c8401e"
+
+
+def pyplot() -> Any:
+    """`matplotlib.pyplot`.
+
+    Raises:
+        ImportError: matplotlib is not installed; the message says how to install it.
+    """
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError('pictures need matplotlib: pip install "bayes-htr[plot]"') from error
+    return plt
+
+
+def plot_spectrum(
+    spectra: PosteriorSpectra,
+    name: str,
+    ax: Axes | None = None,
+    *,
+    before: PosteriorSpectra | None = None,
+    path: str | PathLike[str] | None = None,
+    fraction: float = 0.5,
+) -> Axes:
+    """A matrix's ESD as a histogram in log bins, with the power law fitted to its upper tail.
+
+    The band about the line is the 95 % credible interval of alpha.
+
+    Args:
+        spectra: The draws; all are pooled in the histogram.
+        name: The matrix.
+        ax: Where to draw; a new figure by default.
+        before: If given, the matrix's spectrum before training, as an outline.
+        path: If given, where the figure is saved.
+        fraction: The part of the spectrum that is fitted.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    if ax is None:
+        ax = pyplot().subplots(figsize=(4.8, 3.8), layout="constrained")[1]
+    values = _positive(spectra[name])
+    everything = [values] if before is None else [values, _positive(before[name])]
+    together = np.concatenate(everything)
+    if together.size and together.max() > together.min():
+        bins = list(_log_bins(together, values.size))
+        if before is not None:
+            ax.hist(
+                everything[1],
+                bins=bins,
+                density=True,
+                histtype="step",
+                color=_OTHER,
+                label="before training",
+            )
+        ax.hist(values, bins=bins, density=True, color=_FITTED, alpha=0.55, label="trained")
+        ax.set_xscale("log")
+        ax.set_yscale("log")
+        bottom, top = ax.get_ylim()
+        _draw_tail(ax, spectra, name, fraction)
+        ax.set_ylim(bottom, top)
+    else:
+        ax.axvline(float(together.max()) if together.size else 0.0, color=_FITTED, label="trained")
+    ax.set_title(name, fontsize=10)
+    ax.set_xlabel(r"eigenvalue $\lambda$ of $W^\top W$")
+    ax.set_ylabel("density")
+    ax.legend(fontsize=7, frameon=False)
+    if path is not None:
+        ax.figure.savefig(path, dpi=150)  # type: ignore[union-attr]
+    return ax
+
+
+def plot_spectra(spectra: PosteriorSpectra, *, before: PosteriorSpectra | None = None) -> Figure:
+    """A panel for each matrix, as `plot_spectrum`."""
+    plt = pyplot()
+    columns = min(4, max(1, len(spectra)))
+    rows = max(1, math.ceil(len(spectra) / columns))
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(4.2 * columns, 3.4 * rows), squeeze=False, layout="constrained"
+    )
+    for ax in axes.flat[len(spectra) :]:
+        ax.set_axis_off()
+    for ax, name in zip(axes.flat, spectra, strict=False):
+        plot_spectrum(spectra, name, ax, before=before)
+    return figure
+
+
+def plot_history(history: Mapping[str, list[dict[str, float]]]) -> Figure:
+    """Loss and accuracy by epoch of one or several runs, by name."""
+    plt = pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    for name, rows in history.items():
+        epochs = [row["epoch"] for row in rows]
+        left.plot(epochs, [row["train_nll"] for row in rows], label=name)
+        right.plot(epochs, [row["train_accuracy"] for row in rows], label=name)
+        if rows and "val_nll" in rows[0]:
+            color = left.lines[-1].get_color()
+            left.plot(epochs, [row["val_nll"] for row in rows], "--", color=color)
+            right.plot(epochs, [row["val_accuracy"] for row in rows], "--", color=color)
+    left.set(xlabel="epoch", ylabel="cross-entropy (nats)", yscale="log")
+    right.set(xlabel="epoch", ylabel="accuracy")
+    left.legend(fontsize=8, frameon=False, title="training (dashed: validation)", title_fontsize=8)
+    return figure
+
+
+def _draw_tail(ax: Axes, spectra: PosteriorSpectra, name: str, fraction: float) -> None:
+    try:
+        alpha = spectra.alpha(name, fraction=fraction)
+    except SpectrumError:  # one eigenvalue, or ties: no tail to draw
+        return
+    lam = spectra[name].double().mean(0).numpy()
+    k = tail_count(len(lam), fraction)
+    start = lam[k]
+    x = np.geomspace(start, lam[0], 50)
+    share = k / len(lam)
+
+    def density(exponent: float) -> np.ndarray:
+        return share * (exponent - 1) / start * (x / start) ** -exponent
+
+    ax.plot(
+        x,
+        density(alpha.mean),
+        color=_TAIL,
+        lw=1.6,
+        label=rf"$\alpha$ = {alpha.mean:.2f} [{alpha.low:.2f}, {alpha.high:.2f}]",
+    )
+    ax.fill_between(x, density(alpha.low), density(alpha.high), color=_TAIL, alpha=0.2, lw=0)
+
+
+def _positive(draws: Any) -> np.ndarray:
+    values: np.ndarray = draws.double().numpy().reshape(-1)
+    # Eigenvalues of a rank-deficient matrix that are zero but for rounding have no place on a log
+    # axis.
+    return values[values > 1e-12 * max(values.max(), 1e-300)]
+
+
+def _log_bins(values: np.ndarray, count: int) -> np.ndarray:
+    low, high = np.quantile(values, 0.002), values.max()
+    return np.geomspace(min(low, high / 1.001), high * 1.0001, max(8, min(40, int(2 * count**0.5))))
