@@ -228,7 +228,8 @@ class Priors(Value):
             if prior.spectral and not any(p.matrices for p in matched):
                 raise PriorError(
                     f"the pattern {pattern!r} matches vectors only "
-                    f"({', '.join(p.name for p in matched)}), and {prior!r} needs a matrix; vectors take Entries"
+                    f"({', '.join(p.name for p in matched)}), and {prior!r} "
+                    "needs a matrix; vectors take Entries"
                 )
             raise PriorError(
                 f"the pattern {pattern!r} does nothing: earlier patterns take all that it matches "
