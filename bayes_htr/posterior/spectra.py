@@ -68,8 +68,8 @@ class PosteriorSpectra(Mapping[str, Tensor]):
 
         Given a spectrum, the tail index `alpha - 1` of a power law that starts at
         `lambda_{k+1}`, `k = max(1, floor(fraction K))`, is `Gamma(k, S)` under Jeffreys' prior,
-        with `S = sum_{i<=k} ln(lambda_i / lambda_{k+1})`. The posterior is the mixture of these over
-        the draws of the spectrum. Hill's estimate of each draw is another thing: `hill`.
+        with `S = sum_{i<=k} ln(lambda_i / lambda_{k+1})`. The posterior mixes these over the draws.
+        Hill's estimate of each draw is another thing: `hill`.
 
         Args:
             name: The matrix.

@@ -1,35 +1,28 @@
 """Laws, statistics and priors as values, and the specification that gives each parameter one."""
 
 from bayes_htr.priors import penalties
+from bayes_htr.priors.common_laws import Exponential, Gamma, HalfCauchy, LogNormal, Normal
 from bayes_htr.priors.explain import ExplainedRow, Explanation
-from bayes_htr.priors.hyperparameters import Hill, Joint, Shared
-from bayes_htr.priors.laws import (
-    Exponential,
+from bayes_htr.priors.heavy_tailed_laws import (
     Frechet,
-    Gamma,
-    HalfCauchy,
     ImproperPowerlaw,
-    Law,
-    LogNormal,
     Lomax,
     MarchenkoPastur,
-    Normal,
     Powerlaw,
     TruncatedPowerlaw,
 )
+from bayes_htr.priors.hyperparameters import Hill, Joint, Shared
+from bayes_htr.priors.law import Law
+from bayes_htr.priors.prior import Flat, Gate, Prior, Term
 from bayes_htr.priors.schedules import ExpDecay, PowerDecay, Schedule, factor_at
 from bayes_htr.priors.spec import Assignment, Priors
 from bayes_htr.priors.statistics import (
     ESD,
     Entries,
-    Flat,
-    Gate,
     MaxEigenvalue,
-    Prior,
     SingularValues,
     StableRank,
     Statistic,
-    Term,
 )
 
 __all__ = [

@@ -7,7 +7,7 @@ from dataclasses import astuple, dataclass, fields
 from rich.console import Console
 from rich.table import Table
 
-from bayes_htr.priors.statistics import Prior
+from bayes_htr.priors.prior import Prior
 from bayes_htr.spectra import Parameter, plan
 
 

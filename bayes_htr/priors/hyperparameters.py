@@ -19,7 +19,7 @@ from bayes_htr.priors.values import Value, number
 from bayes_htr.spectra import hill
 
 if TYPE_CHECKING:
-    from bayes_htr.priors.laws import Law
+    from bayes_htr.priors.law import Law
 
 
 @dataclass(frozen=True, repr=False)
@@ -82,7 +82,7 @@ class Shared(Value):
 
 
 def _check_hyperprior(law: object) -> None:
-    from bayes_htr.priors.laws import Law
+    from bayes_htr.priors.law import Law
 
     if not isinstance(law, Law):
         raise PriorError(f"{law!r} must be a law, such as Gamma(9.0, 3.0)")

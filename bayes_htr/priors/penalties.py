@@ -7,13 +7,14 @@ Each function returns the prior whose energy is the penalty with coefficient `c 
 
 from __future__ import annotations
 
+from bayes_htr.priors.common_laws import Exponential, Normal
+from bayes_htr.priors.heavy_tailed_laws import Frechet, ImproperPowerlaw
 from bayes_htr.priors.hyperparameters import Hill
-from bayes_htr.priors.laws import Exponential, Frechet, ImproperPowerlaw, Normal
+from bayes_htr.priors.prior import Prior
 from bayes_htr.priors.statistics import (
     ESD,
     Entries,
     MaxEigenvalue,
-    Prior,
     SingularValues,
     StableRank,
 )

@@ -1,4 +1,4 @@
-"""Priors on one matrix: a law on a statistic of it, products of those, and their strength.
+"""The statistics of a matrix that a law can be put on.
 
 | statistic | what has the law |
 |---|---|
@@ -7,101 +7,24 @@
 | `MaxEigenvalue(law)` | the largest eigenvalue |
 | `Entries(law)` | every entry |
 | `StableRank(law)` | `|W|_F^2 / |W|_2^2`: a factor, not a density |
-
-`a & b` multiplies priors; `.scaled(s)` raises to a power, `.scheduled(d)` lets the power decay over
-epochs, `.above(t)` lets the penalty act only while it is at least `t`.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from bayes_htr.errors import PriorError, SpectrumError
-from bayes_htr.priors.laws import Arguments, Law, Powerlaw, _TailIndexed
-from bayes_htr.priors.schedules import Schedule
-from bayes_htr.priors.values import Value, number
+from bayes_htr.priors.heavy_tailed_laws import Powerlaw, TailIndexed
+from bayes_htr.priors.law import Arguments, Law
+from bayes_htr.priors.prior import Flat, Prior, Term
+from bayes_htr.priors.values import number
 from bayes_htr.spectra import MatrixView, Need, tail_count
-
-
-class Term(NamedTuple):
-    """One statistic of a prior, with the strength and schedules that apply to it."""
-
-    statistic: Statistic
-    strength: float = 1.0
-    schedules: tuple[Schedule, ...] = ()
-
-
-class Gate(NamedTuple):
-    """The terms (by index) that act only while the sum of their penalties is at least a number."""
-
-    threshold: float
-    terms: tuple[int, ...]
-
-
-class Flat(NamedTuple):
-    """A prior taken apart: what an engine evaluates."""
-
-    terms: tuple[Term, ...]
-    gates: tuple[Gate, ...]
-
-
-@dataclass(frozen=True, repr=False)
-class Prior(Value, abstract=True):
-    """A prior on one matrix."""
-
-    def scaled(self, strength: float) -> Prior:
-        """`p^strength`: tempers the laws, not hyperpriors. Repeated calls multiply."""
-        return Scaled(self, strength)
-
-    def scheduled(self, schedule: Schedule) -> Prior:
-        """The strength multiplied by `schedule(epoch)`. Repeated calls multiply."""
-        return Scheduled(self, schedule)
-
-    def above(self, threshold: float) -> Prior:
-        """The penalty (the energy before strength) acts only while it is at least `threshold`."""
-        return Above(self, threshold)
-
-    def __and__(self, other: Prior) -> Prior:
-        if not isinstance(other, Prior):
-            return NotImplemented
-        return Product((*_factors(self), *_factors(other)))
-
-    @abstractmethod
-    def flat(self) -> Flat:
-        """The prior's terms and gates."""
-
-    @property
-    def terms(self) -> tuple[Term, ...]:
-        """The statistics with their strengths."""
-        return self.flat().terms
-
-    @property
-    def needs(self) -> Need:
-        """What the prior needs of a matrix."""
-        needs = Need.ENTRIES
-        for term in self.terms:
-            needs |= term.statistic.needs
-        return needs
-
-    @property
-    def spectral(self) -> bool:
-        """Whether it needs a matrix (`Entries` alone takes vectors too)."""
-        return not all(isinstance(term.statistic, Entries) for term in self.terms)
-
-    @property
-    def status(self) -> str:
-        """`"proper"`, `"improper"`, or `"factor"` where it is a density over no coordinate."""
-        if any(isinstance(term.statistic, StableRank) for term in self.terms):
-            return "factor"
-        gated = bool(self.flat().gates)
-        proper = all(term.statistic.is_proper(term.strength) for term in self.terms)
-        return "proper" if proper and not gated else "improper"
 
 
 @dataclass(frozen=True, repr=False)
@@ -118,6 +41,10 @@ class Statistic(Prior, abstract=True):
         if isinstance(self.law, Powerlaw) and self.law.xmin is None and self._start_from is None:
             raise PriorError(f"{self!r}: the law needs xmin, the start of its tail")
 
+    needs_matrix: ClassVar[bool] = True
+    """Whether it is defined for matrices alone."""
+    is_density: ClassVar[bool] = True
+    """Whether a law on it is a density over some coordinate of the matrix."""
     _start_from: ClassVar[float | None] = None
 
     def flat(self) -> Flat:
@@ -168,14 +95,14 @@ class Statistic(Prior, abstract=True):
         start = self.start(view)
         x = self._supported(view, x, a)
         if law.conjugate is not None:
-            assert isinstance(law, _TailIndexed)
+            assert isinstance(law, TailIndexed)
             energy = law.marginal_energy(x, a, start, strength)
         elif not latents:
             energy = strength * law.energy(x, a).sum()
         elif start is None:
             energy = -strength * law.distribution_of(dict(a)).log_prob(x).sum()
         else:
-            assert isinstance(law, _TailIndexed)
+            assert isinstance(law, TailIndexed)
             t = law.exponent(a) - 1.0
             excess = law.log_ratio(x, a) - law.log_ratio(start, a)
             rest = law.log_slope(x, a)
@@ -241,7 +168,7 @@ class ESD(Statistic):
                 raise PriorError(
                     f"{self!r}: tail= sets xmin to lambda_(k+1); leave xmin out of the law"
                 )
-            if self.law.latents and not isinstance(self.law, _TailIndexed):
+            if self.law.latents and not isinstance(self.law, TailIndexed):
                 raise PriorError(
                     f"{self!r}: with tail= hyperpriors go with Powerlaw and Lomax alone"
                 )
@@ -268,7 +195,7 @@ class ESD(Statistic):
         return lam
 
     def start(self, view: MatrixView) -> Tensor | None:
-        if self.tail is None or not isinstance(self.law, _TailIndexed):
+        if self.tail is None or not isinstance(self.law, TailIndexed):
             return None
         K = len(view.sigma)
         k = tail_count(K, self.tail)
@@ -323,6 +250,8 @@ class Entries(Statistic):
         law: The law; one of both signs (`Normal`) for ordinary weights.
     """
 
+    needs_matrix: ClassVar[bool] = False
+
     @property
     def own_needs(self) -> Need:
         return Need.ENTRIES
@@ -344,6 +273,8 @@ class StableRank(Statistic):
         law: The law.
     """
 
+    is_density: ClassVar[bool] = False
+
     @property
     def own_needs(self) -> Need:
         return Need.TOP
@@ -357,114 +288,3 @@ class StableRank(Statistic):
                 f"{view.name} is zero, and has no stable rank; start from other weights"
             )
         return (view.W.square().sum() / view.sigma_max.square()).reshape(1)
-
-
-@dataclass(frozen=True, repr=False)
-class Product(Prior):
-    """A product of priors on the same matrix: their energies add.
-
-    Args:
-        factors: Two or more priors.
-    """
-
-    factors: tuple[Prior, ...]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "factors", tuple(self.factors))
-        if len(self.factors) < 2 or not all(isinstance(f, Prior) for f in self.factors):
-            raise PriorError(f"a product takes two or more priors, not {self.factors!r}")
-
-    def __repr__(self) -> str:
-        return " & ".join(map(repr, self.factors))
-
-    def flat(self) -> Flat:
-        terms: list[Term] = []
-        gates: list[Gate] = []
-        for factor in self.factors:
-            shift = len(terms)
-            inner = factor.flat()
-            terms += inner.terms
-            gates += [Gate(t, tuple(i + shift for i in index)) for t, index in inner.gates]
-        return Flat(tuple(terms), tuple(gates))
-
-
-@dataclass(frozen=True, repr=False)
-class _Wrapped(Prior, abstract=True):
-    """A prior with something around it."""
-
-    prior: Prior
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.prior, Prior):
-            raise PriorError(f"{type(self).__name__} prior={self.prior!r} must be a prior")
-
-    def _show(self, call: str) -> str:
-        inner = f"({self.prior!r})" if isinstance(self.prior, Product) else repr(self.prior)
-        return f"{inner}.{call}"
-
-
-@dataclass(frozen=True, repr=False)
-class Scaled(_Wrapped):
-    """`prior^strength`; what `prior.scaled(strength)` makes."""
-
-    strength: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "strength", number(self.strength, "strength", at_least=0))
-
-    def __repr__(self) -> str:
-        return self._show(f"scaled({self.strength})")
-
-    def flat(self) -> Flat:
-        terms, gates = self.prior.flat()
-        return Flat(
-            tuple(Term(t.statistic, t.strength * self.strength, t.schedules) for t in terms), gates
-        )
-
-
-@dataclass(frozen=True, repr=False)
-class Scheduled(_Wrapped):
-    """A prior whose strength decays; what `prior.scheduled(schedule)` makes."""
-
-    schedule: Schedule
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.schedule, Schedule):
-            raise PriorError(f"schedule={self.schedule!r} must be a PowerDecay or ExpDecay")
-
-    def __repr__(self) -> str:
-        return self._show(f"scheduled({self.schedule!r})")
-
-    def flat(self) -> Flat:
-        terms, gates = self.prior.flat()
-        return Flat(
-            tuple(Term(t.statistic, t.strength, (*t.schedules, self.schedule)) for t in terms),
-            gates,
-        )
-
-
-@dataclass(frozen=True, repr=False)
-class Above(_Wrapped):
-    """A prior that acts while its penalty is at least `threshold`; what `prior.above(t)` makes."""
-
-    threshold: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "threshold", number(self.threshold, "threshold"))
-
-    def __repr__(self) -> str:
-        return self._show(f"above({self.threshold})")
-
-    def flat(self) -> Flat:
-        terms, gates = self.prior.flat()
-        return Flat(terms, (*gates, Gate(self.threshold, tuple(range(len(terms))))))
-
-
-def _factors(prior: Prior) -> Iterator[Prior]:
-    if isinstance(prior, Product):
-        yield from prior.factors
-    else:
-        yield prior

@@ -1,11 +1,8 @@
-"""Laws as values: heavy-tailed ones for spectra, common ones for entries and hyperparameters.
-
-A law knows its *energy*, `-log p(x)` without what is constant, as a function of tensors, and its
-Pyro distribution, which has everything else. `docs/theory.md` derives each; the distributions
-are in `bayes_htr.distributions`.
+"""Heavy-tailed laws as values, and the random bulk that they are told apart from.
 
 When to use which: `Lomax` for a whole spectrum, `Frechet` for a largest eigenvalue, `Powerlaw`
 for a tail with a known start, `ImproperPowerlaw` to follow the paper to the letter.
+`docs/theory.md` derives each; the distributions are in `bayes_htr.distributions`.
 """
 
 from __future__ import annotations
@@ -14,141 +11,18 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, TypeAlias
+from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from bayes_htr import distributions as dist
 from bayes_htr.errors import PriorError
-from bayes_htr.priors.hyperparameters import Hill, Joint, Shared
-from bayes_htr.priors.values import Value, number
-
-Argument: TypeAlias = "float | Hill | Law | Joint | Shared"
-Arguments: TypeAlias = Mapping[str, "Tensor | float"]
-
-
-class Range(NamedTuple):
-    """The open range of an argument, and what else than a number it may be."""
-
-    above: float | None = None
-    hill: bool = False
-    latent: bool = False
-
-
-POSITIVE = Range(above=0, latent=True)
+from bayes_htr.priors.common_laws import Gamma
+from bayes_htr.priors.law import POSITIVE, Argument, Arguments, Law, Range
 
 
 @dataclass(frozen=True, repr=False)
-class Law(Value, abstract=True):
-    """Base of every law."""
-
-    ranges: ClassVar[Mapping[str, Range]] = {}
-    optional: ClassVar[tuple[str, ...]] = ()
-    positive: ClassVar[bool] = True
-    """Whether the support has no negative numbers."""
-    normalised: ClassVar[bool] = True
-    singular_at_zero: ClassVar[bool] = False
-    """Whether the energy or its slope is unbounded at 0."""
-
-    def __post_init__(self) -> None:
-        for name, allowed in self.ranges.items():
-            value = getattr(self, name)
-            if value is None and name in self.optional:
-                continue
-            object.__setattr__(self, name, self._checked(name, value, allowed))
-
-    def _checked(self, name: str, value: Any, allowed: Range) -> Argument:
-        what = f"{type(self).__name__} {name}"
-        if isinstance(value, Hill):
-            if not allowed.hill:
-                raise PriorError(f"{what}={value!r}: Hill estimates an exponent; give a number")
-            return value
-        if isinstance(value, Law | Joint | Shared):
-            if not allowed.latent:
-                raise PriorError(f"{what}={value!r}: no hyperprior here; {self._instead(name)}")
-            law = value if isinstance(value, Law) else value.law
-            law.require_hyperprior()
-            if allowed.above is not None and not law.positive:
-                raise PriorError(f"{what}={value!r}: the hyperprior must be a positive law")
-            return value
-        return number(value, what, above=allowed.above)
-
-    def _instead(self, name: str) -> str:
-        return "give a number"
-
-    def require_hyperprior(self) -> None:
-        """Raise `PriorError` unless this can be a hyperprior: proper, and of numbers alone."""
-        if not self.normalised or not all(isinstance(v, float) for v in self._given().values()):
-            raise PriorError(
-                f"{self!r} as a hyperprior: take a proper law whose arguments are numbers"
-            )
-
-    @property
-    def arguments(self) -> dict[str, Argument]:
-        """The arguments by name, those left out without."""
-        return {name: getattr(self, name) for name in self.ranges if name in self._given()}
-
-    @property
-    def hill(self) -> Hill | None:
-        """The plug-in estimate among the arguments, if any (no law takes two)."""
-        return next((a for a in self.arguments.values() if isinstance(a, Hill)), None)
-
-    @property
-    def latents(self) -> dict[str, Law | Joint | Shared]:
-        """The hyperpriors among the arguments by argument name."""
-        found = self.arguments.items()
-        return {k: v for k, v in found if isinstance(v, Law | Joint | Shared)}
-
-    @property
-    def conjugate(self) -> Gamma | None:
-        """The Gamma hyperprior that is integrated out in closed form, if there is one."""
-        return None
-
-    def is_proper(self, strength: float = 1.0) -> bool:
-        """Whether `p^strength` has a finite integral, its hyperparameters given.
-
-        A plug-in estimate makes no density.
-        """
-        return self.normalised and self.hill is None and strength > 0
-
-    def _tail_is_finite(self, alpha: Any, strength: float) -> bool:
-        """Whether `x^(-strength alpha)` can be integrated at infinity (latents: at strength 1)."""
-        return alpha * strength > 1 if isinstance(alpha, float) else strength >= 1
-
-    @abstractmethod
-    def energy(self, x: Tensor, a: Arguments) -> Tensor:
-        """`-log p(x)` for each element of `x`, without what does not depend on `x`."""
-
-    @abstractmethod
-    def distribution_of(self, a: Arguments) -> Any:
-        """The Pyro distribution for these arguments."""
-
-    def distribution(self) -> Any:
-        """The Pyro distribution of a law whose arguments are numbers.
-
-        Raises:
-            PriorError: An argument is a plug-in estimate, a hyperprior, or missing.
-        """
-        arguments = self.arguments
-        numbers = {k: v for k, v in arguments.items() if isinstance(v, float)}
-        if len(numbers) < len(arguments):
-            raise PriorError(
-                f"{self!r} has no distribution of its own: not all arguments are numbers"
-            )
-        return self.distribution_of(numbers)
-
-    def on_support(self, x: Tensor, a: Arguments) -> Tensor:
-        """`x` moved to the nearest end of the support where the energy is continued as a constant.
-
-        Only laws with a lower or upper end inside the positive numbers move anything: see
-        `docs/theory.md`, "Eigenvalues outside the support".
-        """
-        return x
-
-
-@dataclass(frozen=True, repr=False)
-class _TailIndexed(Law, abstract=True):
+class TailIndexed(Law, abstract=True):
     """A law with exponent `alpha > 1`, also given as `tail_index = alpha - 1 > 0`."""
 
     alpha: Argument | None = None
@@ -208,7 +82,7 @@ class _TailIndexed(Law, abstract=True):
 
 
 @dataclass(frozen=True, repr=False)
-class Powerlaw(_TailIndexed):
+class Powerlaw(TailIndexed):
     """`p(x) = (alpha - 1) / xmin (x / xmin)^-alpha` for `x >= xmin`: Pareto's law.
 
     Args:
@@ -268,7 +142,7 @@ class ImproperPowerlaw(Law):
 
 
 @dataclass(frozen=True, repr=False)
-class Lomax(_TailIndexed):
+class Lomax(TailIndexed):
     """`p(x) = (alpha - 1) / scale (1 + x / scale)^-alpha` for `x >= 0`: a soft lower end.
 
     The law to take for a whole spectrum.
@@ -417,109 +291,3 @@ class MarchenkoPastur(Law):
 
     def distribution_of(self, a: Arguments) -> Any:
         return dist.MarchenkoPastur(a["ratio"], a["variance"], a["size"])
-
-
-@dataclass(frozen=True, repr=False)
-class Normal(Law):
-    """The normal law; energy `(x - loc)^2 / (2 scale^2)`.
-
-    Args:
-        loc: Mean; a number or a hyperprior.
-        scale: Standard deviation, positive; a number or a hyperprior.
-    """
-
-    loc: Argument = 0.0
-    scale: Argument = 1.0
-    ranges: ClassVar[Mapping[str, Range]] = {"loc": Range(latent=True), "scale": POSITIVE}
-    positive: ClassVar[bool] = False
-
-    def energy(self, x: Tensor, a: Arguments) -> Tensor:
-        return ((x - a["loc"]) / a["scale"]).square() / 2
-
-    def distribution_of(self, a: Arguments) -> Any:
-        return dist.Normal(a["loc"], a["scale"])
-
-
-@dataclass(frozen=True, repr=False)
-class Exponential(Law):
-    """The exponential law; energy `rate x`.
-
-    Args:
-        rate: Positive; a number or a hyperprior.
-    """
-
-    rate: Argument = 1.0
-    ranges: ClassVar[Mapping[str, Range]] = {"rate": POSITIVE}
-
-    def energy(self, x: Tensor, a: Arguments) -> Tensor:
-        return a["rate"] * x
-
-    def distribution_of(self, a: Arguments) -> Any:
-        return dist.Exponential(a["rate"])
-
-
-@dataclass(frozen=True, repr=False)
-class Gamma(Law):
-    """The Gamma law; energy `rate x - (concentration - 1) log x`, mean `concentration / rate`.
-
-    Args:
-        concentration: Positive; a number or a hyperprior.
-        rate: Positive; a number or a hyperprior.
-    """
-
-    concentration: Argument
-    rate: Argument
-    ranges: ClassVar[Mapping[str, Range]] = {"concentration": POSITIVE, "rate": POSITIVE}
-    singular_at_zero: ClassVar[bool] = True
-
-    def numbers(self) -> tuple[float, float]:
-        """`(concentration, rate)` of a hyperprior, which holds numbers alone."""
-        assert isinstance(self.concentration, float)
-        assert isinstance(self.rate, float)
-        return self.concentration, self.rate
-
-    def energy(self, x: Tensor, a: Arguments) -> Tensor:
-        return a["rate"] * x - torch.special.xlogy(a["concentration"] - 1.0, x)
-
-    def distribution_of(self, a: Arguments) -> Any:
-        return dist.Gamma(a["concentration"], a["rate"])
-
-
-@dataclass(frozen=True, repr=False)
-class LogNormal(Law):
-    """The law of `exp` of a normal; energy `log x + (log x - loc)^2 / (2 scale^2)`.
-
-    Args:
-        loc: Mean of the logarithm; a number or a hyperprior.
-        scale: Standard deviation of the logarithm, positive; a number or a hyperprior.
-    """
-
-    loc: Argument = 0.0
-    scale: Argument = 1.0
-    ranges: ClassVar[Mapping[str, Range]] = {"loc": Range(latent=True), "scale": POSITIVE}
-    singular_at_zero: ClassVar[bool] = True
-
-    def energy(self, x: Tensor, a: Arguments) -> Tensor:
-        log = x.log()
-        return log + ((log - a["loc"]) / a["scale"]).square() / 2
-
-    def distribution_of(self, a: Arguments) -> Any:
-        return dist.LogNormal(a["loc"], a["scale"])
-
-
-@dataclass(frozen=True, repr=False)
-class HalfCauchy(Law):
-    """The positive half of Cauchy's law; energy `log(1 + (x / scale)^2)`.
-
-    Args:
-        scale: Positive; a number or a hyperprior.
-    """
-
-    scale: Argument = 1.0
-    ranges: ClassVar[Mapping[str, Range]] = {"scale": POSITIVE}
-
-    def energy(self, x: Tensor, a: Arguments) -> Tensor:
-        return (x / a["scale"]).square().log1p()
-
-    def distribution_of(self, a: Arguments) -> Any:
-        return dist.HalfCauchy(a["scale"])

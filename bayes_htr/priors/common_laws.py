@@ -1,0 +1,119 @@
+"""Common laws as values, for entries, hyperparameters and classical penalties."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from bayes_htr import distributions as dist
+from bayes_htr.priors.law import POSITIVE, Argument, Arguments, Law, Range
+
+
+@dataclass(frozen=True, repr=False)
+class Normal(Law):
+    """The normal law; energy `(x - loc)^2 / (2 scale^2)`.
+
+    Args:
+        loc: Mean; a number or a hyperprior.
+        scale: Standard deviation, positive; a number or a hyperprior.
+    """
+
+    loc: Argument = 0.0
+    scale: Argument = 1.0
+    ranges: ClassVar[Mapping[str, Range]] = {"loc": Range(latent=True), "scale": POSITIVE}
+    positive: ClassVar[bool] = False
+
+    def energy(self, x: Tensor, a: Arguments) -> Tensor:
+        return ((x - a["loc"]) / a["scale"]).square() / 2
+
+    def distribution_of(self, a: Arguments) -> Any:
+        return dist.Normal(a["loc"], a["scale"])
+
+
+@dataclass(frozen=True, repr=False)
+class Exponential(Law):
+    """The exponential law; energy `rate x`.
+
+    Args:
+        rate: Positive; a number or a hyperprior.
+    """
+
+    rate: Argument = 1.0
+    ranges: ClassVar[Mapping[str, Range]] = {"rate": POSITIVE}
+
+    def energy(self, x: Tensor, a: Arguments) -> Tensor:
+        return a["rate"] * x
+
+    def distribution_of(self, a: Arguments) -> Any:
+        return dist.Exponential(a["rate"])
+
+
+@dataclass(frozen=True, repr=False)
+class Gamma(Law):
+    """The Gamma law; energy `rate x - (concentration - 1) log x`, mean `concentration / rate`.
+
+    Args:
+        concentration: Positive; a number or a hyperprior.
+        rate: Positive; a number or a hyperprior.
+    """
+
+    concentration: Argument
+    rate: Argument
+    ranges: ClassVar[Mapping[str, Range]] = {"concentration": POSITIVE, "rate": POSITIVE}
+    singular_at_zero: ClassVar[bool] = True
+
+    def numbers(self) -> tuple[float, float]:
+        """`(concentration, rate)` of a hyperprior, which holds numbers alone."""
+        assert isinstance(self.concentration, float)
+        assert isinstance(self.rate, float)
+        return self.concentration, self.rate
+
+    def energy(self, x: Tensor, a: Arguments) -> Tensor:
+        return a["rate"] * x - torch.special.xlogy(a["concentration"] - 1.0, x)
+
+    def distribution_of(self, a: Arguments) -> Any:
+        return dist.Gamma(a["concentration"], a["rate"])
+
+
+@dataclass(frozen=True, repr=False)
+class LogNormal(Law):
+    """The law of `exp` of a normal; energy `log x + (log x - loc)^2 / (2 scale^2)`.
+
+    Args:
+        loc: Mean of the logarithm; a number or a hyperprior.
+        scale: Standard deviation of the logarithm, positive; a number or a hyperprior.
+    """
+
+    loc: Argument = 0.0
+    scale: Argument = 1.0
+    ranges: ClassVar[Mapping[str, Range]] = {"loc": Range(latent=True), "scale": POSITIVE}
+    singular_at_zero: ClassVar[bool] = True
+
+    def energy(self, x: Tensor, a: Arguments) -> Tensor:
+        log = x.log()
+        return log + ((log - a["loc"]) / a["scale"]).square() / 2
+
+    def distribution_of(self, a: Arguments) -> Any:
+        return dist.LogNormal(a["loc"], a["scale"])
+
+
+@dataclass(frozen=True, repr=False)
+class HalfCauchy(Law):
+    """The positive half of Cauchy's law; energy `log(1 + (x / scale)^2)`.
+
+    Args:
+        scale: Positive; a number or a hyperprior.
+    """
+
+    scale: Argument = 1.0
+    ranges: ClassVar[Mapping[str, Range]] = {"scale": POSITIVE}
+
+    def energy(self, x: Tensor, a: Arguments) -> Tensor:
+        return (x / a["scale"]).square().log1p()
+
+    def distribution_of(self, a: Arguments) -> Any:
+        return dist.HalfCauchy(a["scale"])

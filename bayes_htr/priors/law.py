@@ -1,0 +1,143 @@
+"""What a law is: a value with an energy, `-log p(x)`, and a Pyro distribution.
+
+The energy drops what is constant, and is a function of tensors; the distribution has everything
+else. A law's arguments are numbers, a plug-in estimate, or hyperpriors.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, TypeAlias
+
+from torch import Tensor
+
+from bayes_htr.errors import PriorError
+from bayes_htr.priors.hyperparameters import Hill, Joint, Shared
+from bayes_htr.priors.values import Value, number
+
+if TYPE_CHECKING:
+    from bayes_htr.priors.common_laws import Gamma
+
+Argument: TypeAlias = "float | Hill | Law | Joint | Shared"
+Arguments: TypeAlias = Mapping[str, "Tensor | float"]
+
+
+class Range(NamedTuple):
+    """The open range of an argument, and what else than a number it may be."""
+
+    above: float | None = None
+    hill: bool = False
+    latent: bool = False
+
+
+POSITIVE = Range(above=0, latent=True)
+
+
+@dataclass(frozen=True, repr=False)
+class Law(Value, abstract=True):
+    """Base of every law."""
+
+    ranges: ClassVar[Mapping[str, Range]] = {}
+    optional: ClassVar[tuple[str, ...]] = ()
+    positive: ClassVar[bool] = True
+    """Whether the support has no negative numbers."""
+    normalised: ClassVar[bool] = True
+    singular_at_zero: ClassVar[bool] = False
+    """Whether the energy or its slope is unbounded at 0."""
+
+    def __post_init__(self) -> None:
+        for name, allowed in self.ranges.items():
+            value = getattr(self, name)
+            if value is None and name in self.optional:
+                continue
+            object.__setattr__(self, name, self._checked(name, value, allowed))
+
+    def _checked(self, name: str, value: Any, allowed: Range) -> Argument:
+        what = f"{type(self).__name__} {name}"
+        if isinstance(value, Hill):
+            if not allowed.hill:
+                raise PriorError(f"{what}={value!r}: Hill estimates an exponent; give a number")
+            return value
+        if isinstance(value, Law | Joint | Shared):
+            if not allowed.latent:
+                raise PriorError(f"{what}={value!r}: no hyperprior here; {self._instead(name)}")
+            law = value if isinstance(value, Law) else value.law
+            law.require_hyperprior()
+            if allowed.above is not None and not law.positive:
+                raise PriorError(f"{what}={value!r}: the hyperprior must be a positive law")
+            return value
+        return number(value, what, above=allowed.above)
+
+    def _instead(self, name: str) -> str:
+        return "give a number"
+
+    def require_hyperprior(self) -> None:
+        """Raise `PriorError` unless this can be a hyperprior: proper, and of numbers alone."""
+        if not self.normalised or not all(isinstance(v, float) for v in self._given().values()):
+            raise PriorError(
+                f"{self!r} as a hyperprior: take a proper law whose arguments are numbers"
+            )
+
+    @property
+    def arguments(self) -> dict[str, Argument]:
+        """The arguments by name, those left out without."""
+        return {name: getattr(self, name) for name in self.ranges if name in self._given()}
+
+    @property
+    def hill(self) -> Hill | None:
+        """The plug-in estimate among the arguments, if any (no law takes two)."""
+        return next((a for a in self.arguments.values() if isinstance(a, Hill)), None)
+
+    @property
+    def latents(self) -> dict[str, Law | Joint | Shared]:
+        """The hyperpriors among the arguments by argument name."""
+        found = self.arguments.items()
+        return {k: v for k, v in found if isinstance(v, Law | Joint | Shared)}
+
+    @property
+    def conjugate(self) -> Gamma | None:
+        """The Gamma hyperprior that is integrated out in closed form, if there is one."""
+        return None
+
+    def is_proper(self, strength: float = 1.0) -> bool:
+        """Whether `p^strength` has a finite integral, its hyperparameters given.
+
+        A plug-in estimate makes no density.
+        """
+        return self.normalised and self.hill is None and strength > 0
+
+    def _tail_is_finite(self, alpha: Any, strength: float) -> bool:
+        """Whether `x^(-strength alpha)` can be integrated at infinity (latents: at strength 1)."""
+        return alpha * strength > 1 if isinstance(alpha, float) else strength >= 1
+
+    @abstractmethod
+    def energy(self, x: Tensor, a: Arguments) -> Tensor:
+        """`-log p(x)` for each element of `x`, without what does not depend on `x`."""
+
+    @abstractmethod
+    def distribution_of(self, a: Arguments) -> Any:
+        """The Pyro distribution for these arguments."""
+
+    def distribution(self) -> Any:
+        """The Pyro distribution of a law whose arguments are numbers.
+
+        Raises:
+            PriorError: An argument is a plug-in estimate, a hyperprior, or missing.
+        """
+        arguments = self.arguments
+        numbers = {k: v for k, v in arguments.items() if isinstance(v, float)}
+        if len(numbers) < len(arguments):
+            raise PriorError(
+                f"{self!r} has no distribution of its own: not all arguments are numbers"
+            )
+        return self.distribution_of(numbers)
+
+    def on_support(self, x: Tensor, a: Arguments) -> Tensor:
+        """`x` moved to the nearest end of the support where the energy is continued as a constant.
+
+        Only laws with a lower or upper end inside the positive numbers move anything: see
+        `docs/theory.md`, "Eigenvalues outside the support".
+        """
+        return x
