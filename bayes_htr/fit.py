@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -35,6 +35,7 @@ def fit(
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Posterior:
     """Train a Bayesian classifier.
 
@@ -58,6 +59,8 @@ def fit(
         resume: Go on with the run in `out`, if there is one; else start it.
         callbacks: Called after each epoch with an `EpochEvent`; returning `True` ends training.
         progress: Whether to show a progress bar; by default on a terminal.
+        metadata: Plain data to keep in the run folder's configuration, such as the name of the
+            data set; a run resumes only with the same.
 
     Returns:
         The posterior.
@@ -106,6 +109,8 @@ def fit(
     )
     method.check(problem)
     config = _config(model, method, problem, batch_size)
+    if metadata is not None:
+        config["metadata"] = dict(metadata)
     if out is not None:
         folder = RunFolder(out)
         checkpoint = folder.start(config, resume=resume)

@@ -1,8 +1,21 @@
-"""Data sets and networks for experiments: what the command line and the benchmarks train on."""
+"""What the command line and the benchmarks train on: data sets, networks, priors by name."""
 
 from __future__ import annotations
 
+from bayes_htr.experiments.comparison import COMPARED, Settings, compare
 from bayes_htr.experiments.datasets import DATASETS, Dataset, load_dataset
+from bayes_htr.experiments.named_priors import PRIORS, named_priors
 from bayes_htr.experiments.networks import NETWORKS, build_network
 
-__all__ = ["DATASETS", "NETWORKS", "Dataset", "build_network", "load_dataset"]
+__all__ = [
+    "COMPARED",
+    "DATASETS",
+    "NETWORKS",
+    "PRIORS",
+    "Dataset",
+    "Settings",
+    "build_network",
+    "compare",
+    "load_dataset",
+    "named_priors",
+]

@@ -17,9 +17,13 @@ from bayes_htr.spectra import tail_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
     from bayes_htr.posterior.spectra import PosteriorSpectra
+
+TIES = 1e3
+"""An exponent above which the tail is one value to the eye, and no power law."""
 
 _FITTED, _OTHER, _TAIL = "#1f5fa8", "#9a9a9a", "#c8401e"
 
@@ -82,13 +86,15 @@ def plot_spectrum(
         ax.set_yscale("log")
         bottom, top = ax.get_ylim()
         _draw_tail(ax, spectra, name, fraction)
-        ax.set_ylim(bottom, top)
+        ax.set_ylim(bottom / 1.5, top * (top / bottom) ** 0.35)  # room for the legend
+        for axis in (ax.xaxis, ax.yaxis):
+            _tick(axis)
     else:
         ax.axvline(float(together.max()) if together.size else 0.0, color=_FITTED, label="trained")
     ax.set_title(name, fontsize=10)
     ax.set_xlabel(r"eigenvalue $\lambda$ of $W^\top W$")
     ax.set_ylabel("density")
-    ax.legend(fontsize=7, frameon=False)
+    ax.legend(fontsize=7, frameon=False, loc="upper right")
     if path is not None:
         ax.figure.savefig(path, dpi=150)  # type: ignore[union-attr]
     return ax
@@ -132,6 +138,9 @@ def _draw_tail(ax: Axes, spectra: PosteriorSpectra, name: str, fraction: float) 
         alpha = spectra.alpha(name, fraction=fraction)
     except SpectrumError:  # one eigenvalue, or ties: no tail to draw
         return
+    if alpha.mean > TIES:
+        ax.plot([], [], " ", label="the upper half is one value: no tail")
+        return
     lam = spectra[name].double().mean(0).numpy()
     k = tail_count(len(lam), fraction)
     start = lam[k]
@@ -149,6 +158,24 @@ def _draw_tail(ax: Axes, spectra: PosteriorSpectra, name: str, fraction: float) 
         label=rf"$\alpha$ = {alpha.mean:.2f} [{alpha.low:.2f}, {alpha.high:.2f}]",
     )
     ax.fill_between(x, density(alpha.low), density(alpha.high), color=_TAIL, alpha=0.2, lw=0)
+
+
+def _tick(axis: Axis) -> None:
+    """Ticks at 1, 2 and 5 as plain numbers where the axis spans little, at decades elsewhere."""
+    from matplotlib.ticker import (
+        LogFormatterSciNotation,
+        LogLocator,
+        NullFormatter,
+        StrMethodFormatter,
+    )
+
+    low, high = axis.get_view_interval()
+    if high / low < 200:
+        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    else:
+        axis.set_major_formatter(LogFormatterSciNotation())
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _positive(draws: Any) -> np.ndarray:

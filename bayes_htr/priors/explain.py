@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 from rich.console import Console
 from rich.table import Table
@@ -45,15 +46,25 @@ class Explanation:
     rows: tuple[ExplainedRow, ...]
     notes: tuple[str, ...] = ()
 
-    def __str__(self) -> str:
+    def table(self, columns: Sequence[str] | None = None) -> Table:
+        """The rows as a table of `rich`.
+
+        Args:
+            columns: Which fields of a row; all by default, but for those that would be empty.
+        """
+        names = [f.name for f in fields(ExplainedRow)] if columns is None else columns
+        shown = [name for name in names if any(getattr(row, name) for row in self.rows)]
         table = Table()
-        for field in fields(ExplainedRow):
-            table.add_column(field.name, overflow="fold")
+        for name in shown:
+            table.add_column(name, overflow="fold")
         for row in self.rows:
-            table.add_row(*(cell.replace("[", r"\[") for cell in astuple(row)))
+            table.add_row(*(getattr(row, name).replace("[", r"\[") for name in shown))
+        return table
+
+    def __str__(self) -> str:
         console = Console(width=160, color_system=None)
         with console.capture() as capture:
-            console.print(table)
+            console.print(self.table())
             for note in self.notes:
                 console.print(note, markup=False)
         return capture.get().rstrip()

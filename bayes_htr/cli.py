@@ -1,0 +1,165 @@
+"""The command line: `bayes-htr fit` and `bayes-htr report`; `python -m bayes_htr` is the same."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from rich.console import Console
+
+import bayes_htr
+from bayes_htr.errors import (
+    CheckpointError,
+    DataError,
+    DivergenceError,
+    OutputError,
+    PriorError,
+    SpectrumError,
+)
+from bayes_htr.experiments import (
+    COMPARED,
+    DATASETS,
+    NETWORKS,
+    PRIORS,
+    Settings,
+    build_network,
+    compare,
+    load_dataset,
+    named_priors,
+)
+from bayes_htr.inference import MAP
+from bayes_htr.report import RunReport
+
+_EXPECTED = (
+    CheckpointError,
+    DataError,
+    DivergenceError,
+    ImportError,
+    OutputError,
+    PriorError,
+    SpectrumError,
+    ValueError,
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0, 1 for an error, 130 if interrupted."""
+    args = build_parser().parse_args(argv)
+    console = Console()
+    try:
+        args.run(args, console)
+    except _EXPECTED as error:
+        Console(stderr=True).print(
+            f"bayes-htr: {error}", markup=False, highlight=False, soft_wrap=True
+        )
+        return 1
+    except KeyboardInterrupt:
+        Console(stderr=True).print("bayes-htr: interrupted; go on with --resume --out FOLDER")
+        return 130
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
+    parser = argparse.ArgumentParser(
+        prog="bayes-htr",
+        description="Bayesian training with heavy-tailed priors on weight spectra.",
+    )
+    parser.add_argument("--version", action="version", version=bayes_htr.__version__)
+    commands = parser.add_subparsers(title="commands", required=True)
+    _add_fit(commands)
+    report = commands.add_parser(
+        "report", help="show a finished run again", description="Show a finished run again."
+    )
+    report.add_argument("folder", type=Path, help="the run folder")
+    report.set_defaults(run=_report)
+    return parser
+
+
+def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    fit = commands.add_parser(
+        "fit",
+        help="train a classifier under a spectral prior",
+        description="Train a classifier under a spectral prior, and the same network without a "
+        "prior and with weight decay; print test scores and spectra.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    fit.add_argument("--data", choices=DATASETS, default="digits", help="the data set")
+    fit.add_argument(
+        "--data-dir",
+        type=Path,
+        metavar="DIR",
+        help="folder of .npz files; without it data sets other than digits come from OpenML",
+    )
+    fit.add_argument("--net", choices=NETWORKS, default="mlp", help="the network")
+    fit.add_argument(
+        "--prior",
+        default="frechet",
+        metavar="NAME|FILE.toml",
+        help=f"none, {', '.join(PRIORS)}, or a file of priors by pattern",
+    )
+    fit.add_argument("--method", choices=("map",), default="map", help="the inference method")
+    fit.add_argument(
+        "--strength",
+        type=float,
+        help="power of the prior; 1 is Bayes' rule, mu * (number of examples) a coefficient mu on "
+        "the mean loss (default: that of the file, or a coefficient of the name's own)",
+    )
+    fit.add_argument("--epochs", type=int, default=30, help="epochs in all")
+    fit.add_argument("--batch-size", type=int, default=64, help="examples per batch")
+    fit.add_argument("--lr", type=float, default=0.05, help="learning rate of SGD, momentum 0.9")
+    fit.add_argument("--seed", type=int, default=0, help="of weights, order and data split")
+    fit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
+    fit.add_argument(
+        "--out", type=Path, metavar="DIR", help="new run folder (default: runs/ and the time)"
+    )
+    fit.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    fit.add_argument("--no-compare", action="store_true", help="leave out the runs compared with")
+    fit.set_defaults(run=_fit)
+
+
+def _fit(args: argparse.Namespace, console: Console) -> None:
+    if args.resume and args.out is None:
+        raise ValueError("--resume needs --out, the folder of the run")
+    data = load_dataset(args.data, args.data_dir, seed=args.seed)
+    num_data = len(data.y_train)
+    priors = named_priors(args.prior, strength=args.strength, num_data=num_data)
+    net = build_network(args.net, data.input_shape, data.num_classes, seed=args.seed)
+    name = f"{args.data}-{args.net}-{Path(args.prior).stem}"
+    out = args.out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    console.print(f"{args.net} on {args.data}: {num_data} training examples", highlight=False)
+    columns = ("parameter", "matrix", "prior", "density", "strength")
+    console.print(priors.explain(net, num_data=num_data).table(columns))
+    settings = Settings(
+        method=MAP(lr=args.lr),
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        device=args.device,
+    )
+    label = Path(args.prior).stem
+    compare(
+        data,
+        net,
+        priors,
+        settings,
+        out,
+        label=label,
+        against=() if args.no_compare else tuple(c for c in COMPARED if c != label),
+        resume=args.resume,
+    )
+    _report(argparse.Namespace(folder=out), console)
+
+
+def _report(args: argparse.Namespace, console: Console) -> None:
+    report = RunReport.read(args.folder)
+    try:
+        pictures = report.draw()
+    except ImportError as error:
+        console.print(f"no pictures: {error}", markup=False)
+    else:
+        for picture in pictures:
+            console.print(f"picture: {picture}", markup=False, highlight=False, soft_wrap=True)
+    report.show(console)

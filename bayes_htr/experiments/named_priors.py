@@ -1,0 +1,65 @@
+"""The priors that the command line knows by name, each with a coefficient to start from."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import NamedTuple
+
+from bayes_htr.errors import PriorError
+from bayes_htr.priors import (
+    ESD,
+    Frechet,
+    Hill,
+    ImproperPowerlaw,
+    Lomax,
+    MaxEigenvalue,
+    Prior,
+    Priors,
+    penalties,
+)
+
+
+class Named(NamedTuple):
+    """A prior and the coefficient `mu = strength / num_data` that is taken if none is given."""
+
+    prior: Prior
+    mu: float
+
+
+PRIORS = {
+    "frechet": Named(MaxEigenvalue(Frechet(2.0, 1.0)), 1e-2),
+    "lomax": Named(ESD(Lomax(2.0, 1.0)), 1e-3),
+    "powerlaw": Named(ESD(ImproperPowerlaw(Hill()), tail=0.5), 1e-4),
+    "frechet_hill": Named(penalties.frechet(), 1e-3),
+    "powerlaw_hill": Named(penalties.powerlaw(), 1e-5),
+    "weighted_alpha": Named(penalties.weighted_alpha(), 1e-2),
+    "stable_rank": Named(penalties.stable_rank(), 1e-3),
+    "weight_decay": Named(penalties.weight_decay(), 5e-4),
+    "spectral_norm": Named(penalties.spectral_norm(), 1e-2),
+    "nuclear_norm": Named(penalties.nuclear_norm(), 1e-3),
+}
+
+
+def named_priors(name: str | PathLike[str], *, strength: float | None, num_data: int) -> Priors:
+    """Priors by name, or from a TOML file.
+
+    Args:
+        name: A key of `PRIORS`, `"none"`, or a path that ends in `.toml`.
+        strength: The power of the laws. By default that of the file, or the name's own
+            coefficient times `num_data`.
+        num_data: The number of training examples.
+
+    Raises:
+        PriorError: An unknown name, or a file that holds no valid priors.
+    """
+    if str(name).endswith(".toml"):
+        priors = Priors.from_toml(name)
+        return priors if strength is None else priors.scaled(strength)
+    if name == "none":
+        return Priors({})
+    if name not in PRIORS:
+        raise PriorError(
+            f"prior {str(name)!r} is not one of none, {', '.join(PRIORS)}, nor a .toml file"
+        )
+    prior, mu = PRIORS[str(name)]
+    return Priors(prior).scaled(mu * num_data if strength is None else strength)
