@@ -20,7 +20,7 @@ from bayes_htr.inference import progress
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [p for p in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if p.exists()]
-LANGUAGES = {"python", "toml", "bash", "console", "text"}
+LANGUAGES = {"python", "toml", "bash", "console", "text", "bibtex"}
 MUST_RUN = ("README.md", "docs/tutorial.md")
 
 
@@ -35,6 +35,7 @@ def blocks(page: Path) -> list[Block]:
     """The fenced blocks of a page."""
     found: list[Block] = []
     opened: tuple[str, str, int] | None = None
+    indent = 0
     body: list[str] = []
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), start=1):
         if opened is None:
@@ -46,7 +47,8 @@ def blocks(page: Path) -> list[Block]:
             opened = None
         else:
             body.append(line[min(indent, len(line) - len(line.lstrip())) :])
-    assert opened is None, f"{page}:{opened[2]}: a block that is never closed" if opened else ""
+    if opened is not None:
+        raise ValueError(f"{written(page)}:{opened[2]}: a block that is never closed")
     return found
 
 
@@ -72,12 +74,11 @@ def quiet(tmp_path, monkeypatch):
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg", force=True)
     monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: False, raising=False)
-    threads, random, dtype = torch.get_num_threads(), torch.get_rng_state(), torch.get_default_dtype()
+    threads, random = torch.get_num_threads(), torch.get_rng_state()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
     torch.set_rng_state(random)
-    torch.set_default_dtype(dtype)
     import matplotlib.pyplot as plt
 
     plt.close("all")

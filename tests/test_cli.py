@@ -1,0 +1,169 @@
+"""The command line, end to end on the embedded digits."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import bayes_htr as htr
+from bayes_htr.cli import build_parser, main
+from bayes_htr.experiments import build_network
+from bayes_htr.report import RunReport
+
+QUICK = ["--epochs", "2", "--no-compare"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished run with everything on, two epochs long, and what it printed."""
+    out = tmp_path_factory.mktemp("cli") / "run"
+    command = [sys.executable, "-m", "bayes_htr", "fit", "--epochs", "2", "--out", str(out)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return out, done.stdout
+
+
+def test_defaults_make_fit_alone_work():
+    args = build_parser().parse_args(["fit"])
+    assert (args.data, args.net, args.prior, args.method) == ("digits", "mlp", "frechet", "map")
+
+
+def test_last_line_holds_the_test_scores(run):
+    out, printed = run
+    line = printed.strip().splitlines()[-1]
+    assert re.fullmatch(r"test_accuracy=0\.\d{4} test_nll=\S+ test_ece=\S+ test_brier=\S+", line)
+    scores = json.loads((out / "results.json").read_text())["scores"]["frechet"]
+    assert f"test_accuracy={scores['accuracy']:.4f}" in line
+
+
+def test_both_tables_are_printed(run):
+    _, printed = run
+    for label in ("frechet", "none", "weight_decay", "fc1.weight", "Hill alpha", "stable rank"):
+        assert label in printed
+
+
+def test_run_folder_is_complete_and_loads(run):
+    out, _ = run
+    names = {p.name for p in out.iterdir()}
+    assert names == {
+        "checkpoint.pt", "compare", "config.json", "metrics.jsonl", "results.json", "spectra.png",
+        "spectra.safetensors", "spectra_before.safetensors", "training.png", "weights.safetensors",
+    }  # fmt: skip
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+    posterior = htr.load(out, build_network("mlp", (1, 8, 8), 10))
+    assert posterior.priors.strength == pytest.approx(0.01 * 1437)
+    for picture in ("spectra.png", "training.png"):
+        assert (out / picture).read_bytes().startswith(b"\x89PNG")
+
+
+def test_scores_are_those_of_the_saved_posterior(run):
+    from bayes_htr.experiments import load_dataset
+
+    out, _ = run
+    data = load_dataset("digits")
+    posterior = htr.load(out, build_network("mlp", (1, 8, 8), 10))
+    scores = posterior.evaluate((data.x_test, data.y_test))
+    assert RunReport.read(out).scores["frechet"] == pytest.approx(scores)
+
+
+def test_report_shows_the_same_again(run, capsys):
+    out, printed = run
+    assert main(["report", str(out)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == printed.strip().splitlines()[-1]
+
+
+def test_compared_runs_start_alike(run):
+    """The same order and weights: without a prior the first epoch's loss is the likelihood's."""
+    out, _ = run
+    history = RunReport.read(out).history
+    assert set(history) == {"frechet", "none", "weight_decay"}
+    none = history["none"][0]
+    assert none["energy"] == 0.0
+    assert none["loss"] == pytest.approx(none["train_nll"])
+
+
+def test_resume_goes_on_to_more_epochs(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["fit", *QUICK, "--out", str(out)]) == 0
+    more = ["fit", "--epochs", "3", "--no-compare", "--out", str(out), "--resume"]
+    assert main(more) == 0
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [1, 2, 3]
+    assert "test_accuracy=" in capsys.readouterr().out
+
+
+def test_priors_from_a_file(tmp_path):
+    file = tmp_path / "priors.toml"
+    file.write_text('[priors."fc1.weight"]\ntype = "ESD"\nlaw = { type = "Lomax", alpha = 2.0 }\n')
+    out = tmp_path / "run"
+    assert main(["fit", *QUICK, "--prior", str(file), "--strength", "3", "--out", str(out)]) == 0
+    posterior = htr.load(out, build_network("mlp", (1, 8, 8), 10))
+    assert posterior.priors == htr.Priors({"fc1.weight": htr.ESD(htr.Lomax(2.0))}).scaled(3.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--prior", "cauchy"], "cauchy"),
+        (["--prior", "missing.toml"], "missing.toml"),
+        (["--lr", "-1"], "lr=-1.0"),
+        (["--epochs", "-1"], "epochs=-1"),
+        (["--batch-size", "0"], "batch_size=0"),
+        (["--strength", "-2"], "strength=-2.0"),
+        (["--net", "lenet5"], "28x28"),
+        (["--data", "kmnist", "--data-dir", "nowhere"], "nowhere"),
+        (["--device", "abacus"], "abacus"),
+        (["--lr", "1e9"], "diverged"),
+    ],
+)
+def test_bad_input_is_named_and_no_result_is_written(tmp_path, capsys, options, message):
+    out = tmp_path / "run"
+    assert main(["fit", *QUICK, "--out", str(out), *options]) == 1
+    assert message in capsys.readouterr().err
+    diverged = message == "diverged"  # that one leaves its last good checkpoint
+    assert out.exists() == diverged
+    assert not (out / "weights.safetensors").exists()
+
+
+def test_used_folder_is_refused_and_left_alone(tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("words")
+    assert main(["fit", *QUICK, "--out", str(tmp_path)]) == 1
+    assert "not empty" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+def test_resume_needs_a_folder(capsys):
+    assert main(["fit", "--resume"]) == 1
+    assert "--out" in capsys.readouterr().err
+
+
+def test_resume_of_another_data_set_is_refused(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert main(["fit", *QUICK, "--out", str(out)]) == 0
+    config = json.loads((out / "config.json").read_text())
+    config["metadata"]["data"] = "kmnist"
+    (out / "config.json").write_text(json.dumps(config))
+    assert main(["fit", *QUICK, "--out", str(out), "--resume"]) == 1
+    assert "metadata" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("broken", ["nothing", "truncated", "foreign"])
+def test_report_of_no_run(tmp_path, capsys, broken):
+    if broken != "nothing":
+        (tmp_path / "config.json").write_text('{"format": 1}')
+        text = '{"scores": ' if broken == "truncated" else "[]"
+        (tmp_path / "results.json").write_text(text)
+    assert main(["report", str(tmp_path)]) == 1
+    assert str(tmp_path) in capsys.readouterr().err
+
+
+def test_without_matplotlib_a_run_still_reports(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    out = tmp_path / "run"
+    assert main(["fit", *QUICK, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert "bayes-htr[plot]" in printed
+    assert "test_accuracy=" in printed
+    assert not list(Path(out).glob("*.png"))

@@ -1,0 +1,37 @@
+"""The examples run as they stand."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def run(name: str, folder: Path) -> str:
+    return subprocess.run(
+        [sys.executable, str(EXAMPLES / name)],
+        cwd=folder,
+        env={**os.environ, "MPLBACKEND": "Agg"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+
+def test_own_loop(tmp_path):
+    last = run("own_loop.py", tmp_path).strip().splitlines()[-1]
+    assert last.startswith("epoch 5: energy")
+    assert float(last.rpartition(" ")[2]) > 0.9
+
+
+def test_priors_per_layer(tmp_path):
+    printed = run("priors_per_layer.py", tmp_path)
+    assert "fc1.weight:MaxEigenvalue.scale" in printed
+    out = tmp_path / "runs" / "priors_per_layer"
+    assert len(list(out.glob("*.png"))) == 3
+
+
+def test_every_example_is_tested():
+    tested = {"own_loop.py", "priors_per_layer.py"}
+    assert {p.name for p in EXAMPLES.glob("*.py")} == tested
