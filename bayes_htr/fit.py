@@ -76,11 +76,16 @@ def fit(
     """
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
         raise ValueError(f"epochs={epochs!r} must be a whole number, 0 or more")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ValueError(f"seed={seed!r} must be a whole number")
     if resume and out is None:
         raise ValueError("resume=True needs out=, the folder of the run")
     net = copy.deepcopy(model.net)
     if init is not None:
-        net.load_state_dict(init.network().state_dict())
+        try:
+            net.load_state_dict(init.network().state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"init is the posterior of another network: {error}") from error
     for p in parameters_of(net):
         check_finite(p.tensor.detach(), p.name)
     first = next(net.parameters(), torch.zeros(()))
@@ -141,7 +146,10 @@ def _device(device: str | torch.device | None, present: torch.device) -> torch.d
     if device is None:
         return present
     if device != "auto":
-        return torch.device(device)
+        try:
+            return torch.zeros((), device=device).device
+        except (RuntimeError, AssertionError) as error:  # unknown, or not there
+            raise ValueError(f"device={device!r} cannot be used: {error}") from error
     if torch.accelerator.is_available():
         return torch.accelerator.current_accelerator() or torch.device("cpu")
     return torch.device("cpu")

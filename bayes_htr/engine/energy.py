@@ -73,6 +73,14 @@ class _Scored:
         top_alone = Need.TOP in needs and Need.FULL not in needs
         return top_alone and self.matrix is not None and self.matrix.rank > SMALL
 
+    def needs(self, strengths: list[float]) -> Need:
+        """What the terms of positive strength need of the matrix."""
+        needs = Need.ENTRIES
+        for term, strength in zip(self.flat.terms, strengths, strict=True):
+            if strength:
+                needs |= term.statistic.needs
+        return needs
+
     def view(self, tensor: Tensor) -> Tensor:
         """The parameter as its matrix; a vector as one row."""
         return tensor.reshape(1, -1) if self.matrix is None else self.matrix.view(tensor)
@@ -240,13 +248,15 @@ class SpectralEnergy(nn.Module):
         with torch.set_grad_enabled(wanted):
             leaves = [x.detach().requires_grad_(wanted) for x in inputs]
             values = {
-                n: self.latent_laws[n].value(u).to(W.device)
+                n: self.latent_laws[n].value(u).to(W)
                 for n, u in zip(names, leaves[1:], strict=True)
             }
-            view = MatrixView(leaves[0], scored.name, scored.prior.needs, self._block(i, scored))
+            needs = scored.needs(strengths)
+            view = MatrixView(leaves[0], scored.name, needs, self._block(i, scored))
             energy, column = _energy(scored, view, strengths, values)
         if scored.iterates and view.block is not None:
-            setattr(self, f"block_{i}", view.block)
+            with torch.inference_mode(False):  # state outlives the caller's mode
+                setattr(self, f"block_{i}", view.block.clone())
         if not energy.requires_grad:
             return energy.detach().to(W), column
         gradients = torch.autograd.grad(energy, leaves, materialize_grads=True)
@@ -268,12 +278,12 @@ def _energy(
             terms.append(view.W.new_zeros(()))
             columns.append(0.0)
             continue
-        energy = term.statistic.energy(view, given, strength)
-        terms.append(energy)
+        column = term.statistic.energy(view, given)
+        columns.append(column.item())
         if term.statistic.law.conjugate is None:
-            columns.append(energy.item() / strength)
+            terms.append(strength * column)
         else:
-            columns.append(term.statistic.energy(view, given).item())
+            terms.append(term.statistic.energy(view, given, strength))
     open_ = [True] * len(terms)
     for threshold, members in scored.flat.gates:
         if sum(columns[j] for j in members) < threshold:
@@ -299,5 +309,5 @@ def _scored(parameter: Parameter, prior: Prior) -> list[_Scored]:
 
 
 def _key(name: str) -> str:
-    """A name as a module may have it: without dots."""
-    return name.replace(".", "/")
+    """A name as a module may have it: without dots, and unlike any attribute."""
+    return "u:" + name.replace(".", "/")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,17 +25,23 @@ class Latent:
     name: str
     law: Law
 
+    def _distribution(self, u: Tensor) -> Any:
+        """The hyperprior in the precision and on the device of `u`."""
+        return self.law.distribution_of(
+            {name: u.new_tensor(value) for name, value in self.law.arguments.items()}
+        )
+
     def value(self, u: Tensor) -> Tensor:
         """The hyperparameter at the unconstrained coordinate `u`."""
-        result: Tensor = biject_to(self.law.distribution().support)(u)
+        result: Tensor = biject_to(self._distribution(u).support)(u)
         return result
 
     def energy(self, u: Tensor) -> Tensor:
         """`-log` of the density of `u`: hyperprior and Jacobian, with all constants."""
-        transform = biject_to(self.law.distribution().support)
+        distribution = self._distribution(u)
+        transform = biject_to(distribution.support)
         value = transform(u)
-        log_density = self.law.distribution().log_prob(value)
-        return -(log_density + transform.log_abs_det_jacobian(u, value))
+        return -(distribution.log_prob(value) + transform.log_abs_det_jacobian(u, value))
 
     def start(self) -> Tensor:
         """Where optimisation starts: the hyperprior's mean, or its median if that is infinite."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from bayes_htr.errors import DataError
+from bayes_htr.inference.randomness import isolated_randomness
 
 Data: TypeAlias = "DataLoader[Any] | tuple[Any, Any]"
 """A `DataLoader` of `(x, y)` batches, or arrays or tensors `(X, y)`."""
@@ -50,6 +51,7 @@ class Batches:
         self.dtype = dtype
         self.name = name
         self._trusted = not isinstance(data, DataLoader)
+        self._classes: int | None = None  # known once a network has been checked
         self.loader = (
             data if isinstance(data, DataLoader) else _loader(data, batch_size, seed, name)
         )
@@ -62,7 +64,11 @@ class Batches:
         for batch in self.loader:
             if not isinstance(batch, list | tuple) or len(batch) != 2:
                 raise DataError(f"{self.name}: a batch must be a pair (x, y), not {type(batch)}")
-            x, y = batch if self._trusted else _checked(batch[0], batch[1], self.name)
+            x, y = batch
+            if not self._trusted:
+                x, y = _checked(x, y, self.name)
+                if self._classes is not None:
+                    self.check_labels(self._classes, y)
             if x.dtype.is_floating_point:
                 x = x.to(self.device, self.dtype, non_blocking=True)
             else:
@@ -72,8 +78,8 @@ class Batches:
     @property
     def generators(self) -> list[torch.Generator]:
         """The generators that decide the order, for checkpoints."""
-        sampler = getattr(self.loader, "sampler", None)
-        found = [self.loader.generator, getattr(sampler, "generator", None)]
+        owners = [self.loader, self.loader.batch_sampler, _sampler(self.loader)]
+        found = [getattr(owner, "generator", None) for owner in owners]
         return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
     def check_network(self, net: nn.Module) -> int:
@@ -87,13 +93,14 @@ class Batches:
                 label is not less than `C`.
         """
         states = [g.get_state() for g in self.generators]
-        x, y = next(iter(self))
+        with isolated_randomness():  # a loader without a generator draws from the global one
+            x, y = next(iter(self))
         for generator, state in zip(self.generators, states, strict=True):
             generator.set_state(state)
         modes = {module: module.training for module in net.modules()}
         net.eval()
         try:
-            with torch.no_grad():
+            with torch.no_grad(), isolated_randomness():
                 logits = net(x)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise DataError(
@@ -110,6 +117,7 @@ class Batches:
                 f"not {shape}"
             )
         self.check_labels(logits.shape[1], y)
+        self._classes = logits.shape[1]
         return logits.shape[1]
 
     def check_labels(self, classes: int, batch: Tensor | None = None) -> None:
@@ -152,7 +160,8 @@ def _loader(data: Any, batch_size: int, seed: int | None, name: str) -> DataLoad
     x, y = _checked(data[0], data[1], name)
     if len(y) == 0:
         raise DataError(f"{name} holds no examples")
-    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    # Also where the order is kept: a loader without a generator draws from the global one.
+    generator = torch.Generator().manual_seed(0 if seed is None else seed)
     return DataLoader(
         _Arrays(x, y),
         batch_size=batch_size,
@@ -194,9 +203,17 @@ def _tensor(values: Any, what: str) -> Tensor:
     array = np.asarray(values)
     if array.dtype == object or array.dtype.kind in "USmMV":
         raise DataError(f"{what} of dtype {array.dtype} are no numbers")
-    return torch.as_tensor(
-        array.astype(np.int64) if array.dtype.kind == "u" and array.dtype.itemsize > 1 else array
-    )
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64)
+    # Torch takes neither views that run backwards nor foreign byte orders, and warns of views that
+    # cannot be written to.
+    native = array.astype(array.dtype.newbyteorder("="), copy=False)
+    return torch.as_tensor(np.require(native, requirements=["C", "W"]))
+
+
+def _sampler(loader: DataLoader[Any]) -> Any:
+    """What decides which examples are drawn, also where the user gave a `batch_sampler`."""
+    return getattr(loader.batch_sampler, "sampler", loader.sampler)
 
 
 def _count(loader: DataLoader[Any], name: str) -> int:
@@ -205,8 +222,13 @@ def _count(loader: DataLoader[Any], name: str) -> int:
             f"{name}: the loader's data set has no length, and the prior's weight against the data "
             "needs it; use a map-style data set"
         )
+    if loader.batch_sampler is None:
+        raise DataError(
+            f"{name}: a loader with batch_size=None does not tell how many examples there are, and "
+            "the prior's weight against the data needs it; give it a batch_size or batch_sampler"
+        )
     count = len(loader.dataset)
-    sampler = loader.sampler
+    sampler = _sampler(loader)
     if isinstance(sampler, Sized):  # a subset sampler, or one that draws more or fewer
         count = len(sampler)
     if count == 0:

@@ -9,6 +9,8 @@ Source: Xiao, Li, Xie & Zhou (2023), arXiv:2304.02911; `docs/theory.md`.
 from __future__ import annotations
 
 import copy
+import math
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -25,6 +27,7 @@ from bayes_htr.errors import CheckpointError, SpectrumError
 from bayes_htr.inference.divergence import divergence
 from bayes_htr.inference.problem import EpochEvent, Fitted, Problem, evaluate_batches
 from bayes_htr.inference.progress import TrainingProgress
+from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.run_folder import CHECKPOINT
 from bayes_htr.models import negative_log_likelihood
 
@@ -93,11 +96,18 @@ class MAP:
         }
 
     def check(self, problem: Problem) -> None:
-        """Raise `ValueError` if early stopping is asked for without validation data."""
+        """Set everything up and evaluate the energy once, before anything is written.
+
+        Raises:
+            ValueError: Early stopping without validation data, or nothing to train.
+            SpectrumError: Weights that a law cannot score.
+        """
         if self.patience is not None and problem.validation is None:
             raise ValueError(
                 f"patience={self.patience} needs validation data; pass validation=(X, y)"
             )
+        with isolated_randomness(), torch.no_grad():
+            _Run(self, problem).energy(epoch=0)
 
     def run(self, problem: Problem) -> Fitted:
         """Train `problem.net` in place; see `bayes_htr.fit`.
@@ -105,8 +115,7 @@ class MAP:
         Raises:
             DivergenceError: A loss, weight or spectrum left the finite numbers.
         """
-        devices = list(range(torch.cuda.device_count()))
-        with torch.random.fork_rng(devices=devices):
+        with isolated_randomness():
             torch.manual_seed(problem.seed)
             return _Run(self, problem).train()
 
@@ -128,10 +137,9 @@ class _Run:
                 u.copy_(problem.hyperparameters.get(name, u))
         self.epoch = 0
         self.step = 0
-        self.stopped = False
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
-        self.optimizer = method.optimizer(self.weights, lr=method.lr)
+        self.optimizer = method.optimizer(self.weights, lr=float(method.lr))
         hyper = list(self.energy.parameters())
         self.hyper = torch.optim.Adam(hyper, lr=_HYPER_LR) if hyper else None
         self.scheduler = self._scheduler()
@@ -150,13 +158,12 @@ class _Run:
             batches=len(problem.train),
         )
         with bar:
-            while self.epoch < problem.epochs and not self.stopped:
+            while self.epoch < problem.epochs and not self._out_of_patience():
                 metrics = self._train_epoch(bar)
                 bar.epoch(metrics)
-                for callback in problem.callbacks:
-                    event = EpochEvent(self.epoch, dict(metrics), self.net)
-                    self.stopped |= callback(event) is True
                 self._save()
+                if self._called_off(metrics):
+                    break
         if self.best is not None:
             self.net.load_state_dict(self.best["net"])
             self.energy.load_state_dict(self.best["energy"])
@@ -166,6 +173,7 @@ class _Run:
 
     def _train_epoch(self, bar: TrainingProgress) -> dict[str, float]:
         start = time.perf_counter()
+        self.net.train()  # a callback may have left it in evaluation mode
         device = self.problem.train.device
         totals = torch.zeros(3, dtype=torch.float64, device=device)  # loss, energy, correct
         unseen: list[Tensor] = []
@@ -182,20 +190,24 @@ class _Run:
             bar.batch()
         if x is not None:
             self._check(unseen, x)
-        self.epoch += 1
+            self._check_weights(x)
         loss_, energy_, correct_ = (totals / count).tolist()
         metrics = {
-            "epoch": float(self.epoch),
+            "epoch": float(self.epoch + 1),
             "loss": loss_,
             "train_nll": loss_ - energy_ / self.problem.train.num_data,
             "energy": energy_,
             "train_accuracy": correct_,
-            "lr": lr,
+            "lr": float(lr),
         }
         if self.problem.validation is not None:
             nll, accuracy = evaluate_batches(self.net, self.problem.validation)
+            if x is not None and not math.isfinite(nll):
+                raise self._diverged(f"the validation NLL is {nll}", self.step - 1, x)
             metrics |= {"val_nll": nll, "val_accuracy": accuracy}
-            self._note_best(nll)
+        self.epoch += 1
+        if self.method.patience is not None:
+            self._note_best(metrics["val_nll"])
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(metrics.get("val_nll", metrics["loss"]))
         elif self.scheduler is not None:
@@ -226,8 +238,6 @@ class _Run:
         try:
             self.optimizer.step(closure)  # type: ignore[arg-type]  # closures return tensors
         except SpectrumError as error:
-            if self.step == 0:
-                raise
             raise self._diverged(str(error), self.step, x) from error
         if self.hyper is not None:
             self.hyper.step()
@@ -243,6 +253,19 @@ class _Run:
             raise self._diverged(f"the loss is {unseen[first].item()}", step, x)
         unseen.clear()
 
+    def _check_weights(self, x: Tensor) -> None:
+        """Raise if the last update, which no loss has seen yet, left the finite numbers."""
+        for p in (*self.weights, *self.energy.parameters()):
+            if not bool(torch.isfinite(p).all()):
+                raise self._diverged("a weight is not finite after it", self.step - 1, x)
+
+    def _called_off(self, metrics: dict[str, float]) -> bool:
+        """Whether a callback asks to end training: for now, since a resumed run goes on."""
+        with isolated_randomness():
+            event = EpochEvent(self.epoch, dict(metrics), self.net)
+            answers = [callback(event) for callback in self.problem.callbacks]
+        return any(answer is True for answer in answers)
+
     def _diverged(self, reason: str, step: int, x: Tensor) -> Exception:
         folder = self.problem.folder
         return divergence(
@@ -255,8 +278,6 @@ class _Run:
         )
 
     def _note_best(self, nll: float) -> None:
-        if self.method.patience is None:
-            return
         if self.best is None or nll < self.best["nll"]:
             self.best = {
                 "nll": nll,
@@ -264,7 +285,11 @@ class _Run:
                 "net": copy.deepcopy(self.net.state_dict()),
                 "energy": copy.deepcopy(self.energy.state_dict()),
             }
-        self.stopped = self.epoch - int(self.best["epoch"]) >= self.method.patience
+
+    def _out_of_patience(self) -> bool:
+        if self.method.patience is None or self.best is None:
+            return False
+        return self.epoch - int(self.best["epoch"]) >= self.method.patience
 
     def _scheduler(self) -> LRScheduler | ReduceLROnPlateau | None:
         if self.method.scheduler is None:
@@ -279,7 +304,6 @@ class _Run:
         state = {
             "epoch": self.epoch,
             "step": self.step,
-            "stopped": self.stopped,
             "history": self.history,
             "best": self.best,
             "net": self.net.state_dict(),
@@ -316,7 +340,6 @@ class _Run:
                 generator.set_state(order)
             self.epoch, self.step = state["epoch"], state["step"]
             self.history, self.best = state["history"], state["best"]
-            self.stopped = state["stopped"]
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise CheckpointError(
                 f"the checkpoint in {self.problem.folder.path if self.problem.folder else ''} does "
@@ -339,9 +362,15 @@ def _describe(setting: Any) -> Any:
     if isinstance(setting, partial):
         return {
             "name": _describe(setting.func),
-            "args": [repr(a) for a in setting.args],
-            "kwargs": {k: repr(v) for k, v in setting.keywords.items()},
+            "args": [_shown(a) for a in setting.args],
+            "kwargs": {k: _shown(v) for k, v in setting.keywords.items()},
         }
     if setting is None or isinstance(setting, str):
         return setting
+    if not hasattr(setting, "__qualname__"):  # an object that is callable
+        return _shown(setting)
     return f"{setting.__module__}.{setting.__qualname__}"
+
+
+def _shown(argument: Any) -> str:
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(argument))  # addresses differ by process

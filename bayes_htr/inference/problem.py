@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bayes_htr.inference.data import Batches
+from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.run_folder import RunFolder
 from bayes_htr.models import BayesianClassifier
 
@@ -101,7 +102,7 @@ def evaluate_batches(net: nn.Module, batches: Batches) -> tuple[float, float]:
     net.eval()
     nll = correct = 0.0
     count = 0
-    with torch.no_grad():
+    with torch.no_grad(), isolated_randomness():  # measuring does not change the training
         for x, y in batches:
             logits = net(x)
             nll += float(nn.functional.cross_entropy(logits, y, reduction="sum"))

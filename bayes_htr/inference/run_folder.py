@@ -8,14 +8,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import pickle
+import re
 import tempfile
-import zipfile
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -30,7 +30,11 @@ WEIGHTS = "weights.safetensors"
 SPECTRA = "spectra.safetensors"
 
 _FORMAT = 1
-_MAY_DIFFER = {"epochs", "version", "device"}
+_MAY_DIFFER = {"format", "epochs", "version", "device"}
+_LEFTOVER = re.compile(
+    rf"\.({'|'.join(map(re.escape, (CONFIG, CHECKPOINT, METRICS, WEIGHTS, SPECTRA)))})\..*\.tmp"
+)
+"""What a process that was killed while writing leaves."""
 
 
 class RunFolder:
@@ -60,19 +64,22 @@ class RunFolder:
         checkpoint = None
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"{self.path} is a file; name a folder")
-        if self.path.is_dir() and any(self.path.iterdir()):
-            if not resume:
-                raise OutputError(
-                    f"{self.path} is not empty; resume the run there (resume=True, --resume), "
-                    "or name another folder"
-                )
-            self._check_same(config)
-            checkpoint = self.checkpoint() if (self.path / CHECKPOINT).exists() else None
         try:
+            names = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
+            leftovers = [name for name in names if _LEFTOVER.fullmatch(name)]
+            if len(names) > len(leftovers):  # a folder with leftovers alone counts as empty
+                if not resume:
+                    raise OutputError(
+                        f"{self.path} is not empty; resume the run there (resume=True, --resume), "
+                        "or name another folder"
+                    )
+                checkpoint = self._to_go_on_from(config)
             self.path.mkdir(parents=True, exist_ok=True)
-            for left in self.path.glob(".*.tmp"):  # of a process that was killed while writing
-                left.unlink()
+            for name in leftovers:
+                (self.path / name).unlink()
             self.write_json(CONFIG, {"format": _FORMAT, **config})
+        except OutputError:
+            raise
         except OSError as error:
             raise OutputError(
                 f"{self.path} cannot be written: {error}; name another folder"
@@ -106,15 +113,7 @@ class RunFolder:
         file = self.path / CHECKPOINT
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
-        except (
-            OSError,
-            RuntimeError,
-            ValueError,
-            EOFError,
-            KeyError,
-            pickle.UnpicklingError,
-            zipfile.BadZipFile,
-        ) as error:
+        except Exception as error:  # whatever foreign bytes make the unpickler stumble over
             first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise CheckpointError(
                 f"{file} cannot be read ({first}); it is truncated or not a checkpoint of this "
@@ -125,8 +124,11 @@ class RunFolder:
         return state
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Replace the checkpoint."""
-        self._write(CHECKPOINT, lambda p: torch.save({"format": _FORMAT, **state}, p))
+        """Replace the checkpoint. A result that is there is older, and goes."""
+        plain = {"format": _FORMAT, **{k: _plain(v) for k, v in state.items()}}
+        self._write(CHECKPOINT, lambda p: torch.save(plain, p))
+        for name in (WEIGHTS, SPECTRA):
+            (self.path / name).unlink(missing_ok=True)
 
     def write_metrics(self, history: list[dict[str, float]]) -> None:
         """Replace the metrics: one JSON object per epoch and line."""
@@ -170,18 +172,50 @@ class RunFolder:
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{file} cannot be read: {error}") from error
 
-    def _check_same(self, config: Mapping[str, Any]) -> None:
-        before = self.config()
-        now = json.loads(json.dumps(dict(config)))
-        for key in sorted((set(before) | set(now)) - _MAY_DIFFER - {"format"}):
-            if before.get(key) != now.get(key):
+    def _to_go_on_from(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The checkpoint of the run that is there, if it is this one and has come that far."""
+        before = _leaves(self.config())
+        now = _leaves(json.loads(json.dumps(dict(config))))
+        for key in sorted(before.keys() | now.keys()):
+            if key.partition(".")[0] not in _MAY_DIFFER and before.get(key) != now.get(key):
                 raise CheckpointError(
                     f"{self.path} holds another run: its {key} is {before.get(key)!r}, and this "
                     f"one's {now.get(key)!r}; resume with the same settings, or name another folder"
                 )
+        if not (self.path / CHECKPOINT).exists():
+            return None
+        checkpoint = self.checkpoint()
+        done, wanted = checkpoint.get("epoch", 0), config.get("epochs", 0)
+        if done > wanted:
+            raise CheckpointError(
+                f"the run in {self.path} has {done} epochs already, more than epochs={wanted}; "
+                "ask for more, or name another folder"
+            )
+        return checkpoint
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
         write_aside(self.path / name, write)
+
+
+def _leaves(data: Any, path: str = "") -> dict[str, Any]:
+    """Nested dicts as one, its keys the paths to their leaves."""
+    if not isinstance(data, dict) or not data:
+        return {path: data}
+    found: dict[str, Any] = {}
+    for key, value in data.items():
+        found |= _leaves(value, f"{path}.{key}" if path else key)
+    return found
+
+
+def _plain(value: Any) -> Any:
+    """NumPy's numbers, in any nesting, as Python's: others a checkpoint may not hold."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if type(value) in (list, tuple):
+        return type(value)(_plain(v) for v in value)
+    if type(value) is dict:
+        return {_plain(k): _plain(v) for k, v in value.items()}
+    return value
 
 
 def write_aside(target: Path, write: Callable[[Path], Any]) -> None:

@@ -90,7 +90,8 @@ class BayesianClassifier:
             0-d, differentiable once with respect to `params`.
 
         Raises:
-            ValueError: Other coordinates, or a parameter that the model does not have.
+            ValueError: Other coordinates, or a parameter that the model does not have or that
+                has another shape there.
         """
         _check_coordinates(coordinates)
         x, y = batch
@@ -126,16 +127,17 @@ class BayesianClassifier:
             }
             pyro.factor("prior", -self._prior_energy(values, epoch))
             logits = self._logits(values, x)
-            with pyro.plate("data", len(x)), pyro.poutine.scale(scale=self._scale(x, y, num_data)):
+            scale = pyro.poutine.scale(scale=self._scale(logits, y, num_data))
+            with pyro.plate("data", len(x)), scale:
                 return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
 
         return model
 
-    def _scale(self, x: Tensor, y: Tensor | None, num_data: int) -> float | Tensor:
-        scale = num_data / len(x)
+    def _scale(self, logits: Tensor, y: Tensor | None, num_data: int) -> float | Tensor:
+        scale = num_data / len(logits)
         if self.class_weights is None or y is None:
             return scale
-        return scale * self.class_weights.to(x.device)[y]
+        return scale * self.class_weights.to(logits)[y]
 
     def _complete(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         values = {p.name: p.tensor for p in parameters_of(self.net)} | self._energy.latents()
@@ -144,6 +146,11 @@ class BayesianClassifier:
                 f"the model has no parameter {', '.join(sorted(unknown))}; it has "
                 f"{', '.join(values)}"
             )
+        for name, value in params.items():
+            if value.shape != values[name].shape:
+                raise ValueError(
+                    f"{name} has shape {tuple(values[name].shape)}, not {tuple(value.shape)}"
+                )
         return values | dict(params)
 
     def _prior_energy(self, values: Mapping[str, Tensor], epoch: int | None) -> Tensor:
@@ -166,7 +173,7 @@ def _check_coordinates(coordinates: str) -> None:
 def _checked_weights(class_weights: Any) -> Tensor | None:
     if class_weights is None:
         return None
-    weights = torch.as_tensor(class_weights, dtype=torch.float32)
+    weights = torch.as_tensor(class_weights, dtype=torch.float64)
     if weights.ndim != 1 or not bool((torch.isfinite(weights) & (weights > 0)).all()):
         raise DataError(
             f"class_weights={class_weights!r} must be one positive finite number per class"

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from os import PathLike
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bayes_htr.engine import bind
-from bayes_htr.errors import CheckpointError
+from bayes_htr.errors import CheckpointError, PriorError
 from bayes_htr.inference.data import Batches, Data
-from bayes_htr.inference.run_folder import SPECTRA, WEIGHTS, RunFolder
+from bayes_htr.inference.run_folder import CONFIG, SPECTRA, WEIGHTS, RunFolder
 from bayes_htr.posterior.evaluation import scores
 from bayes_htr.posterior.prediction import Prediction, mix
 from bayes_htr.posterior.spectra import PosteriorSpectra
@@ -81,7 +82,7 @@ class Posterior:
         Raises:
             DataError: Inputs that the network does not take, or that are not finite.
         """
-        inputs = torch.as_tensor(x)
+        inputs = x if isinstance(x, Tensor) else np.asarray(x)
         labels = torch.zeros(len(inputs) if inputs.ndim else 0, dtype=torch.int64)
         batches = self._batches((inputs, labels), "x")
         batches.check_network(self._net)
@@ -151,7 +152,10 @@ class Posterior:
             ) from error
         for name, parameter in copied.named_parameters():
             check_finite(parameter.detach(), name)
-        priors = Priors.from_dict(config.pop("priors"))
+        try:
+            priors = Priors.from_dict(config.pop("priors", None))
+        except PriorError as error:
+            raise CheckpointError(f"{folder.path / CONFIG} holds no priors: {error}") from error
         config.pop("format")
         return cls(copied, priors, hyperparameters=latents, history=folder.metrics(), config=config)
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from bayes_htr import distributions as dist
@@ -64,7 +63,16 @@ class Gamma(Law):
     concentration: Argument
     rate: Argument
     ranges: ClassVar[Mapping[str, Range]] = {"concentration": POSITIVE, "rate": POSITIVE}
-    singular_at_zero: ClassVar[bool] = True
+
+    @property
+    def singular_at_zero(self) -> bool:  # type: ignore[override]
+        return self.concentration != 1.0
+
+    def is_proper(self, strength: float = 1.0) -> bool:
+        # The density is x^(concentration - 1) at 0.
+        c = self.concentration
+        integrable = (c - 1.0) * strength > -1 if isinstance(c, float) else strength <= 1
+        return super().is_proper(strength) and integrable
 
     def numbers(self) -> tuple[float, float]:
         """`(concentration, rate)` of a hyperprior, which holds numbers alone."""
@@ -73,7 +81,9 @@ class Gamma(Law):
         return self.concentration, self.rate
 
     def energy(self, x: Tensor, a: Arguments) -> Tensor:
-        return a["rate"] * x - torch.special.xlogy(a["concentration"] - 1.0, x)
+        if a["concentration"] == 1.0:
+            return a["rate"] * x
+        return a["rate"] * x - (a["concentration"] - 1.0) * x.log()
 
     def distribution_of(self, a: Arguments) -> Any:
         return dist.Gamma(a["concentration"], a["rate"])
@@ -111,6 +121,9 @@ class HalfCauchy(Law):
 
     scale: Argument = 1.0
     ranges: ClassVar[Mapping[str, Range]] = {"scale": POSITIVE}
+
+    def is_proper(self, strength: float = 1.0) -> bool:
+        return super().is_proper(strength) and self._tail_is_finite(2.0, strength)
 
     def energy(self, x: Tensor, a: Arguments) -> Tensor:
         return (x / a["scale"]).square().log1p()

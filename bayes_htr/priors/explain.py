@@ -56,7 +56,7 @@ class Explanation:
         shown = [name for name in names if any(getattr(row, name) for row in self.rows)]
         table = Table()
         for name in shown:
-            table.add_column(name, overflow="fold")
+            table.add_column(name, overflow="fold", no_wrap=name == "parameter")
         for row in self.rows:
             table.add_row(*(getattr(row, name).replace("[", r"\[") for name in shown))
         return table

@@ -42,6 +42,8 @@ class TailIndexed(Law, abstract=True):
             object.__setattr__(self, "tail_index", None)
 
     def _instead(self, name: str) -> str:
+        if name != "alpha":
+            return super()._instead(name)
         return "pass it as tail_index= (that is alpha - 1), so that any positive law is valid"
 
     @property
@@ -105,6 +107,11 @@ class Powerlaw(TailIndexed):
 
     def on_support(self, x: Tensor, a: Arguments) -> Tensor:
         return x.clamp(min=float(a["xmin"])) if "xmin" in a else x
+
+    def require_hyperprior(self) -> None:
+        super().require_hyperprior()
+        if self.xmin is None:
+            raise PriorError(f"{self!r} as a hyperprior: give it xmin")
 
     def distribution_of(self, a: Arguments) -> Any:
         if "xmin" not in a:
@@ -238,12 +245,14 @@ class Frechet(Law):
         "scale": POSITIVE,
         "loc": Range(),
     }
-    singular_at_zero: ClassVar[bool] = True
 
-    def require_hyperprior(self) -> None:
-        super().require_hyperprior()
-        if self.loc < 0:
-            raise PriorError(f"{self!r} as a hyperprior: take loc >= 0, so that it is positive")
+    @property
+    def positive(self) -> bool:  # type: ignore[override]
+        return self.loc >= 0
+
+    @property
+    def singular_at_zero(self) -> bool:  # type: ignore[override]
+        return self.loc >= 0
 
     def is_proper(self, strength: float = 1.0) -> bool:
         alpha = self.alpha + 1.0 if isinstance(self.alpha, float) else self.alpha
@@ -283,6 +292,10 @@ class MarchenkoPastur(Law):
         super().__post_init__()
         if not self.ratio <= 1:
             raise PriorError(f"MarchenkoPastur ratio={self.ratio} must be at most 1 (it is K / M)")
+
+    def is_proper(self, strength: float = 1.0) -> bool:
+        # At ratio 1 the density is x^-1/2 at 0.
+        return super().is_proper(strength) and (self.ratio < 1 or strength < 2)
 
     def energy(self, x: Tensor, a: Arguments) -> Tensor:
         unit, root = self.size * self.variance, math.sqrt(self.ratio)

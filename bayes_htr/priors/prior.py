@@ -61,7 +61,7 @@ class Prior(Value, abstract=True):
     def __and__(self, other: Prior) -> Prior:
         if not isinstance(other, Prior):
             return NotImplemented
-        return Product((*_factors(self), *_factors(other)))
+        return Product((self, other))
 
     @abstractmethod
     def flat(self) -> Flat:
@@ -106,9 +106,11 @@ class Product(Prior):
     factors: tuple[Prior, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "factors", tuple(self.factors))
-        if len(self.factors) < 2 or not all(isinstance(f, Prior) for f in self.factors):
-            raise PriorError(f"a product takes two or more priors, not {self.factors!r}")
+        factors = tuple(self.factors)
+        if len(factors) < 2 or not all(isinstance(f, Prior) for f in factors):
+            raise PriorError(f"a product takes two or more priors, not {factors!r}")
+        # one form for one product, so that equals are equal
+        object.__setattr__(self, "factors", tuple(g for f in factors for g in _factors(f)))
 
     def __repr__(self) -> str:
         return " & ".join(map(repr, self.factors))

@@ -100,7 +100,10 @@ class Statistic(Prior, abstract=True):
         elif not latents:
             energy = strength * law.energy(x, a).sum()
         elif start is None:
-            energy = -strength * law.distribution_of(dict(a)).log_prob(x).sum()
+            try:
+                energy = -strength * law.distribution_of(dict(a)).log_prob(x).sum()
+            except ValueError as error:
+                raise SpectrumError(f"{view.name}: {self!r} cannot be scored: {error}") from error
         else:
             assert isinstance(law, TailIndexed)
             t = law.exponent(a) - 1.0
@@ -138,7 +141,7 @@ class Statistic(Prior, abstract=True):
                 "for entries of both signs take Normal"
             )
         inside = law.on_support(x, a)
-        if bool((inside != x).all()):
+        if x.numel() and bool((inside != x).all()):
             raise SpectrumError(
                 f"{view.name}: all {x.numel()} values, from {x.min().item():.3g} to "
                 f"{x.max().item():.3g}, lie outside the support of {law!r}, so that the prior "
@@ -160,6 +163,7 @@ class ESD(Statistic):
     tail: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.tail is not None:
             object.__setattr__(self, "tail", number(self.tail, "ESD tail", above=0))
             if not self.tail < 1:
@@ -172,7 +176,6 @@ class ESD(Statistic):
                 raise PriorError(
                     f"{self!r}: with tail= hyperpriors go with Powerlaw and Lomax alone"
                 )
-        super().__post_init__()
 
     @property
     def _start_from(self) -> float | None:  # type: ignore[override]
@@ -199,8 +202,10 @@ class ESD(Statistic):
             return None
         K = len(view.sigma)
         k = tail_count(K, self.tail)
-        start = view.eigenvalues[k] if k < K else view.eigenvalues.new_zeros(())
-        if isinstance(self.law, Powerlaw) and not bool(start > 0):
+        lam = view.eigenvalues
+        start = lam[k] if k < K else lam.new_zeros(())
+        zero = (K * torch.finfo(lam.dtype).eps) ** 2 * lam[0]
+        if isinstance(self.law, Powerlaw) and not bool(start > zero):
             raise SpectrumError(
                 f"{view.name}: the tail of {k} of {K} eigenvalues has no positive one below it to "
                 f"start from; take a smaller tail (now {self.tail}) or Lomax"

@@ -104,7 +104,10 @@ def number(
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise PriorError(f"{what}={value!r} must be a number")
-    result = float(value)
+    try:
+        result = float(value)
+    except OverflowError:
+        result = math.inf
     if not math.isfinite(result):
         raise PriorError(f"{what}={result} must be finite")
     if above is not None and not result > above:

@@ -1,0 +1,62 @@
+"""Small things that the tests of this folder share."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import bayes_htr as htr
+
+
+class OneMatrix(nn.Module):
+    """A network that is one parameter called `weight`."""
+
+    def __init__(self, W: Tensor) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(W.clone())
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def one_matrix():
+    return OneMatrix
+
+
+@pytest.fixture
+def evaluate():
+    """`(energy, gradient)` of a prior, or priors, at one matrix."""
+
+    def evaluate(prior, W, epoch=None):
+        net = OneMatrix(W)
+        priors = prior if isinstance(prior, htr.Priors) else htr.Priors(prior)
+        energy = htr.bind(priors, net)(epoch)
+        if not energy.requires_grad:
+            return energy, torch.zeros_like(W)
+        energy.backward()
+        return energy.detach(), net.weight.grad
+
+    return evaluate
+
+
+@pytest.fixture
+def with_spectrum():
+    """A random float64 matrix with given singular values, and its singular vectors."""
+
+    def build(sigma, rows, columns, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        sigma = torch.as_tensor(sigma, dtype=torch.float64)
+
+        def frame(n):
+            X = torch.randn(n, len(sigma), generator=generator, dtype=torch.float64)
+            return torch.linalg.qr(X).Q
+
+        U, V = frame(rows), frame(columns)
+        return U * sigma @ V.T, U, V
+
+    return build

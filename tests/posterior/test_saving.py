@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import copy
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import bayes_htr as htr
+
+SCRIPT = """
+import runpy, sys, torch
+import bayes_htr as htr
+
+torch.set_num_threads(1)
+conftest, folder, x, out = sys.argv[1:]
+posterior = htr.load(folder, runpy.run_path(conftest)["make_network"]())
+log_probs = posterior.predict(torch.load(x)).log_probs
+torch.save((log_probs, posterior.hyperparameters(), posterior.history), out)
+"""
+
+
+@pytest.mark.parametrize("written_by", ["save", "fit"])
+def test_a_new_process_loads_the_same(posterior, network, data, tmp_path, written_by):
+    run = tmp_path / "a" / "run"
+    if written_by == "save":
+        posterior.save(run)
+    else:
+        model = htr.BayesianClassifier(network(), posterior.priors)
+        posterior = htr.fit(model, data, method=htr.MAP(), epochs=2, out=run)
+    torch.save(data[0], tmp_path / "x.pt")
+    conftest = Path(__file__).with_name("conftest.py")
+    arguments = [conftest, run, tmp_path / "x.pt", tmp_path / "out.pt"]
+    command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
+    subprocess.run(command, check=True, cwd=Path(htr.__file__).parents[1], timeout=120)
+    log_probs, hyperparameters, history = torch.load(tmp_path / "out.pt")
+    assert torch.equal(log_probs, posterior.predict(data[0]).log_probs)
+    assert hyperparameters == posterior.hyperparameters()
+    assert history == posterior.history
+
+
+@pytest.fixture
+def saved(posterior, tmp_path):
+    posterior.save(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_load_restores_everything(posterior, saved, network):
+    net = network()
+    before = copy.deepcopy(net.state_dict())
+    loaded = htr.load(saved, net)
+    assert loaded.priors == posterior.priors
+    assert loaded.config == posterior.config
+    assert repr(loaded) == repr(posterior)
+    for name, value in loaded.network().state_dict().items():
+        assert torch.equal(value, posterior.network().state_dict()[name]), name
+    for name, value in net.state_dict().items():  # the given network is not touched
+        assert torch.equal(value, before[name]), name
+    loaded.save(saved.parent / "again")
+    names = ("config.json", "metrics.jsonl", "weights.safetensors", "spectra.safetensors")
+    assert {p.name for p in saved.iterdir()} == set(names)
+    for name in names:
+        assert (saved.parent / "again" / name).read_bytes() == (saved / name).read_bytes()
+
+
+def test_a_posterior_without_a_fit_is_saved(network, tmp_path):
+    htr.Posterior(network(), htr.Priors({})).save(tmp_path / "run")
+    loaded = htr.load(tmp_path / "run", network())
+    assert (loaded.priors, loaded.history, loaded.config) == (htr.Priors({}), [], {})
+
+
+def test_tied_weights_are_saved(tmp_path):
+    def tied():
+        net = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        net[1].weight = net[0].weight
+        return net
+
+    posterior = htr.Posterior(tied(), htr.Priors({}))
+    posterior.save(tmp_path / "run")
+    net = htr.load(tmp_path / "run", tied()).network()
+    assert torch.equal(net[1].weight, posterior.network()[0].weight)
+
+
+def test_used_folder_is_refused(posterior, saved):
+    before = {p.name: p.read_bytes() for p in saved.iterdir()}
+    with pytest.raises(htr.OutputError, match="is not empty"):
+        posterior.save(saved)
+    assert {p.name: p.read_bytes() for p in saved.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "config.json"])
+@pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
+def test_truncated_files(saved, network, name, part):
+    file = saved / name
+    file.write_bytes(file.read_bytes()[: int(part * file.stat().st_size)])
+    with pytest.raises(htr.CheckpointError, match=name.replace(".", r"\.")):
+        htr.load(saved, network())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"format": 1}',
+        b'{"format": 1, "priors": {"type": "Nonsense"}}',
+        b'{"format": 1, "priors": 3}',
+    ],
+    ids=repr,
+)
+def test_foreign_priors(saved, network, content):
+    (saved / "config.json").write_bytes(content)
+    with pytest.raises(htr.CheckpointError, match=r"config\.json holds no priors"):
+        htr.load(saved, network())
+
+
+def test_truncated_metrics(saved, network):
+    file = saved / "metrics.jsonl"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(htr.CheckpointError, match=r"metrics\.jsonl cannot be read"):
+        htr.load(saved, network())
+
+
+def test_a_pickle_in_place_of_weights_does_not_run(saved, network, tmp_path):
+    marker = tmp_path / "ran"
+
+    class Code:
+        def __reduce__(self):
+            return (Path.touch, (marker,))
+
+    (saved / "weights.safetensors").write_bytes(pickle.dumps(Code()))
+    with pytest.raises(htr.CheckpointError, match="cannot be read"):
+        htr.load(saved, network())
+    assert not marker.exists()
+
+
+def test_weights_that_are_not_finite(saved, network):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(saved / "weights.safetensors")
+    weights["fc.weight"][0, 0] = float("nan")
+    save_file(weights, saved / "weights.safetensors")
+    with pytest.raises(htr.SpectrumError, match=r"fc.weight holds 1 entries"):
+        htr.load(saved, network())
+
+
+@pytest.mark.parametrize(
+    "net", [nn.Linear(80, 3), nn.Sequential(nn.Conv2d(1, 5, 3))], ids=["linear", "conv"]
+)
+def test_another_network(saved, net):
+    with pytest.raises(htr.CheckpointError, match=r"does not fit the network (Linear|Sequential)"):
+        htr.load(saved, net)
+
+
+def test_an_unfinished_run(network, data, tmp_path):
+    def fail(event):
+        raise RuntimeError("power cut")
+
+    model = htr.BayesianClassifier(network(), htr.Priors({}))
+    with pytest.raises(RuntimeError, match="power cut"):
+        htr.fit(model, data, method=htr.MAP(), epochs=3, out=tmp_path / "run", callbacks=[fail])
+    with pytest.raises(htr.CheckpointError, match="has not finished; resume it"):
+        htr.load(tmp_path / "run", network())
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))])
+def test_copies(posterior, data, how):
+    copied = how(posterior)
+    assert torch.equal(copied.predict(data[0]).log_probs, posterior.predict(data[0]).log_probs)
+    assert copied.hyperparameters() == posterior.hyperparameters()
+    assert (copied.priors, copied.history, copied.config) == (
+        posterior.priors,
+        posterior.history,
+        posterior.config,
+    )
+
+
+def test_hyperparameters(posterior):
+    values = posterior.hyperparameters()
+    assert len(values) == 2
+    assert {name.partition(":")[0] for name in values} == {"conv.weight", "fc.weight"}
+    for name, value in values.items():
+        assert type(value) is float
+        assert value == pytest.approx(posterior.unconstrained_hyperparameters()[name].exp().item())
+    assert "tail_index" in next(iter(values))
+    posterior.unconstrained_hyperparameters()[name].zero_()
+    assert posterior.hyperparameters() == values

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import math
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from scipy import stats
+from torch import nn
+
+import bayes_htr as htr
+
+
+def gammas(spectra, fraction=0.5):
+    """Each draw's posterior of the tail index, `Gamma(k, S)`."""
+    lam = np.sort(spectra["fc.weight"].numpy().astype(float), axis=1)[:, ::-1]
+    k = max(1, math.floor(fraction * lam.shape[1]))
+    return [stats.gamma(k, scale=1 / np.log(row[:k] / row[k]).sum()) for row in lam]
+
+
+def test_spectra_of_a_posterior(posterior):
+    spectra = posterior.spectra()
+    net = posterior.network()
+    matrices = {"conv.weight": net.conv.weight.reshape(5, 9), "fc.weight": net.fc.weight}
+    assert set(spectra) == set(matrices)
+    assert len(spectra) == 2
+    for name, W in matrices.items():
+        expected = np.linalg.svd(W.detach().numpy().astype(float), compute_uv=False) ** 2
+        lam = spectra[name]
+        assert lam.shape == (1, min(W.shape))
+        assert bool((lam.diff(dim=1) <= 0).all())
+        np.testing.assert_allclose(lam[0], expected, rtol=1e-4)
+        assert spectra.lambda_max(name).item() == pytest.approx(expected[0], rel=1e-4)
+        rank = expected.sum() / expected[0]
+        assert spectra.stable_rank(name).item() == pytest.approx(rank, rel=1e-4)
+    with pytest.raises(KeyError, match=r"no matrix 'fc9'; there are conv\.weight, fc\.weight"):
+        spectra["fc9"]
+
+
+def test_attention_has_three_matrices():
+    net = nn.MultiheadAttention(6, 2)
+    spectra = htr.Posterior(net, htr.Priors({})).spectra()
+    assert {f"in_proj_weight[{x}]" for x in "qkv"} < set(spectra)
+    assert "in_proj_weight[q]" in str(spectra.summary())
+
+
+def test_draws_are_sorted():
+    lam = torch.tensor([[1.0, 3.0, 2.0], [5.0, 4.0, 6.0]])
+    spectra = htr.PosteriorSpectra({"a": lam})
+    assert spectra["a"].tolist() == [[3.0, 2.0, 1.0], [6.0, 5.0, 4.0]]
+    assert spectra.lambda_max("a").tolist() == [3.0, 6.0]
+
+
+@pytest.mark.parametrize("K", [2, 3, 50])
+@pytest.mark.parametrize("level", [0.5, 0.95])
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.9])
+def test_alpha_of_one_draw_is_a_gamma(make_spectra, K, level, fraction):
+    spectra = make_spectra(1, K)
+    (gamma,) = gammas(spectra, fraction)
+    alpha = spectra.alpha("fc.weight", level, fraction=fraction)
+    low, high = gamma.interval(level)
+    found = (alpha.mean, alpha.sd, alpha.low, alpha.high)
+    assert found == pytest.approx((1 + gamma.mean(), gamma.std(), 1 + low, 1 + high), rel=1e-9)
+    assert stats.kstest(alpha.draws - 1, gamma.cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("S", [2, 7, 40])
+def test_alpha_of_several_draws_is_their_mixture(make_spectra, S):
+    spectra = make_spectra(S, 30)
+    components = gammas(spectra)
+    alpha = spectra.alpha("fc.weight", 0.9)
+    generator = np.random.default_rng(0)
+    sample = 1 + np.concatenate([g.rvs(400_000 // S, random_state=generator) for g in components])
+    assert alpha.mean == pytest.approx(sample.mean(), rel=5e-3)
+    assert alpha.sd == pytest.approx(sample.std(), rel=1e-2)
+    assert (alpha.low, alpha.high) == pytest.approx(np.quantile(sample, [0.05, 0.95]), rel=1e-2)
+    mixture = [np.mean([g.cdf(end - 1) for g in components]) for end in (alpha.low, alpha.high)]
+    assert mixture == pytest.approx([0.05, 0.95], abs=1e-8)
+    assert stats.ks_2samp(alpha.draws, sample).pvalue > 1e-3
+    spread = np.std([g.mean() for g in components])
+    assert alpha.sd > spread  # wider than Hill's estimates alone
+
+
+def test_alpha_covers_the_truth():
+    """95 % intervals of Pareto tails of known index hold it about 95 % of the time."""
+    rng, hits = np.random.default_rng(0), 0
+    for _ in range(300):
+        lam = torch.as_tensor(rng.pareto(1.5, size=(1, 40)) + 1)
+        alpha = htr.PosteriorSpectra({"a": lam}).alpha("a")
+        hits += alpha.low <= 2.5 <= alpha.high
+    assert abs(hits / 300 - 0.95) < 0.045
+
+
+def test_hill_is_per_draw(make_spectra):
+    spectra = make_spectra(5, 30)
+    expected = [1 + g.mean() for g in gammas(spectra)]
+    assert spectra.hill("fc.weight").tolist() == pytest.approx(expected)
+    tail = spectra.hill("fc.weight", exponent="tail")
+    torch.testing.assert_close(tail + 1, spectra.hill("fc.weight"))
+
+
+def test_alpha_is_reproducible_and_scale_free(make_spectra):
+    spectra = make_spectra(4, 20)
+    other = htr.PosteriorSpectra({"fc.weight": 100 * spectra["fc.weight"]})
+    state = np.random.get_state()[1].copy()
+    first, again, scaled = (s.alpha("fc.weight") for s in (spectra, spectra, other))
+    np.testing.assert_array_equal(first.draws, again.draws)
+    np.testing.assert_allclose(first.draws, scaled.draws)
+    assert not np.array_equal(first.draws, spectra.alpha("fc.weight", seed=1).draws)
+    assert np.array_equal(np.random.get_state()[1], state)
+
+
+@pytest.mark.parametrize("level", [0.0, 1.0, -1.0, 95])
+def test_bad_level(make_spectra, level):
+    with pytest.raises(ValueError, match=f"level={level}"):
+        make_spectra(1, 9).alpha("fc.weight", level)
+
+
+@pytest.mark.parametrize("lam", [[1.0], [2.0, 2.0, 2.0], [1.0, 0.0, 0.0]], ids=str)
+def test_no_tail(lam):
+    spectra = htr.PosteriorSpectra({"odd": torch.tensor([lam])})
+    with pytest.raises(htr.SpectrumError, match="odd"):
+        spectra.alpha("odd")
+    (row,) = spectra.summary().rows
+    assert row.alpha is None
+    assert isinstance(spectra.plot("odd"), Axes)
+    plt.close("all")
+
+
+def test_summary(make_spectra):
+    spectra = make_spectra(9, 20, other=torch.rand(9, 4))
+    summary = spectra.summary(level=0.8)
+    row = summary.rows[0]
+    assert [r.matrix for r in summary.rows] == ["fc.weight", "other"]
+    assert (row.K, summary.level) == (20, 0.8)
+    alpha = spectra.alpha("fc.weight", 0.8)
+    assert (row.alpha.mean, row.alpha.low, row.alpha.high) == (alpha.mean, alpha.low, alpha.high)
+    values = spectra.lambda_max("fc.weight").numpy()
+    assert row.lambda_max.mean == pytest.approx(values.mean())
+    assert row.lambda_max.low == pytest.approx(np.quantile(values, 0.1))
+    text = str(summary)
+    for shown in ("fc.weight", "other", f"{alpha.mean:.4g}", f"{alpha.low:.4g}", "80 %"):
+        assert shown in text
+    assert f"{alpha.mean:.4g}" in repr(alpha)
+
+
+@pytest.mark.parametrize("S", [1, 5])
+def test_plot(make_spectra, tmp_path, S):
+    spectra, path = make_spectra(S, 40), tmp_path / "spectrum.png"
+    ax = spectra.plot("fc.weight", path=path)
+    assert isinstance(ax, Axes)
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert (ax.get_title(), ax.get_xscale(), ax.get_yscale()) == ("fc.weight", "log", "log")
+    assert any(f"{spectra.alpha('fc.weight').mean:.2f}" in t.get_text() for t in ax.legend_.texts)
+    mine = plt.subplots()[1]
+    assert spectra.plot("fc.weight", mine) is mine
+    plt.close("all")
