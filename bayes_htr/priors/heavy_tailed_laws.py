@@ -184,7 +184,9 @@ class Lomax(TailIndexed):
         return (x / a["scale"]).log1p()
 
     def log_slope(self, x: Tensor, a: Arguments) -> Tensor:
-        return (x / a["scale"]).log1p()
+        slope = (x / a["scale"]).log1p()
+        # A latent scale is no constant.
+        return slope + a["scale"].log() if isinstance(a["scale"], Tensor) else slope
 
 
 @dataclass(frozen=True, repr=False)
