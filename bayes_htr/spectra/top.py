@@ -112,12 +112,13 @@ def _extend(Z: Tensor, Q: Tensor) -> Tensor:
     Two passes: one leaves rounding of the size of what was taken away.
     """
     room = Q.shape[0] - Q.shape[1]
-    scale = torch.linalg.matrix_norm(Z)
+    floor = 1e2 * torch.finfo(Z.dtype).eps * torch.linalg.matrix_norm(Z)
     for _ in range(2):
-        Z, R = torch.linalg.qr(Z - Q @ (Q.T @ Z))
-        kept = R.diagonal().abs() > 1e2 * torch.finfo(Z.dtype).eps * scale
-        Z = Z[:, kept]
-        scale = torch.ones_like(scale)
+        Z = Z - Q @ (Q.T @ Z)
+    Z, R = torch.linalg.qr(Z)
+    kept = R.diagonal().abs() > floor
+    if not bool(kept.all()):  # what is left of the others is rounding, along Q as much as across
+        Z = torch.linalg.qr(Z[:, kept] - Q @ (Q.T @ Z[:, kept])).Q
     return Z[:, :room]
 
 
