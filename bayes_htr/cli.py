@@ -105,7 +105,7 @@ def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--strength",
         type=float,
         help="power of the prior; 1 is Bayes' rule, mu * (number of examples) a coefficient mu on "
-        "the mean loss (default: that of the file, or a coefficient of the name's own)",
+        "the mean loss (default: the name's own; it multiplies the strength of a file)",
     )
     fit.add_argument("--epochs", type=int, default=30, help="epochs in all")
     fit.add_argument("--batch-size", type=int, default=64, help="examples per batch")
@@ -123,6 +123,8 @@ def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def _fit(args: argparse.Namespace, console: Console) -> None:
     if args.resume and args.out is None:
         raise ValueError("--resume needs --out, the folder of the run")
+    if args.data == "digits" and args.data_dir is not None:
+        raise ValueError("--data-dir: digits come with scikit-learn; leave it out, or name --data")
     data = load_dataset(args.data, args.data_dir, seed=args.seed)
     num_data = len(data.y_train)
     priors = named_priors(args.prior, strength=args.strength, num_data=num_data)
@@ -139,7 +141,7 @@ def _fit(args: argparse.Namespace, console: Console) -> None:
         seed=args.seed,
         device=args.device,
     )
-    label = Path(args.prior).stem
+    label = Path(args.prior).name
     compare(
         data,
         net,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
+import operator
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
@@ -74,13 +76,13 @@ def fit(
         CheckpointError: A run to resume that is another one, or cannot be read.
         ValueError: A setting out of range.
     """
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 0:
-        raise ValueError(f"epochs={epochs!r} must be a whole number, 0 or more")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise ValueError(f"seed={seed!r} must be a whole number")
+    _check_types(model, method, init, callbacks)
+    epochs = _whole(epochs, "epochs", below=2**31)
+    seed = _whole(seed, "seed", below=2**63)
+    batch_size = _whole(batch_size, "batch_size", below=2**31)
     if resume and out is None:
         raise ValueError("resume=True needs out=, the folder of the run")
-    net = copy.deepcopy(model.net)
+    net = _copied(model.net)
     if init is not None:
         try:
             net.load_state_dict(init.network().state_dict())
@@ -113,9 +115,7 @@ def fit(
         hyperparameters={} if init is None else init.unconstrained_hyperparameters(),
     )
     method.check(problem)
-    config = _config(model, method, problem, batch_size)
-    if metadata is not None:
-        config["metadata"] = dict(metadata)
+    config = _config(model, method, problem, metadata)
     if out is not None:
         folder = RunFolder(out)
         checkpoint = folder.start(config, resume=resume)
@@ -162,22 +162,70 @@ def _check_class_weights(model: BayesianClassifier, classes: int) -> None:
         )
 
 
+def _check_types(model: Any, method: Any, init: Any, callbacks: Any) -> None:
+    if not isinstance(model, BayesianClassifier):
+        raise ValueError(f"model={model!r} must be a BayesianClassifier(net, priors)")
+    if isinstance(method, type) or not hasattr(method, "describe"):
+        raise ValueError(f"method={method!r} must be an inference method, such as MAP()")
+    if init is not None and not isinstance(init, Posterior):
+        raise ValueError(f"init={init!r} must be a Posterior")
+    for callback in callbacks if isinstance(callbacks, Sequence) else [callbacks]:
+        if not isinstance(callbacks, Sequence) or not callable(callback):
+            raise ValueError(f"callbacks={callbacks!r} must be a sequence of callables")
+
+
+def _whole(value: Any, name: str, *, below: int) -> int:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = -1
+    if isinstance(value, bool) or not 0 <= number < below:
+        raise ValueError(f"{name}={value!r} must be a whole number, 0 or more")
+    return number
+
+
+def _copied(net: nn.Module) -> nn.Module:
+    try:
+        copied = copy.deepcopy(net)
+    except RuntimeError as error:
+        raise ValueError(
+            f"{type(net).__name__} cannot be copied ({error}); with the old weight_norm, use "
+            "torch.nn.utils.parametrizations.weight_norm"
+        ) from error
+    for name, value in copied.state_dict().items():
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(
+                f"{name!r} in the network's state_dict is a {type(value).__name__}, and only "
+                "tensors can be saved; leave it out of get_extra_state"
+            )
+    return copied
+
+
 def _config(
-    model: BayesianClassifier, method: Method, problem: Problem, batch_size: int
+    model: BayesianClassifier,
+    method: Method,
+    problem: Problem,
+    metadata: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     weights = model.class_weights
-    return {
+    config = {
         "version": bayes_htr.__version__,
         "method": method.describe(),
         "priors": model.priors.to_dict(),
         "epochs": problem.epochs,
-        "batch_size": batch_size,
+        "train": problem.train.fingerprint,
         "seed": problem.seed,
         "num_data": problem.train.num_data,
         "class_weights": None if weights is None else weights.tolist(),
         "network": type(model.net).__name__,
         "parameters": {p.name: list(p.tensor.shape) for p in parameters_of(model.net)},
+        "metadata": dict(metadata or {}),
     }
+    try:
+        json.dumps(config)
+    except TypeError as error:
+        raise ValueError(f"metadata={metadata!r} must be plain data: {error}") from error
+    return config
 
 
 def _posterior(model: BayesianClassifier, fitted: Fitted, config: dict[str, Any]) -> Posterior:

@@ -115,6 +115,7 @@ def test_priors_from_a_file(tmp_path):
         (["--net", "lenet5"], "28x28"),
         (["--data", "kmnist", "--data-dir", "nowhere"], "nowhere"),
         (["--device", "abacus"], "abacus"),
+        (["--data-dir", "somewhere"], "--data-dir"),
         (["--lr", "1e9"], "diverged"),
     ],
 )
@@ -149,12 +150,21 @@ def test_resume_of_another_data_set_is_refused(tmp_path, capsys):
     assert "metadata" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("broken", ["nothing", "truncated", "foreign"])
+BROKEN = {
+    "truncated": '{"scores": ',
+    "foreign": "[]",
+    "empty": '{"scores": {}, "runs": {}}',
+    "no scores": '{"scores": {"a": 1}, "runs": {"a": "."}}',
+    "outside": '{"scores": {"a": {"accuracy": 1, "nll": 1, "ece": 1, "brier": 1}},'
+    ' "runs": {"a": "../elsewhere"}}',
+}
+
+
+@pytest.mark.parametrize("broken", ["nothing", *BROKEN])
 def test_report_of_no_run(tmp_path, capsys, broken):
     if broken != "nothing":
         (tmp_path / "config.json").write_text('{"format": 1}')
-        text = '{"scores": ' if broken == "truncated" else "[]"
-        (tmp_path / "results.json").write_text(text)
+        (tmp_path / "results.json").write_text(BROKEN[broken])
     assert main(["report", str(tmp_path)]) == 1
     assert str(tmp_path) in capsys.readouterr().err
 

@@ -90,7 +90,8 @@ class SpectralEnergy(nn.Module):
     """The energy that `bind` returns.
 
     Its parameters are the hyperparameters that have hyperpriors, in unconstrained coordinates;
-    its state also holds where the iterations for largest singular values start. `latent_laws` are
+    its state also holds where the iterations for largest singular values start, and which matrices
+    have been scored in training. `latent_laws` are
     those hyperparameters with their hyperpriors, by name.
 
     Args:
@@ -101,6 +102,8 @@ class SpectralEnergy(nn.Module):
     Raises:
         PriorError: As `bind`.
     """
+
+    started: Tensor
 
     def __init__(self, priors: Priors, net: nn.Module, refresh: Refresh) -> None:
         super().__init__()
@@ -126,6 +129,7 @@ class SpectralEnergy(nn.Module):
         self._values = nn.ParameterDict(
             {_key(name): nn.Parameter(latent.start()) for name, latent in self.latent_laws.items()}
         )
+        self.register_buffer("started", torch.zeros(len(self._scored), dtype=torch.bool))
         for i, scored in enumerate(self._scored):
             if scored.iterates:
                 assert scored.matrix is not None
@@ -252,11 +256,19 @@ class SpectralEnergy(nn.Module):
                 for n, u in zip(names, leaves[1:], strict=True)
             }
             needs = scored.needs(strengths)
-            view = MatrixView(leaves[0], scored.name, needs, self._block(i, scored))
+            view = MatrixView(
+                leaves[0],
+                scored.name,
+                needs,
+                self._block(i, scored),
+                started=bool(self.started[i]),
+            )
             energy, column = _energy(scored, view, strengths, values)
         if scored.iterates and view.block is not None:
             with torch.inference_mode(False):  # state outlives the caller's mode
                 setattr(self, f"block_{i}", view.block.clone())
+        if wanted:
+            self.started[i] = True
         if not energy.requires_grad:
             return energy.detach().to(W), column
         gradients = torch.autograd.grad(energy, leaves, materialize_grads=True)

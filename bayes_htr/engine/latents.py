@@ -7,7 +7,6 @@ as integrating it out (`docs/theory.md`, "Hyperparameters").
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,12 +43,13 @@ class Latent:
         return -(distribution.log_prob(value) + transform.log_abs_det_jacobian(u, value))
 
     def start(self) -> Tensor:
-        """Where optimisation starts: the hyperprior's mean, or its median if that is infinite."""
+        """Where optimisation starts: the hyperprior's median, or its mean where Torch has none."""
         distribution = self.law.distribution()
-        mean = torch.as_tensor(distribution.mean)
-        if not math.isfinite(mean.item()):
-            mean = torch.as_tensor(distribution.icdf(torch.tensor(0.5)))
-        start: Tensor = biject_to(distribution.support).inv(mean)
+        try:
+            value = torch.as_tensor(distribution.icdf(torch.tensor(0.5)))
+        except NotImplementedError:  # Gamma
+            value = torch.as_tensor(distribution.mean)
+        start: Tensor = biject_to(distribution.support).inv(value)
         return start.to(torch.get_default_dtype())
 
 

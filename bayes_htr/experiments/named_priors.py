@@ -45,8 +45,8 @@ def named_priors(name: str | PathLike[str], *, strength: float | None, num_data:
 
     Args:
         name: A key of `PRIORS`, `"none"`, or a path that ends in `.toml`.
-        strength: The power of the laws. By default that of the file, or the name's own
-            coefficient times `num_data`.
+        strength: The power of the laws, by default the name's own coefficient times `num_data`.
+            A file's own strength is multiplied by it.
         num_data: The number of training examples.
 
     Raises:

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterator, Sized
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import (
+    DataLoader,
+    Dataset,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    WeightedRandomSampler,
+)
 
 from bayes_htr.errors import DataError
 from bayes_htr.inference.randomness import isolated_randomness
@@ -76,6 +84,15 @@ class Batches:
             yield x, y.to(self.device, torch.int64, non_blocking=True)
 
     @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What tells these data from others on resuming: checksums where they are in memory."""
+        dataset = self.loader.dataset
+        found: dict[str, Any] = {"batch_size": self.loader.batch_size}
+        if isinstance(dataset, _Arrays):
+            found["checksums"] = [_checksum(dataset.x), _checksum(dataset.y)]
+        return found
+
+    @property
     def generators(self) -> list[torch.Generator]:
         """The generators that decide the order, for checkpoints."""
         owners = [self.loader, self.loader.batch_sampler, _sampler(self.loader)]
@@ -102,7 +119,7 @@ class Batches:
         try:
             with torch.no_grad(), isolated_randomness():
                 logits = net(x)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except Exception as error:  # whatever the network stumbles over
             raise DataError(
                 f"{self.name}: the network does not take inputs of shape {tuple(x.shape)} "
                 f"and dtype {x.dtype}: {error}"
@@ -211,6 +228,11 @@ def _tensor(values: Any, what: str) -> Tensor:
     return torch.as_tensor(np.require(native, requirements=["C", "W"]))
 
 
+def _checksum(values: Tensor) -> int:
+    raw = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    return zlib.crc32(raw.numpy().data)
+
+
 def _sampler(loader: DataLoader[Any]) -> Any:
     """What decides which examples are drawn, also where the user gave a `batch_sampler`."""
     return getattr(loader.batch_sampler, "sampler", loader.sampler)
@@ -229,7 +251,9 @@ def _count(loader: DataLoader[Any], name: str) -> int:
         )
     count = len(loader.dataset)
     sampler = _sampler(loader)
-    if isinstance(sampler, Sized):  # a subset sampler, or one that draws more or fewer
+    # A sampler that draws more or fewer examples in an epoch makes the data no more and no fewer.
+    resamples = isinstance(sampler, RandomSampler | WeightedRandomSampler | DistributedSampler)
+    if isinstance(sampler, Sized) and not resamples:  # it draws from a subset
         count = len(sampler)
     if count == 0:
         raise DataError(f"{name} holds no examples")

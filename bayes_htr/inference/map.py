@@ -9,7 +9,9 @@ Source: Xiao, Li, Xie & Zhou (2023), arXiv:2304.02911; `docs/theory.md`.
 from __future__ import annotations
 
 import copy
+import inspect
 import math
+import numbers
 import re
 import time
 from collections.abc import Callable
@@ -66,7 +68,7 @@ class MAP:
     refresh: Refresh = field(default_factory=Exact)
 
     def __post_init__(self) -> None:
-        if not (isinstance(self.lr, int | float) and 0 < self.lr < float("inf")):
+        if not _is_positive(self.lr):
             raise ValueError(f"lr={self.lr!r} must be a positive number")
         if not callable(self.optimizer):
             raise ValueError(
@@ -74,12 +76,14 @@ class MAP:
             )
         if not (self.scheduler in ("cosine", None) or callable(self.scheduler)):
             raise ValueError(f"scheduler={self.scheduler!r} must be 'cosine', None, or callable")
-        if self.patience is not None and not (isinstance(self.patience, int) and self.patience > 0):
+        if self.patience is not None and not (
+            _is_positive(self.patience) and self.patience == int(self.patience)
+        ):
             raise ValueError(
                 f"patience={self.patience!r} must be a positive whole number of epochs"
             )
-        if self.clip is not None and not self.clip > 0:
-            raise ValueError(f"clip={self.clip!r} must be positive")
+        if self.clip is not None and not _is_positive(self.clip):
+            raise ValueError(f"clip={self.clip!r} must be a positive number")
         if not isinstance(self.refresh, Refresh):
             raise ValueError(f"refresh={self.refresh!r} must be a refresh policy, such as Exact()")
 
@@ -90,8 +94,8 @@ class MAP:
             "lr": float(self.lr),
             "optimizer": _describe(self.optimizer),
             "scheduler": _describe(self.scheduler),
-            "patience": self.patience,
-            "clip": self.clip,
+            "patience": None if self.patience is None else int(self.patience),
+            "clip": None if self.clip is None else float(self.clip),
             "refresh": self.refresh.to_dict(),
         }
 
@@ -126,7 +130,10 @@ class _Run:
     def __init__(self, method: MAP, problem: Problem) -> None:
         self.method = method
         self.problem = problem
-        self.net = problem.net.train()
+        self.net = problem.net
+        if not self.net.training:  # else layers that the user has put into evaluation mode stay
+            self.net.train()
+        self.modes = {module: module.training for module in self.net.modules()}
         self.energy: SpectralEnergy = bind(problem.model.priors, self.net, refresh=method.refresh)
         self.weights = [p for p in self.net.parameters() if p.requires_grad]
         if not self.weights:
@@ -173,7 +180,8 @@ class _Run:
 
     def _train_epoch(self, bar: TrainingProgress) -> dict[str, float]:
         start = time.perf_counter()
-        self.net.train()  # a callback may have left it in evaluation mode
+        for module, mode in self.modes.items():  # a callback may have changed them
+            module.training = mode
         device = self.problem.train.device
         totals = torch.zeros(3, dtype=torch.float64, device=device)  # loss, energy, correct
         unseen: list[Tensor] = []
@@ -236,7 +244,11 @@ class _Run:
             return loss
 
         try:
-            self.optimizer.step(closure)  # type: ignore[arg-type]  # closures return tensors
+            if _needs_closure(self.optimizer):
+                self.optimizer.step(closure)  # type: ignore[arg-type]  # closures return tensors
+            else:
+                closure()
+                self.optimizer.step()
         except SpectrumError as error:
             raise self._diverged(str(error), self.step, x) from error
         if self.hyper is not None:
@@ -298,6 +310,21 @@ class _Run:
             return CosineAnnealingLR(self.optimizer, T_max=max(1, self.problem.epochs))
         return self.method.scheduler(self.optimizer)
 
+    def _bend_cosine(self, done: int) -> None:
+        """Make the restored curve that over the epochs asked for now, which may be more."""
+        assert isinstance(self.scheduler, CosineAnnealingLR)
+        epochs = max(1, self.problem.epochs)
+        if self.scheduler.T_max == epochs:
+            return
+        self.scheduler.T_max = epochs
+        bases = self.scheduler.base_lrs
+        for group, base in zip(self.optimizer.param_groups, bases, strict=True):
+            rate = _cosine_rate(float(base), epochs, done)
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate
+
     def _save(self) -> None:
         if self.problem.folder is None:
             return
@@ -326,11 +353,7 @@ class _Run:
             if self.scheduler is not None:
                 self.scheduler.load_state_dict(state["scheduler"])
             if isinstance(self.scheduler, CosineAnnealingLR) and self.method.scheduler == "cosine":
-                # The curve over all epochs asked for now, which may be more than before.
-                self.scheduler.T_max = self.problem.epochs
-                rate = _cosine_rate(self.method.lr, self.problem.epochs, state["epoch"])
-                for group in self.optimizer.param_groups:
-                    group["lr"] = rate
+                self._bend_cosine(state["epoch"])
             if self.hyper is not None:
                 self.hyper.load_state_dict(state["hyper"])
             torch.set_rng_state(state["random"])
@@ -345,6 +368,17 @@ class _Run:
                 f"the checkpoint in {self.problem.folder.path if self.problem.folder else ''} does "
                 f"not fit this run: {error}"
             ) from error
+
+
+def _is_positive(value: Any) -> bool:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number and 0 < float(value) < math.inf
+
+
+def _needs_closure(optimizer: Optimizer) -> bool:
+    """Whether `optimizer.step` cannot do without a closure, as that of LBFGS."""
+    parameters = inspect.signature(type(optimizer).step).parameters
+    return "closure" in parameters and parameters["closure"].default is inspect.Parameter.empty
 
 
 def _cosine_rate(lr: float, epochs: int, done: int) -> float:
@@ -369,7 +403,7 @@ def _describe(setting: Any) -> Any:
         return setting
     if not hasattr(setting, "__qualname__"):  # an object that is callable
         return _shown(setting)
-    return f"{setting.__module__}.{setting.__qualname__}"
+    return setting.__qualname__  # its module is another name when a script is imported
 
 
 def _shown(argument: Any) -> str:

@@ -98,7 +98,7 @@ class Method(Protocol):
 
 def evaluate_batches(net: nn.Module, batches: Batches) -> tuple[float, float]:
     """Mean negative log likelihood (nats) and accuracy of a network, in evaluation mode."""
-    mode = net.training
+    modes = {module: module.training for module in net.modules()}
     net.eval()
     nll = correct = 0.0
     count = 0
@@ -108,5 +108,6 @@ def evaluate_batches(net: nn.Module, batches: Batches) -> tuple[float, float]:
             nll += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
             correct += float((logits.argmax(1) == y).sum())
             count += len(y)
-    net.train(mode)
+    for module, mode in modes.items():
+        module.training = mode
     return nll / count, correct / count

@@ -202,6 +202,8 @@ def _leaves(data: Any, path: str = "") -> dict[str, Any]:
     if not isinstance(data, dict) or not data:
         return {path: data}
     found: dict[str, Any] = {}
+    if path == "priors.priors":  # the first pattern that matches wins: their order counts
+        found["priors.priors"] = list(data)
     for key, value in data.items():
         found |= _leaves(value, f"{path}.{key}" if path else key)
     return found

@@ -20,7 +20,7 @@ from bayes_htr.posterior.prediction import Prediction, mix
 from bayes_htr.posterior.spectra import PosteriorSpectra
 from bayes_htr.priors import Priors
 from bayes_htr.spectra import matrices_of, spectrum
-from bayes_htr.spectra.matrices import check_finite
+from bayes_htr.spectra.matrices import check_finite, unwrap
 
 _HYPER = "hyperparameter:"
 _BATCH = 1024
@@ -131,7 +131,7 @@ class Posterior:
         """Write the result into a run folder; the weights come last, and mark it as finished."""
         folder.write_metrics(self.history)
         folder.write_tensors(SPECTRA, dict(self.spectra()))
-        weights = dict(self._net.state_dict())
+        weights = dict(unwrap(self._net).state_dict())
         weights |= {_HYPER + name: u for name, u in self._latents.items()}
         folder.write_tensors(WEIGHTS, weights)
 
@@ -145,7 +145,7 @@ class Posterior:
         weights = {k: v for k, v in tensors.items() if not k.startswith(_HYPER)}
         copied = copy.deepcopy(net)
         try:
-            copied.load_state_dict(weights)
+            unwrap(copied).load_state_dict(weights)
         except RuntimeError as error:
             raise CheckpointError(
                 f"{folder.path / WEIGHTS} does not fit the network {type(net).__name__}: {error}"
@@ -163,8 +163,8 @@ class Posterior:
         return {**self.config, "priors": self.priors.to_dict()}
 
     def _draws(self, samples: int) -> Iterator[nn.Module]:
-        if samples < 1:
-            raise ValueError(f"samples={samples} must be at least 1")
+        if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
+            raise ValueError(f"samples={samples!r} must be a whole number of at least 1")
         yield self._net
 
     def _batches(self, data: Data, name: str) -> Batches:

@@ -240,6 +240,8 @@ class Priors(Value):
 
     def _assign(self, parameter: Parameter, used: dict[str, int]) -> Assignment:
         flat = Assignment(parameter, None)
+        if parameter.raw and parameter.tensor.ndim > 1:
+            self._refuse_raw(parameter)
         if self.everywhere is not None:
             if parameter.matrices:
                 return Assignment(
@@ -260,6 +262,17 @@ class Priors(Value):
             used[pattern] += 1
             return Assignment(parameter, prior, pattern, _frozen(parameter))
         return flat if flat.note else dataclasses.replace(flat, note="no pattern matches")
+
+    def _refuse_raw(self, parameter: Parameter) -> None:
+        """Raise if a spectral prior would score what a weight is only computed from."""
+        matching = [prior for pattern, prior in self.priors if _matches(pattern, parameter)]
+        prior = self.everywhere or next(iter(matching), None)
+        if prior is not None and prior.spectral:
+            raise PriorError(
+                f"{parameter.name} is not a weight but what one is computed from, by a "
+                "parametrization or pruning; its spectrum is not the network's. Remove that first "
+                "(parametrize.remove_parametrizations, prune.remove), or give it Entries"
+            )
 
     def _check_shared(self, assignments: list[Assignment]) -> None:
         laws: dict[str, Law] = {}

@@ -141,7 +141,7 @@ class Statistic(Prior, abstract=True):
                 "for entries of both signs take Normal"
             )
         inside = law.on_support(x, a)
-        if x.numel() and bool((inside != x).all()):
+        if x.numel() and not view.started and bool((inside != x).all()):
             raise SpectrumError(
                 f"{view.name}: all {x.numel()} values, from {x.min().item():.3g} to "
                 f"{x.max().item():.3g}, lie outside the support of {law!r}, so that the prior "

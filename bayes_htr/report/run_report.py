@@ -57,12 +57,21 @@ class RunReport:
         file = folder.path / RESULTS
         try:
             results = json.loads(file.read_text(encoding="utf-8"))
-            scores, runs = results["scores"], results["runs"]
+            scores = {
+                str(label): {name: float(row[name]) for name in _SCORES}
+                for label, row in results["scores"].items()
+            }
+            runs = {str(label): str(results["runs"][label]) for label in scores}
+            inside = folder.path.resolve()
+            if not scores or not all(
+                (inside / run).resolve().is_relative_to(inside) for run in runs.values()
+            ):
+                raise ValueError("no scores, or runs outside of the folder")
         except FileNotFoundError as error:
             raise CheckpointError(
                 f"{folder.path} has no {RESULTS}: the run has not finished; resume it"
             ) from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{file} cannot be read: {error}") from error
         return cls(
             folder,

@@ -54,6 +54,8 @@ class Parameter:
         path: The name by which the unwrapped module finds it.
         tensor: The parameter.
         matrices: The matrices in it.
+        raw: Whether the network computes its weight from it, by a parametrization or by pruning:
+            then it is not the weight, and holds no matrix of the network.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Parameter:
     path: str
     tensor: nn.Parameter
     matrices: tuple[Matrix, ...]
+    raw: bool = False
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -100,9 +103,9 @@ def parameters_of(module: nn.Module) -> list[Parameter]:
             )
         owner = module.get_submodule(raw.rpartition(".")[0])
         aliases = tuple(dict.fromkeys(plain_name(n) for n in names[key]))
-        found.append(
-            Parameter(aliases[0], aliases, raw, tensor, _matrices(aliases[0], tensor, owner))
-        )
+        computed = _is_computed_from(raw, owner)
+        matrices = () if computed else _matrices(aliases[0], tensor, owner)
+        found.append(Parameter(aliases[0], aliases, raw, tensor, matrices, computed))
     return found
 
 
@@ -127,6 +130,12 @@ def as_matrix(W: Tensor) -> Tensor:
             "give one with two or more dimensions, none of them 0"
         )
     return W.reshape(W.shape[0], -1)
+
+
+def _is_computed_from(name: str, owner: nn.Module) -> bool:
+    """Whether the owner computes its weight from this parameter: parametrized, or pruned."""
+    pruned = name.endswith("_orig") and hasattr(owner, name.rpartition(".")[2][:-5] + "_mask")
+    return pruned or isinstance(owner, nn.utils.parametrize.ParametrizationList)
 
 
 def _matrices(name: str, tensor: Tensor, owner: nn.Module) -> tuple[Matrix, ...]:

@@ -72,6 +72,8 @@ class MatrixView:
         name: What errors call it.
         needs: All that will be asked for.
         block: Where the iteration for the largest singular value starts.
+        started: Whether the matrix has been scored before: then values that have all left a law's
+            support are no mistake in the prior, but where it has led.
 
     Attributes:
         block: Where the next iteration may start: set once `sigma_max` has been asked for.
@@ -80,11 +82,20 @@ class MatrixView:
         SpectrumError: Entries that are not finite.
     """
 
-    def __init__(self, W: Tensor, name: str, needs: Need, block: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        W: Tensor,
+        name: str,
+        needs: Need,
+        block: Tensor | None = None,
+        *,
+        started: bool = False,
+    ) -> None:
         check_finite(W.detach(), name)
         self.W = W.double() if Need.DOUBLE in needs else W
         self.name = name
         self.block = block
+        self.started = started
         self._needs = needs
 
     @cached_property

@@ -66,7 +66,14 @@ def case(priors=FLAT, *, train=data, width=8, norm=False, validation=False, **me
     return partial(htr.fit, model, train(), method=htr.MAP(**method), seed=5, **more)
 
 
+def two_rates(parameters, lr):
+    half = len(parameters) // 2
+    groups = [{"params": parameters[:half], "lr": lr / 50}, {"params": parameters[half:]}]
+    return SGD(groups, lr=lr, momentum=0.9)
+
+
 CASES = {
+    "two rates": partial(case, optimizer=two_rates),
     "momentum": partial(case, scheduler=None),
     "cosine": case,
     "batchnorm": partial(case, norm=True),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.utils.data as data_utils
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau
 from torch.utils.data import DataLoader, TensorDataset
@@ -268,8 +269,11 @@ def test_progress_without_a_terminal(model, data, validation, capsys, progress):
             ),
             20,
         ),
+        (lambda d: DataLoader(d, 16, sampler=data_utils.WeightedRandomSampler([1.0] * 50, 20)), 50),
+        (lambda d: DataLoader(d, 16, sampler=data_utils.RandomSampler(d, num_samples=20)), 50),
+        (lambda d: DataLoader(d, 16, sampler=data_utils.SubsetRandomSampler(range(20))), 20),
     ],
-    ids=["drop_last", "sampler", "batch_sampler"],
+    ids=["drop_last", "sampler", "batch_sampler", "weighted", "fewer", "subset"],
 )
 def test_num_data_of_loaders(make_model, data, frechet, make, count):
     loader = make(TensorDataset(*data))
@@ -313,3 +317,73 @@ def test_settings_are_the_same_in_every_process():
         assert " at 0x" not in str(htr.MAP(scheduler=scheduler).describe())
     first, second = (htr.MAP(optimizer=partial(torch.optim.SGD, momentum=m)) for m in (0.1, 0.2))
     assert first.describe() != second.describe()
+
+
+def test_layers_put_into_evaluation_mode_stay_there(data):
+    net = torch.nn.Sequential(torch.nn.BatchNorm1d(6), torch.nn.Linear(6, 3))
+    net[0].eval()
+    before = {name: b.clone() for name, b in net[0].named_buffers()}
+    fitted = htr.fit(
+        htr.BayesianClassifier(net, htr.Priors({})), data, method=htr.MAP(), epochs=1
+    ).network()
+    for name, b in fitted[0].named_buffers():
+        torch.testing.assert_close(b, before[name], rtol=0, atol=0)
+
+
+def test_an_optimiser_without_a_closure(make_model, data, frechet):
+    class Plain(torch.optim.SGD):
+        def step(self):
+            return super().step()
+
+    runs = [
+        htr.fit(
+            make_model(frechet), data, method=htr.MAP(optimizer=kind, lr=0.1), epochs=2
+        ).network()
+        for kind in (torch.optim.SGD, Plain)
+    ]
+    for a, b in zip(*(net.parameters() for net in runs), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("law", [htr.Powerlaw(2.0, 0.3), htr.TruncatedPowerlaw(2.0, 0.3, 50.0)])
+def test_a_power_law_that_has_reached_its_lower_end_goes_on(make_model, data, law):
+    """The energy is constant there: what the prior asks for is reached, not an error."""
+    priors = htr.Priors({"fc2.weight": htr.MaxEigenvalue(law)}).scaled(5.0)
+    posterior = htr.fit(
+        make_model(priors), data, method=htr.MAP(lr=0.02, scheduler=None), epochs=15
+    )
+    energies = [row["energy"] for row in posterior.history]
+    assert energies[-1] < energies[0]
+    assert min(energies) == pytest.approx(5.0 * 2.0 * math.log(0.3), rel=0.2)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"method": htr.MAP}, "MAP()"),
+        ({"method": "map"}, "MAP()"),
+        ({"init": torch.nn.Linear(2, 2)}, "Posterior"),
+        ({"callbacks": [3]}, "callables"),
+        ({"callbacks": print}, "callables"),
+        ({"metadata": {"data": object()}}, "plain data"),
+        ({"seed": 2**70}, "seed"),
+    ],
+)
+def test_settings_of_another_kind_are_named(make_model, data, frechet, tmp_path, setting, message):
+    settings = {"method": htr.MAP(), "epochs": 1, "out": tmp_path / "run"} | setting
+    with pytest.raises(ValueError, match=message.replace("(", r"\(").replace(")", r"\)")):
+        htr.fit(make_model(frechet), data, **settings)
+    assert not (tmp_path / "run").exists()
+
+
+def test_numpy_integers_are_whole_numbers(make_model, data, frechet):
+    import numpy as np
+
+    posterior = htr.fit(
+        make_model(frechet),
+        data,
+        method=htr.MAP(lr=np.float32(0.1)),
+        epochs=np.int64(2),
+        batch_size=np.int64(16),
+    )
+    assert len(posterior.history) == 2

@@ -176,7 +176,7 @@ def test_an_older_result_goes_with_the_first_new_epoch(tmp_path):
         ("priors.priors.fc2.weight.law.scale", {"priors": 2.0}),
         ("priors.strength", {"strength": 2.0}),
         ("seed", {"seed": 6}),
-        ("batch_size", {"batch_size": 15}),
+        ("train.batch_size", {"batch_size": 15}),
         ("num_data", {"train": partial(HELP["data"], 41)}),
         ("parameters.fc1.bias", {"width": 9}),
         ("class_weights", {"class_weights": [1.0, 1.0, 2.0]}),
@@ -196,6 +196,21 @@ def test_another_configuration_raises(tmp_path, field, change):
     with pytest.raises(htr.CheckpointError, match=rf"its {field}.* is .* name another folder"):
         run(**change)
     assert {p.name: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
+
+
+def test_another_order_of_patterns_raises(tmp_path):
+    """The first pattern that matches wins, so that the order counts."""
+    both = {name: htr.ESD(htr.Lomax(2.0)) for name in ("fc1.weight", "fc3.weight")}
+    turned = dict(reversed(both.items()))
+    case(htr.Priors(both))(epochs=1, out=tmp_path / "run")
+    with pytest.raises(htr.CheckpointError, match=r"priors\.priors is"):
+        case(htr.Priors(turned))(epochs=2, out=tmp_path / "run", resume=True)
+
+
+def test_other_data_of_the_same_size_raise(tmp_path):
+    case()(epochs=1, out=tmp_path / "run")
+    with pytest.raises(htr.CheckpointError, match="checksums"):
+        case(train=partial(HELP["data"], 40, 7))(epochs=2, out=tmp_path / "run", resume=True)
 
 
 def test_fewer_epochs_than_done_raises(tmp_path):

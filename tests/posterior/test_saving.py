@@ -187,3 +187,11 @@ def test_hyperparameters(posterior):
     assert "tail_index" in next(iter(values))
     posterior.unconstrained_hyperparameters()[name].zero_()
     assert posterior.hyperparameters() == values
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, torch.compile], ids=["DataParallel", "compile"])
+def test_a_wrapped_network_is_saved_as_the_plain_one(tmp_path, wrap):
+    net = nn.Sequential(nn.Linear(6, 3))
+    htr.Posterior(wrap(net), htr.Priors({})).save(tmp_path / "run")
+    loaded = htr.load(tmp_path / "run", nn.Sequential(nn.Linear(6, 3))).network()
+    assert torch.equal(loaded[0].weight, net[0].weight)

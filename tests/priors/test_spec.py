@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
 import bayes_htr as htr
 
@@ -170,3 +171,24 @@ def test_explain_prints(net):
         assert part in text
     assert "schedule PowerDecay()" in text
     assert "at least 3.0" in text
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda layer: torch.nn.utils.parametrizations.weight_norm(layer),
+        lambda layer: torch.nn.utils.parametrizations.spectral_norm(layer),
+        lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+    ],
+    ids=["weight_norm", "spectral_norm", "pruned"],
+)
+def test_what_a_weight_is_computed_from_has_no_spectrum(wrap):
+    net = torch.nn.Sequential(wrap(torch.nn.Linear(4, 3)), torch.nn.Linear(3, 2))
+    for priors in (
+        htr.Priors(htr.ESD(htr.Lomax(2.0))),
+        htr.Priors({"*": htr.ESD(htr.Lomax(2.0))}),
+    ):
+        with pytest.raises(htr.PriorError, match="computed from"):
+            priors.resolve(net)
+    assert list(htr.matrices_of(net)) == ["1.weight"]
+    htr.Priors({"*": htr.penalties.weight_decay()}).resolve(net)
