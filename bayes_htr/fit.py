@@ -93,21 +93,18 @@ def fit(
     first = next(net.parameters(), torch.zeros(()))
     target = _device(device, first.device)
     net.to(target)
-    train_batches = Batches(
-        train, batch_size=batch_size, device=target, dtype=first.dtype, seed=seed, name="train"
-    )
-    validation_batches = None
+    where: dict[str, Any] = {"device": target, "dtype": first.dtype}
+    train_batches = Batches(train, batch_size=batch_size, seed=seed, name="train", **where)
+    measured = None
     if validation is not None:
-        validation_batches = Batches(
-            validation, batch_size=1024, device=target, dtype=first.dtype, name="validation"
-        )
-        validation_batches.check_network(net)
+        measured = Batches(validation, batch_size=1024, name="validation", **where)
+        measured.check_network(net)
     _check_class_weights(model, train_batches.check_network(net))
     problem = Problem(
         model=model,
         net=net,
         train=train_batches,
-        validation=validation_batches,
+        validation=measured,
         epochs=epochs,
         seed=seed,
         callbacks=callbacks,

@@ -9,10 +9,7 @@ Source: Xiao, Li, Xie & Zhou (2023), arXiv:2304.02911; `docs/theory.md`.
 from __future__ import annotations
 
 import copy
-import inspect
 import math
-import numbers
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -31,6 +28,12 @@ from bayes_htr.inference.problem import EpochEvent, Fitted, Problem, evaluate_ba
 from bayes_htr.inference.progress import TrainingProgress
 from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.run_folder import CHECKPOINT
+from bayes_htr.inference.settings import (
+    cosine_rate,
+    describe_setting,
+    is_positive,
+    needs_closure,
+)
 from bayes_htr.models import negative_log_likelihood
 
 SchedulerFactory = Callable[[Optimizer], "LRScheduler | ReduceLROnPlateau"]
@@ -68,7 +71,7 @@ class MAP:
     refresh: Refresh = field(default_factory=Exact)
 
     def __post_init__(self) -> None:
-        if not _is_positive(self.lr):
+        if not is_positive(self.lr):
             raise ValueError(f"lr={self.lr!r} must be a positive number")
         if not callable(self.optimizer):
             raise ValueError(
@@ -77,12 +80,12 @@ class MAP:
         if not (self.scheduler in ("cosine", None) or callable(self.scheduler)):
             raise ValueError(f"scheduler={self.scheduler!r} must be 'cosine', None, or callable")
         if self.patience is not None and not (
-            _is_positive(self.patience) and self.patience == int(self.patience)
+            is_positive(self.patience) and self.patience == int(self.patience)
         ):
             raise ValueError(
                 f"patience={self.patience!r} must be a positive whole number of epochs"
             )
-        if self.clip is not None and not _is_positive(self.clip):
+        if self.clip is not None and not is_positive(self.clip):
             raise ValueError(f"clip={self.clip!r} must be a positive number")
         if not isinstance(self.refresh, Refresh):
             raise ValueError(f"refresh={self.refresh!r} must be a refresh policy, such as Exact()")
@@ -92,8 +95,8 @@ class MAP:
         return {
             "name": "map",
             "lr": float(self.lr),
-            "optimizer": _describe(self.optimizer),
-            "scheduler": _describe(self.scheduler),
+            "optimizer": describe_setting(self.optimizer),
+            "scheduler": describe_setting(self.scheduler),
             "patience": None if self.patience is None else int(self.patience),
             "clip": None if self.clip is None else float(self.clip),
             "refresh": self.refresh.to_dict(),
@@ -244,7 +247,7 @@ class _Run:
             return loss
 
         try:
-            if _needs_closure(self.optimizer):
+            if needs_closure(self.optimizer):
                 self.optimizer.step(closure)  # type: ignore[arg-type]  # closures return tensors
             else:
                 closure()
@@ -319,7 +322,7 @@ class _Run:
         self.scheduler.T_max = epochs
         bases = self.scheduler.base_lrs
         for group, base in zip(self.optimizer.param_groups, bases, strict=True):
-            rate = _cosine_rate(float(base), epochs, done)
+            rate = cosine_rate(float(base), epochs, done)
             if isinstance(group["lr"], Tensor):
                 group["lr"].fill_(rate)
             else:
@@ -368,43 +371,3 @@ class _Run:
                 f"the checkpoint in {self.problem.folder.path if self.problem.folder else ''} does "
                 f"not fit this run: {error}"
             ) from error
-
-
-def _is_positive(value: Any) -> bool:
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_number and 0 < float(value) < math.inf
-
-
-def _needs_closure(optimizer: Optimizer) -> bool:
-    """Whether `optimizer.step` cannot do without a closure, as that of LBFGS."""
-    parameters = inspect.signature(type(optimizer).step).parameters
-    return "closure" in parameters and parameters["closure"].default is inspect.Parameter.empty
-
-
-def _cosine_rate(lr: float, epochs: int, done: int) -> float:
-    """The learning rate after `done` of `epochs`, by the scheduler's own recursion."""
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
-    scheduler = CosineAnnealingLR(optimizer, T_max=max(1, epochs))
-    for _ in range(done):
-        optimizer.step()
-        scheduler.step()
-    return float(optimizer.param_groups[0]["lr"])
-
-
-def _describe(setting: Any) -> Any:
-    """A callable by name, a `partial` with its arguments: the same in every process."""
-    if isinstance(setting, partial):
-        return {
-            "name": _describe(setting.func),
-            "args": [_shown(a) for a in setting.args],
-            "kwargs": {k: _shown(v) for k, v in setting.keywords.items()},
-        }
-    if setting is None or isinstance(setting, str):
-        return setting
-    if not hasattr(setting, "__qualname__"):  # an object that is callable
-        return _shown(setting)
-    return setting.__qualname__  # its module is another name when a script is imported
-
-
-def _shown(argument: Any) -> str:
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(argument))  # addresses differ by process
