@@ -7,7 +7,7 @@ STAMP = $(VENV)/installed
 .PHONY: demo test test-slow lint docs clean
 
 demo: $(STAMP)
-	$(BIN)/bayes-htr fit --out runs/demo-$$(date +%Y%m%d-%H%M%S)
+	$(BIN)/bayes-htr fit --threads 1 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+import torch
 from rich.console import Console
 
 import bayes_htr
@@ -113,6 +114,12 @@ def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     fit.add_argument("--seed", type=int, default=0, help="of weights, order and data split")
     fit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     fit.add_argument(
+        "--threads",
+        type=int,
+        help="of PyTorch on the CPU; 1 is best for small networks on a busy machine "
+        "(default: PyTorch's own)",
+    )
+    fit.add_argument(
         "--out", type=Path, metavar="DIR", help="new run folder (default: runs/ and the time)"
     )
     fit.add_argument("--resume", action="store_true", help="go on with the run in --out")
@@ -121,6 +128,10 @@ def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _fit(args: argparse.Namespace, console: Console) -> None:
+    if args.threads is not None:
+        if args.threads < 1:
+            raise ValueError(f"--threads {args.threads}: give at least 1")
+        torch.set_num_threads(args.threads)
     if args.resume and args.out is None:
         raise ValueError("--resume needs --out, the folder of the run")
     if args.data == "digits" and args.data_dir is not None:

@@ -116,6 +116,7 @@ def test_priors_from_a_file(tmp_path):
         (["--data", "kmnist", "--data-dir", "nowhere"], "nowhere"),
         (["--device", "abacus"], "abacus"),
         (["--data-dir", "somewhere"], "--data-dir"),
+        (["--threads", "0"], "--threads 0"),
         (["--lr", "1e9"], "diverged"),
     ],
 )

@@ -23,7 +23,7 @@ from torch import Tensor
 BLOCK = 4
 """Columns of the iterated block."""
 
-SMALL = 40
+SMALL = 64
 """Up to this many singular values the Krylov space would be everything: it is taken at once."""
 
 _COLUMNS = 120
@@ -109,15 +109,17 @@ def _iterate(W: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def _extend(Z: Tensor, Q: Tensor) -> Tensor:
     """The part of `Z` outside the span of `Q`, orthonormal; fewer columns where it has lower rank.
 
-    Two passes: one leaves rounding of the size of what was taken away.
+    Two passes: one leaves rounding of the size of what was taken away. A third where columns are
+    nearly dependent: orthonormalising them enlarges what rounding they have along `Q`.
     """
     room = Q.shape[0] - Q.shape[1]
     floor = 1e2 * torch.finfo(Z.dtype).eps * torch.linalg.matrix_norm(Z)
     for _ in range(2):
         Z = Z - Q @ (Q.T @ Z)
+    lengths = torch.linalg.vector_norm(Z, dim=0)
     Z, R = torch.linalg.qr(Z)
     kept = R.diagonal().abs() > floor
-    if not bool(kept.all()):  # what is left of the others is rounding, along Q as much as across
+    if not bool((kept & (R.diagonal().abs() > 0.5 * lengths)).all()):
         Z = torch.linalg.qr(Z[:, kept] - Q @ (Q.T @ Z[:, kept])).Q
     return Z[:, :room]
 

@@ -27,9 +27,9 @@ class Norms(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(9, 5)
         self.norm = nn.BatchNorm1d(5)
-        self.large = nn.Linear(5, 60)
-        self.square = nn.Linear(60, 45)
-        self.frozen = nn.Linear(45, 5).requires_grad_(False)
+        self.large = nn.Linear(5, 120)
+        self.square = nn.Linear(120, 90)
+        self.frozen = nn.Linear(90, 5).requires_grad_(False)
         self.head = nn.Linear(5, 9)
         self.head.weight = self.embed.weight
 
@@ -264,7 +264,7 @@ def test_the_iteration_never_decomposes_a_large_matrix(monkeypatch):
 
 
 def test_warm_starts_track_the_exact_energy_through_training():
-    net = nn.Linear(80, 60)
+    net = nn.Linear(120, 90)
     energy = htr.bind(htr.Priors(htr.penalties.frechet()), net)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.02)
     for _ in range(25):

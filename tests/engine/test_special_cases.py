@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import bayes_htr as htr
+from bayes_htr.spectra import MatrixView
 from tests.reference import modules
 from tests.reference.penalties import PENALTIES, spectrum
 
@@ -45,11 +46,11 @@ SPECIAL = {
     "repeated inside the tail": ([3.0, 1.5, 1.5, 0.8, 0.4, 0.1], set(PENALTIES)),
     "one row": ([1.7], set(PENALTIES) - set(HILL)),
     "zero": ([0.0] * 6, {"weight_decay", "spectral_norm"}),
-    "large, rank 30 of 60": (
-        torch.cat([torch.linspace(3, 0.1, 31), torch.zeros(29)]),
+    "large, rank 51 of 100": (
+        torch.cat([torch.linspace(3, 0.1, 51), torch.zeros(49)]),
         set(PENALTIES) - {"powerlaw", "nuclear_norm"},
     ),
-    "large, repeated": ([3.0] + [1.5] * 20 + [0.7] * 39, set(PENALTIES) - {"weighted_alpha"}),
+    "large, repeated": ([3.0] + [1.5] * 30 + [0.7] * 69, set(PENALTIES) - {"weighted_alpha"}),
 }
 
 
@@ -85,7 +86,7 @@ def test_nuclear_norm_of_a_rank_deficient_matrix_has_a_subgradient(evaluate, wit
     assert (rest @ V).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("K", [6, 60])
+@pytest.mark.parametrize("K", [6, 100])
 @pytest.mark.parametrize("multiplicity", [2, 5])
 @pytest.mark.parametrize(
     ("prior", "slope"),
@@ -112,12 +113,12 @@ def test_ties_of_the_largest_singular_value(prior, slope, K, multiplicity, evalu
 
 
 def test_stable_rank_at_a_tie_of_everything(evaluate):
-    value, gradient = evaluate(htr.penalties.stable_rank(), torch.eye(50, dtype=torch.float64))
-    assert value.item() == pytest.approx(50, rel=1e-12)
+    value, gradient = evaluate(htr.penalties.stable_rank(), torch.eye(100, dtype=torch.float64))
+    assert value.item() == pytest.approx(100, rel=1e-12)
     (inner,) = torch.autograd.grad(
-        (x := torch.eye(50, dtype=torch.float64).requires_grad_()).square().sum(), x
+        (x := torch.eye(100, dtype=torch.float64).requires_grad_()).square().sum(), x
     )
-    # 2 W - 2 * 50 * M: M of trace 1, so that the whole has trace 0 (it is scale-invariant).
+    # 2 W - 2 * 100 * M: M of trace 1, so that the whole has trace 0 (it is scale-invariant).
     assert gradient.trace().item() == pytest.approx(0, abs=1e-8)
     assert torch.linalg.eigvalsh(inner - gradient).min() > -1e-8
 
@@ -129,10 +130,10 @@ def test_stable_rank_at_a_tie_of_everything(evaluate):
         ("powerlaw", [3.0, 2.0, 1.0, 0.5, 1e-17]),
         *[(name, [2.0]) for name in HILL],
         *[(name, [2.0, 2.0, 2.0, 2.0, 1.0]) for name in HILL],
-        *[(name, [1.0] * 50) for name in HILL],
+        *[(name, [1.0] * 100) for name in HILL],
         *[(name, [2.0, 0.0, 0.0, 0.0]) for name in HILL],
         *[(name, [0.0] * 4) for name in (*HILL, "stable_rank")],
-        *[(name, [0.0] * 50) for name in (*HILL, "stable_rank")],
+        *[(name, [0.0] * 100) for name in (*HILL, "stable_rank")],
     ],
 )
 def test_no_finite_value_is_an_error_that_names_the_matrix(name, sigma, evaluate, with_spectrum):
@@ -142,7 +143,7 @@ def test_no_finite_value_is_an_error_that_names_the_matrix(name, sigma, evaluate
     assert evaluate(prior_of(name).scaled(0.0), W)[0] == 0
 
 
-@pytest.mark.parametrize("K", [4, 50])
+@pytest.mark.parametrize("K", [4, 100])
 def test_a_fixed_frechet_has_no_value_at_zero(K, evaluate):
     with pytest.raises(htr.SpectrumError, match="weight"):
         evaluate(htr.MaxEigenvalue(htr.Frechet(2.0)), torch.zeros(K, K))
@@ -225,6 +226,32 @@ def test_other_energies_by_their_formula(prior, expected, evaluate):
     value, gradient = evaluate(prior, W.detach())
     assert value.item() == pytest.approx(reference.item(), rel=1e-10)
     assert_gradient(gradient, slope)
+
+
+@pytest.mark.parametrize(
+    "prior", [htr.ESD(htr.ImproperPowerlaw(2.0)), htr.SingularValues(htr.LogNormal())], ids=repr
+)
+def test_small_singular_values_are_scored_in_double_precision(prior, evaluate, with_spectrum):
+    W = with_spectrum(10.0 ** -torch.arange(8.0), 8, 12)[0].float()
+    value, gradient = evaluate(prior, W)
+    expected, slope = evaluate(prior, W.double())
+    assert value.dtype == gradient.dtype == torch.float32
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)
+    torch.testing.assert_close(gradient.double(), slope, rtol=1e-5, atol=1e-7 * slope.abs().max())
+
+
+@pytest.mark.parametrize(
+    "law",
+    [htr.Lomax(2.5), htr.Lomax(tail_index=htr.Joint(htr.Gamma(2.0, 1.0)))],
+    ids=["number", "latent"],
+)
+@pytest.mark.parametrize("tail", [None, 0.5])
+def test_a_statistic_has_its_energy_at_a_strength(law, tail):
+    prior = htr.ESD(law, tail)
+    view = MatrixView(torch.randn(5, 6), "weight", prior.needs)
+    latents = {name: torch.tensor(1.7) for name in law.latents}
+    energy = prior.energy(view, latents)
+    torch.testing.assert_close(prior.energy(view, latents, 3.0), 3 * energy)
 
 
 def test_a_prior_whose_support_holds_no_value_is_an_error(evaluate):

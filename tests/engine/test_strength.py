@@ -120,7 +120,7 @@ def test_a_closed_gate_keeps_the_hyperprior(one_matrix):
 def test_strength_zero_does_no_decomposition(bad, monkeypatch, evaluate):
     for name in ("svd", "svdvals", "eigh", "qr"):
         monkeypatch.setattr(torch.linalg, name, None)
-    W = torch.full((50, 60), bad)
+    W = torch.full((100, 110), bad)
     everything = htr.penalties.powerlaw() & htr.penalties.stable_rank() & CONJUGATE & B
     decay = htr.ExpDecay(5.0, cutoff=0.5)
     for priors in (
@@ -136,7 +136,7 @@ def test_strength_zero_does_no_decomposition(bad, monkeypatch, evaluate):
 
 def test_a_factor_of_strength_zero_costs_nothing(monkeypatch, evaluate):
     monkeypatch.setattr(torch.linalg, "svdvals", None)
-    W = torch.randn(50, 60)
+    W = torch.randn(100, 110)
     top = htr.penalties.spectral_norm()
     value, gradient = evaluate(htr.penalties.powerlaw().scaled(0.0) & top, W)
     expected, slope = evaluate(top, W)
