@@ -194,6 +194,20 @@ def test_decaying_spectra_need_no_decomposition(decay, dtype, monkeypatch):
         block = top_pair(W, block).block
 
 
+def test_a_warm_start_takes_fewer_steps(monkeypatch):
+    steps = []
+    extend = top._extend
+    monkeypatch.setattr(top, "_extend", lambda *a: (steps.append(1), extend(*a))[1])
+    W = torch.randn(300, 200)
+    W[:, 0] *= 2
+    block, counts = None, []
+    for _ in range(2):
+        steps.clear()
+        block = top_pair(W, block).block
+        counts.append(len(steps))
+    assert counts[1] <= 0.7 * counts[0]
+
+
 def test_no_gradient_is_recorded():
     pair = top_pair(torch.randn(100, 110, requires_grad=True))
     assert not any(x.requires_grad for x in pair)
