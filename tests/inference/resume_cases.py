@@ -89,7 +89,7 @@ CASES = {
     "plateau": partial(
         case, scheduler=partial(ReduceLROnPlateau, patience=0), validation=True, lr=0.5
     ),
-    "warm blocks": partial(case, TOP, width=64),
+    "warm blocks": partial(case, TOP, width=72),
     "hyperparameters": partial(case, JOINT),
     "decay": partial(case, DECAY),
     "patience": partial(case, patience=4, validation=True, scheduler=None, lr=0.5),
