@@ -19,6 +19,7 @@ from torch.utils.data import (
 )
 
 from bayes_htr.errors import DataError
+from bayes_htr.inference.modes import evaluation_mode
 from bayes_htr.inference.randomness import isolated_randomness
 
 Data: TypeAlias = "DataLoader[Any] | tuple[Any, Any]"
@@ -114,19 +115,14 @@ class Batches:
             x, y = next(iter(self))
         for generator, state in zip(self.generators, states, strict=True):
             generator.set_state(state)
-        modes = {module: module.training for module in net.modules()}
-        net.eval()
         try:
-            with torch.no_grad(), isolated_randomness():
+            with evaluation_mode(net), torch.no_grad(), isolated_randomness():
                 logits = net(x)
         except Exception as error:  # whatever the network stumbles over
             raise DataError(
                 f"{self.name}: the network does not take inputs of shape {tuple(x.shape)} "
                 f"and dtype {x.dtype}: {error}"
             ) from error
-        finally:
-            for module, mode in modes.items():
-                module.training = mode
         if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(y):
             shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits)
             raise DataError(

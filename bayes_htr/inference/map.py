@@ -24,6 +24,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnP
 from bayes_htr.engine import Exact, Refresh, SpectralEnergy, bind
 from bayes_htr.errors import CheckpointError, SpectrumError
 from bayes_htr.inference.divergence import divergence
+from bayes_htr.inference.modes import modes_of, set_modes
 from bayes_htr.inference.problem import EpochEvent, Fitted, Problem, evaluate_batches
 from bayes_htr.inference.progress import TrainingProgress
 from bayes_htr.inference.randomness import isolated_randomness
@@ -136,7 +137,7 @@ class _Run:
         self.net = problem.net
         if not self.net.training:  # else layers that the user has put into evaluation mode stay
             self.net.train()
-        self.modes = {module: module.training for module in self.net.modules()}
+        self.modes = modes_of(self.net)
         self.energy: SpectralEnergy = bind(problem.model.priors, self.net, refresh=method.refresh)
         self.weights = [p for p in self.net.parameters() if p.requires_grad]
         if not self.weights:
@@ -150,6 +151,7 @@ class _Run:
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
         self.optimizer = method.optimizer(self.weights, lr=float(method.lr))
+        self.needs_closure = needs_closure(self.optimizer)
         hyper = list(self.energy.parameters())
         self.hyper = torch.optim.Adam(hyper, lr=_HYPER_LR) if hyper else None
         self.scheduler = self._scheduler()
@@ -183,8 +185,7 @@ class _Run:
 
     def _train_epoch(self, bar: TrainingProgress) -> dict[str, float]:
         start = time.perf_counter()
-        for module, mode in self.modes.items():  # a callback may have changed them
-            module.training = mode
+        set_modes(self.modes)  # a callback may have changed them
         device = self.problem.train.device
         totals = torch.zeros(3, dtype=torch.float64, device=device)  # loss, energy, correct
         unseen: list[Tensor] = []
@@ -247,7 +248,7 @@ class _Run:
             return loss
 
         try:
-            if needs_closure(self.optimizer):
+            if self.needs_closure:
                 self.optimizer.step(closure)  # type: ignore[arg-type]  # closures return tensors
             else:
                 closure()

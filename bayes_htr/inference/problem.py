@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bayes_htr.inference.data import Batches
+from bayes_htr.inference.modes import evaluation_mode
 from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.run_folder import RunFolder
 from bayes_htr.models import BayesianClassifier
@@ -98,16 +99,13 @@ class Method(Protocol):
 
 def evaluate_batches(net: nn.Module, batches: Batches) -> tuple[float, float]:
     """Mean negative log likelihood (nats) and accuracy of a network, in evaluation mode."""
-    modes = {module: module.training for module in net.modules()}
-    net.eval()
     nll = correct = 0.0
     count = 0
-    with torch.no_grad(), isolated_randomness():  # measuring does not change the training
+    # Measuring does not change the training.
+    with evaluation_mode(net), torch.no_grad(), isolated_randomness():
         for x, y in batches:
             logits = net(x)
             nll += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
             correct += float((logits.argmax(1) == y).sum())
             count += len(y)
-    for module, mode in modes.items():
-        module.training = mode
     return nll / count, correct / count
