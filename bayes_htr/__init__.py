@@ -12,7 +12,7 @@ The layers, each of which knows only those before it: `distributions`, `spectra`
 __version__ = "0.1.0"
 
 from bayes_htr import distributions
-from bayes_htr.engine import Exact, SpectralEnergy, bind
+from bayes_htr.engine import Drift, Every, Exact, SpectralEnergy, bind
 from bayes_htr.errors import (
     CheckpointError,
     DataError,
@@ -67,8 +67,10 @@ __all__ = [
     "CheckpointError",
     "DataError",
     "DivergenceError",
+    "Drift",
     "Entries",
     "EpochEvent",
+    "Every",
     "Exact",
     "ExpDecay",
     "Exponential",

@@ -2,6 +2,6 @@
 
 from bayes_htr.engine.energy import SpectralEnergy, bind
 from bayes_htr.engine.latents import Latent
-from bayes_htr.engine.refresh import Exact, Refresh
+from bayes_htr.engine.refresh import Drift, Every, Exact, Refresh
 
-__all__ = ["Exact", "Latent", "Refresh", "SpectralEnergy", "bind"]
+__all__ = ["Drift", "Every", "Exact", "Latent", "Refresh", "SpectralEnergy", "bind"]

@@ -2,26 +2,26 @@
 
 The energy is `sum_l s_l E_l(W_l)`, with `E` the energy column of `docs/theory.md`, plus the energy
 of hyperparameters under their hyperpriors. Value and gradient are computed together, matrix
-by matrix, outside of the caller's graph and of autocast, in float32 or better.
+by matrix, outside of the caller's graph and of autocast, in float32 or better, when the refresh
+policy says so, and held in between (`docs/engine.md`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from bayes_htr.engine.held import held
-from bayes_htr.engine.latents import Latent, latents_of
-from bayes_htr.engine.refresh import Exact, Refresh
+from bayes_htr.engine.keeper import Keeper
+from bayes_htr.engine.known_gradient import add_to_grad, enter
+from bayes_htr.engine.refresh import Drift, Refresh
+from bayes_htr.engine.scored import scored_matrices
 from bayes_htr.errors import PriorError
-from bayes_htr.priors import Flat, Prior, Priors, factor_at
-from bayes_htr.spectra import Matrix, MatrixView, Need, Parameter, start_block, working
+from bayes_htr.priors import Priors, factor_at
+from bayes_htr.spectra import Gradient, working
 from bayes_htr.spectra.matrices import unwrap
-from bayes_htr.spectra.top import SMALL
 
 
 def bind(priors: Priors, net: nn.Module, *, refresh: Refresh | None = None) -> SpectralEnergy:
@@ -31,7 +31,7 @@ def bind(priors: Priors, net: nn.Module, *, refresh: Refresh | None = None) -> S
         priors: The priors.
         net: The network: any module. It is neither changed nor registered, so that its
             `state_dict` and the optimiser's parameters stay what they are.
-        refresh: When gradients are computed anew; `Exact()` by default.
+        refresh: When gradients are computed anew; `Drift(0.1)` by default.
 
     Returns:
         A module to call at every step: `loss = cross_entropy + energy() / num_data`. Copied
@@ -45,100 +45,80 @@ def bind(priors: Priors, net: nn.Module, *, refresh: Refresh | None = None) -> S
         >>> energy = bind(Priors(MaxEigenvalue(Frechet(2.0, 1.0))), net)
         >>> loss = F.cross_entropy(net(x), y) + energy() / num_data
     """
-    return SpectralEnergy(priors, net, Exact() if refresh is None else refresh)
+    return SpectralEnergy(priors, net, Drift() if refresh is None else refresh)
 
 
-@dataclass(frozen=True)
-class _Scored:
-    """One matrix (or vector) and the prior it is scored under."""
+class _Input(NamedTuple):
+    """What an energy is differentiated by: a view of a tensor, and the gradient."""
 
-    parameter: str
-    path: str
-    matrix: Matrix | None
-    prior: Prior
-    latents: list[dict[str, Latent]]
+    tensor: Tensor
+    view: Callable[[Tensor], Tensor]
+    gradient: Gradient
 
-    @cached_property
-    def flat(self) -> Flat:
-        return self.prior.flat()
 
-    @property
-    def name(self) -> str:
-        return self.parameter if self.matrix is None else self.matrix.name
+class _Summand(NamedTuple):
+    """A summand of the energy, by the name of its parameter or hyperparameter."""
 
-    @property
-    def iterates(self) -> bool:
-        """Whether its largest singular value is found by iteration, which starts from a block."""
-        needs = self.prior.needs
-        top_alone = Need.TOP in needs and Need.FULL not in needs
-        return top_alone and self.matrix is not None and self.matrix.rank > SMALL
-
-    def needs(self, strengths: list[float]) -> Need:
-        """What the terms of positive strength need of the matrix."""
-        needs = Need.ENTRIES
-        for term, strength in zip(self.flat.terms, strengths, strict=True):
-            if strength:
-                needs |= term.statistic.needs
-        return needs
-
-    def view(self, tensor: Tensor) -> Tensor:
-        """The parameter as its matrix; a vector as one row."""
-        return tensor.reshape(1, -1) if self.matrix is None else self.matrix.view(tensor)
+    name: str
+    value: Tensor
+    inputs: list[_Input]
 
 
 class SpectralEnergy(nn.Module):
     """The energy that `bind` returns.
 
     Its parameters are the hyperparameters that have hyperpriors, in unconstrained coordinates;
-    its state also holds where the iterations for largest singular values start, and which matrices
-    have been scored in training. `latent_laws` are
-    those hyperparameters with their hyperpriors, by name.
+    its state also holds what is kept between refreshes, so that a run that goes on from a saved
+    state takes the same steps.
 
     Args:
         priors: The priors.
         net: The network.
         refresh: When gradients are computed anew.
 
+    Attributes:
+        latent_laws: The hyperparameters with their hyperpriors, by name.
+
     Raises:
         PriorError: As `bind`.
     """
-
-    started: Tensor
 
     def __init__(self, priors: Priors, net: nn.Module, refresh: Refresh) -> None:
         super().__init__()
         if not isinstance(priors, Priors):
             raise PriorError(f"{priors!r} is no Priors; write htr.Priors(...) around it")
         if not isinstance(refresh, Refresh):
-            raise PriorError(f"refresh={refresh!r} must be a refresh policy, such as Exact()")
+            raise PriorError(f"refresh={refresh!r} must be a refresh policy, such as Drift(0.1)")
         self.priors = priors
         self.refresh = refresh
         self._net = (net,)  # in a tuple: not a submodule
-        self._scored = [
-            scored
+        scored = [
+            matrix
             for a in priors.resolve(net)
             if a.prior is not None
-            for scored in _scored(a.parameter, a.prior)
+            for matrix in scored_matrices(a.parameter, a.prior)
         ]
         self.latent_laws = {
             latent.name: latent
-            for scored in self._scored
-            for term in scored.latents
+            for matrix in scored
+            for term in matrix.latents
             for latent in term.values()
         }
         self._values = nn.ParameterDict(
             {_key(name): nn.Parameter(latent.start()) for name, latent in self.latent_laws.items()}
         )
-        self.register_buffer("started", torch.zeros(len(self._scored), dtype=torch.bool))
-        for i, scored in enumerate(self._scored):
-            if scored.iterates:
-                assert scored.matrix is not None
-                self.register_buffer(f"block_{i}", start_block(scored.matrix.shape, seed=i))
+        self._keepers = [Keeper(matrix, refresh, self.latent_laws) for matrix in scored]
+        self._calls = 0
 
     @property
     def net(self) -> nn.Module:
         """The network whose weights are scored."""
         return self._net[0]
+
+    @property
+    def refreshes(self) -> dict[str, int]:
+        """How often each matrix has been refreshed, by name."""
+        return {keeper.scored.name: keeper.refreshes for keeper in self._keepers}
 
     def extra_repr(self) -> str:
         """The priors and the refresh policy."""
@@ -154,9 +134,18 @@ class SpectralEnergy(nn.Module):
             n: latent.value(self.latents()[n].detach()) for n, latent in self.latent_laws.items()
         }
 
+    def invalidate(self) -> None:
+        """Forget what is held: the next call computes everything anew.
+
+        For weights that were replaced at once, such as loaded ones, which a drift policy would
+        see at its next check.
+        """
+        for keeper in self._keepers:
+            keeper.held = None
+
     @torch.compiler.disable
     def forward(self, epoch: int | None = None) -> Tensor:
-        """The energy at the network's present weights.
+        """The energy of the network.
 
         Args:
             epoch: Counted from 0; needed where a prior is scheduled.
@@ -164,12 +153,43 @@ class SpectralEnergy(nn.Module):
         Returns:
             0-d, differentiable once with respect to weights and hyperparameters. Zero without
             gradient where no prior acts. Frozen parameters are constants and are left out.
+            Between refreshes value and gradient are those of the last one, matrix by matrix;
+            with gradients disabled the value is that of the present weights.
 
         Raises:
             PriorError: A schedule and no epoch.
             SpectrumError: A matrix that is not finite, or that a law cannot score.
         """
-        return self.total(self.terms(epoch))
+        if not torch.is_grad_enabled():
+            return self.total(self.terms_at(self._tensors(), self.latents(), epoch))
+        summands = self._summands(epoch)
+        return _entered(self._total([s.value for s in summands]), summands)
+
+    @torch.compiler.disable
+    def backward(self, scale: float = 1.0, epoch: int | None = None) -> Tensor:
+        """Add `scale` times the gradient to the `.grad` of weights and hyperparameters, in place.
+
+        The same as `(scale * energy(epoch)).backward()`, without the passes over memory that a
+        summand of the loss costs. Call it after `loss.backward()`, which in data-parallel training
+        averages the gradients that are there.
+
+        Args:
+            scale: What the energy is multiplied by in the loss, such as `1 / num_data`.
+            epoch: As in `forward`.
+
+        Returns:
+            The energy, 0-d, without gradient.
+
+        Raises:
+            PriorError, SpectrumError: As `forward`.
+        """
+        with torch.enable_grad():
+            summands = self._summands(epoch)
+        with torch.no_grad():
+            for summand in summands:
+                for entry in summand.inputs:
+                    _accumulate(entry, scale)
+            return self._total([s.value for s in summands])
 
     def terms(self, epoch: int | None = None) -> dict[str, Tensor]:
         """The energy's summands: one for each parameter and one for each hyperparameter.
@@ -177,17 +197,13 @@ class SpectralEnergy(nn.Module):
         Args:
             epoch: As in `forward`.
         """
-        root = unwrap(self.net)
-        tensors = {s.parameter: root.get_parameter(s.path) for s in self._scored}
-        return self.terms_at(tensors, self.latents(), epoch)
+        if not torch.is_grad_enabled():
+            return self.terms_at(self._tensors(), self.latents(), epoch)
+        return _by_name(self._summands(epoch))
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The sum of terms, on the device of the first."""
-        values = list(terms.values())
-        if not values:
-            first = next(unwrap(self.net).parameters(), torch.zeros(()))
-            return torch.zeros((), device=first.device, dtype=working(first.detach()).dtype)
-        return torch.stack([v.to(values[0]) for v in values]).sum()
+        return self._total(list(terms.values()))
 
     def terms_at(
         self,
@@ -195,129 +211,178 @@ class SpectralEnergy(nn.Module):
         latents: Mapping[str, Tensor],
         epoch: int | None = None,
     ) -> dict[str, Tensor]:
-        """The energy's summands at given weights and hyperparameters.
+        """The energy's summands at given weights and hyperparameters, exactly.
 
         Args:
             tensors: A tensor for each scored parameter by name.
             latents: The unconstrained coordinate of each hyperparameter by name.
             epoch: As in `forward`.
         """
-        strength = self.priors.strength * factor_at(self.priors.schedules, epoch)
-        terms: dict[str, Tensor] = {}
+        summands: list[_Summand] = []
         penalty = 0.0
-        for i, scored in enumerate(self._scored):
-            if self._is_constant(scored):
-                continue
-            tensor = tensors[scored.parameter]
-            with torch.autocast(tensor.device.type, enabled=False):
-                result = self._score(
-                    i, scored, working(scored.view(tensor)), latents, strength, epoch
+        for keeper, strengths in self._active(epoch):
+            tensor = tensors[keeper.scored.parameter]
+            W = keeper.scored.view(tensor)
+            with torch.autocast(W.device.type, enabled=False):
+                found = keeper.evaluate(W, strengths, latents, held=False)
+            penalty += found.penalty
+            summands.append(
+                _summand(
+                    keeper, tensor, latents, found.value, found.gradient, found.latent_gradients
                 )
-            if result is not None:
-                value, column = result
-                penalty += column
-                terms[scored.parameter] = terms.get(scored.parameter, 0.0) + value
-        if self.priors.threshold is not None and penalty < self.priors.threshold:
-            terms = {}
-        for name, latent in self.latent_laws.items():
-            terms[name] = latent.energy(latents[name])
-        return terms
-
-    def _is_constant(self, scored: _Scored) -> bool:
-        """A frozen parameter without hyperparameters adds a constant, and is not computed."""
-        frozen = not unwrap(self.net).get_parameter(scored.path).requires_grad
-        return frozen and not any(scored.latents)
-
-    def _score(
-        self,
-        i: int,
-        scored: _Scored,
-        W: Tensor,
-        latents: Mapping[str, Tensor],
-        strength: float,
-        epoch: int | None,
-    ) -> tuple[Tensor, float] | None:
-        """A matrix's energy with its gradient, and its penalty before strength.
-
-        `None` where the strength is 0.
-        """
-        strengths = [
-            strength * t.strength * factor_at(t.schedules, epoch) for t in scored.flat.terms
-        ]
-        if not any(strengths):
-            return None
-        names = list(dict.fromkeys(x.name for t in scored.latents for x in t.values()))
-        inputs = [W, *(latents[n] for n in names)]
-        wanted = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-        with torch.set_grad_enabled(wanted):
-            leaves = [x.detach().requires_grad_(wanted) for x in inputs]
-            values = {
-                n: self.latent_laws[n].value(u).to(W)
-                for n, u in zip(names, leaves[1:], strict=True)
-            }
-            needs = scored.needs(strengths)
-            view = MatrixView(
-                leaves[0],
-                scored.name,
-                needs,
-                self._block(i, scored),
-                started=bool(self.started[i]),
             )
-            energy, column = _energy(scored, view, strengths, values)
-        if scored.iterates and view.block is not None:
-            with torch.inference_mode(False):  # state outlives the caller's mode
-                setattr(self, f"block_{i}", view.block.clone())
-        if wanted:
-            self.started[i] = True
-        if not energy.requires_grad:
-            return energy.detach().to(W), column
-        gradients = torch.autograd.grad(energy, leaves, materialize_grads=True)
-        return held(energy.detach().to(W), list(gradients), inputs), column
+        return _by_name(self._gated(summands, penalty) + self._hyperpriors(latents))
 
-    def _block(self, i: int, scored: _Scored) -> Tensor | None:
-        return getattr(self, f"block_{i}") if scored.iterates else None
+    def get_extra_state(self) -> dict[str, Any]:
+        """What is held between refreshes, as plain data and tensors."""
+        return {"calls": self._calls, "matrices": [keeper.state() for keeper in self._keepers]}
+
+    def set_extra_state(self, state: Any) -> None:
+        """The inverse of `get_extra_state`."""
+        self._calls = state["calls"]
+        for keeper, own in zip(self._keepers, state["matrices"], strict=True):
+            keeper.load_state(own)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SpectralEnergy:
+        super()._apply(fn, recurse)
+        for keeper in self._keepers:
+            if keeper.held is not None:
+                keeper.held.map(fn)
+        return self
+
+    def _tensors(self) -> dict[str, nn.Parameter]:
+        root = unwrap(self.net)
+        return {k.scored.parameter: root.get_parameter(k.scored.path) for k in self._keepers}
+
+    def _total(self, values: Sequence[Tensor]) -> Tensor:
+        if not values:
+            first = next(unwrap(self.net).parameters(), torch.zeros(()))
+            return torch.zeros((), device=first.device, dtype=working(first.detach()).dtype)
+        return torch.stack([v.to(values[0]) for v in values]).sum()
+
+    def _active(self, epoch: int | None) -> list[tuple[Keeper, tuple[float, ...]]]:
+        """The matrices that add to the energy, with the strengths of their terms.
+
+        A frozen parameter without hyperparameters adds a constant, and is not computed.
+        """
+        strength = self.priors.strength * factor_at(self.priors.schedules, epoch)
+        tensors = self._tensors()
+        found = []
+        for keeper in self._keepers:
+            strengths = keeper.scored.strengths(strength, epoch)
+            learns = tensors[keeper.scored.parameter].requires_grad
+            if any(strengths) and (learns or keeper.scored.latent_names):
+                found.append((keeper, strengths))
+        return found
+
+    def _summands(self, epoch: int | None) -> list[_Summand]:
+        """The summands after a call's refreshes, and what they are differentiated by."""
+        latents, tensors = self.latents(), self._tensors()
+        summands: list[_Summand] = []
+        penalty = 0.0
+        active = self._active(epoch)
+        matrices = [k.scored.view(tensors[k.scored.parameter].detach()) for k, _ in active]
+        self._refresh(active, matrices, latents)
+        for (keeper, _), W in zip(active, matrices, strict=True):
+            value, own_penalty, gradient, latent_gradients = keeper.present(W, latents)
+            penalty += own_penalty
+            tensor = tensors[keeper.scored.parameter]
+            summands.append(_summand(keeper, tensor, latents, value, gradient, latent_gradients))
+        return self._gated(summands, penalty) + self._hyperpriors(latents)
+
+    def _refresh(
+        self,
+        active: Sequence[tuple[Keeper, tuple[float, ...]]],
+        matrices: Sequence[Tensor],
+        latents: Mapping[str, Tensor],
+    ) -> None:
+        """Refresh the matrices that are due at this call."""
+        self._calls += 1
+        policy = self.refresh
+        check = isinstance(policy, Drift) and self._calls % policy.check_every == 0
+        for (keeper, strengths), matrix in zip(active, matrices, strict=True):
+            due = keeper.must_refresh(matrix, strengths)
+            if not due:
+                W = working(matrix)
+                keeper.follow(W)
+                if check:
+                    look = keeper.look(W)
+                    due = keeper.is_overdue(latents) or (look is not None and not bool(look <= 1))
+            if due:
+                with torch.autocast(matrix.device.type, enabled=False):
+                    found = keeper.evaluate(matrix, strengths, latents, held=True)
+                keeper.accept(found, matrix, strengths, latents)
+
+    def _gated(self, summands: list[_Summand], penalty: float) -> list[_Summand]:
+        threshold = self.priors.threshold
+        return [] if threshold is not None and penalty < threshold else summands
+
+    def _hyperpriors(self, latents: Mapping[str, Tensor]) -> list[_Summand]:
+        found = []
+        for name, latent in self.latent_laws.items():
+            if not torch.is_grad_enabled():
+                found.append(_Summand(name, latent.energy(latents[name]), []))
+                continue
+            u = latents[name].detach().requires_grad_()
+            energy = latent.energy(u)
+            (slope,) = torch.autograd.grad(energy, u)
+            entry = _Input(latents[name], _itself, Gradient(slope, None))
+            found.append(_Summand(name, energy.detach(), [entry]))
+        return found
 
 
-def _energy(
-    scored: _Scored, view: MatrixView, strengths: list[float], values: Mapping[str, Tensor]
-) -> tuple[Tensor, float]:
-    """The energy of one matrix at given strengths, gates applied, and its penalty at strength 1."""
-    terms: list[Tensor] = []
-    columns: list[float] = []
-    for term, strength, latents in zip(scored.flat.terms, strengths, scored.latents, strict=True):
-        given = {argument: values[latent.name] for argument, latent in latents.items()}
-        if strength == 0:
-            terms.append(view.W.new_zeros(()))
-            columns.append(0.0)
-            continue
-        column = term.statistic.energy(view, given)
-        columns.append(column.item())
-        if term.statistic.law.conjugate is None:
-            terms.append(strength * column)
-        else:
-            terms.append(term.statistic.energy(view, given, strength))
-    open_ = [True] * len(terms)
-    for threshold, members in scored.flat.gates:
-        if sum(columns[j] for j in members) < threshold:
-            for j in members:
-                open_[j] = False
-    total = torch.stack([t.to(terms[0]) for t in terms]) @ torch.tensor(
-        open_, dtype=terms[0].dtype, device=terms[0].device
-    )
-    return total, sum(columns)
-
-
-def _scored(parameter: Parameter, prior: Prior) -> list[_Scored]:
-    return [
-        _Scored(
-            parameter.name,
-            parameter.path,
-            matrix,
-            prior,
-            latents_of(prior, parameter.name if matrix is None else matrix.name),
-        )
-        for matrix in parameter.matrices or (None,)
+def _summand(
+    keeper: Keeper,
+    tensor: Tensor,
+    latents: Mapping[str, Tensor],
+    value: Tensor,
+    gradient: Gradient,
+    latent_gradients: Mapping[str, Tensor],
+) -> _Summand:
+    inputs = [
+        _Input(latents[name], _itself, Gradient(slope, None))
+        for name, slope in latent_gradients.items()
     ]
+    if gradient != (None, None):
+        inputs.append(_Input(tensor, keeper.scored.view, gradient))
+    return _Summand(keeper.scored.parameter, value, inputs)
+
+
+def _entered(value: Tensor, summands: Sequence[_Summand]) -> Tensor:
+    """A value with the gradients of summands in the caller's graph."""
+    used = [entry for s in summands for entry in s.inputs if entry.tensor.requires_grad]
+    if not used or not torch.is_grad_enabled():
+        return value
+    return enter(value, [e.gradient for e in used], [e.view(e.tensor) for e in used])
+
+
+def _by_name(summands: Sequence[_Summand]) -> dict[str, Tensor]:
+    terms: dict[str, Tensor] = {}
+    for s in summands:
+        entered = _entered(s.value, [s])
+        terms[s.name] = terms[s.name] + entered if s.name in terms else entered
+    return terms
+
+
+def _accumulate(entry: _Input, scale: float) -> None:
+    """Add `scale` times a gradient to the `.grad` that it belongs to."""
+    tensor, view, gradient = entry
+    if not tensor.requires_grad:
+        return
+    if tensor.grad is None:
+        tensor.grad = torch.zeros_like(tensor)
+    grad = tensor.grad
+    if grad.layout == torch.strided:
+        part = view(grad)
+        if part.untyped_storage().data_ptr() == grad.untyped_storage().data_ptr():
+            add_to_grad(part, gradient, scale)
+            return
+    with torch.enable_grad():  # the matrix is no view of the gradient
+        (scale * enter(grad.new_zeros(()), [gradient], [view(tensor)])).backward()
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _key(name: str) -> str:

@@ -1,64 +1,173 @@
-"""An energy whose gradient is already known.
-
-The spectral engine computes value and gradient together, outside of the caller's graph; this
-function is how they enter it. It is also where a gradient that is held over several steps
-enters, since nothing here asks when it was computed.
-"""
+"""The energy and gradient of a matrix that are held from one refresh to the next."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from bayes_htr.engine.refresh import Drift
+from bayes_htr.engine.scored import Evaluation
+from bayes_htr.spectra import Gradient, TopGradient, TopPair, follow, working
 
-class HeldGradient(torch.autograd.Function):
-    """`value` as a function of `inputs` with the given gradients; differentiable once."""
+SIGMA_SHARE = 0.25
+"""A refresh is due when the largest singular value has changed by this share of the tolerance."""
 
-    @staticmethod
-    def forward(ctx: Any, value: Tensor, count: int, *tensors: Tensor) -> Tensor:
-        """`tensors` are `count` gradients and then the `count` inputs they belong to."""
-        ctx.save_for_backward(*tensors[:count])
-        ctx.inputs = tensors[count:]
-        return value.clone()
-
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        """The held gradients times the incoming one."""
-        gradients = ctx.saved_tensors
-        scaled = [grad_output.to(g.device) * g for g in gradients]
-        if torch.is_grad_enabled():  # create_graph=True
-            scaled = [_Once.apply(g, x) for g, x in zip(scaled, ctx.inputs, strict=True)]
-        return (None, None, *([None] * len(gradients)), *scaled)
+TURN_SHARE = 5e-3
+"""The pair is followed more often while `1 - u'Wv / sigma` is above this share of it."""
 
 
-class _Once(torch.autograd.Function):
-    """A gradient with respect to `x` that cannot be differentiated.
+@dataclass
+class Held:
+    """What is held of one matrix.
 
-    `once_differentiable` raises only if the incoming gradient has a graph. In a sum with another
-    loss it has none, and the curvature of the energy would be left out in silence.
+    Attributes:
+        value: The energy at the refresh, 0-d.
+        penalty: The same before strength, as a number.
+        strengths: Of the prior's terms, that it was computed at.
+        rest: The gradient but for what acts through the largest eigenvalue.
+        slope: Of the latter: `slope * outer(u, v)`.
+        pair: The largest singular value with `u` and `v`, followed between refreshes.
+        sigma: The largest singular value at the refresh.
+        reference: The matrix at the refresh, if its drift is looked at.
+        parts: The parts of its spectrum at the refresh that hyperparameters are scored with.
+        latents: The unconstrained hyperparameters at the refresh.
+        latent_gradients: With respect to them.
+        age: Calls since the refresh.
+        since_follow: Calls since the pair was last followed.
+        interval: Calls until it is followed again.
+        overdue: Whether the pair has turned or grown so much that a refresh is due.
     """
 
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, x: Tensor) -> Tensor:
-        """The gradient."""
-        return gradient.clone()
+    value: Tensor
+    penalty: float
+    strengths: tuple[float, ...]
+    rest: Tensor | None
+    slope: Tensor | None
+    pair: TopPair | None
+    sigma: float
+    reference: Tensor | None
+    parts: dict[str, Tensor]
+    latents: dict[str, Tensor]
+    latent_gradients: dict[str, Tensor]
+    age: int = 0
+    since_follow: int = 0
+    interval: int = 1
+    overdue: bool = False
 
-    @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> None:
-        """Raises."""
-        raise RuntimeError(
-            "the gradient of a spectral energy is a constant of the moment and cannot be "
-            "differentiated again; leave the energy out of what takes second derivatives"
+    @classmethod
+    def of(
+        cls,
+        evaluation: Evaluation,
+        W: Tensor,
+        strengths: tuple[float, ...],
+        latents: Mapping[str, Tensor],
+        *,
+        drifts: bool,
+    ) -> Held:
+        """Hold an evaluation at `W`.
+
+        Args:
+            evaluation: It.
+            W: The matrix.
+            strengths: Of the prior's terms.
+            latents: The hyperparameters that the matrix is scored with, unconstrained, by name.
+            drifts: Whether the drift from `W` will be looked at.
+        """
+        rest, top = evaluation.gradient
+        pair = None if top is None else evaluation.top
+        return cls(
+            evaluation.value,
+            evaluation.penalty,
+            strengths,
+            rest,
+            None if top is None else top.slope,
+            pair,
+            0.0 if pair is None else float(pair.sigma),
+            W.detach().clone() if drifts and rest is not None else None,
+            evaluation.parts if latents else {},
+            {name: u.detach().clone() for name, u in latents.items()},
+            evaluation.latent_gradients,
         )
 
+    @property
+    def gradient(self) -> Gradient:
+        """The gradient in use."""
+        if self.pair is None or self.slope is None:
+            return Gradient(self.rest, None)
+        return Gradient(self.rest, TopGradient(self.slope, self.pair.u, self.pair.v))
 
-def held(value: Tensor, gradients: list[Tensor], inputs: list[Tensor]) -> Tensor:
-    """`value` with the given gradients with respect to `inputs`.
+    def fits(self, W: Tensor, strengths: tuple[float, ...]) -> bool:
+        """Whether it was computed for such a matrix and these strengths."""
+        return (
+            self.strengths == strengths
+            and self.value.device == W.device
+            and self.value.dtype == working(W.new_empty(0)).dtype
+            and (self.rest is None or self.rest.shape == W.shape)
+            and (self.pair is None or (*self.pair.u.shape, *self.pair.v.shape) == W.shape)
+        )
 
-    Differentiating the gradient raises: it is a constant of the moment.
-    """
-    cast = [g.to(x.dtype) for g, x in zip(gradients, inputs, strict=True)]
-    result: Tensor = HeldGradient.apply(value, len(inputs), *cast, *inputs)
-    return result
+    def squared_drift(self, W: Tensor, tol: float) -> Tensor | None:
+        """`|W - W_ref|^2 / |W_ref|^2`, 0-d, without temporary matrices; `None` without reference.
+
+        A tolerance below 1e-2 asks for more digits than a difference of squares has in float32.
+        """
+        if self.reference is None:
+            return None
+        if tol < 1e-2:
+            difference = W - self.reference
+            return difference.square().sum() / self.reference.square().sum()
+        w, r = W.reshape(-1), self.reference.reshape(-1)
+        norm = torch.dot(r, r)
+        return (torch.dot(w, w) - 2 * torch.dot(w, r) + norm) / norm
+
+    def latents_drift(self, latents: Mapping[str, Tensor]) -> float:
+        """How far a hyperparameter has moved since the refresh, the furthest of them."""
+        moved = (abs(float(latents[n].detach()) - float(u)) for n, u in self.latents.items())
+        return max(moved, default=0.0)
+
+    def follow(self, W: Tensor, policy: Drift) -> None:
+        """Let the pair follow the matrix, if that is due at this call."""
+        self.since_follow += 1
+        if self.pair is None or self.since_follow < self.interval:
+            return
+        self.pair, kept = follow(W, self.pair)
+        sigma, turn = torch.stack([self.pair.sigma, 1 - kept]).tolist()
+        bound = TURN_SHARE * policy.tol
+        if turn < bound / 8:
+            self.interval = min(2 * self.interval, policy.check_every)
+        elif not turn < bound:
+            self.interval = max(1, self.interval // 2)
+        self.since_follow = 0
+        self.overdue |= not abs(sigma - self.sigma) <= SIGMA_SHARE * policy.tol * self.sigma
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Replace every tensor in it by `function` of it."""
+        for f in fields(self):
+            setattr(self, f.name, _mapped(getattr(self, f.name), function))
+
+    def state(self) -> dict[str, Any]:
+        """It as plain data and tensors."""
+        state = {f.name: getattr(self, f.name) for f in fields(self)}
+        return state | {"pair": None if self.pair is None else tuple(self.pair)}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Held:
+        """The inverse of `state`, with tensors of its own."""
+        pair = state["pair"]
+        held = cls(**{**state, "pair": None if pair is None else TopPair(*pair)})
+        held.map(torch.clone)
+        return held
+
+
+def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, TopPair):
+        return TopPair(*(function(t) for t in value))
+    if isinstance(value, dict):
+        return {k: _mapped(v, function) for k, v in value.items()}
+    return value

@@ -75,12 +75,16 @@ class TailIndexed(Law, abstract=True):
         With `S = sum r(x)` the tail index given `x` is `Gamma(a + s k, b + s S)`; integrated out it
         leaves `(a + s k) log(b + s S)`. Strength tempers the law and not the hyperprior.
         """
+        S = self.log_ratio(x, a) - (0.0 if start is None else self.log_ratio(start, a))
+        rest = self.log_slope(x, a).sum()
+        return self.marginal_energy_of_sums(S.sum(), rest, x.numel(), strength)
+
+    def marginal_energy_of_sums(self, S: Tensor, rest: Tensor, k: int, strength: float) -> Tensor:
+        """`marginal_energy` from the sums of `k` log ratios and log slopes."""
         gamma = self.conjugate
         assert gamma is not None
         shape, rate = gamma.numbers()
-        S = self.log_ratio(x, a) - (0.0 if start is None else self.log_ratio(start, a))
-        shape = shape + strength * x.numel()
-        return shape * (rate + strength * S.sum()).log() + strength * self.log_slope(x, a).sum()
+        return (shape + strength * k) * (rate + strength * S).log() + strength * rest
 
 
 @dataclass(frozen=True, repr=False)

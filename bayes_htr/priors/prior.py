@@ -75,7 +75,7 @@ class Prior(Value, abstract=True):
     @property
     def needs(self) -> Need:
         """What the prior needs of a matrix."""
-        needs = Need.ENTRIES
+        needs = Need()
         for term in self.terms:
             needs |= term.statistic.needs
         return needs

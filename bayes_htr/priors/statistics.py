@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from bayes_htr.errors import PriorError, SpectrumError
-from bayes_htr.priors.heavy_tailed_laws import Powerlaw, TailIndexed
+from bayes_htr.priors.heavy_tailed_laws import Lomax, Powerlaw, TailIndexed
 from bayes_htr.priors.law import Arguments, Law
 from bayes_htr.priors.prior import Flat, Prior, Term
 from bayes_htr.priors.values import number
@@ -64,7 +64,7 @@ class Statistic(Prior, abstract=True):
         """What the statistic and the law's plug-in estimate need of a matrix."""
         if self.law.hill is None:
             return self.own_needs
-        return self.own_needs | (Need.FULL if self.law.hill.differentiable else Need.VALUES)
+        return self.own_needs | Need(upper=self.law.hill.fraction)
 
     @abstractmethod
     def values(self, view: MatrixView) -> Tensor:
@@ -110,6 +110,9 @@ class Statistic(Prior, abstract=True):
             excess = law.log_ratio(x, a) - law.log_ratio(start, a)
             rest = law.log_slope(x, a)
             energy = strength * (t * excess + rest - torch.as_tensor(t).log()).sum()
+        return self._finite(view, energy, x)
+
+    def _finite(self, view: MatrixView, energy: Tensor, x: Tensor) -> Tensor:
         if not bool(torch.isfinite(energy)):
             raise SpectrumError(
                 f"{view.name}: the energy of {self!r} is {energy.item()} "
@@ -126,7 +129,9 @@ class Statistic(Prior, abstract=True):
                 arguments[name] = value
             elif value is self.law.hill:
                 assert self.law.hill is not None
-                lam = view.sigma.square() if self.law.hill.differentiable else view.eigenvalues
+                lam = view.eigenvalues
+                if not self.law.hill.differentiable:
+                    lam = lam.detach()
                 arguments[name] = self.law.hill(lam, view.name)
             elif name in latents:
                 arguments[name] = latents[name]
@@ -183,14 +188,42 @@ class ESD(Statistic):
 
     @property
     def own_needs(self) -> Need:
-        whole_and_singular = self.tail is None and self.law.singular_at_zero
-        return Need.FULL | Need.DOUBLE if whole_and_singular else Need.FULL
+        if self._is_log_det:
+            return Need(log_det=True)
+        if self.tail is not None:
+            return Need(upper=self.tail)
+        return Need(upper=1, digits=self.law.singular_at_zero)
+
+    @property
+    def _is_log_det(self) -> bool:
+        """Whether the energy is one of `log det(I + W'W / scale)`: no eigenvalue is needed."""
+        law = self.law
+        return (
+            isinstance(law, Lomax)
+            and self.tail is None
+            and isinstance(law.scale, float)
+            and (isinstance(law.alpha, float) or law.conjugate is not None)
+        )
+
+    def energy(
+        self, view: MatrixView, latents: Mapping[str, Tensor], strength: float = 1.0
+    ) -> Tensor:
+        if not self._is_log_det:
+            return super().energy(view, latents, strength)
+        assert isinstance(self.law, Lomax)
+        assert isinstance(self.law.scale, float)
+        S = view.log_det(self.law.scale)
+        if self.law.conjugate is None:
+            assert isinstance(self.law.alpha, float)
+            return self._finite(view, strength * self.law.alpha * S, S)
+        K = min(view.shape)
+        return self._finite(view, self.law.marginal_energy_of_sums(S, S, K, strength), S)
 
     def is_proper(self, strength: float = 1.0) -> bool:
         return self.tail is None and super().is_proper(strength)
 
     def values(self, view: MatrixView) -> Tensor:
-        lam = view.sigma.square()
+        lam = view.eigenvalues
         if self.tail is not None:
             return lam[: tail_count(len(lam), self.tail)]
         if self.law.singular_at_zero:
@@ -200,9 +233,9 @@ class ESD(Statistic):
     def start(self, view: MatrixView) -> Tensor | None:
         if self.tail is None or not isinstance(self.law, TailIndexed):
             return None
-        K = len(view.sigma)
+        lam = view.eigenvalues.detach()
+        K = len(lam)
         k = tail_count(K, self.tail)
-        lam = view.eigenvalues
         start = lam[k] if k < K else lam.new_zeros(())
         zero = (K * torch.finfo(lam.dtype).eps) ** 2 * lam[0]
         if isinstance(self.law, Powerlaw) and not bool(start > zero):
@@ -223,12 +256,12 @@ class SingularValues(Statistic):
 
     @property
     def own_needs(self) -> Need:
-        return Need.FULL | Need.DOUBLE if self.law.singular_at_zero else Need.FULL
+        return Need(singular_values=True, digits=self.law.singular_at_zero)
 
     def values(self, view: MatrixView) -> Tensor:
         if self.law.singular_at_zero:
             view.require_full_rank(f"{self!r} is not finite at 0")
-        return view.sigma
+        return view.singular_values
 
 
 @dataclass(frozen=True, repr=False)
@@ -241,10 +274,10 @@ class MaxEigenvalue(Statistic):
 
     @property
     def own_needs(self) -> Need:
-        return Need.TOP
+        return Need(top=True)
 
     def values(self, view: MatrixView) -> Tensor:
-        return view.sigma_max.square().reshape(1)
+        return view.lambda_max.reshape(1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -259,7 +292,7 @@ class Entries(Statistic):
 
     @property
     def own_needs(self) -> Need:
-        return Need.ENTRIES
+        return Need()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -267,7 +300,7 @@ class Entries(Statistic):
             raise PriorError(f"{self!r}: Hill estimates an exponent of a spectrum, not of entries")
 
     def values(self, view: MatrixView) -> Tensor:
-        return view.W.reshape(-1)
+        return view.entries.reshape(-1)
 
 
 @dataclass(frozen=True, repr=False)
@@ -282,14 +315,14 @@ class StableRank(Statistic):
 
     @property
     def own_needs(self) -> Need:
-        return Need.TOP
+        return Need(top=True)
 
     def is_proper(self, strength: float = 1.0) -> bool:
         return False
 
     def values(self, view: MatrixView) -> Tensor:
-        if not bool(view.sigma_max > 0):
+        if not bool(view.lambda_max > 0):
             raise SpectrumError(
                 f"{view.name} is zero, and has no stable rank; start from other weights"
             )
-        return (view.W.square().sum() / view.sigma_max.square()).reshape(1)
+        return (view.squared_norm / view.lambda_max).reshape(1)

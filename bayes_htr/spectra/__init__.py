@@ -1,6 +1,7 @@
 """Matrices of a module, their decompositions, and statistics of their spectra."""
 
 from bayes_htr.spectra.matrices import Matrix, Parameter, as_matrix, matrices_of, parameters_of
+from bayes_htr.spectra.need import Need, Plan, plan
 from bayes_htr.spectra.statistics import (
     frobenius_norm,
     hill,
@@ -12,17 +13,20 @@ from bayes_htr.spectra.statistics import (
     tail_count,
     working,
 )
-from bayes_htr.spectra.top import TopPair, start_block, top_pair
-from bayes_htr.spectra.view import MatrixView, Need, Plan, plan
+from bayes_htr.spectra.top import TopPair, follow, start_block, top_pair
+from bayes_htr.spectra.view import Gradient, MatrixView, TopGradient
 
 __all__ = [
+    "Gradient",
     "Matrix",
     "MatrixView",
     "Need",
     "Parameter",
     "Plan",
+    "TopGradient",
     "TopPair",
     "as_matrix",
+    "follow",
     "frobenius_norm",
     "hill",
     "matrices_of",

@@ -126,20 +126,12 @@ def hill(
     return 1 / mean_log + (1.0 if exponent == "density" else 0.0)
 
 
-def largest_singular_value(W: Tensor, block: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """`sigma_1`, differentiable (a subgradient at ties), and the block for the next call.
-
-    See `bayes_htr.spectra.top.top_pair`.
-    """
-    pair = top_pair(W.detach(), block)
-    return pair.u @ W @ pair.v, pair.block
-
-
 def spectral_norm(W: Any) -> Tensor:
-    """`sigma_1`, differentiable, without decomposing the matrix."""
+    """`sigma_1`, differentiable (a subgradient at ties), without decomposing the matrix."""
     matrix = as_matrix(working(W))
     check_finite(matrix, "the matrix")
-    return largest_singular_value(matrix)[0]
+    pair = top_pair(matrix.detach())
+    return pair.u @ matrix @ pair.v
 
 
 def frobenius_norm(W: Any) -> Tensor:

@@ -53,17 +53,18 @@ def start_block(shape: tuple[int, int], *, seed: int = 0) -> Tensor:
     return torch.randn(K, min(BLOCK, K), generator=generator, dtype=torch.float64)
 
 
-def top_pair(W: Tensor, block: Tensor | None = None) -> TopPair:
+def top_pair(W: Tensor, block: Tensor | None = None, *, tol: float | None = None) -> TopPair:
     """The largest singular value of `W` with its vectors.
 
     Args:
         W: `(m, n)`, float32 or float64, finite.
         block: `(min(m, n), BLOCK)`, where to start; a fixed random block by default.
+        tol: How large the residual may be, relative to `sigma`; by default `4e-6` in float32 and
+            `1e-13` in float64.
 
     Returns:
-        `sigma` (0-d), `u` `(m,)` and `v` `(n,)` with `W v = sigma u` to within
-        `4e-6 sigma` (float32) or `1e-13 sigma` (float64), and the block to go on from. No
-        gradient is recorded. If the residual does not fall below that in 40 restarts (a
+        `sigma` (0-d), `u` `(m,)` and `v` `(n,)` with `W v = sigma u` and `W'u = sigma v` to within
+        `tol sigma`, and the block to go on from. No gradient is recorded. If the residual does not fall below that in 40 restarts (a
         leading cluster of many nearly equal values), the matrix is decomposed.
     """
     with torch.no_grad():
@@ -71,14 +72,18 @@ def top_pair(W: Tensor, block: Tensor | None = None) -> TopPair:
         block = start_block((W.shape[0], W.shape[1])) if block is None else block
         # By a power of two, which is exact: squares of the entries stay within float32.
         exponent = torch.frexp(W.abs().max()).exponent.clamp(min=-100)
-        sigma, u, v, block = _iterate(torch.ldexp(tall, -exponent), block.to(W.device, W.dtype))
+        sigma, u, v, block = _iterate(
+            torch.ldexp(tall, -exponent),
+            block.to(W.device, W.dtype),
+            _TOL[W.dtype] if tol is None else tol,
+        )
         sigma = torch.ldexp(sigma, exponent)
         if W.shape[0] < W.shape[1]:
             u, v = v, u
     return TopPair(sigma, u, v, block)
 
 
-def _iterate(W: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _iterate(W: Tensor, block: Tensor, tol: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     K = W.shape[1]
     if K <= SMALL:
         sigma, u, V, _ = _ritz(torch.eye(K, dtype=W.dtype, device=W.device), W)
@@ -95,7 +100,7 @@ def _iterate(W: Tensor, block: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
             full = Q.shape[1] > min(_COLUMNS, K) - BLOCK or new.shape[1] == 0
             if full or Q.shape[1] >= check:
                 sigma, u, V, vectors = _ritz(Q, Y)
-                if _converged(W, sigma, u, V[:, 0]):
+                if _converged(W, sigma, u, V[:, 0], tol):
                     return sigma, u, V[:, 0], V[:, :BLOCK].contiguous()
                 check = Q.shape[1] * 5 // 4
             if full:
@@ -140,6 +145,63 @@ def _ritz(Q: Tensor, Y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return sigma, u, Q @ vectors, vectors
 
 
-def _converged(W: Tensor, sigma: Tensor, u: Tensor, v: Tensor) -> bool:
+def _converged(W: Tensor, sigma: Tensor, u: Tensor, v: Tensor, tol: float) -> bool:
     residual = torch.linalg.vector_norm(W.T @ u - sigma * v)
-    return bool(residual <= _TOL[W.dtype] * sigma)
+    return bool(residual <= tol * sigma)
+
+
+class Followed(NamedTuple):
+    """A top pair after one step of `follow`.
+
+    Attributes:
+        pair: The pair and the block to go on from.
+        kept: `u'Wv` of the pair before the step in the present matrix, over `sigma` now: what the
+            pair in use had come to.
+    """
+
+    pair: TopPair
+    kept: Tensor
+
+
+def follow(W: Tensor, pair: TopPair) -> Followed:
+    """One block power step with Rayleigh-Ritz after a matrix that has changed a little.
+
+    Costs two products with a thin block. `sigma` is a lower bound of the largest singular value,
+    `u'Wv` of the new pair; how close depends on the step, not on a tolerance. The rows of the block
+    are disturbed a little, so that a vector to which they are orthogonal can grow in them.
+
+    Args:
+        W: `(m, n)`, float32 or float64, finite.
+        pair: The pair of the matrix before, from `top_pair` or from here.
+    """
+    with torch.no_grad():
+        wide = W if W.shape[0] <= W.shape[1] else W.T
+        other = pair.v if wide is W else pair.u
+        rows = pair.block.T + _FOLLOW_NOISE * _noise(pair.block)
+        Y = rows @ wide
+        before = torch.dot(Y[0], other)
+        ritz, R = torch.linalg.eigh(Y @ Y.T)
+        Y = R.flip(1).T @ Y
+        tiny = torch.finfo(W.dtype).tiny
+        largest = ritz[-1].clamp(min=tiny).sqrt()
+        Z = Y @ wide.T
+        Q, triangle = torch.linalg.qr(Z.T)
+        first = triangle[0, 0]  # sigma * largest, up to sign
+        sigma = first.abs() / largest
+        other = Y[0] * (torch.sign(first) / largest)
+        u, v = (Q[:, 0], other) if wide is W else (other, Q[:, 0])
+        kept = before / sigma.clamp(min=tiny)
+    return Followed(TopPair(sigma, u, v, Q), kept)
+
+
+def _noise(block: Tensor) -> Tensor:
+    key = (block.shape, block.dtype, block.device)
+    if key not in _noises:
+        K, columns = block.shape
+        noise = start_block((K, K), seed=2)[:, :columns]
+        _noises[key] = noise.T.to(block.device, block.dtype) / K**0.5
+    return _noises[key]
+
+
+_noises: dict[tuple[torch.Size, torch.dtype, torch.device], Tensor] = {}
+_FOLLOW_NOISE = 1e-3

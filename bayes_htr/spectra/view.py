@@ -1,82 +1,63 @@
 """One matrix with the parts of its spectrum that priors ask for, each computed at most once.
 
-What is needed is declared first (`Need`), so that the cheapest exact algorithm can be chosen:
-`plan` says which that is and what it costs.
+What is needed is declared first (`Need`), so that the cheapest exact algorithm can be chosen. The
+parts are leaves of the caller's graph: an energy is a small function of them, and `pull_back` takes
+its slopes in them to the gradient with respect to the matrix. So no decomposition is ever
+differentiated, and a part can outlive the matrix it came from (`parts`).
 """
 
 from __future__ import annotations
 
-import enum
-from functools import cached_property
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bayes_htr.errors import SpectrumError
+from bayes_htr.spectra.gram import Eigen, eigen, log_det, pull_back
 from bayes_htr.spectra.matrices import check_finite
-from bayes_htr.spectra.statistics import largest_singular_value
-from bayes_htr.spectra.top import BLOCK, SMALL
+from bayes_htr.spectra.need import Need
+from bayes_htr.spectra.top import BLOCK, TopPair, top_pair
 
 
-class Need(enum.Flag):
-    """What a prior needs of a matrix."""
+class TopGradient(NamedTuple):
+    """The part of a gradient that acts through the largest eigenvalue: `slope * outer(u, v)`."""
 
-    ENTRIES = 0
-    """The entries alone."""
-    TOP = enum.auto()
-    """The largest singular value, with gradient."""
-    VALUES = enum.auto()
-    """All singular values as constants."""
-    FULL = enum.auto()
-    """All singular values, with gradient."""
-    DOUBLE = enum.auto()
-    """Small singular values to their own relative accuracy: float64."""
+    slope: Tensor
+    u: Tensor
+    v: Tensor
+
+    def dense(self) -> Tensor:
+        """As a matrix."""
+        return torch.outer(self.slope * self.u, self.v)
 
 
-class Plan(NamedTuple):
-    """The algorithm for a need, and its cost in floating-point operations per evaluation."""
+class Gradient(NamedTuple):
+    """A gradient with respect to a matrix: the sum of both parts, either of which may be absent."""
 
-    algorithm: str
-    flops: float
-
-
-def plan(needs: Need, shape: tuple[int, int]) -> Plan:
-    """The algorithm that `MatrixView` uses for these needs on a matrix of this shape.
-
-    Costs: Golub & Van Loan (2013), Figure 8.6.1 for the decompositions; four block products and
-    a thin orthogonalisation for a warm top pair.
-    """
-    K, M = min(shape), max(shape)
-    steps: list[Plan] = []
-    if Need.FULL in needs:
-        steps.append(Plan("singular value decomposition", 6 * M * K**2 + 20 * K**3))
-    else:
-        if Need.VALUES in needs:
-            steps.append(Plan("singular values", 2 * M * K**2 + 2 * K**3))
-        if Need.TOP in needs and K <= SMALL:
-            steps.append(Plan("top pair (Gram matrix)", 2 * M * K**2 + 9 * K**3))
-        elif Need.TOP in needs:
-            steps.append(Plan("top pair (block Krylov)", 16 * BLOCK * M * K))
-    if not steps:
-        return Plan("entries", 3 * M * K)
-    name = " + ".join(s.algorithm for s in steps)
-    return Plan(name + (", float64" if Need.DOUBLE in needs else ""), sum(s.flops for s in steps))
+    rest: Tensor | None
+    top: TopGradient | None
 
 
 class MatrixView:
     """A matrix as priors see it.
 
     Args:
-        W: `(m, n)`, float32 or float64; gradients flow to it.
+        W: `(m, n)`, float32 or float64.
         name: What errors call it.
         needs: All that will be asked for.
         block: Where the iteration for the largest singular value starts.
         started: Whether the matrix has been scored before: then values that have all left a law's
             support are no mistake in the prior, but where it has led.
+        tol: Of the top pair: see `top_pair`.
 
     Attributes:
-        block: Where the next iteration may start: set once `sigma_max` has been asked for.
+        shape: `(m, n)`.
+        parts: What has been asked for so far, by name: leaves, with gradients where gradients are
+            enabled.
+        block: Where the next iteration may start: set once the largest eigenvalue has been asked
+            for.
 
     Raises:
         SpectrumError: Entries that are not finite.
@@ -90,46 +71,169 @@ class MatrixView:
         block: Tensor | None = None,
         *,
         started: bool = False,
+        tol: float | None = None,
     ) -> None:
-        check_finite(W.detach(), name)
-        self.W = W.double() if Need.DOUBLE in needs else W
+        check_finite(W, name)
+        self.W = W.detach()
+        self.shape = tuple(W.shape)
         self.name = name
         self.block = block
         self.started = started
+        self.parts: dict[str, Tensor] = {}
         self._needs = needs
+        self._tol = tol
+        self._log_det_gradients: dict[str, Tensor] = {}
+        self._eigen: Eigen | None = None
+        self._svd: tuple[Tensor, Tensor, Tensor] | None = None
+        self._top: TopPair | None = None
 
-    @cached_property
-    def sigma(self) -> Tensor:
-        """All singular values, descending, with gradient: `(K,)`."""
-        return torch.linalg.svdvals(self.W)
+    @classmethod
+    def of_parts(
+        cls,
+        like: Tensor,
+        shape: tuple[int, int],
+        name: str,
+        needs: Need,
+        parts: Mapping[str, Tensor],
+    ) -> MatrixView:
+        """A view of a matrix that is gone, but for these parts, which are constants.
 
-    @cached_property
-    def sigma_max(self) -> Tensor:
-        """The largest singular value with gradient: 0-d."""
-        if Need.FULL in self._needs:
-            return self.sigma[0]
-        sigma, self.block = largest_singular_value(self.W, self.block)
-        return sigma
+        `like` has its dtype and device.
+        """
+        view = cls(like.new_zeros(()), name, needs, started=True)
+        view.shape = shape
+        view.parts = {key: part.detach() for key, part in parts.items()}
+        return view
 
-    @cached_property
+    @property
+    def entries(self) -> Tensor:
+        """The matrix."""
+        return self._part("entries", lambda: self.W)
+
+    @property
+    def squared_norm(self) -> Tensor:
+        """`|W|_F^2`: 0-d."""
+        return self._part("squared_norm", lambda: self.W.square().sum())
+
+    @property
     def eigenvalues(self) -> Tensor:
-        """The spectrum as constants, descending: `(K,)`."""
-        if Need.FULL in self._needs:
-            return self.sigma.detach().square()
-        return torch.linalg.svdvals(self.W.detach()).square()
+        """The spectrum, descending: `(K,)`; those that were not asked for without accuracy."""
+        if self._needs.singular_values:
+            return self.singular_values.square()
+        return self._part("eigenvalues", lambda: self._decomposed().values)
+
+    @property
+    def singular_values(self) -> Tensor:
+        """All singular values, descending: `(K,)`."""
+        return self._part("singular_values", lambda: self._decomposed_svd()[1])
+
+    @property
+    def lambda_max(self) -> Tensor:
+        """The largest eigenvalue: 0-d."""
+        return self._part("lambda_max", lambda: self.top.sigma.square())
+
+    def log_det(self, scale: float) -> Tensor:
+        """`log det(I + W'W / scale)`: 0-d."""
+        name = f"log_det {scale!r}"
+
+        def compute() -> Tensor:
+            value, self._log_det_gradients[name] = log_det(self.W, scale)
+            return value
+
+        return self._part(name, compute)
+
+    @property
+    def top_if_known(self) -> TopPair | None:
+        """`top`, if it has been asked for."""
+        return self._top
+
+    @property
+    def top(self) -> TopPair:
+        """The largest singular value with its vectors, in the precision of the matrix."""
+        if self._top is None:
+            if self._needs.decomposed:
+                self._top = self._top_of_decomposition()
+            else:
+                self._top = top_pair(self.W, self.block, tol=self._tol)
+            self.block = self._top.block
+        return self._top
 
     def require_full_rank(self, because: str) -> None:
-        """Raise if a singular value is zero to working accuracy.
+        """Raise if an eigenvalue is zero to working accuracy.
 
         Raises:
-            SpectrumError: `sigma_K <= max(m, n) eps sigma_1`, the convention of `matrix_rank`.
+            SpectrumError: `sigma_K <= max(m, n) eps sigma_1` in the precision computed in, the
+                convention of `matrix_rank`.
         """
-        sigma = self.sigma.detach()
-        floor = max(self.W.shape) * torch.finfo(self.W.dtype).eps * sigma[0]
-        rank = int((sigma > floor).sum())
-        if rank < len(sigma):
+        if self.W.shape != self.shape:
+            return  # it was required of the matrix
+        lam = self.eigenvalues.detach()
+        floor = (
+            (max(self.shape) * torch.finfo(lam.dtype).eps) ** 2
+            if self._needs.singular_values
+            else self._decomposed().floor
+        )
+        rank = int((lam > floor * lam[0]).sum())
+        if rank < len(lam):
             raise SpectrumError(
-                f"{self.name} has rank {rank} of {len(sigma)} (smallest singular value "
-                f"{sigma[-1].item():.3g}), and {because}; use Lomax, or score the upper tail "
+                f"{self.name} has rank {rank} of {len(lam)} (smallest singular value "
+                f"{lam[-1].sqrt().item():.3g}), and {because}; use Lomax, or score the upper tail "
                 "alone with tail="
             )
+
+    def pull_back(self, slopes: Mapping[str, Tensor | None]) -> Gradient:
+        """The gradient with respect to the matrix of what has these slopes in the parts."""
+        rest: list[Tensor] = []
+        top = None
+        for name, slope in slopes.items():
+            if slope is None:
+                continue
+            if name == "entries":
+                rest.append(slope)
+            elif name == "squared_norm":
+                rest.append(2 * slope * self.W)
+            elif name == "eigenvalues":
+                rest.append(pull_back(self.W, self._decomposed().vectors, slope))
+            elif name == "singular_values":
+                U, _, Vh = self._decomposed_svd()
+                rest.append((U * slope) @ Vh)
+            elif name == "lambda_max":
+                top = TopGradient((2 * slope * self.top.sigma).to(self.W), self.top.u, self.top.v)
+            else:
+                rest.append(slope * self._log_det_gradients[name])
+        total = sum((r.to(self.W.dtype) for r in rest[1:]), rest[0].to(self.W)) if rest else None
+        return Gradient(total, top)
+
+    def _part(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
+        if name not in self.parts:
+            self.parts[name] = compute().detach().requires_grad_(torch.is_grad_enabled())
+        return self.parts[name]
+
+    def _decomposed(self) -> Eigen:
+        if self._eigen is None:
+            digits = self._needs.digits or not self._needs.whole
+            count = self._needs.count(min(self.W.shape))
+            self._eigen = eigen(self.W, count=count, digits=digits)
+        return self._eigen
+
+    def _decomposed_svd(self) -> tuple[Tensor, Tensor, Tensor]:
+        if self._svd is None:
+            W = self.W.double() if self._needs.digits else self.W
+            self._svd = tuple(torch.linalg.svd(W, full_matrices=False))
+        return self._svd
+
+    def _top_of_decomposition(self) -> TopPair:
+        tall = self.W if self.W.shape[0] >= self.W.shape[1] else self.W.T
+        if self._needs.singular_values:
+            U, _, Vh = self._decomposed_svd()
+            vectors = Vh.T if tall is self.W else U
+        else:
+            vectors = self._decomposed().vectors
+        block = vectors[:, :BLOCK].to(self.W.dtype)
+        v = block[:, 0]
+        y = tall @ v
+        sigma = torch.linalg.vector_norm(y)
+        u = y / sigma.clamp(min=torch.finfo(y.dtype).tiny)
+        if tall is not self.W:
+            u, v = v, u
+        return TopPair(sigma, u, v, block.contiguous())

@@ -35,7 +35,7 @@ def evaluate():
     def evaluate(prior, W, epoch=None):
         net = OneMatrix(W)
         priors = prior if isinstance(prior, htr.Priors) else htr.Priors(prior)
-        energy = htr.bind(priors, net)(epoch)
+        energy = htr.bind(priors, net, refresh=htr.Exact())(epoch)
         if not energy.requires_grad:
             return energy, torch.zeros_like(W)
         energy.backward()

@@ -174,15 +174,12 @@ def test_a_saved_state_goes_on_with_the_same_bits(net):
     priors = htr.Priors(LATENT & SPECTRUM.scaled(0.1))
     priors = htr.Priors({"square.weight": LATENT, "*": priors.everywhere})
     energy = htr.bind(priors, net)
-    cold = copy.deepcopy(energy.state_dict())
     for _ in range(3):
         step(net, energy)
     file = io.BytesIO()
     torch.save((net.state_dict(), energy.state_dict()), file)
     file.seek(0)
     state, energy_state = torch.load(file)
-    (block,) = [k for k in energy_state if k.startswith("block")]
-    assert not torch.equal(energy_state[block].double(), cold[block])
     fresh_net = Norms()
     fresh_net.load_state_dict(state)
     fresh = htr.bind(priors, fresh_net)
@@ -244,7 +241,7 @@ def test_it_follows_weights_that_are_replaced(one_matrix):
 
 def test_the_iteration_never_decomposes_a_large_matrix(monkeypatch):
     net = nn.Linear(784, 512)
-    energy = htr.bind(htr.Priors(TOP), net)
+    energy = htr.bind(htr.Priors(TOP), net, refresh=htr.Exact())
     exact = torch.linalg.svdvals(net.weight.detach().double())[0].item() ** 2
     sizes = []
 
@@ -267,7 +264,7 @@ def test_the_iteration_never_decomposes_a_large_matrix(monkeypatch):
 
 def test_warm_starts_track_the_exact_energy_through_training():
     net = nn.Linear(120, 90)
-    energy = htr.bind(htr.Priors(htr.penalties.frechet()), net)
+    energy = htr.bind(htr.Priors(htr.penalties.frechet()), net, refresh=htr.Exact())
     optimizer = torch.optim.SGD(net.parameters(), lr=0.02)
     for _ in range(25):
         value = energy()

@@ -38,7 +38,7 @@ def guide_of(model, program, data):
 
 def objective(model, data, num_data):
     """MAP's loss as `docs` state it, from the network itself: for a plain loop."""
-    energy = htr.bind(model.priors, model.net)
+    energy = htr.bind(model.priors, model.net, refresh=htr.Exact())
     weights = model.class_weights
     weights = torch.ones(3).double() if weights is None else weights.double()
 

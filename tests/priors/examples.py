@@ -47,4 +47,4 @@ WHOLE = [
     htr.Priors(A).scheduled(SCHEDULES[0]).scheduled(SCHEDULES[2]).above(4.0).scaled(3.0),
 ]
 OTHERS = [htr.Hill(), htr.Hill(0.25, True, "tail"), htr.Joint(B.law), htr.Shared("x", B.law)]
-OTHERS += [*SCHEDULES, htr.Exact()]
+OTHERS += [*SCHEDULES, htr.Exact(), htr.Every(5), htr.Drift(0.2, 8)]

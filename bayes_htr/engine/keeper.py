@@ -1,0 +1,145 @@
+"""One matrix through training: when it is refreshed, and what is held of it in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from bayes_htr.engine.held import Held
+from bayes_htr.engine.latents import Latent
+from bayes_htr.engine.refresh import Drift, Every, Exact, Refresh
+from bayes_htr.engine.scored import Evaluation, Scored, evaluate
+from bayes_htr.spectra import Gradient, MatrixView, working
+
+_FOLLOWED_TOL = 1e-3
+"""Of a top pair that is going to be held: `u'Wv` is within about its square of `sigma_1`."""
+
+
+class Keeper:
+    """A matrix under its prior, with what is held of it.
+
+    Args:
+        scored: The matrix and its prior.
+        policy: When it is refreshed.
+        laws: The hyperpriors by name.
+
+    Attributes:
+        held: What is held; `None` before the first refresh.
+        started: Whether it has been scored in training.
+        block: Where the iteration for its largest singular value starts.
+        refreshes: How often it has been refreshed.
+    """
+
+    def __init__(self, scored: Scored, policy: Refresh, laws: Mapping[str, Latent]) -> None:
+        self.scored = scored
+        self.policy = policy
+        self.laws = laws
+        self.held: Held | None = None
+        self.started = False
+        self.block: Tensor | None = None
+        self.refreshes = 0
+
+    @property
+    def holds(self) -> bool:
+        """Whether anything is held: entries alone cost less to score than to hold."""
+        scored = self.scored
+        return not (isinstance(self.policy, Exact) or scored.is_cheap or scored.holds_entries)
+
+    def must_refresh(self, W: Tensor, strengths: tuple[float, ...]) -> bool:
+        """Whether a refresh is due whatever the matrix has become."""
+        if self.held is None or not self.holds or not self.held.fits(W, strengths):
+            return True
+        return isinstance(self.policy, Every) and self.held.age >= self.policy.n
+
+    def look(self, W: Tensor) -> Tensor | None:
+        """The squared drift over the square of what is allowed, 0-d, if there is one."""
+        assert isinstance(self.policy, Drift)
+        assert self.held is not None
+        tol = self.policy.tol
+        drift = self.held.squared_drift(W, tol)
+        return None if drift is None else drift / tol**2
+
+    def is_overdue(self, latents: Mapping[str, Tensor]) -> bool:
+        """Whether the top pair or the hyperparameters ask for a refresh."""
+        assert isinstance(self.policy, Drift)
+        assert self.held is not None
+        return self.held.overdue or not self.held.latents_drift(latents) <= self.policy.tol
+
+    def evaluate(
+        self,
+        W: Tensor,
+        strengths: tuple[float, ...],
+        latents: Mapping[str, Tensor],
+        *,
+        held: bool,
+    ) -> Evaluation:
+        """The energy of the present matrix, to be held or for itself."""
+        W = working(W.detach())
+        followed = held and self.holds and isinstance(self.policy, Drift)
+        view = MatrixView(
+            W,
+            self.scored.name,
+            self.scored.needs(strengths),
+            self.block,
+            started=self.started,
+            tol=_FOLLOWED_TOL if followed else None,
+        )
+        return evaluate(self.scored, view, strengths, latents, self.laws)
+
+    def accept(
+        self,
+        evaluation: Evaluation,
+        W: Tensor,
+        strengths: tuple[float, ...],
+        latents: Mapping[str, Tensor],
+    ) -> None:
+        """Hold an evaluation of the present matrix."""
+        own = {n: latents[n] for n in self.scored.latent_names}
+        drifts = self.holds and isinstance(self.policy, Drift)
+        self.held = Held.of(evaluation, working(W.detach()), strengths, own, drifts=drifts)
+        self.block = evaluation.block
+        self.started = True
+        self.refreshes += 1
+
+    def follow(self, W: Tensor) -> None:
+        """Count a call without a refresh, and let the top pair follow the matrix if that is due."""
+        assert self.held is not None
+        self.held.age += 1
+        if isinstance(self.policy, Drift):
+            self.held.follow(W, self.policy)
+
+    def present(
+        self, W: Tensor, latents: Mapping[str, Tensor]
+    ) -> tuple[Tensor, float, Gradient, dict[str, Tensor]]:
+        """Value, penalty, and gradients with respect to the matrix and the hyperparameters.
+
+        Value and gradient with respect to hyperparameters belong to their present values, given
+        the spectrum at the last refresh.
+        """
+        held = self.held
+        assert held is not None
+        if held.age == 0 or not held.latents:
+            return held.value, held.penalty, held.gradient, held.latent_gradients
+        scored, shape = self.scored, (W.shape[0], W.shape[1])
+        needs = scored.needs(held.strengths)
+        view = MatrixView.of_parts(held.value, shape, scored.name, needs, held.parts)
+        now = evaluate(scored, view, held.strengths, latents, self.laws)
+        return now.value, now.penalty, held.gradient, now.latent_gradients
+
+    def state(self) -> dict[str, Any]:
+        """It as plain data and tensors."""
+        return {
+            "held": None if self.held is None or not self.holds else self.held.state(),
+            "started": self.started,
+            "block": self.block,
+            "refreshes": self.refreshes,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.held = None if state["held"] is None else Held.from_state(state["held"])
+        self.started = state["started"]
+        self.block = None if state["block"] is None else state["block"].clone()
+        self.refreshes = state["refreshes"]

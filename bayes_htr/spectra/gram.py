@@ -1,0 +1,117 @@
+"""Decompositions by way of the smaller Gram matrix, which is far cheaper than singular values.
+
+Squaring costs digits: an eigenvalue of the Gram matrix has an absolute error of about
+`eps lambda_1`. Each function here says how many digits its result has, or moves to float64 and
+from there to singular values where they are too few.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+_ENOUGH = {torch.float32: 1e-3, torch.float64: 1e-11}
+"""The relative error that the smallest eigenvalue asked for may have, by dtype of the weights."""
+
+_ENOUGH_LOG_DET = {torch.float32: 1e-4, torch.float64: 1e-12}
+
+
+class Eigen(NamedTuple):
+    """Eigenvalues of `W'W`, descending, and the singular vectors of the smaller side.
+
+    Attributes:
+        values: `(K,)`.
+        vectors: `(K, K)`, columns.
+        floor: Below `floor * values[0]` an eigenvalue is zero to working accuracy.
+    """
+
+    values: Tensor
+    vectors: Tensor
+    floor: float
+
+
+def eigen(W: Tensor, *, count: int, digits: bool) -> Eigen:
+    """All eigenvalues of `W'W` with vectors of the smaller side.
+
+    Args:
+        W: `(m, n)`, float32 or float64.
+        count: How many of the largest are needed.
+        digits: Whether the smallest of these is needed to its own relative accuracy. Else all are
+            exact to within a few `eps` of the largest, in float64.
+
+    Returns:
+        The decomposition, in float64 but for an upper part with enough digits in float32.
+    """
+    K = min(W.shape)
+    enough = _ENOUGH[W.dtype]
+    dtypes = [torch.float64] if count == K else [W.dtype, torch.float64]
+    for dtype in dict.fromkeys(dtypes):
+        found = _of_gram(W.to(dtype))
+        if not digits or bool(found.values[count - 1] * enough > found.floor * found.values[0]):
+            return found
+    return _of_singular_values(W.double())
+
+
+def _of_gram(W: Tensor) -> Eigen:
+    tall = W if W.shape[0] >= W.shape[1] else W.T
+    values, vectors = torch.linalg.eigh(tall.T @ tall)
+    floor = max(W.shape) * torch.finfo(W.dtype).eps
+    return Eigen(values.flip(0).clamp(min=0), vectors.flip(1), floor)
+
+
+def _of_singular_values(W: Tensor) -> Eigen:
+    tall = W if W.shape[0] >= W.shape[1] else W.T
+    _, sigma, Vh = torch.linalg.svd(tall, full_matrices=False)
+    floor = (max(W.shape) * torch.finfo(W.dtype).eps) ** 2
+    return Eigen(sigma.square(), Vh.mT, floor)
+
+
+def pull_back(W: Tensor, vectors: Tensor, slopes: Tensor) -> Tensor:
+    """`sum_i slopes_i d lambda_i / dW = 2 W V diag(slopes) V'`, of which zero slopes cost nothing.
+
+    Args:
+        W: `(m, n)`.
+        vectors: `(K, K)`, singular vectors of the smaller side in columns.
+        slopes: `(K,)`.
+    """
+    used = slopes != 0
+    V = vectors[:, used]
+    weighted = 2 * V * slopes[used]
+    W = W.to(V.dtype)
+    if W.shape[0] >= W.shape[1]:
+        return (W @ weighted) @ V.T
+    return V @ (weighted.T @ W)
+
+
+def log_det(W: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """`log det(I + W'W / scale) = sum log(1 + lambda_i / scale)` and its gradient.
+
+    By Cholesky factorisation of the smaller side, in float64 where `|W|_F^2` is so large beside
+    the scale that float32 has too few digits, and by singular values where float64 has.
+
+    Args:
+        W: `(m, n)`, float32 or float64.
+        scale: Positive.
+
+    Returns:
+        The value, 0-d, and `2 (scale I + WW')^-1 W`, of the shape of `W`.
+    """
+    ratio = float(W.double().square().sum()) / scale
+    for dtype in dict.fromkeys([W.dtype, torch.float64]):
+        if ratio * torch.finfo(dtype).eps < _ENOUGH_LOG_DET[W.dtype] * max(1.0, min(W.shape) / 8):
+            return _by_cholesky(W.to(dtype), scale)
+    found = _of_singular_values(W.double())
+    value = (found.values / scale).log1p().sum()
+    return value, pull_back(W, found.vectors, 1 / (scale + found.values))
+
+
+def _by_cholesky(W: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    wide = W if W.shape[0] <= W.shape[1] else W.T
+    A = wide @ wide.T / scale
+    A.diagonal().add_(1.0)
+    L = torch.linalg.cholesky(A)
+    value = 2 * L.diagonal().log().sum()
+    gradient = (2 / scale) * (torch.cholesky_inverse(L) @ wide)
+    return value, gradient if W.shape[0] <= W.shape[1] else gradient.T
