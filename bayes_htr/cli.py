@@ -1,8 +1,9 @@
-"""The command line: `bayes-htr fit` and `bayes-htr report`; `python -m bayes_htr` is the same."""
+"""The command line: `bayes-htr fit`, `report` and `bench`; `python -m bayes_htr` is the same."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from rich.console import Console
 
 import bayes_htr
+from bayes_htr.benchmarks import add_bench
 from bayes_htr.errors import (
     CheckpointError,
     DataError,
@@ -48,6 +50,7 @@ _EXPECTED = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0, 1 for an error, 130 if interrupted."""
     args = build_parser().parse_args(argv)
+    args.argv = list(sys.argv[1:] if argv is None else argv)
     console = Console()
     try:
         args.run(args, console)
@@ -57,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 1
     except KeyboardInterrupt:
-        Console(stderr=True).print("bayes-htr: interrupted; go on with --resume --out FOLDER")
+        Console(stderr=True).print(f"bayes-htr: {args.interrupted}")
         return 130
     return 0
 
@@ -75,7 +78,8 @@ def build_parser() -> argparse.ArgumentParser:
         "report", help="show a finished run again", description="Show a finished run again."
     )
     report.add_argument("folder", type=Path, help="the run folder")
-    report.set_defaults(run=_report)
+    report.set_defaults(run=_report, interrupted="interrupted")
+    add_bench(commands)
     return parser
 
 
@@ -124,7 +128,7 @@ def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     fit.add_argument("--resume", action="store_true", help="go on with the run in --out")
     fit.add_argument("--no-compare", action="store_true", help="leave out the runs compared with")
-    fit.set_defaults(run=_fit)
+    fit.set_defaults(run=_fit, interrupted="interrupted; go on with --resume --out FOLDER")
 
 
 def _fit(args: argparse.Namespace, console: Console) -> None:

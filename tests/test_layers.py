@@ -20,6 +20,7 @@ LAYERS = [
     "fit",
     "report",
     "experiments",
+    "benchmarks",
     "cli",
     "__main__",
 ]

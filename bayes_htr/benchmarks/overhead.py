@@ -1,0 +1,211 @@
+"""`bayes-htr bench overhead`: what a prior costs in training, for each network and prior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from bayes_htr.benchmarks.comparison import paired_difference
+from bayes_htr.benchmarks.cost import CostSettings, measure_cost
+from bayes_htr.benchmarks.parts import Part
+from bayes_htr.benchmarks.quality import WHOLE, measure_accuracy, measure_quality
+from bayes_htr.benchmarks.results import Results
+from bayes_htr.benchmarks.settings import Case, Training
+from bayes_htr.benchmarks.share import measure_share
+from bayes_htr.benchmarks.stopwatch import Stopwatch
+from bayes_htr.benchmarks.tables import NOTHING, TextTable, counts, number, spread
+from bayes_htr.experiments import Dataset, build_network, load_dataset
+
+
+class Net(NamedTuple):
+    """A network of the benchmark: its data set, and whether only the prior's share is measured."""
+
+    data: str
+    share_alone: bool
+
+
+NETS = {
+    "mlp": Net("kmnist", share_alone=False),
+    "lenet5": Net("cifar10", share_alone=False),
+    "resnet18": Net("cifar10", share_alone=True),
+}
+
+
+@dataclass(frozen=True)
+class Overhead:
+    """The whole benchmark.
+
+    Attributes:
+        nets: Keys of `NETS`.
+        priors: Keys of `naive.ENERGIES`.
+        training: How networks are trained.
+        cost: How long and how often it is timed.
+        samples: At about how many steps gradients are compared.
+        share_steps: Steps of networks of which only the prior's share is measured.
+        seeds: With how many seeds test accuracies are compared; 0 leaves that out.
+        data_dir: Where the data sets are.
+    """
+
+    nets: Sequence[str]
+    priors: Sequence[str]
+    training: Training
+    cost: CostSettings
+    samples: int = 60
+    share_steps: int = 30
+    seeds: int = 0
+    data_dir: Path | None = None
+
+    def parts(self) -> list[Part]:
+        """All parts, the timed ones first."""
+        loaded: dict[str, Dataset] = {}
+        parts: list[Part] = []
+        for net in self.nets:
+            name = NETS[net].data
+            if name not in loaded:
+                loaded[name] = load_dataset(name, self.data_dir)
+            for prior in self.priors:
+                parts += self._cell(net, prior, loaded[name])
+        order = ("cost", "share", "quality")
+        return sorted(parts, key=lambda p: order.index(p.name) if p.name in order else len(order))
+
+    def _cell(self, net: str, prior: str, data: Dataset) -> list[Part]:
+        cell = f"{net}/{prior}"
+
+        def build(seed: int) -> torch.nn.Module:
+            return build_network(net, data.input_shape, data.num_classes, seed=seed)
+
+        workload = self.training.workload(build, data.x_train, data.y_train)
+        case = Case(workload, prior, self.training)
+        common = {**self.training.to_dict(), "num_data": workload.num_data}
+        watch = Stopwatch(workload.device)
+        cost, steps, test = self.cost, self.cost.steps, (data.x_test, data.y_test)
+        if NETS[net].share_alone:
+            settings = {**common, "steps": self.share_steps, "warmup": cost.warmup}
+            measure = partial(measure_share, case, self.share_steps, cost.warmup, watch)
+            return [Part(cell, "share", self.share_steps, measure, settings)]
+        parts = [
+            Part(
+                cell,
+                "cost",
+                cost.work,
+                partial(measure_cost, case, cost, watch),
+                {**common, **vars(cost)},
+            ),
+            Part(
+                cell,
+                "quality",
+                2 * steps,
+                partial(measure_quality, case, steps, self.samples, test),
+                {**common, "steps": steps, "samples": self.samples},
+            ),
+        ]
+        for seed in range(self.seeds):
+            settings = {**common, "steps": steps, "seed": seed}
+            measure = partial(measure_accuracy, case.seeded(seed), steps, test)
+            parts.append(Part(cell, f"accuracy/{seed}", 2 * steps, measure, settings))
+        return parts
+
+
+def accuracy_summary(results: Results, cell: str, which: str = "accuracy") -> dict[str, Any] | None:
+    """Held against exact gradients over the seeds of a cell; `None` where there are none."""
+    names = [name for name in results.cells[cell] if name.startswith(f"{which}/")]
+    found = [results.cells[cell][name]["result"] for name in names]
+    if not found:
+        return None
+    return paired_difference([r["held"] for r in found], [r["exact"] for r in found])
+
+
+def overhead_tables(results: Results) -> list[TextTable]:
+    """The tables of the results that are there: costs, quality, shares, accuracies."""
+    cells = list(results.cells)
+    rows = {
+        "cost": [_cost_row(cell, results.result(cell, "cost")) for cell in cells],
+        "quality": [_quality_row(cell, results.result(cell, "quality")) for cell in cells],
+        "share": [_share_row(cell, results.result(cell, "share")) for cell in cells],
+        "accuracy": [_accuracy_row(cell, accuracy_summary(results, cell)) for cell in cells],
+    }
+    return [
+        TextTable(title, ("network", "prior", *columns), found)
+        for part, title, columns in _TABLES
+        if (found := [row for row in rows[part] if row is not None])
+    ]
+
+
+_TABLES = (
+    (
+        "cost",
+        "Time of training",
+        ("plain ms", "ours ms", "ratio (range)", "naive / ours", "refreshes"),
+    ),
+    (
+        "quality",
+        "Held against exact gradients (held, exact: test accuracy)",
+        ("lowest cosine", "of all matrices", "lowest u'Wv/σ₁", "energy off", "held", "exact"),
+    ),
+    (
+        "share",
+        "The prior's share of a step",
+        ("step ms", "share", "share after the first step", "refreshes"),
+    ),
+    (
+        "accuracy",
+        "Test accuracy over seeds, held minus exact",
+        ("mean difference", "95 % interval", "seeds"),
+    ),
+)
+
+
+def _cost_row(cell: str, result: dict[str, Any] | None) -> list[str] | None:
+    if result is None:
+        return None
+    naive = result["naive"]
+    return [
+        *cell.split("/"),
+        f"{result['plain_ms']:.2f}",
+        f"{result['prior_ms']:.2f}",
+        spread(result["ratio"]),
+        NOTHING if naive is None else f"{naive['ratio']:.1f}",
+        counts(result["refreshes"]),
+    ]
+
+
+def _quality_row(cell: str, result: dict[str, Any] | None) -> list[str] | None:
+    if result is None:
+        return None
+    cosine, top = result["cosine"], result["top"]
+    single = [found["value"] for matrix, found in cosine.items() if matrix != WHOLE]
+    return [
+        *cell.split("/"),
+        number(min(single, default=None), ".5f"),
+        number(cosine.get(WHOLE, {}).get("value"), ".5f"),
+        number(min((found["value"] for found in top.values()), default=None), ".5f"),
+        number(result["energy"]["relative"], ".2%"),
+        f"{result['accuracy']['held']:.4f}",
+        f"{result['accuracy']['exact']:.4f}",
+    ]
+
+
+def _share_row(cell: str, result: dict[str, Any] | None) -> list[str] | None:
+    if result is None:
+        return None
+    return [
+        *cell.split("/"),
+        f"{1e3 * result['total_seconds'] / result['steps']:.1f}",
+        f"{result['share']:.2%}",
+        number(result["later_share"], ".2%"),
+        counts(result["refreshes"]),
+    ]
+
+
+def _accuracy_row(cell: str, summary: dict[str, Any] | None) -> list[str] | None:
+    if summary is None:
+        return None
+    interval = NOTHING
+    if summary["low"] is not None:
+        interval = f"{summary['low']:+.4f} to {summary['high']:+.4f}"
+    return [*cell.split("/"), f"{summary['mean']:+.4f}", interval, str(summary["pairs"])]

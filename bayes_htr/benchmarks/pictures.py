@@ -1,0 +1,200 @@
+"""Pictures of results: ratios by network and prior, and growth with the size of a matrix.
+
+Needs matplotlib: `pip install "bayes-htr[plot]"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bayes_htr.benchmarks.growth import LINES, growth_points
+from bayes_htr.benchmarks.results import Results
+from bayes_htr.inference.run_folder import write_aside
+from bayes_htr.posterior.plots import pyplot
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLORS = ("#1f5fa8", "#c8401e", "#3a8a4d", "#8a5fb0")
+_LIMIT = "#666666"
+_STYLES = {"plain_ms": ("#9a9a9a", "s"), "ours_ms": ("#1f5fa8", "o"), "naive_ms": ("#c8401e", "^")}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds that are marked in a picture, where given.
+
+    Attributes:
+        ratio: At most, of the time to plain training.
+        naive: At least, of naive autograd's time to ours.
+        share: At most, of the prior in a step.
+    """
+
+    ratio: float | None = None
+    naive: float | None = None
+    share: float | None = 0.03
+
+
+@dataclass(frozen=True)
+class _Point:
+    """A value with its range, of a network and a prior."""
+
+    net: str
+    prior: str
+    value: float
+    low: float
+    high: float
+
+
+def draw_overhead(results: Results, limits: Limits) -> list[Path]:
+    """Write `overhead.png`: a panel for each kind of ratio that there is.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    panels = [panel for panel in _panels(results, limits) if panel[1]]
+    if not panels:
+        return []
+    plt = pyplot()
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.6 * len(panels), 3.6), squeeze=False, layout="constrained"
+    )
+    priors = list(dict.fromkeys(cell.split("/")[1] for cell in results.cells))
+    for ax, (label, points, limit, bound) in zip(axes.flat, panels, strict=True):
+        _draw_points(ax, points, priors)
+        _draw_limit(ax, limit, bound)
+        ax.set_ylabel(label)
+    handles = [plt.Line2D([], [], color=_color(p, priors), marker="o", ls="") for p in priors]
+    figure.legend(
+        handles, priors, loc="outside upper center", ncols=len(priors), frameon=False, fontsize=8
+    )
+    return [_save(figure, results.folder / "overhead.png")]
+
+
+def draw_growth(results: Results) -> list[Path]:
+    """Write `growth.png`: time per step against the size on log-log axes, a panel for each prior.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    plt = pyplot()
+    points = growth_points(results)
+    if not points:
+        return []
+    figure, axes = plt.subplots(
+        1,
+        len(points),
+        figsize=(4.6 * len(points), 3.8),
+        squeeze=False,
+        sharey=True,
+        layout="constrained",
+    )
+    for ax, (prior, sizes) in zip(axes.flat, points.items(), strict=True):
+        _draw_growth(ax, sizes)
+        ax.set_title(prior, fontsize=10)
+    axes.flat[0].set_ylabel("milliseconds per step")
+    return [_save(figure, results.folder / "growth.png")]
+
+
+def _panels(results: Results, limits: Limits) -> list[tuple[str, list[_Point], float | None, str]]:
+    """Label, points, limit, and on which side of it a good value lies."""
+    times, naives, shares = [], [], []
+    for cell in results.cells:
+        net, prior = cell.split("/")
+        if cost := results.result(cell, "cost"):
+            r = cost["ratio"]
+            times.append(_Point(net, prior, r["median"], r["min"], r["max"]))
+            if cost["naive"] is not None:
+                ratio = cost["naive"]["ratio"]
+                naives.append(_Point(net, prior, ratio, ratio, ratio))
+        if share := results.result(cell, "share"):
+            percent = 100 * share["share"]
+            shares.append(_Point(net, prior, percent, percent, percent))
+    most = None if limits.share is None else 100 * limits.share
+    return [
+        ("time with the prior / plain training", times, limits.ratio, "at most"),
+        ("time of naive autograd / ours, per step", naives, limits.naive, "at least"),
+        ("the prior's share of a step, %", shares, most, "at most"),
+    ]
+
+
+def _draw_points(ax: Axes, points: Sequence[_Point], priors: Sequence[str]) -> None:
+    nets = list(dict.fromkeys(point.net for point in points))
+    width = 0.6 / max(1, len(priors) - 1)
+    for point in points:
+        shift = (priors.index(point.prior) - (len(priors) - 1) / 2) * width
+        ax.errorbar(
+            nets.index(point.net) + shift,
+            point.value,
+            yerr=[[point.value - point.low], [point.high - point.value]],
+            fmt="o",
+            ms=5,
+            capsize=3 if point.high > point.low else 0,
+            color=_color(point.prior, priors),
+        )
+    ax.set_xticks(range(len(nets)), nets)
+    ax.set_xlim(-0.6, len(nets) - 0.4)
+    ax.margins(y=0.15)
+    ax.grid(axis="y", color="#e6e6e6")
+    ax.set_axisbelow(True)
+    if min(p.low for p in points) > 0 and max(p.high for p in points) > 20:
+        _log_axis(ax)
+    elif "share" not in ax.get_ylabel():
+        ax.axhline(1.0, color="#bbbbbb", lw=1)
+
+
+def _draw_limit(ax: Axes, limit: float | None, bound: str) -> None:
+    if limit is None:
+        return
+    ax.axhline(limit, color=_LIMIT, lw=1, ls="--")
+    ax.annotate(
+        f"{bound} {limit:g}",
+        (1, limit),
+        xycoords=("axes fraction", "data"),
+        xytext=(-4, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=8,
+        color=_LIMIT,
+    )
+
+
+def _draw_growth(ax: Axes, sizes: dict[int, dict[str, float]]) -> None:
+    n = list(sizes)
+    for name, label in LINES.items():
+        color, marker = _STYLES[name]
+        ax.plot(n, [sizes[k][name] for k in n], marker=marker, color=color, label=label, ms=5)
+    ax.set_xscale("log", base=2)
+    ax.set_yscale("log")
+    ax.set_xticks(n, [str(k) for k in n])
+    ax.minorticks_off()
+    ax.set_xlabel("rows and columns of the matrix")
+    ax.grid(color="#e6e6e6")
+    ax.set_axisbelow(True)
+    ax.legend(fontsize=8, frameon=False)
+
+
+def _log_axis(ax: Axes) -> None:
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    ax.set_yscale("log")
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def _color(prior: str, priors: Sequence[str]) -> str:
+    return _COLORS[priors.index(prior) % len(_COLORS)]
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    def write(aside: Any) -> None:
+        figure.savefig(aside, dpi=130, format="png")
+
+    write_aside(path, write)
+    pyplot().close(figure)
+    return path

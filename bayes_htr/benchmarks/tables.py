@@ -1,0 +1,87 @@
+"""A table of text, for the terminal and for Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from bayes_htr.benchmarks.results import Results
+
+NOTHING = "-"
+"""What stands where nothing was measured."""
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table.
+
+    Attributes:
+        title: What it shows.
+        columns: Their headings.
+        rows: A text for each column.
+    """
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+    def show(self, console: Console) -> None:
+        """Print it at its own width: in a terminal that is narrower nothing is cut off."""
+        table = Table(title=self.title, box=SIMPLE_HEAD)
+        for number, column in enumerate(self.columns):
+            table.add_column(column, justify="left" if number < 2 else "right", no_wrap=True)
+        for row in self.rows:
+            table.add_row(*(text.replace("[", r"\[") for text in row))
+        unbounded = console.options.update(width=1000)
+        console.print(table, width=console.measure(table, options=unbounded).maximum, crop=False)
+
+    def markdown(self) -> str:
+        """As Markdown, with the title as a heading."""
+        rule = ["---" if number < 2 else "---:" for number in range(len(self.columns))]
+        lines = [self.columns, rule, *self.rows]
+        body = "\n".join(
+            "| " + " | ".join(text.replace("|", r"\|") for text in line) + " |" for line in lines
+        )
+        return f"## {self.title}\n\n{body}\n"
+
+
+def page(results: Results, heading: str, tables: Sequence[TextTable]) -> str:
+    """A Markdown page: tables, and what they were measured on."""
+    parts = [f"# {heading}\n", *(table.markdown() for table in tables)]
+    runs = "\n".join(f"- {_facts(run)}" for run in results.runs)
+    return "\n".join([*parts, f"## Measured on\n\n{runs}\n"])
+
+
+def spread(values: dict[str, float] | None, digits: int = 3) -> str:
+    """A median with its range."""
+    if values is None:
+        return NOTHING
+    low, high = (f"{values[end]:.{digits}f}" for end in ("min", "max"))
+    return f"{values['median']:.{digits}f} ({low}–{high})"
+
+
+def number(value: float | None, form: str) -> str:
+    """A number in a format, or the sign for none."""
+    return NOTHING if value is None else format(value, form)
+
+
+def counts(refreshes: dict[str, int] | None) -> str:
+    """Refreshes of all matrices: the range of their numbers."""
+    if not refreshes:
+        return NOTHING
+    low, high = min(refreshes.values()), max(refreshes.values())
+    return str(low) if low == high else f"{low}–{high}"
+
+
+def _facts(run: dict[str, Any]) -> str:
+    gpu = f"{run['gpu']}; " if run["gpu"] else ""
+    return (
+        f"{run['date']}: {gpu}{run['cpu']}, {run['cores']} cores, {run['threads']} threads; "
+        f"torch {run['torch']}, Python {run['python']}, bayes_htr {run['bayes_htr']}: "
+        f"`{run['command']}`"
+    )
