@@ -6,7 +6,8 @@
     >>> posterior = htr.fit(model, (X, y), method=htr.MAP(lr=0.05), epochs=20)
 
 The layers, each of which knows only those before it: `distributions`, `spectra`, `priors`,
-`engine`, `models`, `inference`, `posterior`; then `report`, `experiments` and the command line.
+`engine`, `models`, `inference`, `posterior`; then `report`, `experiments`,
+`benchmarks` and the command line.
 """
 
 __version__ = "0.1.0"

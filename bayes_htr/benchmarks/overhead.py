@@ -111,12 +111,16 @@ class Overhead:
         return parts
 
 
-def accuracy_summary(results: Results, cell: str, which: str = "accuracy") -> dict[str, Any] | None:
-    """Held against exact gradients over the seeds of a cell; `None` where there are none."""
-    names = [name for name in results.cells[cell] if name.startswith(f"{which}/")]
-    found = [results.cells[cell][name]["result"] for name in names]
-    if not found:
+def accuracy_summary(results: Results, cell: str) -> dict[str, Any] | None:
+    """Held against exact gradients over the seeds of a cell; `None` where there are none.
+
+    Of seeds that were run with different settings, those of the last run count.
+    """
+    seeds = [part for name, part in results.cells[cell].items() if name.startswith("accuracy/")]
+    if not seeds:
         return None
+    last = max(seeds, key=lambda part: part["run"])["settings"]
+    found = [p["result"] for p in seeds if {**p["settings"], "seed": last["seed"]} == last]
     return paired_difference([r["held"] for r in found], [r["exact"] for r in found])
 
 

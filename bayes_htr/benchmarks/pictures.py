@@ -50,13 +50,24 @@ class _Point:
     high: float
 
 
+@dataclass(frozen=True)
+class _Panel:
+    """A kind of ratio: its points, its limit with the side of it that is good, and a baseline."""
+
+    label: str
+    points: list[_Point]
+    limit: float | None
+    bound: str
+    baseline: float
+
+
 def draw_overhead(results: Results, limits: Limits) -> list[Path]:
     """Write `overhead.png`: a panel for each kind of ratio that there is.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
-    panels = [panel for panel in _panels(results, limits) if panel[1]]
+    panels = [panel for panel in _panels(results, limits) if panel.points]
     if not panels:
         return []
     plt = pyplot()
@@ -64,10 +75,8 @@ def draw_overhead(results: Results, limits: Limits) -> list[Path]:
         1, len(panels), figsize=(4.6 * len(panels), 3.6), squeeze=False, layout="constrained"
     )
     priors = list(dict.fromkeys(cell.split("/")[1] for cell in results.cells))
-    for ax, (label, points, limit, bound) in zip(axes.flat, panels, strict=True):
-        _draw_points(ax, points, priors)
-        _draw_limit(ax, limit, bound)
-        ax.set_ylabel(label)
+    for ax, panel in zip(axes.flat, panels, strict=True):
+        _draw_panel(ax, panel, priors)
     handles = [plt.Line2D([], [], color=_color(p, priors), marker="o", ls="") for p in priors]
     figure.legend(
         handles, priors, loc="outside upper center", ncols=len(priors), frameon=False, fontsize=8
@@ -100,8 +109,7 @@ def draw_growth(results: Results) -> list[Path]:
     return [_save(figure, results.folder / "growth.png")]
 
 
-def _panels(results: Results, limits: Limits) -> list[tuple[str, list[_Point], float | None, str]]:
-    """Label, points, limit, and on which side of it a good value lies."""
+def _panels(results: Results, limits: Limits) -> list[_Panel]:
     times, naives, shares = [], [], []
     for cell in results.cells:
         net, prior = cell.split("/")
@@ -116,16 +124,16 @@ def _panels(results: Results, limits: Limits) -> list[tuple[str, list[_Point], f
             shares.append(_Point(net, prior, percent, percent, percent))
     most = None if limits.share is None else 100 * limits.share
     return [
-        ("time with the prior / plain training", times, limits.ratio, "at most"),
-        ("time of naive autograd / ours, per step", naives, limits.naive, "at least"),
-        ("the prior's share of a step, %", shares, most, "at most"),
+        _Panel("time with the prior / plain training", times, limits.ratio, "at most", 1.0),
+        _Panel("time of naive autograd / ours", naives, limits.naive, "at least", 1.0),
+        _Panel("the prior's share of a step, %", shares, most, "at most", 0.0),
     ]
 
 
-def _draw_points(ax: Axes, points: Sequence[_Point], priors: Sequence[str]) -> None:
-    nets = list(dict.fromkeys(point.net for point in points))
+def _draw_panel(ax: Axes, panel: _Panel, priors: Sequence[str]) -> None:
+    nets = list(dict.fromkeys(point.net for point in panel.points))
     width = 0.6 / max(1, len(priors) - 1)
-    for point in points:
+    for point in panel.points:
         shift = (priors.index(point.prior) - (len(priors) - 1) / 2) * width
         ax.errorbar(
             nets.index(point.net) + shift,
@@ -141,10 +149,11 @@ def _draw_points(ax: Axes, points: Sequence[_Point], priors: Sequence[str]) -> N
     ax.margins(y=0.15)
     ax.grid(axis="y", color="#e6e6e6")
     ax.set_axisbelow(True)
-    if min(p.low for p in points) > 0 and max(p.high for p in points) > 20:
+    ax.set_ylabel(panel.label)
+    ax.axhline(panel.baseline, color="#bbbbbb", lw=1)
+    _draw_limit(ax, panel.limit, panel.bound)
+    if panel.baseline > 0 and max(p.high for p in panel.points) > 20:
         _log_axis(ax)
-    elif "share" not in ax.get_ylabel():
-        ax.axhline(1.0, color="#bbbbbb", lw=1)
 
 
 def _draw_limit(ax: Axes, limit: float | None, bound: str) -> None:
@@ -169,9 +178,9 @@ def _draw_growth(ax: Axes, sizes: dict[int, dict[str, float]]) -> None:
         color, marker = _STYLES[name]
         ax.plot(n, [sizes[k][name] for k in n], marker=marker, color=color, label=label, ms=5)
     ax.set_xscale("log", base=2)
-    ax.set_yscale("log")
     ax.set_xticks(n, [str(k) for k in n])
     ax.minorticks_off()
+    _log_axis(ax)
     ax.set_xlabel("rows and columns of the matrix")
     ax.grid(color="#e6e6e6")
     ax.set_axisbelow(True)
@@ -182,7 +191,8 @@ def _log_axis(ax: Axes) -> None:
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     ax.set_yscale("log")
-    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    low, high = ax.get_ylim()
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 200 * low else (1.0,)))
     ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     ax.yaxis.set_minor_formatter(NullFormatter())
 

@@ -37,8 +37,9 @@ class TextTable:
             table.add_column(column, justify="left" if number < 2 else "right", no_wrap=True)
         for row in self.rows:
             table.add_row(*(text.replace("[", r"\[") for text in row))
-        unbounded = console.options.update(width=1000)
-        console.print(table, width=console.measure(table, options=unbounded).maximum, crop=False)
+        wide = Console(file=console.file, width=1000, force_terminal=console.is_terminal)
+        wide.width = max(console.width, wide.measure(table).maximum)
+        wide.print(table)
 
     def markdown(self) -> str:
         """As Markdown, with the title as a heading."""
@@ -52,9 +53,16 @@ class TextTable:
 
 def page(results: Results, heading: str, tables: Sequence[TextTable]) -> str:
     """A Markdown page: tables, and what they were measured on."""
-    parts = [f"# {heading}\n", *(table.markdown() for table in tables)]
+    settings = "\n".join(f"- {line}" for line in _settings(results))
     runs = "\n".join(f"- {_facts(run)}" for run in results.runs)
-    return "\n".join([*parts, f"## Measured on\n\n{runs}\n"])
+    return "\n".join(
+        [
+            f"# {heading}\n",
+            *(table.markdown() for table in tables),
+            f"## Settings\n\n{settings}\n",
+            f"## Measured on\n\n{runs}\n",
+        ]
+    )
 
 
 def spread(values: dict[str, float] | None, digits: int = 3) -> str:
@@ -76,6 +84,25 @@ def counts(refreshes: dict[str, int] | None) -> str:
         return NOTHING
     low, high = min(refreshes.values()), max(refreshes.values())
     return str(low) if low == high else f"{low}–{high}"
+
+
+def _settings(results: Results) -> list[str]:
+    """A line for each kind of part and each of its settings, with the cells that have them."""
+    cells: dict[str, dict[str, None]] = {}
+    for cell, parts in results.cells.items():
+        for name, part in parts.items():
+            kind, _, seed = name.partition("/")
+            shown = {k: v for k, v in part["settings"].items() if not (seed and k == "seed")}
+            text = ", ".join(f"{k} {_short(v)}" for k, v in shown.items())
+            cells.setdefault(f"{kind}: {text}", {})[cell] = None
+    return [f"{line} ({', '.join(those)})" for line, those in cells.items()]
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):  # a refresh policy
+        arguments = ", ".join(f"{k}={v}" for k, v in value.items() if k != "type")
+        return f"{value['type']}({arguments})"
+    return str(value)
 
 
 def _facts(run: dict[str, Any]) -> str:

@@ -1,0 +1,125 @@
+"""The command, end to end on a few random images; no number of seconds is asserted."""
+
+import json
+import sys
+
+import pytest
+
+from bayes_htr.benchmarks import overhead
+from bayes_htr.cli import build_parser, main
+
+TINY = ["--threads", "1", "--warmup", "1", "--batch-size", "8"]
+TINY_COST = ["--steps", "4", "--pairs", "2", "--turn", "3"]
+
+
+def tiny_overhead(out, data_dir, *options):
+    given = ["--out", str(out), "--data-dir", str(data_dir), "--nets", "lenet5"]
+    return ["bench", "overhead", *given, *TINY, *TINY_COST, "--naive-steps", "1", *options]
+
+
+def test_overhead(tmp_path, data_dir, capsys, monkeypatch):
+    command = tiny_overhead(tmp_path, data_dir, "--samples", "4", "--accuracy", "--seeds", "2")
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    for word in ("frechet", "weighted_alpha", "naive / ours", "lowest cosine", "95 % interval"):
+        assert word in printed
+    data = json.loads((tmp_path / "overhead.json").read_text())
+    assert list(data["cells"]) == [
+        f"lenet5/{prior}" for prior in ("frechet", "lomax", "powerlaw", "weighted_alpha")
+    ]
+    cell = data["cells"]["lenet5/frechet"]
+    assert set(cell) == {"cost", "quality", "accuracy/0", "accuracy/1"}
+    assert len(cell["cost"]["result"]["plain_seconds"]) == 2
+    assert set(cell["cost"]["result"]["ratio"]) == {"median", "min", "max"}
+    assert set(cell["cost"]["result"]["refreshes"]) == {
+        *("conv1.weight", "conv2.weight", "fc1.weight", "fc2.weight", "fc3.weight")
+    }
+    assert (tmp_path / "overhead.png").read_bytes().startswith(b"\x89PNG")
+    page = (tmp_path / "overhead.md").read_text()
+    assert "| lenet5 | powerlaw |" in page
+    assert "--out DIR" in page
+    for text in (page, json.dumps(data)):
+        assert str(tmp_path) not in text
+        assert str(data_dir) not in text
+
+    def measured(*args):
+        raise AssertionError("measured again")
+
+    for name in ("measure_cost", "measure_quality", "measure_accuracy"):
+        monkeypatch.setattr(overhead, name, measured)
+    assert main(command) == 0
+    assert "16 of 16 parts are in overhead.json already" in capsys.readouterr().out
+
+
+def test_overhead_of_a_slow_network_is_the_priors_share(tmp_path, data_dir, capsys):
+    options = ("--nets", "resnet18", "--priors", "frechet", "--resnet-steps", "2")
+    command = tiny_overhead(tmp_path, data_dir, *options, "--batch-size", "2")
+    assert main(command) == 0
+    assert "share of a step" in capsys.readouterr().out
+    data = json.loads((tmp_path / "overhead.json").read_text())
+    result = data["cells"]["resnet18/frechet"]["share"]["result"]
+    assert 0 < result["share"] < 1
+
+
+def test_growth(tmp_path, capsys):
+    options = ["--sizes", "16", "8", "--steps", "4", "--naive-steps", "1", "--refresh", "exact"]
+    assert main(["bench", "growth", "--out", str(tmp_path), *TINY, *options]) == 0
+    data = json.loads((tmp_path / "growth.json").read_text())
+    assert list(data["cells"]) == ["8/lomax", "16/lomax"]
+    result = data["cells"]["8/lomax"]["growth"]["result"]
+    assert set(result) == {"plain_ms", "ours_ms", "naive_ms", "naive_steps", "refreshes"}
+    assert (tmp_path / "growth.png").exists()
+    assert "Time per step of an n x n layer" in capsys.readouterr().out
+
+
+def test_gpu_is_the_same_code_on_the_cpu(tmp_path, capsys):
+    options = ["--device", "cpu", "--nets", "lenet5", "--sizes", "8", "--priors", "lomax"]
+    command = ["bench", "gpu", "--out", str(tmp_path), *TINY, *TINY_COST, *options]
+    assert main([*command, "--layer-steps", "4"]) == 0
+    data = json.loads((tmp_path / "gpu.json").read_text())
+    assert data["cells"]["lenet5/lomax"]["cost"]["settings"]["dtype"] == "bfloat16"
+    assert data["cells"]["lenet5/lomax"]["cost"]["result"]["naive"] is None
+    assert set(data["cells"]["8/lomax"]["layer"]["result"]) == {
+        *("plain_ms", "ours_ms", "refreshes", "refresh_ms", "eigh_ms")
+    }
+    assert "eigh / refresh" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--device", "abacus"], "--device abacus"),
+        (["--batch-size", "25"], "batch_size=25"),
+        (["--data-dir", "nowhere"], "nowhere"),
+        (["--tol", "-1"], "tol=-1"),
+    ],
+)
+def test_bad_input_is_named(tmp_path, data_dir, capsys, options, message):
+    assert main(tiny_overhead(tmp_path, data_dir, *options)) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "overhead.json").exists()
+
+
+@pytest.mark.parametrize("value", ["0", "-3", "many"])
+def test_counts_are_whole_and_positive(value, capsys):
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["bench", "growth", "--out", "x", "--threads", value])
+    assert "give a whole number from 1 on" in capsys.readouterr().err
+
+
+def test_an_interruption_says_how_to_go_on(tmp_path, data_dir, capsys, monkeypatch):
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(overhead, "measure_cost", interrupted)
+    assert main(tiny_overhead(tmp_path, data_dir)) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_without_matplotlib_there_are_tables(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
+    options = ["--sizes", "8", "--steps", "2", "--naive-steps", "1"]
+    assert main(["bench", "growth", "--out", str(tmp_path), *TINY, *options]) == 0
+    assert "bayes-htr[plot]" in capsys.readouterr().out
+    assert (tmp_path / "growth.md").exists()
+    assert not (tmp_path / "growth.png").exists()
