@@ -19,6 +19,7 @@ from bayes_htr.errors import (
     DivergenceError,
     OutputError,
     PriorError,
+    ProcessError,
     SpectrumError,
 )
 from bayes_htr.fit import fit, load
@@ -92,6 +93,7 @@ __all__ = [
     "Prediction",
     "PriorError",
     "Priors",
+    "ProcessError",
     "Shared",
     "SingularValues",
     "SpectralEnergy",
