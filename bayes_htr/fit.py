@@ -50,7 +50,8 @@ def fit(
     """Train a Bayesian classifier.
 
     Training starts from the weights of `model.net` (or `init`) on a copy: the network itself and
-    the global random state are left as they were.
+    the global random state are left as they were. Where `torch.distributed` is initialised with
+    more than one process, all of them train together; see `docs/distributed.md`.
 
     Args:
         model: The network with its priors.
@@ -58,7 +59,8 @@ def fit(
             `(N, ...)` and `y` of `(N,)` integers.
         method: How: `MAP(...)`.
         epochs: How many in all; a resumed run goes on to this number.
-        batch_size: Examples per batch of `(X, y)`; the last batch may be shorter.
+        batch_size: Examples per batch of `(X, y)`, of all processes together; the last batch may
+            be shorter.
         validation: Data on which NLL and accuracy are measured after each epoch.
         seed: Of the order of `(X, y)`, shuffled by `torch.Generator().manual_seed(seed)` in a
             `DataLoader`, and of the global generators during the run.
@@ -67,7 +69,8 @@ def fit(
         init: A posterior to start from.
         out: A new folder for configuration, checkpoints, metrics, weights and spectra.
         resume: Go on with the run in `out`, if there is one; else start it.
-        callbacks: Called after each epoch with an `EpochEvent`; returning `True` ends training.
+        callbacks: Called after each epoch with an `EpochEvent`, of several processes in the first;
+            returning `True` ends training.
         progress: Whether to show a progress bar; by default on a terminal.
         metadata: Plain data to keep in the run folder's configuration, such as the name of the
             data set; a run resumes only with the same.
@@ -82,7 +85,8 @@ def fit(
         DivergenceError: Training left the finite numbers.
         OutputError: `out` cannot be written, or already holds something.
         CheckpointError: A run to resume that is another one, or cannot be read.
-        ValueError: A setting out of range.
+        ProcessError: Another process of several failed.
+        ValueError: A setting out of range, or of several processes not the same in all.
     """
     with together():
         _check_types(model, method, init, callbacks)

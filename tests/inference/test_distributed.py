@@ -90,6 +90,14 @@ def test_loaders_that_are_dealt_already(found):
     assert difference(first["net"], one["net"]) < 1e-5
 
 
+def test_a_dealt_loader_is_told_the_epoch_also_in_one_process():
+    loader = cases.dealt(1, 0)
+    told = []
+    loader.sampler.set_epoch = told.append
+    cases.fit(train=loader, epochs=3)
+    assert told == [0, 1, 2]
+
+
 def test_what_all_draw_alike_does_not_depend_on_the_global_state():
     def numbers(seed):
         torch.manual_seed(seed)
