@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import nn
@@ -144,6 +145,12 @@ def resumed(out):
     return {"posterior": found[0], "whole": found[1].network().state_dict()}
 
 
+def seen_late(run):
+    """As on an accelerator, where the losses of many steps are looked at together."""
+    with mock.patch("bayes_htr.inference.map._Run._check"):
+        return run()
+
+
 def fails(event):
     raise KeyError("no such logger")
 
@@ -192,6 +199,8 @@ OTHERS = {
     "diverges": lambda out: fit(htr.Priors(htr.Entries(htr.Normal(0.0, 1.0))), lr=1e6, epochs=9),
     "network raises": lambda out: fit(middle=[Breaks()]),
     "data raise": lambda out: fit(train=DataLoader(Rotten(), 16)),
+    "network raises early": lambda out: seen_late(lambda: fit(middle=[Breaks()])),
+    "data raise early": lambda out: seen_late(lambda: fit(train=DataLoader(Rotten(), 16))),
     "bad data": lambda out: fit(train=not_finite()),
     "validation raises": lambda out: fit(validation=DataLoader(UnreadableAtTheEnd(), 49)),
     "callback raises": lambda out: fit(callbacks=[fails]),

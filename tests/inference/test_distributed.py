@@ -138,6 +138,8 @@ def test_callbacks_are_called_in_the_first_process_and_end_all(found):
     [
         ("network raises", 1, "ValueError", "the third step is too much"),
         ("data raise", 1, "OSError", "example 20 is rotten"),
+        ("network raises early", 1, "ValueError", "the third step is too much"),
+        ("data raise early", 1, "OSError", "example 20 is rotten"),
         ("bad data", 1, "DataError", "6 inputs are not finite"),
         ("validation raises", 1, "OSError", "gone"),
         ("callback raises", 0, "KeyError", "no such logger"),
