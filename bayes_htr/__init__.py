@@ -20,6 +20,7 @@ from bayes_htr.errors import (
     DivergenceError,
     OutputError,
     PriorError,
+    ProcessError,
     SpectrumError,
 )
 from bayes_htr.fit import fit, load
@@ -95,6 +96,7 @@ __all__ = [
     "Prediction",
     "PriorError",
     "Priors",
+    "ProcessError",
     "Shared",
     "SingularValues",
     "SpectralEnergy",

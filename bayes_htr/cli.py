@@ -19,6 +19,7 @@ from bayes_htr.errors import (
     DivergenceError,
     OutputError,
     PriorError,
+    ProcessError,
     SpectrumError,
 )
 from bayes_htr.experiments import (
@@ -33,6 +34,7 @@ from bayes_htr.experiments import (
     named_priors,
 )
 from bayes_htr.inference import MAP
+from bayes_htr.inference.distributed import from_main, launched, process_group
 from bayes_htr.report import RunReport
 
 _EXPECTED = (
@@ -42,25 +44,28 @@ _EXPECTED = (
     ImportError,
     OutputError,
     PriorError,
+    ProcessError,
     SpectrumError,
     ValueError,
 )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for an error, 130 if interrupted."""
+    """Run the command line; returns the exit status: 0, 1 for an error, 130 if interrupted.
+
+    Of the processes that `torchrun` starts, all train and the first alone prints.
+    """
     args = build_parser().parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
-    console = Console()
+    silent = launched()[0] > 0
+    errors = Console(stderr=True, quiet=silent)
     try:
-        args.run(args, console)
+        args.run(args, Console(quiet=silent))
     except _EXPECTED as error:
-        Console(stderr=True).print(
-            f"bayes-htr: {error}", markup=False, highlight=False, soft_wrap=True
-        )
+        errors.print(f"bayes-htr: {error}", markup=False, highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
-        Console(stderr=True).print(f"bayes-htr: {args.interrupted}")
+        errors.print(f"bayes-htr: {args.interrupted}")
         return 130
     return 0
 
@@ -140,12 +145,17 @@ def _fit(args: argparse.Namespace, console: Console) -> None:
         raise ValueError("--resume needs --out, the folder of the run")
     if args.data == "digits" and args.data_dir is not None:
         raise ValueError("--data-dir: digits come with scikit-learn; leave it out, or name --data")
-    data = load_dataset(args.data, args.data_dir, seed=args.seed)
+    with process_group(args.device) as device:
+        _train(args, console, device)
+
+
+def _train(args: argparse.Namespace, console: Console, device: str) -> None:
+    data = from_main(lambda: load_dataset(args.data, args.data_dir, seed=args.seed))
     num_data = len(data.y_train)
     priors = named_priors(args.prior, strength=args.strength, num_data=num_data)
     net = build_network(args.net, data.input_shape, data.num_classes, seed=args.seed)
     name = f"{args.data}-{args.net}-{Path(args.prior).stem}"
-    out = args.out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    out = from_main(lambda: args.out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
     console.print(f"{args.net} on {args.data}: {num_data} training examples", highlight=False)
     columns = ("parameter", "matrix", "prior", "density", "strength")
     console.print(priors.explain(net, num_data=num_data).table(columns))
@@ -154,7 +164,7 @@ def _fit(args: argparse.Namespace, console: Console) -> None:
         epochs=args.epochs,
         batch_size=args.batch_size,
         seed=args.seed,
-        device=args.device,
+        device=device,
     )
     label = Path(args.prior).name
     compare(
@@ -167,11 +177,16 @@ def _fit(args: argparse.Namespace, console: Console) -> None:
         against=() if args.no_compare else tuple(c for c in COMPARED if c != label),
         resume=args.resume,
     )
-    _report(argparse.Namespace(folder=out), console)
+    from_main(lambda: _show(out, console))
 
 
 def _report(args: argparse.Namespace, console: Console) -> None:
-    report = RunReport.read(args.folder)
+    if launched()[0] == 0:
+        _show(args.folder, console)
+
+
+def _show(folder: Path, console: Console) -> None:
+    report = RunReport.read(folder)
     try:
         pictures = report.draw()
     except ImportError as error:

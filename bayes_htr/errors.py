@@ -23,6 +23,10 @@ class DivergenceError(RuntimeError):
     """Training left the finite numbers; carries where, and the last good checkpoint if any."""
 
 
+class ProcessError(RuntimeError):
+    """Another process of the same run has failed, or cannot be reached any more."""
+
+
 class CheckpointError(RuntimeError):
     """A run folder or checkpoint that cannot be used: truncated, foreign, or of another run."""
 

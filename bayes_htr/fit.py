@@ -7,6 +7,7 @@ import dataclasses
 import json
 import operator
 from collections.abc import Mapping, Sequence
+from functools import partial
 from os import PathLike
 from typing import Any
 
@@ -16,6 +17,13 @@ from torch import nn
 import bayes_htr
 from bayes_htr.errors import DataError
 from bayes_htr.inference import Batches, Callback, Data, Fitted, Method, Problem, RunFolder
+from bayes_htr.inference.distributed import (
+    check_same,
+    from_main,
+    own_device,
+    together,
+    world_size,
+)
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.posterior import Posterior
 from bayes_htr.spectra import parameters_of
@@ -42,7 +50,8 @@ def fit(
     """Train a Bayesian classifier.
 
     Training starts from the weights of `model.net` (or `init`) on a copy: the network itself and
-    the global random state are left as they were.
+    the global random state are left as they were. Where `torch.distributed` is initialised with
+    more than one process, all of them train together; see `docs/distributed.md`.
 
     Args:
         model: The network with its priors.
@@ -50,7 +59,8 @@ def fit(
             `(N, ...)` and `y` of `(N,)` integers.
         method: How: `MAP(...)`.
         epochs: How many in all; a resumed run goes on to this number.
-        batch_size: Examples per batch of `(X, y)`; the last batch may be shorter.
+        batch_size: Examples per batch of `(X, y)`, of all processes together; the last batch may
+            be shorter.
         validation: Data on which NLL and accuracy are measured after each epoch.
         seed: Of the order of `(X, y)`, shuffled by `torch.Generator().manual_seed(seed)` in a
             `DataLoader`, and of the global generators during the run.
@@ -59,7 +69,8 @@ def fit(
         init: A posterior to start from.
         out: A new folder for configuration, checkpoints, metrics, weights and spectra.
         resume: Go on with the run in `out`, if there is one; else start it.
-        callbacks: Called after each epoch with an `EpochEvent`; returning `True` ends training.
+        callbacks: Called after each epoch with an `EpochEvent`, of several processes in the first;
+            returning `True` ends training.
         progress: Whether to show a progress bar; by default on a terminal.
         metadata: Plain data to keep in the run folder's configuration, such as the name of the
             data set; a run resumes only with the same.
@@ -74,53 +85,49 @@ def fit(
         DivergenceError: Training left the finite numbers.
         OutputError: `out` cannot be written, or already holds something.
         CheckpointError: A run to resume that is another one, or cannot be read.
-        ValueError: A setting out of range.
+        ProcessError: Another process of several failed.
+        ValueError: A setting out of range, or of several processes not the same in all.
     """
-    _check_types(model, method, init, callbacks)
-    epochs = _whole(epochs, "epochs", below=2**31)
-    seed = _whole(seed, "seed", below=2**63)
-    batch_size = _whole(batch_size, "batch_size", below=2**31)
-    if resume and out is None:
-        raise ValueError("resume=True needs out=, the folder of the run")
-    net = _copied(model.net)
-    if init is not None:
-        try:
-            net.load_state_dict(init.network().state_dict())
-        except RuntimeError as error:
-            raise ValueError(f"init is the posterior of another network: {error}") from error
-    for p in parameters_of(net):
-        check_finite(p.tensor.detach(), p.name)
-    first = next(net.parameters(), torch.zeros(()))
-    target = _device(device, first.device)
-    net.to(target)
-    where: dict[str, Any] = {"device": target, "dtype": first.dtype}
-    train_batches = Batches(train, batch_size=batch_size, seed=seed, name="train", **where)
-    measured = None
-    if validation is not None:
-        measured = Batches(validation, batch_size=1024, name="validation", **where)
-        measured.check_network(net)
-    _check_class_weights(model, train_batches.check_network(net))
-    problem = Problem(
-        model=model,
-        net=net,
-        train=train_batches,
-        validation=measured,
-        epochs=epochs,
-        seed=seed,
-        callbacks=callbacks,
-        progress=progress,
-        hyperparameters={} if init is None else init.unconstrained_hyperparameters(),
-    )
-    method.check(problem)
-    config = _config(model, method, problem, metadata)
+    with together():
+        _check_types(model, method, init, callbacks)
+        epochs = _whole(epochs, "epochs", below=2**31)
+        seed = _whole(seed, "seed", below=2**63)
+        batch_size = _whole(batch_size, "batch_size", below=2**31)
+        if resume and out is None:
+            raise ValueError("resume=True needs out=, the folder of the run")
+        net = _start(model, init)
+        first = next(net.parameters(), torch.zeros(()))
+        target = _device(device, first.device)
+        net.to(target)
+        where: dict[str, Any] = {"device": target, "dtype": first.dtype}
+        batches = Batches(train, batch_size=batch_size, seed=seed, name="train", **where)
+        measured = None
+        if validation is not None:
+            measured = Batches(validation, batch_size=1024, name="validation", **where)
+            measured.check_network(net)
+        _check_class_weights(model, batches.check_network(net))
+        problem = Problem(
+            model=model,
+            net=net,
+            train=batches,
+            validation=measured,
+            epochs=epochs,
+            seed=seed,
+            callbacks=callbacks,
+            progress=progress,
+            hyperparameters={} if init is None else init.unconstrained_hyperparameters(),
+        )
+        method.check(problem)
+        config = _config(model, method, problem, metadata)
+        lengths = [len(b) for b in (batches, measured) if b is not None]
+    check_same(config | {"out": str(out), "the number of batches": lengths})
     if out is not None:
         folder = RunFolder(out)
-        checkpoint = folder.start(config, resume=resume)
+        checkpoint = from_main(partial(folder.start, config, resume=resume))
         problem = dataclasses.replace(problem, folder=folder, checkpoint=checkpoint)
-    fitted = method.run(problem)
-    posterior = _posterior(model, fitted, config)
+    posterior = _posterior(model, method.run(problem), config)
     if problem.folder is not None:
-        posterior.write(problem.folder)
+        from_main(partial(posterior.write, problem.folder))
     return posterior
 
 
@@ -139,6 +146,19 @@ def load(path: str | PathLike[str], net: nn.Module) -> Posterior:
     return Posterior.load(path, net)
 
 
+def _start(model: BayesianClassifier, init: Posterior | None) -> nn.Module:
+    """A copy of the network, with the weights that training starts from."""
+    net = _copied(model.net)
+    if init is not None:
+        try:
+            net.load_state_dict(init.network().state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"init is the posterior of another network: {error}") from error
+    for p in parameters_of(net):
+        check_finite(p.tensor.detach(), p.name)
+    return net
+
+
 def _device(device: str | torch.device | None, present: torch.device) -> torch.device:
     if device is None:
         return present
@@ -147,6 +167,8 @@ def _device(device: str | torch.device | None, present: torch.device) -> torch.d
             return torch.zeros((), device=device).device
         except (RuntimeError, AssertionError) as error:  # unknown, or not there
             raise ValueError(f"device={device!r} cannot be used: {error}") from error
+    if world_size() > 1:
+        return own_device("auto")
     if torch.accelerator.is_available():
         return torch.accelerator.current_accelerator() or torch.device("cpu")
     return torch.device("cpu")
@@ -182,6 +204,8 @@ def _whole(value: Any, name: str, *, below: int) -> int:
 
 
 def _copied(net: nn.Module) -> nn.Module:
+    if world_size() > 1 and isinstance(net, nn.parallel.DistributedDataParallel):
+        net = net.module  # the copy is given a wrapper of its own
     try:
         copied = copy.deepcopy(net)
     except RuntimeError as error:

@@ -1,12 +1,15 @@
 """The command line, end to end on the embedded digits."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import bayes_htr as htr
 from bayes_htr.cli import build_parser, main
@@ -92,6 +95,34 @@ def test_resume_goes_on_to_more_epochs(tmp_path, capsys):
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert "test_accuracy=" in capsys.readouterr().out
+
+
+def test_two_processes(run, tmp_path):
+    """The same weights, but for rounding, in all runs; printed once."""
+    one, _ = run
+    out = tmp_path / "run"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    fit = ["-m", "bayes_htr", "fit", "--epochs", "2", "--device", "cpu", "--out", str(out)]
+    environment = os.environ | {"PYTHONPATH": str(Path(htr.__file__).parents[1])}
+    done = subprocess.run(
+        [*launcher, "--nproc-per-node", "2", *fit], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("test_accuracy=") == done.stdout.count("training examples") == 1
+    assert {p.name for p in out.iterdir()} == {p.name for p in one.iterdir()}
+    for folder in ("", "compare/none", "compare/weight_decay"):
+        found, expected = (load_file(f / folder / "weights.safetensors") for f in (out, one))
+        assert found.keys() == expected.keys()
+        for name, value in found.items():
+            torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-5)
+
+
+def test_an_error_is_printed_once_however_many_processes(tmp_path, capsys, monkeypatch):
+    for rank in (1, 0):  # before they meet
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        assert main(["fit", *QUICK, "--device", "cuda:1", "--out", str(tmp_path / "run")]) == 1
+        assert ("device='cuda:1'" in capsys.readouterr().err) == (rank == 0)
 
 
 def test_priors_from_a_file(tmp_path):

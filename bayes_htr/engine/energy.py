@@ -250,9 +250,9 @@ class SpectralEnergy(nn.Module):
                 keeper.held.map(fn)
         return self
 
-    def _tensors(self) -> dict[str, nn.Parameter]:
+    def _tensors(self) -> dict[str, Tensor]:
         root = unwrap(self.net)
-        return {k.scored.parameter: root.get_parameter(k.scored.path) for k in self._keepers}
+        return {k.scored.parameter: k.scored.tensor(root) for k in self._keepers}
 
     def _total(self, values: Sequence[Tensor]) -> Tensor:
         if not values:
@@ -266,11 +266,11 @@ class SpectralEnergy(nn.Module):
         A frozen parameter without hyperparameters adds a constant, and is not computed.
         """
         strength = self.priors.strength * factor_at(self.priors.schedules, epoch)
-        tensors = self._tensors()
+        root = unwrap(self.net)
         found = []
         for keeper in self._keepers:
             strengths = keeper.scored.strengths(strength, epoch)
-            learns = tensors[keeper.scored.parameter].requires_grad
+            learns = keeper.scored.tensor(root).requires_grad
             if any(strengths) and (learns or keeper.scored.latent_names):
                 found.append((keeper, strengths))
         return found

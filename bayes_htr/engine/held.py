@@ -11,13 +11,16 @@ from torch import Tensor
 
 from bayes_htr.engine.refresh import Drift
 from bayes_htr.engine.scored import Evaluation
-from bayes_htr.spectra import Gradient, TopGradient, TopPair, follow, working
+from bayes_htr.spectra import Gradient, TopGradient, TopPair, follow, working_dtype
 
 SIGMA_SHARE = 0.25
 """A refresh is due when the largest singular value has changed by this share of the tolerance."""
 
-TURN_SHARE = 5e-3
+TURN_SHARE = 1e-2
 """The pair is followed more often while `1 - u'Wv / sigma` is above this share of it."""
+
+FOLLOW_CHECKS = 4
+"""The pair is followed at least at every so many checks."""
 
 
 @dataclass
@@ -78,15 +81,14 @@ class Held:
             drifts: Whether the drift from `W` will be looked at.
         """
         rest, top = evaluation.gradient
-        pair = None if top is None else evaluation.top
         return cls(
             evaluation.value,
             evaluation.penalty,
             strengths,
             rest,
             None if top is None else top.slope,
-            pair,
-            0.0 if pair is None else float(pair.sigma),
+            None if top is None else evaluation.top,
+            0.0 if evaluation.top is None else float(evaluation.top.sigma),
             W.detach().clone() if drifts and rest is not None else None,
             evaluation.parts if latents else {},
             {name: u.detach().clone() for name, u in latents.items()},
@@ -105,9 +107,9 @@ class Held:
         return (
             self.strengths == strengths
             and self.value.device == W.device
-            and self.value.dtype == working(W.new_empty(0)).dtype
+            and self.value.dtype == working_dtype(W.dtype)
             and (self.rest is None or self.rest.shape == W.shape)
-            and (self.pair is None or (*self.pair.u.shape, *self.pair.v.shape) == W.shape)
+            and (self.pair is None or (len(self.pair.u), len(self.pair.v)) == W.shape)
         )
 
     def squared_drift(self, W: Tensor, tol: float) -> Tensor | None:
@@ -134,15 +136,16 @@ class Held:
         self.since_follow += 1
         if self.pair is None or self.since_follow < self.interval:
             return
-        self.pair, kept = follow(W, self.pair)
-        sigma, turn = torch.stack([self.pair.sigma, 1 - kept]).tolist()
-        bound = TURN_SHARE * policy.tol
-        if turn < bound / 8:
-            self.interval = min(2 * self.interval, policy.check_every)
-        elif not turn < bound:
-            self.interval = max(1, self.interval // 2)
+        self.pair, before = follow(W, self.pair)
         self.since_follow = 0
-        self.overdue |= not abs(sigma - self.sigma) <= SIGMA_SHARE * policy.tol * self.sigma
+        sigma, kept = torch.stack([self.pair.sigma, before]).tolist()
+        bound = TURN_SHARE * policy.tol * sigma
+        if sigma - kept < bound / 8:
+            self.interval = min(2 * self.interval, FOLLOW_CHECKS * policy.check_every)
+        elif not sigma - kept < bound:
+            self.interval = max(1, self.interval // 2)
+        share = SIGMA_SHARE if self.rest is None else 1.0
+        self.overdue |= not abs(sigma - self.sigma) <= share * policy.tol * self.sigma
 
     def map(self, function: Callable[[Tensor], Tensor]) -> None:
         """Replace every tensor in it by `function` of it."""

@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayes_htr.engine.latents import Latent, latents_of
 from bayes_htr.priors import Entries, Flat, Prior, factor_at
@@ -71,6 +71,17 @@ class Scored:
                 needs |= term.statistic.needs
         return needs
 
+    def tensor(self, root: nn.Module) -> Tensor:
+        """The parameter in the unwrapped network; `get_parameter` without its costs."""
+        *modules, name = self._steps
+        for module in modules:
+            root = root._modules[module]  # type: ignore[assignment]
+        return root._parameters[name]  # type: ignore[return-value]
+
+    @cached_property
+    def _steps(self) -> list[str]:
+        return self.path.split(".")
+
     def view(self, tensor: Tensor) -> Tensor:
         """The parameter as its matrix; a vector as one row."""
         return tensor.reshape(1, -1) if self.matrix is None else self.matrix.view(tensor)
@@ -99,7 +110,7 @@ class Evaluation(NamedTuple):
         gradient: With respect to the matrix.
         latent_gradients: With respect to the unconstrained hyperparameters, by name.
         parts: The parts of the spectrum that it was computed from, as constants.
-        top: The largest singular value with its vectors, if it was computed.
+        top: The largest singular value with its vectors, if the energy has a slope in it.
         block: Where the next iteration for it may start.
     """
 
@@ -146,7 +157,7 @@ def evaluate(
         gradient,
         latent_gradients,
         {n: p.detach() for n, p in view.parts.items() if n != "entries"},
-        view.top_if_known,
+        None if gradient.top is None else view.top,
         view.block,
     )
 

@@ -12,6 +12,7 @@ from bayes_htr.experiments.datasets import Dataset
 from bayes_htr.experiments.named_priors import named_priors
 from bayes_htr.fit import fit
 from bayes_htr.inference import Method, RunFolder
+from bayes_htr.inference.distributed import from_main
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.posterior import Posterior, network_spectra
 from bayes_htr.priors import Priors
@@ -82,13 +83,21 @@ def compare(
             progress=settings.progress,
             metadata={"data": data.name},
         )
+    folders = {name: str(folder) for name, (_, folder) in runs.items()}
+    from_main(lambda: _write(RunFolder(out), data, net, fitted, folders))
+    return fitted[label]
+
+
+def _write(
+    run: RunFolder,
+    data: Dataset,
+    net: nn.Module,
+    fitted: dict[str, Posterior],
+    folders: dict[str, str],
+) -> None:
+    """Write the spectra before training, and the scores of every run."""
     test = (data.x_test, data.y_test)
-    results = {
-        "scores": {name: posterior.evaluate(test) for name, posterior in fitted.items()},
-        "runs": {name: str(folder) for name, (_, folder) in runs.items()},
-    }
-    run = RunFolder(out)
+    scores = {name: posterior.evaluate(test) for name, posterior in fitted.items()}
     before = {name: torch.stack([lam]) for name, lam in network_spectra(net).items()}
     run.write_tensors(SPECTRA_BEFORE, before)
-    run.write_json(RESULTS, results)
-    return fitted[label]
+    run.write_json(RESULTS, {"scores": scores, "runs": folders})

@@ -19,6 +19,7 @@ from torch.utils.data import (
 )
 
 from bayes_htr.errors import DataError
+from bayes_htr.inference.distributed import drawn_alike, part, world_size
 from bayes_htr.inference.modes import evaluation_mode
 from bayes_htr.inference.randomness import isolated_randomness
 
@@ -70,6 +71,34 @@ class Batches:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for x, y in self._drawn():
+            yield self._placed(x, y)
+
+    def shares(self, seed: int, epoch: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """What of each batch is for this process, and how many examples the whole batch has.
+
+        Several processes take a contiguous part each, which may be empty. A loader with a
+        `DistributedSampler` has dealt the examples already: there the whole batch is those of all
+        processes, as many in each.
+
+        Args:
+            seed: Of what a loader draws from the global generator, in several processes.
+            epoch: For a `DistributedSampler`, whose order depends on it.
+        """
+        sampler = _sampler(self.loader)
+        dealt = isinstance(sampler, DistributedSampler)
+        if dealt:
+            sampler.set_epoch(epoch)
+        if world_size() == 1:
+            for x, y in self:
+                yield x, y, len(y)
+            return
+        for x, y in drawn_alike(self._drawn(), seed):
+            own = slice(None) if dealt else part(len(y))
+            yield *self._placed(x[own], y[own]), len(y) * (world_size() if dealt else 1)
+
+    def _drawn(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Checked batches, where the loader puts them."""
         for batch in self.loader:
             if not isinstance(batch, list | tuple) or len(batch) != 2:
                 raise DataError(f"{self.name}: a batch must be a pair (x, y), not {type(batch)}")
@@ -78,17 +107,23 @@ class Batches:
                 x, y = _checked(x, y, self.name)
                 if self._classes is not None:
                     self.check_labels(self._classes, y)
-            if x.dtype.is_floating_point:
-                x = x.to(self.device, self.dtype, non_blocking=True)
-            else:
-                x = x.to(self.device, non_blocking=True)
-            yield x, y.to(self.device, torch.int64, non_blocking=True)
+            yield x, y
+
+    def _placed(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        if x.dtype.is_floating_point:
+            x = x.to(self.device, self.dtype, non_blocking=True)
+        else:
+            x = x.to(self.device, non_blocking=True)
+        return x, y.to(self.device, torch.int64, non_blocking=True)
 
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What tells these data from others on resuming: checksums where they are in memory."""
         dataset = self.loader.dataset
         found: dict[str, Any] = {"batch_size": self.loader.batch_size}
+        sampler = _sampler(self.loader)
+        if self.loader.batch_size is not None and isinstance(sampler, DistributedSampler):
+            found["batch_size"] *= sampler.num_replicas  # that of all processes together
         if isinstance(dataset, _Arrays):
             found["checksums"] = [_checksum(dataset.x), _checksum(dataset.y)]
         return found

@@ -40,7 +40,8 @@ def first_bad_layer(net: nn.Module, x: Tensor) -> str:
     handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
     try:
         with torch.no_grad():
-            net(x)
+            if len(x):  # a process's share of a batch may be empty
+                net(x)
     finally:
         for handle in handles:
             handle.remove()

@@ -23,19 +23,19 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnP
 
 from bayes_htr.engine import Exact, Refresh, SpectralEnergy, bind
 from bayes_htr.errors import CheckpointError, SpectrumError
+from bayes_htr.inference.distributed import Replica, align, from_main, is_main
 from bayes_htr.inference.divergence import divergence
 from bayes_htr.inference.modes import modes_of, set_modes
 from bayes_htr.inference.problem import EpochEvent, Fitted, Problem, evaluate_batches
 from bayes_htr.inference.progress import TrainingProgress
 from bayes_htr.inference.randomness import isolated_randomness
-from bayes_htr.inference.run_folder import CHECKPOINT
+from bayes_htr.inference.run_folder import CHECKPOINT, RunFolder
 from bayes_htr.inference.settings import (
     cosine_rate,
     describe_setting,
     is_positive,
     needs_closure,
 )
-from bayes_htr.models import negative_log_likelihood
 
 SchedulerFactory = Callable[[Optimizer], "LRScheduler | ReduceLROnPlateau"]
 
@@ -160,10 +160,12 @@ class _Run:
 
     def train(self) -> Fitted:
         problem = self.problem
+        self.replica = Replica(self.net, problem.model.class_weights)
+        self._align()
         if problem.folder is not None and problem.checkpoint is None:
             self._save()
         bar = TrainingProgress(
-            problem.progress,
+            problem.progress if is_main() else False,
             "MAP",
             epochs=problem.epochs,
             done=self.epoch,
@@ -174,7 +176,7 @@ class _Run:
                 metrics = self._train_epoch(bar)
                 bar.epoch(metrics)
                 self._save()
-                if self._called_off(metrics):
+                if from_main(partial(self._called_off, metrics)):
                     break
         if self.best is not None:
             self.net.load_state_dict(self.best["net"])
@@ -192,18 +194,20 @@ class _Run:
         count = 0
         x = None
         lr = self.optimizer.param_groups[0]["lr"]
-        for x, y in self.problem.train:
-            loss, energy, correct = self._step(x, y)
-            totals += torch.stack([loss * len(y), energy * len(y), correct]).to(totals)
-            count += len(y)
+        for x, y, size in self.replica.steps(self.problem.train, self.problem.seed, self.epoch):
+            loss, energy, correct = self._step(x, y, size)
+            totals += torch.stack([loss * size, energy * size, correct]).to(totals)
+            count += size
             unseen.append(loss)
             if device.type == "cpu" or len(unseen) == _CHECK_EVERY:
                 self._check(unseen, x)
             bar.batch()
+        self.replica.raise_failures()
         if x is not None:
             self._check(unseen, x)
             self._check_weights(x)
         loss_, energy_, correct_ = (totals / count).tolist()
+        self._align()
         metrics = {
             "epoch": float(self.epoch + 1),
             "loss": loss_,
@@ -228,7 +232,11 @@ class _Run:
         self.history.append(metrics)
         return metrics
 
-    def _step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def _align(self) -> None:
+        """Give all processes the buffers and hyperparameters of the first."""
+        align([*self.net.buffers(), *self.energy.parameters()])
+
+    def _step(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
         """One update: the loss, the energy, and how many labels were right, before it."""
         seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -236,14 +244,13 @@ class _Run:
             self.optimizer.zero_grad()
             if self.hyper is not None:
                 self.hyper.zero_grad()
-            logits = self.net(x)
-            nll = negative_log_likelihood(logits, y, self.problem.model.class_weights)
+            nll, correct = self.replica.nll(x, y, size)
             energy = self.energy(epoch=self.epoch)
             loss = nll + energy.to(nll.device) / self.problem.train.num_data
             loss.backward()
             if self.method.clip is not None:
                 nn.utils.clip_grad_norm_(self.weights, self.method.clip)
-            correct = (logits.detach().argmax(1) == y).sum()
+            loss, correct = self.replica.combined(loss, correct)
             seen.append((loss.detach(), energy.detach(), correct))
             return loss
 
@@ -264,6 +271,7 @@ class _Run:
         """Raise if one of the losses since the last look is not finite; forget them."""
         finite = torch.isfinite(torch.stack(unseen)).tolist() if unseen else []
         if not all(finite):
+            self.replica.raise_failures()
             first = finite.index(False)
             step = self.step - len(unseen) + first
             raise self._diverged(f"the loss is {unseen[first].item()}", step, x)
@@ -330,8 +338,11 @@ class _Run:
                 group["lr"] = rate
 
     def _save(self) -> None:
-        if self.problem.folder is None:
-            return
+        folder = self.problem.folder
+        if folder is not None:
+            from_main(partial(self._write, folder))
+
+    def _write(self, folder: RunFolder) -> None:
         state = {
             "epoch": self.epoch,
             "step": self.step,
@@ -346,8 +357,8 @@ class _Run:
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "order": [g.get_state() for g in self.problem.train.generators],
         }
-        self.problem.folder.write_checkpoint(state)
-        self.problem.folder.write_metrics(self.history)
+        folder.write_checkpoint(state)
+        folder.write_metrics(self.history)
 
     def _restore(self, state: dict[str, Any]) -> None:
         try:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bayes_htr.inference.data import Batches
+from bayes_htr.inference.distributed import all_sum, together
 from bayes_htr.inference.modes import evaluation_mode
 from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.run_folder import RunFolder
@@ -98,14 +99,21 @@ class Method(Protocol):
 
 
 def evaluate_batches(net: nn.Module, batches: Batches) -> tuple[float, float]:
-    """Mean negative log likelihood (nats) and accuracy of a network, in evaluation mode."""
+    """Mean negative log likelihood (nats) and accuracy of a network, in evaluation mode.
+
+    Several processes take their shares of the batches, and all get the result.
+    """
     nll = correct = 0.0
     count = 0
     # Measuring does not change the training.
-    with evaluation_mode(net), torch.no_grad(), isolated_randomness():
-        for x, y in batches:
+    with together(), evaluation_mode(net), torch.no_grad(), isolated_randomness():
+        for x, y, _ in batches.shares(seed=0):
+            if len(y) == 0:
+                continue
             logits = net(x)
             nll += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
             correct += float((logits.argmax(1) == y).sum())
             count += len(y)
-    return nll / count, correct / count
+    sums = torch.tensor([nll, correct, count], dtype=torch.float64)
+    nll, correct, total = all_sum(sums).tolist()
+    return nll / total, correct / total

@@ -12,6 +12,7 @@ from bayes_htr.spectra.statistics import (
     stable_rank,
     tail_count,
     working,
+    working_dtype,
 )
 from bayes_htr.spectra.top import TopPair, follow, start_block, top_pair
 from bayes_htr.spectra.view import Gradient, MatrixView, TopGradient
@@ -41,4 +42,5 @@ __all__ = [
     "tail_count",
     "top_pair",
     "working",
+    "working_dtype",
 ]

@@ -26,9 +26,14 @@ def working(W: Any) -> Tensor:
     The gradient to the given tensor is kept.
     """
     tensor = W if isinstance(W, Tensor) else torch.as_tensor(np.asarray(W))
-    if tensor.dtype in (torch.float32, torch.float64):
-        return tensor
-    return tensor.to(torch.float32 if tensor.dtype.is_floating_point else torch.float64)
+    return tensor.to(working_dtype(tensor.dtype))
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What `working` casts a dtype to."""
+    if dtype in (torch.float32, torch.float64):
+        return dtype
+    return torch.float32 if dtype.is_floating_point else torch.float64
 
 
 def singular_values(W: Any, name: str = "the matrix") -> Tensor:

@@ -143,11 +143,6 @@ class MatrixView:
         return self._part(name, compute)
 
     @property
-    def top_if_known(self) -> TopPair | None:
-        """`top`, if it has been asked for."""
-        return self._top
-
-    @property
     def top(self) -> TopPair:
         """The largest singular value with its vectors, in the precision of the matrix."""
         if self._top is None:
