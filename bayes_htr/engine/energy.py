@@ -120,6 +120,11 @@ class SpectralEnergy(nn.Module):
         """How often each matrix has been refreshed, by name."""
         return {keeper.scored.name: keeper.refreshes for keeper in self._keepers}
 
+    @property
+    def holds(self) -> bool:
+        """Whether value and gradient may be older than the weights."""
+        return any(keeper.holds for keeper in self._keepers)
+
     def extra_repr(self) -> str:
         """The priors and the refresh policy."""
         return f"{self.priors!r}, refresh={self.refresh!r}"
@@ -303,11 +308,11 @@ class SpectralEnergy(nn.Module):
         for (keeper, strengths), matrix in zip(active, matrices, strict=True):
             due = keeper.must_refresh(matrix, strengths)
             if not due:
-                W = working(matrix)
-                keeper.follow(W)
-                if check:
-                    look = keeper.look(W)
-                    due = keeper.is_overdue(latents) or (look is not None and not bool(look <= 1))
+                due = keeper.follow(matrix)
+                if check and not due:
+                    look = keeper.look(matrix)
+                    moved = look is not None and not bool(look <= 1)
+                    due = moved or keeper.latents_moved(latents)
             if due:
                 with torch.autocast(matrix.device.type, enabled=False):
                     found = keeper.evaluate(matrix, strengths, latents, held=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bayes_htr.engine.refresh import Drift
 from bayes_htr.engine.scored import Evaluation
-from bayes_htr.spectra import Gradient, TopGradient, TopPair, follow, working_dtype
+from bayes_htr.spectra import Gradient, TopGradient, TopPair, follow, working, working_dtype
 
 SIGMA_SHARE = 0.25
 """A refresh is due when the largest singular value has changed by this share of the tolerance."""
@@ -136,8 +136,13 @@ class Held:
         self.since_follow += 1
         if self.pair is None or self.since_follow < self.interval:
             return
-        self.pair, before = follow(W, self.pair)
+        W = working(W)
         self.since_follow = 0
+        try:
+            self.pair, before = follow(W, self.pair)
+        except torch.linalg.LinAlgError:  # not finite: the refresh will say so
+            self.overdue = True
+            return
         sigma, kept = torch.stack([self.pair.sigma, before]).tolist()
         bound = TURN_SHARE * policy.tol * sigma
         if sigma - kept < bound / 8:

@@ -53,19 +53,19 @@ class Keeper:
             return True
         return isinstance(self.policy, Every) and self.held.age >= self.policy.n
 
-    def look(self, W: Tensor) -> Tensor | None:
+    def look(self, matrix: Tensor) -> Tensor | None:
         """The squared drift over the square of what is allowed, 0-d, if there is one."""
         assert isinstance(self.policy, Drift)
         assert self.held is not None
         tol = self.policy.tol
-        drift = self.held.squared_drift(W, tol)
+        drift = self.held.squared_drift(working(matrix), tol)
         return None if drift is None else drift / tol**2
 
-    def is_overdue(self, latents: Mapping[str, Tensor]) -> bool:
-        """Whether the top pair or the hyperparameters ask for a refresh."""
+    def latents_moved(self, latents: Mapping[str, Tensor]) -> bool:
+        """Whether the hyperparameters ask for a refresh."""
         assert isinstance(self.policy, Drift)
         assert self.held is not None
-        return self.held.overdue or not self.held.latents_drift(latents) <= self.policy.tol
+        return not self.held.latents_drift(latents) <= self.policy.tol
 
     def evaluate(
         self,
@@ -103,12 +103,17 @@ class Keeper:
         self.started = True
         self.refreshes += 1
 
-    def follow(self, W: Tensor) -> None:
-        """Count a call without a refresh, and let the top pair follow the matrix if that is due."""
+    def follow(self, matrix: Tensor) -> bool:
+        """Count a call without a refresh, and let the top pair follow the matrix if that is due.
+
+        Returns:
+            Whether the pair asks for a refresh.
+        """
         assert self.held is not None
         self.held.age += 1
         if isinstance(self.policy, Drift):
-            self.held.follow(W, self.policy)
+            self.held.follow(matrix, self.policy)
+        return self.held.overdue
 
     def present(
         self, W: Tensor, latents: Mapping[str, Tensor]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
-from bayes_htr.engine import Exact, Refresh, SpectralEnergy, bind
+from bayes_htr.engine import Drift, Refresh, SpectralEnergy, bind
 from bayes_htr.errors import CheckpointError, SpectrumError
 from bayes_htr.inference.distributed import Replica, align, from_main, is_main
 from bayes_htr.inference.divergence import divergence
@@ -61,7 +61,8 @@ class MAP:
     Hyperparameters with hyperpriors are optimised jointly, by Adam with a learning rate of 0.05.
 
     Raises:
-        ValueError: A setting out of range.
+        ValueError: A setting out of range; in a run, an optimiser that needs a closure, such as
+            LBFGS, with a prior and another policy than `Exact()`.
     """
 
     lr: float = 0.05
@@ -69,7 +70,7 @@ class MAP:
     scheduler: Literal["cosine"] | SchedulerFactory | None = "cosine"
     patience: int | None = None
     clip: float | None = None
-    refresh: Refresh = field(default_factory=Exact)
+    refresh: Refresh = field(default_factory=Drift)
 
     def __post_init__(self) -> None:
         if not is_positive(self.lr):
@@ -89,7 +90,9 @@ class MAP:
         if self.clip is not None and not is_positive(self.clip):
             raise ValueError(f"clip={self.clip!r} must be a positive number")
         if not isinstance(self.refresh, Refresh):
-            raise ValueError(f"refresh={self.refresh!r} must be a refresh policy, such as Exact()")
+            raise ValueError(
+                f"refresh={self.refresh!r} must be a refresh policy, such as Drift(0.1)"
+            )
 
     def describe(self) -> dict[str, Any]:
         """The settings as plain data."""
@@ -152,6 +155,11 @@ class _Run:
         self.best: dict[str, Any] | None = None
         self.optimizer = method.optimizer(self.weights, lr=float(method.lr))
         self.needs_closure = needs_closure(self.optimizer)
+        if self.needs_closure and self.energy.holds:
+            raise ValueError(
+                f"{type(self.optimizer).__name__} compares losses within a step, and "
+                f"{method.refresh!r} holds the prior's between refreshes; pass refresh=Exact()"
+            )
         hyper = list(self.energy.parameters())
         self.hyper = torch.optim.Adam(hyper, lr=_HYPER_LR) if hyper else None
         self.scheduler = self._scheduler()
@@ -245,13 +253,14 @@ class _Run:
             if self.hyper is not None:
                 self.hyper.zero_grad()
             nll, correct = self.replica.nll(x, y, size)
-            energy = self.energy(epoch=self.epoch)
-            loss = nll + energy.to(nll.device) / self.problem.train.num_data
-            loss.backward()
+            nll.backward()
+            num_data = self.problem.train.num_data
+            energy = self.energy.backward(1 / num_data, epoch=self.epoch)
+            loss = nll.detach() + energy.to(nll.device) / num_data
             if self.method.clip is not None:
                 nn.utils.clip_grad_norm_(self.weights, self.method.clip)
             loss, correct = self.replica.combined(loss, correct)
-            seen.append((loss.detach(), energy.detach(), correct))
+            seen.append((loss, energy, correct))
             return loss
 
         try:

@@ -89,7 +89,9 @@ def test_the_cases_are_what_they_claim(whole, resumed):
     assert max(row["epoch"] for row in whole["patience"].history) < 10
     assert whole["plateau"].history[-1]["lr"] < 0.5
     checkpoint = torch.load(resumed / "warm blocks" / "checkpoint.pt", weights_only=True)
-    assert any(k.startswith("block") for k in checkpoint["energy"])
+    (held,) = checkpoint["energy"]["_extra_state"]["matrices"]
+    assert held["block"] is not None
+    assert held["held"]["age"] > 0
     assert whole["hyperparameters"].hyperparameters()
 
 
