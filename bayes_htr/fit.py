@@ -22,10 +22,10 @@ from bayes_htr.inference.distributed import (
     from_main,
     own_device,
     together,
-    world_size,
 )
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.posterior import Posterior
+from bayes_htr.processes import world_size
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import check_finite
 

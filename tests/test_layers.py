@@ -10,6 +10,7 @@ import bayes_htr
 PACKAGE = Path(bayes_htr.__file__).parent
 LAYERS = [
     "errors",
+    "processes",
     "distributions",
     "spectra",
     "priors",

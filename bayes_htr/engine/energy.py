@@ -9,22 +9,33 @@ policy says so, and held in between (`docs/engine.md`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bayes_htr.engine.keeper import Keeper
-from bayes_htr.engine.known_gradient import add_to_grad, enter
+from bayes_htr.engine.keeper import Job, Keeper
 from bayes_htr.engine.refresh import Drift, Refresh
+from bayes_htr.engine.refresher import Refresher
 from bayes_htr.engine.scored import scored_matrices
+from bayes_htr.engine.summands import (
+    Input,
+    Summand,
+    accumulate,
+    by_name,
+    entered,
+    itself,
+    summand_of,
+)
 from bayes_htr.errors import PriorError
 from bayes_htr.priors import Priors, factor_at
 from bayes_htr.spectra import Gradient, working
 from bayes_htr.spectra.matrices import unwrap
 
 
-def bind(priors: Priors, net: nn.Module, *, refresh: Refresh | None = None) -> SpectralEnergy:
+def bind(
+    priors: Priors, net: nn.Module, *, refresh: Refresh | None = None, share: bool = True
+) -> SpectralEnergy:
     """The energy of a network's present weights under priors.
 
     Args:
@@ -32,6 +43,8 @@ def bind(priors: Priors, net: nn.Module, *, refresh: Refresh | None = None) -> S
         net: The network: any module. It is neither changed nor registered, so that its
             `state_dict` and the optimiser's parameters stay what they are.
         refresh: When gradients are computed anew; `Drift(0.1)` by default.
+        share: Whether processes of `torch.distributed` spread the work, if there are several.
+            Then all have the same weights, and call the energy at the same steps.
 
     Returns:
         A module to call at every step: `loss = cross_entropy + energy() / num_data`. Copied
@@ -45,23 +58,7 @@ def bind(priors: Priors, net: nn.Module, *, refresh: Refresh | None = None) -> S
         >>> energy = bind(Priors(MaxEigenvalue(Frechet(2.0, 1.0))), net)
         >>> loss = F.cross_entropy(net(x), y) + energy() / num_data
     """
-    return SpectralEnergy(priors, net, Drift() if refresh is None else refresh)
-
-
-class _Input(NamedTuple):
-    """What an energy is differentiated by: a view of a tensor, and the gradient."""
-
-    tensor: Tensor
-    view: Callable[[Tensor], Tensor]
-    gradient: Gradient
-
-
-class _Summand(NamedTuple):
-    """A summand of the energy, by the name of its parameter or hyperparameter."""
-
-    name: str
-    value: Tensor
-    inputs: list[_Input]
+    return SpectralEnergy(priors, net, Drift() if refresh is None else refresh, share=share)
 
 
 class SpectralEnergy(nn.Module):
@@ -75,6 +72,7 @@ class SpectralEnergy(nn.Module):
         priors: The priors.
         net: The network.
         refresh: When gradients are computed anew.
+        share: Whether processes that train together spread the work.
 
     Attributes:
         latent_laws: The hyperparameters with their hyperpriors, by name.
@@ -83,7 +81,9 @@ class SpectralEnergy(nn.Module):
         PriorError: As `bind`.
     """
 
-    def __init__(self, priors: Priors, net: nn.Module, refresh: Refresh) -> None:
+    def __init__(
+        self, priors: Priors, net: nn.Module, refresh: Refresh, *, share: bool = True
+    ) -> None:
         super().__init__()
         if not isinstance(priors, Priors):
             raise PriorError(f"{priors!r} is no Priors; write htr.Priors(...) around it")
@@ -108,7 +108,7 @@ class SpectralEnergy(nn.Module):
             {_key(name): nn.Parameter(latent.start()) for name, latent in self.latent_laws.items()}
         )
         self._keepers = [Keeper(matrix, refresh, self.latent_laws) for matrix in scored]
-        self._calls = 0
+        self._refresher = Refresher(refresh, share=share)
 
     @property
     def net(self) -> nn.Module:
@@ -119,6 +119,14 @@ class SpectralEnergy(nn.Module):
     def refreshes(self) -> dict[str, int]:
         """How often each matrix has been refreshed, by name."""
         return {keeper.scored.name: keeper.refreshes for keeper in self._keepers}
+
+    @property
+    def decompositions(self) -> int:
+        """How often this process has evaluated a matrix for a refresh, entries alone not counted.
+
+        In several processes each does a part of what `refreshes` counts.
+        """
+        return self._refresher.decompositions
 
     @property
     def holds(self) -> bool:
@@ -168,7 +176,7 @@ class SpectralEnergy(nn.Module):
         if not torch.is_grad_enabled():
             return self.total(self.terms_at(self._tensors(), self.latents(), epoch))
         summands = self._summands(epoch)
-        return _entered(self._total([s.value for s in summands]), summands)
+        return entered(self._total([s.value for s in summands]), summands)
 
     @torch.compiler.disable
     def backward(self, scale: float = 1.0, epoch: int | None = None) -> Tensor:
@@ -193,7 +201,7 @@ class SpectralEnergy(nn.Module):
         with torch.no_grad():
             for summand in summands:
                 for entry in summand.inputs:
-                    _accumulate(entry, scale)
+                    accumulate(entry, scale)
             return self._total([s.value for s in summands])
 
     def terms(self, epoch: int | None = None) -> dict[str, Tensor]:
@@ -204,7 +212,7 @@ class SpectralEnergy(nn.Module):
         """
         if not torch.is_grad_enabled():
             return self.terms_at(self._tensors(), self.latents(), epoch)
-        return _by_name(self._summands(epoch))
+        return by_name(self._summands(epoch))
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The sum of terms, on the device of the first."""
@@ -223,7 +231,7 @@ class SpectralEnergy(nn.Module):
             latents: The unconstrained coordinate of each hyperparameter by name.
             epoch: As in `forward`.
         """
-        summands: list[_Summand] = []
+        summands: list[Summand] = []
         penalty = 0.0
         for keeper, strengths in self._active(epoch):
             tensor = tensors[keeper.scored.parameter]
@@ -231,20 +239,20 @@ class SpectralEnergy(nn.Module):
             with torch.autocast(W.device.type, enabled=False):
                 found = keeper.evaluate(W, strengths, latents, held=False)
             penalty += found.penalty
-            summands.append(
-                _summand(
-                    keeper, tensor, latents, found.value, found.gradient, found.latent_gradients
-                )
-            )
-        return _by_name(self._gated(summands, penalty) + self._hyperpriors(latents))
+            known = (found.value, found.gradient, found.latent_gradients)
+            summands.append(summand_of(keeper.scored, tensor, latents, *known))
+        return by_name(self._gated(summands, penalty) + self._hyperpriors(latents))
 
     def get_extra_state(self) -> dict[str, Any]:
         """What is held between refreshes, as plain data and tensors."""
-        return {"calls": self._calls, "matrices": [keeper.state() for keeper in self._keepers]}
+        return {
+            **self._refresher.state(),
+            "matrices": [keeper.state() for keeper in self._keepers],
+        }
 
     def set_extra_state(self, state: Any) -> None:
         """The inverse of `get_extra_state`."""
-        self._calls = state["calls"]
+        self._refresher.load_state(state)
         for keeper, own in zip(self._keepers, state["matrices"], strict=True):
             keeper.load_state(own)
 
@@ -280,114 +288,40 @@ class SpectralEnergy(nn.Module):
                 found.append((keeper, strengths))
         return found
 
-    def _summands(self, epoch: int | None) -> list[_Summand]:
+    def _summands(self, epoch: int | None) -> list[Summand]:
         """The summands after a call's refreshes, and what they are differentiated by."""
         latents, tensors = self.latents(), self._tensors()
-        summands: list[_Summand] = []
+        summands: list[Summand] = []
         penalty = 0.0
-        active = self._active(epoch)
-        matrices = [k.scored.view(tensors[k.scored.parameter].detach()) for k, _ in active]
-        self._refresh(active, matrices, latents)
-        for (keeper, _), W in zip(active, matrices, strict=True):
+        jobs = [
+            Job(keeper, strengths, keeper.scored.view(tensors[keeper.scored.parameter].detach()))
+            for keeper, strengths in self._active(epoch)
+        ]
+        self._refresher.refresh(jobs, latents)
+        for keeper, _, W in jobs:
             value, own_penalty, gradient, latent_gradients = keeper.present(W, latents)
             penalty += own_penalty
             tensor = tensors[keeper.scored.parameter]
-            summands.append(_summand(keeper, tensor, latents, value, gradient, latent_gradients))
+            found = (value, gradient, latent_gradients)
+            summands.append(summand_of(keeper.scored, tensor, latents, *found))
         return self._gated(summands, penalty) + self._hyperpriors(latents)
 
-    def _refresh(
-        self,
-        active: Sequence[tuple[Keeper, tuple[float, ...]]],
-        matrices: Sequence[Tensor],
-        latents: Mapping[str, Tensor],
-    ) -> None:
-        """Refresh the matrices that are due at this call."""
-        self._calls += 1
-        policy = self.refresh
-        check = isinstance(policy, Drift) and self._calls % policy.check_every == 0
-        for (keeper, strengths), matrix in zip(active, matrices, strict=True):
-            due = keeper.must_refresh(matrix, strengths)
-            if not due:
-                due = keeper.follow(matrix)
-                if check and not due:
-                    look = keeper.look(matrix)
-                    moved = look is not None and not bool(look <= 1)
-                    due = moved or keeper.latents_moved(latents)
-            if due:
-                with torch.autocast(matrix.device.type, enabled=False):
-                    found = keeper.evaluate(matrix, strengths, latents, held=True)
-                keeper.accept(found, matrix, strengths, latents)
-
-    def _gated(self, summands: list[_Summand], penalty: float) -> list[_Summand]:
+    def _gated(self, summands: list[Summand], penalty: float) -> list[Summand]:
         threshold = self.priors.threshold
         return [] if threshold is not None and penalty < threshold else summands
 
-    def _hyperpriors(self, latents: Mapping[str, Tensor]) -> list[_Summand]:
+    def _hyperpriors(self, latents: Mapping[str, Tensor]) -> list[Summand]:
         found = []
         for name, latent in self.latent_laws.items():
             if not torch.is_grad_enabled():
-                found.append(_Summand(name, latent.energy(latents[name]), []))
+                found.append(Summand(name, latent.energy(latents[name]), []))
                 continue
             u = latents[name].detach().requires_grad_()
             energy = latent.energy(u)
             (slope,) = torch.autograd.grad(energy, u)
-            entry = _Input(latents[name], _itself, Gradient(slope, None))
-            found.append(_Summand(name, energy.detach(), [entry]))
+            entry = Input(latents[name], itself, Gradient(slope, None))
+            found.append(Summand(name, energy.detach(), [entry]))
         return found
-
-
-def _summand(
-    keeper: Keeper,
-    tensor: Tensor,
-    latents: Mapping[str, Tensor],
-    value: Tensor,
-    gradient: Gradient,
-    latent_gradients: Mapping[str, Tensor],
-) -> _Summand:
-    inputs = [
-        _Input(latents[name], _itself, Gradient(slope, None))
-        for name, slope in latent_gradients.items()
-    ]
-    if gradient != (None, None):
-        inputs.append(_Input(tensor, keeper.scored.view, gradient))
-    return _Summand(keeper.scored.parameter, value, inputs)
-
-
-def _entered(value: Tensor, summands: Sequence[_Summand]) -> Tensor:
-    """A value with the gradients of summands in the caller's graph."""
-    used = [entry for s in summands for entry in s.inputs if entry.tensor.requires_grad]
-    if not used or not torch.is_grad_enabled():
-        return value
-    return enter(value, [e.gradient for e in used], [e.view(e.tensor) for e in used])
-
-
-def _by_name(summands: Sequence[_Summand]) -> dict[str, Tensor]:
-    terms: dict[str, Tensor] = {}
-    for s in summands:
-        entered = _entered(s.value, [s])
-        terms[s.name] = terms[s.name] + entered if s.name in terms else entered
-    return terms
-
-
-def _accumulate(entry: _Input, scale: float) -> None:
-    """Add `scale` times a gradient to the `.grad` that it belongs to."""
-    tensor, view, gradient = entry
-    if not tensor.requires_grad:
-        return
-    if tensor.grad is None:
-        tensor.grad = torch.zeros_like(tensor)
-    grad = tensor.grad
-    if grad.layout == torch.strided:
-        part = view(grad)
-        if part.untyped_storage().data_ptr() == grad.untyped_storage().data_ptr():
-            add_to_grad(part, gradient, scale)
-            return
-    with torch.enable_grad():  # the matrix is no view of the gradient
-        (scale * enter(grad.new_zeros(()), [gradient], [view(tensor)])).backward()
-
-
-def _itself(tensor: Tensor) -> Tensor:
-    return tensor
 
 
 def _key(name: str) -> str:

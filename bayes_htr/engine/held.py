@@ -11,7 +11,15 @@ from torch import Tensor
 
 from bayes_htr.engine.refresh import Drift
 from bayes_htr.engine.scored import Evaluation
-from bayes_htr.spectra import Gradient, TopGradient, TopPair, follow, working, working_dtype
+from bayes_htr.spectra import (
+    Followed,
+    Gradient,
+    TopGradient,
+    TopPair,
+    follow,
+    working,
+    working_dtype,
+)
 
 SIGMA_SHARE = 0.25
 """A refresh is due when the largest singular value has changed by this share of the tolerance."""
@@ -126,24 +134,52 @@ class Held:
         norm = torch.dot(r, r)
         return (torch.dot(w, w) - 2 * torch.dot(w, r) + norm) / norm
 
-    def latents_drift(self, latents: Mapping[str, Tensor]) -> float:
-        """How far a hyperparameter has moved since the refresh, the furthest of them."""
-        moved = (abs(float(latents[n].detach()) - float(u)) for n, u in self.latents.items())
-        return max(moved, default=0.0)
+    def latents_drift(self, latents: Mapping[str, Tensor]) -> Tensor | None:
+        """How far a hyperparameter has moved since the refresh, the furthest of them, 0-d."""
+        if not self.latents:
+            return None
+        return torch.stack([(latents[n].detach() - u).abs() for n, u in self.latents.items()]).max()
 
-    def follow(self, W: Tensor, policy: Drift) -> None:
-        """Let the pair follow the matrix, if that is due at this call."""
+    def asks(self, W: Tensor, latents: Mapping[str, Tensor], tol: float) -> Tensor:
+        """Whether matrix or hyperparameters have moved by more than a tolerance: 0-d, bool."""
+        found = W.new_zeros((), dtype=torch.bool)
+        drift, moved = self.squared_drift(working(W), tol), self.latents_drift(latents)
+        if drift is not None:
+            found = ~(drift <= tol**2)
+        if moved is not None:
+            found = found | ~(moved <= tol).to(found.device, non_blocking=True)
+        return found
+
+    def count(self) -> bool:
+        """Count a call without a refresh.
+
+        Returns:
+            Whether the pair has to follow the matrix at this call.
+        """
+        self.age += 1
         self.since_follow += 1
-        if self.pair is None or self.since_follow < self.interval:
-            return
-        W = working(W)
-        self.since_follow = 0
+        return self.pair is not None and self.since_follow >= self.interval
+
+    def followed(self, W: Tensor) -> Followed:
+        """The pair one step on; NaN where the matrix is not finite, as the refresh will say."""
+        assert self.pair is not None
         try:
-            self.pair, before = follow(W, self.pair)
-        except torch.linalg.LinAlgError:  # not finite: the refresh will say so
-            self.overdue = True
-            return
-        sigma, kept = torch.stack([self.pair.sigma, before]).tolist()
+            return follow(working(W), self.pair)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            nothing = TopPair(*(torch.full_like(t, torch.nan) for t in self.pair))
+            return Followed(nothing, nothing.sigma)
+
+    def turn(self, pair: TopPair, sigma: float, kept: float, policy: Drift) -> None:
+        """Take a pair that has followed the matrix.
+
+        Args:
+            pair: It.
+            sigma: Its singular value.
+            kept: `u'Wv` of the pair before.
+            policy: Says how soon it has to follow again.
+        """
+        self.pair = pair
+        self.since_follow = 0
         bound = TURN_SHARE * policy.tol * sigma
         if sigma - kept < bound / 8:
             self.interval = min(2 * self.interval, FOLLOW_CHECKS * policy.check_every)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from bayes_htr.engine.held import Held
+from bayes_htr.engine.lagged import Mark
 from bayes_htr.engine.latents import Latent
 from bayes_htr.engine.refresh import Drift, Every, Exact, Refresh
 from bayes_htr.engine.scored import Evaluation, Scored, evaluate
-from bayes_htr.spectra import Gradient, MatrixView, working
+from bayes_htr.spectra import Gradient, MatrixView, plan, working
 
 _FOLLOWED_TOL = 1e-3
 """Of a top pair that is going to be held: `u'Wv` is within about its square of `sigma_1`."""
@@ -53,20 +55,6 @@ class Keeper:
             return True
         return isinstance(self.policy, Every) and self.held.age >= self.policy.n
 
-    def look(self, matrix: Tensor) -> Tensor | None:
-        """The squared drift over the square of what is allowed, 0-d, if there is one."""
-        assert isinstance(self.policy, Drift)
-        assert self.held is not None
-        tol = self.policy.tol
-        drift = self.held.squared_drift(working(matrix), tol)
-        return None if drift is None else drift / tol**2
-
-    def latents_moved(self, latents: Mapping[str, Tensor]) -> bool:
-        """Whether the hyperparameters ask for a refresh."""
-        assert isinstance(self.policy, Drift)
-        assert self.held is not None
-        return not self.held.latents_drift(latents) <= self.policy.tol
-
     def evaluate(
         self,
         W: Tensor,
@@ -103,18 +91,6 @@ class Keeper:
         self.started = True
         self.refreshes += 1
 
-    def follow(self, matrix: Tensor) -> bool:
-        """Count a call without a refresh, and let the top pair follow the matrix if that is due.
-
-        Returns:
-            Whether the pair asks for a refresh.
-        """
-        assert self.held is not None
-        self.held.age += 1
-        if isinstance(self.policy, Drift):
-            self.held.follow(matrix, self.policy)
-        return self.held.overdue
-
     def present(
         self, W: Tensor, latents: Mapping[str, Tensor]
     ) -> tuple[Tensor, float, Gradient, dict[str, Tensor]]:
@@ -148,3 +124,52 @@ class Keeper:
         self.started = state["started"]
         self.block = None if state["block"] is None else state["block"].clone()
         self.refreshes = state["refreshes"]
+
+
+class Job(NamedTuple):
+    """A matrix at one call of an energy.
+
+    Attributes:
+        keeper: Of the matrix.
+        strengths: Of its prior's terms.
+        W: The matrix now.
+    """
+
+    keeper: Keeper
+    strengths: tuple[float, ...]
+    W: Tensor
+
+    @property
+    def name(self) -> str:
+        """The matrix's name."""
+        return self.keeper.scored.name
+
+    @property
+    def is_cheap(self) -> bool:
+        """Whether only entries are scored."""
+        return self.keeper.scored.is_cheap
+
+    @property
+    def flops(self) -> float:
+        """What an evaluation costs."""
+        return plan(self.keeper.scored.prior.needs, (self.W.shape[0], self.W.shape[1])).flops
+
+    @property
+    def held(self) -> Held:
+        """What is held of it, where something is."""
+        assert self.keeper.held is not None
+        return self.keeper.held
+
+    @property
+    def mark(self) -> Mark:
+        """Its name, and how often it has been refreshed."""
+        return self.name, self.keeper.refreshes
+
+    def evaluate(self, latents: Mapping[str, Tensor]) -> Evaluation:
+        """Its energy, to be held."""
+        with torch.autocast(self.W.device.type, enabled=False):
+            return self.keeper.evaluate(self.W, self.strengths, latents, held=True)
+
+    def accept(self, evaluation: Evaluation, latents: Mapping[str, Tensor]) -> None:
+        """Hold an evaluation."""
+        self.keeper.accept(evaluation, self.W, self.strengths, latents)

@@ -19,9 +19,10 @@ from torch.utils.data import (
 )
 
 from bayes_htr.errors import DataError
-from bayes_htr.inference.distributed import drawn_alike, part, world_size
+from bayes_htr.inference.distributed import drawn_alike, part
 from bayes_htr.inference.modes import evaluation_mode
 from bayes_htr.inference.randomness import isolated_randomness
+from bayes_htr.processes import world_size
 
 Data: TypeAlias = "DataLoader[Any] | tuple[Any, Any]"
 """A `DataLoader` of `(x, y)` batches, or arrays or tensors `(X, y)`."""

@@ -20,21 +20,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bayes_htr.errors import ProcessError
 from bayes_htr.models import negative_log_likelihood
+from bayes_htr.processes import connected, gathered, meeting_device, rank, world_size
 
 if TYPE_CHECKING:
     from bayes_htr.inference.data import Batches
 
 T = TypeVar("T")
-
-
-def world_size() -> int:
-    """How many processes train together: 1 without a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def rank() -> int:
-    """Which of them this is, from 0."""
-    return dist.get_rank() if world_size() > 1 else 0
 
 
 def is_main() -> bool:
@@ -126,9 +117,8 @@ def all_sum(values: Tensor) -> Tensor:
     """The sum of a tensor over all processes."""
     if world_size() == 1:
         return values
-    device = torch.cuda.current_device() if dist.get_backend() == "nccl" else values.device
-    result = values.detach().clone().to(device)
-    with _connected():
+    result = values.detach().clone().to(meeting_device(values.device))
+    with connected():
         dist.all_reduce(result)
     return result.to(values.device)
 
@@ -137,7 +127,7 @@ def align(tensors: Iterable[Tensor]) -> None:
     """Give tensors the values that they have in process 0."""
     if world_size() == 1:
         return
-    with _connected(), torch.no_grad():
+    with connected(), torch.no_grad():
         for tensor in tensors:
             values = tensor.detach().contiguous()
             dist.broadcast(values, src=0)
@@ -157,7 +147,7 @@ def from_main(make: Callable[[], T]) -> T:
     with together():
         if is_main():
             result = [make()]
-    with _connected():
+    with connected():
         dist.broadcast_object_list(result, src=0)
     return result[0]
 
@@ -191,7 +181,7 @@ def raise_failures(failure: Exception | None) -> None:
     if world_size() == 1:
         return
     own = None if failure is None else f"{type(failure).__name__}: {failure}"
-    for number, text in enumerate(_gathered(own)):
+    for number, text in enumerate(gathered(own)):
         if failure is not None:
             raise failure
         if text is not None:
@@ -206,7 +196,7 @@ def check_same(settings: Mapping[str, Any]) -> None:
     """
     if world_size() == 1:
         return
-    first, *others = _gathered(dict(settings))
+    first, *others = gathered(dict(settings))
     for number, other in enumerate(others, start=1):
         for key, value in other.items():
             if value != first.get(key):
@@ -345,22 +335,3 @@ class _Touch(torch.autograd.Function):
 def _stream(seed: int, epoch: int, *, of: int) -> int:
     """The seed of a random stream of one epoch: `of` is 0 for what all share, else rank + 1."""
     return random.Random(f"{seed} {epoch} {of}").getrandbits(63)
-
-
-def _gathered(value: Any) -> list[Any]:
-    """A picklable value from every process, by rank."""
-    values: list[Any] = [None] * world_size()
-    with _connected():
-        dist.all_gather_object(values, value)
-    return values
-
-
-@contextmanager
-def _connected() -> Iterator[None]:
-    try:
-        yield
-    except RuntimeError as error:
-        raise ProcessError(
-            f"another process cannot be reached ({error}); it has ended, and its own output tells "
-            "why; resume the run from its last checkpoint"
-        ) from error

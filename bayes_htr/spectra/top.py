@@ -24,8 +24,8 @@ BLOCK = 8
 """Columns of the block that is handed on: those that `follow` takes."""
 
 _ITERATED = 4
-"""Columns of the block that `top_pair` iterates, which it takes from those: more would make the space
-shallower, and a top without a gap needs depth."""
+"""Columns of the block that `top_pair` iterates, which it takes from those: more would make the
+space shallower, and a top without a gap needs depth."""
 
 SMALL = 64
 """Up to this many singular values the Krylov space would be everything: it is taken at once."""
@@ -68,8 +68,8 @@ def top_pair(W: Tensor, block: Tensor | None = None, *, tol: float | None = None
 
     Returns:
         `sigma` (0-d), `u` `(m,)` and `v` `(n,)` with `W v = sigma u` and `W'u = sigma v` to within
-        `tol sigma`, and the block to go on from: `BLOCK` columns, or fewer of a matrix of low rank. No
-        gradient is recorded. If the residual does not fall below that in 40 restarts (a
+        `tol sigma`, and the block to go on from: `BLOCK` columns, or fewer of a matrix of low rank.
+        No gradient is recorded. If the residual does not fall below that in 40 restarts (a
         leading cluster of many nearly equal values), the matrix is decomposed.
     """
     with torch.no_grad():

@@ -1,0 +1,272 @@
+"""Spectral work spread over the processes that train together.
+
+Each matrix is owned by one process, which alone decomposes it and follows its top pair, and sends
+the others what it found. All hold the same numbers afterwards, bit for bit, so that whatever is
+decided from them is decided alike. What is communicated when is in `docs/distributed.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bayes_htr.engine.keeper import Job
+from bayes_htr.engine.scored import Evaluation
+from bayes_htr.errors import PriorError, ProcessError, SpectrumError
+from bayes_htr.processes import connected, gathered, meeting_device, rank, world_size
+from bayes_htr.spectra import Followed, Gradient, TopGradient, TopPair
+
+_ERRORS: dict[str, type[Exception]] = {e.__name__: e for e in (PriorError, SpectrumError)}
+"""Errors that say what is wrong with a matrix: all processes raise them as they are."""
+
+
+def assign(costs: Sequence[float], processes: int) -> list[int]:
+    """The process that owns each task: the largest first, to the one that has least to do.
+
+    Ties go to the earlier task and to the lower process.
+    """
+    loads = [0.0] * processes
+    owners = [0] * len(costs)
+    for task in sorted(range(len(costs)), key=lambda i: -costs[i]):
+        owners[task] = loads.index(min(loads))
+        loads[owners[task]] += costs[task]
+    return owners
+
+
+class Sharing:
+    """Who owns which matrix, and how the others learn what it found.
+
+    Every method is called by all processes together.
+    """
+
+    def __init__(self) -> None:
+        self._names: list[str] | None = None
+        self._owners: dict[str, int] = {}
+
+    def begin(self, jobs: Sequence[Job], calls: int) -> None:
+        """Assign the matrices of a call, unless they are those of the call before.
+
+        Args:
+            jobs: They, in the same order in every process.
+            calls: How often the energy has been called.
+
+        Raises:
+            ValueError: At the first call, they are not the same in all processes.
+        """
+        names = [job.name for job in jobs]
+        if self._names is None:
+            _check_same(jobs, calls)
+        if self._names != names:
+            self._names = names
+            spread = [job for job in jobs if not job.is_cheap]
+            owners = assign([job.flops for job in spread], world_size())
+            self._owners = {job.name: owner for job, owner in zip(spread, owners, strict=True)}
+
+    def owns(self, job: Job) -> bool:
+        """Whether this process computes what concerns a matrix."""
+        return self._owners[job.name] == rank()
+
+    def followed(self, jobs: Sequence[Job]) -> list[Followed]:
+        """The top pairs one step on, each computed by its owner: one sum over processes."""
+        pairs = [job.held.pair for job in jobs]
+        steps = [
+            tuple(torch.zeros_like(t) for t in (*pair, pair.sigma))
+            if not self.owns(job)
+            else _flat_step(job.held.followed(job.W))
+            for job, pair in zip(jobs, pairs, strict=True)
+            if pair is not None
+        ]
+        flat = torch.cat([t.reshape(-1) for step in steps for t in step])
+        flat = flat.to(meeting_device(flat.device))
+        with connected():
+            dist.all_reduce(flat)  # all but one of the summands are zero: exact
+        sizes = [t.numel() for step in steps for t in step]
+        values = iter(flat.split(sizes))
+        found = []
+        for step in steps:
+            *pair, kept = (next(values).to(t).view(t.shape).clone() for t in step)
+            found.append(Followed(TopPair(*pair), kept))
+        return found
+
+    def any(self, flags: Tensor) -> Tensor:
+        """Where a process has raised a flag."""
+        common = flags.to(meeting_device(flags.device), torch.uint8)
+        with connected():
+            dist.all_reduce(common, op=dist.ReduceOp.MAX)
+        return common
+
+    def evaluations(
+        self,
+        jobs: Sequence[Job],
+        evaluate: Callable[[Job], Evaluation],
+        latents: Mapping[str, Tensor],
+    ) -> list[Evaluation]:
+        """The evaluations of matrices, each computed by its owner; by all where it is cheap.
+
+        Args:
+            jobs: The matrices.
+            evaluate: Computes one.
+            latents: Hyperparameters in unconstrained coordinates, by name.
+
+        Raises:
+            PriorError, SpectrumError: As the owner's.
+            ProcessError: Something else has failed in the process that owns a matrix.
+        """
+        own: dict[int, Evaluation] = {}
+        failure: tuple[int, Exception] | None = None
+        for number, job in enumerate(jobs):
+            if job.is_cheap or self.owns(job):
+                try:
+                    own[number] = evaluate(job)
+                except Exception as error:  # the others are told before it is raised
+                    failure = number, error
+                    break
+        if all(job.is_cheap for job in jobs):
+            if failure is not None:
+                raise failure[1]
+            return list(own.values())
+        sent = {n: _tensors(e, jobs[n]) for n, e in own.items() if not jobs[n].is_cheap}
+        outlines = self._outlines(own, sent, failure)
+        for owner in range(world_size()):
+            theirs = {n: o for n, o in outlines.items() if self._owners[jobs[n].name] == owner}
+            if theirs:
+                tensors = sent.values() if owner == rank() else None
+                found = _broadcast(theirs, tensors, owner, jobs[min(theirs)].W.device)
+                for n, named in found.items():
+                    own[n] = _evaluation(theirs[n].penalty, named, jobs[n], latents)
+        return [own[n] for n in range(len(jobs))]
+
+    def _outlines(
+        self,
+        own: Mapping[int, Evaluation],
+        sent: Mapping[int, Mapping[str, Tensor]],
+        failure: tuple[int, Exception] | None,
+    ) -> dict[int, _Outline]:
+        """What every process is about to send, by matrix; raises if one has failed."""
+        outlines = {n: _Outline.of(own[n].penalty, tensors) for n, tensors in sent.items()}
+        told = None
+        if failure is not None:
+            told = failure[0], rank(), type(failure[1]).__name__, str(failure[1])
+        reports = gathered((told, outlines))
+        failures = [report[0] for report in reports if report[0] is not None]
+        if failures:
+            first, number, kind, text = min(failures)
+            if failure is not None and failure[0] == first:
+                raise failure[1]
+            if kind in _ERRORS:
+                raise _ERRORS[kind](text)
+            raise ProcessError(f"process {number} of {world_size()} failed: {kind}: {text}")
+        return {n: outline for report in reports for n, outline in report[1].items()}
+
+
+class _Outline(NamedTuple):
+    """What of an evaluation is not sent as a tensor, and which tensors are."""
+
+    penalty: float
+    tensors: list[tuple[str, torch.Size, torch.dtype]]
+
+    @classmethod
+    def of(cls, penalty: float, tensors: Mapping[str, Tensor]) -> _Outline:
+        return cls(penalty, [(name, t.shape, t.dtype) for name, t in tensors.items()])
+
+
+def _flat_step(step: Followed) -> tuple[Tensor, ...]:
+    return (*step.pair, step.kept)
+
+
+def _tensors(evaluation: Evaluation, job: Job) -> dict[str, Tensor]:
+    """The tensors of an evaluation by name."""
+    rest, top = evaluation.gradient
+    found: dict[str, Tensor | None] = {"value": evaluation.value, "rest": rest}
+    if top is not None and evaluation.top is not None:
+        found |= {"slope": top.slope, **evaluation.top._asdict()}
+    else:
+        found["block"] = evaluation.block
+    found |= {f"latent {n}": slope for n, slope in evaluation.latent_gradients.items()}
+    if job.keeper.scored.latent_names:
+        found |= {f"part {n}": part for n, part in evaluation.parts.items()}
+    return {name: t.detach() for name, t in found.items() if t is not None}
+
+
+def _evaluation(
+    penalty: float, named: Mapping[str, Tensor], job: Job, latents: Mapping[str, Tensor]
+) -> Evaluation:
+    """The inverse of `_tensors`."""
+
+    def under(kind: str) -> dict[str, Tensor]:
+        return {n.removeprefix(kind): t for n, t in named.items() if n.startswith(kind)}
+
+    own = {n: t.to(job.W.device) for n, t in named.items()}
+    top = pull = None
+    if "slope" in own:
+        top = TopPair(own["sigma"], own["u"], own["v"], own["block"])
+        pull = TopGradient(own["slope"], top.u, top.v)
+    return Evaluation(
+        own["value"],
+        penalty,
+        Gradient(own.get("rest"), pull),
+        {n: slope.to(latents[n].device) for n, slope in under("latent ").items()},
+        {n: part.to(job.W.device) for n, part in under("part ").items()},
+        top,
+        own.get("block"),
+    )
+
+
+def _broadcast(
+    outlines: Mapping[int, _Outline],
+    tensors: Iterable[Mapping[str, Tensor]] | None,
+    owner: int,
+    device: torch.device,
+) -> dict[int, dict[str, Tensor]]:
+    """Send the tensors of one process to all, as bytes in one piece; its own come back alike.
+
+    Args:
+        outlines: Of what it sends, by matrix.
+        tensors: The same in that process, `None` in the others.
+        owner: The process.
+        device: Of the tensors.
+    """
+    device = meeting_device(device)
+    sizes = [
+        shape.numel() * dtype.itemsize for o in outlines.values() for _, shape, dtype in o.tensors
+    ]
+    if tensors is None:
+        flat = torch.empty(sum(sizes), dtype=torch.uint8, device=device)
+    else:
+        pieces = [t.contiguous().reshape(-1) for named in tensors for t in named.values()]
+        flat = torch.cat([t.view(torch.uint8).to(device) for t in pieces])
+    with connected():
+        dist.broadcast(flat, src=owner)
+    pieces = list(flat.split(sizes))[::-1]
+    return {
+        n: {name: pieces.pop().clone().view(dtype).view(shape) for name, shape, dtype in o.tensors}
+        for n, o in outlines.items()
+    }
+
+
+def _check_same(jobs: Sequence[Job], calls: int) -> None:
+    """Hold the matrices to be the same in all processes, as far as a few entries show."""
+
+    def report(job: Job) -> Any:
+        entries = job.W.detach().reshape(-1)
+        few = entries[:: max(1, len(entries) // 4)].tolist()
+        return {"shape": tuple(job.W.shape), "strengths": job.strengths, "entries": few}
+
+    first, *others = gathered((calls, {job.name: report(job) for job in jobs}))
+    for number, (own_calls, own) in enumerate(others, start=1):
+        different = None
+        if own_calls != first[0] or own.keys() != first[1].keys():
+            different = f"calls or matrices: {own_calls}, {[*own]} and {first[0]}, {[*first[1]]}"
+        for name in own if different is None else ():
+            for key, value in own[name].items():
+                if repr(value) != repr(first[1][name][key]):  # so that NaN is like itself
+                    different = f"{name}, {key}: {value} and {first[1][name][key]}"
+        if different is not None:
+            raise ValueError(
+                f"the energy differs between process {number} and process 0 in {different}; give "
+                "all the same weights and call it in all, or pass share=False to bind"
+            )
