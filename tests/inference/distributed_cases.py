@@ -18,7 +18,8 @@ from torch.optim import LBFGS
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 
 import bayes_htr as htr
-from bayes_htr.inference.distributed import process_group, rank, world_size
+from bayes_htr.inference.distributed import process_group
+from bayes_htr.processes import rank, world_size
 
 
 def data(n=49, seed=1):
@@ -223,11 +224,14 @@ def result(run):
     return found
 
 
-if __name__ == "__main__":
+def save_results(cases):
+    """Run cases in each of two processes, and save what each found in the folder of the script."""
     torch.set_num_threads(1)
-    out = Path(sys.argv[1])
     with process_group("cpu"):
         assert world_size() == 2
-        cases = SAME | {name: partial(run, out) for name, run in OTHERS.items()}
         for name, run in cases.items():
-            torch.save(result(run), out / f"{name}-{rank()}.pt")
+            torch.save(result(run), Path(sys.argv[1]) / f"{name}-{rank()}.pt")
+
+
+if __name__ == "__main__":
+    save_results(SAME | {name: partial(run, Path(sys.argv[1])) for name, run in OTHERS.items()})

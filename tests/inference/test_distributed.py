@@ -10,19 +10,14 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-import bayes_htr as htr
 from bayes_htr.inference.distributed import drawn_alike, own_device
 from tests.inference import distributed_cases as cases
-
-PATHS = (Path(htr.__file__).parents[1], Path(__file__).parents[2])  # the package, and the tests
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, PATHS)), "OMP_NUM_THREADS": "1"}
+from tests.processes import ENVIRONMENT, TORCHRUN, difference, found_by
 
 
 @pytest.fixture(scope="module")
@@ -31,20 +26,9 @@ def found(tmp_path_factory):
     out = tmp_path_factory.mktemp("distributed")
     half_way = [lambda event: event.epoch == 2]
     cases.fit(cases.TOP, epochs=4, out=out / "one to two", callbacks=half_way)
-    command = [*TORCHRUN, cases.__file__, str(out)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-
-    def read(name):
-        return [torch.load(out / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1)]
-
+    read = found_by(cases.__file__, out)
     read.out = out
     return read
-
-
-def difference(a, b):
-    assert a.keys() == b.keys()
-    return max(float((a[name].double() - b[name].double()).abs().max()) for name in a)
 
 
 def metrics(history):
