@@ -141,7 +141,7 @@ class Held:
         try:
             self.pair, before = follow(W, self.pair)
         except torch.linalg.LinAlgError:  # not finite: the refresh will say so
-            self.overdue = True
+            self.overdue, self.pair = True, None
             return
         sigma, kept = torch.stack([self.pair.sigma, before]).tolist()
         bound = TURN_SHARE * policy.tol * sigma

@@ -85,8 +85,15 @@ class Keeper:
             self.block,
             started=self.started,
             tol=_FOLLOWED_TOL if followed else None,
+            top=self.held.pair if followed and self._pair_is_present else None,
         )
         return evaluate(self.scored, view, strengths, latents, self.laws)
+
+    @property
+    def _pair_is_present(self) -> bool:
+        """Whether the top pair has been followed to the present matrix, and all else is held."""
+        held = self.held
+        return held is not None and held.overdue and held.since_follow == 0 and held.rest is None
 
     def accept(
         self,
