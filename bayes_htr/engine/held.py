@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -174,11 +175,11 @@ class Held:
 
         Args:
             pair: It.
-            sigma: Its singular value.
+            sigma: Its singular value; NaN if the matrix is not finite: there is no pair then.
             kept: `u'Wv` of the pair before.
             policy: Says how soon it has to follow again.
         """
-        self.pair = pair
+        self.pair = pair if math.isfinite(sigma) else None
         self.since_follow = 0
         bound = TURN_SHARE * policy.tol * sigma
         if sigma - kept < bound / 8:

@@ -13,7 +13,7 @@ from bayes_htr.engine.lagged import Mark
 from bayes_htr.engine.latents import Latent
 from bayes_htr.engine.refresh import Drift, Every, Exact, Refresh
 from bayes_htr.engine.scored import Evaluation, Scored, evaluate
-from bayes_htr.spectra import Gradient, MatrixView, plan, working
+from bayes_htr.spectra import Gradient, MatrixView, TopPair, plan, working
 
 _FOLLOWED_TOL = 1e-3
 """Of a top pair that is going to be held: `u'Wv` is within about its square of `sigma_1`."""
@@ -73,8 +73,17 @@ class Keeper:
             self.block,
             started=self.started,
             tol=_FOLLOWED_TOL if followed else None,
+            top=self._present_pair if followed else None,
         )
         return evaluate(self.scored, view, strengths, latents, self.laws)
+
+    @property
+    def _present_pair(self) -> TopPair | None:
+        """The top pair, if it has been followed to the present matrix and is all that is held."""
+        held = self.held
+        if held is None or not held.overdue or held.since_follow > 0 or held.rest is not None:
+            return None
+        return held.pair
 
     def accept(
         self,

@@ -83,7 +83,7 @@ def add_to_grad(grad: Tensor, gradient: Gradient, scale: float) -> None:
 
 
 def _scaled(gradient: Gradient, scale: Tensor, x: Tensor) -> Tensor:
-    """`scale * gradient` in the dtype of `x`, its parts added up in as few passes as there are."""
+    """`scale * gradient` in the dtype of `x`: one pass over memory for each part."""
     rest, top = gradient
     if top is None:
         assert rest is not None

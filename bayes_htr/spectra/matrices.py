@@ -178,8 +178,9 @@ class _OutFirst:
 
 def check_finite(W: Tensor, name: str) -> None:
     """Raise `SpectrumError` naming the matrix if an entry is NaN or infinite."""
-    bad = ~torch.isfinite(W)
-    if bad.any():
+    # One pass without a temporary; NaN is passed on.
+    if W.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(W))).all()):
+        bad = ~torch.isfinite(W)
         first = tuple(int(i) for i in bad.nonzero()[0])
         raise SpectrumError(
             f"{name} holds {int(bad.sum())} entries that are not finite, the first "

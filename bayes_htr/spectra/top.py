@@ -24,8 +24,8 @@ BLOCK = 8
 """Columns of the block that is handed on: those that `follow` takes."""
 
 _ITERATED = 4
-"""Columns of the block that `top_pair` iterates, which it takes from those: more would make the
-space shallower, and a top without a gap needs depth."""
+"""Columns of the block that `top_pair` iterates, which it takes from those: with more the space
+would be shallower, and a top without a gap needs depth."""
 
 SMALL = 64
 """Up to this many singular values the Krylov space would be everything: it is taken at once."""
@@ -68,8 +68,8 @@ def top_pair(W: Tensor, block: Tensor | None = None, *, tol: float | None = None
 
     Returns:
         `sigma` (0-d), `u` `(m,)` and `v` `(n,)` with `W v = sigma u` and `W'u = sigma v` to within
-        `tol sigma`, and the block to go on from: `BLOCK` columns, or fewer of a matrix of low rank.
-        No gradient is recorded. If the residual does not fall below that in 40 restarts (a
+        `tol sigma`, and the block to go on from: `BLOCK` columns, or fewer of a matrix of low
+        rank. No gradient is recorded. If the residual does not fall below that in 40 restarts (a
         leading cluster of many nearly equal values), the matrix is decomposed.
     """
     with torch.no_grad():
@@ -160,6 +160,20 @@ def _converged(W: Tensor, sigma: Tensor, u: Tensor, v: Tensor, tol: float) -> bo
     return bool(residual <= tol * sigma)
 
 
+_FOLLOW_NOISE = 1e-3
+_noises: dict[tuple[torch.Size, torch.dtype, torch.device], Tensor] = {}
+
+
+def _noise(block: Tensor) -> Tensor:
+    """Fixed random rows of about unit length, as many as the block has columns."""
+    key = (block.shape, block.dtype, block.device)
+    if key not in _noises:
+        K, columns = block.shape
+        rows = start_block((K, K), seed=2)[:, :columns].T.contiguous() / K**0.5
+        _noises[key] = rows.to(block.device, block.dtype)
+    return _noises[key]
+
+
 class Followed(NamedTuple):
     """A pair after one step of `follow`.
 
@@ -176,8 +190,8 @@ def follow(W: Tensor, pair: TopPair) -> Followed:
     """One block power step with Rayleigh-Ritz after a matrix that has changed a little.
 
     Costs two products with a thin block. `sigma` is `u'Wv` of the new pair, a lower bound of the
-    largest singular value; how close depends on the step and not on a tolerance. A leading vector
-    to which the block is orthogonal is not found.
+    largest singular value; how close depends on the step and not on a tolerance. The block is
+    disturbed a little, so that a new leading vector to which it is orthogonal can grow in it.
 
     Args:
         W: `(m, n)`, float32 or float64, finite.
@@ -186,7 +200,7 @@ def follow(W: Tensor, pair: TopPair) -> Followed:
     with torch.no_grad():
         tiny = torch.finfo(W.dtype).tiny
         wide = W if W.shape[0] <= W.shape[1] else W.T
-        Y = pair.block.T @ wide
+        Y = (pair.block.T + _FOLLOW_NOISE * _noise(pair.block)) @ wide
         kept = torch.dot(Y[0], pair.v if wide is W else pair.u)
         ritz, R = torch.linalg.eigh(Y @ Y.T)
         Y = R.flip(1).T @ Y

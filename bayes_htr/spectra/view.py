@@ -51,13 +51,13 @@ class MatrixView:
         started: Whether the matrix has been scored before: then values that have all left a law's
             support are no mistake in the prior, but where it has led.
         tol: Of the top pair: see `top_pair`.
+        top: The top pair, where it is known.
 
     Attributes:
         shape: `(m, n)`.
         parts: What has been asked for so far, by name: leaves, with gradients where gradients are
             enabled.
-        block: Where the next iteration may start: set once the largest eigenvalue has been asked
-            for.
+        block: Where the next iteration may start.
 
     Raises:
         SpectrumError: Entries that are not finite.
@@ -72,6 +72,7 @@ class MatrixView:
         *,
         started: bool = False,
         tol: float | None = None,
+        top: TopPair | None = None,
     ) -> None:
         check_finite(W, name)
         self.W = W.detach()
@@ -85,7 +86,7 @@ class MatrixView:
         self._log_det_gradients: dict[str, Tensor] = {}
         self._eigen: Eigen | None = None
         self._svd: tuple[Tensor, Tensor, Tensor] | None = None
-        self._top: TopPair | None = None
+        self._top = top
 
     @classmethod
     def of_parts(
@@ -150,7 +151,7 @@ class MatrixView:
                 self._top = self._top_of_decomposition()
             else:
                 self._top = top_pair(self.W, self.block, tol=self._tol)
-            self.block = self._top.block
+        self.block = self._top.block
         return self._top
 
     def require_full_rank(self, because: str) -> None:
