@@ -147,10 +147,10 @@ def test_a_call_that_refreshes_nothing_does_not_wait(no_waiting, priors, entry):
     assert energy.refreshes == before
 
 
-def test_read_at_once_a_check_does_wait(no_waiting):
-    _, energy = bound(ESD, late=False, check_every=4)
-    for _ in range(3):
-        energy.backward()
+def test_a_call_that_refreshes_does_wait(no_waiting):
+    _, energy = bound(ESD, late=True)
+    energy.backward()
+    energy.invalidate()
     no_waiting()
     with pytest.raises(AssertionError, match="the host waits"):
         energy.backward()
