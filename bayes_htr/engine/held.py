@@ -11,16 +11,19 @@ from torch import Tensor
 
 from bayes_htr.engine.refresh import Drift
 from bayes_htr.engine.scored import Evaluation
-from bayes_htr.spectra import Gradient, TopGradient, TopPair, follow, working, working_dtype
+from bayes_htr.spectra import Cluster, Gradient, TopGradient, follow, working, working_dtype
 
 SIGMA_SHARE = 0.25
 """A refresh is due when the largest singular value has changed by this share of the tolerance."""
 
 TURN_SHARE = 1e-2
-"""The pair is followed more often while `1 - u'Wv / sigma` is above this share of it."""
+"""The cluster is followed more often while it turns by more than this share of it at a time."""
+
+WIDTH_SHARE = 5e-3
+"""The width of the cluster is this share of it."""
 
 FOLLOW_CHECKS = 4
-"""The pair is followed at least at every so many checks."""
+"""The cluster is followed at least at every so many checks."""
 
 
 @dataclass
@@ -32,8 +35,8 @@ class Held:
         penalty: The same before strength, as a number.
         strengths: Of the prior's terms, that it was computed at.
         rest: The gradient but for what acts through the largest eigenvalue.
-        slope: Of the latter: `slope * outer(u, v)`.
-        pair: The largest singular value with `u` and `v`, followed between refreshes.
+        slope: Of the latter: `slope * cluster.left @ cluster.right`.
+        cluster: The leading singular triplets, followed between refreshes.
         sigma: The largest singular value at the refresh.
         reference: The matrix at the refresh, if its drift is looked at.
         parts: The parts of its spectrum at the refresh that hyperparameters are scored with.
@@ -42,7 +45,7 @@ class Held:
         age: Calls since the refresh.
         since_follow: Calls since the pair was last followed.
         interval: Calls until it is followed again.
-        overdue: Whether the pair has turned or grown so much that a refresh is due.
+        overdue: Whether the largest singular value has changed so much that a refresh is due.
     """
 
     value: Tensor
@@ -50,7 +53,7 @@ class Held:
     strengths: tuple[float, ...]
     rest: Tensor | None
     slope: Tensor | None
-    pair: TopPair | None
+    cluster: Cluster | None
     sigma: float
     reference: Tensor | None
     parts: dict[str, Tensor]
@@ -70,6 +73,7 @@ class Held:
         latents: Mapping[str, Tensor],
         *,
         drifts: bool,
+        before: Held | None,
     ) -> Held:
         """Hold an evaluation at `W`.
 
@@ -79,28 +83,33 @@ class Held:
             strengths: Of the prior's terms.
             latents: The hyperparameters that the matrix is scored with, unconstrained, by name.
             drifts: Whether the drift from `W` will be looked at.
+            before: What was held before, if its cluster has been followed to `W`: it is kept.
         """
         rest, top = evaluation.gradient
-        return cls(
+        held = cls(
             evaluation.value,
             evaluation.penalty,
             strengths,
             rest,
             None if top is None else top.slope,
-            None if top is None else evaluation.top,
+            None if evaluation.top is None else Cluster.of(evaluation.top),
             0.0 if evaluation.top is None else float(evaluation.top.sigma),
             W.detach().clone() if drifts and rest is not None else None,
             evaluation.parts if latents else {},
             {name: u.detach().clone() for name, u in latents.items()},
             evaluation.latent_gradients,
         )
+        if before is not None:
+            held.cluster, held.interval = before.cluster, before.interval
+        return held
 
     @property
     def gradient(self) -> Gradient:
         """The gradient in use."""
-        if self.pair is None or self.slope is None:
+        if self.cluster is None or self.slope is None:
             return Gradient(self.rest, None)
-        return Gradient(self.rest, TopGradient(self.slope, self.pair.u, self.pair.v))
+        left, right = self.cluster.left, self.cluster.right
+        return Gradient(self.rest, TopGradient(self.slope, left, right))
 
     def fits(self, W: Tensor, strengths: tuple[float, ...]) -> bool:
         """Whether it was computed for such a matrix and these strengths."""
@@ -109,8 +118,12 @@ class Held:
             and self.value.device == W.device
             and self.value.dtype == working_dtype(W.dtype)
             and (self.rest is None or self.rest.shape == W.shape)
-            and (self.pair is None or (len(self.pair.u), len(self.pair.v)) == W.shape)
+            and (self.cluster is None or self._is_of(self.cluster, W))
         )
+
+    @staticmethod
+    def _is_of(cluster: Cluster, W: Tensor) -> bool:
+        return (len(cluster.left), cluster.right.shape[1]) == W.shape
 
     def squared_drift(self, W: Tensor, tol: float) -> Tensor | None:
         """`|W - W_ref|^2 / |W_ref|^2`, 0-d, without temporary matrices; `None` without reference.
@@ -132,22 +145,23 @@ class Held:
         return max(moved, default=0.0)
 
     def follow(self, W: Tensor, policy: Drift) -> None:
-        """Let the pair follow the matrix, if that is due at this call."""
+        """Let the cluster follow the matrix, if that is due at this call."""
         self.since_follow += 1
-        if self.pair is None or self.since_follow < self.interval:
+        if self.cluster is None or self.since_follow < self.interval:
             return
-        W = working(W)
         self.since_follow = 0
+        width = WIDTH_SHARE * policy.tol
         try:
-            self.pair, before = follow(W, self.pair)
-        except torch.linalg.LinAlgError:  # not finite: the refresh will say so
-            self.overdue, self.pair = True, None
+            self.cluster, turned = follow(working(W), self.cluster, width)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            # Not finite: the refresh will say so.
+            self.overdue, self.cluster = True, None
             return
-        sigma, kept = torch.stack([self.pair.sigma, before]).tolist()
-        bound = TURN_SHARE * policy.tol * sigma
-        if sigma - kept < bound / 8:
+        sigma, turn = torch.stack([self.cluster.sigma, turned]).tolist()
+        bound = TURN_SHARE * policy.tol
+        if abs(turn) < bound / 8:
             self.interval = min(2 * self.interval, FOLLOW_CHECKS * policy.check_every)
-        elif not sigma - kept < bound:
+        elif not abs(turn) < bound:
             self.interval = max(1, self.interval // 2)
         share = SIGMA_SHARE if self.rest is None else 1.0
         self.overdue |= not abs(sigma - self.sigma) <= share * policy.tol * self.sigma
@@ -160,13 +174,13 @@ class Held:
     def state(self) -> dict[str, Any]:
         """It as plain data and tensors."""
         state = {f.name: getattr(self, f.name) for f in fields(self)}
-        return state | {"pair": None if self.pair is None else tuple(self.pair)}
+        return state | {"cluster": None if self.cluster is None else tuple(self.cluster)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Held:
         """The inverse of `state`, with tensors of its own."""
-        pair = state["pair"]
-        held = cls(**{**state, "pair": None if pair is None else TopPair(*pair)})
+        cluster = state["cluster"]
+        held = cls(**{**state, "cluster": None if cluster is None else Cluster(*cluster)})
         held.map(torch.clone)
         return held
 
@@ -174,8 +188,8 @@ class Held:
 def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return function(value)
-    if isinstance(value, TopPair):
-        return TopPair(*(function(t) for t in value))
+    if isinstance(value, Cluster):
+        return Cluster(*(function(t) for t in value))
     if isinstance(value, dict):
         return {k: _mapped(v, function) for k, v in value.items()}
     return value

@@ -11,7 +11,7 @@ from bayes_htr.engine.held import Held
 from bayes_htr.engine.latents import Latent
 from bayes_htr.engine.refresh import Drift, Every, Exact, Refresh
 from bayes_htr.engine.scored import Evaluation, Scored, evaluate
-from bayes_htr.spectra import Gradient, MatrixView, working
+from bayes_htr.spectra import Cluster, Gradient, MatrixView, working
 
 _FOLLOWED_TOL = 1e-3
 """Of a top pair that is going to be held: `u'Wv` is within about its square of `sigma_1`."""
@@ -78,6 +78,7 @@ class Keeper:
         """The energy of the present matrix, to be held or for itself."""
         W = working(W.detach())
         followed = held and self.holds and isinstance(self.policy, Drift)
+        cluster = self._followed() if followed else None
         view = MatrixView(
             W,
             self.scored.name,
@@ -85,15 +86,16 @@ class Keeper:
             self.block,
             started=self.started,
             tol=_FOLLOWED_TOL if followed else None,
-            top=self.held.pair if followed and self._pair_is_present else None,
+            top=None if cluster is None else cluster.top(),
         )
         return evaluate(self.scored, view, strengths, latents, self.laws)
 
-    @property
-    def _pair_is_present(self) -> bool:
-        """Whether the top pair has been followed to the present matrix, and all else is held."""
+    def _followed(self) -> Cluster | None:
+        """The cluster, if it is all that is held and has been followed to the present matrix."""
         held = self.held
-        return held is not None and held.overdue and held.since_follow == 0 and held.rest is None
+        if held is None or held.rest is not None:
+            return None
+        return held.cluster if held.overdue and held.since_follow == 0 else None
 
     def accept(
         self,
@@ -105,16 +107,18 @@ class Keeper:
         """Hold an evaluation of the present matrix."""
         own = {n: latents[n] for n in self.scored.latent_names}
         drifts = self.holds and isinstance(self.policy, Drift)
-        self.held = Held.of(evaluation, working(W.detach()), strengths, own, drifts=drifts)
+        before = None if self._followed() is None else self.held
+        W = working(W.detach())
+        self.held = Held.of(evaluation, W, strengths, own, drifts=drifts, before=before)
         self.block = evaluation.block
         self.started = True
         self.refreshes += 1
 
     def follow(self, matrix: Tensor) -> bool:
-        """Count a call without a refresh, and let the top pair follow the matrix if that is due.
+        """Count a call without a refresh, and let its cluster follow the matrix if that is due.
 
         Returns:
-            Whether the pair asks for a refresh.
+            Whether that asks for a refresh.
         """
         assert self.held is not None
         self.held.age += 1
