@@ -51,7 +51,7 @@ class Keeper:
         """Whether a refresh is due whatever the matrix has become."""
         if self.held is None or not self.holds or not self.held.fits(W, strengths):
             return True
-        return isinstance(self.policy, Every) and self.held.age >= self.policy.n
+        return isinstance(self.policy, Every) and self.held.age + 1 >= self.policy.n
 
     def look(self, matrix: Tensor) -> Tensor | None:
         """The squared drift over the square of what is allowed, 0-d, if there is one."""

@@ -51,7 +51,7 @@ def test_turned_is_how_far_the_mean_before_has_fallen_behind(shape):
     assert turned > 3e-4
 
 
-@pytest.mark.parametrize("multiplicity", [2, 5, 7])
+@pytest.mark.parametrize("multiplicity", [2, 3, 5])
 def test_a_tie_is_shared(multiplicity):
     sigma = torch.cat([torch.ones(multiplicity), torch.linspace(0.9, 0.1, 70 - multiplicity)])
     U, V = (torch.linalg.qr(torch.randn(n, 70)).Q for n in (70, 80))
