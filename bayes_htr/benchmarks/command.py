@@ -65,6 +65,12 @@ def _add(
         default="backward",
         help="the prior enters by energy.backward(1 / num_data), or as a summand of the loss",
     )
+    add(
+        "--strength",
+        type=_strength,
+        default=1.0,
+        help="power of the prior: a number, or `named` for what bayes-htr fit gives it",
+    )
     add("--batch-size", type=_positive, default=128, help="examples per step")
     add("--lr", type=float, default=0.05, help="learning rate of SGD, momentum 0.9")
     add("--seed", type=int, default=0, help="of weights and of the order of the data")
@@ -157,6 +163,10 @@ def _at_least(text: str, least: int) -> int:
     return value
 
 
+def _strength(text: str) -> float | None:
+    return None if text == "named" else float(text)
+
+
 def _training(args: argparse.Namespace) -> Training:
     return Training(
         batch_size=args.batch_size,
@@ -168,6 +178,7 @@ def _training(args: argparse.Namespace) -> Training:
             args.refresh, tol=args.tol, check_every=args.check_every, every=args.every
         ),
         entry=args.entry,
+        strength=args.strength,
     )
 
 

@@ -49,8 +49,8 @@ ENERGIES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """The priors that are measured, by the names of `experiments.named_priors`."""
 
-RANK_ONE = frozenset({"frechet"})
-"""Those whose gradient is a multiple of `u v'`, the leading singular vectors."""
+TOP_ALONE = frozenset({"frechet"})
+"""Those whose gradient acts through the largest singular value alone."""
 
 
 class NaiveEnergy:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayes_htr.benchmarks.naive import RANK_ONE, NaiveEnergy
+from bayes_htr.benchmarks.naive import TOP_ALONE, NaiveEnergy
 from bayes_htr.benchmarks.settings import Case
 from bayes_htr.benchmarks.stopwatch import Tick
 from bayes_htr.benchmarks.training import WithPrior, Workload
@@ -57,9 +57,13 @@ def cosine(a: Tensor, b: Tensor) -> float | None:
 
 
 def top_agreement(gradient: Tensor, W: Tensor) -> float | None:
-    """`|u'Wv| / sigma_1` of a rank-one gradient `c u v'`: `|<G, W>| / (|G|_F sigma_1)`."""
+    """`|<G, W>| / (|G|_* sigma_1)` of a gradient `G` through the largest singular value alone.
+
+    `|u'Wv| / sigma_1` where that is of rank one, `c u v'`; else the mean of it over the pairs of
+    vectors that share the gradient. `|G|_*` is the nuclear norm.
+    """
     G, W = gradient.double().flatten(1), W.detach().double().flatten(1)
-    norm = (G.norm() * torch.linalg.matrix_norm(W, 2)).item()
+    norm = (torch.linalg.matrix_norm(G, "nuc") * torch.linalg.matrix_norm(W, 2)).item()
     return abs((G * W).sum().item()) / norm if norm > 0 else None
 
 
@@ -70,13 +74,13 @@ class Watched:
         prior: The line itself.
         exact: The exact energy of the same weights.
         steps: The steps, counted from 0, at which it looks.
-        rank_one: Whether the gradients are of rank one.
+        top_alone: Whether the gradients act through the largest singular value alone.
     """
 
     def __init__(
-        self, prior: WithPrior, exact: NaiveEnergy, steps: list[int], rank_one: bool
+        self, prior: WithPrior, exact: NaiveEnergy, steps: list[int], top_alone: bool
     ) -> None:
-        self._prior, self._exact, self._rank_one = prior, exact, rank_one
+        self._prior, self._exact, self._top_alone = prior, exact, top_alone
         self._steps = frozenset(steps)
         self._step = 0
         self.cosines: list[Note] = []
@@ -99,7 +103,7 @@ class Watched:
         exact = self._exact.gradients()
         for (name, W), gradient in zip(weights.items(), used, strict=True):
             self._compare(gradient, exact[name], name)
-            top = top_agreement(gradient, W) if self._rank_one else None
+            top = top_agreement(gradient, W) if self._top_alone else None
             if top is not None:
                 self.tops.append(Note(top, name, self._step, exact[name].norm().item()))
             assert W.grad is not None
@@ -142,13 +146,13 @@ def measure_quality(
     Returns:
         `cosine`: by matrix and for all together, the lowest `value` with its `step`, the `norm` of
         the exact gradient there and the `largest_norm` of all samples; `top`: the same for
-        gradients of rank one; `energy` (`start`, `held`, `exact`, and `relative`, the difference of
-        the ends over the drop); `accuracy` (`held`, `exact`); `samples`; `refreshes`.
+        gradients through the largest singular value alone; `energy` (`start`, `held`, `exact`, and
+        `relative`, the difference of the ends over the drop); `accuracy` (`held`, `exact`); `samples`; `refreshes`.
     """
     run = case.prior_run()
     exact_energy = case.naive_energy(run.net, torch.float64)
     at = sampled_steps(steps, samples)
-    watched = Watched(run.prior, exact_energy, at, case.prior in RANK_ONE)
+    watched = Watched(run.prior, exact_energy, at, case.prior in TOP_ALONE)
     run.backward = watched
     start = _value(exact_energy)
     _advance(run, steps, tick)

@@ -13,6 +13,7 @@ from bayes_htr.benchmarks.naive import NaiveEnergy
 from bayes_htr.benchmarks.training import Entry, Run, WithPrior, Workload, plain
 from bayes_htr.engine import Drift, Every, Exact, Refresh, bind
 from bayes_htr.experiments import named_priors
+from bayes_htr.priors import Priors
 
 REFRESHES = ("drift", "every", "exact")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -45,6 +46,7 @@ class Training:
         dtype: A key of `DTYPES`.
         refresh: When the prior's gradients are computed anew.
         entry: How the prior enters a step.
+        strength: The power of the prior; `None` for what `bayes-htr fit` gives it.
     """
 
     batch_size: int = 128
@@ -55,6 +57,7 @@ class Training:
     dtype: str = "float32"
     refresh: Refresh = Drift()  # noqa: RUF009  (a frozen value)
     entry: Entry = "backward"
+    strength: float | None = 1.0
 
     def to_dict(self) -> dict[str, Any]:
         """The settings as plain data."""
@@ -94,20 +97,25 @@ class Case:
         """What an energy is multiplied by in the loss."""
         return 1 / self.workload.num_data
 
+    def priors(self) -> Priors:
+        """The priors at the strength of the settings."""
+        num_data = self.workload.num_data
+        return named_priors(self.prior, strength=self.training.strength, num_data=num_data)
+
     def seeded(self, seed: int) -> Case:
         """The same with another seed."""
         return Case(self.workload.seeded(seed), self.prior, self.training)
 
     def with_prior(self, net: nn.Module, refresh: Refresh | None = None) -> WithPrior:
         """The line of training under the prior; `refresh` instead of the settings'."""
-        priors = named_priors(self.prior, strength=None, num_data=self.workload.num_data)
-        energy = bind(priors, net, refresh=self.training.refresh if refresh is None else refresh)
+        energy = bind(
+            self.priors(), net, refresh=self.training.refresh if refresh is None else refresh
+        )
         return WithPrior(energy, self.scale, self.training.entry)
 
     def naive_energy(self, net: nn.Module, dtype: torch.dtype = torch.float32) -> NaiveEnergy:
         """The same prior by autograd."""
-        priors = named_priors(self.prior, strength=None, num_data=self.workload.num_data)
-        return NaiveEnergy(self.prior, priors, net, dtype)
+        return NaiveEnergy(self.prior, self.priors(), net, dtype)
 
     def plain_run(self) -> Run:
         """A run without a prior."""

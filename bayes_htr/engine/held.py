@@ -13,10 +13,10 @@ from torch import Tensor
 from bayes_htr.engine.refresh import Drift
 from bayes_htr.engine.scored import Evaluation
 from bayes_htr.spectra import (
+    Cluster,
     Followed,
     Gradient,
     TopGradient,
-    TopPair,
     follow,
     working,
     working_dtype,
@@ -26,10 +26,13 @@ SIGMA_SHARE = 0.25
 """A refresh is due when the largest singular value has changed by this share of the tolerance."""
 
 TURN_SHARE = 1e-2
-"""The pair is followed more often while `1 - u'Wv / sigma` is above this share of it."""
+"""The cluster is followed more often while it turns by more than this share of it at a time."""
+
+WIDTH_SHARE = 5e-3
+"""The width of the cluster is this share of it."""
 
 FOLLOW_CHECKS = 4
-"""The pair is followed at least at every so many checks."""
+"""The cluster is followed at least at every so many checks."""
 
 
 @dataclass
@@ -41,17 +44,17 @@ class Held:
         penalty: The same before strength, as a number.
         strengths: Of the prior's terms, that it was computed at.
         rest: The gradient but for what acts through the largest eigenvalue.
-        slope: Of the latter: `slope * outer(u, v)`.
-        pair: The largest singular value with `u` and `v`, followed between refreshes.
+        slope: Of the latter: `slope * cluster.left @ cluster.right`.
+        cluster: The leading singular triplets, followed between refreshes.
         sigma: The largest singular value at the refresh.
         reference: The matrix at the refresh, if its drift is looked at.
         parts: The parts of its spectrum at the refresh that hyperparameters are scored with.
         latents: The unconstrained hyperparameters at the refresh.
         latent_gradients: With respect to them.
         age: Calls since the refresh.
-        since_follow: Calls since the pair was last followed.
+        since_follow: Calls since the cluster was last followed.
         interval: Calls until it is followed again.
-        overdue: Whether the pair has turned or grown so much that a refresh is due.
+        overdue: Whether the largest singular value has changed so much that a refresh is due.
     """
 
     value: Tensor
@@ -59,7 +62,7 @@ class Held:
     strengths: tuple[float, ...]
     rest: Tensor | None
     slope: Tensor | None
-    pair: TopPair | None
+    cluster: Cluster | None
     sigma: float
     reference: Tensor | None
     parts: dict[str, Tensor]
@@ -79,6 +82,7 @@ class Held:
         latents: Mapping[str, Tensor],
         *,
         drifts: bool,
+        before: Held | None,
     ) -> Held:
         """Hold an evaluation at `W`.
 
@@ -88,28 +92,33 @@ class Held:
             strengths: Of the prior's terms.
             latents: The hyperparameters that the matrix is scored with, unconstrained, by name.
             drifts: Whether the drift from `W` will be looked at.
+            before: What was held before, if its cluster has been followed to `W`: it is kept.
         """
         rest, top = evaluation.gradient
-        return cls(
+        held = cls(
             evaluation.value,
             evaluation.penalty,
             strengths,
             rest,
             None if top is None else top.slope,
-            None if top is None else evaluation.top,
+            None if evaluation.top is None else Cluster.of(evaluation.top),
             0.0 if evaluation.top is None else float(evaluation.top.sigma),
             W.detach().clone() if drifts and rest is not None else None,
             evaluation.parts if latents else {},
             {name: u.detach().clone() for name, u in latents.items()},
             evaluation.latent_gradients,
         )
+        if before is not None:
+            held.cluster, held.interval = before.cluster, before.interval
+        return held
 
     @property
     def gradient(self) -> Gradient:
         """The gradient in use."""
-        if self.pair is None or self.slope is None:
+        if self.cluster is None or self.slope is None:
             return Gradient(self.rest, None)
-        return Gradient(self.rest, TopGradient(self.slope, self.pair.u, self.pair.v))
+        left, right = self.cluster.left, self.cluster.right
+        return Gradient(self.rest, TopGradient(self.slope, left, right))
 
     def fits(self, W: Tensor, strengths: tuple[float, ...]) -> bool:
         """Whether it was computed for such a matrix and these strengths."""
@@ -118,8 +127,12 @@ class Held:
             and self.value.device == W.device
             and self.value.dtype == working_dtype(W.dtype)
             and (self.rest is None or self.rest.shape == W.shape)
-            and (self.pair is None or (len(self.pair.u), len(self.pair.v)) == W.shape)
+            and (self.cluster is None or self._is_of(self.cluster, W))
         )
+
+    @staticmethod
+    def _is_of(cluster: Cluster, W: Tensor) -> bool:
+        return (len(cluster.left), cluster.right.shape[1]) == W.shape
 
     def squared_drift(self, W: Tensor, tol: float) -> Tensor | None:
         """`|W - W_ref|^2 / |W_ref|^2`, 0-d, without temporary matrices; `None` without reference.
@@ -155,36 +168,44 @@ class Held:
         """Count a call without a refresh.
 
         Returns:
-            Whether the pair has to follow the matrix at this call.
+            Whether the cluster has to follow the matrix at this call.
         """
         self.age += 1
         self.since_follow += 1
-        return self.pair is not None and self.since_follow >= self.interval
+        return self.cluster is not None and self.since_follow >= self.interval
 
-    def followed(self, W: Tensor) -> Followed:
-        """The pair one step on; NaN where the matrix is not finite, as the refresh will say."""
-        assert self.pair is not None
+    def followed(self, W: Tensor, policy: Drift) -> Followed:
+        """The cluster one step on; NaN where the matrix is not finite, as the refresh will say."""
+        assert self.cluster is not None
         try:
-            return follow(working(W), self.pair)
+            return follow(working(W), self.cluster, WIDTH_SHARE * policy.tol)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-            nothing = TopPair(*(torch.full_like(t, torch.nan) for t in self.pair))
-            return Followed(nothing, nothing.sigma)
+            return self.step_of(torch.nan, W)
 
-    def turn(self, pair: TopPair, sigma: float, kept: float, policy: Drift) -> None:
-        """Take a pair that has followed the matrix.
+    def step_of(self, number: float, W: Tensor) -> Followed:
+        """What looks like the cluster one step on, and holds one number throughout."""
+        assert self.cluster is not None
+        block = self.cluster.block
+        b, (m, n) = block.shape[1], W.shape
+        shapes = ((), (m, b), (b, n), block.shape, (b, b), (b, max(m, n)), ())
+        *cluster, turned = (block.new_full(shape, number) for shape in shapes)
+        return Followed(Cluster(*cluster), turned)
+
+    def turn(self, cluster: Cluster, sigma: float, turned: float, policy: Drift) -> None:
+        """Take a cluster that has followed the matrix.
 
         Args:
-            pair: It.
-            sigma: Its singular value; NaN if the matrix is not finite: there is no pair then.
-            kept: `u'Wv` of the pair before.
+            cluster: It.
+            sigma: Its `sigma`; NaN if the matrix is not finite: there is no cluster then.
+            turned: How far it has turned, as in `Followed`.
             policy: Says how soon it has to follow again.
         """
-        self.pair = pair if math.isfinite(sigma) else None
+        self.cluster = cluster if math.isfinite(sigma) else None
         self.since_follow = 0
-        bound = TURN_SHARE * policy.tol * sigma
-        if sigma - kept < bound / 8:
+        bound = TURN_SHARE * policy.tol
+        if abs(turned) < bound / 8:
             self.interval = min(2 * self.interval, FOLLOW_CHECKS * policy.check_every)
-        elif not sigma - kept < bound:
+        elif not abs(turned) < bound:
             self.interval = max(1, self.interval // 2)
         share = SIGMA_SHARE if self.rest is None else 1.0
         self.overdue |= not abs(sigma - self.sigma) <= share * policy.tol * self.sigma
@@ -197,13 +218,13 @@ class Held:
     def state(self) -> dict[str, Any]:
         """It as plain data and tensors."""
         state = {f.name: getattr(self, f.name) for f in fields(self)}
-        return state | {"pair": None if self.pair is None else tuple(self.pair)}
+        return state | {"cluster": None if self.cluster is None else tuple(self.cluster)}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Held:
         """The inverse of `state`, with tensors of its own."""
-        pair = state["pair"]
-        held = cls(**{**state, "pair": None if pair is None else TopPair(*pair)})
+        cluster = state["cluster"]
+        held = cls(**{**state, "cluster": None if cluster is None else Cluster(*cluster)})
         held.map(torch.clone)
         return held
 
@@ -211,8 +232,8 @@ class Held:
 def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     if isinstance(value, Tensor):
         return function(value)
-    if isinstance(value, TopPair):
-        return TopPair(*(function(t) for t in value))
+    if isinstance(value, Cluster):
+        return Cluster(*(function(t) for t in value))
     if isinstance(value, dict):
         return {k: _mapped(v, function) for k, v in value.items()}
     return value

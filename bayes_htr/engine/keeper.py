@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from bayes_htr.engine.held import Held
@@ -13,7 +12,7 @@ from bayes_htr.engine.lagged import Mark
 from bayes_htr.engine.latents import Latent
 from bayes_htr.engine.refresh import Drift, Every, Exact, Refresh
 from bayes_htr.engine.scored import Evaluation, Scored, evaluate
-from bayes_htr.spectra import Gradient, MatrixView, TopPair, plan, working
+from bayes_htr.spectra import Cluster, Gradient, MatrixView, plan, working
 
 _FOLLOWED_TOL = 1e-3
 """Of a top pair that is going to be held: `u'Wv` is within about its square of `sigma_1`."""
@@ -66,6 +65,7 @@ class Keeper:
         """The energy of the present matrix, to be held or for itself."""
         W = working(W.detach())
         followed = held and self.holds and isinstance(self.policy, Drift)
+        cluster = self._followed() if followed else None
         view = MatrixView(
             W,
             self.scored.name,
@@ -73,17 +73,16 @@ class Keeper:
             self.block,
             started=self.started,
             tol=_FOLLOWED_TOL if followed else None,
-            top=self._present_pair if followed else None,
+            top=None if cluster is None else cluster.top(),
         )
         return evaluate(self.scored, view, strengths, latents, self.laws)
 
-    @property
-    def _present_pair(self) -> TopPair | None:
-        """The top pair, if it has been followed to the present matrix and is all that is held."""
+    def _followed(self) -> Cluster | None:
+        """The cluster, if it is all that is held and has been followed to the present matrix."""
         held = self.held
-        if held is None or not held.overdue or held.since_follow > 0 or held.rest is not None:
+        if held is None or held.rest is not None:
             return None
-        return held.pair
+        return held.cluster if held.overdue and held.since_follow == 0 else None
 
     def accept(
         self,
@@ -95,7 +94,9 @@ class Keeper:
         """Hold an evaluation of the present matrix."""
         own = {n: latents[n] for n in self.scored.latent_names}
         drifts = self.holds and isinstance(self.policy, Drift)
-        self.held = Held.of(evaluation, working(W.detach()), strengths, own, drifts=drifts)
+        before = None if self._followed() is None else self.held
+        W = working(W.detach())
+        self.held = Held.of(evaluation, W, strengths, own, drifts=drifts, before=before)
         self.block = evaluation.block
         self.started = True
         self.refreshes += 1
@@ -176,8 +177,7 @@ class Job(NamedTuple):
 
     def evaluate(self, latents: Mapping[str, Tensor]) -> Evaluation:
         """Its energy, to be held."""
-        with torch.autocast(self.W.device.type, enabled=False):
-            return self.keeper.evaluate(self.W, self.strengths, latents, held=True)
+        return self.keeper.evaluate(self.W, self.strengths, latents, held=True)
 
     def accept(self, evaluation: Evaluation, latents: Mapping[str, Tensor]) -> None:
         """Hold an evaluation."""

@@ -78,8 +78,8 @@ def add_to_grad(grad: Tensor, gradient: Gradient, scale: float) -> None:
     if rest is not None:
         grad.add_(rest.to(grad.dtype), alpha=scale)
     if top is not None:
-        column = (top.slope * top.u).unsqueeze(1).to(grad.dtype)
-        grad.addmm_(column, top.v.unsqueeze(0).to(grad.dtype), alpha=scale)
+        left = (top.slope * top.left).to(grad.dtype)
+        grad.addmm_(left, top.right.to(grad.dtype), alpha=scale)
 
 
 def _scaled(gradient: Gradient, scale: Tensor, x: Tensor) -> Tensor:
@@ -88,8 +88,8 @@ def _scaled(gradient: Gradient, scale: Tensor, x: Tensor) -> Tensor:
     if top is None:
         assert rest is not None
         return (scale.to(rest.device) * rest).to(x.dtype)
-    column = (scale.to(top.u.device) * top.slope * top.u).unsqueeze(1)
-    row = top.v.unsqueeze(0)
+    scale = scale.to(top.left.device)
+    left = scale * top.slope * top.left
     if rest is None:
-        return torch.mm(column, row).to(x.dtype)
-    return torch.addcmul(scale.to(rest.device) * rest, column, row).to(x.dtype)
+        return (left @ top.right).to(x.dtype)
+    return torch.addmm(scale * rest, left, top.right).to(x.dtype)

@@ -43,6 +43,11 @@ class Refresher:
             jobs: The matrices that add to the energy.
             latents: Hyperparameters in unconstrained coordinates, by name.
         """
+        if jobs:  # products of an autocast region would not have the digits that are asked for
+            with torch.autocast(jobs[0].W.device.type, enabled=False):
+                self._refresh(jobs, latents)
+
+    def _refresh(self, jobs: Sequence[Job], latents: Mapping[str, Tensor]) -> None:
         sharing = self._sharing if world_size() > 1 else None
         if sharing is not None:
             sharing.begin(jobs, self.calls)
@@ -89,18 +94,18 @@ class Refresher:
 
 
 def _turn(jobs: Sequence[Job], policy: Drift, sharing: Sharing | None) -> None:
-    """Let the top pairs follow their matrices."""
+    """Let clusters follow their matrices."""
     if not jobs:
         return
     if sharing is None:
-        steps = [job.held.followed(job.W) for job in jobs]
+        steps = [job.held.followed(job.W, policy) for job in jobs]
     else:
-        steps = sharing.followed(jobs)
+        steps = sharing.followed(jobs, policy)
     device = jobs[0].W.device
-    both = [torch.stack([step.pair.sigma, step.kept]).to(device) for step in steps]
+    both = [torch.stack([step.cluster.sigma, step.turned]).to(device) for step in steps]
     numbers = torch.cat(both).tolist()
-    for job, step, sigma, kept in zip(jobs, steps, numbers[::2], numbers[1::2], strict=True):
-        job.held.turn(step.pair, sigma, kept, policy)
+    for job, step, sigma, turned in zip(jobs, steps, numbers[::2], numbers[1::2], strict=True):
+        job.held.turn(step.cluster, sigma, turned, policy)
 
 
 def _look(

@@ -1,8 +1,8 @@
 """Spectral work spread over the processes that train together.
 
-Each matrix is owned by one process, which alone decomposes it and follows its top pair, and sends
-the others what it found. All hold the same numbers afterwards, bit for bit, so that whatever is
-decided from them is decided alike. What is communicated when is in `docs/distributed.md`.
+Each matrix is owned by one process, which alone decomposes it and follows its leading vectors, and
+sends the others what it found. All hold the same numbers afterwards, bit for bit, so that whatever
+is decided from them is decided alike. What is communicated when is in `docs/distributed.md`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bayes_htr.engine.keeper import Job
+from bayes_htr.engine.refresh import Drift
 from bayes_htr.engine.scored import Evaluation
 from bayes_htr.errors import PriorError, ProcessError, SpectrumError
 from bayes_htr.processes import connected, gathered, meeting_device, rank, world_size
-from bayes_htr.spectra import Followed, Gradient, TopGradient, TopPair
+from bayes_htr.spectra import Cluster, Followed, Gradient, TopGradient, TopPair
 
 _ERRORS: dict[str, type[Exception]] = {e.__name__: e for e in (PriorError, SpectrumError)}
 """Errors that say what is wrong with a matrix: all processes raise them as they are."""
@@ -70,26 +71,22 @@ class Sharing:
         """Whether this process computes what concerns a matrix."""
         return self._owners[job.name] == rank()
 
-    def followed(self, jobs: Sequence[Job]) -> list[Followed]:
-        """The top pairs one step on, each computed by its owner: one sum over processes."""
-        pairs = [job.held.pair for job in jobs]
+    def followed(self, jobs: Sequence[Job], policy: Drift) -> list[Followed]:
+        """The clusters one step on, each computed by its owner: one sum over processes."""
         steps = [
-            tuple(torch.zeros_like(t) for t in (*pair, pair.sigma))
-            if not self.owns(job)
-            else _flat_step(job.held.followed(job.W))
-            for job, pair in zip(jobs, pairs, strict=True)
-            if pair is not None
+            job.held.followed(job.W, policy) if self.owns(job) else job.held.step_of(0.0, job.W)
+            for job in jobs
         ]
-        flat = torch.cat([t.reshape(-1) for step in steps for t in step])
-        flat = flat.to(meeting_device(flat.device))
+        tensors = [[*step.cluster, step.turned] for step in steps]
+        flat = torch.cat([t.reshape(-1) for step in tensors for t in step])
+        common = flat.to(meeting_device(flat.device))
         with connected():
-            dist.all_reduce(flat)  # all but one of the summands are zero: exact
-        sizes = [t.numel() for step in steps for t in step]
-        values = iter(flat.split(sizes))
+            dist.all_reduce(common)  # all but one of the summands are zero: exact
+        values = iter(common.split([t.numel() for step in tensors for t in step]))
         found = []
-        for step in steps:
-            *pair, kept = (next(values).to(t).view(t.shape).clone() for t in step)
-            found.append(Followed(TopPair(*pair), kept))
+        for step in tensors:
+            *cluster, turned = (next(values).to(t).view(t.shape).clone() for t in step)
+            found.append(Followed(Cluster(*cluster), turned))
         return found
 
     def any(self, flags: Tensor) -> Tensor:
@@ -174,10 +171,6 @@ class _Outline(NamedTuple):
         return cls(penalty, [(name, t.shape, t.dtype) for name, t in tensors.items()])
 
 
-def _flat_step(step: Followed) -> tuple[Tensor, ...]:
-    return (*step.pair, step.kept)
-
-
 def _tensors(evaluation: Evaluation, job: Job) -> dict[str, Tensor]:
     """The tensors of an evaluation by name."""
     rest, top = evaluation.gradient
@@ -204,7 +197,7 @@ def _evaluation(
     top = pull = None
     if "slope" in own:
         top = TopPair(own["sigma"], own["u"], own["v"], own["block"])
-        pull = TopGradient(own["slope"], top.u, top.v)
+        pull = TopGradient(own["slope"], top.u.unsqueeze(1), top.v.unsqueeze(0))
     return Evaluation(
         own["value"],
         penalty,

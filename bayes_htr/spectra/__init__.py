@@ -14,10 +14,11 @@ from bayes_htr.spectra.statistics import (
     working,
     working_dtype,
 )
-from bayes_htr.spectra.top import Followed, TopPair, follow, start_block, top_pair
+from bayes_htr.spectra.top import Cluster, Followed, TopPair, follow, start_block, top_pair
 from bayes_htr.spectra.view import Gradient, MatrixView, TopGradient
 
 __all__ = [
+    "Cluster",
     "Followed",
     "Gradient",
     "Matrix",

@@ -160,53 +160,106 @@ def _converged(W: Tensor, sigma: Tensor, u: Tensor, v: Tensor, tol: float) -> bo
     return bool(residual <= tol * sigma)
 
 
-_FOLLOW_NOISE = 1e-3
-_noises: dict[tuple[torch.Size, torch.dtype, torch.device], Tensor] = {}
+class Cluster(NamedTuple):
+    """The leading singular triplets of a matrix, as `follow` keeps them.
 
+    The mean `left @ right` of their outer products, weighted by how near each value is to the
+    largest, is an epsilon-subgradient of the largest singular value: its inner product with the
+    matrix falls short of `sigma` by a fraction of at most `width log(BLOCK)`.
 
-def _noise(block: Tensor) -> Tensor:
-    """Fixed random rows of about unit length, as many as the block has columns."""
-    key = (block.shape, block.dtype, block.device)
-    if key not in _noises:
-        K, columns = block.shape
-        rows = start_block((K, K), seed=2)[:, :columns].T.contiguous() / K**0.5
-        _noises[key] = rows.to(block.device, block.dtype)
-    return _noises[key]
+    Attributes:
+        sigma: The largest singular value, 0-d.
+        left: `(m, b)`, left vectors times their weights, which sum to 1.
+        right: `(b, n)`, right vectors in rows.
+        block: `(min(m, n), b)`, orthonormal: where to go on from.
+        inner: `(b, b)`: vectors of the smaller side in coordinates of the block, times the weights.
+        outer: `(b, max(m, n))`: vectors of the larger side in rows.
+    """
+
+    sigma: Tensor
+    left: Tensor
+    right: Tensor
+    block: Tensor
+    inner: Tensor
+    outer: Tensor
+
+    @classmethod
+    def of(cls, pair: TopPair) -> Cluster:
+        """One triplet alone."""
+        wide = len(pair.u) < len(pair.v)
+        small, large = (pair.u, pair.v) if wide else (pair.v, pair.u)
+        inner = (pair.block.T @ small).unsqueeze(0)
+        left, right = pair.u.unsqueeze(1), pair.v.unsqueeze(0)
+        return cls(pair.sigma, left, right, pair.block, inner, large.unsqueeze(0))
+
+    def top(self) -> TopPair:
+        """The triplet of the largest weight."""
+        rows = torch.linalg.vector_norm(self.right, dim=1)
+        columns = torch.linalg.vector_norm(self.left, dim=0)
+        i = (rows * columns).argmax()
+        return TopPair(
+            self.sigma, self.left[:, i] / columns[i], self.right[i] / rows[i], self.block
+        )
 
 
 class Followed(NamedTuple):
-    """A pair after one step of `follow`.
+    """A cluster after one step of `follow`.
 
     Attributes:
-        pair: The pair, and the block to go on from.
-        kept: `u'Wv` of the pair before the step, 0-d: what the pair in use had come to.
+        cluster: The cluster.
+        turned: By what fraction of `sigma` the mean of the cluster before has fallen behind that of
+            the new one, both in the present matrix, 0-d.
     """
 
-    pair: TopPair
-    kept: Tensor
+    cluster: Cluster
+    turned: Tensor
 
 
-def follow(W: Tensor, pair: TopPair) -> Followed:
+def follow(W: Tensor, before: Cluster, width: float) -> Followed:
     """One block power step with Rayleigh-Ritz after a matrix that has changed a little.
 
-    Costs two products with a thin block. `sigma` is `u'Wv` of the new pair, a lower bound of the
-    largest singular value; how close depends on the step and not on a tolerance. The block is
-    disturbed a little, so that a new leading vector to which it is orthogonal can grow in it.
+    Costs two products with a thin block. `sigma` is a lower bound of the largest singular value;
+    how close depends on the step and not on a tolerance. The last row of the block is disturbed,
+    so that a new leading vector to which the block is orthogonal can grow in it.
 
     Args:
         W: `(m, n)`, float32 or float64, finite.
-        pair: The pair of the matrix before, from `top_pair` or from here.
+        before: The cluster of the matrix before.
+        width: Triplets are weighted by `exp((sigma_i / sigma_1 - 1) / width)`.
+
+    Raises:
+        torch.linalg.LinAlgError: Entries that are not finite.
     """
     with torch.no_grad():
         tiny = torch.finfo(W.dtype).tiny
-        wide = W if W.shape[0] <= W.shape[1] else W.T
-        Y = (pair.block.T + _FOLLOW_NOISE * _noise(pair.block)) @ wide
-        kept = torch.dot(Y[0], pair.v if wide is W else pair.u)
-        ritz, R = torch.linalg.eigh(Y @ Y.T)
-        Y = R.flip(1).T @ Y
-        largest = ritz[-1].clamp(min=tiny).sqrt()
-        block, triangle = torch.linalg.qr((Y @ wide.T).T)
-        first = triangle[0, 0]  # sigma times the largest, up to sign
-        other = Y[0] * (torch.where(first < 0, -1.0, 1.0) / largest)
-        u, v = (block[:, 0], other) if wide is W else (other, block[:, 0])
-        return Followed(TopPair(first.abs() / largest, u, v, block), kept)
+        wide = W if W.shape[0] < W.shape[1] else W.T
+        products = before.block.T @ wide
+        kept = ((before.inner @ products) * before.outer).sum()
+        ritz, rotation = torch.linalg.eigh(products @ products.T)
+        scale = ritz.flip(0).clamp(min=tiny).rsqrt().unsqueeze(1)
+        outer = (rotation.flip(1).T * scale) @ products
+        small = outer @ wide.T
+        values = torch.linalg.vector_norm(small, dim=1)
+        sigma = values.max()
+        weights = torch.softmax(values / (width * sigma.clamp(min=tiny)), 0)
+        if 1 < len(small) < len(before.block):
+            small[-1] += _FOLLOW_NOISE * sigma * _noise(small[-1])
+        block, triangle = torch.linalg.qr(small.T)
+        inner = triangle.T * (weights / values.clamp(min=tiny)).unsqueeze(1)
+        weighted = inner @ block.T
+        left, right = (weighted.T, outer) if wide is W else (outer.T, weighted)
+        turned = (weights @ values - kept) / sigma.clamp(min=tiny)
+        return Followed(Cluster(sigma, left, right, block, inner, outer), turned)
+
+
+_FOLLOW_NOISE = 1e-2
+_noises: dict[tuple[torch.Size, torch.dtype, torch.device], Tensor] = {}
+
+
+def _noise(like: Tensor) -> Tensor:
+    """A fixed random vector of about unit length."""
+    key = (like.shape, like.dtype, like.device)
+    if key not in _noises:
+        K = len(like)
+        _noises[key] = start_block((K, K), seed=2)[:, 0].to(like.device, like.dtype) / K**0.5
+    return _noises[key]

@@ -22,15 +22,15 @@ from bayes_htr.spectra.top import BLOCK, TopPair, top_pair
 
 
 class TopGradient(NamedTuple):
-    """The part of a gradient that acts through the largest eigenvalue: `slope * outer(u, v)`."""
+    """The part of a gradient that acts through the largest eigenvalue: `slope * left @ right`.
+
+    `left` is `(m, b)` and `right` is `(b, n)`: singular vectors, one pair or the weighted pairs of
+    a `Cluster`.
+    """
 
     slope: Tensor
-    u: Tensor
-    v: Tensor
-
-    def dense(self) -> Tensor:
-        """As a matrix."""
-        return torch.outer(self.slope * self.u, self.v)
+    left: Tensor
+    right: Tensor
 
 
 class Gradient(NamedTuple):
@@ -194,7 +194,8 @@ class MatrixView:
                 U, _, Vh = self._decomposed_svd()
                 rest.append((U * slope) @ Vh)
             elif name == "lambda_max":
-                top = TopGradient((2 * slope * self.top.sigma).to(self.W), self.top.u, self.top.v)
+                u, v = self.top.u.unsqueeze(1), self.top.v.unsqueeze(0)
+                top = TopGradient((2 * slope * self.top.sigma).to(self.W), u, v)
             else:
                 rest.append(slope * self._log_det_gradients[name])
         total = sum((r.to(self.W.dtype) for r in rest[1:]), rest[0].to(self.W)) if rest else None

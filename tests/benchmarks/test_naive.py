@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import bayes_htr as htr
-from bayes_htr.benchmarks.naive import ENERGIES, RANK_ONE, NaiveEnergy
+from bayes_htr.benchmarks.naive import ENERGIES, TOP_ALONE, NaiveEnergy
 from bayes_htr.experiments import PRIORS, named_priors
 
 
@@ -47,4 +47,4 @@ def test_gradients_of_rank_one_are(net):
     for name in ENERGIES:
         naive = NaiveEnergy(name, named_priors(name, strength=1.0, num_data=1), net, torch.float64)
         ranks = {int(torch.linalg.matrix_rank(G.flatten(1))) for G in naive.gradients().values()}
-        assert (ranks == {1}) == (name in RANK_ONE)
+        assert (ranks == {1}) == (name in TOP_ALONE)

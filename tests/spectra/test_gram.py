@@ -1,0 +1,99 @@
+"""Decompositions by way of the Gram matrix against singular values in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from bayes_htr.spectra import gram
+from bayes_htr.spectra.gram import eigen, log_det, pull_back
+
+SHAPES = [(1, 1), (1, 9), (9, 1), (6, 11), (11, 6), (40, 40)]
+DTYPES = [torch.float32, torch.float64]
+
+
+def with_spectrum(sigma, rows, columns, dtype=torch.float64):
+    sigma = torch.as_tensor(sigma, dtype=torch.float64)
+    U, V = (torch.linalg.qr(torch.randn(n, len(sigma)).double()).Q for n in (rows, columns))
+    return (U * sigma @ V.T).to(dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_eigenvalues_and_vectors(shape, dtype):
+    W = torch.randn(shape, dtype=dtype)
+    K = min(shape)
+    found = eigen(W, count=K, digits=False)
+    exact = torch.linalg.svdvals(W.double()).square()
+    assert found.values.dtype == torch.float64
+    torch.testing.assert_close(found.values, exact, rtol=1e-10, atol=1e-12)
+    small = W if shape[0] >= shape[1] else W.T
+    rebuilt = found.vectors * found.values @ found.vectors.T
+    torch.testing.assert_close(rebuilt, small.double().T @ small.double(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "smallest", "path"),
+    [
+        (torch.float32, 0.5, [torch.float32]),
+        (torch.float32, 1e-3, [torch.float32, torch.float64]),
+        (torch.float32, 1e-7, [torch.float32, torch.float64, None]),
+        (torch.float64, 0.5, [torch.float64]),
+        (torch.float64, 1e-4, [torch.float64, None]),
+    ],
+)
+def test_more_digits_where_squaring_loses_them(dtype, smallest, path, monkeypatch):
+    W = with_spectrum([2.0, 1.0, smallest, smallest / 10], 5, 7, dtype)
+    used = []
+    monkeypatch.setattr(
+        gram, "_of_gram", lambda W, f=gram._of_gram: (used.append(W.dtype), f(W))[1]
+    )
+    monkeypatch.setattr(
+        gram,
+        "_of_singular_values",
+        lambda W, f=gram._of_singular_values: (used.append(None), f(W))[1],
+    )
+    found = eigen(W, count=3, digits=True)
+    assert used == path
+    exact = torch.linalg.svdvals(W.double()).square()
+    rtol = 1e-3 if dtype == torch.float32 else 1e-10
+    torch.testing.assert_close(found.values[:3].double(), exact[:3], rtol=rtol, atol=0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_slopes_are_pulled_back(shape):
+    W = torch.randn(shape, dtype=torch.float64)
+    lam = torch.linalg.svdvals(W).square()
+    slopes = torch.linspace(-1, 1, len(lam), dtype=torch.float64)
+    slopes[len(lam) // 2 :] = 0
+    leaf = W.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(torch.linalg.svdvals(leaf).square() @ slopes, leaf)
+    found = eigen(W, count=len(lam), digits=False)
+    torch.testing.assert_close(pull_back(W, found.vectors, slopes), expected)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("scale", [1e-12, 1e-4, 0.7, 1e4, 1e12])
+@pytest.mark.parametrize("shape", [*SHAPES, (100, 300)])
+def test_log_det(shape, scale, dtype):
+    W = torch.randn(shape, dtype=dtype)
+    value, gradient = log_det(W, scale)
+    leaf = W.double().requires_grad_()
+    exact = (torch.linalg.svdvals(leaf).square() / scale).log1p().sum()
+    (expected,) = torch.autograd.grad(exact, leaf)
+    rtol = 1e-4 if dtype == torch.float32 else 1e-10
+    rounding = 10 * min(shape) * torch.finfo(dtype).eps
+    assert value.item() == pytest.approx(exact.item(), rel=rtol, abs=rounding)
+    assert gradient.shape == W.shape
+    error = torch.linalg.matrix_norm(gradient.double() - expected)
+    assert error <= 10 * rtol * torch.linalg.matrix_norm(expected)
+
+
+@pytest.mark.parametrize("sigma", [[0.0] * 5, [3.0, 0.0, 0.0, 0.0, 0.0], [2.0] * 5])
+def test_log_det_of_degenerate_matrices(sigma):
+    W = with_spectrum(sigma, 5, 8)
+    value, gradient = log_det(W, 0.5)
+    lam = torch.as_tensor(sigma).double().square()
+    assert value.item() == pytest.approx((2 * lam).log1p().sum().item(), abs=1e-12)
+    exact = 2 * torch.linalg.solve(0.5 * torch.eye(5) + W @ W.T, W)
+    torch.testing.assert_close(gradient, exact, rtol=1e-10, atol=1e-12)
