@@ -147,7 +147,8 @@ def measure_quality(
         `cosine`: by matrix and for all together, the lowest `value` with its `step`, the `norm` of
         the exact gradient there and the `largest_norm` of all samples; `top`: the same for
         gradients through the largest singular value alone; `energy` (`start`, `held`, `exact`, and
-        `relative`, the difference of the ends over the drop); `accuracy` (`held`, `exact`); `samples`; `refreshes`.
+        `relative`, the difference of the ends over the drop); `accuracy` (`held`, `exact`);
+        `samples`; `refreshes`.
     """
     run = case.prior_run()
     exact_energy = case.naive_energy(run.net, torch.float64)

@@ -15,7 +15,7 @@ def weights(net):
 def by_hand(case, steps, scale=0.0):
     net = case.workload.network()
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9)
-    energy = htr.bind(named_priors("lomax", strength=None, num_data=70), net, refresh=htr.Exact())
+    energy = htr.bind(named_priors("lomax", strength=1.0, num_data=70), net, refresh=htr.Exact())
     batches = case.workload.batches()
     for _ in range(steps):
         x, y = next(batches)

@@ -133,8 +133,7 @@ def test_what_tol_promises(shape, jumps, tol, check_every, seed):
     """At every check the drift is at most `tol`, and the error what a Lipschitz slope makes of it.
 
     For Lomax(alpha, scale) the gradient is `g(sigma) = 2 alpha sigma / (scale + sigma^2)` of the
-    singular values, `|g'| <= 2 alpha / scale`: so the Frobenius error is at most that times the
-    drift.
+    singular values, `|g'| <= 2 alpha / scale`: so the error is at most that times the drift.
     """
     torch.manual_seed(seed)
     net = nn.Linear(shape[1], shape[0], bias=False)
