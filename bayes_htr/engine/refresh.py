@@ -44,6 +44,7 @@ class Drift(Refresh):
     check the drift is at most `tol`. The part of a gradient that acts through the largest
     eigenvalue turns faster; its singular vectors are followed by a block power step at least at
     every `check_every`-th call. What this bounds and what it does not is in `docs/engine.md`.
+    On accelerators the host reads what a check has found at the next one, so as not to wait.
 
     Args:
         tol: The relative drift allowed, positive.
