@@ -236,7 +236,9 @@ def follow(W: Tensor, before: Cluster, width: float) -> Followed:
         products = before.block.T @ wide
         kept = ((before.inner @ products) * before.outer).sum()
         ritz, rotation = torch.linalg.eigh(products @ products.T)
-        scale = ritz.flip(0).clamp(min=tiny).rsqrt().unsqueeze(1)
+        # Values below this are rounding, and are not to be scaled up to unit vectors.
+        floor = (torch.finfo(W.dtype).eps * ritz[-1]).clamp(min=tiny)
+        scale = torch.maximum(ritz.flip(0), floor).rsqrt().unsqueeze(1)
         outer = (rotation.flip(1).T * scale) @ products
         small = outer @ wide.T
         values = torch.linalg.vector_norm(small, dim=1)

@@ -91,3 +91,19 @@ def test_entries_that_are_not_finite():
     W[3, 4] = math.nan
     with pytest.raises(torch.linalg.LinAlgError):
         follow(W, cluster, WIDTH)
+
+
+@pytest.mark.parametrize("smallest", [0.0, 1e-12, 1e-6, 1e-3])
+@pytest.mark.parametrize("K", [3, 8, 12])
+def test_nearly_singular_values_do_not_grow(K, smallest):
+    """Their vectors are rounding: scaled up to unit length they would outdo the largest."""
+    sigma = torch.linspace(1, 0.5, K)
+    sigma[1:] = smallest
+    U, V = (torch.linalg.qr(torch.randn(n, K)).Q for n in (K, K + 1))
+    W = U * sigma @ V.T
+    cluster = Cluster.of(top_pair(W))
+    for _ in range(5):
+        cluster, turned = follow(W, cluster, WIDTH)
+        assert cluster.sigma.item() == pytest.approx(1, abs=1e-4)
+        assert abs(turned.item()) < 1e-3
+        assert mean(cluster, W) == pytest.approx(1, abs=1e-3)
