@@ -93,17 +93,16 @@ def test_entries_that_are_not_finite():
         follow(W, cluster, WIDTH)
 
 
-@pytest.mark.parametrize("smallest", [0.0, 1e-12, 1e-6, 1e-3])
+@pytest.mark.parametrize("smallest", [0.0, 1e-6, 1e-4])
 @pytest.mark.parametrize("K", [3, 8, 12])
-def test_nearly_singular_values_do_not_grow(K, smallest):
-    """Their vectors are rounding: scaled up to unit length they would outdo the largest."""
+def test_what_is_zero_but_for_rounding_is_not_scaled_up(K, smallest):
+    """At unit length it would outdo the largest singular value."""
+    torch.manual_seed(0)
     sigma = torch.linspace(1, 0.5, K)
-    sigma[1:] = smallest
+    sigma[-2:] = smallest
     U, V = (torch.linalg.qr(torch.randn(n, K)).Q for n in (K, K + 1))
-    W = U * sigma @ V.T
-    cluster = Cluster.of(top_pair(W))
-    for _ in range(5):
-        cluster, turned = follow(W, cluster, WIDTH)
-        assert cluster.sigma.item() == pytest.approx(1, abs=1e-4)
-        assert abs(turned.item()) < 1e-3
-        assert mean(cluster, W) == pytest.approx(1, abs=1e-3)
+    cluster = Cluster.of(top_pair(U * sigma @ V.T))
+    for _ in range(10):
+        U, V = (torch.linalg.qr(X + 0.03 * torch.randn_like(X)).Q for X in (U, V))
+        cluster, _ = follow(U * sigma @ V.T, cluster, WIDTH)
+        assert 0.95 < cluster.sigma.item() < 1 + 1e-4
