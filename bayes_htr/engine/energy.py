@@ -151,7 +151,7 @@ class SpectralEnergy(nn.Module):
         """Forget what is held: the next call computes everything anew.
 
         For weights that were replaced at once, such as loaded ones, which a drift policy would
-        see at its next check.
+        see at its next check. Processes that share the work all have to.
         """
         for keeper in self._keepers:
             keeper.held = None
