@@ -9,7 +9,8 @@ policy says so, and held in between (`docs/engine.md`).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import wraps
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +60,24 @@ def bind(
         >>> loss = F.cross_entropy(net(x), y) + energy() / num_data
     """
     return SpectralEnergy(priors, net, Drift() if refresh is None else refresh, share=share)
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def _in_full_precision(
+    method: Callable[Concatenate[SpectralEnergy, P], T],
+) -> Callable[Concatenate[SpectralEnergy, P], T]:
+    """A method outside of the caller's autocast, whose products have too few digits."""
+
+    @wraps(method)
+    def run(energy: SpectralEnergy, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        first = next(unwrap(energy.net).parameters(), None)
+        with torch.autocast("cpu" if first is None else first.device.type, enabled=False):
+            return method(energy, *args, **kwargs)
+
+    return run
 
 
 class SpectralEnergy(nn.Module):
@@ -156,6 +175,7 @@ class SpectralEnergy(nn.Module):
         for keeper in self._keepers:
             keeper.held = None
 
+    @_in_full_precision
     @torch.compiler.disable
     def forward(self, epoch: int | None = None) -> Tensor:
         """The energy of the network.
@@ -178,6 +198,7 @@ class SpectralEnergy(nn.Module):
         summands = self._summands(epoch)
         return entered(self._total([s.value for s in summands]), summands)
 
+    @_in_full_precision
     @torch.compiler.disable
     def backward(self, scale: float = 1.0, epoch: int | None = None) -> Tensor:
         """Add `scale` times the gradient to the `.grad` of weights and hyperparameters, in place.
@@ -204,6 +225,7 @@ class SpectralEnergy(nn.Module):
                     accumulate(entry, scale)
             return self._total([s.value for s in summands])
 
+    @_in_full_precision
     def terms(self, epoch: int | None = None) -> dict[str, Tensor]:
         """The energy's summands: one for each parameter and one for each hyperparameter.
 
@@ -218,6 +240,7 @@ class SpectralEnergy(nn.Module):
         """The sum of terms, on the device of the first."""
         return self._total(list(terms.values()))
 
+    @_in_full_precision
     def terms_at(
         self,
         tensors: Mapping[str, Tensor],
@@ -236,8 +259,7 @@ class SpectralEnergy(nn.Module):
         for keeper, strengths in self._active(epoch):
             tensor = tensors[keeper.scored.parameter]
             W = keeper.scored.view(tensor)
-            with torch.autocast(W.device.type, enabled=False):
-                found = keeper.evaluate(W, strengths, latents, held=False)
+            found = keeper.evaluate(W, strengths, latents, held=False)
             penalty += found.penalty
             known = (found.value, found.gradient, found.latent_gradients)
             summands.append(summand_of(keeper.scored, tensor, latents, *known))

@@ -28,12 +28,9 @@ class KnownGradient(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
         """The gradients times the incoming one: new tensors, that autograd may add to in place."""
-        scaled = [
-            _scaled(g, grad_output, x) if needed else None
-            for g, x, needed in zip(
-                ctx.gradients, ctx.inputs, ctx.needs_input_grad[2:], strict=True
-            )
-        ]
+        needed = zip(ctx.gradients, ctx.inputs, ctx.needs_input_grad[2:], strict=True)
+        with torch.autocast(grad_output.device.type, enabled=False):
+            scaled = [_scaled(g, grad_output, x) if wanted else None for g, x, wanted in needed]
         if torch.is_grad_enabled():  # create_graph=True
             scaled = [
                 None if g is None else _Once.apply(g, x)

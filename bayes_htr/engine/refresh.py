@@ -42,8 +42,9 @@ class Drift(Refresh):
     At every `check_every`-th call `|W - W_ref|_F <= tol |W_ref|_F` is looked at, where `W_ref` is
     the matrix at its last refresh, and where it does not hold the matrix is refreshed: so at every
     check the drift is at most `tol`. The part of a gradient that acts through the largest
-    eigenvalue turns faster; its singular vectors are followed by a block power step at least at
-    every `check_every`-th call. What this bounds and what it does not is in `docs/engine.md`.
+    eigenvalue turns faster; its singular vectors are followed by block power steps, as often as
+    they turn, at least at every `4 check_every`-th call. What this bounds and what it does not is
+    in `docs/engine.md`.
     On accelerators the host reads what a check has found at the next one, so as not to wait.
 
     Args:

@@ -43,11 +43,8 @@ class Refresher:
             jobs: The matrices that add to the energy.
             latents: Hyperparameters in unconstrained coordinates, by name.
         """
-        if jobs:  # products of an autocast region would not have the digits that are asked for
-            with torch.autocast(jobs[0].W.device.type, enabled=False):
-                self._refresh(jobs, latents)
-
-    def _refresh(self, jobs: Sequence[Job], latents: Mapping[str, Tensor]) -> None:
+        if not jobs:
+            return
         sharing = self._sharing if world_size() > 1 else None
         if sharing is not None:
             sharing.begin(jobs, self.calls)
