@@ -74,7 +74,10 @@ def _in_full_precision(
     @wraps(method)
     def run(energy: SpectralEnergy, /, *args: P.args, **kwargs: P.kwargs) -> T:
         first = next(unwrap(energy.net).parameters(), None)
-        with torch.autocast("cpu" if first is None else first.device.type, enabled=False):
+        kind = "cpu" if first is None else first.device.type
+        if not torch.is_autocast_enabled(kind):
+            return method(energy, *args, **kwargs)
+        with torch.autocast(kind, enabled=False):
             return method(energy, *args, **kwargs)
 
     return run

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -22,7 +22,7 @@ from bayes_htr.spectra import (
     working_dtype,
 )
 
-SIGMA_SHARE = 0.25
+SIGMA_SHARE = 0.5
 """A refresh is due when the largest singular value has changed by this share of the tolerance."""
 
 TURN_SHARE = 1e-2
@@ -30,6 +30,9 @@ TURN_SHARE = 1e-2
 
 WIDTH_SHARE = 5e-3
 """The width of the cluster is this share of it."""
+
+NEGLIGIBLE = 1e-5
+"""The weight of a pair of the cluster that is left out."""
 
 FOLLOW_CHECKS = 4
 """The cluster is followed at least at every so many checks."""
@@ -54,6 +57,7 @@ class Held:
         age: Calls since the refresh.
         since_follow: Calls since the cluster was last followed.
         interval: Calls until it is followed again.
+        sharing: How many of its leading pairs share the gradient.
         overdue: Whether the largest singular value has changed so much that a refresh is due.
     """
 
@@ -71,6 +75,7 @@ class Held:
     age: int = 0
     since_follow: int = 0
     interval: int = 1
+    sharing: int = 1
     overdue: bool = False
 
     @classmethod
@@ -110,6 +115,7 @@ class Held:
         )
         if before is not None:
             held.cluster, held.interval = before.cluster, before.interval
+            held.sharing = before.sharing
         return held
 
     @property
@@ -117,7 +123,7 @@ class Held:
         """The gradient in use."""
         if self.cluster is None or self.slope is None:
             return Gradient(self.rest, None)
-        left, right = self.cluster.left, self.cluster.right
+        left, right = self.cluster.left[:, : self.sharing], self.cluster.right[: self.sharing]
         return Gradient(self.rest, TopGradient(self.slope, left, right))
 
     def fits(self, W: Tensor, strengths: tuple[float, ...]) -> bool:
@@ -187,19 +193,22 @@ class Held:
         assert self.cluster is not None
         block = self.cluster.block
         b, (m, n) = block.shape[1], W.shape
-        shapes = ((), (m, b), (b, n), block.shape, (b, b), (b, max(m, n)), ())
+        shapes = ((), (m, b), (b, n), block.shape, (b, b), (b, max(m, n)), (b,), ())
         *cluster, turned = (block.new_full(shape, number) for shape in shapes)
         return Followed(Cluster(*cluster), turned)
 
-    def turn(self, cluster: Cluster, sigma: float, turned: float, policy: Drift) -> None:
+    def turn(self, cluster: Cluster, numbers: Sequence[float], policy: Drift) -> None:
         """Take a cluster that has followed the matrix.
 
         Args:
             cluster: It.
-            sigma: Its `sigma`; NaN if the matrix is not finite: there is no cluster then.
-            turned: How far it has turned, as in `Followed`.
+            numbers: How far it has turned, as in `Followed`, its `sigma` (NaN if the matrix is not
+                finite: there is no cluster then) and its weights.
             policy: Says how soon it has to follow again.
         """
+        turned, sigma, *weights = numbers
+        used = [i for i, weight in enumerate(weights, start=1) if weight > NEGLIGIBLE]
+        self.sharing = max(used, default=1)
         self.cluster = cluster if math.isfinite(sigma) else None
         self.since_follow = 0
         bound = TURN_SHARE * policy.tol

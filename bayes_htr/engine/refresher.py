@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import torch
@@ -99,10 +100,13 @@ def _turn(jobs: Sequence[Job], policy: Drift, sharing: Sharing | None) -> None:
     else:
         steps = sharing.followed(jobs, policy)
     device = jobs[0].W.device
-    both = [torch.stack([step.cluster.sigma, step.turned]).to(device) for step in steps]
-    numbers = torch.cat(both).tolist()
-    for job, step, sigma, turned in zip(jobs, steps, numbers[::2], numbers[1::2], strict=True):
-        job.held.turn(step.cluster, sigma, turned, policy)
+    told = [
+        torch.cat([torch.stack([turned, cluster.sigma]), cluster.weights]).to(device)
+        for cluster, turned in steps
+    ]
+    numbers = iter(torch.cat(told).tolist())
+    for job, step, part in zip(jobs, steps, told, strict=True):
+        job.held.turn(step.cluster, list(islice(numbers, len(part))), policy)
 
 
 def _look(

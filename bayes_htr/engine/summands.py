@@ -42,7 +42,7 @@ def summand_of(
         Input(latents[name], itself, Gradient(slope, None))
         for name, slope in latent_gradients.items()
     ]
-    if gradient != (None, None):
+    if gradient.rest is not None or gradient.top is not None:
         inputs.append(Input(tensor, scored.view, gradient))
     return Summand(scored.parameter, value, inputs)
 

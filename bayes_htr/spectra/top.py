@@ -174,6 +174,7 @@ class Cluster(NamedTuple):
         block: `(min(m, n), b)`, orthonormal: where to go on from.
         inner: `(b, b)`: vectors of the smaller side in coordinates of the block, times the weights.
         outer: `(b, max(m, n))`: vectors of the larger side in rows.
+        weights: `(b,)`.
     """
 
     sigma: Tensor
@@ -182,6 +183,7 @@ class Cluster(NamedTuple):
     block: Tensor
     inner: Tensor
     outer: Tensor
+    weights: Tensor
 
     @classmethod
     def of(cls, pair: TopPair) -> Cluster:
@@ -190,16 +192,15 @@ class Cluster(NamedTuple):
         small, large = (pair.u, pair.v) if wide else (pair.v, pair.u)
         inner = (pair.block.T @ small).unsqueeze(0)
         left, right = pair.u.unsqueeze(1), pair.v.unsqueeze(0)
-        return cls(pair.sigma, left, right, pair.block, inner, large.unsqueeze(0))
+        weights = pair.sigma.new_ones(1)
+        return cls(pair.sigma, left, right, pair.block, inner, large.unsqueeze(0), weights)
 
     def top(self) -> TopPair:
         """The triplet of the largest weight."""
-        rows = torch.linalg.vector_norm(self.right, dim=1)
-        columns = torch.linalg.vector_norm(self.left, dim=0)
-        i = (rows * columns).argmax()
-        return TopPair(
-            self.sigma, self.left[:, i] / columns[i], self.right[i] / rows[i], self.block
-        )
+        i = self.weights.argmax()
+        u, v = self.left[:, i], self.right[i]
+        unit = torch.linalg.vector_norm
+        return TopPair(self.sigma, u / unit(u), v / unit(v), self.block)
 
 
 class Followed(NamedTuple):
@@ -251,7 +252,7 @@ def follow(W: Tensor, before: Cluster, width: float) -> Followed:
         weighted = inner @ block.T
         left, right = (weighted.T, outer) if wide is W else (outer.T, weighted)
         turned = (weights @ values - kept) / sigma.clamp(min=tiny)
-        return Followed(Cluster(sigma, left, right, block, inner, outer), turned)
+        return Followed(Cluster(sigma, left, right, block, inner, outer, weights), turned)
 
 
 _FOLLOW_NOISE = 1e-2
