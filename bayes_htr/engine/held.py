@@ -123,7 +123,7 @@ class Held:
         """The gradient in use."""
         if self.cluster is None or self.slope is None:
             return Gradient(self.rest, None)
-        left, right = self.cluster.left[:, : self.sharing], self.cluster.right[: self.sharing]
+        left, right = self.cluster.left[:, -self.sharing :], self.cluster.right[-self.sharing :]
         return Gradient(self.rest, TopGradient(self.slope, left, right))
 
     def fits(self, W: Tensor, strengths: tuple[float, ...]) -> bool:
@@ -207,7 +207,7 @@ class Held:
             policy: Says how soon it has to follow again.
         """
         turned, sigma, *weights = numbers
-        used = [i for i, weight in enumerate(weights, start=1) if weight > NEGLIGIBLE]
+        used = [i for i, weight in enumerate(reversed(weights), start=1) if weight > NEGLIGIBLE]
         self.sharing = max(used, default=1)
         self.cluster = cluster if math.isfinite(sigma) else None
         self.since_follow = 0

@@ -169,7 +169,7 @@ class Cluster(NamedTuple):
 
     Attributes:
         sigma: The largest singular value, 0-d.
-        left: `(m, b)`, left vectors times their weights, which sum to 1.
+        left: `(m, b)`, left vectors times their weights, which sum to 1; the leading one last.
         right: `(b, n)`, right vectors in rows.
         block: `(min(m, n), b)`, orthonormal: where to go on from.
         inner: `(b, b)`: vectors of the smaller side in coordinates of the block, times the weights.
@@ -220,7 +220,7 @@ def follow(W: Tensor, before: Cluster, width: float) -> Followed:
     """One block power step with Rayleigh-Ritz after a matrix that has changed a little.
 
     Costs two products with a thin block. `sigma` is a lower bound of the largest singular value;
-    how close depends on the step and not on a tolerance. The last row of the block is disturbed,
+    how close depends on the step and not on a tolerance. The first row of the block is disturbed,
     so that a new leading vector to which the block is orthogonal can grow in it.
 
     Args:
@@ -235,23 +235,22 @@ def follow(W: Tensor, before: Cluster, width: float) -> Followed:
         tiny = torch.finfo(W.dtype).tiny
         wide = W if W.shape[0] < W.shape[1] else W.T
         products = before.block.T @ wide
-        kept = ((before.inner @ products) * before.outer).sum()
+        kept = torch.dot((before.inner @ products).flatten(), before.outer.flatten())
         ritz, rotation = torch.linalg.eigh(products @ products.T)
         # Values below this are rounding, and are not to be scaled up to unit vectors.
-        floor = (torch.finfo(W.dtype).eps * ritz[-1]).clamp(min=tiny)
-        scale = torch.maximum(ritz.flip(0), floor).rsqrt().unsqueeze(1)
-        outer = (rotation.flip(1).T * scale) @ products
+        floor = torch.finfo(W.dtype).eps * ritz[-1] + tiny
+        outer = (rotation * ritz.clamp(min=floor).rsqrt()).T @ products
         small = outer @ wide.T
-        values = torch.linalg.vector_norm(small, dim=1)
+        values = torch.linalg.vector_norm(small, dim=1) + tiny
         sigma = values.max()
-        weights = torch.softmax(values / (width * sigma.clamp(min=tiny)), 0)
+        weights = torch.softmax(values / (width * sigma), 0)
         if 1 < len(small) < len(before.block):
-            small[-1] += _FOLLOW_NOISE * sigma * _noise(small[-1])
+            small[0].addcmul_(_noise(small[0]), sigma, value=_FOLLOW_NOISE)
         block, triangle = torch.linalg.qr(small.T)
-        inner = triangle.T * (weights / values.clamp(min=tiny)).unsqueeze(1)
+        inner = triangle.T * (weights / values).unsqueeze(1)
         weighted = inner @ block.T
         left, right = (weighted.T, outer) if wide is W else (outer.T, weighted)
-        turned = (weights @ values - kept) / sigma.clamp(min=tiny)
+        turned = (torch.dot(weights, values) - kept) / sigma
         return Followed(Cluster(sigma, left, right, block, inner, outer, weights), turned)
 
 
