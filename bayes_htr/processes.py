@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from bayes_htr.errors import ProcessError
 
@@ -51,3 +52,13 @@ def connected() -> Iterator[None]:
             f"another process cannot be reached ({error}); it has ended, and its own output tells "
             "why; resume the run from its last checkpoint"
         ) from error
+
+
+def all_sum(values: Tensor) -> Tensor:
+    """The sum of a tensor over all processes."""
+    if world_size() == 1:
+        return values
+    result = values.detach().clone().to(meeting_device(values.device))
+    with connected():
+        dist.all_reduce(result)
+    return result.to(values.device)

@@ -18,6 +18,7 @@ from bayes_htr.benchmarks.settings import Case
 from bayes_htr.benchmarks.stopwatch import Tick
 from bayes_htr.benchmarks.training import WithPrior, Workload
 from bayes_htr.engine import Exact
+from bayes_htr.inference.modes import evaluation_mode
 
 WHOLE = "all matrices"
 
@@ -194,13 +195,11 @@ def measure_accuracy(
 
 def accuracy(net: nn.Module, test: tuple[Tensor, Tensor], workload: Workload) -> float:
     """The share of test examples whose largest logit is the label's."""
-    net.eval()
     right = 0
-    with torch.no_grad(), workload.autocast():
+    with evaluation_mode(net), torch.no_grad(), workload.autocast():
         for x, y in zip(test[0].split(512), test[1].split(512), strict=True):
             labels = net(x.to(workload.device)).argmax(1)
             right += int((labels == y.to(workload.device)).sum())
-    net.train()
     return right / len(test[1])
 
 

@@ -259,7 +259,7 @@ class SpectralEnergy(nn.Module):
         """
         summands: list[Summand] = []
         penalty = 0.0
-        for keeper, strengths in self._active(epoch):
+        for keeper, strengths, _ in self._active(epoch):
             tensor = tensors[keeper.scored.parameter]
             W = keeper.scored.view(tensor)
             found = keeper.evaluate(W, strengths, latents, held=False)
@@ -298,8 +298,8 @@ class SpectralEnergy(nn.Module):
             return torch.zeros((), device=first.device, dtype=working(first.detach()).dtype)
         return torch.stack([v.to(values[0]) for v in values]).sum()
 
-    def _active(self, epoch: int | None) -> list[tuple[Keeper, tuple[float, ...]]]:
-        """The matrices that add to the energy, with the strengths of their terms.
+    def _active(self, epoch: int | None) -> list[tuple[Keeper, tuple[float, ...], Tensor]]:
+        """The matrices that add to the energy, with the strengths of their terms and parameters.
 
         A frozen parameter without hyperparameters adds a constant, and is not computed.
         """
@@ -308,25 +308,24 @@ class SpectralEnergy(nn.Module):
         found = []
         for keeper in self._keepers:
             strengths = keeper.scored.strengths(strength, epoch)
-            learns = keeper.scored.tensor(root).requires_grad
-            if any(strengths) and (learns or keeper.scored.latent_names):
-                found.append((keeper, strengths))
+            tensor = keeper.scored.tensor(root)
+            if any(strengths) and (tensor.requires_grad or keeper.scored.latent_names):
+                found.append((keeper, strengths, tensor))
         return found
 
     def _summands(self, epoch: int | None) -> list[Summand]:
         """The summands after a call's refreshes, and what they are differentiated by."""
-        latents, tensors = self.latents(), self._tensors()
+        latents, active = self.latents(), self._active(epoch)
         summands: list[Summand] = []
         penalty = 0.0
         jobs = [
-            Job(keeper, strengths, keeper.scored.view(tensors[keeper.scored.parameter].detach()))
-            for keeper, strengths in self._active(epoch)
+            Job(keeper, strengths, keeper.scored.view(tensor.detach()))
+            for keeper, strengths, tensor in active
         ]
         self._refresher.refresh(jobs, latents)
-        for keeper, _, W in jobs:
+        for (keeper, _, W), (_, _, tensor) in zip(jobs, active, strict=True):
             value, own_penalty, gradient, latent_gradients = keeper.present(W, latents)
             penalty += own_penalty
-            tensor = tensors[keeper.scored.parameter]
             found = (value, gradient, latent_gradients)
             summands.append(summand_of(keeper.scored, tensor, latents, *found))
         return self._gated(summands, penalty) + self._hyperpriors(latents)

@@ -133,12 +133,8 @@ class Held:
             and self.value.device == W.device
             and self.value.dtype == working_dtype(W.dtype)
             and (self.rest is None or self.rest.shape == W.shape)
-            and (self.cluster is None or self._is_of(self.cluster, W))
+            and (self.cluster is None or self.cluster.shape == W.shape)
         )
-
-    @staticmethod
-    def _is_of(cluster: Cluster, W: Tensor) -> bool:
-        return (len(cluster.left), cluster.right.shape[1]) == W.shape
 
     def squared_drift(self, W: Tensor, tol: float) -> Tensor | None:
         """`|W - W_ref|^2 / |W_ref|^2`, 0-d, without temporary matrices; `None` without reference.

@@ -18,7 +18,7 @@ from bayes_htr.engine.keeper import Job
 from bayes_htr.engine.refresh import Drift
 from bayes_htr.engine.scored import Evaluation
 from bayes_htr.errors import PriorError, ProcessError, SpectrumError
-from bayes_htr.processes import connected, gathered, meeting_device, rank, world_size
+from bayes_htr.processes import all_sum, connected, gathered, meeting_device, rank, world_size
 from bayes_htr.spectra import Cluster, Followed, Gradient, TopGradient, TopPair
 
 _ERRORS: dict[str, type[Exception]] = {e.__name__: e for e in (PriorError, SpectrumError)}
@@ -79,9 +79,7 @@ class Sharing:
         ]
         tensors = [[*step.cluster, step.turned] for step in steps]
         flat = torch.cat([t.reshape(-1) for step in tensors for t in step])
-        common = flat.to(meeting_device(flat.device))
-        with connected():
-            dist.all_reduce(common)  # all but one of the summands are zero: exact
+        common = all_sum(flat)  # all but one of the summands are zero: exact
         values = iter(common.split([t.numel() for step in tensors for t in step]))
         found = []
         for step in tensors:

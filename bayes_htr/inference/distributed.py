@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from bayes_htr.errors import ProcessError
 from bayes_htr.models import negative_log_likelihood
-from bayes_htr.processes import connected, gathered, meeting_device, rank, world_size
+from bayes_htr.processes import all_sum, connected, gathered, rank, world_size
 
 if TYPE_CHECKING:
     from bayes_htr.inference.data import Batches
@@ -111,16 +111,6 @@ def drawn_alike(items: Iterable[T], seed: int) -> Iterator[T]:
                 return
             state = torch.get_rng_state()
         yield item
-
-
-def all_sum(values: Tensor) -> Tensor:
-    """The sum of a tensor over all processes."""
-    if world_size() == 1:
-        return values
-    result = values.detach().clone().to(meeting_device(values.device))
-    with connected():
-        dist.all_reduce(result)
-    return result.to(values.device)
 
 
 def align(tensors: Iterable[Tensor]) -> None:

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from bayes_htr.inference.data import Batches
-from bayes_htr.inference.distributed import all_sum, together
+from bayes_htr.inference.distributed import together
 from bayes_htr.inference.modes import evaluation_mode
 from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.run_folder import RunFolder
 from bayes_htr.models import BayesianClassifier
+from bayes_htr.processes import all_sum
 
 
 @dataclass(frozen=True)

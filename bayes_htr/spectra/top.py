@@ -195,6 +195,11 @@ class Cluster(NamedTuple):
         weights = pair.sigma.new_ones(1)
         return cls(pair.sigma, left, right, pair.block, inner, large.unsqueeze(0), weights)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(m, n)`, of the matrix."""
+        return self.left.shape[0], self.right.shape[1]
+
     def top(self) -> TopPair:
         """The triplet of the largest weight."""
         i = self.weights.argmax()
