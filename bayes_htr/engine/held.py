@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bayes_htr.engine.refresh import Drift
+from bayes_htr.engine.refresh import Drift, Refresh
 from bayes_htr.engine.scored import Evaluation
 from bayes_htr.spectra import (
     Cluster,
     Followed,
     Gradient,
-    TopGradient,
+    LowRank,
     follow,
+    shares,
     working,
     working_dtype,
 )
@@ -38,6 +39,11 @@ FOLLOW_CHECKS = 4
 """The cluster is followed at least at every so many checks."""
 
 
+def cluster_width(policy: Refresh) -> float:
+    """The width of the weights of a cluster, as in `shares`."""
+    return WIDTH_SHARE * policy.tol if isinstance(policy, Drift) else 0.0
+
+
 @dataclass
 class Held:
     """What is held of one matrix.
@@ -47,9 +53,10 @@ class Held:
         penalty: The same before strength, as a number.
         strengths: Of the prior's terms, that it was computed at.
         rest: The gradient but for what acts through the largest eigenvalue.
-        slope: Of the latter: `slope * cluster.left @ cluster.right`.
+        slope: In the latter.
         cluster: The leading singular triplets, followed between refreshes.
         sigma: The largest singular value at the refresh.
+        sigma_now: The same when the cluster was last followed.
         reference: The matrix at the refresh, if its drift is looked at.
         parts: The parts of its spectrum at the refresh that hyperparameters are scored with.
         latents: The unconstrained hyperparameters at the refresh.
@@ -57,7 +64,7 @@ class Held:
         age: Calls since the refresh.
         since_follow: Calls since the cluster was last followed.
         interval: Calls until it is followed again.
-        sharing: How many of its leading pairs share the gradient.
+        weights: Of its triplets in the gradient.
         overdue: Whether the largest singular value has changed so much that a refresh is due.
     """
 
@@ -68,6 +75,7 @@ class Held:
     slope: Tensor | None
     cluster: Cluster | None
     sigma: float
+    sigma_now: float
     reference: Tensor | None
     parts: dict[str, Tensor]
     latents: dict[str, Tensor]
@@ -75,8 +83,9 @@ class Held:
     age: int = 0
     since_follow: int = 0
     interval: int = 1
-    sharing: int = 1
+    weights: list[float] = field(default_factory=lambda: [1.0])
     overdue: bool = False
+    _gradient: Gradient | None = field(default=None, repr=False)
 
     @classmethod
     def of(
@@ -99,15 +108,17 @@ class Held:
             drifts: Whether the drift from `W` will be looked at.
             before: What was held before, if its cluster has been followed to `W`: it is kept.
         """
-        rest, top = evaluation.gradient
+        rest, top = evaluation.rest, evaluation.top
+        sigma = 0.0 if top is None else float(top.sigma)
         held = cls(
             evaluation.value,
             evaluation.penalty,
             strengths,
             rest,
-            None if top is None else top.slope,
-            None if evaluation.top is None else Cluster.of(evaluation.top),
-            0.0 if evaluation.top is None else float(evaluation.top.sigma),
+            evaluation.slope,
+            None if top is None else Cluster.of(top),
+            sigma,
+            sigma,
             W.detach().clone() if drifts and rest is not None else None,
             evaluation.parts if latents else {},
             {name: u.detach().clone() for name, u in latents.items()},
@@ -115,16 +126,19 @@ class Held:
         )
         if before is not None:
             held.cluster, held.interval = before.cluster, before.interval
-            held.sharing = before.sharing
+            held.weights = before.weights
         return held
 
-    @property
-    def gradient(self) -> Gradient:
-        """The gradient in use."""
-        if self.cluster is None or self.slope is None:
-            return Gradient(self.rest, None)
-        left, right = self.cluster.left[:, -self.sharing :], self.cluster.right[-self.sharing :]
-        return Gradient(self.rest, TopGradient(self.slope, left, right))
+    def gradient(self, width: float) -> Gradient:
+        """The gradient in use, from a cluster whose weights have this width."""
+        if self._gradient is None:
+            top = None
+            if self.cluster is not None and self.slope is not None:
+                used = [i for i, w in enumerate(reversed(self.weights), 1) if w > NEGLIGIBLE]
+                left, right = self.cluster.mean(width, max(used))
+                top = LowRank(self.slope * left, right)
+            self._gradient = Gradient(self.rest, top)
+        return self._gradient
 
     def fits(self, W: Tensor, strengths: tuple[float, ...]) -> bool:
         """Whether it was computed for such a matrix and these strengths."""
@@ -166,63 +180,63 @@ class Held:
             found = found | ~(moved <= tol).to(found.device, non_blocking=True)
         return found
 
-    def count(self) -> bool:
-        """Count a call without a refresh.
+    def count(self, calls: int) -> bool:
+        """Count a call without a refresh, of so many in all.
 
         Returns:
-            Whether the cluster has to follow the matrix at this call.
+            Whether the cluster has to follow the matrix at this call. Intervals are powers of 2, so
+            that matrices follow at the same calls.
         """
         self.age += 1
         self.since_follow += 1
-        return self.cluster is not None and self.since_follow >= self.interval
+        return self.cluster is not None and calls % self.interval == 0
 
-    def followed(self, W: Tensor, policy: Drift) -> Followed:
-        """The cluster one step on; NaN where the matrix is not finite, as the refresh will say."""
+    def followed(self, W: Tensor) -> Followed:
+        """The cluster one step on."""
         assert self.cluster is not None
-        try:
-            return follow(working(W), self.cluster, WIDTH_SHARE * policy.tol)
-        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-            return self.step_of(torch.nan, W)
-
-    def step_of(self, number: float, W: Tensor) -> Followed:
-        """What looks like the cluster one step on, and holds one number throughout."""
-        assert self.cluster is not None
-        block = self.cluster.block
-        b, (m, n) = block.shape[1], W.shape
-        shapes = ((), (m, b), (b, n), block.shape, (b, b), (b, max(m, n)), (b,), ())
-        *cluster, turned = (block.new_full(shape, number) for shape in shapes)
-        return Followed(Cluster(*cluster), turned)
+        return follow(working(W), self.cluster, self.sigma_now)
 
     def turn(self, cluster: Cluster, numbers: Sequence[float], policy: Drift) -> None:
         """Take a cluster that has followed the matrix.
 
         Args:
             cluster: It.
-            numbers: How far it has turned, as in `Followed`, its `sigma` (NaN if the matrix is not
-                finite: there is no cluster then) and its weights.
+            numbers: Its values and what was kept, as in `Followed`; not finite if the matrix is
+                not: there is no cluster then.
             policy: Says how soon it has to follow again.
         """
-        turned, sigma, *weights = numbers
-        used = [i for i, weight in enumerate(reversed(weights), start=1) if weight > NEGLIGIBLE]
-        self.sharing = max(used, default=1)
-        self.cluster = cluster if math.isfinite(sigma) else None
+        self._gradient = None
         self.since_follow = 0
+        if not all(math.isfinite(number) for number in numbers):
+            self.cluster, self.overdue = None, True
+            return
+        self.cluster = cluster
+        count = len(numbers) // 2
+        values, kept = numbers[:count], numbers[count:]
+        before, self.weights = self.weights, shares(values, cluster_width(policy))
+        self.sigma_now = sigma = max(values)
+        mean, behind = (
+            math.fsum(w * v for w, v in zip(reversed(weights), reversed(found), strict=False))
+            for weights, found in ((self.weights, values), (before, kept))
+        )
+        turned = abs(mean - behind) / max(sigma, 1e-300)
         bound = TURN_SHARE * policy.tol
-        if abs(turned) < bound / 8:
+        if turned < bound / 8:
             self.interval = min(2 * self.interval, FOLLOW_CHECKS * policy.check_every)
-        elif not abs(turned) < bound:
+        elif turned >= bound:
             self.interval = max(1, self.interval // 2)
         share = SIGMA_SHARE if self.rest is None else 1.0
         self.overdue |= not abs(sigma - self.sigma) <= share * policy.tol * self.sigma
 
     def map(self, function: Callable[[Tensor], Tensor]) -> None:
         """Replace every tensor in it by `function` of it."""
+        self._gradient = None
         for f in fields(self):
             setattr(self, f.name, _mapped(getattr(self, f.name), function))
 
     def state(self) -> dict[str, Any]:
         """It as plain data and tensors."""
-        state = {f.name: getattr(self, f.name) for f in fields(self)}
+        state = {f.name: getattr(self, f.name) for f in fields(self) if f.name[0] != "_"}
         return state | {"cluster": None if self.cluster is None else tuple(self.cluster)}
 
     @classmethod

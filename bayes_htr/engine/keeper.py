@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from bayes_htr.engine.held import Held
+from bayes_htr.engine.held import Held, cluster_width
 from bayes_htr.engine.lagged import Mark
 from bayes_htr.engine.latents import Latent
 from bayes_htr.engine.refresh import Drift, Every, Exact, Refresh
@@ -111,13 +111,14 @@ class Keeper:
         """
         held = self.held
         assert held is not None
+        width = cluster_width(self.policy)
         if held.age == 0 or not held.latents:
-            return held.value, held.penalty, held.gradient, held.latent_gradients
+            return held.value, held.penalty, held.gradient(width), held.latent_gradients
         scored, shape = self.scored, (W.shape[0], W.shape[1])
         needs = scored.needs(held.strengths)
         view = MatrixView.of_parts(held.value, shape, scored.name, needs, held.parts)
         now = evaluate(scored, view, held.strengths, latents, self.laws)
-        return now.value, now.penalty, held.gradient, now.latent_gradients
+        return now.value, now.penalty, held.gradient(width), now.latent_gradients
 
     def state(self) -> dict[str, Any]:
         """It as plain data and tensors."""

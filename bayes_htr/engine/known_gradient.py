@@ -75,8 +75,11 @@ def add_to_grad(grad: Tensor, gradient: Gradient, scale: float) -> None:
     if rest is not None:
         grad.add_(rest.to(grad.dtype), alpha=scale)
     if top is not None:
-        left = (top.slope * top.left).to(grad.dtype)
-        grad.addmm_(left, top.right.to(grad.dtype), alpha=scale)
+        left, right = (factor.to(grad.dtype) for factor in top)
+        if len(right) == 1:
+            grad.addr_(left[:, 0], right[0], alpha=scale)  # half the time of `addmm_`
+        else:
+            grad.addmm_(left, right, alpha=scale)
 
 
 def _scaled(gradient: Gradient, scale: Tensor, x: Tensor) -> Tensor:
@@ -86,7 +89,7 @@ def _scaled(gradient: Gradient, scale: Tensor, x: Tensor) -> Tensor:
         assert rest is not None
         return (scale.to(rest.device) * rest).to(x.dtype)
     scale = scale.to(top.left.device)
-    left = scale * top.slope * top.left
+    left = scale * top.left
     if rest is None:
         return (left @ top.right).to(x.dtype)
     return torch.addmm(scale * rest, left, top.right).to(x.dtype)

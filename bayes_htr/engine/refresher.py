@@ -76,7 +76,7 @@ class Refresher:
     ) -> list[Job]:
         forced = [job.keeper.must_refresh(job.W, job.strengths) for job in jobs]
         kept = [job for job, due in zip(jobs, forced, strict=True) if not due]
-        turning = [job for job in kept if job.held.count()]
+        turning = [job for job in kept if job.held.count(self.calls)]
         asking: set[Mark] = set()
         if isinstance(self.policy, Drift):
             _turn(turning, self.policy, sharing)
@@ -96,17 +96,14 @@ def _turn(jobs: Sequence[Job], policy: Drift, sharing: Sharing | None) -> None:
     if not jobs:
         return
     if sharing is None:
-        steps = [job.held.followed(job.W, policy) for job in jobs]
+        steps = [job.held.followed(job.W) for job in jobs]
     else:
-        steps = sharing.followed(jobs, policy)
+        steps = sharing.followed(jobs)
     device = jobs[0].W.device
-    told = [
-        torch.cat([torch.stack([turned, cluster.sigma]), cluster.weights]).to(device)
-        for cluster, turned in steps
-    ]
+    told = [t.to(device) for cluster, kept in steps for t in (cluster.values, kept)]
     numbers = iter(torch.cat(told).tolist())
-    for job, step, part in zip(jobs, steps, told, strict=True):
-        job.held.turn(step.cluster, list(islice(numbers, len(part))), policy)
+    for job, step in zip(jobs, steps, strict=True):
+        job.held.turn(step.cluster, list(islice(numbers, 2 * len(step.kept))), policy)
 
 
 def _look(

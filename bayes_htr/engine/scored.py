@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from bayes_htr.engine.latents import Latent, latents_of
 from bayes_htr.priors import Entries, Flat, Prior, factor_at
-from bayes_htr.spectra import Gradient, Matrix, MatrixView, Need, Parameter, TopPair
+from bayes_htr.spectra import (
+    Gradient,
+    LowRank,
+    Matrix,
+    MatrixView,
+    Need,
+    Parameter,
+    PulledBack,
+    TopPair,
+)
 
 
 @dataclass(frozen=True)
@@ -107,7 +116,9 @@ class Evaluation(NamedTuple):
     Attributes:
         value: 0-d, gates applied.
         penalty: The energy before strength, as a number.
-        gradient: With respect to the matrix.
+        rest: The gradient with respect to the matrix but for what acts through the largest
+            singular value.
+        slope: In the latter, 0-d.
         latent_gradients: With respect to the unconstrained hyperparameters, by name.
         parts: The parts of the spectrum that it was computed from, as constants.
         top: The largest singular value with its vectors, if the energy has a slope in it.
@@ -116,11 +127,20 @@ class Evaluation(NamedTuple):
 
     value: Tensor
     penalty: float
-    gradient: Gradient
+    rest: Tensor | None
+    slope: Tensor | None
     latent_gradients: dict[str, Tensor]
     parts: dict[str, Tensor]
     top: TopPair | None
     block: Tensor | None
+
+    @property
+    def gradient(self) -> Gradient:
+        """With respect to the matrix."""
+        if self.slope is None or self.top is None:
+            return Gradient(self.rest, None)
+        left, right = (self.slope * self.top.u).unsqueeze(1), self.top.v.unsqueeze(0)
+        return Gradient(self.rest, LowRank(left, right))
 
 
 def evaluate(
@@ -143,21 +163,22 @@ def evaluate(
     leaves = {n: latents[n].detach().requires_grad_(wanted) for n in scored.latent_names}
     values = {n: laws[n].value(u).to(view.W) for n, u in leaves.items()}
     energy, penalty = _energy(scored, view, strengths, values)
-    gradient = Gradient(None, None)
+    pulled = PulledBack(None, None)
     latent_gradients: dict[str, Tensor] = {}
     if energy.requires_grad:
         parts = {n: p for n, p in view.parts.items() if p.requires_grad}
         found = torch.autograd.grad(energy, [*parts.values(), *leaves.values()], allow_unused=True)
-        gradient = view.pull_back(dict(zip(parts, found, strict=False)))
+        pulled = view.pull_back(dict(zip(parts, found, strict=False)))
         rest = zip(leaves.items(), found[len(parts) :], strict=True)
         latent_gradients = {n: torch.zeros_like(u) if g is None else g for (n, u), g in rest}
     return Evaluation(
         energy.detach().to(view.W),
         penalty,
-        gradient,
+        pulled.rest,
+        pulled.slope,
         latent_gradients,
         {n: p.detach() for n, p in view.parts.items() if n != "entries"},
-        None if gradient.top is None else view.top,
+        None if pulled.slope is None else view.top,
         view.block,
     )
 

@@ -15,11 +15,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bayes_htr.engine.keeper import Job
-from bayes_htr.engine.refresh import Drift
 from bayes_htr.engine.scored import Evaluation
 from bayes_htr.errors import PriorError, ProcessError, SpectrumError
 from bayes_htr.processes import all_sum, connected, gathered, meeting_device, rank, world_size
-from bayes_htr.spectra import Cluster, Followed, Gradient, TopGradient, TopPair
+from bayes_htr.spectra import Cluster, Followed, TopPair
 
 _ERRORS: dict[str, type[Exception]] = {e.__name__: e for e in (PriorError, SpectrumError)}
 """Errors that say what is wrong with a matrix: all processes raise them as they are."""
@@ -71,20 +70,17 @@ class Sharing:
         """Whether this process computes what concerns a matrix."""
         return self._owners[job.name] == rank()
 
-    def followed(self, jobs: Sequence[Job], policy: Drift) -> list[Followed]:
+    def followed(self, jobs: Sequence[Job]) -> list[Followed]:
         """The clusters one step on, each computed by its owner: one sum over processes."""
-        steps = [
-            job.held.followed(job.W, policy) if self.owns(job) else job.held.step_of(0.0, job.W)
-            for job in jobs
-        ]
-        tensors = [[*step.cluster, step.turned] for step in steps]
+        steps = [job.held.followed(job.W) if self.owns(job) else _nothing(job) for job in jobs]
+        tensors = [[*step.cluster, step.kept] for step in steps]
         flat = torch.cat([t.reshape(-1) for step in tensors for t in step])
         common = all_sum(flat)  # all but one of the summands are zero: exact
         values = iter(common.split([t.numel() for step in tensors for t in step]))
         found = []
         for step in tensors:
-            *cluster, turned = (next(values).to(t).view(t.shape).clone() for t in step)
-            found.append(Followed(Cluster(*cluster), turned))
+            *cluster, kept = (next(values).to(t).view(t.shape).clone() for t in step)
+            found.append(Followed(Cluster(*cluster), kept))
         return found
 
     def any(self, flags: Tensor) -> Tensor:
@@ -158,6 +154,13 @@ class Sharing:
         return {n: outline for report in reports for n, outline in report[1].items()}
 
 
+def _nothing(job: Job) -> Followed:
+    """What looks like a step of a cluster, and adds nothing to it in a sum."""
+    assert job.held.cluster is not None
+    cluster = Cluster(*(torch.zeros_like(t) for t in job.held.cluster))
+    return Followed(cluster, cluster.values)
+
+
 class _Outline(NamedTuple):
     """What of an evaluation is not sent as a tensor, and which tensors are."""
 
@@ -171,10 +174,9 @@ class _Outline(NamedTuple):
 
 def _tensors(evaluation: Evaluation, job: Job) -> dict[str, Tensor]:
     """The tensors of an evaluation by name."""
-    rest, top = evaluation.gradient
-    found: dict[str, Tensor | None] = {"value": evaluation.value, "rest": rest}
-    if top is not None and evaluation.top is not None:
-        found |= {"slope": top.slope, **evaluation.top._asdict()}
+    found: dict[str, Tensor | None] = {"value": evaluation.value, "rest": evaluation.rest}
+    if evaluation.top is not None:
+        found |= {"slope": evaluation.slope, **evaluation.top._asdict()}
     else:
         found["block"] = evaluation.block
     found |= {f"latent {n}": slope for n, slope in evaluation.latent_gradients.items()}
@@ -192,14 +194,14 @@ def _evaluation(
         return {n.removeprefix(kind): t for n, t in named.items() if n.startswith(kind)}
 
     own = {n: t.to(job.W.device) for n, t in named.items()}
-    top = pull = None
+    top = None
     if "slope" in own:
         top = TopPair(own["sigma"], own["u"], own["v"], own["block"])
-        pull = TopGradient(own["slope"], top.u.unsqueeze(1), top.v.unsqueeze(0))
     return Evaluation(
         own["value"],
         penalty,
-        Gradient(own.get("rest"), pull),
+        own.get("rest"),
+        own.get("slope"),
         {n: slope.to(latents[n].device) for n, slope in under("latent ").items()},
         {n: part.to(job.W.device) for n, part in under("part ").items()},
         top,

@@ -1,5 +1,6 @@
 """Matrices of a module, their decompositions, and statistics of their spectra."""
 
+from bayes_htr.spectra.cluster import Cluster, Followed, follow, shares
 from bayes_htr.spectra.matrices import Matrix, Parameter, as_matrix, matrices_of, parameters_of
 from bayes_htr.spectra.need import Need, Plan, plan
 from bayes_htr.spectra.statistics import (
@@ -14,19 +15,20 @@ from bayes_htr.spectra.statistics import (
     working,
     working_dtype,
 )
-from bayes_htr.spectra.top import Cluster, Followed, TopPair, follow, start_block, top_pair
-from bayes_htr.spectra.view import Gradient, MatrixView, TopGradient
+from bayes_htr.spectra.top import TopPair, start_block, top_pair
+from bayes_htr.spectra.view import Gradient, LowRank, MatrixView, PulledBack
 
 __all__ = [
     "Cluster",
     "Followed",
     "Gradient",
+    "LowRank",
     "Matrix",
     "MatrixView",
     "Need",
     "Parameter",
     "Plan",
-    "TopGradient",
+    "PulledBack",
     "TopPair",
     "as_matrix",
     "follow",
@@ -36,6 +38,7 @@ __all__ = [
     "nuclear_norm",
     "parameters_of",
     "plan",
+    "shares",
     "singular_values",
     "spectral_norm",
     "spectrum",

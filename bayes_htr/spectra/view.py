@@ -21,23 +21,35 @@ from bayes_htr.spectra.need import Need
 from bayes_htr.spectra.top import BLOCK, TopPair, top_pair
 
 
-class TopGradient(NamedTuple):
-    """The part of a gradient that acts through the largest eigenvalue: `slope * left @ right`.
+class LowRank(NamedTuple):
+    """A matrix of low rank, `left @ right`: `(m, b)` and `(b, n)`."""
 
-    `left` is `(m, b)` and `right` is `(b, n)`: singular vectors, one pair or the weighted pairs of
-    a `Cluster`.
-    """
-
-    slope: Tensor
     left: Tensor
     right: Tensor
 
 
 class Gradient(NamedTuple):
-    """A gradient with respect to a matrix: the sum of both parts, either of which may be absent."""
+    """A gradient with respect to a matrix: the sum of both parts, either of which may be absent.
+
+    Attributes:
+        rest: All but the next.
+        top: What acts through the largest singular value.
+    """
 
     rest: Tensor | None
-    top: TopGradient | None
+    top: LowRank | None
+
+
+class PulledBack(NamedTuple):
+    """A gradient with respect to a matrix, and a slope in its largest singular value.
+
+    Attributes:
+        rest: The gradient of all that does not act through that.
+        slope: 0-d.
+    """
+
+    rest: Tensor | None
+    slope: Tensor | None
 
 
 class MatrixView:
@@ -51,7 +63,7 @@ class MatrixView:
         started: Whether the matrix has been scored before: then values that have all left a law's
             support are no mistake in the prior, but where it has led.
         tol: Of the top pair: see `top_pair`.
-        top: The top pair, where it is known.
+        top: The top pair, where it is known: then the entries are known to be finite.
 
     Attributes:
         shape: `(m, n)`.
@@ -74,7 +86,8 @@ class MatrixView:
         tol: float | None = None,
         top: TopPair | None = None,
     ) -> None:
-        check_finite(W, name)
+        if top is None:
+            check_finite(W, name)
         self.W = W.detach()
         self.shape = tuple(W.shape)
         self.name = name
@@ -177,7 +190,7 @@ class MatrixView:
                 "alone with tail="
             )
 
-    def pull_back(self, slopes: Mapping[str, Tensor | None]) -> Gradient:
+    def pull_back(self, slopes: Mapping[str, Tensor | None]) -> PulledBack:
         """The gradient with respect to the matrix of what has these slopes in the parts."""
         rest: list[Tensor] = []
         top = None
@@ -194,12 +207,11 @@ class MatrixView:
                 U, _, Vh = self._decomposed_svd()
                 rest.append((U * slope) @ Vh)
             elif name == "lambda_max":
-                u, v = self.top.u.unsqueeze(1), self.top.v.unsqueeze(0)
-                top = TopGradient((2 * slope * self.top.sigma).to(self.W), u, v)
+                top = (2 * slope * self.top.sigma).to(self.W)
             else:
                 rest.append(slope * self._log_det_gradients[name])
         total = sum((r.to(self.W.dtype) for r in rest[1:]), rest[0].to(self.W)) if rest else None
-        return Gradient(total, top)
+        return PulledBack(total, top)
 
     def _part(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         if name not in self.parts:

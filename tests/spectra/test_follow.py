@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bayes_htr.spectra import top, top_pair
-from bayes_htr.spectra.top import Cluster, follow
+from bayes_htr.spectra.cluster import Cluster, follow
 
 WIDTH = 5e-4
 
