@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from operator import is_not
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
@@ -73,8 +74,7 @@ def _in_full_precision(
 
     @wraps(method)
     def run(energy: SpectralEnergy, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        first = next(unwrap(energy.net).parameters(), None)
-        kind = "cpu" if first is None else first.device.type
+        kind = energy.device.type
         if not torch.is_autocast_enabled(kind):
             return method(energy, *args, **kwargs)
         with torch.autocast(kind, enabled=False):
@@ -131,11 +131,20 @@ class SpectralEnergy(nn.Module):
         )
         self._keepers = [Keeper(matrix, refresh, self.latent_laws) for matrix in scored]
         self._refresher = Refresher(refresh, share=share)
+        self._known_total: tuple[Sequence[Tensor], Tensor] | None = None
 
     @property
     def net(self) -> nn.Module:
         """The network whose weights are scored."""
         return self._net[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Of the first scored parameter, or of the network."""
+        root = unwrap(self.net)
+        if self._keepers:
+            return self._keepers[0].scored.tensor(root).device
+        return next(root.parameters(), torch.zeros(())).device
 
     @property
     def refreshes(self) -> dict[str, int]:
@@ -296,7 +305,13 @@ class SpectralEnergy(nn.Module):
         if not values:
             first = next(unwrap(self.net).parameters(), torch.zeros(()))
             return torch.zeros((), device=first.device, dtype=working(first.detach()).dtype)
-        return torch.stack([v.to(values[0]) for v in values]).sum()
+        known = self._known_total
+        if known is None or len(known[0]) != len(values) or any(map(is_not, known[0], values)):
+            total = torch.stack([v.to(values[0]) for v in values]).sum()
+            if total.requires_grad:
+                return total
+            self._known_total = known = values, total
+        return known[1].clone()
 
     def _active(self, epoch: int | None) -> list[tuple[Keeper, tuple[float, ...], Tensor]]:
         """The matrices that add to the energy, with the strengths of their terms and parameters.
@@ -307,7 +322,7 @@ class SpectralEnergy(nn.Module):
         root = unwrap(self.net)
         found = []
         for keeper in self._keepers:
-            strengths = keeper.scored.strengths(strength, epoch)
+            strengths = keeper.strengths(strength, epoch)
             tensor = keeper.scored.tensor(root)
             if any(strengths) and (tensor.requires_grad or keeper.scored.latent_names):
                 found.append((keeper, strengths, tensor))
@@ -318,16 +333,12 @@ class SpectralEnergy(nn.Module):
         latents, active = self.latents(), self._active(epoch)
         summands: list[Summand] = []
         penalty = 0.0
-        jobs = [
-            Job(keeper, strengths, keeper.scored.view(tensor.detach()))
-            for keeper, strengths, tensor in active
-        ]
+        jobs = [Job(*found) for found in active]
         self._refresher.refresh(jobs, latents)
-        for (keeper, _, W), (_, _, tensor) in zip(jobs, active, strict=True):
-            value, own_penalty, gradient, latent_gradients = keeper.present(W, latents)
+        for job in jobs:
+            summand, own_penalty = job.keeper.present(job.tensor, latents)
             penalty += own_penalty
-            found = (value, gradient, latent_gradients)
-            summands.append(summand_of(keeper.scored, tensor, latents, *found))
+            summands.append(summand)
         return self._gated(summands, penalty) + self._hyperpriors(latents)
 
     def _gated(self, summands: list[Summand], penalty: float) -> list[Summand]:

@@ -23,9 +23,6 @@ from bayes_htr.spectra import (
     working_dtype,
 )
 
-SIGMA_SHARE = 0.5
-"""A refresh is due when the largest singular value has changed by this share of the tolerance."""
-
 TURN_SHARE = 1e-2
 """The cluster is followed more often while it turns by more than this share of it at a time."""
 
@@ -52,6 +49,7 @@ class Held:
         value: The energy at the refresh, 0-d.
         penalty: The same before strength, as a number.
         strengths: Of the prior's terms, that it was computed at.
+        shape: Of the parameter.
         rest: The gradient but for what acts through the largest eigenvalue.
         slope: In the latter.
         cluster: The leading singular triplets, followed between refreshes.
@@ -71,6 +69,7 @@ class Held:
     value: Tensor
     penalty: float
     strengths: tuple[float, ...]
+    shape: tuple[int, ...]
     rest: Tensor | None
     slope: Tensor | None
     cluster: Cluster | None
@@ -86,11 +85,13 @@ class Held:
     weights: list[float] = field(default_factory=lambda: [1.0])
     overdue: bool = False
     _gradient: Gradient | None = field(default=None, repr=False)
+    _norm: Tensor | None = field(default=None, repr=False)
 
     @classmethod
     def of(
         cls,
         evaluation: Evaluation,
+        tensor: Tensor,
         W: Tensor,
         strengths: tuple[float, ...],
         latents: Mapping[str, Tensor],
@@ -102,7 +103,8 @@ class Held:
 
         Args:
             evaluation: It.
-            W: The matrix.
+            tensor: The parameter.
+            W: The matrix in it.
             strengths: Of the prior's terms.
             latents: The hyperparameters that the matrix is scored with, unconstrained, by name.
             drifts: Whether the drift from `W` will be looked at.
@@ -114,6 +116,7 @@ class Held:
             evaluation.value,
             evaluation.penalty,
             strengths,
+            tuple(tensor.shape),
             rest,
             evaluation.slope,
             None if top is None else Cluster.of(top),
@@ -140,15 +143,19 @@ class Held:
             self._gradient = Gradient(self.rest, top)
         return self._gradient
 
-    def fits(self, W: Tensor, strengths: tuple[float, ...]) -> bool:
-        """Whether it was computed for such a matrix and these strengths."""
+    def fits(self, tensor: Tensor, strengths: tuple[float, ...]) -> bool:
+        """Whether it was computed for such a parameter and these strengths."""
         return (
             self.strengths == strengths
-            and self.value.device == W.device
-            and self.value.dtype == working_dtype(W.dtype)
-            and (self.rest is None or self.rest.shape == W.shape)
-            and (self.cluster is None or self.cluster.shape == W.shape)
+            and self.shape == tensor.shape
+            and self.value.device == tensor.device
+            and self.value.dtype == working_dtype(tensor.dtype)
         )
+
+    @property
+    def drifts(self) -> bool:
+        """Whether anything but the largest singular value can ask for a refresh."""
+        return self.reference is not None or bool(self.latents)
 
     def squared_drift(self, W: Tensor, tol: float) -> Tensor | None:
         """`|W - W_ref|^2 / |W_ref|^2`, 0-d, without temporary matrices; `None` without reference.
@@ -161,8 +168,9 @@ class Held:
             difference = W - self.reference
             return difference.square().sum() / self.reference.square().sum()
         w, r = W.reshape(-1), self.reference.reshape(-1)
-        norm = torch.dot(r, r)
-        return (torch.dot(w, w) - 2 * torch.dot(w, r) + norm) / norm
+        if self._norm is None:
+            self._norm = torch.dot(r, r)
+        return (torch.dot(w, w) - 2 * torch.dot(w, r)) / self._norm + 1
 
     def latents_drift(self, latents: Mapping[str, Tensor]) -> Tensor | None:
         """How far a hyperparameter has moved since the refresh, the furthest of them, 0-d."""
@@ -223,14 +231,14 @@ class Held:
         bound = TURN_SHARE * policy.tol
         if turned < bound / 8:
             self.interval = min(2 * self.interval, FOLLOW_CHECKS * policy.check_every)
-        elif turned >= bound:
-            self.interval = max(1, self.interval // 2)
-        share = SIGMA_SHARE if self.rest is None else 1.0
-        self.overdue |= not abs(sigma - self.sigma) <= share * policy.tol * self.sigma
+        elif turned >= bound:  # it turns by the square of what the matrix moves
+            halvings = math.ceil(math.log2(max(turned / bound, 1.1)) / 2)
+            self.interval = max(1, self.interval >> halvings)
+        self.overdue |= not abs(sigma - self.sigma) <= policy.tol * self.sigma
 
     def map(self, function: Callable[[Tensor], Tensor]) -> None:
         """Replace every tensor in it by `function` of it."""
-        self._gradient = None
+        self._gradient = self._norm = None
         for f in fields(self):
             setattr(self, f.name, _mapped(getattr(self, f.name), function))
 

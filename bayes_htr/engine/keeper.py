@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -12,6 +14,7 @@ from bayes_htr.engine.lagged import Mark
 from bayes_htr.engine.latents import Latent
 from bayes_htr.engine.refresh import Drift, Every, Exact, Refresh
 from bayes_htr.engine.scored import Evaluation, Scored, evaluate
+from bayes_htr.engine.summands import Summand, summand_of
 from bayes_htr.spectra import Cluster, Gradient, MatrixView, plan, working
 
 _FOLLOWED_TOL = 1e-3
@@ -41,6 +44,8 @@ class Keeper:
         self.started = False
         self.block: Tensor | None = None
         self.refreshes = 0
+        self._strengths: tuple[tuple[float, int | None], tuple[float, ...]] | None = None
+        self._present: tuple[Tensor, Gradient, Present] | None = None
 
     @property
     def holds(self) -> bool:
@@ -48,9 +53,15 @@ class Keeper:
         scored = self.scored
         return not (isinstance(self.policy, Exact) or scored.is_cheap or scored.holds_entries)
 
-    def must_refresh(self, W: Tensor, strengths: tuple[float, ...]) -> bool:
+    def strengths(self, strength: float, epoch: int | None) -> tuple[float, ...]:
+        """The strength of each term at an epoch, where that of all priors is `strength`."""
+        if self._strengths is None or self._strengths[0] != (strength, epoch):
+            self._strengths = (strength, epoch), self.scored.strengths(strength, epoch)
+        return self._strengths[1]
+
+    def must_refresh(self, tensor: Tensor, strengths: tuple[float, ...]) -> bool:
         """Whether a refresh is due whatever the matrix has become."""
-        if self.held is None or not self.holds or not self.held.fits(W, strengths):
+        if self.held is None or not self.holds or not self.held.fits(tensor, strengths):
             return True
         return isinstance(self.policy, Every) and self.held.age + 1 >= self.policy.n
 
@@ -87,38 +98,43 @@ class Keeper:
     def accept(
         self,
         evaluation: Evaluation,
+        tensor: Tensor,
         W: Tensor,
         strengths: tuple[float, ...],
         latents: Mapping[str, Tensor],
     ) -> None:
-        """Hold an evaluation of the present matrix."""
+        """Hold an evaluation of the present matrix `W` of the parameter `tensor`."""
         own = {n: latents[n] for n in self.scored.latent_names}
         drifts = self.holds and isinstance(self.policy, Drift)
         before = None if self._followed() is None else self.held
         W = working(W.detach())
-        self.held = Held.of(evaluation, W, strengths, own, drifts=drifts, before=before)
+        self.held = Held.of(evaluation, tensor, W, strengths, own, drifts=drifts, before=before)
         self.block = evaluation.block
         self.started = True
         self.refreshes += 1
 
-    def present(
-        self, W: Tensor, latents: Mapping[str, Tensor]
-    ) -> tuple[Tensor, float, Gradient, dict[str, Tensor]]:
-        """Value, penalty, and gradients with respect to the matrix and the hyperparameters.
+    def present(self, tensor: Tensor, latents: Mapping[str, Tensor]) -> Present:
+        """The summand of the parameter `tensor`, and its penalty.
 
         Value and gradient with respect to hyperparameters belong to their present values, given
         the spectrum at the last refresh.
         """
-        held = self.held
+        held, scored = self.held, self.scored
         assert held is not None
-        width = cluster_width(self.policy)
-        if held.age == 0 or not held.latents:
-            return held.value, held.penalty, held.gradient(width), held.latent_gradients
-        scored, shape = self.scored, (W.shape[0], W.shape[1])
-        needs = scored.needs(held.strengths)
-        view = MatrixView.of_parts(held.value, shape, scored.name, needs, held.parts)
-        now = evaluate(scored, view, held.strengths, latents, self.laws)
-        return now.value, now.penalty, held.gradient(width), now.latent_gradients
+        gradient = held.gradient(cluster_width(self.policy))
+        if held.latents:
+            value, penalty, slopes = held.value, held.penalty, held.latent_gradients
+            if held.age > 0:
+                needs, shape = scored.needs(held.strengths), scored.shape(tensor)
+                view = MatrixView.of_parts(value, shape, scored.name, needs, held.parts)
+                now = evaluate(scored, view, held.strengths, latents, self.laws)
+                value, penalty, slopes = now.value, now.penalty, now.latent_gradients
+            return Present(summand_of(scored, tensor, latents, value, gradient, slopes), penalty)
+        last = self._present
+        if last is None or last[0] is not tensor or last[1] is not gradient:
+            summand = summand_of(scored, tensor, {}, held.value, gradient, {})
+            self._present = last = tensor, gradient, Present(summand, held.penalty)
+        return last[2]
 
     def state(self) -> dict[str, Any]:
         """It as plain data and tensors."""
@@ -136,19 +152,36 @@ class Keeper:
         self.block = None if state["block"] is None else state["block"].clone()
         self.refreshes = state["refreshes"]
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is only known from the last call, so that a copy has no part in it."""
+        return self.__dict__ | {"_strengths": None, "_present": None}
 
-class Job(NamedTuple):
+
+class Present(NamedTuple):
+    """What a matrix adds to the energy: a summand, and its penalty before strength, as a number."""
+
+    summand: Summand
+    penalty: float
+
+
+@dataclass(eq=False)
+class Job:
     """A matrix at one call of an energy.
 
     Attributes:
         keeper: Of the matrix.
         strengths: Of its prior's terms.
-        W: The matrix now.
+        tensor: The parameter now.
     """
 
     keeper: Keeper
     strengths: tuple[float, ...]
-    W: Tensor
+    tensor: Tensor
+
+    @cached_property
+    def matrix(self) -> Tensor:
+        """The matrix now."""
+        return self.keeper.scored.view(self.tensor.detach())
 
     @property
     def name(self) -> str:
@@ -163,7 +196,9 @@ class Job(NamedTuple):
     @property
     def flops(self) -> float:
         """What an evaluation costs."""
-        return plan(self.keeper.scored.prior.needs, (self.W.shape[0], self.W.shape[1])).flops
+        return plan(
+            self.keeper.scored.prior.needs, (self.matrix.shape[0], self.matrix.shape[1])
+        ).flops
 
     @property
     def held(self) -> Held:
@@ -178,8 +213,8 @@ class Job(NamedTuple):
 
     def evaluate(self, latents: Mapping[str, Tensor]) -> Evaluation:
         """Its energy, to be held."""
-        return self.keeper.evaluate(self.W, self.strengths, latents, held=True)
+        return self.keeper.evaluate(self.matrix, self.strengths, latents, held=True)
 
     def accept(self, evaluation: Evaluation, latents: Mapping[str, Tensor]) -> None:
         """Hold an evaluation."""
-        self.keeper.accept(evaluation, self.W, self.strengths, latents)
+        self.keeper.accept(evaluation, self.tensor, self.matrix, self.strengths, latents)

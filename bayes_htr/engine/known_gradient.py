@@ -75,9 +75,11 @@ def add_to_grad(grad: Tensor, gradient: Gradient, scale: float) -> None:
     if rest is not None:
         grad.add_(rest.to(grad.dtype), alpha=scale)
     if top is not None:
-        left, right = (factor.to(grad.dtype) for factor in top)
-        if len(right) == 1:
-            grad.addr_(left[:, 0], right[0], alpha=scale)  # half the time of `addmm_`
+        left, right = top
+        if left.dtype != grad.dtype:
+            left, right = left.to(grad.dtype), right.to(grad.dtype)
+        if left.ndim == 1:
+            grad.addr_(left, right, alpha=scale)  # half the time of `addmm_`
         else:
             grad.addmm_(left, right, alpha=scale)
 
@@ -90,6 +92,8 @@ def _scaled(gradient: Gradient, scale: Tensor, x: Tensor) -> Tensor:
         return (scale.to(rest.device) * rest).to(x.dtype)
     scale = scale.to(top.left.device)
     left = scale * top.left
+    product = torch.outer if left.ndim == 1 else torch.mm
     if rest is None:
-        return (left @ top.right).to(x.dtype)
-    return torch.addmm(scale * rest, left, top.right).to(x.dtype)
+        return product(left, top.right).to(x.dtype)
+    add_product = torch.addr if left.ndim == 1 else torch.addmm
+    return add_product(scale * rest, left, top.right).to(x.dtype)

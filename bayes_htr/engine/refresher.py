@@ -74,14 +74,15 @@ class Refresher:
     def _due(
         self, jobs: Sequence[Job], latents: Mapping[str, Tensor], sharing: Sharing | None
     ) -> list[Job]:
-        forced = [job.keeper.must_refresh(job.W, job.strengths) for job in jobs]
+        forced = [job.keeper.must_refresh(job.tensor, job.strengths) for job in jobs]
         kept = [job for job, due in zip(jobs, forced, strict=True) if not due]
         turning = [job for job in kept if job.held.count(self.calls)]
         asking: set[Mark] = set()
         if isinstance(self.policy, Drift):
             _turn(turning, self.policy, sharing)
-            looked_at = [job for job in kept if not job.held.overdue]
-            if self.calls % self.policy.check_every == 0 and looked_at:
+            looks = self.calls % self.policy.check_every == 0
+            looked_at = [j for j in kept if looks and j.held.drifts and not j.held.overdue]
+            if looked_at:
                 flags = _look(looked_at, latents, self.policy, sharing)
                 asking = set(self.flags.read(flags, [job.mark for job in looked_at]))
         return [
@@ -96,10 +97,10 @@ def _turn(jobs: Sequence[Job], policy: Drift, sharing: Sharing | None) -> None:
     if not jobs:
         return
     if sharing is None:
-        steps = [job.held.followed(job.W) for job in jobs]
+        steps = [job.held.followed(job.matrix) for job in jobs]
     else:
         steps = sharing.followed(jobs)
-    device = jobs[0].W.device
+    device = jobs[0].matrix.device
     told = [t.to(device) for cluster, kept in steps for t in (cluster.values, kept)]
     numbers = iter(torch.cat(told).tolist())
     for job, step in zip(jobs, steps, strict=True):
@@ -110,11 +111,11 @@ def _look(
     jobs: Sequence[Job], latents: Mapping[str, Tensor], policy: Drift, sharing: Sharing | None
 ) -> Tensor:
     """Which matrices ask for a refresh, as one tensor on the device of the first."""
-    device = jobs[0].W.device
+    device = jobs[0].matrix.device
     flags = [
-        job.held.asks(job.W, latents, policy.tol)
+        job.held.asks(job.matrix, latents, policy.tol)
         if sharing is None or sharing.owns(job)
-        else job.W.new_zeros((), dtype=torch.bool)
+        else job.matrix.new_zeros((), dtype=torch.bool)
         for job in jobs
     ]
     stacked = torch.stack([flag.to(device, non_blocking=device.type != "cpu") for flag in flags])

@@ -91,6 +91,10 @@ class Scored:
     def _steps(self) -> list[str]:
         return self.path.split(".")
 
+    def shape(self, tensor: Tensor) -> tuple[int, int]:
+        """Of the matrix in the parameter."""
+        return (1, tensor.numel()) if self.matrix is None else self.matrix.shape
+
     def view(self, tensor: Tensor) -> Tensor:
         """The parameter as its matrix; a vector as one row."""
         return tensor.reshape(1, -1) if self.matrix is None else self.matrix.view(tensor)
@@ -139,8 +143,7 @@ class Evaluation(NamedTuple):
         """With respect to the matrix."""
         if self.slope is None or self.top is None:
             return Gradient(self.rest, None)
-        left, right = (self.slope * self.top.u).unsqueeze(1), self.top.v.unsqueeze(0)
-        return Gradient(self.rest, LowRank(left, right))
+        return Gradient(self.rest, LowRank(self.slope * self.top.u, self.top.v))
 
 
 def evaluate(

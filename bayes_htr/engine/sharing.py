@@ -72,7 +72,7 @@ class Sharing:
 
     def followed(self, jobs: Sequence[Job]) -> list[Followed]:
         """The clusters one step on, each computed by its owner: one sum over processes."""
-        steps = [job.held.followed(job.W) if self.owns(job) else _nothing(job) for job in jobs]
+        steps = [job.held.followed(job.matrix) if self.owns(job) else _nothing(job) for job in jobs]
         tensors = [[*step.cluster, step.kept] for step in steps]
         flat = torch.cat([t.reshape(-1) for step in tensors for t in step])
         common = all_sum(flat)  # all but one of the summands are zero: exact
@@ -126,7 +126,7 @@ class Sharing:
             theirs = {n: o for n, o in outlines.items() if self._owners[jobs[n].name] == owner}
             if theirs:
                 tensors = sent.values() if owner == rank() else None
-                found = _broadcast(theirs, tensors, owner, jobs[min(theirs)].W.device)
+                found = _broadcast(theirs, tensors, owner, jobs[min(theirs)].matrix.device)
                 for n, named in found.items():
                     own[n] = _evaluation(theirs[n].penalty, named, jobs[n], latents)
         return [own[n] for n in range(len(jobs))]
@@ -193,7 +193,7 @@ def _evaluation(
     def under(kind: str) -> dict[str, Tensor]:
         return {n.removeprefix(kind): t for n, t in named.items() if n.startswith(kind)}
 
-    own = {n: t.to(job.W.device) for n, t in named.items()}
+    own = {n: t.to(job.matrix.device) for n, t in named.items()}
     top = None
     if "slope" in own:
         top = TopPair(own["sigma"], own["u"], own["v"], own["block"])
@@ -203,7 +203,7 @@ def _evaluation(
         own.get("rest"),
         own.get("slope"),
         {n: slope.to(latents[n].device) for n, slope in under("latent ").items()},
-        {n: part.to(job.W.device) for n, part in under("part ").items()},
+        {n: part.to(job.matrix.device) for n, part in under("part ").items()},
         top,
         own.get("block"),
     )
@@ -245,9 +245,9 @@ def _check_same(jobs: Sequence[Job], calls: int) -> None:
     """Hold the matrices to be the same in all processes, as far as a few entries show."""
 
     def report(job: Job) -> Any:
-        entries = job.W.detach().reshape(-1)
+        entries = job.matrix.detach().reshape(-1)
         few = entries[:: max(1, len(entries) // 4)].tolist()
-        return {"shape": tuple(job.W.shape), "strengths": job.strengths, "entries": few}
+        return {"shape": tuple(job.matrix.shape), "strengths": job.strengths, "entries": few}
 
     first, *others = gathered((calls, {job.name: report(job) for job in jobs}))
     for number, (own_calls, own) in enumerate(others, start=1):

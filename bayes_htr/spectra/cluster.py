@@ -59,7 +59,7 @@ class Cluster(NamedTuple):
         return self.values.max()
 
     def mean(self, width: float, count: int | None = None) -> tuple[Tensor, Tensor]:
-        """An epsilon-subgradient of the largest singular value as `(m, count)` times `(count, n)`.
+        """An epsilon-subgradient of the largest singular value as the factors of a `LowRank`.
 
         It is the mean `sum_i w_i u_i v_i'` with weights as in `shares`: its inner product with the
         matrix falls short of `sigma` by a fraction of at most `width log(b)`.
@@ -69,12 +69,12 @@ class Cluster(NamedTuple):
             count: How many of the last have weights that are not negligible; all by default.
         """
         count = len(self.values) if count is None else count
-        left, right = self.left[-count:], self.right[-count:]
-        if count > 1:
-            values = self.values[-count:]
-            largest = values.max().clamp(min=torch.finfo(values.dtype).tiny)
-            left = torch.softmax(values / (width * largest), 0).unsqueeze(1) * left
-        return left.T, right
+        if count == 1:
+            return self.left[-1], self.right[-1]
+        values = self.values[-count:]
+        largest = values.max().clamp(min=torch.finfo(values.dtype).tiny)
+        weights = torch.softmax(values / (width * largest), 0).unsqueeze(1)
+        return (weights * self.left[-count:]).T, self.right[-count:]
 
     def top(self) -> TopPair:
         """The triplet of the largest value."""
@@ -127,17 +127,20 @@ def follow(W: Tensor, before: Cluster, sigma: float) -> Followed:
         short, long = (before.left, before.right) if wide else (before.right, before.left)
         products = short @ W
         kept = torch.linalg.vecdot(products, long)
+        # As if the rows had been made orthonormal by a step of Newton's iteration: Rayleigh-Ritz
+        # asks for that, and they nearly are.
+        products = torch.addmm(products, short @ short.T, products, beta=1.5, alpha=-0.5)
         constants = _constants(short)
         # What is rounding beside the largest is not to be scaled up to unit vectors.
-        floor = _ROUNDING * limits.eps * sigma**2 + limits.tiny
-        gram = torch.addmm(constants.identity, products, products.T, beta=floor)
+        floor = max((_ROUNDING * limits.eps) ** 0.5 * sigma, limits.tiny**0.5)
+        gram = torch.addmm(constants.identity, products, products.T, beta=floor**2)
         try:
             ritz, rotation = torch.linalg.eigh(gram)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             return Followed(Cluster(*(torch.full_like(t, torch.nan) for t in before)), kept)
         long = (rotation * ritz.rsqrt_()).T @ products
         short = long @ W.T
-        lengths = torch.linalg.vector_norm(short, dim=1, keepdim=True).add_(limits.tiny)
+        lengths = torch.linalg.vector_norm(short, dim=1, keepdim=True).clamp_(min=floor)
         short = torch.addcdiv(constants.noise, short, lengths)
         left, right = (short, long) if wide else (long, short)
         return Followed(Cluster(lengths.squeeze(1), left, right), kept)

@@ -15,6 +15,11 @@ from torch import Tensor
 _ENOUGH = {torch.float32: 1e-3, torch.float64: 1e-11}
 """The relative error that the smallest eigenvalue asked for may have, by dtype of the weights."""
 
+_ROUNDING = 8.0
+"""Eigenvalues of a Gram matrix are within so many `eps lambda_1`. For matrices of normal entries,
+spiked, positive, of low rank and of power-law spectra up to 1024 x 1024 the error of an eigenvalue
+below the top was at most 1.3 of these."""
+
 _ENOUGH_LOG_DET = {torch.float32: 1e-4, torch.float64: 1e-12}
 
 
@@ -49,7 +54,8 @@ def eigen(W: Tensor, *, count: int, digits: bool) -> Eigen:
     dtypes = [torch.float64] if count == K else [W.dtype, torch.float64]
     for dtype in dict.fromkeys(dtypes):
         found = _of_gram(W.to(dtype))
-        if not digits or bool(found.values[count - 1] * enough > found.floor * found.values[0]):
+        error = _ROUNDING * torch.finfo(dtype).eps
+        if not digits or bool(found.values[count - 1] * enough > error * found.values[0]):
             return found
     return _of_singular_values(W.double())
 

@@ -71,7 +71,7 @@ def unwrap(module: nn.Module) -> nn.Module:
     while True:
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             module = module.module
-        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
+        elif (inner := module._modules.get("_orig_mod")) is not None:
             module = inner
         else:
             return module
@@ -129,7 +129,7 @@ def as_matrix(W: Tensor) -> Tensor:
             f"a tensor of shape {tuple(W.shape)} has no spectrum; "
             "give one with two or more dimensions, none of them 0"
         )
-    return W.reshape(W.shape[0], -1)
+    return W if W.ndim == 2 else W.reshape(W.shape[0], -1)
 
 
 def _is_computed_from(name: str, owner: nn.Module) -> bool:

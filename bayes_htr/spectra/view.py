@@ -22,7 +22,7 @@ from bayes_htr.spectra.top import BLOCK, TopPair, top_pair
 
 
 class LowRank(NamedTuple):
-    """A matrix of low rank, `left @ right`: `(m, b)` and `(b, n)`."""
+    """A matrix of low rank: `left @ right` of `(m, b)` and `(b, n)`, or the product of vectors."""
 
     left: Tensor
     right: Tensor
