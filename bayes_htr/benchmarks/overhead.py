@@ -99,7 +99,7 @@ class Overhead:
             Part(
                 cell,
                 "quality",
-                2 * steps,
+                4 * steps,
                 partial(measure_quality, case, steps, self.samples, test),
                 {**common, "steps": steps, "samples": self.samples},
             ),
@@ -130,6 +130,7 @@ def overhead_tables(results: Results) -> list[TextTable]:
     rows = {
         "cost": [_cost_row(cell, results.result(cell, "cost")) for cell in cells],
         "quality": [_quality_row(cell, results.result(cell, "quality")) for cell in cells],
+        "energy": [_energy_row(cell, results.result(cell, "quality")) for cell in cells],
         "share": [_share_row(cell, results.result(cell, "share")) for cell in cells],
         "accuracy": [_accuracy_row(cell, accuracy_summary(results, cell)) for cell in cells],
     }
@@ -149,7 +150,12 @@ _TABLES = (
     (
         "quality",
         "Held against exact gradients (held, exact: test accuracy)",
-        ("lowest cosine", "of all matrices", "lowest u'Wv/σ₁", "energy off", "held", "exact"),
+        ("lowest cosine", "of all matrices", "lowest u'Wv/σ₁", "held", "exact"),
+    ),
+    (
+        "energy",
+        "Energy at the end: held (and disturbed) against exact gradients",
+        ("start", "plain", "exact", "held", "off / drop", "off / effect"),
     ),
     (
         "share",
@@ -188,10 +194,22 @@ def _quality_row(cell: str, result: dict[str, Any] | None) -> list[str] | None:
         number(min(single, default=None), ".5f"),
         number(cosine.get(WHOLE, {}).get("value"), ".5f"),
         number(min((found["value"] for found in top.values()), default=None), ".5f"),
-        number(result["energy"]["relative"], ".2%"),
         f"{result['accuracy']['held']:.4f}",
         f"{result['accuracy']['exact']:.4f}",
     ]
+
+
+def _energy_row(cell: str, result: dict[str, Any] | None) -> list[str] | None:
+    if result is None:
+        return None
+    energy = result["energy"]
+
+    def off(name: str) -> str:
+        held, chance = (number(energy[name + end], ".2%") for end in ("", "_disturbed"))
+        return f"{held} ({chance})"
+
+    ends = [f"{energy[name]:.2f}" for name in ("start", "plain", "exact", "held")]
+    return [*cell.split("/"), *ends, off("relative"), off("of_effect")]
 
 
 def _share_row(cell: str, result: dict[str, Any] | None) -> list[str] | None:

@@ -147,9 +147,11 @@ def measure_quality(
     Returns:
         `cosine`: by matrix and for all together, the lowest `value` with its `step`, the `norm` of
         the exact gradient there and the `largest_norm` of all samples; `top`: the same for
-        gradients through the largest singular value alone; `energy` (`start`, `held`, `exact`, and
-        `relative`, the difference of the ends over the drop); `accuracy` (`held`, `exact`);
-        `samples`; `refreshes`.
+        gradients through the largest singular value alone; `energy`: `start`, the ends `held`,
+        `exact`, `disturbed` (exact, from weights changed by `_DISTURBANCE`: what differs by
+        chance) and `plain` (without the prior), and what differs over the drop, `relative` and
+        `relative_disturbed`, and over the prior's effect, `of_effect` and `of_effect_disturbed`;
+        `accuracy` (`held`, `exact`); `samples`; `refreshes`.
     """
     run = case.prior_run()
     exact_energy = case.naive_energy(run.net, torch.float64)
@@ -158,20 +160,24 @@ def measure_quality(
     run.backward = watched
     start = _value(exact_energy)
     _advance(run, steps, tick)
-    exact_run = case.prior_run(Exact())
-    _advance(exact_run, steps, tick)
-    end = _value(exact_energy)
-    exact_end = _value(case.naive_energy(exact_run.net, torch.float64))
-    drop = start - exact_end
+    exact_run, disturbed_run, plain_run = (
+        case.prior_run(Exact()),
+        case.prior_run(Exact()),
+        case.plain_run(),
+    )
+    _disturb(disturbed_run.net)
+    ends = {"start": start, "held": _value(exact_energy)}
+    for name, other in (
+        ("exact", exact_run),
+        ("disturbed", disturbed_run),
+        ("plain", plain_run),
+    ):
+        _advance(other, steps, tick)
+        ends[name] = _value(case.naive_energy(other.net, torch.float64))
     return {
         "cosine": lowest(watched.cosines),
         "top": lowest(watched.tops),
-        "energy": {
-            "start": start,
-            "held": end,
-            "exact": exact_end,
-            "relative": abs(end - exact_end) / abs(drop) if drop else None,
-        },
+        "energy": {**ends, **_compared(ends)},
         "accuracy": {
             "held": accuracy(run.net, test, case.workload),
             "exact": accuracy(exact_run.net, test, case.workload),
@@ -179,6 +185,31 @@ def measure_quality(
         "samples": len(at),
         "refreshes": run.prior.energy.refreshes,
     }
+
+
+_DISTURBANCE = 1e-6
+
+
+def _disturb(net: nn.Module) -> None:
+    """Change every weight by normal noise of `_DISTURBANCE` times the root mean square of all."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for p in net.parameters():
+            noise = torch.randn(p.shape, generator=generator).to(p)
+            p.add_(noise, alpha=_DISTURBANCE * p.square().mean().sqrt().item())
+
+
+def _compared(ends: dict[str, float]) -> dict[str, float | None]:
+    """How far runs end from the exact one, over what that has changed and what the prior has."""
+    found: dict[str, float | None] = {}
+    for name, whole in (
+        ("relative", ends["start"] - ends["exact"]),
+        ("of_effect", ends["plain"] - ends["exact"]),
+    ):
+        for suffix, other in (("", "held"), ("_disturbed", "disturbed")):
+            off = abs(ends[other] - ends["exact"])
+            found[name + suffix] = off / abs(whole) if whole else None
+    return found
 
 
 def measure_accuracy(

@@ -72,7 +72,12 @@ def test_exact_gradients_agree_with_the_naive_ones(case, prior, test_data):
     found = measure_quality(case(prior), 12, 8, test_data, silent)
     assert set(found["cosine"]) == {"0.weight", "2.weight", WHOLE}
     assert min(note["value"] for note in found["cosine"].values()) > 1 - 1e-5
-    assert found["energy"]["relative"] < 1e-3
+    energy = found["energy"]
+    assert energy["relative"] < 1e-3
+    assert energy["relative_disturbed"] < 1e-3
+    effect = abs(energy["plain"] - energy["exact"])
+    assert effect > 0
+    assert energy["of_effect"] == pytest.approx(abs(energy["held"] - energy["exact"]) / effect)
     assert set(found["top"]) == ({"0.weight", "2.weight"} if prior == "frechet" else set())
     assert all(note["value"] == pytest.approx(1, abs=1e-4) for note in found["top"].values())
     assert found["accuracy"]["held"] == found["accuracy"]["exact"]
