@@ -24,7 +24,10 @@ from bayes_htr.spectra import (
 )
 
 TURN_SHARE = 1e-2
-"""The cluster is followed more often while it turns by more than this share of it at a time."""
+"""The cluster is followed more often while it turns by more than this share of it at a time ..."""
+
+MIXED_TURN_SHARE = 4e-2
+"""... and by this one beside other parts of a gradient, which are only held to the tolerance."""
 
 WIDTH_SHARE = 5e-3
 """The width of the cluster is this share of it."""
@@ -98,6 +101,7 @@ class Held:
         *,
         drifts: bool,
         before: Held | None,
+        keep: bool,
     ) -> Held:
         """Hold an evaluation at `W`.
 
@@ -108,7 +112,9 @@ class Held:
             strengths: Of the prior's terms.
             latents: The hyperparameters that the matrix is scored with, unconstrained, by name.
             drifts: Whether the drift from `W` will be looked at.
-            before: What was held before, if its cluster has been followed to `W`: it is kept.
+            before: What was held before, if of such a parameter: how often its cluster has to
+                follow stays.
+            keep: Whether that cluster has been followed to `W`, and is kept.
         """
         rest, top = evaluation.rest, evaluation.top
         sigma = 0.0 if top is None else float(top.sigma)
@@ -128,8 +134,9 @@ class Held:
             evaluation.latent_gradients,
         )
         if before is not None:
-            held.cluster, held.interval = before.cluster, before.interval
-            held.weights = before.weights
+            held.interval = before.interval
+            if keep:
+                held.cluster, held.weights = before.cluster, before.weights
         return held
 
     def gradient(self, width: float) -> Gradient:
@@ -143,11 +150,10 @@ class Held:
             self._gradient = Gradient(self.rest, top)
         return self._gradient
 
-    def fits(self, tensor: Tensor, strengths: tuple[float, ...]) -> bool:
-        """Whether it was computed for such a parameter and these strengths."""
+    def fits(self, tensor: Tensor) -> bool:
+        """Whether it was computed for such a parameter."""
         return (
-            self.strengths == strengths
-            and self.shape == tensor.shape
+            self.shape == tensor.shape
             and self.value.device == tensor.device
             and self.value.dtype == working_dtype(tensor.dtype)
         )
@@ -228,7 +234,7 @@ class Held:
             for weights, found in ((self.weights, values), (before, kept))
         )
         turned = abs(mean - behind) / max(sigma, 1e-300)
-        bound = TURN_SHARE * policy.tol
+        bound = (TURN_SHARE if self.rest is None else MIXED_TURN_SHARE) * policy.tol
         if turned < bound / 8:
             self.interval = min(2 * self.interval, FOLLOW_CHECKS * policy.check_every)
         elif turned >= bound:  # it turns by the square of what the matrix moves

@@ -61,9 +61,12 @@ class Keeper:
 
     def must_refresh(self, tensor: Tensor, strengths: tuple[float, ...]) -> bool:
         """Whether a refresh is due whatever the matrix has become."""
-        if self.held is None or not self.holds or not self.held.fits(tensor, strengths):
+        held = self.held
+        if held is None or not self.holds:
             return True
-        return isinstance(self.policy, Every) and self.held.age + 1 >= self.policy.n
+        if held.strengths != strengths or not held.fits(tensor):
+            return True
+        return isinstance(self.policy, Every) and held.age + 1 >= self.policy.n
 
     def evaluate(
         self,
@@ -106,9 +109,12 @@ class Keeper:
         """Hold an evaluation of the present matrix `W` of the parameter `tensor`."""
         own = {n: latents[n] for n in self.scored.latent_names}
         drifts = self.holds and isinstance(self.policy, Drift)
-        before = None if self._followed() is None else self.held
+        before = self.held if self.held is not None and self.held.fits(tensor) else None
+        keep = self._followed() is not None
         W = working(W.detach())
-        self.held = Held.of(evaluation, tensor, W, strengths, own, drifts=drifts, before=before)
+        self.held = Held.of(
+            evaluation, tensor, W, strengths, own, drifts=drifts, before=before, keep=keep
+        )
         self.block = evaluation.block
         self.started = True
         self.refreshes += 1

@@ -53,10 +53,13 @@ class Latent:
         return start.to(torch.get_default_dtype())
 
 
-def latents_of(prior: Prior, matrix: str) -> list[dict[str, Latent]]:
+def latents_of(prior: Prior, matrix: str, *, conjugate: bool = False) -> list[dict[str, Latent]]:
     """For each term of a prior on a matrix, its latents by argument name.
 
-    A conjugate tail index is integrated out and is none of them.
+    Args:
+        prior: The prior.
+        matrix: The matrix's name.
+        conjugate: Whether a conjugate tail index is one of them; else it is integrated out.
     """
     found: list[dict[str, Latent]] = []
     seen: dict[str, int] = {}
@@ -73,7 +76,7 @@ def latents_of(prior: Prior, matrix: str) -> list[dict[str, Latent]]:
                     f"{matrix}:{label}.{argument}", spec if isinstance(spec, Law) else spec.law
                 )
                 for argument, spec in law.latents.items()
-                if not (law.conjugate is not None and argument == "tail_index")
+                if conjugate or law.conjugate is None or argument != "tail_index"
             }
         )
     return found
