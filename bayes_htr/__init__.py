@@ -25,7 +25,7 @@ from bayes_htr.errors import (
 )
 from bayes_htr.fit import fit, load
 from bayes_htr.inference import MAP, EpochEvent
-from bayes_htr.models import BayesianClassifier
+from bayes_htr.models import BayesianClassifier, sample_prior
 from bayes_htr.posterior import Interval, Posterior, PosteriorSpectra, Prediction
 from bayes_htr.priors import (
     ESD,
@@ -112,6 +112,7 @@ __all__ = [
     "matrices_of",
     "nuclear_norm",
     "penalties",
+    "sample_prior",
     "spectral_norm",
     "spectrum",
     "stable_rank",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bayes_htr.inference.data import Batches
 from bayes_htr.inference.distributed import together
+from bayes_htr.inference.guides.base import Guide
 from bayes_htr.inference.modes import evaluation_mode
 from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.run_folder import RunFolder
@@ -76,11 +77,13 @@ class Fitted:
         net: The trained network.
         hyperparameters: Unconstrained coordinates by name.
         history: Metrics by epoch.
+        guide: The posterior over weights; `None` for a point mass at the network.
     """
 
     net: nn.Module
     hyperparameters: dict[str, Tensor]
     history: list[dict[str, float]]
+    guide: Guide | None = None
 
 
 class Method(Protocol):

@@ -1,8 +1,8 @@
 """`BayesianClassifier`: a network, priors on its weights, and the joint density of both with data.
 
-One definition, seen in the coordinates of `docs/theory.md`; here `"map"`, in which the
-mode is what `htr.MAP` trains to: each spectral statistic in its natural coordinate, every
-hyperparameter in `log`.
+One definition, seen in the three coordinates of `docs/theory.md`. In `"map"` the mode is what
+`htr.MAP` trains to: each spectral statistic in its natural coordinate, every hyperparameter in
+unconstrained ones. `"weight"` is a density over the entries, `"spectral"` the generative model.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ from torch.func import functional_call
 
 from bayes_htr.engine import bind
 from bayes_htr.errors import DataError
+from bayes_htr.models.generative import FRAMES, Frames
 from bayes_htr.models.likelihood import negative_log_likelihood
+from bayes_htr.models.placed import PlacedParameter, placed_parameters
+from bayes_htr.models.programs import Weights, spectral_program, weight_program
 from bayes_htr.priors import Priors
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import unwrap
 
-Coordinates = Literal["map"]
+Coordinates = Literal["map", "weight", "spectral"]
+COORDINATES = ("map", "weight", "spectral")
 
 
 class BayesianClassifier:
@@ -76,49 +80,93 @@ class BayesianClassifier:
         coordinates: Coordinates = "map",
         epoch: int | None = None,
     ) -> Tensor:
-        """`num_data / batch * log p(y | x, W) + log prior(W)`, constants of the prior dropped.
+        """`num_data / batch * log p(y | x, W) + log prior(W)`.
 
         Args:
-            params: Parameters by name and hyperparameters in unconstrained coordinates; those left
-                out stay at their present values.
+            params: In `"map"`, parameters by name and hyperparameters in unconstrained
+                coordinates; those left out stay at their present values. In the others, the
+                sites of `pyro_model(coordinates)`, all of them, as they are.
             batch: `(x, y)` on the parameters' device.
             num_data: The size of the data set that the batch was drawn from.
-            coordinates: `"map"`: the density whose mode `htr.MAP` finds.
+            coordinates: `"map"`: the density whose mode `htr.MAP` finds, constants of the prior
+                dropped. `"weight"`: over the entries, with all constants where a matrix has
+                one factor at strength 1. `"spectral"`: over spectra, frames and hyperparameters.
             epoch: Counted from 0; needed where a prior is scheduled.
 
         Returns:
-            0-d, differentiable once with respect to `params`.
+            0-d, differentiable with respect to `params`; in `"map"` once.
 
         Raises:
-            ValueError: Other coordinates, or a parameter that the model does not have or that
-                has another shape there.
+            ValueError: Other coordinates, or a parameter or site that the model does not have, that
+                has another shape there, or, but in `"map"`, that is missing.
+            PriorError: But in `"map"`: a prior that is no density.
         """
         _check_coordinates(coordinates)
         x, y = batch
+        if coordinates != "map":
+            program = self.pyro_model(coordinates, epoch=epoch)
+            return _log_density(program, params, x, y, num_data)
         values = self._complete(params)
         logits = self._logits(values, x)
         fit = negative_log_likelihood(logits, y, self.class_weights)
         return -num_data * fit - self._prior_energy(values, epoch)
 
     def pyro_model(
-        self, coordinates: Coordinates = "map", *, epoch: int | None = None
+        self,
+        coordinates: Coordinates = "map",
+        *,
+        epoch: int | None = None,
+        frames: Frames = "sampled",
     ) -> Callable[..., Tensor]:
-        """The model as a Pyro program: `model(x, y=None, *, num_data)`.
+        """The model as a Pyro program: `model(x, y=None, *, num_data)`, with the labels as `y`.
 
-        Its sites are the trainable parameters and the hyperparameters (in unconstrained
-        coordinates), both with a flat base measure; the prior enters as the factor `prior`, and the
-        labels as the site `y`. `AutoDelta` on it is MAP.
+        - `"map"`: the sites are the trainable parameters and the hyperparameters in unconstrained
+          coordinates, with a flat base measure, and the prior is the factor `prior`. `AutoDelta` on
+          it is MAP.
+        - `"weight"`: the same, but the factor is a density over the entries, and hyperparameters
+          are sites with their hyperpriors. For guides over the weights.
+        - `"spectral"`: spectra, frames and hyperparameters, as in `bayes_htr.models.generative`;
+          flat parameters stay as they are. For NUTS.
 
         Args:
-            coordinates: As in `log_joint`.
+            coordinates: The coordinates.
             epoch: The epoch at which scheduled priors are taken.
+            frames: In spectral coordinates, whether the frames are sites (`"sampled"`) or those
+                of the present weights (`"held"`).
 
         Raises:
-            ValueError: Other coordinates.
+            ValueError: Other coordinates or frames.
+            PriorError: But in `"map"`: a prior that is no density.
         """
         _check_coordinates(coordinates)
+        if frames not in FRAMES:
+            raise ValueError(f"frames={frames!r} must be one of {', '.join(FRAMES)}")
+        weights = self._weights_program(coordinates, epoch, frames)
 
         def model(x: Tensor, y: Tensor | None = None, *, num_data: int) -> Tensor:
+            values = weights()
+            logits = self._logits(values, x)
+            scale = pyro.poutine.scale(scale=self._scale(logits, y, num_data))
+            with pyro.plate("data", len(x)), scale:
+                return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
+
+        return model
+
+    def placed(self, epoch: int | None = None) -> list[PlacedParameter]:
+        """The trainable parameters with their priors as densities.
+
+        Raises:
+            PriorError: A prior that is no density.
+        """
+        return placed_parameters(self.priors, self.net, epoch)
+
+    def _weights_program(self, coordinates: str, epoch: int | None, frames: Frames) -> Weights:
+        if coordinates == "weight":
+            return weight_program(self.placed(epoch))
+        if coordinates == "spectral":
+            return spectral_program(self.placed(epoch), frames)
+
+        def program() -> dict[str, Tensor]:
             values = {
                 name: pyro.sample(
                     name, dist.ImproperUniform(dist.constraints.real, (), start.shape)
@@ -126,12 +174,9 @@ class BayesianClassifier:
                 for name, start in self.initial_params().items()
             }
             pyro.factor("prior", -self._prior_energy(values, epoch))
-            logits = self._logits(values, x)
-            scale = pyro.poutine.scale(scale=self._scale(logits, y, num_data))
-            with pyro.plate("data", len(x)), scale:
-                return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
+            return values
 
-        return model
+        return program
 
     def _scale(self, logits: Tensor, y: Tensor | None, num_data: int) -> float | Tensor:
         scale = num_data / len(logits)
@@ -166,8 +211,33 @@ class BayesianClassifier:
 
 
 def _check_coordinates(coordinates: str) -> None:
-    if coordinates != "map":
-        raise ValueError(f"coordinates={coordinates!r} must be 'map'")
+    if coordinates not in COORDINATES:
+        raise ValueError(f"coordinates={coordinates!r} must be one of {', '.join(COORDINATES)}")
+
+
+def _log_density(
+    program: Callable[..., Tensor],
+    params: Mapping[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    num_data: int,
+) -> Tensor:
+    """The log density of a program at values of all its sites."""
+    given = pyro.poutine.condition(program, data=dict(params))
+    with torch.random.fork_rng(devices=[]):  # what is missing is drawn, and then complained of
+        trace = pyro.poutine.trace(given).get_trace(x, y, num_data=num_data)
+    sites = [
+        name
+        for name, site in trace.nodes.items()
+        if site["type"] == "sample"
+        and name not in ("data", "y")
+        and not name.endswith((":factor", ":prior"))
+    ]
+    if missing := [name for name in sites if name not in params]:
+        raise ValueError(f"no value for the sites {', '.join(missing)}")
+    if unknown := params.keys() - set(sites):
+        raise ValueError(f"no site {', '.join(sorted(unknown))}; there are {', '.join(sites)}")
+    return torch.as_tensor(trace.log_prob_sum())
 
 
 def _checked_weights(class_weights: Any) -> Tensor | None:

@@ -1,0 +1,9 @@
+"""Posteriors over weights, one file each."""
+
+from bayes_htr.inference.guides.base import Guide, VariationalGuide
+from bayes_htr.inference.guides.samples import Samples
+
+GUIDES: dict[str, type[Guide]] = {guide.kind: guide for guide in (Samples,)}
+"""By the name under which run folders know them."""
+
+__all__ = ["GUIDES", "Guide", "Samples", "VariationalGuide"]

@@ -1,0 +1,69 @@
+"""What a posterior over weights is, whichever method found it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bayes_htr.models import BayesianClassifier
+
+
+class Guide(nn.Module, ABC):
+    """A distribution over the trainable parameters of a network and the hyperparameters.
+
+    Its `state_dict` is all that it has learnt: with the model and `settings`, `rebuilt` makes it
+    again.
+    """
+
+    kind: ClassVar[str]
+    """The name by which run folders know it."""
+
+    @abstractmethod
+    def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """One draw, without gradient.
+
+        Returns:
+            The trainable parameters by name in their shapes, and the hyperparameters by name, 0-d,
+            in their own coordinates (not unconstrained ones).
+        """
+
+    @abstractmethod
+    def centre(self) -> dict[str, Tensor]:
+        """Parameters and hyperparameters in the middle: means or medians, as `draw` has them."""
+
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """Plain data from which, with the model, an untrained one is built."""
+
+    @classmethod
+    @abstractmethod
+    def rebuilt(
+        cls, model: BayesianClassifier, settings: Mapping[str, Any], state: Mapping[str, Tensor]
+    ) -> Guide:
+        """The inverse of `settings` and `state_dict`."""
+
+    def draws(self, samples: int, seed: int) -> Iterator[dict[str, Tensor]]:
+        """So many draws; the same for the same seed."""
+        generator = torch.Generator().manual_seed(seed)
+        for _ in range(samples):
+            yield self.draw(generator)
+
+
+class VariationalGuide(Guide):
+    """A guide that is fitted by stochastic gradients of the evidence lower bound."""
+
+    @abstractmethod
+    def rsample(self) -> dict[str, Tensor]:
+        """One draw with gradient to what is learnt, from Torch's global generator; as `draw`."""
+
+    @abstractmethod
+    def divergence(self, sample: Mapping[str, Tensor]) -> Tensor:
+        """`KL(guide | prior)`, 0-d with gradient, in nats for all parameters together.
+
+        Closed form where there is one, else its estimate from the sample. So `-E[log p(y | x, W)]`
+        plus this is the negative evidence lower bound.
+        """

@@ -1,0 +1,234 @@
+"""A prior as a density: what of it has a law that can be normalised, simulated and sampled.
+
+`"map"` takes any energy. The other two coordinates need densities, and this module says which
+priors are: proper laws of a whole spectrum, of its largest value, or of the entries.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayes_htr.engine.latents import Latent, latents_of
+from bayes_htr.errors import PriorError
+from bayes_htr.priors import (
+    ESD,
+    Entries,
+    Law,
+    MaxEigenvalue,
+    Prior,
+    SingularValues,
+    Statistic,
+    factor_at,
+)
+from bayes_htr.spectra.volume import log_frame_constant, log_jacobian
+
+Values = Mapping[str, Tensor]
+"""Hyperparameters by name."""
+
+
+@dataclass(frozen=True)
+class DensityTerm:
+    """A statistic with its law, as a factor of a density.
+
+    Attributes:
+        statistic: The statistic.
+        strength: The power of its law.
+        latents: Its hyperparameters by argument; unlike in `"map"`, a Gamma tail index is one.
+    """
+
+    statistic: Statistic
+    strength: float
+    latents: Mapping[str, Latent]
+
+    def law(self, values: Values, like: Tensor) -> Any:
+        """The law at given hyperparameters, in the precision and on the device of `like`."""
+        given = {argument: values[latent.name] for argument, latent in self.latents.items()}
+        return self.statistic.law.distribution_of(_numbers(self.statistic.law, like) | given)
+
+    def log_prob(self, x: Tensor, values: Values) -> Tensor:
+        """`strength` times the sum of `log p` over the last dimension of `x`."""
+        return self.strength * self.law(values, x).log_prob(x).sum(-1)
+
+
+@dataclass(frozen=True)
+class MatrixPrior:
+    """The density of one matrix (or vector): factors on its spectrum, and on its entries.
+
+    Attributes:
+        name: The matrix's name.
+        shape: `(m, n)`; a vector is one row.
+        spectral: Factors on the spectrum; the first decides what is sampled.
+        entries: Factors on the entries.
+        vector: Whether it is a vector, seen as one row.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    spectral: tuple[DensityTerm, ...]
+    entries: tuple[DensityTerm, ...]
+    vector: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        prior: Prior,
+        name: str,
+        shape: tuple[int, int],
+        strength: float = 1.0,
+        epoch: int | None = None,
+        *,
+        vector: bool = False,
+    ) -> MatrixPrior:
+        """Take a prior apart.
+
+        Args:
+            prior: The prior.
+            name: The matrix's name.
+            shape: Its shape.
+            strength: Of all priors.
+            epoch: Counted from 0; needed where the prior is scheduled.
+            vector: Whether it is a vector, seen as one row.
+
+        Raises:
+            PriorError: It is no density, and what to take instead.
+        """
+        flat = prior.flat()
+        if flat.gates:
+            raise PriorError(
+                f"{name}: {prior!r} acts only above a threshold and is no density; leave out "
+                ".above(...), or use htr.MAP"
+            )
+        all_terms = [
+            DensityTerm(t.statistic, strength * t.strength * factor_at(t.schedules, epoch), own)
+            for t, own in zip(flat.terms, latents_of(prior, name, conjugate=True), strict=True)
+        ]
+        terms = [term for term in all_terms if term.strength > 0]
+        for term in terms:
+            _require_density(term, name)
+        return cls(
+            name,
+            shape,
+            tuple(t for t in terms if not isinstance(t.statistic, Entries)),
+            tuple(t for t in terms if isinstance(t.statistic, Entries)),
+            vector,
+        )
+
+    @property
+    def smaller(self) -> int:
+        """The smaller side."""
+        return min(self.shape)
+
+    @property
+    def larger(self) -> int:
+        """The larger side."""
+        return max(self.shape)
+
+    @property
+    def latents(self) -> dict[str, Latent]:
+        """Its hyperparameters by name."""
+        terms = (*self.spectral, *self.entries)
+        return {x.name: x for term in terms for x in term.latents.values()}
+
+    @property
+    def is_normalised(self) -> bool:
+        """Whether `log_density` has every constant: one factor, at strength 1."""
+        terms = (*self.spectral, *self.entries)
+        return len(terms) == 1 and terms[0].strength == 1
+
+    def log_spectral_density(self, eigenvalues: Tensor, values: Values) -> Tensor:
+        """The log density of the ordered spectrum with respect to `d lambda`.
+
+        Args:
+            eigenvalues: `(..., K)`, in any order.
+            values: Hyperparameters by name.
+
+        Returns:
+            `(...)`. The product of all spectral factors, without its constant where there are
+            several or the strength is not 1.
+        """
+        total = eigenvalues.new_zeros(eigenvalues.shape[:-1])
+        for term in self.spectral:
+            total = total + spectral_log_prob(term, eigenvalues, values)
+        return total
+
+    def log_density(self, W: Tensor, values: Values) -> Tensor:
+        """The log density of the matrix itself: weight coordinates.
+
+        Spectra are taken in float64 through the smaller Gram matrix; the gradient has poles
+        where eigenvalues meet, as the density has.
+
+        Args:
+            W: `(..., m, n)`.
+            values: Hyperparameters by name.
+
+        Returns:
+            `(...)`, differentiable. Infinite where two eigenvalues are equal.
+        """
+        total = W.new_zeros(W.shape[:-2])
+        if self.spectral:
+            lam = spectrum_of(W)
+            density = self.log_spectral_density(lam, values)
+            volume = log_frame_constant(self.smaller, self.larger) + log_jacobian(lam, self.larger)
+            total = total + (density - volume).to(W)
+        for term in self.entries:
+            total = total + term.log_prob(W.flatten(-2), values)
+        return total
+
+
+def hyperprior(latent: Latent, like: Tensor) -> Any:
+    """The law of a hyperparameter, in the precision and on the device of `like`."""
+    return latent.law.distribution_of(_numbers(latent.law, like))
+
+
+def _numbers(law: Law, like: Tensor) -> dict[str, Tensor]:
+    return {k: like.new_tensor(v) for k, v in law.arguments.items() if isinstance(v, float)}
+
+
+def spectrum_of(W: Tensor) -> Tensor:
+    """The eigenvalues of `W'W` in float64, descending: `(..., K)`, differentiable."""
+    wide = W.double() if W.shape[-2] <= W.shape[-1] else W.double().mT
+    return torch.linalg.eigvalsh(wide @ wide.mT).flip(-1).clamp(min=torch.finfo(torch.float64).tiny)
+
+
+def spectral_log_prob(term: DensityTerm, eigenvalues: Tensor, values: Values) -> Tensor:
+    """What one factor says of the ordered spectrum, with respect to `d lambda`.
+
+    `K! prod p(lambda)`, `K! prod p(sigma) / (2 sigma)`, or `(K-1)! p(lambda_1) lambda_1^-(K-1)`;
+    strength is a power of `p` alone.
+    """
+    K = eigenvalues.shape[-1]
+    if isinstance(term.statistic, ESD):
+        return math.lgamma(K + 1) + term.log_prob(eigenvalues, values)
+    if isinstance(term.statistic, SingularValues):
+        sigma = eigenvalues.sqrt()
+        return math.lgamma(K + 1) + term.log_prob(sigma, values) - (2 * sigma).log().sum(-1)
+    top = eigenvalues.amax(-1, keepdim=True)
+    return math.lgamma(K) + term.log_prob(top, values) - (K - 1) * top.squeeze(-1).log()
+
+
+def _require_density(term: DensityTerm, name: str) -> None:
+    """Raise unless a term is a proper density of a matrix."""
+    statistic, law = term.statistic, term.statistic.law
+    reason = None
+    if not isinstance(statistic, ESD | SingularValues | MaxEigenvalue | Entries):
+        reason = "is a factor and no density; take ESD(Lomax(2.0)) or MaxEigenvalue(Frechet(2.0))"
+    elif law.hill is not None:
+        reason = (
+            "takes its exponent from the matrix itself; give a number, or a hyperprior such as "
+            "Lomax(tail_index=Gamma(9.0, 3.0))"
+        )
+    elif isinstance(statistic, ESD) and statistic.tail is not None:
+        reason = "scores the upper tail alone; take ESD(Lomax(2.0)) for the whole spectrum"
+    elif not statistic.is_proper(term.strength):
+        power = "" if term.strength == 1 else f" at strength {term.strength:g}"
+        reason = f"has no finite integral{power}; take Lomax(2.0) or Frechet(2.0)"
+    if reason is not None:
+        raise PriorError(
+            f"{name}: {statistic!r} {reason}. MAP takes it as it is; what needs a density does not"
+        )

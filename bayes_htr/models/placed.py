@@ -1,0 +1,119 @@
+"""The parameters of a network with their densities, and how a parameter is put together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from bayes_htr.engine.latents import Latent
+from bayes_htr.errors import PriorError
+from bayes_htr.models.matrix_prior import MatrixPrior
+from bayes_htr.priors import Priors, factor_at
+from bayes_htr.spectra import Parameter
+
+
+@dataclass(frozen=True)
+class PlacedMatrix:
+    """A matrix with its density, and where its entries are in the parameter.
+
+    Attributes:
+        prior: The density.
+        index: `(m, n)`: for each entry its place in the flat parameter.
+    """
+
+    prior: MatrixPrior
+    index: Tensor
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """The matrix in a parameter `(..., *shape)` whose last dimensions are `shape`, flat."""
+        return tensor[..., self.index]
+
+
+@dataclass(frozen=True)
+class PlacedParameter:
+    """A trainable parameter with the densities of its matrices; none where it is flat.
+
+    Attributes:
+        parameter: The parameter.
+        matrices: Its matrices; a vector counts as one row.
+    """
+
+    parameter: Parameter
+    matrices: tuple[PlacedMatrix, ...]
+
+    @property
+    def name(self) -> str:
+        """The parameter's name."""
+        return self.parameter.name
+
+    @property
+    def shape(self) -> torch.Size:
+        """The parameter's shape."""
+        return self.parameter.tensor.shape
+
+    def split(self, tensor: Tensor) -> dict[str, Tensor]:
+        """The matrices in a tensor `(..., *shape)` by name."""
+        flat = tensor.flatten(-len(self.shape)) if len(self.shape) > 1 else tensor
+        return {m.prior.name: m.of(flat) for m in self.matrices}
+
+    def join(self, matrices: Mapping[str, Tensor]) -> Tensor:
+        """The parameter `(..., *shape)` that holds matrices `(..., m, n)`: inverse of `split`."""
+        order = torch.cat([m.index.flatten() for m in self.matrices])
+        flat = torch.cat([matrices[m.prior.name].flatten(-2) for m in self.matrices], dim=-1)
+        return flat[..., order.argsort()].unflatten(-1, self.shape)
+
+    def log_density(self, tensor: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+        """The log density of the parameter in weight coordinates."""
+        total = tensor.new_zeros(tensor.shape[: tensor.ndim - len(self.shape)])
+        split = self.split(tensor)
+        for m in self.matrices:
+            total = total + m.prior.log_density(split[m.prior.name], values)
+        return total
+
+
+def placed_parameters(priors: Priors, net: nn.Module, epoch: int | None) -> list[PlacedParameter]:
+    """The trainable parameters of a network with their densities.
+
+    Args:
+        priors: The priors.
+        net: The network.
+        epoch: Counted from 0; needed where a prior is scheduled.
+
+    Raises:
+        PriorError: A prior that is no density (`MatrixPrior.of`), or a threshold on the sum of all.
+    """
+    if priors.threshold is not None:
+        raise PriorError(
+            f"{priors!r} acts only above a threshold and is no density; leave out .above(...), or "
+            "use htr.MAP"
+        )
+    strength = priors.strength * factor_at(priors.schedules, epoch)
+    found = []
+    for a in priors.resolve(net):
+        tensor = a.parameter.tensor
+        if not tensor.requires_grad:
+            continue
+        matrices = []
+        if a.prior is not None:
+            places = torch.arange(tensor.numel()).reshape(tensor.shape)
+            views = {m.name: m.view(places) for m in a.parameter.matrices}
+            for name, index in (views or {a.parameter.name: places.reshape(1, -1)}).items():
+                shape = (index.shape[0], index.shape[1])
+                prior = MatrixPrior.of(a.prior, name, shape, strength, epoch, vector=not views)
+                if prior.spectral or prior.entries:
+                    matrices.append(PlacedMatrix(prior, index))
+        found.append(PlacedParameter(a.parameter, tuple(matrices)))
+    return found
+
+
+def latents_of_all(parameters: list[PlacedParameter]) -> dict[str, Latent]:
+    """The hyperparameters of all matrices by name."""
+    return {
+        name: latent
+        for p in parameters
+        for m in p.matrices
+        for name, latent in m.prior.latents.items()
+    }

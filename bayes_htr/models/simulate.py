@@ -1,0 +1,115 @@
+"""Draws of a network's weights from its priors."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayes_htr.errors import PriorError
+from bayes_htr.models.classifier import BayesianClassifier
+from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior, hyperprior
+from bayes_htr.models.placed import latents_of_all
+from bayes_htr.priors import ESD, MaxEigenvalue
+from bayes_htr.priors.tempered import tempered
+from bayes_htr.spectra.frames import haar
+
+_FLOAT64 = torch.zeros((), dtype=torch.float64)
+
+
+def sample_prior(
+    model: BayesianClassifier, n: int, *, seed: int = 0, epoch: int | None = None
+) -> dict[str, Tensor]:
+    """Draws of the network's parameters from their priors.
+
+    Hyperparameters with hyperpriors are drawn first; the law of each matrix is simulated at its
+    strength, with Haar frames. The global random state is left as it was.
+
+    Args:
+        model: The model.
+        n: How many draws.
+        seed: Of the draws.
+        epoch: The epoch at which scheduled priors are taken.
+
+    Returns:
+        `(n, *shape)` for each parameter by name, and `(n,)` for each hyperparameter. Flat and
+        frozen parameters stay at their present values, and a warning names the flat ones.
+
+    Raises:
+        PriorError: A prior that is no density, or a product or power that cannot be simulated.
+        ValueError: `n` is less than 1.
+    """
+    if n < 1:
+        raise ValueError(f"n={n} must be at least 1")
+    parameters = model.placed(epoch)
+    flat = [p.name for p in parameters if not p.matrices]
+    if flat:
+        warnings.warn(
+            f"no prior on {', '.join(flat)}: they stay at their present values; give vectors "
+            "Entries(Normal(0.0, 1.0)), for instance",
+            stacklevel=2,
+        )
+    found: dict[str, Tensor] = {}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for name, latent in latents_of_all(parameters).items():
+            found[name] = hyperprior(latent, _FLOAT64).sample((n,))
+        for p in parameters:
+            tensor = p.parameter.tensor.detach()
+            if not p.matrices:
+                found[p.name] = tensor.expand(n, *p.shape).clone()
+                continue
+            drawn = {m.prior.name: simulate(m.prior, n, found) for m in p.matrices}
+            found[p.name] = p.join(drawn).to(tensor)
+    return found
+
+
+def simulate(prior: MatrixPrior, n: int, values: Mapping[str, Tensor]) -> Tensor:
+    """Draws of one matrix, `(n, *shape)`, in float64, from Torch's global generator.
+
+    Args:
+        prior: Its density.
+        n: How many.
+        values: Draws `(n,)` of its hyperparameters by name.
+
+    Raises:
+        PriorError: It cannot be simulated.
+    """
+    factors = (*prior.spectral, *prior.entries)
+    if len(factors) > 1:
+        raise PriorError(
+            f"{prior.name}: a product of priors has no simulator; draw from one factor, or sample "
+            "the product with htr.NUTS"
+        )
+    (term,) = factors
+    law = _simulated_law(term, values)
+    if prior.entries:
+        return law.expand((n, prior.shape[0] * prior.shape[1])).sample().unflatten(-1, prior.shape)
+    lam = _spectra(term, law, n, prior.smaller)
+    U, V = (haar(side, prior.smaller, (n,)) for side in prior.shape)
+    return (U * lam.sqrt().unsqueeze(-2)) @ V.mT
+
+
+def _spectra(term: DensityTerm, law: Any, n: int, K: int) -> Tensor:
+    """Draws of the spectrum, `(n, K)`."""
+    if isinstance(term.statistic, MaxEigenvalue):
+        top = law.expand((n, 1)).sample()
+        return torch.cat([top, top * torch.rand(n, K - 1, dtype=top.dtype)], dim=1)
+    x = law.expand((n, K)).sample()
+    return x if isinstance(term.statistic, ESD) else x.square()
+
+
+def _simulated_law(term: DensityTerm, values: Mapping[str, Tensor]) -> Any:
+    """The law to draw from, batched over the draws of its hyperparameters."""
+    if term.latents and term.strength != 1:
+        raise PriorError(
+            f"{term.statistic!r} has hyperpriors and the strength {term.strength:g}: it cannot be "
+            "simulated; take strength 1, or numbers"
+        )
+    statistic = replace(term.statistic, law=tempered(term.statistic.law, term.strength))
+    drawn = {latent.name: values[latent.name].unsqueeze(-1) for latent in term.latents.values()}
+    return replace(term, statistic=statistic, strength=1.0).law(drawn, _FLOAT64)

@@ -1,0 +1,47 @@
+"""How a law of the spectrum becomes a density over matrices.
+
+`W = U diag(sqrt(lambda)) V'` with `K` eigenvalues and sides `K <= M` has the volume element
+`2^-K J(lambda) d lambda (dU)(dV)` (Muirhead 1982; Edelman & Rao 2005; `docs/theory.md`). With
+Haar frames the density of `W` is that of its ordered spectrum over `C J`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+
+def log_jacobian(eigenvalues: Tensor, M: int) -> Tensor:
+    """`log J = sum_{i<j} log |lambda_i - lambda_j| + (M - K - 1)/2 sum_i log lambda_i`.
+
+    Args:
+        eigenvalues: `(..., K)`, positive, in any order.
+        M: The larger side of the matrix.
+
+    Returns:
+        `(...)`; minus infinity where two are equal. Use float64: differences of close values
+        lose digits.
+    """
+    K = eigenvalues.shape[-1]
+    i, j = torch.triu_indices(K, K, offset=1, device=eigenvalues.device)
+    gaps = (eigenvalues[..., i] - eigenvalues[..., j]).abs().log().sum(-1)
+    return gaps + (M - K - 1) / 2 * eigenvalues.log().sum(-1)
+
+
+def log_frame_constant(K: int, M: int) -> float:
+    """`log C = (MK + K^2)/2 log pi - log Gamma_K(M/2) - log Gamma_K(K/2)`.
+
+    The volumes of both frames' manifolds, over the `2^K` signs that give the same matrix.
+    """
+    return (
+        (M * K + K * K) / 2 * math.log(math.pi)
+        - _log_multivariate_gamma(M / 2, K)
+        - _log_multivariate_gamma(K / 2, K)
+    )
+
+
+def _log_multivariate_gamma(a: float, K: int) -> float:
+    terms = (math.lgamma(a - i / 2) for i in range(K))
+    return K * (K - 1) / 4 * math.log(math.pi) + math.fsum(terms)
