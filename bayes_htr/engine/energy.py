@@ -182,7 +182,8 @@ class SpectralEnergy(nn.Module):
         """Forget what is held: the next call computes everything anew.
 
         For weights that were replaced at once, such as loaded ones, which a drift policy would
-        see at its next check. Processes that share the work all have to.
+        see at its next check, or when it next follows the largest singular value where no more
+        is needed. Processes that share the work all have to.
         """
         for keeper in self._keepers:
             keeper.held = None
@@ -208,7 +209,7 @@ class SpectralEnergy(nn.Module):
         if not torch.is_grad_enabled():
             return self.total(self.terms_at(self._tensors(), self.latents(), epoch))
         summands = self._summands(epoch)
-        return entered(self._total([s.value for s in summands]), summands)
+        return entered(self._total(summands), summands)
 
     @_in_full_precision
     @torch.compiler.disable
@@ -235,7 +236,7 @@ class SpectralEnergy(nn.Module):
             for summand in summands:
                 for entry in summand.inputs:
                     accumulate(entry, scale)
-            return self._total([s.value for s in summands])
+            return self._total(summands)
 
     @_in_full_precision
     def terms(self, epoch: int | None = None) -> dict[str, Tensor]:
@@ -250,7 +251,7 @@ class SpectralEnergy(nn.Module):
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The sum of terms, on the device of the first."""
-        return self._total(list(terms.values()))
+        return self._sum(list(terms.values()))
 
     @_in_full_precision
     def terms_at(
@@ -271,7 +272,7 @@ class SpectralEnergy(nn.Module):
         for keeper, strengths, _ in self._active(epoch):
             tensor = tensors[keeper.scored.parameter]
             W = keeper.scored.view(tensor)
-            found = keeper.evaluate(W, strengths, latents, held=False)
+            found = keeper.evaluate(W, strengths, latents)
             penalty += found.penalty
             known = (found.value, found.gradient, found.latent_gradients)
             summands.append(summand_of(keeper.scored, tensor, latents, *known))
@@ -301,16 +302,18 @@ class SpectralEnergy(nn.Module):
         root = unwrap(self.net)
         return {k.scored.parameter: k.scored.tensor(root) for k in self._keepers}
 
-    def _total(self, values: Sequence[Tensor]) -> Tensor:
+    def _sum(self, values: Sequence[Tensor]) -> Tensor:
         if not values:
             first = next(unwrap(self.net).parameters(), torch.zeros(()))
             return torch.zeros((), device=first.device, dtype=working(first.detach()).dtype)
+        return torch.stack([v.to(values[0]) for v in values]).sum()
+
+    def _total(self, summands: Sequence[Summand]) -> Tensor:
+        """The sum of values, added up once while they are the same."""
+        values = [s.value for s in summands]
         known = self._known_total
         if known is None or len(known[0]) != len(values) or any(map(is_not, known[0], values)):
-            total = torch.stack([v.to(values[0]) for v in values]).sum()
-            if total.requires_grad:
-                return total
-            self._known_total = known = values, total
+            self._known_total = known = values, self._sum(values)
         return known[1].clone()
 
     def _active(self, epoch: int | None) -> list[tuple[Keeper, tuple[float, ...], Tensor]]:

@@ -35,12 +35,16 @@ WIDTH_SHARE = 5e-3
 NEGLIGIBLE = 1e-5
 """The weight of a pair of the cluster that is left out."""
 
+LOST = 0.5
+"""A cluster that turns by more than this share of the largest singular value at a time belongs to
+another matrix, which it is too far away from to be followed to."""
+
 FOLLOW_CHECKS = 4
 """The cluster is followed at least at every so many checks."""
 
 
 def cluster_width(policy: Refresh) -> float:
-    """The width of the weights of a cluster, as in `shares`."""
+    """The width of the weights of a cluster, as in `shares`; without drift there is one pair."""
     return WIDTH_SHARE * policy.tol if isinstance(policy, Drift) else 0.0
 
 
@@ -198,8 +202,8 @@ class Held:
         """Count a call without a refresh, of so many in all.
 
         Returns:
-            Whether the cluster has to follow the matrix at this call. Intervals are powers of 2, so
-            that matrices follow at the same calls.
+            Whether the cluster has to follow the matrix at this call. Intervals are powers of 2, or
+            the longest of all, so that matrices follow at the same calls.
         """
         self.age += 1
         self.since_follow += 1
@@ -216,7 +220,7 @@ class Held:
         Args:
             cluster: It.
             numbers: Its values and what was kept, as in `Followed`; not finite if the matrix is
-                not: there is no cluster then.
+                not. There is no cluster then, nor if it is another matrix.
             policy: Says how soon it has to follow again.
         """
         self._gradient = None
@@ -241,6 +245,8 @@ class Held:
             halvings = math.ceil(math.log2(max(turned / bound, 1.1)) / 2)
             self.interval = max(1, self.interval >> halvings)
         self.overdue |= not abs(sigma - self.sigma) <= policy.tol * self.sigma
+        if turned > LOST:
+            self.cluster, self.overdue = None, True
 
     def map(self, function: Callable[[Tensor], Tensor]) -> None:
         """Replace every tensor in it by `function` of it."""

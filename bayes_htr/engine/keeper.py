@@ -74,12 +74,15 @@ class Keeper:
         strengths: tuple[float, ...],
         latents: Mapping[str, Tensor],
         *,
-        held: bool,
+        tensor: Tensor | None = None,
     ) -> Evaluation:
-        """The energy of the present matrix, to be held or for itself."""
+        """The energy of the matrix `W`: of the present one of the parameter `tensor`, to be held.
+
+        Without `tensor` it is evaluated for itself.
+        """
         W = working(W.detach())
-        followed = held and self.holds and isinstance(self.policy, Drift)
-        cluster = self._followed() if followed else None
+        followed = tensor is not None and self.holds and isinstance(self.policy, Drift)
+        cluster = None if tensor is None else self._followed(tensor, strengths)
         view = MatrixView(
             W,
             self.scored.name,
@@ -91,10 +94,13 @@ class Keeper:
         )
         return evaluate(self.scored, view, strengths, latents, self.laws)
 
-    def _followed(self) -> Cluster | None:
-        """The cluster, if it is all that is held and has been followed to the present matrix."""
+    def _followed(self, tensor: Tensor, strengths: tuple[float, ...]) -> Cluster | None:
+        """The cluster, if it is all that is held and has been followed to the present matrix.
+
+        Where a refresh is due whatever the matrix has become, nothing is followed at this call.
+        """
         held = self.held
-        if held is None or held.rest is not None:
+        if held is None or held.rest is not None or self.must_refresh(tensor, strengths):
             return None
         return held.cluster if held.overdue and held.since_follow == 0 else None
 
@@ -110,7 +116,7 @@ class Keeper:
         own = {n: latents[n] for n in self.scored.latent_names}
         drifts = self.holds and isinstance(self.policy, Drift)
         before = self.held if self.held is not None and self.held.fits(tensor) else None
-        keep = self._followed() is not None
+        keep = self._followed(tensor, strengths) is not None
         W = working(W.detach())
         self.held = Held.of(
             evaluation, tensor, W, strengths, own, drifts=drifts, before=before, keep=keep
@@ -131,8 +137,8 @@ class Keeper:
         if held.latents:
             value, penalty, slopes = held.value, held.penalty, held.latent_gradients
             if held.age > 0:
-                needs, shape = scored.needs(held.strengths), scored.shape(tensor)
-                view = MatrixView.of_parts(value, shape, scored.name, needs, held.parts)
+                needs, (m, n) = scored.needs(held.strengths), scored.view(tensor.detach()).shape
+                view = MatrixView.of_parts(value, (m, n), scored.name, needs, held.parts)
                 now = evaluate(scored, view, held.strengths, latents, self.laws)
                 value, penalty, slopes = now.value, now.penalty, now.latent_gradients
             return Present(summand_of(scored, tensor, latents, value, gradient, slopes), penalty)
@@ -145,6 +151,7 @@ class Keeper:
     def state(self) -> dict[str, Any]:
         """It as plain data and tensors."""
         return {
+            "policy": repr(self.policy),
             "held": None if self.held is None or not self.holds else self.held.state(),
             "started": self.started,
             "block": self.block,
@@ -152,8 +159,9 @@ class Keeper:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`."""
-        self.held = None if state["held"] is None else Held.from_state(state["held"])
+        """The inverse of `state`; what was held under another policy is left out."""
+        held = state["held"] if state["policy"] == repr(self.policy) else None
+        self.held = None if held is None else Held.from_state(held)
         self.started = state["started"]
         self.block = None if state["block"] is None else state["block"].clone()
         self.refreshes = state["refreshes"]
@@ -219,7 +227,7 @@ class Job:
 
     def evaluate(self, latents: Mapping[str, Tensor]) -> Evaluation:
         """Its energy, to be held."""
-        return self.keeper.evaluate(self.matrix, self.strengths, latents, held=True)
+        return self.keeper.evaluate(self.matrix, self.strengths, latents, tensor=self.tensor)
 
     def accept(self, evaluation: Evaluation, latents: Mapping[str, Tensor]) -> None:
         """Hold an evaluation."""

@@ -43,7 +43,8 @@ class Drift(Refresh):
     the matrix at its last refresh, and where it does not hold the matrix is refreshed: so at every
     check the drift is at most `tol`. The part of a gradient that acts through the largest
     eigenvalue turns faster; its singular vectors are followed by block power steps, as often as
-    they turn, at least at every `4 check_every`-th call. What this bounds and what it does not is
+    they turn, at least at every `4 check_every`-th call. Of a matrix of which no more is needed
+    nothing else is looked at. What this bounds and what it does not is
     in `docs/engine.md`.
     On accelerators the host reads what a check has found at the next one, so as not to wait.
 

@@ -91,10 +91,6 @@ class Scored:
     def _steps(self) -> list[str]:
         return self.path.split(".")
 
-    def shape(self, tensor: Tensor) -> tuple[int, int]:
-        """Of the matrix in the parameter."""
-        return (1, tensor.numel()) if self.matrix is None else self.matrix.shape
-
     def view(self, tensor: Tensor) -> Tensor:
         """The parameter as its matrix; a vector as one row."""
         return tensor.reshape(1, -1) if self.matrix is None else self.matrix.view(tensor)

@@ -29,7 +29,8 @@ class Cluster(NamedTuple):
         right: `(b, n)`, right vectors in rows.
 
     The rows of the longer side are orthonormal, those of the shorter one of unit length and as
-    nearly orthogonal as they are singular vectors. After `of`, only the last triplet is one: the
+    nearly orthogonal as they are singular vectors; where a value is lost in the rounding of the
+    largest, both are shorter. After `of`, only the last triplet is one: the
     other values are zero, and the shorter side has a place to start from.
     """
 
@@ -86,8 +87,9 @@ class Cluster(NamedTuple):
 
 def shares(values: Sequence[float], width: float) -> list[float]:
     """The weights `exp((sigma_i / sigma_1 - 1) / width)` over their sum, of finite `values`."""
-    largest = max(*values, 1e-300) if len(values) > 1 else max(values[0], 1e-300)
-    weights = [math.exp((value / largest - 1) / width) for value in values]
+    largest = max(values)
+    scale = width * max(largest, 1e-300)
+    weights = [math.exp((value - largest) / scale) for value in values]
     total = math.fsum(weights)
     return [weight / total for weight in weights]
 
@@ -140,8 +142,8 @@ def follow(W: Tensor, before: Cluster, sigma: float) -> Followed:
             return Followed(Cluster(*(torch.full_like(t, torch.nan) for t in before)), kept)
         long = (rotation * ritz.rsqrt_()).T @ products
         short = long @ W.T
-        lengths = torch.linalg.vector_norm(short, dim=1, keepdim=True).clamp_(min=floor)
-        short = torch.addcdiv(constants.noise, short, lengths)
+        lengths = torch.linalg.vector_norm(short, dim=1, keepdim=True)
+        short = torch.addcdiv(constants.noise, short, lengths.clamp(min=floor))
         left, right = (short, long) if wide else (long, short)
         return Followed(Cluster(lengths.squeeze(1), left, right), kept)
 

@@ -17,8 +17,8 @@ _ENOUGH = {torch.float32: 1e-3, torch.float64: 1e-11}
 
 _ROUNDING = 8.0
 """Eigenvalues of a Gram matrix are within so many `eps lambda_1`. For matrices of normal entries,
-spiked, positive, of low rank and of power-law spectra up to 1024 x 1024 the error of an eigenvalue
-below the top was at most 1.3 of these."""
+spiked, positive, of low rank and of power-law spectra up to 1024 x 1024, and with 64 columns and up
+to 200,000 rows, the error of an eigenvalue was at most 5.3."""
 
 _ENOUGH_LOG_DET = {torch.float32: 1e-4, torch.float64: 1e-12}
 

@@ -99,7 +99,8 @@ def test_a_new_leading_vector_that_the_block_is_orthogonal_to(K):
 def test_a_zero_matrix():
     W = torch.zeros(70, 80)
     cluster, kept = step(W, Cluster.of(top_pair(W)))
-    assert cluster.sigma < 1e-15
+    assert cluster.sigma == 0
+    assert weights(cluster) == pytest.approx([1 / len(kept)] * len(kept))
     assert all(torch.isfinite(t).all() for t in (*cluster, kept))
 
 
@@ -124,3 +125,12 @@ def test_what_is_zero_but_for_rounding_is_not_scaled_up(K, smallest):
         U, V = (torch.linalg.qr(X + 0.03 * torch.randn_like(X)).Q for X in (U, V))
         cluster, _ = step(U * sigma @ V.T, cluster)
         assert 0.95 < cluster.sigma.item() < 1 + 1e-4
+
+
+@pytest.mark.parametrize("scale", [1e-2, 1e-3, 1e-6, 0.0])
+@pytest.mark.parametrize("shape", [(60, 90), (90, 60)])
+def test_values_of_a_matrix_that_has_shrunk_are_lower_bounds(shape, scale):
+    W = torch.randn(shape)
+    cluster, _ = step(scale * W, Cluster.of(top_pair(W)))
+    exact = scale * torch.linalg.svdvals(W)[: top.BLOCK].flip(0)
+    assert (cluster.values <= exact * (1 + 1e-5)).all()
