@@ -237,7 +237,8 @@ class Held:
             math.fsum(w * v for w, v in zip(reversed(weights), reversed(found), strict=False))
             for weights, found in ((self.weights, values), (before, kept))
         )
-        turned = abs(mean - behind) / max(sigma, 1e-300)
+        # From a zero matrix on it can turn anywhere.
+        turned = abs(mean - behind) / sigma if sigma > 0 else LOST
         bound = (TURN_SHARE if self.rest is None else MIXED_TURN_SHARE) * policy.tol
         if turned < bound / 8:
             self.interval = min(2 * self.interval, FOLLOW_CHECKS * policy.check_every)
