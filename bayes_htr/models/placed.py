@@ -76,7 +76,7 @@ class PlacedParameter:
         flat = torch.cat([matrices[m.prior.name].flatten(-2) for m in self.matrices], dim=-1)
         if self._order is not None:
             flat = flat[..., self._order]
-        return flat.reshape(*flat.shape[:-1], *self.shape)
+        return flat.reshape(flat.shape[:-1] + self.shape)
 
     @cached_property
     def _order(self) -> Tensor | None:
