@@ -26,7 +26,13 @@ from bayes_htr.errors import (
 from bayes_htr.fit import fit, load
 from bayes_htr.inference import MAP, EpochEvent
 from bayes_htr.models import BayesianClassifier, sample_prior
-from bayes_htr.posterior import Interval, Posterior, PosteriorSpectra, Prediction
+from bayes_htr.posterior import (
+    Interval,
+    Posterior,
+    PosteriorSpectra,
+    Prediction,
+    prior_predictive,
+)
 from bayes_htr.priors import (
     ESD,
     Entries,
@@ -112,6 +118,7 @@ __all__ = [
     "matrices_of",
     "nuclear_norm",
     "penalties",
+    "prior_predictive",
     "sample_prior",
     "spectral_norm",
     "spectrum",

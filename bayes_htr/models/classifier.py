@@ -13,6 +13,7 @@ from typing import Any, Literal
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -215,6 +216,25 @@ def _check_coordinates(coordinates: str) -> None:
         raise ValueError(f"coordinates={coordinates!r} must be one of {', '.join(COORDINATES)}")
 
 
+class _Given(Messenger):
+    """Values for all sites of a program, which must be there and have the right shape."""
+
+    def __init__(self, params: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.params = params
+
+    def _pyro_sample(self, msg: Any) -> None:
+        name = msg["name"]
+        if msg["is_observed"] or name == "data":
+            return
+        if name not in self.params:
+            raise ValueError(f"no value for the site {name}")
+        value, shape = self.params[name], msg["fn"].shape()
+        if value.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(shape)}, not {tuple(value.shape)}")
+        msg["value"], msg["is_observed"] = value, True
+
+
 def _log_density(
     program: Callable[..., Tensor],
     params: Mapping[str, Tensor],
@@ -223,9 +243,8 @@ def _log_density(
     num_data: int,
 ) -> Tensor:
     """The log density of a program at values of all its sites."""
-    given = pyro.poutine.condition(program, data=dict(params))
-    with torch.random.fork_rng(devices=[]):  # what is missing is drawn, and then complained of
-        trace = pyro.poutine.trace(given).get_trace(x, y, num_data=num_data)
+    with torch.random.fork_rng(devices=[]):  # a network may draw
+        trace = pyro.poutine.trace(_Given(params)(program)).get_trace(x, y, num_data=num_data)
     sites = [
         name
         for name, site in trace.nodes.items()
@@ -233,8 +252,6 @@ def _log_density(
         and name not in ("data", "y")
         and not name.endswith((":factor", ":prior"))
     ]
-    if missing := [name for name in sites if name not in params]:
-        raise ValueError(f"no value for the sites {', '.join(missing)}")
     if unknown := params.keys() - set(sites):
         raise ValueError(f"no site {', '.join(sorted(unknown))}; there are {', '.join(sites)}")
     return torch.as_tensor(trace.log_prob_sum())

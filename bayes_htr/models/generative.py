@@ -12,7 +12,8 @@ of a matrix `w`:
 - `w`: where only the entries have a law; of a vector `(n,)`.
 
 Hyperparameters are sites under their own names. A second factor on the same matrix, and a strength
-other than 1, enter as the factor `w:factor`.
+other than 1, enter as the factor `w:factor`. Of several spectral factors `ESD` decides the sites,
+or else `SingularValues`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior, spectral_log_prob
+from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior
 from bayes_htr.priors import ESD, MaxEigenvalue
 from bayes_htr.spectra.frames import frame_of
 
@@ -65,9 +66,9 @@ def sample_matrix(
     first, *others = prior.spectral
     factor = lam.new_zeros(())
     if first.strength != 1:
-        factor = (1 - 1 / first.strength) * first.log_prob(_scored(first, lam), values)
+        factor = (1 - 1 / first.strength) * first.log_factor(lam, values)
     for term in others:
-        factor = factor + spectral_log_prob(term, lam, values)
+        factor = factor + term.log_factor(lam, values)
     changed = first.strength != 1 or bool(others)
     _factor(name, factor, prior.entries, W, values, changed=changed)
     return W
@@ -87,13 +88,6 @@ def _spectrum(
         return torch.cat([top.reshape(1), top * ratios])
     x = pyro.sample(f"{name}:spectrum", law.expand((K,)).to_event(1))
     return x if isinstance(term.statistic, ESD) else x.square()
-
-
-def _scored(term: DensityTerm, lam: Tensor) -> Tensor:
-    """What the law of a statistic is a law of."""
-    if isinstance(term.statistic, MaxEigenvalue):
-        return lam[:1]
-    return lam if isinstance(term.statistic, ESD) else lam.sqrt()
 
 
 def _frames(name: str, prior: MatrixPrior, like: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import biject_to
 
 from bayes_htr.engine.latents import Latent, latents_of
 from bayes_htr.errors import PriorError
@@ -23,6 +24,7 @@ from bayes_htr.priors import (
     MaxEigenvalue,
     Prior,
     SingularValues,
+    StableRank,
     Statistic,
     factor_at,
 )
@@ -48,12 +50,35 @@ class DensityTerm:
 
     def law(self, values: Values, like: Tensor) -> Any:
         """The law at given hyperparameters, in the precision and on the device of `like`."""
-        given = {argument: values[latent.name] for argument, latent in self.latents.items()}
+        given = {a: values[latent.name].to(like.device) for a, latent in self.latents.items()}
         return self.statistic.law.distribution_of(_numbers(self.statistic.law, like) | given)
 
     def log_prob(self, x: Tensor, values: Values) -> Tensor:
-        """`strength` times the sum of `log p` over the last dimension of `x`."""
-        return self.strength * self.law(values, x).log_prob(x).sum(-1)
+        """`strength` times the sum of `log p` over the last dimension of `x`.
+
+        Minus infinity where a value lies outside the law's support.
+        """
+        law = self.law(values, x)
+        outside = ~law.support.check(x)
+        inside = biject_to(law.support)(x.new_zeros(()))  # some point of the support
+        log_p = law.log_prob(torch.where(outside, inside, x))
+        return self.strength * torch.where(outside, -torch.inf, log_p).sum(-1)
+
+    def log_factor(self, eigenvalues: Tensor, values: Values) -> Tensor:
+        """`strength` times the sum of `log p` of a spectral statistic, without any Jacobian.
+
+        Args:
+            eigenvalues: `(..., K)`, in any order.
+            values: Hyperparameters by name.
+
+        Returns:
+            `(...)`.
+        """
+        if isinstance(self.statistic, MaxEigenvalue):
+            return self.log_prob(eigenvalues.amax(-1, keepdim=True), values)
+        if isinstance(self.statistic, ESD):
+            return self.log_prob(eigenvalues, values)
+        return self.log_prob(eigenvalues.sqrt(), values)
 
 
 @dataclass(frozen=True)
@@ -63,7 +88,8 @@ class MatrixPrior:
     Attributes:
         name: The matrix's name.
         shape: `(m, n)`; a vector is one row.
-        spectral: Factors on the spectrum; the first decides what is sampled.
+        spectral: Factors on the spectrum, that which says most of it first: it decides what is
+            sampled, and has the Jacobian of its natural coordinate.
         entries: Factors on the entries.
         vector: Whether it is a vector, seen as one row.
     """
@@ -102,7 +128,7 @@ class MatrixPrior:
         if flat.gates:
             raise PriorError(
                 f"{name}: {prior!r} acts only above a threshold and is no density; leave out "
-                ".above(...), or use htr.MAP"
+                ".above(...), as in ESD(Lomax(2.0)), or use htr.MAP"
             )
         all_terms = [
             DensityTerm(t.statistic, strength * t.strength * factor_at(t.schedules, epoch), own)
@@ -114,7 +140,12 @@ class MatrixPrior:
         return cls(
             name,
             shape,
-            tuple(t for t in terms if not isinstance(t.statistic, Entries)),
+            tuple(
+                t
+                for kind in (ESD, SingularValues, MaxEigenvalue)
+                for t in terms
+                if isinstance(t.statistic, kind)
+            ),
             tuple(t for t in terms if isinstance(t.statistic, Entries)),
             vector,
         )
@@ -150,11 +181,13 @@ class MatrixPrior:
 
         Returns:
             `(...)`. The product of all spectral factors, without its constant where there are
-            several or the strength is not 1.
+            several or the strength is not 1. The first has the Jacobian of its natural coordinate,
+            the others are functions of the spectrum.
         """
-        total = eigenvalues.new_zeros(eigenvalues.shape[:-1])
-        for term in self.spectral:
-            total = total + spectral_log_prob(term, eigenvalues, values)
+        first, *others = self.spectral
+        total = spectral_log_prob(first, eigenvalues, values)
+        for term in others:
+            total = total + term.log_factor(eigenvalues, values)
         return total
 
     def log_density(self, W: Tensor, values: Values) -> Tensor:
@@ -197,38 +230,44 @@ def spectrum_of(W: Tensor) -> Tensor:
 
 
 def spectral_log_prob(term: DensityTerm, eigenvalues: Tensor, values: Values) -> Tensor:
-    """What one factor says of the ordered spectrum, with respect to `d lambda`.
+    """The density of the ordered spectrum under one factor, with respect to `d lambda`.
 
     `K! prod p(lambda)`, `K! prod p(sigma) / (2 sigma)`, or `(K-1)! p(lambda_1) lambda_1^-(K-1)`;
     strength is a power of `p` alone.
     """
     K = eigenvalues.shape[-1]
+    log_p = term.log_factor(eigenvalues, values)
     if isinstance(term.statistic, ESD):
-        return math.lgamma(K + 1) + term.log_prob(eigenvalues, values)
+        return math.lgamma(K + 1) + log_p
     if isinstance(term.statistic, SingularValues):
-        sigma = eigenvalues.sqrt()
-        return math.lgamma(K + 1) + term.log_prob(sigma, values) - (2 * sigma).log().sum(-1)
-    top = eigenvalues.amax(-1, keepdim=True)
-    return math.lgamma(K) + term.log_prob(top, values) - (K - 1) * top.squeeze(-1).log()
+        return math.lgamma(K + 1) + log_p - (2 * eigenvalues.sqrt()).log().sum(-1)
+    return math.lgamma(K) + log_p - (K - 1) * eigenvalues.amax(-1).log()
 
 
 def _require_density(term: DensityTerm, name: str) -> None:
     """Raise unless a term is a proper density of a matrix."""
     statistic, law = term.statistic, term.statistic.law
-    reason = None
+    power = "" if term.strength == 1 else f" at strength {term.strength:g}"
     if not isinstance(statistic, ESD | SingularValues | MaxEigenvalue | Entries):
-        reason = "is a factor and no density; take ESD(Lomax(2.0)) or MaxEigenvalue(Frechet(2.0))"
+        reason = "is a factor and no density"
     elif law.hill is not None:
-        reason = (
-            "takes its exponent from the matrix itself; give a number, or a hyperprior such as "
-            "Lomax(tail_index=Gamma(9.0, 3.0))"
-        )
+        reason = "takes its exponent from the matrix itself"
     elif isinstance(statistic, ESD) and statistic.tail is not None:
-        reason = "scores the upper tail alone; take ESD(Lomax(2.0)) for the whole spectrum"
+        reason = "scores the upper tail alone"
     elif not statistic.is_proper(term.strength):
-        power = "" if term.strength == 1 else f" at strength {term.strength:g}"
-        reason = f"has no finite integral{power}; take Lomax(2.0) or Frechet(2.0)"
-    if reason is not None:
-        raise PriorError(
-            f"{name}: {statistic!r} {reason}. MAP takes it as it is; what needs a density does not"
-        )
+        reason = f"has no finite integral{power}"
+    else:
+        return
+    raise PriorError(
+        f"{name}: {statistic!r} {reason}; take {_proper_instead(term)}{power}. MAP takes it as it "
+        "is; what needs a density does not"
+    )
+
+
+def _proper_instead(term: DensityTerm) -> str:
+    """A prior on the same statistic that is proper at the same strength."""
+    if isinstance(term.statistic, Entries):
+        return "Entries(Normal(0.0, 1.0))"
+    kind = type(term.statistic) if not isinstance(term.statistic, StableRank) else ESD
+    alpha = max(2.0, math.ceil(20 / term.strength) / 10)
+    return f"{kind.__name__}(Lomax({alpha}))"

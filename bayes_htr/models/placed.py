@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +30,18 @@ class PlacedMatrix:
 
     def of(self, tensor: Tensor) -> Tensor:
         """The matrix in a parameter `(..., *shape)` whose last dimensions are `shape`, flat."""
-        return tensor[..., self.index]
+        if self._start is None:
+            return tensor[..., self.index]
+        flat = tensor[..., self._start : self._start + self.index.numel()]
+        return flat.unflatten(-1, self.index.shape)
+
+    @cached_property
+    def _start(self) -> int | None:
+        """Where the matrix starts, if it lies in one piece and in order: then it is a view."""
+        flat = self.index.flatten()
+        start = int(flat[0])
+        in_order = torch.equal(flat, torch.arange(start, start + len(flat)))
+        return start if in_order else None
 
 
 @dataclass(frozen=True)
@@ -56,14 +68,21 @@ class PlacedParameter:
 
     def split(self, tensor: Tensor) -> dict[str, Tensor]:
         """The matrices in a tensor `(..., *shape)` by name."""
-        flat = tensor.flatten(-len(self.shape)) if len(self.shape) > 1 else tensor
+        flat = tensor.reshape(*tensor.shape[: tensor.ndim - len(self.shape)], -1)
         return {m.prior.name: m.of(flat) for m in self.matrices}
 
     def join(self, matrices: Mapping[str, Tensor]) -> Tensor:
         """The parameter `(..., *shape)` that holds matrices `(..., m, n)`: inverse of `split`."""
-        order = torch.cat([m.index.flatten() for m in self.matrices])
         flat = torch.cat([matrices[m.prior.name].flatten(-2) for m in self.matrices], dim=-1)
-        return flat[..., order.argsort()].unflatten(-1, self.shape)
+        if self._order is not None:
+            flat = flat[..., self._order]
+        return flat.reshape(flat.shape[:-1] + self.shape)
+
+    @cached_property
+    def _order(self) -> Tensor | None:
+        """Where each entry of the parameter is in its matrices; `None` where they are in order."""
+        places = torch.cat([m.index.flatten() for m in self.matrices])
+        return None if torch.equal(places, torch.arange(len(places))) else places.argsort()
 
     def log_density(self, tensor: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         """The log density of the parameter in weight coordinates."""
@@ -85,14 +104,16 @@ def placed_parameters(priors: Priors, net: nn.Module, epoch: int | None) -> list
     Raises:
         PriorError: A prior that is no density (`MatrixPrior.of`), or a threshold on the sum of all.
     """
+    assignments = priors.resolve(net)
     if priors.threshold is not None:
+        names = ", ".join(a.parameter.name for a in assignments if a.prior is not None)
         raise PriorError(
-            f"{priors!r} acts only above a threshold and is no density; leave out .above(...), or "
-            "use htr.MAP"
+            f"{names}: {priors!r} acts only above a threshold and is no density; leave out "
+            ".above(...), as in Priors(ESD(Lomax(2.0))), or use htr.MAP"
         )
     strength = priors.strength * factor_at(priors.schedules, epoch)
     found = []
-    for a in priors.resolve(net):
+    for a in assignments:
         tensor = a.parameter.tensor
         if not tensor.requires_grad:
             continue

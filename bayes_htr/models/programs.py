@@ -58,8 +58,9 @@ def spectral_program(parameters: list[PlacedParameter], frames: Frames) -> Weigh
                 values[p.name] = p.parameter.tensor.detach()
                 continue
             priors = (m.prior for m in p.matrices)
-            drawn = {q.name: sample_matrix(q, hyper, held.get(q.name), like) for q in priors}
-            values[p.name] = p.join(drawn)
+            own = _precise(p.parameter.tensor.detach())
+            drawn = {q.name: sample_matrix(q, hyper, held.get(q.name), own) for q in priors}
+            values[p.name] = p.join(drawn).to(p.parameter.tensor)
         return values
 
     return program
@@ -74,7 +75,7 @@ def held_frames(parameters: list[PlacedParameter]) -> dict[str, tuple[Tensor, Te
             if m.prior.spectral:
                 W = split[m.prior.name]
                 U, _, Vh = torch.linalg.svd(W.double(), full_matrices=False)
-                found[m.prior.name] = U.to(W), Vh.mT.to(W)
+                found[m.prior.name] = U.to(_precise(W)), Vh.mT.to(_precise(W))
     return found
 
 
@@ -83,7 +84,7 @@ def spectral_start(
 ) -> dict[str, Tensor]:
     """Values of the sites at the present weights, with given hyperparameters.
 
-    A spectrum outside the support of its law is moved into it.
+    A spectrum, or entries, outside the support of their law are moved into it.
     """
     found = dict(hyper)
     for p in parameters:
@@ -94,32 +95,52 @@ def spectral_start(
 
 
 def _matrix_start(prior: MatrixPrior, W: Tensor, hyper: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    name = prior.name
+    name, like = prior.name, _precise(W)
     if not prior.spectral:
-        return {name: W.flatten() if prior.vector else W.clone()}
+        x = _inside(prior.entries[0], W.double(), hyper).to(like)
+        return {name: x.flatten() if prior.vector else x}
     U, sigma, Vh = torch.linalg.svd(W.double(), full_matrices=False)
-    # A frame is its own orthonormal factor up to signs, which both sides share.
-    found = {f"{name}:left": U.to(W), f"{name}:right": Vh.mT.to(W)}
-    statistic = prior.spectral[0].statistic
-    if isinstance(statistic, MaxEigenvalue):
-        top = sigma[0].square()
-        ratios = (sigma[1:].square() / top).clamp(1e-4, 1 - 1e-4)
-        return found | {f"{name}:lambda_max": top.to(W), f"{name}:ratios": ratios.to(W)}
-    x = sigma.square() if isinstance(statistic, ESD) else sigma
-    x = _inside(prior.spectral[0], x, hyper)
-    return found | {f"{name}:spectrum": x.to(W)}
+    # A frame is its own orthonormal factor, at any length; this is that of normal columns.
+    sides = {"left": U * len(U) ** 0.5, "right": Vh.mT * Vh.shape[1] ** 0.5}
+    found = {f"{name}:{side}": frame.to(like) for side, frame in sides.items()}
+    first = prior.spectral[0]
+    if isinstance(first.statistic, MaxEigenvalue):
+        top = _inside(first, sigma[:1].square(), hyper)
+        found[f"{name}:lambda_max"] = top.to(like).squeeze()
+        if prior.smaller > 1:
+            eps = torch.finfo(like.dtype).eps
+            ratios = (sigma[1:].square() / top).clamp(eps**2, 1 - eps)
+            found[f"{name}:ratios"] = ratios.to(like)
+        return found
+    x = sigma.square() if isinstance(first.statistic, ESD) else sigma
+    return found | {f"{name}:spectrum": _inside(first, x, hyper).to(like)}
 
 
 def _inside(term: DensityTerm, x: Tensor, hyper: Mapping[str, Tensor]) -> Tensor:
-    """`x` with what lies outside the law's support moved just inside."""
-    law = term.statistic.law
-    numbers = {k: v for k, v in law.arguments.items() if isinstance(v, float)}
-    nearest = law.on_support(x, numbers | {k: hyper[u.name] for k, u in term.latents.items()})
-    return torch.where(nearest > x, 1.01 * nearest, torch.where(nearest < x, 0.99 * nearest, x))
+    """`x` with what lies outside the law's support, or at its end, moved just inside."""
+    support = term.law(hyper, x).support
+    low = getattr(support, "lower_bound", None)
+    high = getattr(support, "upper_bound", None)
+    if low is not None:
+        low = torch.as_tensor(low).to(x)
+        scale = torch.where(low == 0, x.abs().amax() * torch.finfo(x.dtype).eps, low.abs() / 100)
+        margin = scale if high is None else torch.minimum(scale, (high - low) / 100)
+        x = torch.where(x <= low, low + margin, x)
+        if high is not None:
+            x = torch.where(x >= high, high - margin, x)
+    return x
 
 
 def _like(parameters: list[PlacedParameter]) -> Tensor:
-    return parameters[0].parameter.tensor.detach()
+    """Of the dtype and device of hyperparameters."""
+    if not parameters:
+        return torch.zeros(())
+    return _precise(parameters[0].parameter.tensor.detach())
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    """A tensor in float32 at least: spectra and frames in half precision have no digits."""
+    return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
 def _hyperparameters(parameters: list[PlacedParameter], like: Tensor) -> dict[str, Tensor]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,9 +12,9 @@ from torch import Tensor
 from bayes_htr.errors import PriorError
 from bayes_htr.models.classifier import BayesianClassifier
 from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior, hyperprior
-from bayes_htr.models.placed import latents_of_all
+from bayes_htr.models.placed import PlacedParameter, latents_of_all
 from bayes_htr.priors import ESD, MaxEigenvalue
-from bayes_htr.priors.tempered import tempered
+from bayes_htr.priors.tempered import tempered_distribution
 from bayes_htr.spectra.frames import haar
 
 _FLOAT64 = torch.zeros((), dtype=torch.float64)
@@ -36,26 +35,37 @@ def sample_prior(
         epoch: The epoch at which scheduled priors are taken.
 
     Returns:
-        `(n, *shape)` for each parameter by name, and `(n,)` for each hyperparameter. Flat and
-        frozen parameters stay at their present values, and a warning names the flat ones.
+        `(n, *shape)` for each trainable parameter by name, in its dtype and on its device, and
+        `(n,)` for each hyperparameter. Flat parameters stay at their present values, and a
+        warning names them.
 
     Raises:
         PriorError: A prior that is no density, or a product or power that cannot be simulated.
         ValueError: `n` is less than 1.
     """
-    if n < 1:
-        raise ValueError(f"n={n} must be at least 1")
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise ValueError(f"n={n!r} must be a whole number of at least 1")
     parameters = model.placed(epoch)
+    warn_of_flat(parameters, stacklevel=3)
+    return simulated(parameters, n, seed)
+
+
+def warn_of_flat(parameters: Sequence[PlacedParameter], *, stacklevel: int) -> None:
+    """Warn of parameters without a prior, on behalf of a caller."""
     flat = [p.name for p in parameters if not p.matrices]
     if flat:
         warnings.warn(
             f"no prior on {', '.join(flat)}: they stay at their present values; give vectors "
             "Entries(Normal(0.0, 1.0)), for instance",
-            stacklevel=2,
+            stacklevel=stacklevel,
         )
+
+
+def simulated(parameters: list[PlacedParameter], n: int, seed: int) -> dict[str, Tensor]:
+    """What `sample_prior` returns."""
     found: dict[str, Tensor] = {}
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # that of the CPU, where all draws are made
         for name, latent in latents_of_all(parameters).items():
             found[name] = hyperprior(latent, _FLOAT64).sample((n,))
         for p in parameters:
@@ -86,7 +96,7 @@ def simulate(prior: MatrixPrior, n: int, values: Mapping[str, Tensor]) -> Tensor
             "the product with htr.NUTS"
         )
     (term,) = factors
-    law = _simulated_law(term, values)
+    law = _simulated_law(term, values, prior.name)
     if prior.entries:
         return law.expand((n, prior.shape[0] * prior.shape[1])).sample().unflatten(-1, prior.shape)
     lam = _spectra(term, law, n, prior.smaller)
@@ -103,13 +113,17 @@ def _spectra(term: DensityTerm, law: Any, n: int, K: int) -> Tensor:
     return x if isinstance(term.statistic, ESD) else x.square()
 
 
-def _simulated_law(term: DensityTerm, values: Mapping[str, Tensor]) -> Any:
+def _simulated_law(term: DensityTerm, values: Mapping[str, Tensor], name: str) -> Any:
     """The law to draw from, batched over the draws of its hyperparameters."""
-    if term.latents and term.strength != 1:
+    if term.strength == 1:
+        drawn = {latent.name: values[latent.name].unsqueeze(-1) for latent in term.latents.values()}
+        return term.law(drawn, _FLOAT64)
+    if term.latents:
         raise PriorError(
-            f"{term.statistic!r} has hyperpriors and the strength {term.strength:g}: it cannot be "
-            "simulated; take strength 1, or numbers"
+            f"{name}: {term.statistic!r} has hyperpriors and the strength {term.strength:g}: it "
+            "cannot be simulated; take strength 1, or numbers, or sample it with htr.NUTS"
         )
-    statistic = replace(term.statistic, law=tempered(term.statistic.law, term.strength))
-    drawn = {latent.name: values[latent.name].unsqueeze(-1) for latent in term.latents.values()}
-    return replace(term, statistic=statistic, strength=1.0).law(drawn, _FLOAT64)
+    try:
+        return tempered_distribution(term.statistic.law, term.strength)
+    except PriorError as error:
+        raise PriorError(f"{name}: {error}") from error

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch.distributions import AffineTransform, PowerTransform
 
 from bayes_htr.errors import PriorError
-from bayes_htr.priors.common_laws import Exponential, Gamma, LogNormal, Normal
-from bayes_htr.priors.heavy_tailed_laws import Lomax, Powerlaw, TruncatedPowerlaw
+from bayes_htr.priors.common_laws import Exponential, Gamma, HalfCauchy, LogNormal, Normal
+from bayes_htr.priors.heavy_tailed_laws import Frechet, Lomax, Powerlaw, TruncatedPowerlaw
 from bayes_htr.priors.law import Law
 
 
@@ -41,3 +46,34 @@ def tempered(law: Law, strength: float) -> Law:
                 f"{law!r} at strength {strength:g} is of no family that can be simulated; take "
                 "strength 1, or sample it with htr.NUTS"
             )
+
+
+def tempered_distribution(law: Law, strength: float) -> Any:
+    """The distribution with the density `p^strength`, normalised, in float64.
+
+    Where it is no law of this package: with `y = z^-alpha` a power of `Frechet` is
+    `y ~ Gamma((strength (alpha + 1) - 1) / alpha, strength)`, and a power of `HalfCauchy` the
+    positive half of Student's t with `2 strength - 1` degrees of freedom.
+
+    Args:
+        law: One whose arguments are numbers.
+        strength: Positive.
+
+    Raises:
+        PriorError: As `tempered`.
+    """
+    s = strength
+    double = torch.ones((), dtype=torch.float64)
+    if s != 1 and law.is_proper(s):
+        match law:
+            case Frechet(alpha=float(a), scale=float(scale), loc=float(loc)):
+                y = dist.Gamma(double * (s * (a + 1.0) - 1.0) / a, double * s)
+                steps = [PowerTransform(double * -1.0 / a), AffineTransform(loc, scale)]
+                return dist.TransformedDistribution(y, steps)
+            case HalfCauchy(scale=float(scale)):
+                freedom = 2.0 * s - 1.0
+                student = dist.StudentT(double * freedom, 0.0, double * scale / freedom**0.5)
+                return dist.FoldedDistribution(student)
+    found = tempered(law, s)
+    numbers = {k: double * v for k, v in found.arguments.items() if isinstance(v, float)}
+    return found.distribution_of(numbers)
