@@ -13,7 +13,7 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.infer.mcmc import NUTS as Kernel
+from pyro.infer import mcmc
 from torch import Tensor
 
 from bayes_htr.inference.randomness import isolated_randomness
@@ -126,7 +126,7 @@ def _chain(
 ) -> _Chain:
     torch.manual_seed(seed)
     potential = _Potential(program)
-    kernel = Kernel(
+    kernel = mcmc.NUTS(
         potential_fn=potential,
         target_accept_prob=settings.target_accept,
         max_tree_depth=settings.max_tree_depth,

@@ -62,7 +62,7 @@ def _median(x: Tensor) -> Tensor:
 def _normal_scores(x: Tensor) -> Tensor:
     """Normal quantiles of the ranks (Blom's), ties at their average rank."""
     _, inverse, counts = x.flatten().unique(return_inverse=True, return_counts=True)
-    ranks = counts.cumsum(0) - (counts - 1) / 2
+    ranks = counts.cumsum(0) - (counts.double() - 1) / 2
     return torch.special.ndtri((ranks[inverse] - 0.375) / (x.numel() + 0.25)).reshape(x.shape)
 
 

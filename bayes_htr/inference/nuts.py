@@ -34,7 +34,7 @@ from bayes_htr.inference.settings import is_positive
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.models.generative import FRAMES, Frames
 from bayes_htr.models.matrix_prior import MatrixPrior, hyperprior
-from bayes_htr.models.placed import PlacedParameter, latents_of_all
+from bayes_htr.models.placed import latents_of_all
 from bayes_htr.models.programs import spectral_program, spectral_start
 from bayes_htr.priors import ESD, MaxEigenvalue
 from bayes_htr.processes import world_size

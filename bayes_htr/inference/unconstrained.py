@@ -66,7 +66,8 @@ def coordinates_of(program: Program, values: Mapping[str, Tensor]) -> dict[str, 
         raise ValueError(f"no value for the sites {', '.join(sorted(missing))}")
     if unknown := values.keys() - set(trace.observation_nodes):
         raise ValueError(f"no site {', '.join(sorted(unknown))}")
-    return {
-        name: biject_to(trace.nodes[name]["fn"].support).inv(value).detach().clone()
-        for name, value in values.items()
-    }
+    found = {}
+    for name, value in values.items():
+        law: Any = trace.nodes[name]["fn"]
+        found[name] = biject_to(law.support).inv(value).detach().clone()
+    return found
