@@ -28,7 +28,7 @@ from tests.reference.quadrature import (
 torch.set_num_threads(1)
 
 LOMAX = htr.ESD(htr.Lomax(3.0, 1.0))
-SHORT = htr.NUTS(warmup=10, samples=8, frames="held", max_tree_depth=4)
+SHORT = htr.NUTS(warmup=4, samples=4, frames="held", max_tree_depth=2)
 
 
 def linear(inputs: int, classes: int, seed: int = 0) -> nn.Linear:
@@ -188,13 +188,13 @@ def test_guide_network_and_hyperparameters():
     for name, value in model.net.state_dict().items():
         assert torch.equal(value, before[name]), name
     names = [name for name, _ in model.net.named_parameters()]
-    assert len(fitted.guide) == 16
+    assert len(fitted.guide) == 8
     assert set(fitted.guide.names) == {*names, SCALE}
     centre = fitted.guide.centre()
     for name, parameter in fitted.net.named_parameters():
         torch.testing.assert_close(parameter.detach(), centre[name])
         assert parameter.dtype == torch.float32
-        assert not torch.equal(fitted.guide[0][name], fitted.guide[8][name])
+        assert not torch.equal(fitted.guide[0][name], fitted.guide[4][name])
     torch.testing.assert_close(fitted.hyperparameters[SCALE].exp(), centre[SCALE])
     assert not fitted.net.training
 
@@ -255,9 +255,10 @@ def test_history():
     assert summary["ess"] == min(summary[f"ess:{n}"] for n in names)
 
 
+@pytest.mark.filterwarnings("ignore:.*trajectories")
 def test_fit_keeps_history_in_the_run_folder(tmp_path):
     model, data = two_layers()
-    with pytest.warns(UserWarning, match=r"R-hat is above 1.01 for \d+ of 11 .* of 16 draws"):
+    with pytest.warns(UserWarning, match=r"R-hat is above 1.01 for \d+ of 11 .* of 8 draws"):
         posterior = htr.fit(model, data, method=SHORT, epochs=0, out=tmp_path / "run")
     again = htr.load(tmp_path / "run", model.net)
     assert again.history == posterior.history
@@ -272,12 +273,31 @@ def test_the_same_seed_gives_the_same_draws():
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_warns_of_divergences_and_of_what_is_held():
+def test_warns_of_what_is_held():
     model = htr.BayesianClassifier(nn.Linear(3, 3), htr.Priors({"weight": LOMAX}))
-    x, y = nothing_learnt(3)
     with pytest.warns(UserWarning, match="no prior on bias: NUTS leaves them"):
-        fitted = fit(model, (x, y), SHORT)
+        fitted = fit(model, nothing_learnt(3), SHORT)
     assert torch.equal(fitted.guide[3]["bias"], model.net.bias)
+
+
+def test_warns_with_numbers():
+    def warned(**more):
+        summary = {"divergences": 0.0, "saturated": 0.0, "rhat:a": 1.001, "ess:a": 9.0} | more
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            nuts._warn(summary, SHORT)
+        return [str(w.message) for w in caught]
+
+    assert warned() == []
+    (message,) = warned(**{"rhat:b": 1.34, "ess:b": 5.0})
+    assert "1 of 2 quantities, the largest 1.340 for b" in message
+    assert "size is 5 of 8 draws" in message
+    (message,) = warned(**{"rhat:b": math.nan, "ess:b": 8.0})
+    assert "nan for b" in message
+    (message,) = warned(divergences=3.0)
+    assert "3 of 8 trajectories diverged" in message
+    (message,) = warned(saturated=2.0)
+    assert "2 of 8 trajectories reached max_tree_depth=2" in message
 
 
 # What is refused
