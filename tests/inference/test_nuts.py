@@ -212,6 +212,31 @@ def test_frames(frames):
     assert (off < 1e-5) == (frames == "held")
 
 
+@pytest.mark.parametrize("frames", ["sampled", "held"])
+@pytest.mark.parametrize(
+    "prior", [LOMAX, htr.SingularValues(htr.Exponential(1.0)), htr.MaxEigenvalue(htr.Frechet(2.0))]
+)
+def test_eigenvalues_that_are_compared_are_those_of_the_draws(prior, frames):
+    """By label where frames are held, else sorted."""
+    model = htr.BayesianClassifier(linear(4, 3).double(), htr.Priors(prior))
+    method = htr.NUTS(warmup=2, samples=4, chains=8, frames=frames, max_tree_depth=3, jitter=2.0)
+    x = torch.randn(10, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    target = nuts._Target(method, problem_of(model, (x, torch.arange(10) % 3)))
+    settings = Settings(warmup=2, samples=4, chains=8, max_tree_depth=3, jitter=2.0)
+    chains = run_chains(target.program, target.start, settings, seed=0)
+    W = target.draws(chains)["weight"]
+    if frames == "held":
+        U, V = frames_of(model.net)
+        lam = (U.mT @ W @ V).diagonal(dim1=1, dim2=2).square()
+        assert (lam.diff(dim=1) > 0).any()
+    else:
+        lam = torch.linalg.svdvals(W).square()
+    found = target.quantities(chains)
+    for i in range(3):
+        expected = lam[:, i].log().reshape(8, 4)
+        torch.testing.assert_close(found[f"weight:log_eigenvalue[{i}]"], expected)
+
+
 def test_likelihood_is_that_of_all_data_with_class_weights():
     """The log density that is sampled against one put together here, dropout off."""
     net = nn.Sequential(nn.Dropout(0.9), linear(3, 2)).double()
@@ -265,6 +290,26 @@ def test_fit_keeps_history_in_the_run_folder(tmp_path):
     assert again.config["method"] == SHORT.describe()
     with pytest.raises(htr.CheckpointError, match="holds a finished run"):
         htr.fit(model, data, method=SHORT, epochs=0, out=tmp_path / "run", resume=True)
+
+
+@pytest.mark.filterwarnings("ignore:.*trajectories", "ignore:the chains")
+def test_a_run_that_was_cut_off_starts_anew(tmp_path):
+    model, data = two_layers()
+    whole = htr.fit(model, data, method=SHORT, epochs=0, out=tmp_path / "run")
+    for file in ("weights.safetensors", "spectra.safetensors", "metrics.jsonl"):
+        (tmp_path / "run" / file).unlink()
+    again = htr.fit(model, data, method=SHORT, epochs=0, out=tmp_path / "run", resume=True)
+    for p, q in zip(whole.network().parameters(), again.network().parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
+def test_history_is_no_curve_over_epochs():
+    plots = pytest.importorskip("bayes_htr.posterior.plots")
+    pytest.importorskip("matplotlib").use("Agg")
+    epoch = {"epoch": 1.0, "train_nll": 0.5, "train_accuracy": 0.8}
+    figure = plots.plot_history({"nuts": [{"chain": 0.0}, {"rhat": 1.0}], "map": [epoch]})
+    assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [0, 1]
+    plots.pyplot().close(figure)
 
 
 def test_the_same_seed_gives_the_same_draws():
