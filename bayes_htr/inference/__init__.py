@@ -1,12 +1,14 @@
-"""Inference methods, each a value with its settings: `MAP`."""
+"""Inference methods, each a value with its settings: `MAP`, `NUTS`."""
 
 from bayes_htr.inference.data import Batches, Data
 from bayes_htr.inference.map import MAP
+from bayes_htr.inference.nuts import NUTS
 from bayes_htr.inference.problem import Callback, EpochEvent, Fitted, Method, Problem
 from bayes_htr.inference.run_folder import RunFolder
 
 __all__ = [
     "MAP",
+    "NUTS",
     "Batches",
     "Callback",
     "Data",

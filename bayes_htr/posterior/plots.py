@@ -119,7 +119,8 @@ def plot_history(history: Mapping[str, list[dict[str, float]]]) -> Figure:
     """Loss and accuracy by epoch of one or several runs, by name."""
     plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
-    for name, rows in history.items():
+    for name, all_rows in history.items():
+        rows = [row for row in all_rows if "epoch" in row]  # of NUTS, none
         epochs = [row["epoch"] for row in rows]
         left.plot(epochs, [row["train_nll"] for row in rows], label=name)
         right.plot(epochs, [row["train_accuracy"] for row in rows], label=name)

@@ -1,0 +1,383 @@
+"""The no-U-turn sampler in spectral coordinates: the reference for small models.
+
+Update: Hamiltonian trajectories that double until they turn, on all training data at once.
+Target: `log p(D | W)` plus the density of spectra, frames and hyperparameters
+(`bayes_htr.models.generative`), without approximation. Not for `W` itself: its density has poles
+where eigenvalues meet.
+Source: Hoffman & Gelman (2014), *JMLR* 15; `docs/nuts.md`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from torch.distributions import biject_to
+
+from bayes_htr.errors import CheckpointError, DataError
+from bayes_htr.inference.chains import Chains, Settings, run_chains
+from bayes_htr.inference.diagnostics import FEWEST, bulk_ess, split_rhat
+from bayes_htr.inference.guides import Samples
+from bayes_htr.inference.problem import Fitted, Problem
+from bayes_htr.inference.progress import TrainingProgress
+from bayes_htr.inference.randomness import isolated_randomness
+from bayes_htr.inference.run_folder import WEIGHTS
+from bayes_htr.inference.settings import is_positive
+from bayes_htr.models import BayesianClassifier
+from bayes_htr.models.generative import FRAMES, Frames
+from bayes_htr.models.matrix_prior import MatrixPrior, hyperprior
+from bayes_htr.models.placed import latents_of_all
+from bayes_htr.models.programs import spectral_program, spectral_start
+from bayes_htr.priors import ESD, MaxEigenvalue
+from bayes_htr.processes import world_size
+from bayes_htr.spectra import parameters_of
+
+LARGEST = 20_000
+"""Unconstrained coordinates above which a run would take days."""
+
+RHAT = 1.01
+"""Where chains stop to agree (Vehtari et al. 2021)."""
+
+
+@dataclass(frozen=True)
+class NUTS:
+    """Samples from the exact posterior in spectral coordinates, for small models.
+
+    The sampler has no epochs: pass `epochs=0` to `fit`. It starts near the present weights, sees
+    all training data at each step, whatever `batch_size`, and works in float64 with the network in
+    evaluation mode. Parameters without a prior stay as they are, and a warning names them.
+
+    The posterior's guide is `Samples`: the draws of the first chain, then those of the second, and
+    so on. The last row of its `history` has `rhat` (the largest), `ess` (the smallest, bulk),
+    `divergences`, `seconds`, and `rhat:NAME` and `ess:NAME` of each log eigenvalue, hyperparameter
+    and the log density; the rows before it are the chains'. With frames held, eigenvalues are
+    labelled by their frame; with frames sampled their labels mean nothing, and they are sorted.
+
+    Args:
+        warmup: Draws per chain that adapt step size and mass matrix, and are dropped.
+        samples: Draws per chain that are kept.
+        chains: How many, one after another.
+        frames: Whether the singular vectors are `"sampled"`, or `"held"` at those of the present
+            weights.
+        target_accept: The acceptance probability that the step size is adapted to.
+        max_tree_depth: Trajectories take at most `2^max_tree_depth - 1` steps.
+        dense_mass: Whether the mass matrix is dense and not diagonal.
+        jitter: Standard deviation of the chains' starts around the present weights, in
+            unconstrained coordinates.
+
+    Raises:
+        ValueError: A setting out of range.
+    """
+
+    warmup: int = 500
+    samples: int = 500
+    chains: int = 2
+    frames: Frames = "sampled"
+    target_accept: float = 0.8
+    max_tree_depth: int = 10
+    dense_mass: bool = False
+    jitter: float = 0.1
+
+    def __post_init__(self) -> None:
+        least = {"warmup": 1, "samples": FEWEST, "chains": 1, "max_tree_depth": 1}
+        for name, low in least.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise ValueError(f"{name}={value!r} must be a whole number of at least {low}")
+        if self.frames not in FRAMES:
+            raise ValueError(f"frames={self.frames!r} must be one of {', '.join(FRAMES)}")
+        if not (is_positive(self.target_accept) and self.target_accept < 1):
+            raise ValueError(f"target_accept={self.target_accept!r} must lie between 0 and 1")
+        if not isinstance(self.dense_mass, bool):
+            raise ValueError(f"dense_mass={self.dense_mass!r} must be True or False")
+        if not (is_positive(self.jitter) or self.jitter == 0):
+            raise ValueError(f"jitter={self.jitter!r} must be a number of at least 0")
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as plain data."""
+        return {"name": "nuts", **asdict(self)}
+
+    def check(self, problem: Problem) -> None:
+        """Look whether the problem is one that can be sampled, before anything is written.
+
+        Raises:
+            ValueError: Epochs, callbacks, validation data, several processes, nothing to sample, a
+                model that is too large, or a density that is not finite at the start.
+            PriorError: A prior that is no density, or a scheduled one.
+            DataError: A loader that does not give each example once.
+        """
+        _refuse_what_does_nothing(problem)
+        with isolated_randomness():
+            target = _Target(self, problem)
+            target.require_small()
+            density = target.log_density_at_start()
+        if not math.isfinite(density):
+            raise ValueError(
+                f"the log density is {density} at the start; start from other weights, or look at "
+                "the scale of the data"
+            )
+
+    def run(self, problem: Problem) -> Fitted:
+        """Sample, and put the mean into `problem.net`; see `bayes_htr.fit`.
+
+        Raises:
+            CheckpointError: The run folder holds a finished run. One that was cut off starts anew.
+        """
+        _require_unfinished(problem)
+        start = time.perf_counter()
+        with isolated_randomness():
+            target = _Target(self, problem)
+        target.warn_of_flat()
+        bar = TrainingProgress(
+            problem.progress,
+            "NUTS",
+            epochs=self.chains,
+            done=0,
+            batches=self.warmup + self.samples,
+        )
+        settings = {k: v for k, v in asdict(self).items() if k != "frames"}
+        with bar:
+            chains = run_chains(
+                target.program,
+                target.start,
+                Settings(**settings),
+                seed=problem.seed,
+                step=bar.batch,
+            )
+        guide = Samples(target.draws(chains))
+        history = _history(chains, target.quantities(chains), time.perf_counter() - start)
+        _warn(history[-1], self)
+        return _fitted(problem, target, guide, history)
+
+
+class _Target:
+    """The density that is sampled, its start, and what a draw of its sites means."""
+
+    def __init__(self, method: NUTS, problem: Problem) -> None:
+        self.method = method
+        x, y = _all_data(problem)
+        self.dtype = next((p.dtype for p in problem.net.parameters() if p.requires_grad), x.dtype)
+        net = copy.deepcopy(problem.net).double().eval()
+        self.model = BayesianClassifier(
+            net, problem.model.priors, class_weights=problem.model.class_weights
+        )
+        self.parameters = self.model.placed()
+        self.latents = latents_of_all(self.parameters)
+        self.hyperparameters = problem.hyperparameters
+        x = x.double() if x.dtype.is_floating_point else x
+        model = self.model.pyro_model("spectral", frames=method.frames)
+
+        def program() -> Tensor:
+            return model(x, y, num_data=len(y))
+
+        self.program: Callable[[], Tensor] = program
+        self._weights = spectral_program(self.parameters, method.frames)
+
+    @property
+    def matrices(self) -> list[MatrixPrior]:
+        return [m.prior for p in self.parameters for m in p.matrices]
+
+    def require_small(self) -> None:
+        if not self.matrices:
+            raise ValueError("no parameter has a prior, so there is nothing to sample; add priors")
+        size = len(self.latents) + sum(self._size(m) for m in self.matrices)
+        if size > LARGEST:
+            raise ValueError(
+                f"the model has {size} unconstrained coordinates, and NUTS takes at most "
+                f"{LARGEST}; hold the frames (frames='held'), freeze layers, or use a smaller "
+                "network or another method"
+            )
+
+    def _size(self, prior: MatrixPrior) -> int:
+        m, n = prior.shape
+        if not prior.spectral:
+            return m * n
+        return prior.smaller * (1 + (m + n if self.method.frames == "sampled" else 0))
+
+    @property
+    def start(self) -> dict[str, Tensor]:
+        """The sites at the present weights, hyperparameters at their hyperpriors' medians."""
+        like = self.parameters[0].parameter.tensor.detach()
+        hyper = {
+            name: latent.value(self.hyperparameters.get(name, latent.start()).to(like))
+            for name, latent in self.latents.items()
+        }
+        found = spectral_start(self.parameters, hyper)
+        for m in self.matrices:
+            for side in ("left", "right") if m.spectral else ():
+                name = f"{m.name}:{side}"
+                if self.method.frames == "held":
+                    del found[name]
+                else:  # as long as a normal matrix's columns are; the frame is the same
+                    found[name] = found[name] * math.sqrt(len(found[name]))
+        return found
+
+    def log_density_at_start(self) -> float:
+        given = pyro.poutine.condition(self.program, data=self.start)
+        with torch.no_grad():
+            return float(pyro.poutine.trace(given).get_trace().log_prob_sum())
+
+    def warn_of_flat(self) -> None:
+        flat = [p.name for p in self.parameters if not p.matrices]
+        if flat:
+            warnings.warn(
+                f"no prior on {', '.join(flat)}: NUTS leaves them at their present values; give "
+                "vectors Entries(Normal(0.0, 1.0)), for instance",
+                stacklevel=4,
+            )
+
+    def draws(self, chains: Chains) -> dict[str, Tensor]:
+        """Trainable parameters and hyperparameters, `(chains * samples, ...)`, by name."""
+        sites = {name: value.flatten(0, 1) for name, value in chains.sites.items()}
+        rows = []
+        for i in range(self.method.chains * self.method.samples):
+            given = {name: value[i] for name, value in sites.items()}
+            with torch.no_grad():
+                rows.append(pyro.poutine.condition(self._weights, data=given)())
+        found = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        found |= {name: sites[name] for name in self.latents}
+        return {name: value.to(self.dtype) for name, value in found.items()}
+
+    def quantities(self, chains: Chains) -> dict[str, Tensor]:
+        """What is looked at for convergence, `(chains, samples)` each, by name."""
+        found = {"log_density": chains.log_density}
+        found |= {name: chains.sites[name] for name in self.latents}
+        for m in self.matrices:
+            if not m.spectral:
+                square = chains.sites[m.name].flatten(2).square().sum(-1)
+                found[f"{m.name}:log_square_norm"] = square.log()
+                continue
+            values = log_eigenvalues(m, chains.sites)
+            if self.method.frames == "sampled":
+                values = values.sort(-1, descending=True).values
+            for i, value in enumerate(values.unbind(-1)):
+                found[f"{m.name}:log_eigenvalue[{i}]"] = value
+        return found
+
+
+def log_eigenvalues(prior: MatrixPrior, sites: dict[str, Tensor]) -> Tensor:
+    """Log eigenvalues `(..., K)` of a matrix by label, from draws `(..., *shape)` of its sites."""
+    statistic = prior.spectral[0].statistic
+    if not isinstance(statistic, MaxEigenvalue):
+        x = sites[f"{prior.name}:spectrum"].log()
+        return x if isinstance(statistic, ESD) else 2 * x
+    top = sites[f"{prior.name}:lambda_max"].unsqueeze(-1).log()
+    if prior.smaller == 1:
+        return top
+    return torch.cat([top, top + sites[f"{prior.name}:ratios"].log()], dim=-1)
+
+
+def _refuse_what_does_nothing(problem: Problem) -> None:
+    if problem.epochs != 0:
+        raise ValueError(
+            f"epochs={problem.epochs}: NUTS has no epochs, its length is warmup and samples; pass "
+            "epochs=0"
+        )
+    if len(problem.callbacks):
+        raise ValueError("NUTS has no epochs after which callbacks could be called; leave them out")
+    if problem.validation is not None:
+        raise ValueError(
+            "NUTS has no epochs after which to measure validation data; leave validation out, and "
+            "call posterior.evaluate(validation)"
+        )
+    if world_size() > 1:
+        raise ValueError(f"NUTS runs in one process, and there are {world_size()}")
+
+
+def _require_unfinished(problem: Problem) -> None:
+    folder = problem.folder
+    if folder is not None and (folder.path / WEIGHTS).exists():
+        raise CheckpointError(
+            f"{folder.path} holds a finished run, and NUTS does not go on with one; read it with "
+            "htr.load, or name another folder"
+        )
+
+
+def _all_data(problem: Problem) -> tuple[Tensor, Tensor]:
+    batches = list(problem.train)
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    if len(y) != problem.train.num_data:
+        raise DataError(
+            f"train: the loader gives {len(y)} of {problem.train.num_data} examples, and NUTS "
+            "needs each once; leave out drop_last and samplers that draw with replacement"
+        )
+    return x, y
+
+
+def _history(
+    chains: Chains, quantities: dict[str, Tensor], seconds: float
+) -> list[dict[str, float]]:
+    rows: list[dict[str, float]] = [
+        {
+            "chain": float(i),
+            "acceptance": chains.acceptance[i],
+            "divergences": float(chains.divergences[i]),
+            "saturated": float(chains.saturated[i]),
+            "step_size": chains.step_size[i],
+            "leapfrogs": chains.leapfrogs[i],
+        }
+        for i in range(len(chains.acceptance))
+    ]
+    rhats = {name: split_rhat(draws) for name, draws in quantities.items()}
+    sizes = {name: bulk_ess(draws) for name, draws in quantities.items()}
+    summary = {
+        "rhat": max(rhats.values(), key=lambda r: math.inf if math.isnan(r) else r),
+        "ess": min(sizes.values()),
+        "divergences": float(sum(chains.divergences)),
+        "saturated": float(sum(chains.saturated)),
+        "seconds": seconds,
+    }
+    summary |= {f"rhat:{name}": value for name, value in rhats.items()}
+    summary |= {f"ess:{name}": value for name, value in sizes.items()}
+    return [*rows, summary]
+
+
+def _warn(summary: dict[str, float], method: NUTS) -> None:
+    draws = method.chains * method.samples
+    rhats = {k.removeprefix("rhat:"): v for k, v in summary.items() if k.startswith("rhat:")}
+    bad = [name for name, value in rhats.items() if not value <= RHAT]
+    if bad:
+        worst = max(bad, key=lambda n: math.inf if math.isnan(rhats[n]) else rhats[n])
+        warnings.warn(
+            f"the chains do not agree: R-hat is above {RHAT} for {len(bad)} of {len(rhats)} "
+            f"quantities, the largest {rhats[worst]:.3f} for {worst}, where the effective sample "
+            f"size is {summary[f'ess:{worst}']:.0f} of {draws} draws; take more warmup and samples",
+            stacklevel=4,
+        )
+    if summary["divergences"]:
+        warnings.warn(
+            f"{summary['divergences']:.0f} of {draws} trajectories diverged: the draws may miss "
+            f"narrow places; raise target_accept={method.target_accept}",
+            stacklevel=4,
+        )
+    if summary["saturated"]:
+        warnings.warn(
+            f"{summary['saturated']:.0f} of {draws} trajectories reached "
+            f"max_tree_depth={method.max_tree_depth}; raise it, or take dense_mass=True",
+            stacklevel=4,
+        )
+
+
+def _fitted(
+    problem: Problem, target: _Target, guide: Samples, history: list[dict[str, float]]
+) -> Fitted:
+    """The network at the draws' mean, and the hyperparameters' means."""
+    centre = guide.centre()
+    with torch.no_grad():
+        for p in parameters_of(problem.net):
+            if p.name in centre:
+                p.tensor.copy_(centre[p.name])
+    hyper = {}
+    for name, latent in target.latents.items():
+        value = centre[name]
+        support = hyperprior(latent, value).support
+        hyper[name] = biject_to(support).inv(value).cpu()
+    return Fitted(problem.net.eval(), hyper, history, guide)
