@@ -1,7 +1,15 @@
-"""What a fit knows: prediction, evaluation, and draws of spectra."""
+"""What a fit knows: prediction, evaluation, draws of spectra, and checks of their laws."""
 
+from bayes_htr.posterior.checks import SpectrumCheck
 from bayes_htr.posterior.posterior import Posterior, network_spectra
 from bayes_htr.posterior.prediction import Prediction
 from bayes_htr.posterior.spectra import Interval, PosteriorSpectra
 
-__all__ = ["Interval", "Posterior", "PosteriorSpectra", "Prediction", "network_spectra"]
+__all__ = [
+    "Interval",
+    "Posterior",
+    "PosteriorSpectra",
+    "Prediction",
+    "SpectrumCheck",
+    "network_spectra",
+]
