@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayes_htr.posterior.plots import pyplot
+from bayes_htr.posterior.plots import pyplot, tick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,7 +49,7 @@ def plot_check(check: SpectrumCheck, *, path: str | PathLike[str] | None = None)
 def _quantiles(ax: Axes, check: SpectrumCheck) -> None:
     x, band = check.expected, check.eigenvalue_band
     _band(ax, x, band[:, 0], band[:, 1], check.level)
-    ax.plot(x, x, color="black", lw=0.8, ls="--" if len(x) > 1 else "none", marker="_")
+    ax.plot(x, x, color="black", lw=0.8, ls="--", marker="_" if len(x) == 1 else "")
     low, middle, high = np.quantile(check.eigenvalues, [0.025, 0.5, 0.975], axis=0)
     size = 5 if len(x) < 60 else 2.5
     ax.plot(x, middle, "o", color=_DATA, ms=size, label="spectrum")
@@ -57,6 +57,10 @@ def _quantiles(ax: Axes, check: SpectrumCheck) -> None:
         ax.vlines(x, low, high, color=_DATA, lw=1)
     ax.set_xscale("log")
     ax.set_yscale("log")
+    if len(x) == 1:
+        ax.set_xlim(x[0] / 5, x[0] * 5)
+    for axis in (ax.xaxis, ax.yaxis):
+        tick(axis)
     ax.set(xlabel="quantile of the law", ylabel=r"eigenvalue $\lambda$")
     ax.legend(fontsize=8, frameon=False, loc="upper left")
 
@@ -71,6 +75,7 @@ def _transforms(ax: Axes, check: SpectrumCheck) -> None:
     faint = 1.0 if len(shown) == 1 else 0.3
     marker = "." if k < 60 else ""
     ax.plot(perfect, shown.T, color=_DATA, lw=1, alpha=faint, marker=marker)
+    ax.set_xlim(0, 1)
     ax.set(xlabel=r"$i / (k + 1)$", ylabel=r"$F(\lambda_{(i)}) - i / (k + 1)$")
 
 

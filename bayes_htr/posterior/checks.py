@@ -160,7 +160,7 @@ def check_spectrum(
     band = uniform_band(k, level)
 
     def eigenvalue_at(p: np.ndarray) -> np.ndarray:
-        found = law.eigenvalues(quantiles(distribution, torch.as_tensor(p)))
+        found = law.eigenvalues(quantiles(distribution, torch.tensor(p)))
         return (found.median(0).values if found.ndim > 1 else found).numpy()
 
     return SpectrumCheck(

@@ -13,7 +13,7 @@ from scipy import stats
 
 from bayes_htr.errors import SpectrumError
 from bayes_htr.posterior.laws import prior_lambda_max
-from bayes_htr.posterior.plots import TIES, pyplot
+from bayes_htr.posterior.plots import TIES, pyplot, tick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,6 +99,7 @@ def plot_lambda_max(
     _draw(ax, np.sort(prior), _PRIOR, "prior")
     _draw(ax, np.sort(posterior), _POSTERIOR, "posterior")
     ax.set_xscale("log")
+    tick(ax.xaxis)
     ax.set_ylim(bottom=0)
     ax.set_title(name, fontsize=10)
     ax.set_xlabel(r"largest eigenvalue $\lambda_1$")

@@ -74,7 +74,7 @@ def plot_spectrum(
     everything = [values] if before is None else [values, _positive(before[name])]
     together = np.concatenate(everything)
     if together.size and together.max() > together.min():
-        bins = list(_log_bins(together, values.size))
+        bins = list(_log_bins(together, spectra[name].shape[1]))
         if before is not None:
             ax.hist(
                 everything[1],
@@ -92,7 +92,7 @@ def plot_spectrum(
         _draw_law(ax, spectra, name, bins)
         ax.set_ylim(bottom / 1.5, top * (top / bottom) ** 0.35)  # room for the legend
         for axis in (ax.xaxis, ax.yaxis):
-            _tick(axis)
+            tick(axis)
     else:
         ax.axvline(float(together.max()) if together.size else 0.0, color=_FITTED, label="trained")
     ax.set_title(name, fontsize=10)
@@ -181,13 +181,16 @@ def plot_trace(
 def _draw_heights(ax: Axes, draws: np.ndarray, bins: list[float]) -> None:
     """The histogram of the draws: their mean, and its 95 % band if there are several."""
     heights = np.stack([_heights(row, bins) for row in draws])
-    ax.stairs(heights.mean(0), bins, fill=True, color=_FITTED, alpha=0.45, label="trained")
-    if len(draws) > 1:
-        low, high = np.quantile(heights, [0.025, 0.975], axis=0)
-        middles = np.sqrt(np.multiply(bins[1:], bins[:-1]))
-        floor = heights[heights > 0].min() / 100  # a log axis has no zero
-        label = f"95 % of {len(draws)} draws"
-        ax.vlines(middles, np.maximum(low, floor), high, color=_FITTED, lw=1.2, label=label)
+    mean = heights.mean(0)
+    floor = mean[mean > 0].min() / 4  # a log axis has no zero
+    if len(draws) == 1:
+        ax.stairs(mean, bins, fill=True, color=_FITTED, alpha=0.55, label="trained")
+    else:
+        low, high = np.maximum(np.quantile(heights, [0.025, 0.975], axis=0), floor)
+        ax.stairs(mean, bins, color=_FITTED, lw=1.4, label=f"mean of {len(draws)} draws")
+        ax.stairs(
+            high, bins, baseline=low, fill=True, color=_FITTED, alpha=0.3, label="95 % of draws"
+        )
 
 
 def _heights(row: np.ndarray, bins: list[float]) -> np.ndarray:
@@ -233,7 +236,7 @@ def _draw_tail(ax: Axes, spectra: PosteriorSpectra, name: str, fraction: float) 
     ax.fill_between(x, density(alpha.low), density(alpha.high), color=_TAIL, alpha=0.2, lw=0)
 
 
-def _tick(axis: Axis) -> None:
+def tick(axis: Axis) -> None:
     """Ticks at 1, 2 and 5 as plain numbers where the axis spans little, at decades elsewhere."""
     from matplotlib.ticker import (
         LogFormatterSciNotation,
