@@ -115,9 +115,10 @@ def _draw(ax: Axes, logs: np.ndarray, color: str, label: str) -> None:
         ax.axvline(np.exp(logs[0]), color=color, lw=1.6, label=label)
         return
     low, high = np.quantile(logs, [0.001, 0.999])  # a heavy tail would squeeze the rest
-    room = 0.15 * (high - low)
+    kernel = stats.gaussian_kde(logs)
+    room = 3 * float(kernel.covariance[0, 0]) ** 0.5
     x = np.linspace(low - room, high + room, 400)
-    y = stats.gaussian_kde(logs)(x)
+    y = kernel(x)
     ax.plot(np.exp(x), y, color=color, lw=1.6, label=label)
     ax.fill_between(np.exp(x), y, color=color, alpha=0.25, lw=0)
 
