@@ -158,7 +158,7 @@ def test_check_of_a_posterior(sampled):
         sampled.check("conv.weight", level=2)
 
 
-@pytest.mark.parametrize("prior", LAWS, ids=repr)
+@pytest.mark.parametrize("prior", [LAWS[0], LAWS[3], LAWS[5]], ids=repr)
 @pytest.mark.parametrize("S", [1, 9])
 def test_picture(prior, S, tmp_path):
     spectra = htr.PosteriorSpectra({"w": spectra_from(prior, S, 9)})

@@ -18,8 +18,10 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayes_htr as htr
+from bayes_htr.inference import Batches
 from bayes_htr.inference.guides import Samples
 from bayes_htr.posterior.evaluation import auroc, ood_scores
+from bayes_htr.posterior.posterior import _chunks
 
 TAIL = "conv.weight:ESD.tail_index"
 
@@ -71,6 +73,13 @@ def test_a_loader_that_shuffles_mixes_no_examples(sampled, data, monkeypatch, he
     assert sampled.evaluate(loader, samples=12) == pytest.approx(expected, rel=1e-5)
 
 
+def test_no_more_batches_are_held_than_needed(data):
+    batches = Batches(DataLoader(TensorDataset(*data), 7))  # 448 bytes each, the last 256
+    found = [len(chunk) for chunk in _chunks(batches, 1000)]
+    assert found == [3, 3, 3]
+    assert [len(chunk) for chunk in _chunks(batches, 0)] == [1] * 9
+
+
 def test_network_is_the_centre(sampled, draws):
     net = sampled.network()
     for name, p in net.named_parameters():
@@ -119,6 +128,7 @@ def test_fit_passes_a_methods_guide_on(network, data, draws, tmp_path):
         network(), htr.Priors(htr.ESD(htr.Lomax(tail_index=htr.Gamma(9.0, 3.0))))
     )
     posterior = htr.fit(model, data, method=Stored(), epochs=1, out=tmp_path / "run")
+    assert isinstance(posterior.guide, Samples)
     loaded = htr.load(tmp_path / "run", network())
     expected = posterior.predict(data[0], samples=5).log_probs
     assert torch.equal(loaded.predict(data[0], samples=5).log_probs, expected)

@@ -130,8 +130,11 @@ def test_alpha_in_arviz_is_the_posterior(make_spectra):
     assert found.shape == (1, 12_000)
     assert found.mean() == pytest.approx(alpha.mean, rel=0.02)
     assert found.std() == pytest.approx(alpha.sd, rel=0.05)
-    each = found.reshape(3, 4000).mean(1)  # the draws of one spectrum stand together
-    np.testing.assert_allclose(each, spectra.hill("fc.weight"), rtol=0.03)
+    steeper = spectra["fc.weight"] ** torch.tensor([[1.0], [0.5], [0.25]])
+    other = htr.PosteriorSpectra({"a": steeper})
+    drawn = other.to_arviz(repeats=4000).posterior["a:alpha"].values
+    each = drawn.reshape(3, 4000).mean(1)  # the draws of one spectrum stand together
+    np.testing.assert_allclose(each, other.hill("a"), rtol=0.03)
     with pytest.raises(ValueError, match="repeats=0"):
         spectra.to_arviz(repeats=0)
 
