@@ -254,6 +254,7 @@ def _posterior(model: BayesianClassifier, fitted: Fitted, config: dict[str, Any]
     return Posterior(
         fitted.net,
         model.priors,
+        guide=fitted.guide,
         hyperparameters=fitted.hyperparameters,
         history=fitted.history,
         config=config,

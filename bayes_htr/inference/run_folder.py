@@ -28,12 +28,12 @@ CHECKPOINT = "checkpoint.pt"
 METRICS = "metrics.jsonl"
 WEIGHTS = "weights.safetensors"
 SPECTRA = "spectra.safetensors"
+GUIDE = "guide.safetensors"
 
 _FORMAT = 1
-_MAY_DIFFER = {"format", "epochs", "version", "device"}
-_LEFTOVER = re.compile(
-    rf"\.({'|'.join(map(re.escape, (CONFIG, CHECKPOINT, METRICS, WEIGHTS, SPECTRA)))})\..*\.tmp"
-)
+_MAY_DIFFER = {"format", "epochs", "version", "device", "guide"}
+_FILES = (CONFIG, CHECKPOINT, METRICS, WEIGHTS, SPECTRA, GUIDE)
+_LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, _FILES))})\..*\.tmp")
 """What a process that was killed while writing leaves."""
 
 
@@ -77,7 +77,7 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             for name in leftovers:
                 (self.path / name).unlink()
-            self.write_json(CONFIG, {"format": _FORMAT, **config})
+            self.write_config(config)
         except OutputError:
             raise
         except OSError as error:
@@ -85,6 +85,10 @@ class RunFolder:
                 f"{self.path} cannot be written: {error}; name another folder"
             ) from error
         return checkpoint
+
+    def write_config(self, config: Mapping[str, Any]) -> None:
+        """Replace the configuration."""
+        self.write_json(CONFIG, {"format": _FORMAT, **config})
 
     def config(self) -> dict[str, Any]:
         """The configuration.
@@ -127,7 +131,7 @@ class RunFolder:
         """Replace the checkpoint. A result that is there is older, and goes."""
         plain = {"format": _FORMAT, **{k: _plain(v) for k, v in state.items()}}
         self._write(CHECKPOINT, lambda p: torch.save(plain, p))
-        for name in (WEIGHTS, SPECTRA):
+        for name in (WEIGHTS, SPECTRA, GUIDE):
             (self.path / name).unlink(missing_ok=True)
 
     def write_metrics(self, history: list[dict[str, float]]) -> None:

@@ -89,19 +89,29 @@ def simulate(prior: MatrixPrior, n: int, values: Mapping[str, Tensor]) -> Tensor
     Raises:
         PriorError: It cannot be simulated.
     """
+    term = _only_factor(prior)
+    if prior.entries:
+        law = _simulated_law(term, values, prior.name)
+        return law.expand((n, prior.shape[0] * prior.shape[1])).sample().unflatten(-1, prior.shape)
+    lam = simulate_spectrum(prior, n, values)
+    U, V = (haar(side, prior.smaller, (n,)) for side in prior.shape)
+    return (U * lam.sqrt().unsqueeze(-2)) @ V.mT
+
+
+def simulate_spectrum(prior: MatrixPrior, n: int, values: Mapping[str, Tensor]) -> Tensor:
+    """Draws of the spectrum alone, `(n, K)`, unordered, of a prior on it; else as `simulate`."""
+    term = _only_factor(prior)
+    return _spectra(term, _simulated_law(term, values, prior.name), n, prior.smaller)
+
+
+def _only_factor(prior: MatrixPrior) -> DensityTerm:
     factors = (*prior.spectral, *prior.entries)
     if len(factors) > 1:
         raise PriorError(
             f"{prior.name}: a product of priors has no simulator; draw from one factor, or sample "
             "the product with htr.NUTS"
         )
-    (term,) = factors
-    law = _simulated_law(term, values, prior.name)
-    if prior.entries:
-        return law.expand((n, prior.shape[0] * prior.shape[1])).sample().unflatten(-1, prior.shape)
-    lam = _spectra(term, law, n, prior.smaller)
-    U, V = (haar(side, prior.smaller, (n,)) for side in prior.shape)
-    return (U * lam.sqrt().unsqueeze(-2)) @ V.mT
+    return factors[0]
 
 
 def _spectra(term: DensityTerm, law: Any, n: int, K: int) -> Tensor:

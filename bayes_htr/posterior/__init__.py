@@ -1,5 +1,6 @@
-"""What a fit knows: prediction, evaluation, and draws of spectra."""
+"""What a fit knows: prediction, evaluation, draws of spectra, and checks of their laws."""
 
+from bayes_htr.posterior.checks import SpectrumCheck
 from bayes_htr.posterior.posterior import Posterior, network_spectra
 from bayes_htr.posterior.prediction import Prediction
 from bayes_htr.posterior.prior_predictive import prior_predictive
@@ -10,6 +11,7 @@ __all__ = [
     "Posterior",
     "PosteriorSpectra",
     "Prediction",
+    "SpectrumCheck",
     "network_spectra",
     "prior_predictive",
 ]

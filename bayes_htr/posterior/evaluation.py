@@ -1,9 +1,11 @@
-"""How good predictions are: accuracy, NLL, calibration error and Brier score."""
+"""How good predictions are: accuracy, NLL, calibration error, Brier score, and OOD detection."""
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy import stats
 from torch import Tensor
 
 from bayes_htr.posterior.prediction import Prediction
@@ -32,6 +34,44 @@ def scores(prediction: Prediction, y: Tensor) -> dict[str, float]:
         "ece": _calibration_error(probs.amax(1), correct),
         "brier": float((probs - F.one_hot(y, probs.shape[1])).square().sum(1).mean()),
     }
+
+
+def ood_scores(inside: Prediction, outside: Prediction) -> dict[str, float]:
+    """How well the uncertainty of predictions tells examples outside the distribution.
+
+    Args:
+        inside: Of examples like the training data.
+        outside: Of others.
+
+    Returns:
+        The area under the ROC curve of three detectors: `ood_auroc_entropy`,
+        `ood_auroc_mutual_information` (0.5 for a point mass, which has none) and
+        `ood_auroc_confidence`, of one less the largest probability.
+    """
+
+    def unsure(prediction: Prediction) -> Tensor:
+        return -prediction.log_probs.amax(1)
+
+    pairs = {
+        "entropy": (outside.entropy, inside.entropy),
+        "mutual_information": (outside.mutual_information, inside.mutual_information),
+        "confidence": (unsure(outside), unsure(inside)),
+    }
+    return {f"ood_auroc_{name}": auroc(*pair) for name, pair in pairs.items()}
+
+
+def auroc(positive: Tensor, negative: Tensor) -> float:
+    """The probability that a positive scores above a negative, ties counted as halves.
+
+    The Mann-Whitney statistic by ranks: the area under the ROC curve (Hanley & McNeil 1982).
+
+    Args:
+        positive: `(P,)` scores.
+        negative: `(N,)` scores.
+    """
+    ranks = stats.rankdata(np.concatenate([positive.double().numpy(), negative.double().numpy()]))
+    p, n = len(positive), len(negative)
+    return float((ranks[:p].sum() - p * (p + 1) / 2) / (p * n))
 
 
 def _calibration_error(confidence: Tensor, correct: Tensor) -> float:

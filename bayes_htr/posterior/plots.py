@@ -1,4 +1,4 @@
-"""Pictures of spectra: the empirical spectral density on log-log axes with its fitted tail.
+"""Pictures of spectra: the empirical spectral density on log-log axes with tail and law.
 
 Needs matplotlib: `pip install "bayes-htr[plot]"`.
 """
@@ -6,13 +6,14 @@ Needs matplotlib: `pip install "bayes-htr[plot]"`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
-from bayes_htr.errors import SpectrumError
+from bayes_htr.errors import PriorError, SpectrumError
 from bayes_htr.spectra import tail_count
 
 if TYPE_CHECKING:
@@ -52,10 +53,12 @@ def plot_spectrum(
 ) -> Axes:
     """A matrix's ESD as a histogram in log bins, with the power law fitted to its upper tail.
 
-    The band about the line is the 95 % credible interval of alpha.
+    The band about the line is the 95 % credible interval of alpha. Of several draws the histogram
+    is the mean, with the 95 % credible band of its heights. Where the prior states a law it is
+    drawn too, at the hyperparameters of the posterior, before any strength.
 
     Args:
-        spectra: The draws; all are pooled in the histogram.
+        spectra: The draws.
         name: The matrix.
         ax: Where to draw; a new figure by default.
         before: If given, the matrix's spectrum before training, as an outline.
@@ -71,7 +74,7 @@ def plot_spectrum(
     everything = [values] if before is None else [values, _positive(before[name])]
     together = np.concatenate(everything)
     if together.size and together.max() > together.min():
-        bins = list(_log_bins(together, values.size))
+        bins = list(_log_bins(together, spectra[name].shape[1]))
         if before is not None:
             ax.hist(
                 everything[1],
@@ -81,14 +84,15 @@ def plot_spectrum(
                 color=_OTHER,
                 label="before training",
             )
-        ax.hist(values, bins=bins, density=True, color=_FITTED, alpha=0.55, label="trained")
+        _draw_heights(ax, spectra[name].double().numpy(), bins)
         ax.set_xscale("log")
         ax.set_yscale("log")
         bottom, top = ax.get_ylim()
         _draw_tail(ax, spectra, name, fraction)
+        _draw_law(ax, spectra, name, bins)
         ax.set_ylim(bottom / 1.5, top * (top / bottom) ** 0.35)  # room for the legend
         for axis in (ax.xaxis, ax.yaxis):
-            _tick(axis)
+            tick(axis)
     else:
         ax.axvline(float(together.max()) if together.size else 0.0, color=_FITTED, label="trained")
     ax.set_title(name, fontsize=10)
@@ -134,6 +138,78 @@ def plot_history(history: Mapping[str, list[dict[str, float]]]) -> Figure:
     return figure
 
 
+def plot_trace(
+    history: Sequence[Mapping[str, float]],
+    quantities: str | Sequence[str],
+    ax: Axes | None = None,
+    *,
+    path: str | PathLike[str] | None = None,
+) -> Axes:
+    """Quantities of a history over epochs.
+
+    Args:
+        history: Metrics by epoch.
+        quantities: One or several of their names.
+        ax: Where to draw; a new figure by default.
+        path: If given, where the figure is saved.
+
+    Raises:
+        ValueError: The history is empty, or lacks a quantity.
+        ImportError: matplotlib is not installed.
+    """
+    names = [quantities] if isinstance(quantities, str) else list(quantities)
+    having = list(dict.fromkeys(key for row in history for key in row))
+    for name in names:
+        if name not in having:
+            raise ValueError(f"no {name!r} in the history; it has {', '.join(having) or 'nothing'}")
+    if ax is None:
+        ax = pyplot().subplots(figsize=(4.8, 3.4), layout="constrained")[1]
+    for name in names:
+        rows = [
+            (row.get("epoch", i + 1), row[name]) for i, row in enumerate(history) if name in row
+        ]
+        ax.plot(*zip(*rows, strict=True), marker="." if len(rows) < 40 else "", label=name)
+    ax.set_xlabel("epoch")
+    if len(names) == 1:
+        ax.set_ylabel(names[0])
+    else:
+        ax.legend(fontsize=8, frameon=False)
+    if path is not None:
+        ax.figure.savefig(path, dpi=150)  # type: ignore[union-attr]
+    return ax
+
+
+def _draw_heights(ax: Axes, draws: np.ndarray, bins: list[float]) -> None:
+    """The histogram of the draws: their mean, and its 95 % band if there are several."""
+    heights = np.stack([_heights(row, bins) for row in draws])
+    mean = heights.mean(0)
+    floor = mean[mean > 0].min() / 4  # a log axis has no zero
+    if len(draws) == 1:
+        ax.stairs(mean, bins, fill=True, color=_FITTED, alpha=0.55, label="trained")
+    else:
+        low, high = np.maximum(np.quantile(heights, [0.025, 0.975], axis=0), floor)
+        ax.stairs(mean, bins, color=_FITTED, lw=1.4, label=f"mean of {len(draws)} draws")
+        ax.stairs(
+            high, bins, baseline=low, fill=True, color=_FITTED, alpha=0.3, label="95 % of draws"
+        )
+
+
+def _heights(row: np.ndarray, bins: list[float]) -> np.ndarray:
+    """The density in each bin; values outside count in the whole."""
+    return np.histogram(row, bins)[0] / (len(row) * np.diff(bins))
+
+
+def _draw_law(ax: Axes, spectra: PosteriorSpectra, name: str, bins: list[float]) -> None:
+    try:
+        law = spectra.laws.law(name)
+        values = law.hyperparameters(spectra[name], spectra.hyperparameters)
+    except PriorError:  # the prior states none
+        return
+    x = np.geomspace(bins[0], bins[-1], 200)
+    density = law.density(torch.as_tensor(x), values).numpy()
+    ax.plot(x, density, color="black", ls="--", lw=1.2, label=f"prior: {law.label}")
+
+
 def _draw_tail(ax: Axes, spectra: PosteriorSpectra, name: str, fraction: float) -> None:
     try:
         alpha = spectra.alpha(name, fraction=fraction)
@@ -161,7 +237,7 @@ def _draw_tail(ax: Axes, spectra: PosteriorSpectra, name: str, fraction: float) 
     ax.fill_between(x, density(alpha.low), density(alpha.high), color=_TAIL, alpha=0.2, lw=0)
 
 
-def _tick(axis: Axis) -> None:
+def tick(axis: Axis) -> None:
     """Ticks at 1, 2 and 5 as plain numbers where the axis spans little, at decades elsewhere."""
     from matplotlib.ticker import (
         LogFormatterSciNotation,

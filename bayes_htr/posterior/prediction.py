@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -38,19 +38,40 @@ class Prediction:
         """`(N,)` in nats: the whole predictive uncertainty."""
         return _entropy(self.log_probs)
 
+    @property
+    def aleatoric(self) -> Tensor:
+        """`(N,)` in nats: the mean entropy of the draws; with `mutual_information`, `entropy`."""
+        return (self.entropy - self.mutual_information).clamp_min(0)
 
-def mix(log_probs: Sequence[Tensor]) -> Prediction:
+
+def mix(log_probs: Iterable[Tensor]) -> Prediction:
     """The prediction that averages the probabilities of draws, each `(N, C)`.
 
     The mutual information is the entropy of the mean less the mean of the entropies
-    (Houlsby et al. 2011; Depeweg et al. 2018).
+    (Houlsby et al. 2011; Depeweg et al. 2018). The draws are taken one at a time, and summed in
+    float64.
     """
-    if len(log_probs) == 1:
-        return Prediction(log_probs[0], torch.zeros(len(log_probs[0])))
-    draws = torch.stack(list(log_probs))
-    mean = torch.logsumexp(draws, 0) - math.log(len(draws))
-    information = _entropy(mean) - _entropy(draws).mean(0)
-    return Prediction(mean, information.clamp_min(0))
+    draws = iter(log_probs)
+    first = next(draws)
+    total, entropies, count = first.double(), _entropy(first.double()), 1
+    for draw in draws:
+        total = torch.logaddexp(total, draw.double())
+        entropies = entropies + _entropy(draw.double())
+        count += 1
+    if count == 1:
+        return Prediction(first, torch.zeros(len(first)))
+    mean = total - math.log(count)
+    information = (_entropy(mean) - entropies / count).clamp_min(0)
+    return Prediction(mean.to(first), information.to(first))
+
+
+def joined(parts: Iterable[Prediction]) -> Prediction:
+    """The prediction of all examples from those of their parts, in order."""
+    several = list(parts)
+    return Prediction(
+        torch.cat([p.log_probs for p in several]),
+        torch.cat([p.mutual_information for p in several]),
+    )
 
 
 def _entropy(log_probs: Tensor) -> Tensor:

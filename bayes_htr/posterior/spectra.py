@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
@@ -14,6 +14,9 @@ from scipy import optimize, stats
 from torch import Tensor
 
 from bayes_htr.errors import SpectrumError
+from bayes_htr.posterior.checks import SpectrumCheck, check_spectrum
+from bayes_htr.posterior.laws import StatedLaws, law_of
+from bayes_htr.priors import Prior
 from bayes_htr.spectra import hill, tail_count
 
 if TYPE_CHECKING:
@@ -41,9 +44,23 @@ class PosteriorSpectra(Mapping[str, Tensor]):
 
     Args:
         draws: `(S, K)` eigenvalues for each matrix by name.
+        laws: What the priors say of the matrices.
+        hyperparameters: `(S,)` draws by name that go with those of the spectra.
+
+    Attributes:
+        laws: As given, or none.
+        hyperparameters: As given, or none.
     """
 
-    def __init__(self, draws: Mapping[str, Tensor]) -> None:
+    def __init__(
+        self,
+        draws: Mapping[str, Tensor],
+        *,
+        laws: StatedLaws | None = None,
+        hyperparameters: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.laws = laws or StatedLaws()
+        self.hyperparameters = dict(hyperparameters or {})
         self._draws = {
             name: lam.detach().cpu().sort(dim=1, descending=True).values
             for name, lam in draws.items()
@@ -82,17 +99,24 @@ class PosteriorSpectra(Mapping[str, Tensor]):
         """
         if not 0 < level < 1:
             raise ValueError(f"level={level} must lie between 0 and 1")
-        lam = self[name].double()
-        estimate = self.hill(name, fraction=fraction, exponent="tail").numpy()
-        k = tail_count(lam.shape[1], fraction)
-        gamma = stats.gamma(a=k, scale=estimate / k)  # rate S = k / Hill's tail index
+        gamma = self.tail_index_law(name, fraction)
         mean = gamma.mean()
         sd = float(np.sqrt(np.mean(gamma.var() + mean**2) - np.mean(mean) ** 2))
         low, high = (_mixture_quantile(gamma, q) for q in ((1 - level) / 2, (1 + level) / 2))
         generator = np.random.default_rng(seed)
-        each = -(-_ALPHA_DRAWS // len(estimate))
-        draws = gamma.rvs(size=(each, len(estimate)), random_state=generator).T.reshape(-1)
+        each = -(-_ALPHA_DRAWS // len(mean))
+        draws = gamma.rvs(size=(each, len(mean)), random_state=generator).T.reshape(-1)
         return Interval(1 + float(np.mean(mean)), sd, 1 + low, 1 + high, 1 + draws)
+
+    def tail_index_law(self, name: str, fraction: float = 0.5) -> Any:
+        """The `S` Gamma laws of the tail index given each draw, frozen, of `scipy.stats`.
+
+        Raises:
+            SpectrumError: As `alpha`.
+        """
+        estimate = self.hill(name, fraction=fraction, exponent="tail").numpy()
+        k = tail_count(self[name].shape[1], fraction)
+        return stats.gamma(a=k, scale=estimate / k)  # rate S = k / Hill's tail index
 
     def hill(self, name: str, *, fraction: float = 0.5, exponent: str = "density") -> Tensor:
         """Hill's estimate for each draw: `(S,)`."""
@@ -112,13 +136,47 @@ class PosteriorSpectra(Mapping[str, Tensor]):
         """A row for each matrix: alpha, largest eigenvalue and stable rank with intervals."""
         return SpectraSummary(tuple(self._row(name, level) for name in self), level)
 
+    def check(
+        self, name: str, prior: Prior | None = None, *, level: float = 0.95, seed: int = 0
+    ) -> SpectrumCheck:
+        """Does a spectrum look like a draw from a law? See `Posterior.check`."""
+        K = self[name].shape[1]
+        law = self.laws.law(name) if prior is None else law_of(prior, name, (K, K))
+        return check_spectrum(law, self[name], self.hyperparameters, level=level, seed=seed)
+
     def plot(
         self, name: str, ax: Axes | None = None, *, path: str | PathLike[str] | None = None
     ) -> Axes:
-        """The matrix's ESD on log-log axes with the fitted tail: `plots.plot_spectrum`."""
+        """The matrix's ESD on log-log axes, its tail and its law: `plots.plot_spectrum`."""
         from bayes_htr.posterior.plots import plot_spectrum
 
         return plot_spectrum(self, name, ax, path=path)
+
+    def plot_alpha(
+        self,
+        ax: Axes | None = None,
+        *,
+        level: float = 0.95,
+        path: str | PathLike[str] | None = None,
+    ) -> Axes:
+        """Alpha of every matrix with its interval: `layer_plots.plot_alpha`."""
+        from bayes_htr.posterior.layer_plots import plot_alpha
+
+        return plot_alpha(self, ax, level=level, path=path)
+
+    def plot_lambda_max(
+        self, name: str, ax: Axes | None = None, *, path: str | PathLike[str] | None = None
+    ) -> Axes:
+        """Prior and posterior of a largest eigenvalue: `layer_plots.plot_lambda_max`."""
+        from bayes_htr.posterior.layer_plots import plot_lambda_max
+
+        return plot_lambda_max(self, name, ax, path=path)
+
+    def to_arviz(self, *, repeats: int = 1, fraction: float = 0.5, seed: int = 0) -> Any:
+        """The draws as an `arviz.InferenceData`: `export.to_inference_data`."""
+        from bayes_htr.posterior.export import to_inference_data
+
+        return to_inference_data(self, repeats=repeats, fraction=fraction, seed=seed)
 
     def _row(self, name: str, level: float) -> SummaryRow:
         try:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import bayes_htr as htr
+from bayes_htr.inference.guides import Samples
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)
@@ -56,3 +57,34 @@ def make_spectra():
         return htr.PosteriorSpectra({"fc.weight": torch.as_tensor(draws), **more})
 
     return make
+
+
+GUIDE_PRIORS = htr.Priors(
+    {
+        "conv.weight": htr.ESD(htr.Lomax(tail_index=htr.Gamma(9.0, 3.0))),
+        "fc.weight": htr.MaxEigenvalue(htr.Frechet(2.0)),
+    }
+)
+
+
+def make_draws(net, S, spread, seed=3):
+    """Draws around a network's parameters, with a tail index for the first matrix."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = {
+        name: p.detach() + spread * torch.randn(S, *p.shape, generator=generator)
+        for name, p in net.named_parameters()
+    }
+    draws["conv.weight:ESD.tail_index"] = 1 + torch.rand(S, generator=generator)
+    return draws
+
+
+@pytest.fixture(scope="session")
+def draws():
+    return make_draws(make_network(), 12, 0.3)
+
+
+@pytest.fixture
+def sampled(draws):
+    """A posterior of stored draws."""
+    config = {"method": {"name": "nuts"}}
+    return htr.Posterior(make_network(), GUIDE_PRIORS, guide=Samples(draws), config=config)

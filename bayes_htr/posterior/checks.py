@@ -1,0 +1,202 @@
+"""Predictive checks: does a matrix's spectrum look like a draw from a law?
+
+Under the law of its prior, with the hyperparameters of the same posterior draw, the transforms
+`u_i = F(lambda_i)` of a spectrum are independent and uniform on (0, 1), whatever the law: a pivotal
+quantity. If the model is right this holds for each posterior draw, averaged over data sets
+(Johnson 2007, Bayesian Analysis 2(4); Yuan & Johnson 2012, Biometrics 68). For a point mass it
+asks whether the trained spectrum itself could be a sample.
+
+The band is simultaneous: with probability `level` all order statistics of a uniform sample lie
+within. Each limit is a quantile of its Beta law, at one probability for all that is found by
+simulation (Aldor-Noiman et al. 2013, The American Statistician 67; Säilynoja et al. 2022,
+Statistics and Computing 32).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from os import PathLike
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+from scipy import special, stats
+from torch import Tensor
+
+from bayes_htr.posterior.laws import SpectrumLaw, quantiles
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SIMULATIONS = 4000
+_ROWS = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class SpectrumCheck:
+    """A spectrum against a law: the `k` scored values of each of `S` draws, ascending.
+
+    Under `MaxEigenvalue` the largest eigenvalue alone is scored.
+
+    Attributes:
+        matrix: The matrix's name.
+        law: The law, as it was stated.
+        level: Of the band.
+        eigenvalues: `(S, k)`.
+        pit: `(S, k)`: `F` of them, the probability integral transforms.
+        expected: `(k,)` the law's quantiles at `i / (k + 1)`, as eigenvalues; the median over draws
+            of hyperparameters.
+        band: `(k, 2)`: the simultaneous band of `pit` under the law.
+        eigenvalue_band: `(k, 2)`: the same as eigenvalues.
+        distances: `(S,)`: of Kolmogorov and Smirnov, between `F` and the draw.
+        p_values: `(S,)`: the probability of a larger distance in a replicate of the spectrum.
+    """
+
+    matrix: str
+    law: str
+    level: float
+    eigenvalues: np.ndarray
+    pit: np.ndarray
+    expected: np.ndarray
+    band: np.ndarray
+    eigenvalue_band: np.ndarray
+    distances: np.ndarray
+    p_values: np.ndarray
+
+    @property
+    def distance(self) -> float:
+        """The mean Kolmogorov-Smirnov distance of the draws."""
+        return float(self.distances.mean())
+
+    @property
+    def p_value(self) -> float:
+        """The posterior predictive p-value: how often a replicate is further from the law.
+
+        Of one draw it is uniform on (0, 1) under the law; the mean over draws, which are alike,
+        is closer to 1/2.
+        """
+        return float(self.p_values.mean())
+
+    @property
+    def inside(self) -> float:
+        """The share of draws that lie within the band as a whole."""
+        within = (self.pit >= self.band[:, 0]) & (self.pit <= self.band[:, 1])
+        return float(within.all(1).mean())
+
+    def __str__(self) -> str:
+        percent = f"{100 * self.level:g} %"
+        columns = ("value", "eigenvalue", f"law \\[{percent} band]", "F(eigenvalue)", "band", "")
+        table = Table(*columns)
+        k = self.pit.shape[1]
+        for i in sorted({round(f * (k - 1)) for f in _ROWS}):
+            low, high = self.band[i]
+            u = float(np.median(self.pit[:, i]))
+            where = "low" if u < low else "high" if u > high else ""
+            ends = " ".join(f"{x:.4g}" for x in self.eigenvalue_band[i])
+            table.add_row(
+                f"{i + 1} of {k}",
+                f"{np.median(self.eigenvalues[:, i]):.4g}",
+                f"{self.expected[i]:.4g} \\[{ends}]",
+                f"{u:.4f}",
+                f"{low:.4f} {high:.4f}",
+                where,
+            )
+        S = len(self.pit)
+        draws = "the spectrum lies" if S == 1 else f"{100 * self.inside:.0f} % of {S} draws lie"
+        within = " not" if S == 1 and not self.inside else ""
+        console = Console(width=120, color_system=None)
+        with console.capture() as capture:
+            console.print(f"{self.matrix} against {self.law}", markup=False, highlight=False)
+            console.print(table)
+            console.print(
+                f"Kolmogorov-Smirnov distance {self.distance:.4g}, posterior predictive p-value "
+                f"{self.p_value:.3g}; {draws}{within} wholly within the band",
+                markup=False,
+            )
+        return capture.get().rstrip()
+
+    def plot(self, *, path: str | PathLike[str] | None = None) -> Figure:
+        """Q-Q plot and transforms with the band: `check_plots.plot_check`."""
+        from bayes_htr.posterior.check_plots import plot_check
+
+        return plot_check(self, path=path)
+
+
+def check_spectrum(
+    law: SpectrumLaw,
+    eigenvalues: Tensor,
+    hyperparameters: Mapping[str, Tensor],
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+) -> SpectrumCheck:
+    """Hold draws of a spectrum to a law.
+
+    Args:
+        law: The law.
+        eigenvalues: `(S, K)`.
+        hyperparameters: Draws `(S,)` by name.
+        level: Of the band.
+        seed: Of a tail index that was integrated out.
+
+    Raises:
+        PriorError: No value for a hyperparameter.
+        ValueError: `level` outside (0, 1).
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level={level} must lie between 0 and 1")
+    eigenvalues = eigenvalues.double()
+    x = law.scored(eigenvalues)
+    k = x.shape[1]
+    distribution = law.distribution(law.hyperparameters(eigenvalues, hyperparameters, seed))
+    # An exact 0 is no value of a law on the positive numbers.
+    pit = distribution.cdf(x.clamp_min(torch.finfo(x.dtype).tiny)).clamp(0, 1).numpy()
+    steps = np.arange(1, k + 1)
+    distances = np.maximum(steps / k - pit, pit - (steps - 1) / k).max(1)
+    band = uniform_band(k, level)
+
+    def eigenvalue_at(p: np.ndarray) -> np.ndarray:
+        found = law.eigenvalues(quantiles(distribution, torch.tensor(p)))
+        return (found.median(0).values if found.ndim > 1 else found).numpy()
+
+    return SpectrumCheck(
+        matrix=law.name,
+        law=law.label,
+        level=level,
+        eigenvalues=law.eigenvalues(x).numpy(),
+        pit=pit,
+        expected=eigenvalue_at(steps / (k + 1)),
+        band=band,
+        eigenvalue_band=np.stack([eigenvalue_at(band[:, 0]), eigenvalue_at(band[:, 1])], 1),
+        distances=distances,
+        p_values=stats.kstwo.sf(distances, k),
+    )
+
+
+@lru_cache(maxsize=64)
+def uniform_band(n: int, level: float) -> np.ndarray:
+    """Limits within which all order statistics of `n` uniform values lie with a probability.
+
+    The `i`-th of them is `Beta(i, n + 1 - i)`. The limits are its quantiles at `g / 2` and
+    `1 - g / 2`, where `g` is the `1 - level` quantile, over 4000 simulated samples, of the least
+    two-sided tail probability of a sample: the coverage is `level` to about 0.005.
+
+    Returns:
+        `(n, 2)`.
+    """
+    generator = np.random.default_rng(0)
+    i = np.arange(1, n + 1)
+    least = np.empty(_SIMULATIONS)
+    for s in range(_SIMULATIONS):
+        u = np.sort(generator.random(n))
+        below = special.betainc(i, n + 1 - i, u)
+        least[s] = 2 * np.minimum(below, 1 - below).min()
+    g = np.quantile(least, 1 - level)
+    limits = [special.betaincinv(i, n + 1 - i, q) for q in (g / 2, 1 - g / 2)]
+    band = np.stack(limits, axis=1)
+    band.flags.writeable = False
+    return band

@@ -1,0 +1,47 @@
+"""Draws of weights in a network: how they are put there, and whether they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from bayes_htr.posterior.laws import hyperparameters_of
+from bayes_htr.priors import Priors
+from bayes_htr.spectra import parameters_of
+
+
+def place(net: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Write parameters into a network by name, in place; those not named stay.
+
+    Returns:
+        The values that are no parameters: hyperparameters.
+    """
+    rest = dict(values)
+    with torch.no_grad():
+        for p in parameters_of(net):
+            if p.name in rest:
+                p.tensor.copy_(rest.pop(p.name))
+    return rest
+
+
+def check_fits(values: Mapping[str, Tensor], net: nn.Module, priors: Priors) -> None:
+    """Raise unless values are parameters and hyperparameters of a network under its priors.
+
+    Raises:
+        ValueError: A name that the network and its priors do not have, another shape, or a value
+            that is not finite.
+    """
+    shapes = {p.name: p.tensor.shape for p in parameters_of(net)}
+    latents = hyperparameters_of(priors, net)
+    for name, value in values.items():
+        if name not in shapes and name not in latents:
+            raise ValueError(
+                f"no parameter or hyperparameter {name}; there are {', '.join([*shapes, *latents])}"
+            )
+        wanted = shapes.get(name, torch.Size())
+        if value.shape != wanted:
+            raise ValueError(f"{name} has shape {tuple(wanted)}, not {tuple(value.shape)}")
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{name} is not finite")

@@ -1,0 +1,286 @@
+"""What priors say of spectra: the law of each matrix, as it is stated, before any strength.
+
+A prior states a law for a spectrum if it is one factor, `ESD`, `SingularValues` or `MaxEigenvalue`,
+whose law is a distribution. Its hyperparameters are numbers, or draws of their posterior.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayes_htr.engine.latents import Latent, latents_of
+from bayes_htr.errors import PriorError
+from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior, hyperprior
+from bayes_htr.models.simulate import simulate, simulate_spectrum
+from bayes_htr.priors import MaxEigenvalue, Prior, Priors, SingularValues
+from bayes_htr.priors.heavy_tailed_laws import TailIndexed
+from bayes_htr.priors.prior import Product
+from bayes_htr.spectra import top_pair
+
+_FLOAT64 = torch.zeros((), dtype=torch.float64)
+_TINY = torch.finfo(torch.float64).tiny
+_GRID = 2000
+_MATRICES = 200
+_SPECTRA = 4000
+
+
+@dataclass(frozen=True)
+class SpectrumLaw:
+    """The law of a statistic of one matrix's spectrum.
+
+    Attributes:
+        name: The matrix's name.
+        K: How many eigenvalues it has.
+        term: The statistic with its law.
+    """
+
+    name: str
+    K: int
+    term: DensityTerm
+
+    @property
+    def label(self) -> str:
+        """As it was stated."""
+        return repr(self.term.statistic)
+
+    def scored(self, eigenvalues: Tensor) -> Tensor:
+        """What has the law, ascending: of `(S, K)` eigenvalues, all, their roots, or the first."""
+        if isinstance(self.term.statistic, MaxEigenvalue):
+            return eigenvalues.amax(1, keepdim=True)
+        x = eigenvalues.sort(1).values
+        return x.sqrt() if isinstance(self.term.statistic, SingularValues) else x
+
+    def eigenvalues(self, x: Tensor) -> Tensor:
+        """Values of the statistic as eigenvalues."""
+        return x.square() if isinstance(self.term.statistic, SingularValues) else x
+
+    def hyperparameters(
+        self, eigenvalues: Tensor, given: Mapping[str, Tensor], seed: int = 0
+    ) -> dict[str, Tensor]:
+        """The law's hyperparameters by name, `(S,)` each: one for each draw of the spectrum.
+
+        A tail index that MAP integrated out is drawn from its posterior given the spectrum,
+        `Gamma(a + k, b + sum r(x))`.
+
+        Args:
+            eigenvalues: `(S, K)`.
+            given: Draws `(S,)` by name.
+            seed: Of a tail index that was integrated out.
+
+        Raises:
+            PriorError: One that is neither given nor was integrated out.
+        """
+        found = {}
+        for argument, latent in self.term.latents.items():
+            if latent.name in given:
+                found[latent.name] = given[latent.name].double()
+            elif argument == "tail_index" and self.term.statistic.law.conjugate is not None:
+                found[latent.name] = self._tail_index(eigenvalues, seed)
+            else:
+                raise PriorError(
+                    f"{self.name}: no value for the hyperparameter {latent.name}; take the spectra "
+                    "from a posterior, or give the law numbers"
+                )
+        return found
+
+    def distribution(self, hyperparameters: Mapping[str, Tensor]) -> Any:
+        """The law, of batch shape `()`, or `(S, 1)` if it has hyperparameters, in float64."""
+        return self.term.law({k: v.unsqueeze(-1) for k, v in hyperparameters.items()}, _FLOAT64)
+
+    def density(self, eigenvalues: Tensor, hyperparameters: Mapping[str, Tensor]) -> Tensor:
+        """The density of one eigenvalue chosen at random, averaged over hyperparameters.
+
+        Under `MaxEigenvalue` this is the law with the uniform ratios of the others beside it.
+
+        Args:
+            eigenvalues: `(B,)` positive values.
+            hyperparameters: `(S,)` by name.
+        """
+        law, x = self.distribution(hyperparameters), eigenvalues.double()
+        if isinstance(self.term.statistic, SingularValues):
+            sigma = x.sqrt()
+            return _density(law, sigma) / (2 * sigma)
+        if not isinstance(self.term.statistic, MaxEigenvalue):
+            return _density(law, x)
+        # The others are uniform below the largest: their density is E[1(T > x) / T].
+        tops = quantiles(law, (torch.arange(_GRID, dtype=torch.float64) + 0.5) / _GRID)
+        tops = tops.reshape(-1).sort().values
+        sums = torch.cat([tops.reciprocal().flip(0).cumsum(0).flip(0), tops.new_zeros(1)])
+        others = sums[torch.searchsorted(tops, x, right=True)] / len(tops)
+        return _density(law, x) / self.K + others * (self.K - 1) / self.K
+
+    def _tail_index(self, eigenvalues: Tensor, seed: int) -> Tensor:
+        law = self.term.statistic.law
+        assert isinstance(law, TailIndexed)
+        assert law.conjugate is not None
+        numbers = {k: v for k, v in law.arguments.items() if isinstance(v, float)}
+        x = law.on_support(self.scored(eigenvalues.double()), numbers)
+        shape, rate = law.conjugate.numbers()
+        rates = rate + law.log_ratio(x, numbers).sum(1)
+        generator = torch.Generator().manual_seed(seed)
+        concentrations = torch.full_like(rates, shape + x.shape[1])
+        return torch._standard_gamma(concentrations, generator=generator).clamp_min(_TINY) / rates
+
+
+class StatedLaws:
+    """The priors of a network's matrices as densities, and why others are none.
+
+    Args:
+        priors: The densities by matrix.
+        refusals: Of the other matrices, why they have none.
+    """
+
+    def __init__(
+        self,
+        priors: Mapping[str, MatrixPrior] | None = None,
+        refusals: Mapping[str, str] | None = None,
+    ) -> None:
+        self._priors = dict(priors or {})
+        self._refusals = dict(refusals or {})
+
+    @classmethod
+    def of(cls, priors: Priors, net: nn.Module) -> StatedLaws:
+        """Those of a network."""
+        found, refused = {}, {}
+        for a in priors.resolve(net):
+            for matrix in a.parameter.matrices:
+                try:
+                    found[matrix.name] = stated(a.prior, matrix.name, matrix.shape)
+                except PriorError as error:
+                    refused[matrix.name] = str(error)
+        return cls(found, refused)
+
+    def prior(self, name: str) -> MatrixPrior:
+        """The density of a matrix.
+
+        Raises:
+            PriorError: It has none; the message names those that have one.
+        """
+        if name not in self._priors:
+            reason = self._refusals.get(name, f"{name}: no prior is known")
+            having = ", ".join(self._priors) or "none"
+            raise PriorError(f"{reason}. Matrices with a distribution: {having}")
+        return self._priors[name]
+
+    def law(self, name: str) -> SpectrumLaw:
+        """The law of a matrix's spectrum.
+
+        Raises:
+            PriorError: Its prior states none; the message names those that do.
+        """
+        if name in self._priors:
+            prior = self._priors[name]
+            if law := _law(prior):
+                return law
+            reason = f"{name}: {_shown(prior)} states no law for the spectrum alone"
+        else:
+            reason = self._refusals.get(name, f"{name}: no prior is known")
+        having = ", ".join(self.having_law) or "none"
+        raise PriorError(
+            f"{reason}. Matrices whose prior states a law: {having}; for another, name the law, "
+            "as in prior=htr.ESD(htr.Lomax(2.0))"
+        )
+
+    @property
+    def having_law(self) -> list[str]:
+        """The matrices whose prior states a law for the spectrum."""
+        return [name for name, prior in self._priors.items() if _law(prior)]
+
+
+def stated(prior: Prior | None, name: str, shape: tuple[int, int]) -> MatrixPrior:
+    """The density that a prior states for a matrix, whatever its strength.
+
+    Raises:
+        PriorError: There is no prior, or it is no density.
+    """
+    terms = [] if prior is None else [t for t in prior.terms if t.strength > 0]
+    if not terms:
+        raise PriorError(f"{name} has no prior")
+    assert prior is not None
+    if prior.flat().gates:
+        raise PriorError(f"{name}: {prior!r} acts only above a threshold and is no density")
+    bare = [t.statistic for t in terms]
+    return MatrixPrior.of(Product(tuple(bare)) if len(bare) > 1 else bare[0], name, shape)
+
+
+def law_of(prior: Prior, name: str, shape: tuple[int, int]) -> SpectrumLaw:
+    """The law that a single prior states for the spectrum of a matrix.
+
+    Raises:
+        PriorError: It states none.
+    """
+    law = _law(stated(prior, name, shape))
+    if law is None:
+        raise PriorError(f"{prior!r} states no law for a spectrum alone; take ESD(Lomax(2.0))")
+    return law
+
+
+def hyperparameters_of(priors: Priors, net: nn.Module) -> dict[str, Latent]:
+    """All hyperparameters with hyperpriors by name; a Gamma tail index is one of them."""
+    found: dict[str, Latent] = {}
+    for a in priors.resolve(net):
+        if a.prior is None:
+            continue
+        for name in [m.name for m in a.parameter.matrices] or [a.parameter.name]:
+            for latents in latents_of(a.prior, name, conjugate=True):
+                found |= {latent.name: latent for latent in latents.values()}
+    return found
+
+
+def prior_lambda_max(prior: MatrixPrior, seed: int = 0) -> Tensor:
+    """Draws of the largest eigenvalue under a prior, its hyperparameters drawn too.
+
+    4000, or 200 where whole matrices have to be drawn. The global random state is left as it was.
+
+    Raises:
+        PriorError: A product, which has no simulator.
+    """
+    n = _SPECTRA if prior.spectral else _MATRICES
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        values = {k: hyperprior(u, _FLOAT64).sample((n,)) for k, u in prior.latents.items()}
+        if prior.spectral:
+            return simulate_spectrum(prior, n, values).amax(1)
+        each = ({k: v[i : i + 1] for k, v in values.items()} for i in range(n))
+        return torch.stack([top_pair(simulate(prior, 1, v)[0]).sigma ** 2 for v in each])
+
+
+def quantiles(law: Any, p: Tensor) -> Tensor:
+    """Where a positive law's distribution function reaches `p`, `(k,)`: `(k,)` or `(S, k)`."""
+    try:
+        return law.icdf(p)
+    except NotImplementedError:  # Gamma has none in Torch
+        shape = torch.broadcast_shapes(law.batch_shape, p.shape)
+        low, high = p.new_full(shape, -700.0), p.new_full(shape, 700.0)
+        for _ in range(80):
+            middle = (low + high) / 2
+            below = law.cdf(middle.exp()) < p
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        return high.exp()
+
+
+def _law(prior: MatrixPrior) -> SpectrumLaw | None:
+    if len(prior.spectral) != 1 or prior.entries:
+        return None
+    return SpectrumLaw(prior.name, prior.smaller, prior.spectral[0])
+
+
+def _density(law: Any, x: Tensor) -> Tensor:
+    """The density at `x`, `(B,)`, averaged over the law's draws of hyperparameters; 0 outside."""
+    inside = law.support.check(x)
+    log_prob = law.log_prob(torch.where(inside, x, _inside(law)))
+    density = torch.where(inside, log_prob.exp(), 0.0)
+    return density.mean(0) if density.ndim > 1 else density
+
+
+def _inside(law: Any) -> Tensor:
+    return quantiles(law, _FLOAT64.new_tensor([0.5]))
+
+
+def _shown(prior: MatrixPrior) -> str:
+    return " & ".join(repr(t.statistic) for t in (*prior.spectral, *prior.entries))
