@@ -24,7 +24,7 @@ from bayes_htr.errors import (
     SpectrumError,
 )
 from bayes_htr.fit import fit, load
-from bayes_htr.inference import MAP, EpochEvent
+from bayes_htr.inference import MAP, SVI, EpochEvent
 from bayes_htr.models import BayesianClassifier, sample_prior
 from bayes_htr.posterior import Interval, Posterior, PosteriorSpectra, Prediction
 from bayes_htr.priors import (
@@ -65,6 +65,7 @@ from bayes_htr.spectra import (
 __all__ = [
     "ESD",
     "MAP",
+    "SVI",
     "BayesianClassifier",
     "CheckpointError",
     "DataError",

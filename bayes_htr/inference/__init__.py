@@ -1,12 +1,14 @@
-"""Inference methods, each a value with its settings: `MAP`."""
+"""Inference methods, each a value with its settings: `MAP`, `SVI`."""
 
 from bayes_htr.inference.data import Batches, Data
 from bayes_htr.inference.map import MAP
 from bayes_htr.inference.problem import Callback, EpochEvent, Fitted, Method, Problem
 from bayes_htr.inference.run_folder import RunFolder
+from bayes_htr.inference.svi import SVI
 
 __all__ = [
     "MAP",
+    "SVI",
     "Batches",
     "Callback",
     "Data",
