@@ -311,8 +311,12 @@ def evaluate_draws(
     return nll / count, correct / count
 
 
-def _by_name() -> dict[str, type[VariationalGuide]]:
+def guide_names() -> tuple[str, ...]:
     """The guides that are asked for by name."""
+    return tuple(_by_name())
+
+
+def _by_name() -> dict[str, type[VariationalGuide]]:
     return {
         kind: guide
         for kind, guide in GUIDES.items()
