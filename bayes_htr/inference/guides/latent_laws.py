@@ -94,7 +94,8 @@ class LatentLaws(nn.Module):
         found: dict[str, Gamma | Normal] = {}
         for (name, latent), numbers in zip(self.latents.items(), self.laws, strict=True):
             if isinstance(latent.law, GammaPrior):
-                found[name] = Gamma(numbers[0].exp(), numbers[1].exp())
+                concentration, mean = numbers.exp()
+                found[name] = Gamma(concentration, concentration / mean)
             else:
                 found[name] = Normal(numbers[0], numbers[1].exp())
         return found
@@ -107,8 +108,8 @@ class LatentLaws(nn.Module):
 
 
 def _started(latent: Latent, u: Tensor) -> nn.Parameter:
-    """Logarithms of concentration and rate, or a location and the logarithm of a scale."""
+    """Logarithms of concentration and mean, which are orthogonal, or a location and log scale."""
     if isinstance(latent.law, GammaPrior):
         concentration = u.new_tensor(latent.law.numbers()[0])
-        return nn.Parameter(torch.stack([concentration.log(), concentration.log() - u]))
+        return nn.Parameter(torch.stack([concentration.log(), u]))
     return nn.Parameter(torch.stack([u, u.new_tensor(_START_SCALE).log()]))
