@@ -24,7 +24,7 @@ from bayes_htr.errors import (
     SpectrumError,
 )
 from bayes_htr.fit import fit, load
-from bayes_htr.inference import MAP, NUTS, EpochEvent
+from bayes_htr.inference import MAP, NUTS, SVI, EpochEvent
 from bayes_htr.models import BayesianClassifier, sample_prior
 from bayes_htr.posterior import (
     Interval,
@@ -72,6 +72,7 @@ __all__ = [
     "ESD",
     "MAP",
     "NUTS",
+    "SVI",
     "BayesianClassifier",
     "CheckpointError",
     "DataError",

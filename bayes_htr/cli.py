@@ -29,12 +29,15 @@ from bayes_htr.experiments import (
     PRIORS,
     Settings,
     build_network,
+    check_densities,
     compare,
     load_dataset,
     named_priors,
 )
-from bayes_htr.inference import MAP
+from bayes_htr.fit import load
+from bayes_htr.inference import MAP, SVI, Method
 from bayes_htr.inference.distributed import from_main, launched, process_group
+from bayes_htr.inference.svi import guide_names
 from bayes_htr.report import RunReport
 
 _EXPECTED = (
@@ -110,7 +113,23 @@ def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="NAME|FILE.toml",
         help=f"none, {', '.join(PRIORS)}, or a file of priors by pattern",
     )
-    fit.add_argument("--method", choices=("map",), default="map", help="the inference method")
+    fit.add_argument(
+        "--method",
+        choices=("map", "svi"),
+        default="map",
+        help="the inference method; with svi the compared runs are those of map",
+    )
+    fit.add_argument(
+        "--guide",
+        choices=guide_names(),
+        help="of svi: the family of posteriors over the weights (default: that of htr.SVI)",
+    )
+    fit.add_argument(
+        "--init",
+        type=Path,
+        metavar="RUN",
+        help="run folder of a fit of the same network to start from (default: fresh weights)",
+    )
     fit.add_argument(
         "--strength",
         type=float,
@@ -119,7 +138,12 @@ def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     fit.add_argument("--epochs", type=int, default=30, help="epochs in all")
     fit.add_argument("--batch-size", type=int, default=64, help="examples per batch")
-    fit.add_argument("--lr", type=float, default=0.05, help="learning rate of SGD, momentum 0.9")
+    fit.add_argument(
+        "--lr",
+        type=float,
+        help="learning rate: of SGD with momentum 0.9 for map, of Adam for svi "
+        "(default: 0.05 and 0.001)",
+    )
     fit.add_argument("--seed", type=int, default=0, help="of weights, order and data split")
     fit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     fit.add_argument(
@@ -145,6 +169,8 @@ def _fit(args: argparse.Namespace, console: Console) -> None:
         raise ValueError("--resume needs --out, the folder of the run")
     if args.data == "digits" and args.data_dir is not None:
         raise ValueError("--data-dir: digits come with scikit-learn; leave it out, or name --data")
+    if args.guide is not None and args.method != "svi":
+        raise ValueError(f"--guide {args.guide} is of svi; add --method svi, or leave it out")
     with process_group(args.device) as device:
         _train(args, console, device)
 
@@ -154,13 +180,17 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
     num_data = len(data.y_train)
     priors = named_priors(args.prior, strength=args.strength, num_data=num_data)
     net = build_network(args.net, data.input_shape, data.num_classes, seed=args.seed)
+    if args.method == "svi":
+        check_densities(priors, net, num_data=num_data)
+    init = None if args.init is None else load(args.init, net)
     name = f"{args.data}-{args.net}-{Path(args.prior).stem}"
     out = from_main(lambda: args.out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
     console.print(f"{args.net} on {args.data}: {num_data} training examples", highlight=False)
     columns = ("parameter", "matrix", "prior", "density", "strength")
     console.print(priors.explain(net, num_data=num_data).table(columns))
     settings = Settings(
-        method=MAP(lr=args.lr),
+        method=_method(args),
+        compared=MAP() if args.method == "svi" else None,
         epochs=args.epochs,
         batch_size=args.batch_size,
         seed=args.seed,
@@ -176,8 +206,16 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
         label=label,
         against=() if args.no_compare else tuple(c for c in COMPARED if c != label),
         resume=args.resume,
+        init=init,
     )
     from_main(lambda: _show(out, console))
+
+
+def _method(args: argparse.Namespace) -> Method:
+    rate = {} if args.lr is None else {"lr": args.lr}
+    if args.method == "map":
+        return MAP(**rate)
+    return SVI(**({} if args.guide is None else {"guide": args.guide}), **rate)
 
 
 def _report(args: argparse.Namespace, console: Console) -> None:

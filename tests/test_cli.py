@@ -209,3 +209,58 @@ def test_without_matplotlib_a_run_still_reports(tmp_path, capsys, monkeypatch):
     assert "bayes-htr[plot]" in printed
     assert "test_accuracy=" in printed
     assert not list(Path(out).glob("*.png"))
+
+
+@pytest.mark.parametrize("guide", ["meanfield", "lowrank"])
+def test_svi_from_a_run(run, tmp_path, capsys, guide):
+    """It starts from the weights of the other run, which are not changed."""
+    first, _ = run
+    before = (first / "weights.safetensors").read_bytes()
+    out = tmp_path / "run"
+    options = ["--method", "svi", "--guide", guide, "--init", str(first), "--out", str(out)]
+    assert main(["fit", *QUICK, "--strength", "1", *options]) == 0
+    last = capsys.readouterr().out.strip().splitlines()[-1]
+    assert re.fullmatch(r"test_accuracy=0\.\d{4} test_nll=\S+ test_ece=\S+ test_brier=\S+", last)
+    assert (first / "weights.safetensors").read_bytes() == before
+    config = json.loads((out / "config.json").read_text())
+    assert (config["method"]["name"], config["method"]["guide"]) == ("svi", guide)
+    rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    earlier = [json.loads(line) for line in (first / "metrics.jsonl").read_text().splitlines()]
+    assert rows[0]["train_nll"] < earlier[0]["train_nll"] / 1.5
+    assert rows[0]["loss"] == pytest.approx(rows[0]["train_nll"] + rows[0]["kl"] / 1437)
+
+
+def test_runs_compared_with_svi_are_those_of_map(run, tmp_path):
+    first, _ = run
+    out = tmp_path / "run"
+    options = ["--method", "svi", "--strength", "1", "--epochs", "2", "--out", str(out)]
+    assert main(["fit", *options]) == 0
+    for name in ("none", "weight_decay"):
+        file = Path("compare", name, "weights.safetensors")
+        found, expected = load_file(out / file), load_file(first / file)
+        for key, value in found.items():
+            torch.testing.assert_close(value, expected[key])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--guide", "lowrank"], "--method svi"),
+        (["--method", "svi", "--prior", "powerlaw"], "--prior frechet, lomax"),
+        (["--method", "svi", "--prior", "stable_rank"], "weight_decay"),
+        (["--init", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_options_of_svi_are_named(tmp_path, capsys, options, message):
+    out = tmp_path / "run"
+    assert main(["fit", *QUICK, "--out", str(out), *options]) == 1
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_help_has_the_options_of_svi(capsys):
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    printed = capsys.readouterr().out
+    for option in ("--method {map,svi}", "--guide", "meanfield", "lowrank", "--init RUN"):
+        assert option in printed

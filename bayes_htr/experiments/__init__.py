@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bayes_htr.experiments.comparison import COMPARED, Settings, compare
 from bayes_htr.experiments.datasets import DATASETS, Dataset, load_dataset
-from bayes_htr.experiments.named_priors import PRIORS, named_priors
+from bayes_htr.experiments.named_priors import PRIORS, check_densities, named_priors
 from bayes_htr.experiments.networks import NETWORKS, build_network
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Dataset",
     "Settings",
     "build_network",
+    "check_densities",
     "compare",
     "load_dataset",
     "named_priors",

@@ -24,7 +24,7 @@ COMPARED = ("none", "weight_decay")
 
 @dataclass(frozen=True)
 class Settings:
-    """How every compared run is trained."""
+    """How every compared run is trained; those that are compared with by `compared`, if given."""
 
     method: Method
     epochs: int
@@ -32,6 +32,7 @@ class Settings:
     seed: int
     device: str
     progress: bool | None = None
+    compared: Method | None = None
 
 
 def compare(
@@ -44,6 +45,7 @@ def compare(
     label: str,
     against: tuple[str, ...] = COMPARED,
     resume: bool = False,
+    init: Posterior | None = None,
 ) -> Posterior:
     """Fit under `priors` into `out`, and the runs compared with into `out/compare`.
 
@@ -56,6 +58,7 @@ def compare(
         label: What the results call the fit.
         against: Names of the priors to compare with.
         resume: Go on with what is there.
+        init: Where the fit starts; what it is compared with starts from the network's weights.
 
     Returns:
         The fitted posterior.
@@ -73,13 +76,14 @@ def compare(
         fitted[name] = fit(
             BayesianClassifier(net, run_priors),
             (data.x_train, data.y_train),
-            method=settings.method,
+            method=settings.method if name == label else settings.compared or settings.method,
             epochs=settings.epochs,
             batch_size=settings.batch_size,
             seed=settings.seed,
             device=settings.device,
             out=out / folder,
             resume=resume,
+            init=init if name == label else None,
             progress=settings.progress,
             metadata={"data": data.name},
         )

@@ -5,7 +5,10 @@ from __future__ import annotations
 from os import PathLike
 from typing import NamedTuple
 
+from torch import nn
+
 from bayes_htr.errors import PriorError
+from bayes_htr.models.placed import placed_parameters
 from bayes_htr.priors import (
     ESD,
     Frechet,
@@ -63,3 +66,24 @@ def named_priors(name: str | PathLike[str], *, strength: float | None, num_data:
         )
     prior, mu = PRIORS[str(name)]
     return Priors(prior).scaled(mu * num_data if strength is None else strength)
+
+
+def check_densities(priors: Priors, net: nn.Module, *, num_data: int) -> None:
+    """Hold priors to be densities over the weights of a network.
+
+    Raises:
+        PriorError: One is none; it names those that the command line has.
+    """
+    try:
+        placed_parameters(priors, net, 0)
+    except PriorError as error:
+        proper = []
+        for name in PRIORS:
+            try:
+                placed_parameters(named_priors(name, strength=None, num_data=num_data), net, 0)
+            except PriorError:
+                continue
+            proper.append(name)
+        raise PriorError(
+            f"{error}. For this method name a density: --prior {', '.join(proper)}"
+        ) from error

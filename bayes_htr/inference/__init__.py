@@ -1,14 +1,16 @@
-"""Inference methods, each a value with its settings: `MAP`, `NUTS`."""
+"""Inference methods, each a value with its settings: `MAP`, `SVI`, `NUTS`."""
 
 from bayes_htr.inference.data import Batches, Data
 from bayes_htr.inference.map import MAP
 from bayes_htr.inference.nuts import NUTS
 from bayes_htr.inference.problem import Callback, EpochEvent, Fitted, Method, Problem
 from bayes_htr.inference.run_folder import RunFolder
+from bayes_htr.inference.svi import SVI
 
 __all__ = [
     "MAP",
     "NUTS",
+    "SVI",
     "Batches",
     "Callback",
     "Data",

@@ -1,9 +1,14 @@
 """Posteriors over weights, one file each."""
 
+from bayes_htr.inference.guides.autoguide import PyroGuide
 from bayes_htr.inference.guides.base import Guide, VariationalGuide
+from bayes_htr.inference.guides.lowrank import LowRank
+from bayes_htr.inference.guides.meanfield import MeanField
 from bayes_htr.inference.guides.samples import Samples
 
-GUIDES: dict[str, type[Guide]] = {guide.kind: guide for guide in (Samples,)}
+GUIDES: dict[str, type[Guide]] = {
+    guide.kind: guide for guide in (LowRank, MeanField, PyroGuide, Samples)
+}
 """By the name under which run folders know them."""
 
-__all__ = ["GUIDES", "Guide", "Samples", "VariationalGuide"]
+__all__ = ["GUIDES", "Guide", "LowRank", "MeanField", "PyroGuide", "Samples", "VariationalGuide"]

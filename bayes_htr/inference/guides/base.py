@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from bayes_htr.models import BayesianClassifier
+from bayes_htr.models.placed import PlacedParameter
 
 
 class Guide(nn.Module, ABC):
@@ -55,6 +56,28 @@ class Guide(nn.Module, ABC):
 
 class VariationalGuide(Guide):
     """A guide that is fitted by stochastic gradients of the evidence lower bound."""
+
+    @classmethod
+    @abstractmethod
+    def around(
+        cls,
+        model: BayesianClassifier,
+        placed: Sequence[PlacedParameter],
+        hyperparameters: Mapping[str, Tensor],
+        options: Mapping[str, Any],
+    ) -> VariationalGuide:
+        """An untrained guide around given weights.
+
+        Args:
+            model: The model.
+            placed: The trainable parameters with their densities, at the values to start from.
+            hyperparameters: Where hyperparameters start, by name, unconstrained; may lack some.
+            options: Those of `htr.SVI.options`, also of other guides.
+        """
+
+    @abstractmethod
+    def follow(self, placed: Sequence[PlacedParameter]) -> None:
+        """Take other densities of the same parameters: those of another epoch of a schedule."""
 
     @abstractmethod
     def rsample(self) -> dict[str, Tensor]:

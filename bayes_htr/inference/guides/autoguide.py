@@ -1,0 +1,201 @@
+"""Any automatic guide of Pyro over the weights.
+
+The guide belongs to the sites of `model.pyro_model("weight")`: the parameters with a flat base
+measure, and the hyperparameters. Its divergence is the one-sample estimate
+`log q(W, h) - log p(h) - log p(W | h)`. A flat parameter has a law too, and where that is no
+point its scale grows as the data allow, for there is no prior to bound it.
+
+Pyro makes a guide's parameters in its first call and keeps them in a global store; here that call
+is made at once, and the parameters live in the module alone.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, cast
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer import autoguide
+from pyro.infer.autoguide.initialization import init_to_value
+from torch import Tensor
+
+from bayes_htr.engine.latents import Latent
+from bayes_htr.errors import CheckpointError
+from bayes_htr.inference.guides.base import VariationalGuide
+from bayes_htr.inference.guides.gaussian import without_values
+from bayes_htr.inference.randomness import isolated_randomness
+from bayes_htr.models import BayesianClassifier
+from bayes_htr.models.matrix_prior import hyperprior
+from bayes_htr.models.placed import PlacedParameter, latents_of_all
+
+
+class Drawn(dict[str, Tensor]):
+    """A draw, and its log density under the guide."""
+
+    def __init__(self, values: Mapping[str, Tensor], log_density: Tensor) -> None:
+        super().__init__(values)
+        self.log_density = log_density
+
+
+class PyroGuide(VariationalGuide):
+    """An automatic guide of Pyro.
+
+    Args:
+        guide: Its class, one of `pyro.infer.autoguide`.
+        placed: The trainable parameters with their densities; their values are the start.
+        hyperparameters: Where hyperparameters start, by name, unconstrained.
+        init_scale: The standard deviation at the start, of a guide that takes one.
+
+    Raises:
+        ValueError: The guide has no median, which is where its centre is.
+    """
+
+    kind: ClassVar[str] = "pyro"
+
+    def __init__(
+        self,
+        guide: Any,
+        placed: Sequence[PlacedParameter],
+        hyperparameters: Mapping[str, Tensor] | None = None,
+        *,
+        init_scale: float = 0.01,
+    ) -> None:
+        super().__init__()
+        self.init_scale = float(init_scale)
+        self.names = tuple(p.name for p in placed)
+        self.latents = latents_of_all(list(placed))
+        self.placed = tuple(without_values(p) for p in placed)
+        start = {p.name: p.parameter.tensor.detach().clone() for p in placed}
+        like = next(iter(start.values()))
+        for name, latent in self.latents.items():
+            u = (hyperparameters or {}).get(name, latent.start()).to(like)
+            start[name] = latent.value(u)
+        program = _Sites({p.name: p.shape for p in placed}, self.latents, like.new_zeros(()))
+        options = {"init_scale": init_scale} if _takes_scale(guide) else {}
+        with isolated_randomness(), _own_parameters():
+            self.guide = guide(program, init_loc_fn=init_to_value(values=start), **options)
+            self.guide()
+            try:
+                self.guide.median()
+            except NotImplementedError as error:
+                raise ValueError(f"{guide.__name__} has no median; take AutoNormal") from error
+
+    @classmethod
+    def around(
+        cls,
+        model: BayesianClassifier,
+        placed: Sequence[PlacedParameter],
+        hyperparameters: Mapping[str, Tensor],
+        options: Mapping[str, Any],
+    ) -> PyroGuide:
+        """As in the base; the options are `guide`, the class's name, and `init_scale`."""
+        guide = getattr(autoguide, options["guide"])
+        return cls(guide, placed, hyperparameters, init_scale=options["init_scale"])
+
+    def follow(self, placed: Sequence[PlacedParameter]) -> None:
+        """As in the base."""
+        self.placed = tuple(without_values(p) for p in placed)
+
+    def rsample(self) -> dict[str, Tensor]:
+        """One draw with gradient; `divergence` takes what this returned."""
+        with _own_parameters():
+            trace = pyro.poutine.trace(self.guide).get_trace()
+        values: dict[str, Any] = {
+            name: trace.nodes[name]["value"] for name in (*self.names, *self.latents)
+        }
+        return Drawn(values, torch.as_tensor(trace.log_prob_sum()))
+
+    def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """One draw, without gradient; the generator is on the CPU."""
+        seed = int(torch.randint(2**62, (), generator=generator))
+        with isolated_randomness(), torch.no_grad():
+            torch.manual_seed(seed)
+            return {name: value.clone() for name, value in self.rsample().items()}
+
+    def centre(self) -> dict[str, Tensor]:
+        """Medians."""
+        with torch.no_grad(), _own_parameters():
+            median = self.guide.median()
+        return {n: median[n].detach().clone() for n in (*self.names, *self.latents)}
+
+    def divergence(self, sample: Mapping[str, Tensor]) -> Tensor:
+        """The one-sample estimate, 0-d, in float64.
+
+        Raises:
+            ValueError: A sample that `rsample` did not return.
+        """
+        if not isinstance(sample, Drawn):
+            raise ValueError("divergence needs a draw of rsample as it is, with its density")
+        total = sample.log_density.double()
+        for name, latent in self.latents.items():
+            total = total - hyperprior(latent, sample[name]).log_prob(sample[name]).double()
+        for p in self.placed:
+            if p.matrices:
+                total = total - p.log_density(sample[p.name], sample).double()
+        return total
+
+    def settings(self) -> dict[str, Any]:
+        """The class's name, the parameters' names, and the scale at the start."""
+        return {
+            "guide": type(self.guide).__name__,
+            "names": list(self.names),
+            "init_scale": self.init_scale,
+        }
+
+    @classmethod
+    def rebuilt(
+        cls, model: BayesianClassifier, settings: Mapping[str, Any], state: Mapping[str, Tensor]
+    ) -> PyroGuide:
+        """The inverse of `settings` and `state_dict`.
+
+        Raises:
+            CheckpointError: They do not fit the model, or name no guide of Pyro.
+        """
+        try:
+            if not is_pyro_guide(getattr(autoguide, str(settings["guide"]), None)):
+                raise ValueError(f"{settings['guide']!r} is no guide of pyro.infer.autoguide")
+            by_name = {p.name: p for p in model.placed(0)}
+            guide = cls.around(model, [by_name[n] for n in settings["names"]], {}, settings)
+            guide.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"the saved guide does not fit the model: {error}") from error
+        return guide
+
+
+def is_pyro_guide(guide: object) -> bool:
+    """Whether this is a class of automatic guides that Pyro itself has."""
+    return (
+        isinstance(guide, type)
+        and issubclass(guide, autoguide.AutoGuide)
+        and getattr(autoguide, guide.__name__, None) is guide
+    )
+
+
+class _Sites:
+    """A program with the sites of the weights and hyperparameters alone."""
+
+    def __init__(
+        self, shapes: Mapping[str, torch.Size], latents: Mapping[str, Latent], like: Tensor
+    ) -> None:
+        self.shapes, self.latents, self.like = dict(shapes), dict(latents), like
+
+    def __call__(self) -> None:
+        for name, latent in self.latents.items():
+            pyro.sample(name, hyperprior(latent, self.like))
+        for name, shape in self.shapes.items():
+            pyro.sample(name, dist.ImproperUniform(dist.constraints.real, (), shape))
+
+
+def _takes_scale(guide: Any) -> bool:
+    return "init_scale" in inspect.signature(guide.__init__).parameters
+
+
+@contextmanager
+def _own_parameters() -> Iterator[None]:
+    """Within it Pyro's modules use their own parameters, not those of the global store."""
+    with cast(Any, pyro.settings.context)(module_local_params=True):
+        yield

@@ -1,0 +1,333 @@
+"""Stochastic variational inference: a guide over the weights, fitted to the posterior.
+
+Update: gradient steps by any optimiser of Torch on
+`mean cross-entropy at W + KL / num_data`, `W` one draw of the guide (averaged over `particles`),
+each mini-batch an unbiased estimate whatever its size.
+Target: the evidence lower bound `E_q[log p(D | W)] - KL(q | prior)`, over weights and
+hyperparameters, with the prior's density over the entries at its strength `s` as `p^s`.
+Source: Ranganath, Gerrish & Blei (2014); Kingma & Welling (2014), arXiv:1312.6114; Blundell et al.
+(2015), arXiv:1505.05424; `docs/theory.md`.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import operator
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.optim import Optimizer
+
+from bayes_htr.errors import SpectrumError
+from bayes_htr.inference.data import Batches
+from bayes_htr.inference.guides import GUIDES, VariationalGuide
+from bayes_htr.inference.guides.autoguide import PyroGuide, is_pyro_guide
+from bayes_htr.inference.guides.gaussian import unconstrained
+from bayes_htr.inference.modes import evaluation_mode
+from bayes_htr.inference.problem import Fitted, Problem
+from bayes_htr.inference.progress import TrainingProgress
+from bayes_htr.inference.randomness import isolated_randomness
+from bayes_htr.inference.settings import is_positive
+from bayes_htr.inference.training import (
+    SchedulerFactory,
+    TrainingRun,
+    check_patience,
+    check_settings,
+    described_settings,
+)
+from bayes_htr.models import negative_log_likelihood
+from bayes_htr.models.placed import PlacedParameter, placed_parameters
+from bayes_htr.processes import world_size
+from bayes_htr.spectra import parameters_of
+from bayes_htr.spectra.matrices import unwrap
+
+VALIDATION_DRAWS = 8
+
+
+@dataclass(frozen=True)
+class SVI:
+    """Stochastic variational inference.
+
+    Args:
+        guide: The family of posteriors over the weights: `"meanfield"`, `"lowrank"`, or a class of
+            `pyro.infer.autoguide`, such as `AutoNormal`.
+        lr: Learning rate.
+        optimizer: Called as `optimizer(parameters, lr=lr)`.
+        scheduler: As in `MAP`.
+        particles: Draws of the weights in each step.
+        kl_warmup: Over so many epochs the divergence's weight rises linearly to 1.
+        init_scale: Standard deviation of the weights at the start, which is around the network's.
+        rank: Of the directions that a layer's weights share in `"lowrank"`.
+        clip: Clip the gradient of all that is learnt together to this norm.
+        patience: Stop after this many epochs without a better validation NLL, and keep the best
+            guide. Needs `validation`.
+
+    The guides are for densities: a prior that is none raises `PriorError`. A parameter with a flat
+    prior is a point, and adds nothing to the divergence. Per epoch the history holds `loss`, the
+    negative evidence lower bound per example (without warm-up), `train_nll` and `train_accuracy` of
+    draws, `kl` in nats, and on validation data scores of the mean prediction of 8 draws.
+
+    Raises:
+        ValueError: A setting out of range.
+    """
+
+    guide: str | type = "meanfield"
+    lr: float = 1e-3
+    optimizer: Callable[..., Optimizer] = torch.optim.Adam
+    scheduler: Literal["cosine"] | SchedulerFactory | None = "cosine"
+    particles: int = 1
+    kl_warmup: int = 0
+    init_scale: float = 0.01
+    rank: int = 4
+    clip: float | None = None
+    patience: int | None = None
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if not (is_pyro_guide(self.guide) or self.guide in _by_name()):
+            raise ValueError(
+                f"guide={self.guide!r} must be one of {', '.join(_by_name())}, or a class of "
+                "pyro.infer.autoguide, such as AutoNormal"
+            )
+        for name, least in (("particles", 1), ("kl_warmup", 0), ("rank", 1)):
+            _check_whole(name, getattr(self, name), least)
+        if not is_positive(self.init_scale):
+            raise ValueError(f"init_scale={self.init_scale!r} must be a positive number")
+
+    def describe(self) -> dict[str, Any]:
+        """The settings as plain data."""
+        return {
+            "name": "svi",
+            **described_settings(self),
+            "particles": int(self.particles),
+            "kl_warmup": int(self.kl_warmup),
+            **self.options(),
+        }
+
+    def options(self) -> dict[str, Any]:
+        """What guides are built with."""
+        return {
+            "guide": self.guide if isinstance(self.guide, str) else self.guide.__name__,
+            "init_scale": float(self.init_scale),
+            "rank": int(self.rank),
+        }
+
+    def guide_class(self) -> type[VariationalGuide]:
+        """The class of guides."""
+        return _by_name()[self.guide] if isinstance(self.guide, str) else PyroGuide
+
+    def check(self, problem: Problem) -> None:
+        """Set everything up and evaluate the divergence once, before anything is written.
+
+        Raises:
+            ValueError: Early stopping without validation data, nothing to train, an optimiser that
+                needs a closure, or several processes.
+            PriorError: A prior that is no density.
+            SpectrumError: Weights that a law cannot score.
+        """
+        check_patience(self, problem)
+        if world_size() > 1:
+            raise ValueError("SVI trains in one process; start one, or use htr.MAP")
+        with isolated_randomness(), torch.no_grad():
+            guide = _Run(self, problem).guide
+            guide.divergence(guide.rsample())
+
+    def run(self, problem: Problem) -> Fitted:
+        """Fit a guide; `problem.net` is left at its centre. See `bayes_htr.fit`.
+
+        Raises:
+            DivergenceError: A loss or a parameter of the guide left the finite numbers.
+        """
+        with isolated_randomness():
+            torch.manual_seed(problem.seed)
+            return _Run(self, problem).train()
+
+
+class _Run(TrainingRun):
+    """The state of one training run."""
+
+    label: ClassVar[str] = "SVI"
+    method: SVI
+
+    def __init__(self, method: SVI, problem: Problem) -> None:
+        super().__init__(method, problem)
+        placed = self._placed(0)
+        self.guide: VariationalGuide = method.guide_class().around(
+            problem.model, placed, problem.hyperparameters, method.options()
+        )
+        self.guide.to(self.weights[0].device)
+        self.root = unwrap(self.net)
+        self.paths = {p.name: p.path for p in parameters_of(self.root)}
+        self._start([p for p in self.guide.parameters() if p.requires_grad])
+        if self.needs_closure:
+            raise ValueError(
+                f"{type(self.optimizer).__name__} compares losses within a step, and those of SVI "
+                "are of different draws; take torch.optim.Adam"
+            )
+
+    def train(self) -> Fitted:
+        self._train_epochs()
+        if self.best is not None:
+            self.net.load_state_dict(self.best["net"])
+            self.guide.load_state_dict(self.best["guide"])
+        self._centre_network()
+        self.net.eval()
+        latents = unconstrained(self.guide, self._placed(0))
+        latents = {name: u.detach().cpu().clone() for name, u in latents.items()}
+        return Fitted(self.net, latents, self.history, guide=self.guide)
+
+    def _placed(self, epoch: int) -> list[PlacedParameter]:
+        return placed_parameters(self.problem.model.priors, self.net, epoch)
+
+    def _train_batches(self, bar: TrainingProgress) -> dict[str, float]:
+        train = self.problem.train
+        if self.epoch:
+            self.guide.follow(self._placed(self.epoch))  # a schedule moves the priors
+        totals = torch.zeros(3, dtype=torch.float64, device=train.device)  # nll, kl, correct
+        unseen: list[Tensor] = []
+        count = 0
+        x = None
+        for x, y in train:
+            nll, kl, correct = self._step(x, y)
+            totals += torch.stack([nll * len(y), kl * len(y), correct]).to(totals)
+            count += len(y)
+            unseen.append(nll + kl)
+            if self._is_time_to_check(unseen):
+                self._check(unseen, x)
+            bar.batch()
+        if x is not None:
+            self._check(unseen, x)
+            self._check_weights(x)
+        self.last_batch = x
+        self._centre_network()
+        nll_, kl_, correct_ = (totals / count).tolist()
+        return {
+            "loss": nll_ + kl_ / train.num_data,
+            "train_nll": nll_,
+            "kl": kl_,
+            "train_accuracy": correct_,
+        }
+
+    def _step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """One update: negative log likelihood, divergence, and labels right, before it."""
+        self.optimizer.zero_grad()
+        particles = self.method.particles
+        nlls, divergences, corrects = [], [], []
+        try:
+            for _ in range(particles):
+                sample = self.guide.rsample()
+                logits = self._logits(sample, x)
+                nll = negative_log_likelihood(logits, y, self.problem.model.class_weights)
+                kl = self.guide.divergence(sample)
+                loss = nll + (self._warmth() / self.problem.train.num_data) * kl.to(nll)
+                (loss / particles).backward()
+                nlls.append(nll.detach())
+                divergences.append(kl.detach())
+                corrects.append((logits.detach().argmax(1) == y).sum())
+        except (ValueError, RuntimeError) as error:  # Torch's laws raise ValueError for NaN
+            if isinstance(error, SpectrumError) or not self._is_finite():
+                raise self._diverged(str(error), self.step, x) from error
+            raise
+        if self.method.clip is not None:
+            nn.utils.clip_grad_norm_(self.guide.parameters(), self.method.clip)
+        self.optimizer.step()
+        self.step += 1
+        means = (torch.stack(values).double().mean() for values in (nlls, divergences, corrects))
+        nll, kl, correct = means
+        return nll, kl.to(nll), correct
+
+    def _logits(self, sample: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        weights = {path: sample[n] for n, path in self.paths.items() if n in sample}
+        logits: Tensor = functional_call(self.root, weights, (x,))
+        return logits
+
+    def _warmth(self) -> float:
+        """The weight of the divergence in this step."""
+        steps = self.method.kl_warmup * len(self.problem.train)
+        return min(1.0, (self.step + 1) / steps) if steps else 1.0
+
+    def _validate(self) -> tuple[float, float]:
+        assert self.problem.validation is not None
+        return evaluate_draws(self.net, self.guide, self.problem.validation)
+
+    def _diverged(self, reason: str, step: int, x: Tensor) -> Exception:
+        self._centre_network()
+        return super()._diverged(reason, step, x)
+
+    def _centre_network(self) -> None:
+        """Put the network's weights where the guide has its centre."""
+        set_weights(self.net, self.guide.centre())
+
+    def _is_finite(self) -> bool:
+        return all(bool(torch.isfinite(p).all()) for p in self._learnt())
+
+    def _learnt(self) -> list[Tensor]:
+        return list(self.guide.parameters())
+
+    def _best_state(self) -> dict[str, Any]:
+        return {
+            "net": copy.deepcopy(self.net.state_dict()),
+            "guide": copy.deepcopy(self.guide.state_dict()),
+        }
+
+    def _state(self) -> dict[str, Any]:
+        return {"guide": self.guide.state_dict()}
+
+    def _load_state(self, state: Mapping[str, Any]) -> None:
+        self.guide.load_state_dict(state["guide"])
+
+
+def set_weights(net: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Set those parameters of a network that `values` has."""
+    with torch.no_grad():
+        for p in parameters_of(net):
+            if p.name in values:
+                p.tensor.copy_(values[p.name])
+
+
+def evaluate_draws(
+    net: nn.Module, guide: VariationalGuide, batches: Batches
+) -> tuple[float, float]:
+    """NLL and accuracy of the mean prediction of 8 draws, always of the same noise."""
+    root = unwrap(net)
+    paths = {p.name: p.path for p in parameters_of(root)}
+    draws = [
+        {paths[n]: v for n, v in draw.items() if n in paths}
+        for draw in guide.draws(VALIDATION_DRAWS, seed=0)
+    ]
+    nll, correct, count = 0.0, 0, 0
+    with evaluation_mode(net), torch.no_grad(), isolated_randomness():
+        for x, y in batches:
+            logs = torch.stack([functional_call(root, d, (x,)).log_softmax(1) for d in draws])
+            mixed = logs.logsumexp(0) - math.log(len(draws))
+            nll += float(nn.functional.nll_loss(mixed, y, reduction="sum"))
+            correct += int((mixed.argmax(1) == y).sum())
+            count += len(y)
+    return nll / count, correct / count
+
+
+def guide_names() -> tuple[str, ...]:
+    """The guides that are asked for by name."""
+    return tuple(_by_name())
+
+
+def _by_name() -> dict[str, type[VariationalGuide]]:
+    return {
+        kind: guide
+        for kind, guide in GUIDES.items()
+        if issubclass(guide, VariationalGuide) and guide is not PyroGuide
+    }
+
+
+def _check_whole(name: str, value: Any, least: int) -> None:
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")

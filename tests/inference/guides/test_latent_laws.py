@@ -1,0 +1,97 @@
+"""Laws of hyperparameters, against exact conditionals and quadrature."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, stats
+
+import bayes_htr as htr
+from bayes_htr.engine.latents import Latent
+from bayes_htr.inference.guides.latent_laws import LatentLaws
+from bayes_htr.inference.guides.meanfield import MeanField
+
+LIKE = torch.zeros((), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])
+def test_gamma_law_of_the_tail_index_matches_the_exact_posterior(scale):
+    """With the spectrum known it is `Gamma(a + K, b + S)`."""
+    a, b, xmin = 9.0, 3.0, 1e-3 * scale
+    torch.manual_seed(0)
+    net = torch.nn.Linear(20, 12, bias=False).double()
+    net.weight.data.mul_(scale**0.5)
+    prior = htr.ESD(htr.Powerlaw(tail_index=htr.Gamma(a, b), xmin=xmin))
+    guide = MeanField(htr.BayesianClassifier(net, htr.Priors(prior)).placed(), init_scale=1e-3)
+    lam = torch.linalg.svdvals(net.weight.detach()) ** 2
+    assert lam.min() > xmin
+    exact = stats.gamma(a + 12, scale=1 / (b + torch.log(lam / xmin).sum().item()))
+    optimizer = torch.optim.Adam(guide.hyper.parameters(), lr=0.05)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 1200)
+    for _ in range(1200):
+        optimizer.zero_grad()
+        known = guide.rsample() | {"weight": net.weight.detach()}
+        guide.divergence(known).backward()
+        optimizer.step()
+        schedule.step()
+    ((name, law),) = guide.hyper.laws_by_name().items()
+    concentration, rate = law.concentration.item(), law.rate.item()
+    found = stats.gamma(concentration, scale=1 / rate)
+    assert name == "weight:ESD.tail_index"
+    assert found.mean() == pytest.approx(exact.mean(), rel=0.02)
+    assert found.interval(0.95) == pytest.approx(exact.interval(0.95), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    "law",
+    [htr.Gamma(9.0, 3.0), htr.LogNormal(0.3, 0.7), htr.Normal(1.0, 2.0), htr.HalfCauchy(1.0)],
+    ids=lambda law: type(law).__name__,
+)
+def test_divergence_against_quadrature(law):
+    laws = LatentLaws({"h": Latent("h", law)}, {}, LIKE)
+    with torch.no_grad():
+        laws.laws[0] += torch.tensor([0.2, 0.4])
+    (q,) = laws.laws_by_name().values()
+    prior = law.distribution()
+    positive = not isinstance(law, htr.Normal)
+    if isinstance(law, htr.Gamma):
+        guide = stats.gamma(q.concentration.item(), scale=1 / q.rate.item())
+    elif positive:
+        guide = stats.lognorm(q.scale.item(), scale=math.exp(q.loc.item()))
+    else:
+        guide = stats.norm(q.loc.item(), q.scale.item())
+
+    def integrand(x):
+        return guide.pdf(x) * (guide.logpdf(x) - prior.log_prob(torch.tensor(x)).item())
+
+    low, high = guide.ppf([1e-9, 1 - 1e-9])
+    expected = integrate.quad(integrand, low, high, limit=200, epsabs=1e-7)[0]
+    assert laws.divergence().item() == pytest.approx(expected, rel=2e-4)
+
+
+@pytest.mark.parametrize("law", [htr.Gamma(9.0, 3.0), htr.LogNormal(0.3, 0.7)], ids=str)
+def test_draws_have_the_law(law):
+    laws = LatentLaws({"h": Latent("h", law)}, {}, LIKE)
+    (q,) = laws.laws_by_name().values()
+    reference = (
+        stats.gamma(q.concentration.item(), scale=1 / q.rate.item())
+        if isinstance(law, htr.Gamma)
+        else stats.lognorm(q.scale.item(), scale=math.exp(q.loc.item()))
+    )
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    drawn = np.array([laws.draw(generator)["h"].item() for _ in range(1000)])
+    rdrawn = np.array([laws.rsample()["h"].item() for _ in range(1000)])
+    for values in (drawn, rdrawn):
+        assert stats.kstest(values, reference.cdf).pvalue > 1e-3
+    middle = reference.mean() if isinstance(law, htr.Gamma) else reference.median()
+    assert laws.centre()["h"].item() == pytest.approx(middle)
+
+
+@pytest.mark.parametrize("law", [htr.Gamma(9.0, 3.0), htr.LogNormal(0.3, 0.7)], ids=str)
+def test_it_starts_where_it_is_told(law):
+    laws = LatentLaws({"h": Latent("h", law)}, {"h": torch.tensor(0.7)}, LIKE)
+    assert laws.centre()["h"].item() == pytest.approx(math.exp(0.7))
