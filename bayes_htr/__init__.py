@@ -26,7 +26,7 @@ from bayes_htr.errors import (
 from bayes_htr.fit import fit, load
 from bayes_htr.inference import MAP, EpochEvent
 from bayes_htr.models import BayesianClassifier, sample_prior
-from bayes_htr.posterior import Interval, Posterior, PosteriorSpectra, Prediction
+from bayes_htr.posterior import Interval, Posterior, PosteriorSpectra, Prediction, SpectrumCheck
 from bayes_htr.priors import (
     ESD,
     Entries,
@@ -100,6 +100,7 @@ __all__ = [
     "Shared",
     "SingularValues",
     "SpectralEnergy",
+    "SpectrumCheck",
     "SpectrumError",
     "StableRank",
     "TruncatedPowerlaw",
