@@ -31,6 +31,7 @@ from bayes_htr.posterior import (
     Posterior,
     PosteriorSpectra,
     Prediction,
+    SpectrumCheck,
     prior_predictive,
 )
 from bayes_htr.priors import (
@@ -108,6 +109,7 @@ __all__ = [
     "Shared",
     "SingularValues",
     "SpectralEnergy",
+    "SpectrumCheck",
     "SpectrumError",
     "StableRank",
     "TruncatedPowerlaw",
