@@ -82,7 +82,7 @@ def test_divergence_grows_with_the_number_of_weights():
 
 @pytest.mark.parametrize("priors", [NORMAL, MIXED, SPECTRAL], ids=["normal", "mixed", "spectral"])
 def test_divergence_against_monte_carlo(make_guide, kind, priors):
-    """The mean of its estimates is that of `log q - log p`, `log p` from the model's own density."""
+    """The mean of its estimates is that of `log q - log p`, with the model's own density."""
     model, guide = make_guide(kind, priors)
     law = law_of(guide)
     placed = model.placed()
@@ -136,7 +136,7 @@ def test_the_start(make_guide, kind):
 
 def test_flat_parameters_are_points(make_guide, kind):
     priors = htr.Priors({"fc1.weight": htr.Entries(htr.Normal(0.0, 1.0))})
-    model, guide = make_guide(kind, priors)
+    _, guide = make_guide(kind, priors)
     first, second = guide.draws(2, seed=0)
     for name in first:
         assert torch.equal(first[name], second[name]) == (name != "fc1.weight"), name
