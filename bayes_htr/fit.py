@@ -57,7 +57,7 @@ def fit(
         model: The network with its priors.
         train: A `DataLoader`, taken as it is, or `(X, y)` of tensors or arrays, `X` of shape
             `(N, ...)` and `y` of `(N,)` integers.
-        method: How: `MAP(...)`, `NUTS(...)`.
+        method: How: `MAP(...)`, `SVI(...)` or `NUTS(...)`.
         epochs: How many in all; a resumed run goes on to this number. `NUTS` has none: 0.
         batch_size: Examples per batch of `(X, y)`, of all processes together; the last batch may
             be shorter.

@@ -11,6 +11,7 @@ Source: Ranganath, Gerrish & Blei (2014); Kingma & Welling (2014), arXiv:1312.61
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import operator
@@ -23,7 +24,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
-from bayes_htr.errors import SpectrumError
 from bayes_htr.inference.data import Batches
 from bayes_htr.inference.guides import GUIDES, VariationalGuide
 from bayes_htr.inference.guides.autoguide import PyroGuide, is_pyro_guide
@@ -203,8 +203,11 @@ class _Run(TrainingRun):
         if x is not None:
             self._check(unseen, x)
             self._check_weights(x)
+            try:
+                self._centre_network()
+            except ValueError as error:
+                raise self._diverged(str(error), self.step - 1, x) from error
         self.last_batch = x
-        self._centre_network()
         nll_, kl_, correct_ = (totals / count).tolist()
         return {
             "loss": nll_ + kl_ / train.num_data,
@@ -218,21 +221,19 @@ class _Run(TrainingRun):
         self.optimizer.zero_grad()
         particles = self.method.particles
         nlls, divergences, corrects = [], [], []
-        try:
-            for _ in range(particles):
+        for _ in range(particles):
+            try:
                 sample = self.guide.rsample()
-                logits = self._logits(sample, x)
-                nll = negative_log_likelihood(logits, y, self.problem.model.class_weights)
                 kl = self.guide.divergence(sample)
-                loss = nll + (self._warmth() / self.problem.train.num_data) * kl.to(nll)
-                (loss / particles).backward()
-                nlls.append(nll.detach())
-                divergences.append(kl.detach())
-                corrects.append((logits.detach().argmax(1) == y).sum())
-        except (ValueError, RuntimeError) as error:  # Torch's laws raise ValueError for NaN
-            if isinstance(error, SpectrumError) or not self._is_finite():
+            except (ValueError, RuntimeError) as error:  # laws of NaN, or outside of their range
                 raise self._diverged(str(error), self.step, x) from error
-            raise
+            logits = self._logits(sample, x)
+            nll = negative_log_likelihood(logits, y, self.problem.model.class_weights)
+            loss = nll + (self._warmth() / self.problem.train.num_data) * kl.to(nll)
+            (loss / particles).backward()
+            nlls.append(nll.detach())
+            divergences.append(kl.detach())
+            corrects.append((logits.detach().argmax(1) == y).sum())
         if self.method.clip is not None:
             nn.utils.clip_grad_norm_(self.guide.parameters(), self.method.clip)
         self.optimizer.step()
@@ -256,15 +257,13 @@ class _Run(TrainingRun):
         return evaluate_draws(self.net, self.guide, self.problem.validation)
 
     def _diverged(self, reason: str, step: int, x: Tensor) -> Exception:
-        self._centre_network()
+        with contextlib.suppress(ValueError):  # of laws that have no centre any more
+            self._centre_network()
         return super()._diverged(reason, step, x)
 
     def _centre_network(self) -> None:
         """Put the network's weights where the guide has its centre."""
         set_weights(self.net, self.guide.centre())
-
-    def _is_finite(self) -> bool:
-        return all(bool(torch.isfinite(p).all()) for p in self._learnt())
 
     def _learnt(self) -> list[Tensor]:
         return list(self.guide.parameters())

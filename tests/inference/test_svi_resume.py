@@ -1,0 +1,67 @@
+"""Runs of SVI that are interrupted go on exactly."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from pyro.infer.autoguide import AutoNormal
+
+import bayes_htr as htr
+from bayes_htr.errors import CheckpointError
+from bayes_htr.inference import RunFolder
+
+NORMAL = htr.Priors({"*": htr.Entries(htr.Normal(0.0, 0.5))})
+GAMMA = htr.Priors(htr.ESD(htr.Lomax(tail_index=htr.Gamma(9.0, 3.0))))
+SCALE = htr.Priors({"*": htr.Entries(htr.Normal(0.0, htr.LogNormal(0.0, 0.5)))})
+CASES = {
+    "meanfield": (NORMAL, {}),
+    "hyperparameters": (GAMMA, {}),
+    "lowrank": (SCALE, {"guide": "lowrank", "particles": 2}),
+    "pyro": (SCALE, {"guide": AutoNormal}),
+    "warm-up": (NORMAL, {"kl_warmup": 4}),
+    "schedule": (NORMAL.scheduled(htr.PowerDecay(1.0, period=1)), {}),
+    "patience": (NORMAL, {"patience": 3, "lr": 0.5}),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_resume_is_exact(make_model, data, validation, tmp_path, same_weights, name):
+    priors, options = CASES[name]
+    method = htr.SVI(**{"lr": 0.02, **options})
+
+    def run(out, **more):
+        return htr.fit(
+            make_model(priors, "dropout"),
+            data,
+            method=method,
+            epochs=6,
+            batch_size=16,
+            validation=validation,
+            seed=5,
+            out=tmp_path / out,
+            **more,
+        )
+
+    whole = run("whole")
+    run("parts", callbacks=[lambda event: event.epoch == 2])
+    parts = run("parts", resume=True)
+    same_weights(whole, parts)
+    for a, b in zip(whole.history, parts.history, strict=True):
+        assert {k: v for k, v in a.items() if k != "seconds"} == {
+            k: v for k, v in b.items() if k != "seconds"
+        }
+    first, second = (RunFolder(tmp_path / out).checkpoint()["guide"] for out in ("whole", "parts"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_another_guide_is_another_run(make_model, data, tmp_path):
+    for guide in ("meanfield", "lowrank"):
+        method = htr.SVI(guide=guide)
+        if guide == "meanfield":
+            htr.fit(make_model(NORMAL), data, method=method, epochs=1, out=tmp_path / "run")
+            continue
+        with pytest.raises(CheckpointError, match=r"method\.guide"):
+            htr.fit(
+                make_model(NORMAL), data, method=method, epochs=2, out=tmp_path / "run", resume=True
+            )
