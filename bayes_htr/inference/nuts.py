@@ -204,7 +204,7 @@ class _Target:
 
     @property
     def start(self) -> dict[str, Tensor]:
-        """The sites at the present weights, hyperparameters at their hyperpriors' medians."""
+        """The sites at the present weights, hyperparameters where MAP starts them."""
         like = self.parameters[0].parameter.tensor.detach()
         hyper = {
             name: latent.value(self.hyperparameters.get(name, latent.start()).to(like))

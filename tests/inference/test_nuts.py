@@ -220,7 +220,7 @@ def test_eigenvalues_that_are_compared_are_those_of_the_draws(prior, frames):
     """By label where frames are held, else sorted."""
     net = linear(4, 3).double()
     with torch.no_grad():  # eigenvalues so close that they change places
-        net.weight.copy_(torch.eye(3, 4) + 0.1 * net.weight)
+        net.weight.copy_(torch.tensor([[1.5], [0.8], [0.75]]) * torch.eye(3, 4))
     model = htr.BayesianClassifier(net, htr.Priors(prior))
     method = htr.NUTS(warmup=2, samples=4, chains=8, frames=frames, max_tree_depth=3, jitter=2.0)
     x = torch.randn(10, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
