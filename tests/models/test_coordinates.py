@@ -315,3 +315,34 @@ def test_start_of_a_rank_deficient_matrix():
 def test_bad_frames_raise():
     with pytest.raises(ValueError, match="frames='fixed' must be one of sampled, held"):
         model_of(START["ESD"], (4, 3)).pyro_model("spectral", frames="fixed")
+
+
+def test_start_keeps_small_ratios():
+    model = model_of(START["MaxEigenvalue"], (4, 3))
+    with torch.no_grad():
+        U, _, Vh = torch.linalg.svd(model.net[0].weight, full_matrices=False)
+        model.net[0].weight.copy_(U @ torch.diag(torch.tensor([1.0, 1.0, 1e-4]).double()) @ Vh)
+    ratios = spectral_start(model.placed(), {})["0.weight:ratios"]
+    expected = torch.tensor([1.0, 1e-8], dtype=torch.float64)
+    torch.testing.assert_close(ratios, expected, rtol=1e-6, atol=0)
+    assert (ratios < 1).all()
+
+
+@pytest.mark.parametrize("coordinates", ["weight", "spectral"])
+def test_frozen_matrices_inform_shared_hyperparameters(coordinates):
+    """As under MAP: the density of the frozen one, given the rate, is a factor."""
+    net = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 2, bias=False)).double()
+    net[1].requires_grad_(False)
+    model = htr.BayesianClassifier(net, htr.Priors(LAWS["shared"]))
+    lam = torch.linalg.svdvals(net[1].weight.detach())[0].item() ** 2
+    values = []
+    for rate in (1.0, 2.5):
+        hyper = {"rate": torch.tensor(rate).double()}
+        start = spectral_start(model.placed(), hyper)
+        if coordinates == "weight":
+            start = {"0.weight": net[0].weight.detach(), **hyper}
+        value = model.log_joint(start, batch((2, 3)), num_data=9, coordinates=coordinates).item()
+        own = torch.linalg.svdvals(net[0].weight.detach())[0].item() ** 2
+        known = sum(stats.expon(scale=1 / rate).logpdf(v) for v in (lam, own))
+        values.append(value - known - stats.gamma(4.0, scale=0.5).logpdf(rate))
+    assert values[0] == pytest.approx(values[1], rel=1e-9)
