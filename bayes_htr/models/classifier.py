@@ -21,7 +21,7 @@ from bayes_htr.engine import bind
 from bayes_htr.errors import DataError
 from bayes_htr.models.generative import FRAMES, Frames
 from bayes_htr.models.likelihood import negative_log_likelihood
-from bayes_htr.models.placed import PlacedParameter, placed_parameters
+from bayes_htr.models.placed import PlacedParameter, informing_parameters, placed_parameters
 from bayes_htr.models.programs import Weights, spectral_program, weight_program
 from bayes_htr.priors import Priors
 from bayes_htr.spectra import parameters_of
@@ -163,9 +163,9 @@ class BayesianClassifier:
 
     def _weights_program(self, coordinates: str, epoch: int | None, frames: Frames) -> Weights:
         if coordinates == "weight":
-            return weight_program(self.placed(epoch))
+            return weight_program(self.placed(epoch), self._constants(epoch))
         if coordinates == "spectral":
-            return spectral_program(self.placed(epoch), frames)
+            return spectral_program(self.placed(epoch), frames, self._constants(epoch))
 
         def program() -> dict[str, Tensor]:
             values = {
@@ -178,6 +178,9 @@ class BayesianClassifier:
             return values
 
         return program
+
+    def _constants(self, epoch: int | None) -> list[PlacedParameter]:
+        return informing_parameters(self.priors, self.net, epoch)
 
     def _scale(self, logits: Tensor, y: Tensor | None, num_data: int) -> float | Tensor:
         scale = num_data / len(logits)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bayes_htr.engine.latents import Latent
 from bayes_htr.errors import PriorError
 from bayes_htr.models.matrix_prior import MatrixPrior
-from bayes_htr.priors import Priors, factor_at
+from bayes_htr.priors import Prior, Priors, factor_at
 from bayes_htr.spectra import Parameter
 
 
@@ -93,13 +93,25 @@ class PlacedParameter:
         return total
 
 
-def placed_parameters(priors: Priors, net: nn.Module, epoch: int | None) -> list[PlacedParameter]:
+def informing_parameters(
+    priors: Priors, net: nn.Module, epoch: int | None
+) -> list[PlacedParameter]:
+    """The frozen parameters that share hyperparameters with trainable ones, and so inform these."""
+    shared = latents_of_all(placed_parameters(priors, net, epoch)).keys()
+    frozen = placed_parameters(priors, net, epoch, frozen=True)
+    return [p for p in frozen if latents_of_all([p]).keys() & shared]
+
+
+def placed_parameters(
+    priors: Priors, net: nn.Module, epoch: int | None, *, frozen: bool = False
+) -> list[PlacedParameter]:
     """The trainable parameters of a network with their densities.
 
     Args:
         priors: The priors.
         net: The network.
         epoch: Counted from 0; needed where a prior is scheduled.
+        frozen: Instead, the frozen parameters whose priors have hyperparameters.
 
     Raises:
         PriorError: A prior that is no density (`MatrixPrior.of`), or a threshold on the sum of all.
@@ -115,7 +127,7 @@ def placed_parameters(priors: Priors, net: nn.Module, epoch: int | None) -> list
     found = []
     for a in assignments:
         tensor = a.parameter.tensor
-        if not tensor.requires_grad:
+        if tensor.requires_grad is frozen or (frozen and not _has_latents(a.prior)):
             continue
         matrices = []
         if a.prior is not None:
@@ -128,6 +140,10 @@ def placed_parameters(priors: Priors, net: nn.Module, epoch: int | None) -> list
                     matrices.append(PlacedMatrix(prior, index))
         found.append(PlacedParameter(a.parameter, tuple(matrices)))
     return found
+
+
+def _has_latents(prior: Prior | None) -> bool:
+    return prior is not None and any(t.statistic.law.latents for t in prior.terms)
 
 
 def latents_of_all(parameters: list[PlacedParameter]) -> dict[str, Latent]:

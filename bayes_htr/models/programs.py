@@ -6,7 +6,7 @@ their own coordinates (not unconstrained ones), a Gamma tail index too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import pyro
 import pyro.distributions as dist
@@ -22,15 +22,17 @@ Weights = Callable[[], dict[str, Tensor]]
 """A program that samples the trainable parameters, and returns them by name."""
 
 
-def weight_program(parameters: list[PlacedParameter]) -> Weights:
+def weight_program(
+    parameters: list[PlacedParameter], constants: Sequence[PlacedParameter] = ()
+) -> Weights:
     """Sites of the parameters themselves, with the density `factor` over their entries.
 
-    The base measure of the parameters is flat; the density is `MatrixPrior.log_density`.
+    The base measure of the parameters is flat; the density is `MatrixPrior.log_density`. Constants
+    are frozen parameters that inform hyperparameters.
     """
 
     def program() -> dict[str, Tensor]:
-        like = _like(parameters)
-        hyper = _hyperparameters(parameters, like)
+        hyper = _hyperparameters(parameters, constants)
         values = {}
         for p in parameters:
             flat = dist.ImproperUniform(dist.constraints.real, (), p.shape)
@@ -42,16 +44,20 @@ def weight_program(parameters: list[PlacedParameter]) -> Weights:
     return program
 
 
-def spectral_program(parameters: list[PlacedParameter], frames: Frames) -> Weights:
+def spectral_program(
+    parameters: list[PlacedParameter],
+    frames: Frames,
+    constants: Sequence[PlacedParameter] = (),
+) -> Weights:
     """Sites of spectra, frames and hyperparameters (`bayes_htr.models.generative`).
 
-    Flat parameters stay at their present values.
+    Flat parameters stay at their present values. Constants are frozen parameters that inform
+    hyperparameters.
     """
     held = held_frames(parameters) if frames == "held" else {}
 
     def program() -> dict[str, Tensor]:
-        like = _like(parameters)
-        hyper = _hyperparameters(parameters, like)
+        hyper = _hyperparameters(parameters, constants)
         values = {}
         for p in parameters:
             if not p.matrices:
@@ -143,8 +149,15 @@ def _precise(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
-def _hyperparameters(parameters: list[PlacedParameter], like: Tensor) -> dict[str, Tensor]:
-    return {
+def _hyperparameters(
+    parameters: list[PlacedParameter], constants: Sequence[PlacedParameter]
+) -> dict[str, Tensor]:
+    """The sites of all hyperparameters, and what constants say of them."""
+    like = _like(parameters)
+    found = {
         name: pyro.sample(name, hyperprior(latent, like))
-        for name, latent in latents_of_all(parameters).items()
+        for name, latent in latents_of_all([*parameters, *constants]).items()
     }
+    for p in constants:
+        pyro.factor(f"{p.name}:prior", p.log_density(p.parameter.tensor.detach(), found))
+    return found
