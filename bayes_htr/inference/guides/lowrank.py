@@ -1,6 +1,6 @@
 """Low rank plus diagonal: the weights of a layer have one normal law with a few shared directions.
 
-    w ~ N(location, F F' + diag(d)^2),   F: n x r
+    w ~ N(location, F F' + diag(d)^2),   F: n x r, kept as F'
 
 over all entries `w` of a layer's parameters (but flat ones), independent between layers. The
 entropy is `1/2 log det(2 pi e (F F' + D))`, by the matrix determinant lemma
@@ -57,7 +57,7 @@ class LowRank(GaussianGuide):
             like = self.location(names[0]).detach()
             n = sum(self.location(name).numel() for name in names)
             r = min(self.rank, n)
-            noise = noise_like(like, generator, n, r)
+            noise = noise_like(like, generator, r, n)
             self.factors.append(nn.Parameter(noise * init_scale * math.sqrt(0.5 / r)))
             self.log_scales.append(
                 nn.Parameter(like.new_full((n,), math.log(init_scale * math.sqrt(0.5))))
@@ -83,7 +83,7 @@ class LowRank(GaussianGuide):
         for names, F, log_scale in zip(
             self.layers.values(), self.factors, self.log_scales, strict=True
         ):
-            step = F @ noise_like(F, generator, F.shape[1])
+            step = noise_like(F, generator, F.shape[0]) @ F
             step = torch.addcmul(step, log_scale.exp(), noise_like(log_scale, generator))
             for name, part in self._parts(names, step).items():
                 found[name] = self.location(name) + part
@@ -92,9 +92,9 @@ class LowRank(GaussianGuide):
     def _entropy(self) -> Tensor:
         total = self.factors[0].new_zeros((), dtype=torch.float64)
         for F, log_scale in zip(self.factors, self.log_scales, strict=True):
-            whitened = F / log_scale.exp().unsqueeze(-1)
-            inner = (whitened.mT @ whitened).double()
-            inner = inner + torch.eye(F.shape[1], dtype=inner.dtype, device=inner.device)
+            whitened = F / log_scale.exp()
+            inner = (whitened @ whitened.mT).double()
+            inner = inner + torch.eye(F.shape[0], dtype=inner.dtype, device=inner.device)
             half_log_det = torch.linalg.cholesky(inner).diagonal().log().sum()
             total = total + log_scale.sum(dtype=torch.float64) + half_log_det
         return total + sum(s.numel() for s in self.log_scales) * (HALF_LOG_2PI + 0.5)
@@ -104,7 +104,7 @@ class LowRank(GaussianGuide):
         for names, F, log_scale in zip(
             self.layers.values(), self.factors, self.log_scales, strict=True
         ):
-            found |= self._parts(names, F.square().sum(1) + (2 * log_scale).exp())
+            found |= self._parts(names, F.square().sum(0) + (2 * log_scale).exp())
         return found
 
     def _parts(self, names: list[str], flat: Tensor) -> dict[str, Tensor]:

@@ -39,7 +39,7 @@ def law_of(guide):
         scales = torch.cat([s.detach().flatten() for s in guide.log_scales]).exp()
         return MultivariateNormal(location, torch.diag(scales**2))
     blocks = [
-        F.detach() @ F.detach().T + torch.diag((2 * s.detach()).exp())
+        F.detach().T @ F.detach() + torch.diag((2 * s.detach()).exp())
         for F, s in zip(guide.factors, guide.log_scales, strict=True)
     ]
     return MultivariateNormal(location, torch.block_diag(*blocks))
@@ -118,7 +118,7 @@ def test_draws_have_the_stated_law(make_guide, kind):
 def test_entropy_of_the_low_rank_law(make_guide):
     _, guide = make_guide(LowRank, NORMAL)
     entropies = [
-        LowRankMultivariateNormal(torch.zeros(len(s)).double(), F, (2 * s).exp()).entropy()
+        LowRankMultivariateNormal(torch.zeros(len(s)).double(), F.T, (2 * s).exp()).entropy()
         for F, s in zip(guide.factors, guide.log_scales, strict=True)
     ]
     assert [len(s) for s in guide.log_scales] == [25, 18]  # a layer's weight and bias together
