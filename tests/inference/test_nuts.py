@@ -72,16 +72,16 @@ def spectra_by_draw(fitted, name="weight"):
 )
 def test_prior_of_a_whole_spectrum(prior, frames, K, law):
     model = htr.BayesianClassifier(linear(K + 1, K).double(), htr.Priors(prior))
-    method = htr.NUTS(warmup=80, samples=150, chains=1, frames=frames)
+    method = htr.NUTS(warmup=60, samples=90, chains=1, frames=frames)
     lam = spectra_by_draw(fit(model, nothing_learnt(K + 1), method))[::3]
     x = lam.sqrt() if isinstance(prior, htr.SingularValues) else lam
-    assert x.numel() == 50 * K
+    assert x.numel() == 30 * K
     assert stats.kstest(x.flatten().numpy(), law.cdf).pvalue > 1e-3
 
 
 def test_prior_of_the_largest_eigenvalue():
     model = htr.BayesianClassifier(linear(3, 2), htr.Priors(htr.MaxEigenvalue(htr.Frechet(2.0))))
-    method = htr.NUTS(warmup=80, samples=300, chains=1, frames="held")
+    method = htr.NUTS(warmup=60, samples=210, chains=1, frames="held")
     lam = spectra_by_draw(fit(model, nothing_learnt(3), method))[::3]
     assert stats.kstest(lam[:, 0].numpy(), stats.invweibull(2).cdf).pvalue > 1e-3
     assert stats.kstest((lam[:, 1] / lam[:, 0]).numpy(), stats.uniform.cdf).pvalue > 1e-3
@@ -138,16 +138,16 @@ def test_log_eigenvalues_against_quadrature(inputs):
     net, data = logistic(inputs, n=30)
     K = min(inputs, 2)
     model = htr.BayesianClassifier(net, htr.Priors(LOMAX))
-    fitted = fit(model, data, htr.NUTS(warmup=120, samples=250, frames="held"))
+    fitted = fit(model, data, htr.NUTS(warmup=80, samples=150, frames="held"))
     exact = log_eigenvalues_by_quadrature(
         lambda lam: (math.log(2) - 3 * lam.log1p()).sum(1), linear_likelihood(net, *data), K
     )
     U, V = frames_of(net)
-    W = torch.stack([draw["weight"] for draw in fitted.guide.draws(500, 0)])
+    W = torch.stack([draw["weight"] for draw in fitted.guide.draws(300, 0)])
     u = (U.mT @ W @ V).diagonal(dim1=1, dim2=2).square().log()  # by label, not sorted
     for i in range(K):
         size = fitted.history[-1][f"ess:weight:log_eigenvalue[{i}]"]
-        assert size > 100
+        assert size > 60
         error = float(exact.sd[i]) / math.sqrt(size)
         assert float(u[:, i].mean()) == pytest.approx(float(exact.mean[i]), abs=4 * error)
         # The error of a standard deviation is sd sqrt((kurtosis - 1) / 4 n); kurtosis up to 9.
