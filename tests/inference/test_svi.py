@@ -253,7 +253,7 @@ def test_tied_and_frozen_parameters(data):
     ("prior", "instead"),
     [
         (htr.ESD(htr.ImproperPowerlaw(2.0)), "Lomax"),
-        (htr.MaxEigenvalue(htr.Frechet(htr.Hill(), 1.0)), "hyperprior"),
+        (htr.MaxEigenvalue(htr.Frechet(htr.Hill(), 1.0)), "Lomax"),
         (htr.StableRank(htr.Exponential(1.0)), "Lomax"),
         (htr.ESD(htr.Lomax(2.0), tail=0.5), "Lomax"),
         (htr.Entries(htr.Normal(0.0, 1.0)).above(1.0), "htr.MAP"),
