@@ -24,7 +24,6 @@ from pyro.infer.autoguide.initialization import init_to_value
 from torch import Tensor
 
 from bayes_htr.engine.latents import Latent
-from bayes_htr.errors import CheckpointError
 from bayes_htr.inference.guides.base import VariationalGuide
 from bayes_htr.inference.guides.gaussian import without_values
 from bayes_htr.inference.randomness import isolated_randomness
@@ -92,8 +91,14 @@ class PyroGuide(VariationalGuide):
         hyperparameters: Mapping[str, Tensor],
         options: Mapping[str, Any],
     ) -> PyroGuide:
-        """As in the base; the options are `guide`, the class's name, and `init_scale`."""
-        guide = getattr(autoguide, options["guide"])
+        """As in the base; the options are `guide`, the class's name, and `init_scale`.
+
+        Raises:
+            ValueError: No class of automatic guides of that name.
+        """
+        guide = getattr(autoguide, str(options["guide"]), None)
+        if not is_pyro_guide(guide):
+            raise ValueError(f"{options['guide']!r} is no guide of pyro.infer.autoguide")
         return cls(guide, placed, hyperparameters, init_scale=options["init_scale"])
 
     def follow(self, placed: Sequence[PlacedParameter]) -> None:
@@ -145,25 +150,6 @@ class PyroGuide(VariationalGuide):
             "names": list(self.names),
             "init_scale": self.init_scale,
         }
-
-    @classmethod
-    def rebuilt(
-        cls, model: BayesianClassifier, settings: Mapping[str, Any], state: Mapping[str, Tensor]
-    ) -> PyroGuide:
-        """The inverse of `settings` and `state_dict`.
-
-        Raises:
-            CheckpointError: They do not fit the model, or name no guide of Pyro.
-        """
-        try:
-            if not is_pyro_guide(getattr(autoguide, str(settings["guide"]), None)):
-                raise ValueError(f"{settings['guide']!r} is no guide of pyro.infer.autoguide")
-            by_name = {p.name: p for p in model.placed(0)}
-            guide = cls.around(model, [by_name[n] for n in settings["names"]], {}, settings)
-            guide.load_state_dict(state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"the saved guide does not fit the model: {error}") from error
-        return guide
 
 
 def is_pyro_guide(guide: object) -> bool:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from bayes_htr.errors import CheckpointError
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.models.placed import PlacedParameter
+
+V = TypeVar("V", bound="VariationalGuide")
 
 
 class Guide(nn.Module, ABC):
@@ -60,12 +63,12 @@ class VariationalGuide(Guide):
     @classmethod
     @abstractmethod
     def around(
-        cls,
+        cls: type[V],
         model: BayesianClassifier,
         placed: Sequence[PlacedParameter],
         hyperparameters: Mapping[str, Tensor],
         options: Mapping[str, Any],
-    ) -> VariationalGuide:
+    ) -> V:
         """An untrained guide around given weights.
 
         Args:
@@ -74,6 +77,28 @@ class VariationalGuide(Guide):
             hyperparameters: Where hyperparameters start, by name, unconstrained; may lack some.
             options: Those of `htr.SVI.options`, also of other guides.
         """
+
+    @classmethod
+    def rebuilt(
+        cls: type[V],
+        model: BayesianClassifier,
+        settings: Mapping[str, Any],
+        state: Mapping[str, Tensor],
+    ) -> V:
+        """The inverse of `settings`, which has the parameters' `names`, and `state_dict`.
+
+        Raises:
+            CheckpointError: They do not fit the model.
+        """
+        try:
+            by_name = {p.name: p for p in model.placed(0)}
+            guide = cls.around(model, [by_name[n] for n in settings["names"]], {}, settings)
+            guide.load_state_dict(state)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the saved {cls.kind} guide does not fit the model: {error}"
+            ) from error
+        return guide
 
     @abstractmethod
     def follow(self, placed: Sequence[PlacedParameter]) -> None:

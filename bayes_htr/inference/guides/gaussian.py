@@ -22,7 +22,6 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from bayes_htr.errors import CheckpointError
 from bayes_htr.inference.guides.base import VariationalGuide
 from bayes_htr.inference.guides.latent_laws import LatentLaws
 from bayes_htr.models import BayesianClassifier
@@ -119,28 +118,6 @@ class GaussianGuide(VariationalGuide):
                     drawn = p.split(sample[p.name])[name]
                     total = total - rest.log_density(drawn, sample).double()
         return total
-
-    @classmethod
-    def rebuilt(
-        cls: type[G],
-        model: BayesianClassifier,
-        settings: Mapping[str, Any],
-        state: Mapping[str, Tensor],
-    ) -> G:
-        """The inverse of `settings` and `state_dict`.
-
-        Raises:
-            CheckpointError: They do not fit the model.
-        """
-        try:
-            by_name = {p.name: p for p in model.placed(0)}
-            guide = cls.around(model, [by_name[n] for n in settings["names"]], {}, settings)
-            guide.load_state_dict(state)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise CheckpointError(
-                f"the saved {cls.kind} guide does not fit the model: {error}"
-            ) from error
-        return guide
 
     def settings(self) -> dict[str, Any]:
         """The parameters' names, and the scale at the start."""
