@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributions import biject_to, kl_divergence
 from torch.distributions import Gamma as GammaLaw
+from torch.distributions import biject_to, kl_divergence
 
 from bayes_htr.engine.latents import Latent
 from bayes_htr.inference.guides.spectrum_law import Given

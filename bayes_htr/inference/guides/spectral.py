@@ -121,7 +121,7 @@ class SpectralGuide(VariationalGuide):
             noise = torch.randn(held.law.free, dtype=W.dtype, device=W.device)
             return held.factored(W, noise)
 
-        return self._parameters(factored) | self.hyperparameters.sample(self._gammas())
+        return self._made(factored) | self.hyperparameters.sample(self._gammas())
 
     def divergence(self, sample: Mapping[str, Tensor]) -> Tensor:
         """`KL(guide | prior)` of spectra and hyperparameters, and `-log p` of points.
@@ -155,7 +155,7 @@ class SpectralGuide(VariationalGuide):
             noise = torch.randn(held.law.free, generator=generator, dtype=torch.float64)
             return held.factored(W, noise.to(W.device), held.present(W)[0])
 
-        parameters = self._parameters(factored)
+        parameters = self._made(factored)
         drawn = self.hyperparameters.sample(self._gammas(present=True), generator)
         return parameters | drawn
 
@@ -170,7 +170,7 @@ class SpectralGuide(VariationalGuide):
             return held.factored(W, W.new_zeros(held.law.free), held.present(W)[0])
 
         centre = self.hyperparameters.centre(self._gammas(present=True))
-        return self._parameters(factored) | centre
+        return self._made(factored) | centre
 
     @torch.no_grad()
     def spectra(self) -> dict[str, LabelledSpectrum]:
@@ -223,7 +223,7 @@ class SpectralGuide(VariationalGuide):
         self._count = None
         return super().load_state_dict(*args, **kwargs)
 
-    def _parameters(self, factored: Callable[[HeldSpectrum, Tensor], Tensor]) -> dict[str, Tensor]:
+    def _made(self, factored: Callable[[HeldSpectrum, Tensor], Tensor]) -> dict[str, Tensor]:
         """Parameters by name, with matrices under a spectral prior as this makes them."""
         found = {}
         for i, name in enumerate(self.names):
@@ -242,9 +242,9 @@ class SpectralGuide(VariationalGuide):
             self._count = int(self.calls)
         self._count += 1
         self.calls += 1
-        if isinstance(self.policy, Exact):
-            self.refresh()
-        elif isinstance(self.policy, Every) and self._count % self.policy.n == 0:
+        if isinstance(self.policy, Exact) or (
+            isinstance(self.policy, Every) and self._count % self.policy.n == 0
+        ):
             self.refresh()
         elif isinstance(self.policy, Drift) and self._count % self.policy.check_every == 0:
             matrices = list(self._matrices())

@@ -311,7 +311,7 @@ def _mean(values: Tensor) -> Tensor:
     Q = values.shape[-2]
     if Q == 1:
         weights = values.new_ones(1)
-    elif Q == len(_NODES) ** 2:
+    elif len(_NODES) ** 2 == Q:
         weights = (weights.unsqueeze(1) * weights).flatten()
     return (values.sum(-1) @ weights).mean()
 
