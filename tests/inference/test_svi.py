@@ -178,7 +178,7 @@ def test_warm_up(make_model, data):
 
 def test_a_schedule_that_ends_in_no_density_is_refused_at_once(make_model, data, tmp_path):
     priors = LOMAX.scheduled(htr.PowerDecay(1.0, period=1))
-    with pytest.raises(htr.PriorError, match="no finite integral at strength 0.5"):
+    with pytest.raises(htr.PriorError, match=r"no finite integral at strength 0\.5"):
         htr.fit(make_model(priors), data, method=htr.SVI(), epochs=3, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

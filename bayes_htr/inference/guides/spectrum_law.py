@@ -26,7 +26,7 @@ from torch import Tensor
 
 from bayes_htr.errors import PriorError
 from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior
-from bayes_htr.priors import ESD, MaxEigenvalue
+from bayes_htr.priors import ESD, MaxEigenvalue, SingularValues
 from bayes_htr.priors.heavy_tailed_laws import TailIndexed
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
@@ -141,10 +141,24 @@ class SpectrumLaw:
     Attributes:
         prior: The prior on its matrix.
         free: How many eigenvalues have a spread; the first of those that are given.
+
+    Raises:
+        PriorError: Laws whose supports cannot be taken together.
     """
 
     prior: MatrixPrior
     free: int
+
+    def __post_init__(self) -> None:
+        scored = self._of_top or self._of_all
+        if not self.interval.lower < self.interval.upper:
+            laws = ", ".join(repr(term.statistic) for term in scored)
+            raise PriorError(f"{self.prior.name}: the supports of {laws} have nothing in common")
+        if self.has_ratios and self._of_all and _support(self._of_all) != (0.0, math.inf):
+            raise PriorError(
+                f"{self.prior.name}: beside a law of the largest eigenvalue the spectral guide "
+                "takes laws of all eigenvalues on (0, inf) only, such as ESD(Lomax(2.0))"
+            )
 
     @cached_property
     def has_ratios(self) -> bool:
@@ -153,21 +167,8 @@ class SpectrumLaw:
 
     @cached_property
     def interval(self) -> Interval:
-        """Where every eigenvalue may be, or, with ratios, the largest.
-
-        Raises:
-            PriorError: Nowhere, or ratios beside a law of all eigenvalues whose support has ends.
-        """
-        scored = self._of_top or self._of_all
-        lower, upper = _support(scored)
-        if not lower < upper:
-            raise PriorError(f"{self.prior.name}: the supports of its laws have nothing in common")
-        if self.has_ratios and self._of_all and _support(self._of_all) != (0.0, math.inf):
-            raise PriorError(
-                f"{self.prior.name}: beside a law of the largest eigenvalue the spectral guide "
-                "takes laws of all eigenvalues on (0, inf) only, such as ESD(Lomax(2.0))"
-            )
-        return Interval(lower, upper)
+        """Where every eigenvalue may be, or, with ratios, the largest."""
+        return Interval(*_support(self._of_top or self._of_all))
 
     @property
     def needs_medians(self) -> bool:
@@ -180,10 +181,10 @@ class SpectrumLaw:
         Args:
             medians: `(free,)` eigenvalues; `None` if they are not needed.
             spread: `(free,)`.
-            noise: `(free,)` standard normal.
+            noise: `(..., free)` standard normal.
 
         Returns:
-            `(free,)`. With ratios, the points are multiplied as the first is; else not at all.
+            `(..., free)`. With ratios, the points are multiplied as the first is; else not at all.
         """
         step = 2 * spread * noise
         if not self.needs_medians:
@@ -191,9 +192,9 @@ class SpectrumLaw:
         assert medians is not None
         if not self.has_ratios:
             return self.interval.ratio(medians, step).sqrt()
-        top = self.interval.ratio(medians[:1], step[:1])
-        others = RATIO.ratio(medians[1:] / medians[:1], step[1:])
-        return torch.cat([top, top * others]).sqrt()
+        top = self.interval.ratio(medians[:1], step[..., :1])
+        others = RATIO.ratio(medians[1:] / medians[:1], step[..., 1:])
+        return torch.cat([top, top * others], dim=-1).sqrt()
 
     def medians(self, eigenvalues: Tensor) -> Tensor:
         """`(K,)` the eigenvalues themselves, but moved inside the support."""
@@ -232,51 +233,54 @@ class SpectrumLaw:
 
         if isinstance(term.statistic, MaxEigenvalue):
             return 1.0, self._mean_of_top(r, eigenvalues, spread)
-        return float(len(eigenvalues)), self._mean_of_all(r, eigenvalues, spread)
+        mean = self._mean_of_free(r, eigenvalues, spread)
+        return float(len(eigenvalues)), mean + self._mean_of_points(r, eigenvalues, spread)
 
     def _expected_log_prior(self, eigenvalues: Tensor, spread: Tensor, given: Given) -> Tensor:
-        """In `(lambda_1, ratios)` with ratios; else in `lambda`, points in the statistic's own."""
+        """In `(lambda_1, ratios)` with ratios; else in `lambda`, points in the statistic's own.
+
+        The first law has the Jacobian of its natural coordinate, the others are functions.
+        """
+        is_of_sigma = self._of_all and isinstance(self._of_all[0].statistic, SingularValues)
 
         def density(x: Tensor) -> Tensor:
-            total = torch.zeros_like(x)
-            for term in self._of_all:
-                value = given.log_prob(term, _statistic(term, x))
-                jacobian = 0.0 if isinstance(term.statistic, ESD) else (2 * x.sqrt()).log()
-                total = total + value - jacobian
-            return total
+            values = (given.log_prob(t, _statistic(t, x)) for t in self._of_all)
+            return sum(values, torch.zeros_like(x))
+
+        def natural(x: Tensor) -> Tensor:
+            return density(x) - (2 * x.sqrt()).log() if is_of_sigma else density(x)
 
         def top(x: Tensor) -> Tensor:
-            # Each density of lambda_1 has lambda_1^-(K-1); these coordinates take one back.
-            power = (len(self._of_top) - 1) * (len(eigenvalues) - 1)
-            total = sum((given.log_prob(term, x) for term in self._of_top), torch.zeros_like(x))
-            return total - power * x.log() if power else total
+            # A density of lambda_1 has lambda_1^-(K-1), which the coordinates take back.
+            power = self.free - 1 if self._of_all else 0
+            total = sum((given.log_prob(t, x) for t in self._of_top), torch.zeros_like(x))
+            return total + power * x.log() if power else total
 
-        if not self.has_ratios:
-            return self._mean_of_all(density, eigenvalues, spread) + self._point_slopes(eigenvalues)
-        value = self._mean_of_top(top, eigenvalues, spread)
+        value = torch.zeros_like(spread[0])
         if self._of_all:
-            value = value + self._mean_of_all(density, eigenvalues, spread)
-        return value
-
-    def _point_slopes(self, eigenvalues: Tensor) -> Tensor | float:
-        """`sum log dlambda/dx` over the points, `x` what the first law is a law of."""
-        if isinstance(self.prior.spectral[0].statistic, ESD):
-            return 0.0
-        return (2 * self.interval.inside(eigenvalues[self.free :]).sqrt()).log().sum()
+            value = self._mean_of_free(natural, eigenvalues, spread)
+            value = value + self._mean_of_points(density, eigenvalues, spread)
+        return value + self._mean_of_top(top, eigenvalues, spread) if self.has_ratios else value
 
     def _mean_of_top(self, f: Elementwise, eigenvalues: Tensor, spread: Tensor) -> Tensor:
         return _mean(f(self.interval.value(self._coordinates(eigenvalues, spread)[0])))
 
-    def _mean_of_all(self, f: Elementwise, eigenvalues: Tensor, spread: Tensor) -> Tensor:
-        """`E sum f(lambda)` over all eigenvalues."""
+    def _mean_of_free(self, f: Elementwise, eigenvalues: Tensor, spread: Tensor) -> Tensor:
+        """`E sum f(lambda)` over the eigenvalues that have a spread."""
         z = self._coordinates(eigenvalues, spread)
         if not self.has_ratios:
-            points = self.interval.inside(eigenvalues[self.free :])
-            return _mean(f(self.interval.value(z[0]))) + _mean(f(points.unsqueeze(0)))
+            return _mean(f(self.interval.value(z[0])))
         top = self.interval.value(z[0])
         both = (top.unsqueeze(1) * RATIO.value(z[1])).flatten(0, 1)
-        points = top * RATIO.inside(eigenvalues[self.free :] / eigenvalues[:1])
-        return _mean(f(top)) + _mean(f(both)) + _mean(f(points))
+        return _mean(f(top)) + _mean(f(both))
+
+    def _mean_of_points(self, f: Elementwise, eigenvalues: Tensor, spread: Tensor) -> Tensor:
+        """`E sum f(lambda)` over the others."""
+        points = eigenvalues[self.free :]
+        if not self.has_ratios:
+            return _mean(f(self.interval.inside(points).unsqueeze(0)))
+        top = self.interval.value(self._coordinates(eigenvalues, spread)[0])
+        return _mean(f(top * RATIO.inside(points / eigenvalues[:1])))
 
     def _coordinates(self, eigenvalues: Tensor, spread: Tensor) -> list[Tensor]:
         """The unconstrained coordinates at the nodes: `(20, free)`, or `(20, 1)` and the rest."""
