@@ -140,7 +140,7 @@ class SVI:
             "guide": self.guide if isinstance(self.guide, str) else self.guide.__name__,
             "init_scale": float(self.init_scale or self.guide_class().default_scale),
             "rank": int(self.rank),
-            "directions": self.directions,
+            "directions": None if self.directions is None else int(self.directions),
             "refresh": self.refresh.to_dict(),
         }
 
