@@ -141,8 +141,8 @@ def test_a_matrix_whose_prior_is_over_is_a_point():
     guide = SpectralGuide(model.placed(0), init_scale=0.4)
     examples = ExampleNoise(guide, net)
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    guide.follow(model.placed(3))
     guide.points()
+    guide.follow(model.placed(3))
     hidden = net[0](x)
     with examples.drawn(4):
         torch.testing.assert_close(net[0](x), hidden)
