@@ -17,11 +17,15 @@ TOP = htr.Priors(
     htr.MaxEigenvalue(htr.Frechet(2.0, htr.LogNormal(0.0, 0.5))) & htr.ESD(htr.Lomax(2.0))
 )
 HEAVY = htr.Priors(htr.ESD(htr.Lomax(6.0)))
+ENDING = htr.Priors(
+    htr.ESD(htr.Lomax(6.0)) & htr.ESD(htr.Lomax(6.0)).scheduled(htr.ExpDecay(1.0, 1, cutoff=0.5))
+)
 MEANFIELD = {"guide": "meanfield"}
 CASES = {
     "spectral": (GAMMA, {"refresh": htr.Drift(0.01)}),
     "spectral, exact": (TOP, {"refresh": htr.Exact(), "directions": 2}),
     "spectral, schedule": (HEAVY.scheduled(htr.PowerDecay(1.0, period=1, cutoff=0.3)), {}),
+    "spectral, a factor that ends": (ENDING, {"refresh": htr.Every(100)}),
     "spectral, patience": (GAMMA, {"refresh": htr.Every(3), "patience": 3, "lr": 0.5}),
     "meanfield": (NORMAL, MEANFIELD),
     "hyperparameters": (GAMMA, MEANFIELD),
@@ -62,6 +66,29 @@ def test_resume_is_exact(make_model, data, validation, tmp_path, same_weights, n
     first, second = (RunFolder(tmp_path / out).checkpoint()["guide"] for out in ("whole", "parts"))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_what_is_loaded_has_the_priors_of_its_epoch(
+    make_model, data, validation, tmp_path, patience
+):
+    """A prior that a schedule has ended is not in force again, nor one that early stopping saw."""
+    priors = HEAVY.scheduled(htr.PowerDecay(1.0, period=1, cutoff=0.4))
+    x, y = validation
+    fitted = htr.fit(
+        make_model(priors),
+        data,
+        method=htr.SVI(lr=0.05, patience=patience),
+        epochs=4,
+        validation=(x, (y + 1) % 3),  # so that training makes it worse
+        out=tmp_path / "run",
+    )
+    best = 4 if patience is None else 1
+    assert fitted.guide.epoch == best - 1
+    assert bool(fitted.guide.spectra()) == (best < 4)
+    loaded = htr.load(tmp_path / "run", make_model(priors).net)
+    a, b = (p.guide.draw(torch.Generator().manual_seed(0)) for p in (fitted, loaded))
+    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_another_guide_is_another_run(make_model, data, tmp_path):

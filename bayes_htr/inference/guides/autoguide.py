@@ -25,6 +25,7 @@ from torch import Tensor
 
 from bayes_htr.engine.latents import Latent
 from bayes_htr.inference.guides.base import VariationalGuide
+from bayes_htr.inference.guides.spectrum_law import Given
 from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.models.matrix_prior import hyperprior
@@ -61,10 +62,11 @@ class PyroGuide(VariationalGuide):
         hyperparameters: Mapping[str, Tensor] | None = None,
         *,
         init_scale: float = 0.01,
+        constants: Sequence[PlacedParameter] = (),
     ) -> None:
-        super().__init__(placed)
+        super().__init__(placed, constants)
         self.init_scale = float(init_scale)
-        self.latents = latents_of_all(list(placed))
+        self.latents = latents_of_all([*placed, *constants])
         start = {p.name: p.parameter.tensor.detach().clone() for p in placed}
         like = next(iter(start.values()))
         for name, latent in self.latents.items():
@@ -87,6 +89,7 @@ class PyroGuide(VariationalGuide):
         placed: Sequence[PlacedParameter],
         hyperparameters: Mapping[str, Tensor],
         options: Mapping[str, Any],
+        constants: Sequence[PlacedParameter] = (),
     ) -> PyroGuide:
         """As in the base; the options are `guide`, the class's name, and `init_scale`.
 
@@ -96,7 +99,9 @@ class PyroGuide(VariationalGuide):
         guide = getattr(autoguide, str(options["guide"]), None)
         if not is_pyro_guide(guide):
             raise ValueError(f"{options['guide']!r} is no guide of pyro.infer.autoguide")
-        return cls(guide, placed, hyperparameters, init_scale=options["init_scale"])
+        return cls(
+            guide, placed, hyperparameters, init_scale=options["init_scale"], constants=constants
+        )
 
     def rsample(self) -> dict[str, Tensor]:
         """One draw with gradient; `divergence` takes what this returned."""
@@ -131,6 +136,7 @@ class PyroGuide(VariationalGuide):
         total = sample.log_density.double()
         for name, latent in self.latents.items():
             total = total - hyperprior(latent, sample[name]).log_prob(sample[name]).double()
+        total = total + self.constants.energy(Given(sample)).to(total)
         for p in self.placed:
             if p.matrices:
                 total = total - p.log_density(sample[p.name], sample).double()
@@ -142,6 +148,7 @@ class PyroGuide(VariationalGuide):
             "guide": type(self.guide).__name__,
             "names": list(self.names),
             "init_scale": self.init_scale,
+            "epoch": self.epoch,
         }
 
 

@@ -24,6 +24,7 @@ from torch.distributions import biject_to
 
 from bayes_htr.inference.guides.base import VariationalGuide
 from bayes_htr.inference.guides.latent_laws import LatentLaws
+from bayes_htr.inference.guides.spectrum_law import Given
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior, hyperprior
 from bayes_htr.models.placed import PlacedParameter, latents_of_all
@@ -48,15 +49,16 @@ class GaussianGuide(VariationalGuide):
         hyperparameters: Mapping[str, Tensor] | None = None,
         *,
         init_scale: float = 0.01,
+        constants: Sequence[PlacedParameter] = (),
     ) -> None:
-        super().__init__(placed)
+        super().__init__(placed, constants)
         self.init_scale = float(init_scale)
         self.locations = nn.ParameterList(
             nn.Parameter(p.parameter.tensor.detach().clone()) for p in placed
         )
         self.random = tuple(p.name for p in placed if p.matrices)
         like = placed[0].parameter.tensor.detach()
-        self.hyper = LatentLaws(latents_of_all(list(placed)), hyperparameters or {}, like)
+        self.hyper = LatentLaws(latents_of_all([*placed, *constants]), hyperparameters or {}, like)
 
     @classmethod
     def around(
@@ -65,9 +67,10 @@ class GaussianGuide(VariationalGuide):
         placed: Sequence[PlacedParameter],
         hyperparameters: Mapping[str, Tensor],
         options: Mapping[str, Any],
+        constants: Sequence[PlacedParameter] = (),
     ) -> G:
         """As in the base; the option is `init_scale`."""
-        return cls(placed, hyperparameters, init_scale=options["init_scale"])
+        return cls(placed, hyperparameters, init_scale=options["init_scale"], constants=constants)
 
     def location(self, name: str) -> nn.Parameter:
         """The location of a parameter."""
@@ -93,10 +96,11 @@ class GaussianGuide(VariationalGuide):
 
     def divergence(self, sample: Mapping[str, Tensor]) -> Tensor:
         """`KL(guide | prior)` in nats, 0-d, in float64; closed where it can be (see the module)."""
-        total = self.hyper.divergence()
+        total = self.hyper.divergence().to(self.locations[0].device)
+        total = total + self.constants.energy(Given(sample)).to(total)
         if not self.random:
             return total
-        total = total.to(self.locations[0].device) - self._entropy()
+        total = total - self._entropy()
         variances = self._variances()
         for p in self.placed:
             if not p.matrices:
@@ -114,8 +118,8 @@ class GaussianGuide(VariationalGuide):
         return total
 
     def settings(self) -> dict[str, Any]:
-        """The parameters' names, and the scale at the start."""
-        return {"names": list(self.names), "init_scale": self.init_scale}
+        """The parameters' names, the scale at the start, and the epoch."""
+        return {"names": list(self.names), "init_scale": self.init_scale, "epoch": self.epoch}
 
     @abstractmethod
     def _noisy(self, generator: torch.Generator | None) -> dict[str, Tensor]:

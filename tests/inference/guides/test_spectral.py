@@ -232,6 +232,59 @@ def test_a_gamma_tail_index_has_its_exact_law_given_those_of_the_spectra():
     assert drawn > 0
 
 
+@pytest.mark.parametrize("directions", [None, 2])
+@pytest.mark.parametrize("kind", [htr.ESD, htr.SingularValues, htr.MaxEigenvalue])
+def test_what_a_tail_index_counts(kind, directions):
+    """At small spreads: every value that the law scores, points too, to the power of strength."""
+    prior = kind(htr.Lomax(tail_index=htr.Gamma(9.0, 3.0))).scaled(2.0)
+    guide = guide_of(prior, linear(4, 6), init_scale=1e-5, directions=directions)
+    guide.rsample()
+    with torch.no_grad():
+        guide.weights[0] *= 1.5
+    for factor, present in ((1.0, False), (1.5, True)):
+        lam = spectrum_of(factor * linear(4, 6).weight.detach())
+        scored = {htr.ESD: lam, htr.SingularValues: lam.sqrt(), htr.MaxEigenvalue: lam[:1]}[kind]
+        (law,) = guide._followed(present=present).values()
+        assert law.concentration.item() == 9.0 + 2 * len(scored)
+        assert law.rate.item() == pytest.approx(3.0 + 2 * scored.log1p().sum().item(), rel=1e-6)
+
+
+def test_the_divergence_has_that_of_hyperparameters():
+    guide = guide_of(GAMMA, linear(4, 6), init_scale=0.2)
+    sample = guide.rsample()
+    (law,) = guide._followed().values()
+    held = guide.spectra_held[0]
+    given = guide.hyperparameters.given(sample, guide._followed())
+    spectrum = held.law.divergence(held.eigenvalues, held.spread, given)
+    kl = kl_divergence(law, Gamma(law.rate.new_tensor(9.0), 3.0))
+    torch.testing.assert_close(guide.divergence(sample), spectrum + kl)
+
+
+def test_a_tail_index_beside_another_hyperparameter_is_learnt():
+    law = htr.Lomax(tail_index=htr.Gamma(9.0, 3.0), scale=htr.LogNormal(0.0, 1.0))
+    guide = guide_of(htr.ESD(law), linear(4, 6))
+    assert guide.hyperparameters.conjugate == {}
+    sample = guide.rsample()
+    held = guide.spectra_held[0]
+    given = guide.hyperparameters.given(sample, {})
+    spectrum = held.law.divergence(held.eigenvalues, held.spread, given)
+    expected = spectrum + guide.hyperparameters.learnt.divergence()
+    torch.testing.assert_close(guide.divergence(sample), expected)
+
+
+def test_loading_counts_steps_from_there():
+    first = guide_of(LOMAX, linear(4, 6), refresh=htr.Every(3))
+    other = guide_of(LOMAX, linear(4, 6), refresh=htr.Every(3))
+    first.rsample()
+    other.rsample()
+    other.rsample()
+    first.load_state_dict(other.state_dict())
+    with torch.no_grad():
+        first.weights[0] *= 1.1
+    first.rsample()  # the third
+    assert torch.equal(first.spectra_held[0].reference, first.weights[0])
+
+
 def test_hyperparameters_that_are_learnt():
     """A scale beside the tail index, and a shared tail index that entries have, too."""
     prior = htr.ESD(htr.Lomax(2.0, scale=htr.LogNormal(0.0, 1.0)))
