@@ -175,3 +175,26 @@ def test_supports_that_have_nothing_in_common():
     prior = htr.MaxEigenvalue(htr.Frechet(2.0)) & htr.ESD(htr.Powerlaw(2.5, 0.1))
     with pytest.raises(PriorError, match=r"on \(0, inf\) only"):
         law_of(prior)
+
+
+def test_ends_of_singular_values_are_squared():
+    law = law_of(htr.SingularValues(htr.TruncatedPowerlaw(1.5, 0.1, 7.0)))
+    assert law.interval.lower == pytest.approx(0.01)
+    assert law.interval.upper == pytest.approx(49.0)
+
+
+def test_the_gradient_outside_of_the_support_leads_inside():
+    law = law_of(PRIORS["lower end"])
+    eigenvalues = torch.tensor([6.0, 2.5, 0.8, 1e-4], dtype=torch.float64, requires_grad=True)
+    law.divergence(eigenvalues, SPREAD, Given()).backward()
+    assert eigenvalues.grad[3] < -1.0
+
+
+def test_several_values_of_a_hyperparameter_are_averaged_over():
+    law = law_of(htr.ESD(htr.Lomax(2.0, scale=htr.LogNormal(0.0, 1.0))))
+    scales = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64)
+
+    def at(scale):
+        return law.divergence(EIGENVALUES, SPREAD, Given({"w:ESD.scale": scale}))
+
+    torch.testing.assert_close(at(scales[:, None, None]), torch.stack([*map(at, scales)]).mean())
