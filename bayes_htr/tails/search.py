@@ -81,7 +81,10 @@ class Candidates:
 
     def at(self, rows: Index, at: Index) -> Array:
         """`(R, C)` deviations of all candidates of some samples at one value, 0 above it."""
-        t = np.take_along_axis(self.values[rows], at[:, None], 1) - self.values[rows][:, self.starts]
+        t = (
+            np.take_along_axis(self.values[rows], at[:, None], 1)
+            - self.values[rows][:, self.starts]
+        )
         order = at[:, None] - self.starts
         spans = None if self.spans is None else self.spans[rows]
         found = self._deviation(self.rates[rows], np.maximum(t, 0), order, self.sizes, spans)
@@ -140,7 +143,8 @@ def search_xmin(log_values: Array, rule: Rule, log_xmax: Array | None = None) ->
             break
         measured += len(rows)
         D, at = candidates.measure(rows, next_one)
-        better = (D < best[rows]) | ((D == best[rows]) & (next_one < start[rows]))
+        former = best[rows]
+        better = (former > D) | ((former == D) & (next_one < start[rows]))
         best[rows[better]], start[rows[better]] = D[better], next_one[better]
         bound[rows] = np.maximum(bound[rows], candidates.at(rows, at))
         bound[rows, next_one] = np.inf

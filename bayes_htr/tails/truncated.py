@@ -85,6 +85,11 @@ def log_normaliser(rate: Any, span: Any) -> Array:
     return np.log(span) + grown + np.where(y < 0, a, 0.0) * ~small
 
 
+def fisher_information(rate: Any, span: Any) -> Array:
+    """Of one value about its rate: the variance of `log(X / xmin)`."""
+    return np.asarray(span**2 * _g_slope(np.abs(np.asarray(rate * span, float))))
+
+
 def _g(y: Array) -> Array:
     """`1/y - 1/(e^y - 1)` for `y >= 0`: the mean of the law on [0, 1]."""
     small = y < 1e-2
