@@ -49,7 +49,7 @@ def plot_fit(
         tick(axis)
     ax.set_xlabel("value")
     ax.set_ylabel("share of values at least as large")
-    ax.legend(fontsize=7, frameon=False, loc="lower left")
+    ax.legend(fontsize=7, frameon=False, loc="upper right")
     if path is not None:
         ax.figure.savefig(path, dpi=150)  # type: ignore[union-attr]
     return ax
