@@ -66,10 +66,8 @@ class SearchSpeed:
             times["weightwatcher_ms"].append(1e3 * seconds)
             tick(1)
         found: dict[str, Any] = {k: statistics.median(v) for k, v in times.items()}
-        differences = [
-            abs(getattr(ours, k) / getattr(other, k) - 1) for k in ("alpha", "xmin", "D")
-        ]
-        return {**found, "difference": float(max(differences))}
+        pairs = [(getattr(ours, name), getattr(other, name)) for name in ("alpha", "xmin", "D")]
+        return {**found, "difference": float(max(abs(a / b - 1) for a, b in pairs))}
 
 
 def weightwatcher_fit() -> Callable[[np.ndarray], Any]:

@@ -88,7 +88,7 @@ def fit_powerlaw(
     values = read_values(lam, xmax)
     logs = np.log(values.used)
     end = None if xmax is None else float(logs[-1] if xmax == "largest" else math.log(xmax))
-    model, D = _searched(logs, rule, end) if xmin is None else _known(logs, xmin, rule, end)
+    model, D = _searched(logs, rule, end) if xmin is None else _known(values.used, xmin, rule, end)
     model = replace(model, free_xmax=xmax == "largest")
     n_tail = len(logs) - model.start
     information = _information(model)
@@ -142,14 +142,18 @@ def _searched(logs: Array, rule: Rule, end: float | None) -> tuple[Model, float]
     return Model(logs, start, float(logs[start]), rate, span), D
 
 
-def _known(logs: Array, xmin: float, rule: Rule, end: float | None) -> tuple[Model, float]:
+def _known(values: Array, xmin: float, rule: Rule, end: float | None) -> tuple[Model, float]:
+    logs = np.log(values)
+    start = int(np.searchsorted(values, xmin))
     log_xmin = math.log(xmin)
-    start = int(np.searchsorted(logs, log_xmin))
+    if start < len(values):  # rounding must not put a value of the tail below its threshold
+        at_xmin = values[start] == xmin
+        log_xmin = float(logs[start] if at_xmin else min(log_xmin, logs[start]))
     t = logs[start:] - log_xmin
     if len(t) < rule.min_tail or t.sum() <= _FLAT:
         raise SpectrumError(
             f"{len(t)} of {len(logs)} values are at least xmin={xmin:.6g}, of which the largest is "
-            f"{math.exp(logs[-1]):.6g}, and a tail needs {rule.min_tail} that differ from it; "
+            f"{values[-1]:.6g}, and a tail needs {rule.min_tail} that differ from it; "
             "take a lower xmin"
         )
     span = None if end is None else end - log_xmin

@@ -70,8 +70,9 @@ def truncated_quantile(rate: Any, q: Any, span: Any) -> Array:
     flat = np.abs(rate * span) < 1e-12
     a = np.where(flat, 1.0, np.abs(rate))
     tail = -np.expm1(-a * span)
-    falling = -np.log1p(-q * tail) / a
-    rising = span + np.log1p(-(1 - q) * tail) / a
+    with np.errstate(divide="ignore"):  # the far end of a long span
+        falling = np.minimum(-np.log1p(-q * tail) / a, span)
+        rising = np.maximum(span + np.log1p(-(1 - q) * tail) / a, 0)
     return np.where(flat, q * span, np.where(rate < 0, rising, falling))
 
 
