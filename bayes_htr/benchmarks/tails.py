@@ -53,7 +53,6 @@ class Calibration:
             ("pure", "known", self.known, pure),
             *((law, "searched", self.searched, LAWS[law]) for law in self.laws),
             ("lognormal", "power", self.power, lognormal),
-            ("pure", "power", self.power, pure),
         ]
         settings = {k: v for k, v in vars(self).items() if k not in ("laws", "sizes")}
         return [
@@ -84,17 +83,22 @@ class Calibration:
             "small_p": float(np.mean(p <= _SMALL_P)),
             "alpha": _spread([fit.alpha for fit in fits]),
             "n_tail": _spread([fit.n_tail for fit in fits]),
+            "refused": self._refused(fits),
         }
 
     def power(self, n: int, draw: Draw, tick: Tick) -> dict[str, Any]:
         """How often a power law is refused: by its p-value, and for a lognormal law."""
         fits = self._fits(n, draw, tick)
+        n_tail = _spread([fit.n_tail for fit in fits])
+        return {"refused": self._refused(fits), "n_tail": n_tail}
+
+    def _refused(self, fits: Sequence[PowerlawFit]) -> dict[str, float]:
+        """How often a power law is refused, and a lognormal law favoured."""
         found = [fit.compare("lognormal") for fit in fits]
         return {
             "small_p": float(np.mean([(fit.p_value or 0) <= _SMALL_P for fit in fits])),
             "nested": float(np.mean([(c.nested_p or 0) <= _SMALL_P for c in found])),
             "vuong": float(np.mean([c.ratio < 0 and c.vuong_p <= _SMALL_P for c in found])),
-            "n_tail": _spread([fit.n_tail for fit in fits]),
         }
 
     def _fits(self, n: int, draw: Draw, tick: Tick, **given: float) -> list[PowerlawFit]:
@@ -186,10 +190,12 @@ def _power_table(results: Results) -> TextTable:
         [
             str(n),
             law,
-            *(_percent(r[name]) for name in ("small_p", "nested", "vuong")),
+            *(_percent(r["refused"][name]) for name in ("small_p", "nested", "vuong")),
             f"{r['n_tail']['median']:.0f}",
         ]
-        for n, law, r in _rows(results, "power")
+        for n, law, r in sorted(
+            [*_rows(results, "power"), *_rows(results, "searched")], key=lambda row: row[0]
+        )
     ]
     columns = (
         *("n", "law", "p <= 0.1, %", "lognormal by its ratio's law, %"),

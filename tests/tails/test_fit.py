@@ -56,8 +56,7 @@ def test_without_bootstrap_nothing_is_said_of_the_search():
     assert fit.searched_interval is None
     assert fit.p_value is None
     assert "with xmin taken as known" in repr(fit)
-    with pytest.raises(ValueError, match="bootstrap=1000"):
-        fit.xmin_frequencies()
+    assert fit.xmin_frequencies is None
 
 
 def test_given_xmin():
