@@ -1,8 +1,7 @@
 """The lower end of a power-law tail: the exact search of Clauset, Shalizi and Newman, pruned.
 
 For every candidate `xmin` the exponent is that of maximum likelihood on the values from it on, and
-the candidate whose law lies closest to its tail in Kolmogorov-Smirnov distance wins; of equal ones
-the lowest. Done directly this is `O(N^2)`. Here all exponents come from one reversed cumulative
+the candidate whose law lies closest to its tail in Kolmogorov-Smirnov distance wins. Done directly this is `O(N^2)`. Here all exponents come from one reversed cumulative
 sum; the distance of each candidate is bounded from below by its deviation at a few of its values;
 candidates are measured in the order of their bounds, and each measured one shows a value at which
 all others are checked next, for neighbours deviate most at the same value. The search ends when no
@@ -134,15 +133,13 @@ def search_xmin(log_values: Array, rule: Rule, log_xmax: Array | None = None) ->
     while True:
         next_one = bound[rows].argmin(axis=1)
         least = bound[rows, next_one]
-        tied = (least == best[rows]) & (next_one < start[rows])
-        going = np.isfinite(least) & ((least < best[rows]) | tied)
+        going = least < best[rows]
         rows, next_one = rows[going], next_one[going]
         if not len(rows):
             break
         measured += len(rows)
         D, at = candidates.measure(rows, next_one)
-        former = best[rows]
-        better = (former > D) | ((former == D) & (next_one < start[rows]))
+        better = best[rows] > D
         best[rows[better]], start[rows[better]] = D[better], next_one[better]
         bound[rows] = np.maximum(bound[rows], candidates.at(rows, at))
         bound[rows, next_one] = np.inf
