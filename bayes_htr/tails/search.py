@@ -1,12 +1,12 @@
 """The lower end of a power-law tail: the exact search of Clauset, Shalizi and Newman, pruned.
 
 For every candidate `xmin` the exponent is that of maximum likelihood on the values from it on, and
-the candidate whose law lies closest to its tail in Kolmogorov-Smirnov distance wins. Done directly this is `O(N^2)`. Here all exponents come from one reversed cumulative
-sum; the distance of each candidate is bounded from below by its deviation at a few of its values;
-candidates are measured in the order of their bounds, and each measured one shows a value at which
-all others are checked next, for neighbours deviate most at the same value. The search ends when no
-bound is below the best distance: the answer is that of the direct search, and a handful of
-candidates has been measured.
+the candidate whose law lies closest to its tail in Kolmogorov-Smirnov distance wins. Done directly
+this is `O(N^2)`. Here all exponents come from one reversed cumulative sum; the distance of each
+candidate is bounded from below by its deviation at a few of its values; candidates are measured in
+the order of their bounds, and each measured one shows a value at which all others are checked next,
+for neighbours deviate most at the same value. The search ends when no bound is below the best
+distance: the answer is that of the direct search, and a handful of candidates has been measured.
 
 References:
     Clauset, Shalizi & Newman (2009), SIAM Review 51(4).
