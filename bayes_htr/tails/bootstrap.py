@@ -2,13 +2,14 @@
 
 A replicate of n values draws each from the fitted law above xmin with probability `n_tail / n`, and
 otherwise one of the sample's values below xmin; it is then fitted as the sample was, search
-included. The p-value is the share of replicates at least as far from their law as the sample is
-from its own, `(1 + #{D* >= D}) / (1 + B)`: a level that holds for any B, and a bit larger than the
-plain share of Clauset, Shalizi and Newman. Where xmin is known only the tail is drawn.
+included. A p-value is the share of replicates at least as far from their law as the sample is from
+its own, `(1 + #{D* >= D}) / (1 + B)`: a level that holds for any B, and a bit larger than the plain
+share of Clauset, Shalizi and Newman. Where xmin is known only the tail is drawn.
 
 Replicates of the fit show how the search scatters about an xmin that is true; the fitted one may
 not be. `second_round` draws as many again, each from the sample's tail at the xmin that a replicate
-of the first round chose.
+of the first round chose. Clauset's p-value has the first round alone, and is too often small where
+a small sample's body goes over smoothly into its tail; that of both rounds is not.
 
 References:
     Clauset, Shalizi & Newman (2009), SIAM Review 51(4), section 4.1.
@@ -44,6 +45,10 @@ class Replicates:
     rate: Array
     D: Array
     n_tail: Index
+
+    def __add__(self, others: Replicates) -> Replicates:
+        pairs = zip(vars(self).values(), vars(others).values(), strict=True)
+        return Replicates(*(np.concatenate(pair) for pair in pairs))
 
     def p_value(self, D: float) -> float:
         """The probability of a distance as large as D if the fitted law were true."""

@@ -76,8 +76,8 @@ def fit_powerlaw(
         prior: Of `alpha - 1`: `"jeffreys"`, or shape and rate `(a, b)` of a Gamma law.
         level: Probability of the intervals.
         bootstrap: Replicates of the semi-parametric bootstrap; 0 for none. It gives `p_value` and,
-            where xmin was searched, `searched_interval`, for which as many are drawn again. A
-            thousand give a p-value to about 0.01.
+            where xmin was searched, `searched_interval`; as many are then drawn again, in a second
+            round. A thousand give a p-value to about 0.01.
         seed: Of the replicates.
 
     Raises:
@@ -117,14 +117,16 @@ def fit_powerlaw(
     random = np.random.default_rng(seed)
     if xmin is not None:
         replicates = bootstrap_known(source, rule, bootstrap, random)
-        return replace(found, p_value=replicates.p_value(D))
+        p_value = replicates.p_value(D)
+        return replace(found, p_value=p_value, clauset_p_value=p_value)
     first = bootstrap_searched(source, rule, bootstrap, random)
     second = second_round(source, rule, first, random)
     starts, shares = _frequencies(source, rule, first, second)
     posterior = _posterior(at_starts(source, rule, starts), prior)
     return replace(
         found,
-        p_value=first.p_value(D),
+        p_value=(first + second).p_value(D),
+        clauset_p_value=first.p_value(D),
         searched_interval=interval(posterior, shares, level),
         xmin_frequencies=dict(zip(values.used[starts].tolist(), shares.tolist(), strict=True)),
     )

@@ -33,7 +33,10 @@ class PowerlawFit:
             this is too short.
         searched_interval: The credible interval that takes the choice of xmin into account; `None`
             without bootstrap, or where xmin was given.
-        p_value: Probability of a D as large if the fitted law were true; `None` without bootstrap.
+        p_value: Probability of a D as large if there is a power-law tail, over both rounds of the
+            bootstrap; `None` without it.
+        clauset_p_value: That of Clauset, Shalizi and Newman: over the first round alone, in which
+            the fitted xmin is taken for the true one.
         searched: Whether xmin was searched.
         zeros: How many zeros were left out.
         above: How many values above xmax were left out.
@@ -41,7 +44,7 @@ class PowerlawFit:
         values: `(n,)` the values, ascending.
         xmin_frequencies: How often the bootstrap begins a tail at which of the values; `None` where
             there is no `searched_interval`.
-        bootstrap: Replicates that the p-value was taken from.
+        bootstrap: Replicates of each round.
     """
 
     alpha: float
@@ -55,6 +58,7 @@ class PowerlawFit:
     interval: tuple[float, float]
     searched_interval: tuple[float, float] | None = None
     p_value: float | None = None
+    clauset_p_value: float | None = None
     searched: bool = True
     zeros: int = 0
     above: int = 0
@@ -101,6 +105,7 @@ class PowerlawFit:
             if self.searched_interval is None
             else list(self.searched_interval),
             "p_value": self.p_value,
+            "clauset_p_value": self.clauset_p_value,
             "searched": self.searched,
             "zeros": self.zeros,
             "above": self.above,

@@ -33,6 +33,19 @@ def test_p_value_counts_the_sample_itself():
     assert replicates.p_value(0.4) == 1 / 4
 
 
+def test_p_values_are_of_one_round_and_of_both():
+    values = sample("lognormal, 400")
+    fit = htr.fit_powerlaw(values, bootstrap=80, seed=3)
+    source, random = source_of(values), np.random.default_rng(3)
+    first = bootstrap_searched(source, Rule(), 80, random)
+    second = second_round(source, Rule(), first, random)
+    D = np.concatenate([first.D, second.D])
+    assert fit.clauset_p_value == (1 + (first.D >= fit.D).sum()) / 81
+    assert fit.p_value == (1 + (D >= fit.D).sum()) / 161
+    given = htr.fit_powerlaw(values, xmin=1.0, bootstrap=80)
+    assert given.p_value == given.clauset_p_value
+
+
 def test_replicates_are_half_body_half_law():
     """Values below xmin are the sample's own, the others of the fitted law, in their shares."""
     logs = np.sort(np.concatenate([np.linspace(-3, -1, 60), np.linspace(0.5, 2, 40)]))

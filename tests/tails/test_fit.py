@@ -42,7 +42,7 @@ def test_zeros_are_left_out_and_counted():
 
 def test_attributes_are_floats():
     fit = htr.fit_powerlaw(sample("pareto 2.5, 60"), bootstrap=50)
-    for name in ("alpha", "xmin", "D", "sigma", "p_value"):
+    for name in ("alpha", "xmin", "D", "sigma", "p_value", "clauset_p_value"):
         assert type(getattr(fit, name)) is float, name
     for pair in (fit.interval, fit.searched_interval):
         assert [type(end) for end in pair] == [float, float]
