@@ -8,6 +8,7 @@ import pytest
 from scipy import integrate, stats
 
 from bayes_htr.benchmarks.tail_samples import LAWS
+from bayes_htr.benchmarks.tail_speed import wishart_eigenvalues
 from bayes_htr.benchmarks.tails import uniformity
 from bayes_htr.cli import main
 
@@ -71,6 +72,15 @@ def test_smooth_joins_without_a_step():
     for low, high in ((0.0, 0.2), (0.9, 1.0), (1.0, 1.1), (2.0, 3.0)):
         share = ((values >= low) & (values < high)).mean()
         assert share == pytest.approx(integrate.quad(density, low, high)[0] / total, rel=0.04)
+
+
+def test_eigenvalues_of_gaussian_matrices_without_the_matrices():
+    random = np.random.default_rng(0)
+    drawn = np.array([wishart_eigenvalues(3, 5, random) for _ in range(4000)])
+    W = random.standard_normal((4000, 3, 5))
+    direct = np.linalg.eigvalsh(W @ W.transpose(0, 2, 1))
+    for k in range(3):
+        assert stats.ks_2samp(drawn[:, k], direct[:, k]).pvalue > 1e-3
 
 
 def test_uniformity():
