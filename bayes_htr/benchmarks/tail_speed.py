@@ -107,8 +107,8 @@ def _timed(fit: Callable[[np.ndarray], Any], values: np.ndarray) -> tuple[Any, f
 def wishart_eigenvalues(n: int, m: int, random: np.random.Generator) -> np.ndarray:
     """Eigenvalues of `W W'` for an n x m Gaussian matrix, without the matrix.
 
-    Householder reflections make W bidiagonal with independent chi variables (Dumitriu & Edelman 2002,
-    Journal of Mathematical Physics 43(11)); `m >= n`.
+    Householder reflections make W bidiagonal with independent chi variables, for `m >= n`
+    (Dumitriu & Edelman 2002, Journal of Mathematical Physics 43(11)).
     """
     diagonal = np.sqrt(random.chisquare(np.arange(m, m - n, -1)))
     below = np.sqrt(random.chisquare(np.arange(n - 1, 0, -1)))
