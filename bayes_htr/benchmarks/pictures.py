@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from bayes_htr.benchmarks.growth import LINES, growth_points
 from bayes_htr.benchmarks.results import Results
+from bayes_htr.drawing import pyplot
 from bayes_htr.inference.run_folder import write_aside
-from bayes_htr.posterior.plots import pyplot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

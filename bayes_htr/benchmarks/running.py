@@ -1,0 +1,93 @@
+"""How a benchmark is run and shown, and the options that all kinds share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from rich.console import Console
+
+from bayes_htr.benchmarks.machine import machine_facts
+from bayes_htr.benchmarks.parts import Part, perform
+from bayes_htr.benchmarks.results import Results
+from bayes_htr.benchmarks.tables import TextTable, page
+
+INTERRUPTED = "interrupted; the same command goes on with what is left to measure"
+"""What an interrupted benchmark says."""
+
+
+def positive(text: str) -> int:
+    """An option's whole number from 1 on."""
+    return _at_least(text, 1)
+
+
+def count(text: str) -> int:
+    """An option's whole number from 0 on."""
+    return _at_least(text, 0)
+
+
+def _at_least(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {least} on")
+    return value
+
+
+class Benchmark(Protocol):
+    """What is measured."""
+
+    def parts(self) -> list[Part]:
+        """Its parts, in order."""
+        ...
+
+
+def run_benchmark(
+    name: str,
+    title: str,
+    benchmark: Benchmark,
+    tables: Callable[[Results], list[TextTable]],
+    draw: Callable[[Results], list[Path]],
+    args: argparse.Namespace,
+    console: Console,
+) -> None:
+    """Measure what is missing, print the tables, and write them and the pictures."""
+    device = _device(args.device)
+    before = torch.get_num_threads()
+    torch.set_num_threads(args.threads)
+    try:
+        results = Results(args.out, name, machine_facts(device, args.argv))
+        perform(benchmark.parts(), results, console)
+    finally:
+        torch.set_num_threads(before)
+    found = tables(results)
+    for table in found:
+        table.show(console)
+    written = [results.file, results.write(f"{name}.md", page(results, title, found))]
+    try:
+        written += draw(results)
+    except ImportError as error:
+        console.print(f"no pictures: {error}", markup=False)
+    for path in written:
+        console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _device(name: str) -> torch.device:
+    """A device by name.
+
+    Raises:
+        ValueError: There is no such device here.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(
+            f"--device {name}: not available here ({str(error).splitlines()[0]}); take cpu"
+        ) from error
+    return device
