@@ -16,7 +16,7 @@ import copy
 import math
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
+from bayes_htr.engine import Drift, Refresh
 from bayes_htr.inference.data import Batches
 from bayes_htr.inference.guides import GUIDES, VariationalGuide
 from bayes_htr.inference.guides.autoguide import PyroGuide, is_pyro_guide
@@ -54,8 +55,9 @@ class SVI:
     """Stochastic variational inference.
 
     Args:
-        guide: The family of posteriors over the weights: `"meanfield"`, `"lowrank"`, or a class of
-            `pyro.infer.autoguide`, such as `AutoNormal`.
+        guide: The family of posteriors: `"spectral"`, over the spectra of matrices with a spectral
+            prior; `"meanfield"` and `"lowrank"`, over the weights; or a class of
+            `pyro.infer.autoguide`, such as `AutoNormal`, over the weights.
         lr: Learning rate.
         optimizer: Called as `optimizer(parameters, lr=lr)`.
         scheduler: As in `MAP`.
@@ -63,8 +65,12 @@ class SVI:
         kl_warmup: Over so many epochs the divergence's weight rises linearly to its full value.
         temperature: `T`, the full weight of the divergence. The target is the posterior of
             `p(D | W)^(1/T) pi(W)`: below 1 a cold one, as if the data had been seen `1/T` times.
-        init_scale: Standard deviation of the weights at the start, which is around the network's.
+        init_scale: Standard deviation at the start, which is around the network's weights: of every
+            weight, 0.01 if not given; in `"spectral"` of the logarithm of singular values, 0.1.
         rank: Of the directions that a layer's weights share in `"lowrank"`.
+        directions: In `"spectral"`, how many leading eigenvalues of each matrix have a spread, the
+            others being points; all if not given. Fewer cost less.
+        refresh: In `"spectral"`, when singular vectors are computed anew.
         clip: Clip the gradient of all that is learnt together to this norm.
         patience: Stop after this many epochs without a better validation NLL, and keep the best
             guide. Needs `validation`.
@@ -79,15 +85,17 @@ class SVI:
         ValueError: A setting out of range.
     """
 
-    guide: str | type = "meanfield"
+    guide: str | type = "spectral"
     lr: float = 1e-3
     optimizer: Callable[..., Optimizer] = torch.optim.Adam
     scheduler: Literal["cosine"] | SchedulerFactory | None = "cosine"
     particles: int = 1
     kl_warmup: int = 0
     temperature: float = 1.0
-    init_scale: float = 0.01
+    init_scale: float | None = None
     rank: int = 4
+    directions: int | None = None
+    refresh: Refresh = field(default_factory=Drift)
     clip: float | None = None
     patience: int | None = None
 
@@ -100,9 +108,14 @@ class SVI:
             )
         for name, least in (("particles", 1), ("kl_warmup", 0), ("rank", 1)):
             _check_whole(name, getattr(self, name), least)
-        for name in ("init_scale", "temperature"):
-            if not is_positive(getattr(self, name)):
-                raise ValueError(f"{name}={getattr(self, name)!r} must be a positive number")
+        if self.directions is not None:
+            _check_whole("directions", self.directions, 1)
+        if not isinstance(self.refresh, Refresh):
+            raise ValueError(f"refresh={self.refresh!r} must be htr.Drift, htr.Every or htr.Exact")
+        if self.init_scale is not None and not is_positive(self.init_scale):
+            raise ValueError(f"init_scale={self.init_scale!r} must be a positive number")
+        if not is_positive(self.temperature):
+            raise ValueError(f"temperature={self.temperature!r} must be a positive number")
 
     def describe(self) -> dict[str, Any]:
         """The settings as plain data."""
@@ -119,8 +132,10 @@ class SVI:
         """What guides are built with."""
         return {
             "guide": self.guide if isinstance(self.guide, str) else self.guide.__name__,
-            "init_scale": float(self.init_scale),
+            "init_scale": float(self.init_scale or self.guide_class().default_scale),
             "rank": int(self.rank),
+            "directions": self.directions,
+            "refresh": self.refresh.to_dict(),
         }
 
     def guide_class(self) -> type[VariationalGuide]:
@@ -133,10 +148,12 @@ class SVI:
         Raises:
             ValueError: Early stopping without validation data, nothing to train, an optimiser that
                 needs a closure, or several processes.
-            PriorError: A prior that is no density.
+            PriorError: A prior that is no density, or is none any more at some epoch.
             SpectrumError: Weights that a law cannot score.
         """
         check_patience(self, problem)
+        for epoch in range(problem.epochs):
+            placed_parameters(problem.model.priors, problem.net, epoch)
         if world_size() > 1:
             raise ValueError("SVI trains in one process; start one, or use htr.MAP")
         with isolated_randomness(), torch.no_grad():
