@@ -1,16 +1,16 @@
-"""`bayes-htr bench overhead | growth | gpu`: options, and how a benchmark is run and shown."""
+"""`bayes-htr bench ...`: the options of each benchmark, and how one is run and shown."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from rich.console import Console
 
+from bayes_htr.benchmarks.compared import METHODS
 from bayes_htr.benchmarks.cost import CostSettings
 from bayes_htr.benchmarks.gpu import Gpu, gpu_tables
 from bayes_htr.benchmarks.growth import Growth, growth_tables
@@ -20,9 +20,12 @@ from bayes_htr.benchmarks.naive import ENERGIES
 from bayes_htr.benchmarks.overhead import NETS, Overhead, overhead_tables
 from bayes_htr.benchmarks.parts import Part, perform
 from bayes_htr.benchmarks.pictures import Limits, draw_growth, draw_overhead
+from bayes_htr.benchmarks.posterior import OTHERS, PosteriorBenchmark, StudySettings
+from bayes_htr.benchmarks.posterior_picture import draw_posterior
+from bayes_htr.benchmarks.posterior_tables import posterior_tables, study_settings
 from bayes_htr.benchmarks.results import Results
 from bayes_htr.benchmarks.settings import DTYPES, REFRESHES, Training, refresh_policy
-from bayes_htr.benchmarks.tables import TextTable, page
+from bayes_htr.benchmarks.tables import TextTable, page, part_settings
 from bayes_htr.engine import Drift
 
 _Commands = argparse._SubParsersAction  # the type of what add_subparsers returns
@@ -31,29 +34,22 @@ _INTERRUPTED = "interrupted; the same command goes on with what is left to measu
 
 def add_bench(commands: _Commands[argparse.ArgumentParser]) -> None:
     """Add `bench` and its own commands to the command line."""
-    bench = commands.add_parser(
-        "bench", help="measure what a prior costs", description="Measure what a prior costs."
-    )
+    what = "measure what priors and posteriors cost, and what they buy"
+    bench = commands.add_parser("bench", help=what, description=f"{what[0].upper()}{what[1:]}.")
     kinds = bench.add_subparsers(title="benchmarks", required=True)
     _add_overhead(kinds)
     _add_growth(kinds)
     _add_gpu(kinds)
+    _add_posterior(kinds)
 
 
 def _add(
     kinds: _Commands[argparse.ArgumentParser], name: str, what: str, **defaults: object
 ) -> argparse.ArgumentParser:
-    """A benchmark with the options that all have."""
-    parser = kinds.add_parser(
-        name,
-        help=what,
-        description=f"{what[0].upper()}{what[1:]}. Results go into --out as they are measured; "
-        "what is there with the same settings is not measured again.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    """A benchmark of training under priors, with the options that all of these have."""
+    parser = _add_command(kinds, name, what)
     drift = Drift()
     add = parser.add_argument
-    add("--out", type=Path, metavar="DIR", required=True, help="folder of the results")
     add("--priors", nargs="+", choices=ENERGIES, default=list(ENERGIES), help="the priors")
     add("--refresh", choices=REFRESHES, default="drift", help="when gradients are computed anew")
     add("--tol", type=float, default=drift.tol, help="relative drift allowed, for --refresh drift")
@@ -77,8 +73,26 @@ def _add(
     add("--warmup", type=_positive, default=5, help="steps of runs thrown away before timing")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     add("--dtype", choices=DTYPES, default="float32", help="of the forward pass, by autocast")
-    add("--threads", type=_positive, default=2, help="of PyTorch on the CPU")
-    parser.set_defaults(interrupted=_INTERRUPTED, **defaults)
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def _add_command(
+    kinds: _Commands[argparse.ArgumentParser], name: str, what: str
+) -> argparse.ArgumentParser:
+    """A benchmark with the options that all have."""
+    parser = kinds.add_parser(
+        name,
+        help=what,
+        description=f"{what[0].upper()}{what[1:]}. Results go into --out as they are measured; "
+        "what is there with the same settings is not measured again.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", required=True, help="folder of the results"
+    )
+    parser.add_argument("--threads", type=_positive, default=2, help="of PyTorch on the CPU")
+    parser.set_defaults(interrupted=_INTERRUPTED)
     return parser
 
 
@@ -117,6 +131,24 @@ def _add_gpu(kinds: _Commands[argparse.ArgumentParser]) -> None:
     )
     _add_cost(parser, CostSettings(steps=300, pairs=3, naive_steps=0))
     _add_layer(parser, [4096, 8192], LayerSettings(), "layer-")
+
+
+def _add_posterior(kinds: _Commands[argparse.ArgumentParser]) -> None:
+    what = "scores of posteriors, ensembles and tuned MAP fits on test data"
+    parser = _add_command(kinds, "posterior", what)
+    study = StudySettings()
+    add = parser.add_argument
+    add("--data", nargs="+", choices=OTHERS, default=list(OTHERS), help="the data sets")
+    add("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="the methods")
+    add("--data-dir", type=Path, metavar="DIR", help="folder of .npz files; without it: OpenML")
+    add("--seeds", type=_positive, default=study.seeds, help="seeds of each tuned method")
+    add("--samples", type=_positive, default=study.samples, help="draws for a prediction")
+    add("--batch-size", type=_positive, default=study.batch_size, help="examples per step")
+    add("--train", type=_positive, default=study.train, help="training images, at most")
+    add("--validation", type=_positive, default=study.validation, help="of them, to tune on")
+    add("--ood", type=_positive, default=study.ood, help="images of the other data set, at most")
+    add("--epochs", type=_positive, help="of every fit, instead of each method's own")
+    parser.set_defaults(run=_posterior, device="cpu")
 
 
 def _add_cost(parser: argparse.ArgumentParser, cost: CostSettings) -> None:
@@ -205,7 +237,15 @@ def _overhead(args: argparse.Namespace, console: Console) -> None:
     )
     limits = Limits(args.limit_ratio, args.limit_naive, args.limit_share)
     draw = partial(draw_overhead, limits=limits)
-    _run("overhead", "What a prior costs", benchmark, overhead_tables, draw, args, console)
+    _run(
+        "overhead",
+        "What a prior costs",
+        _one_stage(benchmark.parts),
+        overhead_tables,
+        draw,
+        args,
+        console,
+    )
 
 
 def _growth(args: argparse.Namespace, console: Console) -> None:
@@ -217,28 +257,57 @@ def _growth(args: argparse.Namespace, console: Console) -> None:
     )
     benchmark = Growth(args.sizes, args.priors, _training(args), layer)
     title = "Time per step and size of a matrix"
-    _run("growth", title, benchmark, growth_tables, draw_growth, args, console)
+    _run("growth", title, _one_stage(benchmark.parts), growth_tables, draw_growth, args, console)
 
 
 def _gpu(args: argparse.Namespace, console: Console) -> None:
     layer = LayerSettings(steps=args.layer_steps, warmup=args.warmup)
     benchmark = Gpu(args.nets, args.sizes, args.priors, _training(args), _cost(args), layer)
     title = "Large networks and layers"
-    _run("gpu", title, benchmark, gpu_tables, lambda _: [], args, console)
+    _run("gpu", title, _one_stage(benchmark.parts), gpu_tables, lambda _: [], args, console)
 
 
-class _Benchmark(Protocol):
-    def parts(self) -> list[Part]: ...
+def _posterior(args: argparse.Namespace, console: Console) -> None:
+    settings = StudySettings(
+        seeds=args.seeds,
+        samples=args.samples,
+        batch_size=args.batch_size,
+        train=args.train,
+        validation=args.validation,
+        ood=args.ood,
+        epochs=args.epochs,
+    )
+    benchmark = PosteriorBenchmark(args.data, args.methods, settings, args.data_dir)
+    title = "What the uncertainty of a posterior buys"
+    _run(
+        "posterior",
+        title,
+        benchmark.stages,
+        posterior_tables,
+        draw_posterior,
+        args,
+        console,
+        study_settings,
+    )
+
+
+_Stages = Callable[[Results], Iterable[list[Part]]]
+"""Parts by stage; those of a later one may depend on the results of an earlier one."""
+
+
+def _one_stage(parts: Callable[[], list[Part]]) -> _Stages:
+    return lambda _: [parts()]
 
 
 def _run(
     name: str,
     title: str,
-    benchmark: _Benchmark,
+    stages: _Stages,
     tables: Callable[[Results], list[TextTable]],
     draw: Callable[[Results], list[Path]],
     args: argparse.Namespace,
     console: Console,
+    settings: Callable[[Results], list[str]] = part_settings,
 ) -> None:
     """Measure what is missing, print the tables, and write them and the pictures."""
     device = _device(args.device)
@@ -246,13 +315,17 @@ def _run(
     torch.set_num_threads(args.threads)
     try:
         results = Results(args.out, name, machine_facts(device, args.argv))
-        perform(benchmark.parts(), results, console)
+        for parts in stages(results):
+            perform(parts, results, console)
     finally:
         torch.set_num_threads(before)
     found = tables(results)
     for table in found:
         table.show(console)
-    written = [results.file, results.write(f"{name}.md", page(results, title, found))]
+    written = [
+        results.file,
+        results.write(f"{name}.md", page(results, title, found, settings(results))),
+    ]
     try:
         written += draw(results)
     except ImportError as error:
