@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from pyro.infer.autoguide import AutoNormal
 
 from bayes_htr.inference import MAP, SVI, Method
 from bayes_htr.priors import (
@@ -98,6 +99,20 @@ def _grid(common: Numbers, *trials: Numbers) -> tuple[Numbers, ...]:
 _FRECHET = MaxEigenvalue(Frechet(2.0, 1.0))
 _LOMAX = ESD(Lomax(2.0, 1.0))
 
+_NORMAL_TRIALS = (
+    {"scale": 1.0, "temperature": 0.005},
+    {"scale": 1.0, "temperature": 0.01},
+    {"scale": 1.4, "temperature": 0.02},
+    {"scale": 2.0, "temperature": 0.02},
+)
+_SPECTRAL_TRIALS = (
+    {"strength": 1.0, "lr": 3e-3, "init_scale": 0.3},
+    {"strength": 3.0, "lr": 3e-3, "init_scale": 0.3},
+    {"strength": 7.0, "lr": 3e-3, "init_scale": 0.3},
+    {"strength": 7.0, "lr": 1e-3, "init_scale": 0.2},
+)
+_STRENGTHS = tuple({"strength": s} for s in (1.0, 3.0, 7.0, 14.0))
+
 METHODS = {
     "map_plain": Compared("plain training", _flat, _map, _grid({"epochs": 20}, {})),
     "map_frechet": Compared(
@@ -112,6 +127,12 @@ METHODS = {
         _map,
         _grid({"epochs": 20}, *({"strength": s} for s in (14.0, 28.0, 56.0, 112.0))),
     ),
+    "map_lomax": Compared(
+        "MAP, Lomax prior",
+        partial(_on_matrices, _LOMAX),
+        _map,
+        _grid({"epochs": 20}, *_STRENGTHS),
+    ),
     "ensemble": Compared(
         "ensemble of five plain", _flat, _map, _grid({"epochs": 20}, {}), members=5
     ),
@@ -119,10 +140,69 @@ METHODS = {
         "mean field, normal entries",
         _normal_entries,
         partial(_svi, "meanfield"),
-        _grid({"epochs": 20, "lr": 3e-3}, {"scale": 1.0, "temperature": 0.01, "init_scale": 0.05}),
+        _grid({"epochs": 20, "lr": 3e-3, "init_scale": 0.05}, *_NORMAL_TRIALS),
+    ),
+    "meanfield_map": Compared(
+        "mean field, normal entries, from MAP",
+        _normal_entries,
+        partial(_svi, "meanfield"),
+        _grid({"epochs": 20, "lr": 1e-3, "init_scale": 0.03}, *_NORMAL_TRIALS),
+        start="map_frechet",
+    ),
+    "lowrank": Compared(
+        "low rank, normal entries",
+        _normal_entries,
+        partial(_svi, "lowrank"),
+        _grid({"epochs": 15, "lr": 1e-3, "init_scale": 0.01}, *_NORMAL_TRIALS),
+    ),
+    "lowrank_map": Compared(
+        "low rank, normal entries, from MAP",
+        _normal_entries,
+        partial(_svi, "lowrank"),
+        _grid({"epochs": 10, "lr": 1e-3, "init_scale": 0.02}, *_NORMAL_TRIALS),
+        start="map_frechet",
+    ),
+    "autonormal": Compared(
+        "AutoNormal of Pyro, normal entries",
+        _normal_entries,
+        partial(_svi, AutoNormal),
+        _grid({"epochs": 20, "lr": 3e-3, "init_scale": 0.05}, *_NORMAL_TRIALS),
+    ),
+    "meanfield_lomax": Compared(
+        "mean field, Lomax prior, from MAP",
+        partial(_spectral, _LOMAX),
+        partial(_svi, "meanfield"),
+        _grid(
+            {"epochs": 4, "lr": 1e-3, "init_scale": 0.03, "strength": 1.0},
+            *({"temperature": t} for t in (0.003, 0.01, 0.03, 1.0)),
+        ),
+        start="map_frechet",
+    ),
+    "spectral_lomax": Compared(
+        "spectral guide, Lomax prior",
+        partial(_spectral, _LOMAX),
+        partial(_svi, "spectral"),
+        _grid({"epochs": 20}, *_SPECTRAL_TRIALS),
+    ),
+    "spectral_lomax_map": Compared(
+        "spectral guide, Lomax prior, from MAP",
+        partial(_spectral, _LOMAX),
+        partial(_svi, "spectral"),
+        _grid({"epochs": 15}, *_SPECTRAL_TRIALS),
+        start="map_frechet",
+    ),
+    "spectral_frechet_map": Compared(
+        "spectral guide, Fréchet prior, from MAP",
+        partial(_spectral, _FRECHET),
+        partial(_svi, "spectral"),
+        _grid(
+            {"epochs": 10, "lr": 1e-3, "init_scale": 0.2},
+            *({"strength": s} for s in (1.0, 10.0, 40.0, 160.0)),
+        ),
+        start="map_frechet",
     ),
 }
 """The methods by name."""
 
-BASELINES = ("map_frechet", "map_decay")
+BASELINES = ("map_frechet", "map_decay", "map_lomax")
 """The tuned MAP fits; the others are compared with that which validation data prefer."""
