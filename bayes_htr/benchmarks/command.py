@@ -14,6 +14,9 @@ from bayes_htr.benchmarks.compared import METHODS
 from bayes_htr.benchmarks.cost import CostSettings
 from bayes_htr.benchmarks.gpu import Gpu, gpu_tables
 from bayes_htr.benchmarks.growth import Growth, growth_tables
+from bayes_htr.benchmarks.guide_runs import TIMED
+from bayes_htr.benchmarks.guides import GuideBenchmark, GuideSettings, guide_tables
+from bayes_htr.benchmarks.guides_picture import draw_guides
 from bayes_htr.benchmarks.layers import LayerSettings
 from bayes_htr.benchmarks.machine import machine_facts
 from bayes_htr.benchmarks.naive import ENERGIES
@@ -40,6 +43,7 @@ def add_bench(commands: _Commands[argparse.ArgumentParser]) -> None:
     _add_overhead(kinds)
     _add_growth(kinds)
     _add_gpu(kinds)
+    _add_guides(kinds)
     _add_posterior(kinds)
 
 
@@ -131,6 +135,22 @@ def _add_gpu(kinds: _Commands[argparse.ArgumentParser]) -> None:
     )
     _add_cost(parser, CostSettings(steps=300, pairs=3, naive_steps=0))
     _add_layer(parser, [4096, 8192], LayerSettings(), "layer-")
+
+
+def _add_guides(kinds: _Commands[argparse.ArgumentParser]) -> None:
+    what = "time and memory of a step of SVI with each guide, against plain training and Pyro"
+    parser = _add_command(kinds, "guides", what)
+    guides = GuideSettings()
+    add = parser.add_argument
+    add("--runs", nargs="+", choices=TIMED, default=list(TIMED), help="what is timed")
+    add("--rounds", type=_positive, default=guides.rounds, help="turns that each run has")
+    add("--steps", type=_positive, default=guides.steps, help="steps of a run in its turn")
+    add("--warmup", type=_positive, default=guides.warmup, help="steps before the clock runs")
+    add("--memory-steps", type=_positive, default=guides.memory_steps, help="to measure memory")
+    add("--examples", type=_positive, default=guides.examples, help="random images")
+    add("--batch-size", type=_positive, default=guides.batch_size, help="examples per step")
+    add("--seed", type=int, default=guides.seed, help="of networks and images")
+    parser.set_defaults(run=_guides, device="cpu")
 
 
 def _add_posterior(kinds: _Commands[argparse.ArgumentParser]) -> None:
@@ -265,6 +285,20 @@ def _gpu(args: argparse.Namespace, console: Console) -> None:
     benchmark = Gpu(args.nets, args.sizes, args.priors, _training(args), _cost(args), layer)
     title = "Large networks and layers"
     _run("gpu", title, _one_stage(benchmark.parts), gpu_tables, lambda _: [], args, console)
+
+
+def _guides(args: argparse.Namespace, console: Console) -> None:
+    settings = GuideSettings(
+        rounds=args.rounds,
+        steps=args.steps,
+        warmup=args.warmup,
+        memory_steps=args.memory_steps,
+        examples=args.examples,
+        batch_size=args.batch_size,
+        seed=args.seed,
+    )
+    stages = _one_stage(GuideBenchmark(args.runs, settings).parts)
+    _run("guides", "What a guide costs", stages, guide_tables, draw_guides, args, console)
 
 
 def _posterior(args: argparse.Namespace, console: Console) -> None:
