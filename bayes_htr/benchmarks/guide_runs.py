@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroSample
-from pyro.optim import Adam
 from pyro.params.param_store import StateDict
 from torch import Tensor, nn
 
@@ -146,7 +145,7 @@ def svi_run(work: Work, priors: Priors, method: SVI) -> Steps:
     return _Loop(work, run._step)
 
 
-class PyroNetwork(PyroModule):  # type: ignore[misc]
+class PyroNetwork(PyroModule):
     """The network with `PyroSample` weights, under the prior `NORMAL`.
 
     Args:
@@ -181,7 +180,7 @@ class _PyroLoop(_Loop):
         self._store: StateDict = {"params": {}, "constraints": {}}
         model = PyroNetwork(len(work.x))
         guide = AutoNormal(model, init_scale=SCALE)
-        svi = pyro.infer.SVI(model, guide, Adam({"lr": 1e-3}), elbo)
+        svi = pyro.infer.SVI(model, guide, pyro.optim.PyroOptim(torch.optim.Adam, {"lr": 1e-3}), elbo)
         super().__init__(work, svi.step)
 
     def steps(self, count: int) -> None:
