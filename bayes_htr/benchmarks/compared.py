@@ -85,11 +85,11 @@ def _map(numbers: Numbers) -> Method:
     return MAP(lr=numbers.get("lr", 0.05))
 
 
-def _svi(guide: Any, numbers: Numbers) -> Method:
+def _svi(guide: Any, numbers: Numbers, **fixed: Any) -> Method:
     names = ("lr", "temperature", "init_scale")
     given: dict[str, Any] = {n: numbers[n] for n in names if n in numbers}
     given |= {n: int(numbers[n]) for n in ("rank", "directions", "particles") if n in numbers}
-    return SVI(guide=guide, optimizer=partial(torch.optim.Adam, fused=True), **given)
+    return SVI(guide=guide, optimizer=partial(torch.optim.Adam, fused=True), **given, **fixed)
 
 
 def _grid(common: Numbers, *trials: Numbers) -> tuple[Numbers, ...]:
@@ -187,6 +187,13 @@ METHODS = {
         "spectral guide, Lomax prior, from MAP",
         partial(_spectral, _LOMAX),
         partial(_svi, "spectral"),
+        _grid({"epochs": 15}, *_SPECTRAL_TRIALS),
+        start="map_frechet",
+    ),
+    "spectral_lomax_example": Compared(
+        "spectral guide, Lomax prior, from MAP, noise per example",
+        partial(_spectral, _LOMAX),
+        partial(_svi, "spectral", noise="example"),
         _grid({"epochs": 15}, *_SPECTRAL_TRIALS),
         start="map_frechet",
     ),

@@ -180,7 +180,9 @@ class _PyroLoop(_Loop):
         self._store: StateDict = {"params": {}, "constraints": {}}
         model = PyroNetwork(len(work.x))
         guide = AutoNormal(model, init_scale=SCALE)
-        svi = pyro.infer.SVI(model, guide, pyro.optim.PyroOptim(torch.optim.Adam, {"lr": 1e-3}), elbo)
+        svi = pyro.infer.SVI(
+            model, guide, pyro.optim.PyroOptim(torch.optim.Adam, {"lr": 1e-3}), elbo
+        )
         super().__init__(work, svi.step)
 
     def steps(self, count: int) -> None:
@@ -220,6 +222,14 @@ TIMED = {
     "spectral_lomax": Timed("spectral guide, Lomax prior", _guide("spectral", LOMAX)),
     "spectral_lomax_8": Timed(
         "spectral guide, Lomax prior, 8 directions", _guide("spectral", LOMAX, directions=8)
+    ),
+    "spectral_lomax_example": Timed(
+        "spectral guide, Lomax prior, noise per example",
+        _guide("spectral", LOMAX, noise="example"),
+    ),
+    "spectral_lomax_8_example": Timed(
+        "spectral guide, Lomax prior, 8 directions, noise per example",
+        _guide("spectral", LOMAX, directions=8, noise="example"),
     ),
     "spectral_frechet": Timed("spectral guide, Fréchet prior", _guide("spectral", FRECHET)),
     "meanfield_lomax": Timed("mean field, Lomax prior", _guide("meanfield", LOMAX)),

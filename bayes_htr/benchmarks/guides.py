@@ -97,11 +97,11 @@ def measure_times(
         By name: `ms` per step, and its ratios `to_plain`, and to each of Pyro's that was timed
         (`to_pyro_trace`, ...), of the same round each: median, least and largest over rounds.
     """
-    runs = {name: TIMED[name].run(work) for name in names}
     watch = Stopwatch(torch.device("cpu"))
     seconds: dict[str, list[float]] = {name: [] for name in names}
     with isolated_randomness():
         torch.manual_seed(settings.seed)
+        runs = {name: TIMED[name].run(work) for name in names}
         for run in runs.values():
             run.steps(settings.warmup)
         for _ in range(settings.rounds):

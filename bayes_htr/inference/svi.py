@@ -26,8 +26,9 @@ from torch.optim import Optimizer
 
 from bayes_htr.engine import Drift, Refresh
 from bayes_htr.inference.data import Batches
-from bayes_htr.inference.guides import GUIDES, VariationalGuide
+from bayes_htr.inference.guides import GUIDES, SpectralGuide, VariationalGuide
 from bayes_htr.inference.guides.autoguide import PyroGuide, is_pyro_guide
+from bayes_htr.inference.guides.example_noise import ExampleNoise
 from bayes_htr.inference.guides.gaussian import unconstrained
 from bayes_htr.inference.modes import evaluation_mode
 from bayes_htr.inference.problem import Fitted, Problem
@@ -71,6 +72,9 @@ class SVI:
         directions: In `"spectral"`, how many leading eigenvalues of each matrix have a spread, the
             others being points; all if not given. Fewer cost less.
         refresh: In `"spectral"`, when singular vectors are computed anew.
+        noise: `"shared"`: one draw for all examples of a batch. `"example"`, with `"spectral"` and
+            one particle: a draw for each example, which has the same bound with less variance and
+            costs less; for networks of linear layers and convolutions without batch normalisation.
         clip: Clip the gradient of all that is learnt together to this norm.
         patience: Stop after this many epochs without a better validation NLL, and keep the best
             guide. Needs `validation`.
@@ -96,6 +100,7 @@ class SVI:
     rank: int = 4
     directions: int | None = None
     refresh: Refresh = field(default_factory=Drift)
+    noise: Literal["shared", "example"] = "shared"
     clip: float | None = None
     patience: int | None = None
 
@@ -112,6 +117,13 @@ class SVI:
             _check_whole("directions", self.directions, 1)
         if not isinstance(self.refresh, Refresh):
             raise ValueError(f"refresh={self.refresh!r} must be htr.Drift, htr.Every or htr.Exact")
+        if self.noise not in ("shared", "example"):
+            raise ValueError(f"noise={self.noise!r} must be 'shared' or 'example'")
+        if self.noise == "example" and (self.guide != "spectral" or self.particles != 1):
+            raise ValueError(
+                f"noise='example' is for guide='spectral' and one particle, not for "
+                f"guide={self.guide!r} and {self.particles}; take noise='shared'"
+            )
         if self.init_scale is not None and not is_positive(self.init_scale):
             raise ValueError(f"init_scale={self.init_scale!r} must be a positive number")
         if not is_positive(self.temperature):
@@ -125,6 +137,7 @@ class SVI:
             "particles": int(self.particles),
             "kl_warmup": int(self.kl_warmup),
             "temperature": float(self.temperature),
+            "noise": self.noise,
             **self.options(),
         }
 
@@ -186,6 +199,10 @@ class _Run(TrainingRun):
         self.guide.to(self.weights[0].device)
         self.root = unwrap(self.net)
         self.paths = {p.name: p.path for p in parameters_of(self.root)}
+        self.examples: ExampleNoise | None = None
+        if method.noise == "example":
+            assert isinstance(self.guide, SpectralGuide)
+            self.examples = ExampleNoise(self.guide, self.root)
         self._start([p for p in self.guide.parameters() if p.requires_grad])
         if self.needs_closure:
             raise ValueError(
@@ -246,7 +263,7 @@ class _Run(TrainingRun):
         nlls, divergences, corrects = [], [], []
         for _ in range(particles):
             try:
-                sample = self.guide.rsample()
+                sample = self._sample()
                 kl = self.guide.divergence(sample)
             except (ValueError, RuntimeError) as error:  # laws of NaN, or outside of their range
                 raise self._diverged(str(error), self.step, x) from error
@@ -265,9 +282,13 @@ class _Run(TrainingRun):
         nll, kl, correct = means
         return nll, kl.to(nll), correct
 
+    def _sample(self) -> dict[str, Tensor]:
+        return self.guide.rsample() if self.examples is None else self.examples.guide.points()
+
     def _logits(self, sample: Mapping[str, Tensor], x: Tensor) -> Tensor:
         weights = {path: sample[n] for n, path in self.paths.items() if n in sample}
-        logits: Tensor = functional_call(self.root, weights, (x,))
+        with contextlib.nullcontext() if self.examples is None else self.examples.drawn(len(x)):
+            logits: Tensor = functional_call(self.root, weights, (x,))
         return logits
 
     def _warmth(self) -> float:

@@ -65,13 +65,26 @@ class HeldSpectrum(nn.Module):
         return {**self.__dict__, "_vectors": None, "_present": None}
 
     @property
+    def is_tall(self) -> bool:
+        """Whether frames belong to the columns of the matrix; else to its rows."""
+        m, n = self.law.prior.shape
+        return m >= n
+
+    @property
     def spread(self) -> Tensor:
         """`(free,)` standard deviations of the logarithms of the singular values."""
         return self.log_spread.exp()
 
-    def noise(self, generator: torch.Generator | None = None) -> Tensor:
-        """`(free,)` standard normal; from Torch's global generator if none is given."""
-        return noise_like(self.spread, generator)
+    def noise(
+        self, generator: torch.Generator | None = None, examples: int | None = None
+    ) -> Tensor:
+        """`(free,)` or `(examples, free)` standard normal.
+
+        From Torch's global generator if none is given.
+        """
+        like = self.log_spread if self.law.needs_medians else self.frames
+        shape = (self.law.free,) if examples is None else (examples, self.law.free)
+        return noise_like(like, generator, *shape)
 
     def factored(self, W: Tensor, noise: Tensor, frames: Tensor | None = None) -> Tensor:
         """`W` with the singular values of a draw: `b W + W V (g - b) V'`, two thin products.
@@ -85,17 +98,30 @@ class HeldSpectrum(nn.Module):
             `(m, n)`, differentiable with respect to `W` and the spreads, frames held.
         """
         V = self.frames if frames is None else frames
-        tall = W.to(V.dtype)
-        is_tall = W.shape[0] >= W.shape[1]
-        tall = tall if is_tall else tall.mT
+        tall = W.to(V.dtype) if self.is_tall else W.to(V.dtype).mT
         Y = tall @ V
-        # |W v|^2 has the value-only gradient of an eigenvalue.
-        medians = Y.square().sum(0).double() if self.law.needs_medians else None
-        factors = self.law.factors(medians, self.spread, noise.to(self.spread)).to(V)
-        base = factors[:1] if self.law.has_ratios else factors.new_ones(1)
+        factors, base = self.factors(Y, noise)
         rest = base * tall if self.law.has_ratios else tall
         found = rest + (Y * (factors - base)) @ V.mT
-        return (found if is_tall else found.mT).to(W.dtype)
+        return (found if self.is_tall else found.mT).to(W.dtype)
+
+    def factors(self, Y: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """By what singular values are multiplied, and those that are points.
+
+        Args:
+            Y: `W V` or `W' V`, `(larger, free)`; not needed unless `law.needs_medians`.
+            noise: `(..., free)` standard normal.
+
+        Returns:
+            `(..., free)` and `(..., 1)`.
+        """
+        medians = None
+        if self.law.needs_medians:
+            assert Y is not None
+            # |W v|^2 has the value-only gradient of an eigenvalue.
+            medians = Y.square().sum(0).double()
+        found = self.law.factors(medians, self.spread.to(noise), noise).to(self.frames)
+        return found, found[..., :1] if self.law.has_ratios else torch.ones_like(found[..., :1])
 
     def divergence(self, W: Tensor, given: Given) -> Tensor:
         """`E_q[log q - log p]` of the spectrum, 0-d float64."""

@@ -147,6 +147,12 @@ class SpectralGuide(VariationalGuide):
 
         return self._made(factored) | self.hyperparameters.rsample(self._followed())
 
+    def points(self) -> dict[str, Tensor]:
+        """As `rsample`, but the spectra are those of the weights: `ExampleNoise` adds the rest."""
+        self.refresh_due()
+        points = {name: W.view_as(W) for name, W in zip(self.names, self.weights, strict=True)}
+        return points | self.hyperparameters.rsample(self._followed())
+
     def divergence(self, sample: Mapping[str, Tensor]) -> Tensor:
         """`KL(guide | prior)` of spectra and hyperparameters, and `-log p` of points.
 
@@ -256,7 +262,7 @@ class SpectralGuide(VariationalGuide):
         for p, W in zip(self.placed, self.weights, strict=True):
             parts = p.split(W)
             changed = {
-                m.prior.name: factored(self._of(m.prior.name), parts[m.prior.name])
+                m.prior.name: factored(self.of(m.prior.name), parts[m.prior.name])
                 for m in p.matrices
                 if m.prior.spectral
             }
@@ -300,7 +306,8 @@ class SpectralGuide(VariationalGuide):
                 if m.prior.spectral:
                     yield m.prior, W
 
-    def _of(self, name: str) -> HeldSpectrum:
+    def of(self, name: str) -> HeldSpectrum:
+        """What is held of a matrix, by its name."""
         held = self.spectra_held[self._places[name]]
         assert isinstance(held, HeldSpectrum)
         return held
@@ -311,7 +318,7 @@ class SpectralGuide(VariationalGuide):
             parts = p.split(W)
             for m in p.matrices:
                 if m.prior.spectral:
-                    yield self._of(m.prior.name), parts[m.prior.name]
+                    yield self.of(m.prior.name), parts[m.prior.name]
 
 
 def _conjugate(placed: Sequence[PlacedParameter]) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def test_gradient_of_the_divergence_is_that_of_the_eigenvalues(prior, net):
     total = guide.hyperparameters.divergence(guide._followed())
     for p, W in zip(guide.placed, guide.weights, strict=True):
         for name, matrix in p.split(W).items():
-            held = guide._of(name)
+            held = guide.of(name)
             total = total + held.law.divergence(spectrum_of(matrix), held.spread, given)
     expected = torch.autograd.grad(total, list(guide.weights), allow_unused=True)
     torch.testing.assert_close(guide.divergence(sample), total, rtol=1e-10, atol=1e-10)
