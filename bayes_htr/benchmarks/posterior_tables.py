@@ -57,7 +57,7 @@ def baseline_of(results: Results, data: str) -> str | None:
 
 
 def posterior_tables(results: Results) -> list[TextTable]:
-    """Per data set: scores of both kinds, differences of both kinds, and the tuning."""
+    """Per data set: scores, their differences to each tuned MAP, and what was tuned."""
     tables = []
     for data in data_sets(results):
         methods = methods_of(results, data)
@@ -66,8 +66,7 @@ def posterior_tables(results: Results) -> list[TextTable]:
             columns = ("accuracy", "NLL", "ECE", "Brier", "OOD AUROC", "temperature", "s per fit")
             title = f"{data}: test scores {words}, means (standard deviations) over seeds"
             tables.append(TextTable(title, ("method", "seeds", *columns), rows))
-        baseline = baseline_of(results, data)
-        if baseline is not None:
+        for baseline in (m for m in methods if m in BASELINES):
             tables += list(_differences(results, data, methods, baseline))
         tables.append(_tuning(results, data))
     return [table for table in tables if table.rows]
@@ -106,7 +105,9 @@ def _differences(
                     d = {k: v if k == "pairs" or v is None else v * unit for k, v in d.items()}
                 cells.append(_interval(d))
             rows.append([METHODS[method].label, str(d["pairs"]), *cells])
-        title = f"{data}: differences to {METHODS[baseline].label} {words}, paired by seed"
+        preferred = ", which validation prefers" if baseline == baseline_of(results, data) else ""
+        label = f"{METHODS[baseline].label}{preferred}"
+        title = f"{data}: differences to {label}, {words}, paired by seed"
         columns = ("NLL, %", "ECE, %", "accuracy, points")
         yield TextTable(title, ("method", "seeds", *columns), rows)
 
