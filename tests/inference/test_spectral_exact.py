@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -99,3 +100,45 @@ def test_bound_and_eigenvalues_against_quadrature(prior, log_prior, inputs, gap)
     assert 0 < short < gap
     assert ((median.log() - exact.mean).abs() < 0.15 * exact.sd).all()
     assert (spread < 1.1 * exact.sd).all()
+
+
+def small_classifier():
+    """72 weights, and 400 examples with noisy labels: no eigenvalue runs away."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    x = normal(400, 6)
+    logits = x @ normal(6, 3) + 0.7 * normal(400, 3) + 2 * torch.tanh(x[:, :3] * x[:, 3:])
+    flipped = torch.rand(400, generator=generator) < 0.3
+    y = torch.where(flipped, torch.randint(3, (400,), generator=generator), logits.argmax(1))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+    return net, (x, y)
+
+
+@pytest.mark.slow
+def test_log_eigenvalues_against_nuts():
+    """Labelled by frame: each mean within 0.15 standard deviations, but for Monte Carlo error."""
+    net, data = small_classifier()
+    model = htr.BayesianClassifier(net, htr.Priors(htr.ESD(htr.Lomax(3.0))))
+    start = htr.fit(model, data, method=htr.MAP(), epochs=100, batch_size=400)
+    method = htr.SVI(lr=0.02, particles=4)
+    fitted = htr.fit(model, data, method=method, epochs=800, batch_size=400, init=start)
+    nuts = htr.NUTS(warmup=200, samples=300, chains=2, frames="held")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # biases without a prior stay where they are
+        exact = htr.fit(model, data, method=nuts, epochs=0, init=fitted)
+    draws = list(exact.guide.draws(len(exact.guide), 0))
+    for name, (median, spread) in fitted.guide.spectra().items():
+        U, _, Vh = torch.linalg.svd(fitted.network().get_parameter(name), full_matrices=False)
+        u = torch.stack([(U.mT @ d[name] @ Vh.mT).diagonal() for d in draws]).square().log()
+        order = median.argsort(descending=True)
+        for i, (mean, sd) in enumerate(zip(u.mean(0), u.std(0), strict=True)):
+            size = exact.history[-1][f"ess:{name}:log_eigenvalue[{i}]"]
+            off = abs(float((median.log()[order][i] - mean) / sd))
+            print(f"{name} {i}: {mean:.3f} +- {sd:.3f} (size {size:.0f}), off {off:.3f}")
+            assert off < 0.15 + 3 / math.sqrt(size)
+            assert 0.6 < spread[order][i] / sd < 1.1

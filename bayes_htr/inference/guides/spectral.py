@@ -34,6 +34,9 @@ from bayes_htr.models.placed import PlacedParameter, latents_of_all
 from bayes_htr.priors import Gamma
 
 Factored = Callable[[HeldSpectrum, Tensor], Tensor]
+Matrix = tuple[HeldSpectrum, Tensor]
+
+_LOOK_EVERY = 4
 
 
 class LabelledSpectrum(NamedTuple):
@@ -61,7 +64,7 @@ class SpectralGuide(VariationalGuide):
         directions: How many leading eigenvalues of each matrix have a spread; `None` for all. The
             others are points, scored as MAP does, and a draw costs less: `2 m n directions`
             multiplications twice, for an `m x n` matrix.
-        refresh: When frames are computed anew. `Drift` looks at the spreads too.
+        refresh: When frames are computed anew.
 
     Raises:
         PriorError: Laws whose supports this guide cannot take together.
@@ -128,14 +131,14 @@ class SpectralGuide(VariationalGuide):
             if now != held.law.prior:
                 held.law = SpectrumLaw(now, held.law.free)
                 changed.append((held, W))
-        if int(self.calls):
+        if changed and int(self.calls):
             self.refresh(changed)
 
     def rsample(self) -> dict[str, Tensor]:
         """One draw with gradient to what is learnt, from Torch's global generator.
 
-        Refreshes what the policy asks for first. The gradient with respect to the weights holds
-        the frames.
+        Refreshes what the policy asks for first, and looks at the spreads at every fourth call, or
+        at every one under `Exact()`. The gradient with respect to the weights holds the frames.
 
         Raises:
             SpectrumError: Weights that are not finite, or a matrix that is not of full rank.
@@ -156,13 +159,16 @@ class SpectralGuide(VariationalGuide):
     def divergence(self, sample: Mapping[str, Tensor]) -> Tensor:
         """`KL(guide | prior)` of spectra and hyperparameters, and `-log p` of points.
 
-        Closed form and Gauss-Hermite sums at the eigenvalues of the last refresh, to first order
-        in what the weights have moved since. From the sample: entries under `Entries`, and
-        hyperparameters but Gamma tail indices.
+        Closed form and Gauss-Hermite sums at the eigenvalues of the last refresh and the spreads of
+        the last look, to first order in what the weights and the logarithms of the spreads have
+        moved since. From the sample: entries under `Entries`, and hyperparameters that are learnt
+        but Gamma tail indices; with these, spreads are scored as they are.
         """
         followed = self._followed()
         total = self.hyperparameters.divergence(followed).to(self.weights[0].device)
-        given = self.hyperparameters.given(sample, followed)
+        given = None
+        if self.hyperparameters.learnt.latents:
+            given = self.hyperparameters.given(sample, followed)
         for held, W in self._matrices():
             total = total + held.divergence(W, given)
         for p in self.placed:
@@ -211,36 +217,50 @@ class SpectralGuide(VariationalGuide):
         return found
 
     @torch.no_grad()
-    def refresh(self, due: Sequence[tuple[HeldSpectrum, Tensor]] | None = None) -> None:
+    def refresh(self, due: Sequence[Matrix] | None = None) -> None:
         """Compute frames and held gradients anew, of these matrices or all.
 
         Raises:
             SpectrumError: Weights that are not finite, or not of full rank.
         """
-        due = list(self._matrices()) if due is None else due
-        for held, W in due:
+        for held, W in self._matrices() if due is None else due:
             held.decompose(W)
+        self.look()
+
+    @torch.no_grad()
+    def look(self) -> None:
+        """Hold the divergence at the spreads as they are."""
+        matrices = list(self._matrices())
+        for held, _ in matrices:
+            held.look()
         given = self.hyperparameters.held(self._followed())
-        for held, _ in due:
+        for held, _ in matrices:
             held.hold(given)
 
     @torch.no_grad()
     def refresh_due(self) -> None:
-        """Count a step, and refresh what the policy asks for."""
+        """Count a step, refresh what the policy asks for, and look at the spreads."""
         if self._count is None:
             self._count = int(self.calls)
         first, self._count = self._count == 0, self._count + 1
         self.calls += 1
-        if first or isinstance(self.policy, Exact):
-            self.refresh()
-        elif isinstance(self.policy, Every):
-            if self._count % self.policy.n == 0:
-                self.refresh()
-        elif isinstance(self.policy, Drift) and self._count % self.policy.check_every == 0:
-            matrices = list(self._matrices())
-            if matrices:
-                flags = torch.stack([h.drifts(W, self.policy.tol) for h, W in matrices])
-                self.refresh([m for m, f in zip(matrices, flags.tolist(), strict=True) if f])
+        matrices = list(self._matrices())
+        if due := matrices if first or isinstance(self.policy, Exact) else self._due(matrices):
+            self.refresh(due)
+        elif self._count % _LOOK_EVERY == 0:
+            self.look()
+
+    def _due(self, matrices: list[Matrix]) -> list[Matrix]:
+        """Those that the policy asks to refresh at this step."""
+        assert self._count is not None
+        if isinstance(self.policy, Every):
+            return matrices if self._count % self.policy.n == 0 else []
+        if not matrices or not isinstance(self.policy, Drift):
+            return []
+        if self._count % self.policy.check_every:
+            return []
+        flags = torch.stack([held.drifts(W, self.policy.tol) for held, W in matrices])
+        return [m for m, flag in zip(matrices, flags.tolist(), strict=True) if flag]
 
     def settings(self) -> dict[str, Any]:
         """The parameters' names, the scale at the start, directions and refresh policy."""
@@ -280,11 +300,13 @@ class SpectralGuide(VariationalGuide):
         sums: dict[str, list[Update]] = {n: [] for n in names}
         with torch.no_grad():
             for held, W in self._matrices():
-                eigenvalues = held.present(W)[1] if present else held.eigenvalues
+                eigenvalues, spread = held.eigenvalues, held.reference_log_spread.exp()
+                if present:
+                    eigenvalues, spread = held.present(W)[1], held.spread
                 for term in held.law.prior.spectral:
                     for latent in term.latents.values():
                         if latent.name in sums:
-                            count, S = held.law.expected_log_ratio(term, eigenvalues, held.spread)
+                            count, S = held.law.expected_log_ratio(term, eigenvalues, spread)
                             sums[latent.name].append(
                                 Update(term.strength * count, term.strength * S)
                             )
@@ -312,7 +334,7 @@ class SpectralGuide(VariationalGuide):
         assert isinstance(held, HeldSpectrum)
         return held
 
-    def _matrices(self) -> Iterator[tuple[HeldSpectrum, Tensor]]:
+    def _matrices(self) -> Iterator[Matrix]:
         """What is held of each matrix under a spectral prior, and its weights."""
         for p, W in zip(self.placed, self.weights, strict=True):
             parts = p.split(W)

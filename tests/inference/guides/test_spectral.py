@@ -176,13 +176,23 @@ def test_refreshes(policy, calls):
     assert seen == calls
 
 
-def test_drift_looks_at_spreads_too():
-    guide = guide_of(LOMAX, linear(4, 6), refresh=htr.Drift(0.1, 1))
-    guide.rsample()
+@pytest.mark.parametrize("prior", [LOMAX, TOP, GAMMA], ids=repr)
+def test_between_looks_the_divergence_is_linear_in_log_spreads(prior):
+    guide = guide_of(prior, linear(4, 6), refresh=htr.Every(100), init_scale=0.3)
+    held = guide.spectra_held[0]
+    start = guide.divergence(guide.rsample())
+    (slope,) = torch.autograd.grad(start, held.log_spread)
+    step = torch.tensor([0.3, -0.2, 0.1, 0.5], dtype=torch.float64)
     with torch.no_grad():
-        guide.spectra_held[0].log_spread += 1.0
-    guide.rsample()
-    assert torch.equal(guide.spectra_held[0].reference_spread, guide.spectra_held[0].spread)
+        held.log_spread += step
+    found = [guide.divergence(guide.rsample()) for _ in range(3)]
+    torch.testing.assert_close(found[0] - start, (slope * step).sum())
+    assert torch.equal(found[0], found[1])
+    exact = guide_of(prior, linear(4, 6), init_scale=0.3)
+    with torch.no_grad():
+        exact.spectra_held[0].log_spread += step
+    torch.testing.assert_close(found[2], exact.divergence(exact.rsample()))
+    assert abs(found[2] - found[1]) > 1e-3
 
 
 def test_spreads_stay_with_their_frames_when_eigenvalues_change_places():
