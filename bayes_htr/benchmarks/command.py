@@ -1,4 +1,4 @@
-"""`bayes-htr bench overhead | growth | gpu`: options; `tail_command` has those of tail fits."""
+"""`bayes-htr bench`: its kinds, and the options of those that train under a prior."""
 
 from __future__ import annotations
 
@@ -16,43 +16,37 @@ from bayes_htr.benchmarks.layers import LayerSettings
 from bayes_htr.benchmarks.naive import ENERGIES
 from bayes_htr.benchmarks.overhead import MEASURED, NETS, Overhead, overhead_tables
 from bayes_htr.benchmarks.pictures import Limits, draw_growth, draw_overhead
-from bayes_htr.benchmarks.running import INTERRUPTED, count, positive, run_benchmark
+from bayes_htr.benchmarks.posterior_command import add_guides, add_posterior
+from bayes_htr.benchmarks.running import Commands, add_command, count, positive, run_benchmark
 from bayes_htr.benchmarks.settings import DTYPES, REFRESHES, Training, refresh_policy
 from bayes_htr.benchmarks.tail_command import add_search, add_tails
 from bayes_htr.engine import Drift
 
-_Commands = argparse._SubParsersAction  # the type of what add_subparsers returns
 
-
-def add_bench(commands: _Commands[argparse.ArgumentParser]) -> None:
+def add_bench(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add `bench` and its own commands to the command line."""
     bench = commands.add_parser(
         "bench",
-        help="measure what a prior costs, and tail fits",
-        description="Measure what a prior costs, and how good tail fits are.",
+        help="measure what priors and posteriors cost and buy, and tail fits",
+        description="Measure what priors and posteriors cost and buy, and how good tail fits are.",
     )
     kinds = bench.add_subparsers(title="benchmarks", required=True)
     _add_overhead(kinds)
     _add_growth(kinds)
     _add_gpu(kinds)
+    add_guides(kinds)
+    add_posterior(kinds)
     add_tails(kinds)
     add_search(kinds)
 
 
 def _add(
-    kinds: _Commands[argparse.ArgumentParser], name: str, what: str, **defaults: object
+    kinds: Commands[argparse.ArgumentParser], name: str, what: str, **defaults: object
 ) -> argparse.ArgumentParser:
-    """A benchmark with the options that all have."""
-    parser = kinds.add_parser(
-        name,
-        help=what,
-        description=f"{what[0].upper()}{what[1:]}. Results go into --out as they are measured; "
-        "what is there with the same settings is not measured again.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    """A benchmark of training under a prior."""
+    parser = add_command(kinds, name, what)
     drift = Drift()
     add = parser.add_argument
-    add("--out", type=Path, metavar="DIR", required=True, help="folder of the results")
     add("--priors", nargs="+", choices=ENERGIES, default=list(ENERGIES), help="the priors")
     add("--refresh", choices=REFRESHES, default="drift", help="when gradients are computed anew")
     add("--tol", type=float, default=drift.tol, help="relative drift allowed, for --refresh drift")
@@ -76,12 +70,11 @@ def _add(
     add("--warmup", type=positive, default=5, help="steps of runs thrown away before timing")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     add("--dtype", choices=DTYPES, default="float32", help="of the forward pass, by autocast")
-    add("--threads", type=positive, default=2, help="of PyTorch on the CPU")
-    parser.set_defaults(interrupted=INTERRUPTED, **defaults)
+    parser.set_defaults(**defaults)
     return parser
 
 
-def _add_overhead(kinds: _Commands[argparse.ArgumentParser]) -> None:
+def _add_overhead(kinds: Commands[argparse.ArgumentParser]) -> None:
     what = "time, gradients and accuracy with a prior, against plain training and exact gradients"
     parser = _add(kinds, "overhead", what, run=_overhead)
     cost = CostSettings()
@@ -105,7 +98,7 @@ def _add_overhead(kinds: _Commands[argparse.ArgumentParser]) -> None:
     add("--limit-share", type=float, default=limits.share, help="marked in the picture")
 
 
-def _add_growth(kinds: _Commands[argparse.ArgumentParser]) -> None:
+def _add_growth(kinds: Commands[argparse.ArgumentParser]) -> None:
     what = "time per step against the size of one matrix"
     parser = _add(kinds, "growth", what, run=_growth)
     parser.set_defaults(priors=["lomax"])
@@ -113,7 +106,7 @@ def _add_growth(kinds: _Commands[argparse.ArgumentParser]) -> None:
     _add_layer(parser, sizes, LayerSettings())
 
 
-def _add_gpu(kinds: _Commands[argparse.ArgumentParser]) -> None:
+def _add_gpu(kinds: Commands[argparse.ArgumentParser]) -> None:
     what = "a large network in bfloat16 and large layers, on random data"
     parser = _add(kinds, "gpu", what, run=_gpu)
     parser.set_defaults(device="cuda", dtype="bfloat16", batch_size=512)

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from rich.console import Console
 
-from bayes_htr.benchmarks.running import INTERRUPTED, positive, run_benchmark
+from bayes_htr.benchmarks.running import Commands, add_command, positive, run_benchmark
 from bayes_htr.benchmarks.tail_samples import LAWS
 from bayes_htr.benchmarks.tail_speed import LAWS as SPEED_LAWS
 from bayes_htr.benchmarks.tail_speed import SearchSpeed, speed_tables
 from bayes_htr.benchmarks.tails import Calibration, calibration_tables
 
-_Commands = argparse._SubParsersAction  # the type of what add_subparsers returns
 
-
-def add_tails(kinds: _Commands[argparse.ArgumentParser]) -> None:
+def add_tails(kinds: Commands[argparse.ArgumentParser]) -> None:
     """Add `bench tails`."""
     what = "coverage of the intervals of tail fits, and their p-values, on simulated samples"
     parser = _add(kinds, "tails", what, [50, 200, 1000])
@@ -29,7 +26,7 @@ def add_tails(kinds: _Commands[argparse.ArgumentParser]) -> None:
     parser.set_defaults(run=_tails)
 
 
-def add_search(kinds: _Commands[argparse.ArgumentParser]) -> None:
+def add_search(kinds: Commands[argparse.ArgumentParser]) -> None:
     """Add `bench search`."""
     what = "time of the search for xmin against WeightWatcher's (extra: peers)"
     parser = _add(kinds, "search", what, [1024, 4096, 8192])
@@ -41,21 +38,12 @@ def add_search(kinds: _Commands[argparse.ArgumentParser]) -> None:
 
 
 def _add(
-    kinds: _Commands[argparse.ArgumentParser], name: str, what: str, sizes: list[int]
+    kinds: Commands[argparse.ArgumentParser], name: str, what: str, sizes: list[int]
 ) -> argparse.ArgumentParser:
-    parser = kinds.add_parser(
-        name,
-        help=what,
-        description=f"{what[0].upper()}{what[1:]}. Results go into --out as they are measured; "
-        "what is there with the same settings is not measured again.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    parser = add_command(kinds, name, what, threads=1)
     add = parser.add_argument
-    add("--out", type=Path, metavar="DIR", required=True, help="folder of the results")
     add("--sizes", nargs="+", type=positive, default=sizes, help="values of a sample")
     add("--seed", type=int, default=0, help="of the samples")
-    add("--threads", type=positive, default=1, help="of PyTorch on the CPU")
-    parser.set_defaults(interrupted=INTERRUPTED, device="cpu")
     return parser
 
 
