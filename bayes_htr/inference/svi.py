@@ -66,8 +66,9 @@ class SVI:
         kl_warmup: Over so many epochs the divergence's weight rises linearly to its full value.
         temperature: `T`, the full weight of the divergence. The target is the posterior of
             `p(D | W)^(1/T) pi(W)`: below 1 a cold one, as if the data had been seen `1/T` times.
-        init_scale: Standard deviation at the start, which is around the network's weights: of every
-            weight, 0.01 if not given; in `"spectral"` of the logarithm of singular values, 0.1.
+        init_scale: Standard deviation at the start, which is around the network's weights. In
+            `"spectral"` that of the logarithm of singular values, 0.1 if not given. Else that of
+            every weight; if not given 0.01, but as wide as the weights under a spectral prior.
         rank: Of the directions that a layer's weights share in `"lowrank"`.
         directions: In `"spectral"`, how many leading eigenvalues of each matrix have a spread, the
             others being points; all if not given. Fewer cost less.
@@ -145,7 +146,7 @@ class SVI:
         """What guides are built with."""
         return {
             "guide": self.guide if isinstance(self.guide, str) else self.guide.__name__,
-            "init_scale": float(self.init_scale or self.guide_class().default_scale),
+            "init_scale": None if self.init_scale is None else float(self.init_scale),
             "rank": int(self.rank),
             "directions": self.directions,
             "refresh": self.refresh.to_dict(),

@@ -29,11 +29,11 @@ class MeanField(GaussianGuide):
         placed: Sequence[PlacedParameter],
         hyperparameters: Mapping[str, Tensor] | None = None,
         *,
-        init_scale: float = 0.01,
+        init_scale: float | None = None,
     ) -> None:
         super().__init__(placed, hyperparameters, init_scale=init_scale)
         self.log_scales = nn.ParameterList(
-            nn.Parameter(torch.full_like(self.location(name), math.log(init_scale)))
+            nn.Parameter(torch.full_like(self.location(name), math.log(self.start_scales[name])))
             for name in self.random
         )
 
