@@ -132,7 +132,14 @@ def norm_columns(esd: ESD, alpha: float) -> Row:
         "matrix_rank": rank,
         "rank_loss": len(values) - rank,
         "weak_rank_loss": int((values < _WEAK).sum()),
+        "W_scale": w_scale(esd),
     }
+
+
+def w_scale(esd: ESD) -> float:
+    """What scales the matrix to eigenvalues of mean 1."""
+    mean = float(esd.values.mean())
+    return 1 / math.sqrt(mean) if mean > 0 else math.nan
 
 
 def matrix_rank(esd: ESD) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,17 +24,29 @@ class ESD:
         N: The longer side of a matrix.
         M: The shorter side.
         matrices: How many there are.
+        eps: The relative spacing of the numbers that the weights are stored in.
     """
 
     values: Array
     N: int
     M: int
     matrices: int = 1
+    eps: float = float(np.finfo(np.float64).eps)
 
     @property
     def Q(self) -> float:  # noqa: N802 - the aspect ratio's usual name
         """The aspect ratio `N / M`, at least 1."""
         return self.N / self.M
+
+    @property
+    def floor(self) -> float:
+        """What rounding the entries alone makes of an eigenvalue that is zero.
+
+        Errors of variance `(eps w)^2 / 12` for entries w are a random matrix, whose largest
+        eigenvalue is its variance times `(sqrt N + sqrt M)^2`.
+        """
+        square = float(self.values.sum()) / (self.matrices * self.N * self.M)
+        return self.eps**2 / 12 * square * (self.N**0.5 + self.M**0.5) ** 2
 
 
 def esd_of(matrices: Sequence[Tensor], name: str) -> ESD:
@@ -44,4 +57,5 @@ def esd_of(matrices: Sequence[Tensor], name: str) -> ESD:
     """
     sides = sorted(matrices[0].shape)
     values = np.sort(np.concatenate([eigenvalues(W, name) for W in matrices]))
-    return ESD(values, N=sides[1], M=sides[0], matrices=len(matrices))
+    eps = torch.finfo(matrices[0].dtype).eps
+    return ESD(values, N=sides[1], M=sides[0], matrices=len(matrices), eps=eps)

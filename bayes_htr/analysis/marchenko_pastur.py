@@ -52,9 +52,8 @@ class MarchenkoPasturFit:
         soft_rank: `bulk_max` over the largest eigenvalue: 1 where all is bulk, small where the
             largest spike stands far out.
         D: Kolmogorov-Smirnov distance (two-sided) of the other eigenvalues to the law.
-        scale: `sqrt(K / sum lambda)`, by which WeightWatcher scales the matrix.
-        sigma: The standard deviation in that scale: 1 where all is bulk, smaller the more of the
-            trace the spikes hold.
+        sigma: The standard deviation where the eigenvalues have mean 1: 1 where all is bulk,
+            smaller the more of the trace the spikes hold.
         random_like: Whether the whole spectrum passes for that of a random matrix: no spike, and a
             distance as random matrices have.
     """
@@ -66,13 +65,12 @@ class MarchenkoPasturFit:
     num_spikes: int
     soft_rank: float
     D: float
-    scale: float
     sigma: float
     random_like: bool
 
 
 def fit_marchenko_pastur(esd: ESD) -> MarchenkoPasturFit | None:
-    """Fit the bulk of a spectrum; `None` where its median is zero, so that it has none."""
+    """Fit the bulk of a spectrum; `None` where half of it is zero, so that it has none."""
     values, K = esd.values, len(esd.values)
     spikes = 0
     variance = threshold = math.nan
@@ -80,7 +78,7 @@ def fit_marchenko_pastur(esd: ESD) -> MarchenkoPasturFit | None:
     for _ in range(_TURNS):
         bulk = values[: K - spikes]
         variance = float(np.median(bulk)) / (esd.N * _median(1 / esd.Q))
-        if not variance > 0:
+        if not float(np.median(bulk)) > esd.floor:
             return None
         threshold = variance * _threshold(esd.N, esd.M, esd.matrices)
         seen.add(spikes)
@@ -101,7 +99,6 @@ def fit_marchenko_pastur(esd: ESD) -> MarchenkoPasturFit | None:
         num_spikes=num_spikes,
         soft_rank=high / float(values[-1]),
         D=D,
-        scale=math.sqrt(K / total),
         sigma=math.sqrt(esd.N * variance * K / total),
         random_like=num_spikes == 0 and _RIGID * esd.matrices * math.log(2 + K) >= K * D,
     )

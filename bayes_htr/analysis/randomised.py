@@ -50,7 +50,7 @@ def randomise(matrices: Sequence[Tensor], esd: ESD, name: str, seed: int) -> Ran
     ]
     pooled = np.sort(np.concatenate([r.values for r in replicas]))
     return Randomised(
-        ESD(pooled, esd.N, esd.M, esd.matrices * len(replicas)),
+        ESD(pooled, esd.N, esd.M, esd.matrices * len(replicas), esd.eps),
         distance=jensen_shannon(esd.values, replicas[0].values),
         above=int((esd.values > pooled[-1]).sum()),
     )

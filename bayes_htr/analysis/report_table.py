@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+
+from rich.table import Table
 
 from bayes_htr.analysis.checkpoints import CheckpointComparison, compare_rows
 from bayes_htr.analysis.esd import Array
@@ -41,6 +44,8 @@ class SpectraReport(Records):
         "alpha",
         "interval_low",
         "interval_high",
+        "searched_low",
+        "searched_high",
         "p_value",
         "num_pl_spikes",
         "stable_rank",
@@ -50,11 +55,27 @@ class SpectraReport(Records):
     headings: ClassVar[dict[str, str]] = {
         "interval_low": "low",
         "interval_high": "high",
+        "searched_low": "low",
+        "searched_high": "high",
         "p_value": "p",
         "num_pl_spikes": "in tail",
         "stable_rank": "stable rank",
         "num_spikes": "spikes",
     }
+
+    def table(self, columns: Sequence[str] | None = None) -> Table:
+        """A table for the terminal; with the intervals over xmin where there are such.
+
+        Args:
+            columns: Which; the most important ones by default.
+
+        Raises:
+            ValueError: A column that there is not.
+        """
+        if columns is None and "searched_low" in self.columns:
+            known = ("interval_low", "interval_high")
+            columns = [c for c in self.shown if c in self.columns and c not in known]
+        return super().table(columns)
 
     def compare(self, other: SpectraReport) -> CheckpointComparison:
         """The same matrices in two networks, side by side; see `CheckpointComparison`.

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from bayes_htr.analysis.columns import COLUMNS, Row, norm_columns, shape_columns
+from bayes_htr.analysis.columns import COLUMNS, Row, norm_columns, shape_columns, w_scale
 from bayes_htr.analysis.erg import trace_log
 from bayes_htr.analysis.esd import ESD, Array, esd_of
 from bayes_htr.analysis.farms import Farms, farms_esd
@@ -79,11 +79,11 @@ def analyse(weight: Weight, number: int, options: Options) -> Analysed:
 def fit_tail(esd: ESD, options: Options, *, bootstrap: bool = True) -> PowerlawFit | None:
     """The power law of the tail; `None` where there is none to fit.
 
-    Eigenvalues that are zero to working accuracy are left out. Fewer than 20 are fitted by the rule
-    that WeightWatcher has for them: at least 8 in the tail, and `alpha - 1` corrected by
-    `(n-1)/n`.
+    Eigenvalues that are zero to the accuracy of the stored weights are left out. Fewer than 20 are
+    fitted by the rule that WeightWatcher has for them: at least 8 in the tail, and `alpha - 1`
+    corrected by `(n-1)/n`.
     """
-    values = esd.values[esd.values > (esd.N * 2.3e-16) ** 2 * esd.values[-1]]
+    values = esd.values[esd.values > esd.floor]
     small: dict[str, Any] = {"min_tail": 8, "correction": "n-1"} if len(values) < _SMALL else {}
     try:
         return fit_powerlaw(
@@ -112,7 +112,7 @@ def _tail_columns(esd: ESD, fit: PowerlawFit | None) -> Row:
 
 def _hill(esd: ESD) -> float:
     try:
-        return float(hill(torch.from_numpy(esd.values.copy())))
+        return float(hill(torch.from_numpy(esd.values[esd.values > esd.floor])))
     except SpectrumError:
         return math.nan
 
@@ -139,7 +139,7 @@ def _comparison_columns(comparisons: list[Comparison]) -> Row:
 
 def _bulk_columns(bulk: MarchenkoPasturFit | None, prefix: str) -> Row:
     if bulk is None:
-        names = ("sigma_mp", "bulk_min", "bulk_max", "mp_softrank", "W_scale")
+        names = ("sigma_mp", "bulk_min", "bulk_max", "mp_softrank")
         return {f"{prefix}{name}": math.nan for name in names} | {f"{prefix}num_spikes": None}
     row: Row = {
         "sigma_mp": bulk.sigma,
@@ -147,7 +147,6 @@ def _bulk_columns(bulk: MarchenkoPasturFit | None, prefix: str) -> Row:
         "bulk_max": bulk.bulk_max,
         "num_spikes": bulk.num_spikes,
         "mp_softrank": bulk.soft_rank,
-        "W_scale": bulk.scale,
     }
     return {f"{prefix}{name}": value for name, value in row.items()} | (
         {} if prefix else {"mp_D": bulk.D}
@@ -178,6 +177,7 @@ def _random_columns(matrices: list[torch.Tensor], esd: ESD, name: str, options: 
         "rand_distance": random.distance,
         "ww_softrank": largest / own,
         "ww_maxdist": own - largest,
+        "rand_W_scale": w_scale(random.esd),
         "num_above_rand": random.above,
         "num_traps": None if bulk is None else bulk.num_spikes,
         **_bulk_columns(bulk, "rand_"),

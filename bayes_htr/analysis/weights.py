@@ -55,8 +55,7 @@ class Weight:
         if conv == "flatten" or tensor.ndim == 2:
             return [tensor.reshape(tensor.shape[0], -1)]
         slices = tensor.flatten(2).movedim(2, 0)
-        slices = slices if slices.dtype == torch.float64 else slices.float()
-        return list(slices * math.sqrt(0.5))
+        return list(slices.to(torch.promote_types(slices.dtype, torch.float32)) * math.sqrt(0.5))
 
 
 @dataclass(frozen=True)
