@@ -11,6 +11,8 @@ from bayes_htr.analysis.analyze import analyze
 from bayes_htr.analysis.records import Records, check_suffix
 from bayes_htr.analysis.report_table import SpectraReport
 
+_WIDE = 110
+_NARROW = ("name", "alpha", "verdict")
 _Commands = argparse._SubParsersAction  # the type of what add_subparsers returns
 
 
@@ -89,7 +91,8 @@ def _report(args: argparse.Namespace, path: Path) -> SpectraReport:
 
 
 def _show(report: SpectraReport, console: Console) -> None:
-    console.print(report.table())
+    narrow = console.width < _WIDE
+    console.print(report.table([c for c in _NARROW if c in report.columns] if narrow else None))
     if report.skipped:
         console.print(f"not analysed: {len(report.skipped)}", highlight=False)
         for name, why in list(report.skipped.items())[:10]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from bayes_htr.spectra import eigenvalues
 
 Array = NDArray[np.float64]
+_SINGLE, _DOUBLE = (float(np.finfo(kind).eps) for kind in (np.float32, np.float64))
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class ESD:
     N: int
     M: int
     matrices: int = 1
-    eps: float = float(np.finfo(np.float64).eps)
+    eps: float = _DOUBLE
 
     @property
     def Q(self) -> float:  # noqa: N802 - the aspect ratio's usual name
@@ -40,13 +41,17 @@ class ESD:
 
     @property
     def floor(self) -> float:
-        """What rounding the entries alone makes of an eigenvalue that is zero.
+        """Below it an eigenvalue is zero, but for rounding.
 
         Errors of variance `(eps w)^2 / 12` for entries w are a random matrix, whose largest
-        eigenvalue is its variance times `(sqrt N + sqrt M)^2`.
+        eigenvalue is its variance times `(sqrt N + sqrt M)^2`. Where weights are stored in float32
+        or better, ten times that error is allowed: what computed them rounded as well. Never less
+        than the error of the decomposition.
         """
+        eps = max(self.eps, 10 * min(self.eps, _SINGLE))
         square = float(self.values.sum()) / (self.matrices * self.N * self.M)
-        return self.eps**2 / 12 * square * (self.N**0.5 + self.M**0.5) ** 2
+        stored = eps**2 / 12 * square * (self.N**0.5 + self.M**0.5) ** 2
+        return max(stored, (self.N * _DOUBLE) ** 2 * float(self.values[-1]))
 
 
 def esd_of(matrices: Sequence[Tensor], name: str) -> ESD:
