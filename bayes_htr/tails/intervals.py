@@ -7,14 +7,13 @@ the threshold and says nothing of `a`, so that a tail searched among n values ha
 With an upper end the likelihood is that of the exponential law cut off there, Jeffreys' prior is
 the root of its Fisher information, and the posterior is computed on a grid.
 
-The plain interval takes xmin as known. Where xmin was searched it covers too little (85 to 90 % at
+The plain interval takes xmin as known. Where xmin was searched it covers too little (75 to 90 % at
 a nominal 95 %): of neighbouring tails the search takes the one whose exponent bends best to its
 data. The interval that takes the search into account mixes the posteriors of all candidate tails
-of the sample with the frequencies at which the search takes them in the semi-parametric bootstrap,
-as `sum_k w_k p(alpha | x, xmin_k)`, with `w_k` in place of the probability of `xmin_k` given the
-data. Of what else was tried on simulated samples, see `docs/reading-a-spectrum.md`: bootstrap-t,
-prepivoting and the basic interval cover less (83 to 93 % where the sample has a body), and the
-percentile interval covers as much at one and a half times the width.
+of the sample, as `sum_k w_k p(alpha | x, xmin_k)`, with `w_k` the frequencies at which the search
+takes them in the semi-parametric bootstrap, in its two rounds together: about the fitted xmin, and
+about those xmins that the first round chose. What else was tried on simulated samples is in
+`docs/reading-a-spectrum.md`.
 """
 
 from __future__ import annotations

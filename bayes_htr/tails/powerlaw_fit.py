@@ -14,11 +14,14 @@ import numpy as np
 
 from bayes_htr.errors import SpectrumError
 from bayes_htr.tails.bootstrap import (
-    Model,
     Replicates,
+    Source,
+    at_starts,
     bootstrap_known,
     bootstrap_searched,
+    chosen_starts,
     fit_known,
+    second_round,
 )
 from bayes_htr.tails.intervals import (
     GammaPosterior,
@@ -30,7 +33,7 @@ from bayes_htr.tails.intervals import (
 )
 from bayes_htr.tails.result import PowerlawFit
 from bayes_htr.tails.rules import KS, Array, Correction, Rule
-from bayes_htr.tails.search import search_xmin
+from bayes_htr.tails.search import Index, search_xmin
 from bayes_htr.tails.truncated import fisher_information
 from bayes_htr.tails.values import read_values
 
@@ -73,7 +76,8 @@ def fit_powerlaw(
         prior: Of `alpha - 1`: `"jeffreys"`, or shape and rate `(a, b)` of a Gamma law.
         level: Probability of the intervals.
         bootstrap: Replicates of the semi-parametric bootstrap; 0 for none. It gives `p_value` and,
-            where xmin was searched, `searched_interval`. A thousand give a p-value to about 0.01.
+            where xmin was searched, `searched_interval`; as many are then drawn again, in a second
+            round. A thousand give a p-value to about 0.01.
         seed: Of the replicates.
 
     Raises:
@@ -88,61 +92,63 @@ def fit_powerlaw(
     values = read_values(lam, xmax)
     logs = np.log(values.used)
     end = None if xmax is None else float(logs[-1] if xmax == "largest" else math.log(xmax))
-    model, D = _searched(logs, rule, end) if xmin is None else _known(values.used, xmin, rule, end)
-    model = replace(model, free_xmax=xmax == "largest")
-    n_tail = len(logs) - model.start
-    information = _information(model)
-    start_value = float(values.used[model.start]) if xmin is None else float(xmin)
-    one = np.array([model.start])
-    plain = _posterior(model, one, np.array([model.log_xmin]), prior)
+    source, D = _searched(logs, rule, end) if xmin is None else _known(values.used, xmin, rule, end)
+    source = replace(source, free_xmax=xmax == "largest")
+    start, rate = int(source.start[0]), float(source.rate[0])
     found = PowerlawFit(
-        alpha=1 + model.rate,
-        xmin=start_value,
+        alpha=1 + rate,
+        xmin=float(values.used[start]) if xmin is None else float(xmin),
         D=D,
-        sigma=1 / math.sqrt(n_tail * information) if information > 0 else math.nan,
+        sigma=1 / math.sqrt((len(logs) - start) * _information(source)),
         n=len(logs),
-        n_tail=n_tail,
+        n_tail=len(logs) - start,
         xmax=_end(values.used, xmax),
         level=level,
-        interval=interval(plain, np.ones(1), level),
+        interval=interval(_posterior(source, prior), np.ones(1), level),
         searched=xmin is None,
         zeros=values.zeros,
         above=values.above,
         rule=rule,
         values=values.used,
+        bootstrap=bootstrap,
     )
     if not bootstrap:
         return found
     random = np.random.default_rng(seed)
     if xmin is not None:
-        replicates = bootstrap_known(model, rule, bootstrap, random)
-        return replace(found, p_value=replicates.p_value(D), replicates=replicates)
-    replicates = bootstrap_searched(model, rule, bootstrap, random)
+        replicates = bootstrap_known(source, rule, bootstrap, random)
+        p_value = replicates.p_value(D)
+        return replace(found, p_value=p_value, clauset_p_value=p_value)
+    first = bootstrap_searched(source, rule, bootstrap, random)
+    second = second_round(source, rule, first, random)
+    starts, shares = _frequencies(source, rule, first, second)
+    posterior = _posterior(at_starts(source, rule, starts), prior)
     return replace(
         found,
-        p_value=replicates.p_value(D),
-        searched_interval=_over_xmin(model, rule, replicates, prior, level),
-        replicates=replicates,
+        p_value=(first + second).p_value(D),
+        clauset_p_value=first.p_value(D),
+        searched_interval=interval(posterior, shares, level),
+        xmin_frequencies=dict(zip(values.used[starts].tolist(), shares.tolist(), strict=True)),
     )
 
 
-def _searched(logs: Array, rule: Rule, end: float | None) -> tuple[Model, float]:
+def _searched(logs: Array, rule: Rule, end: float | None) -> tuple[Source, float]:
     if len(logs) < rule.min_tail:
         raise SpectrumError(
             f"there are {len(logs)} positive values and min_tail={rule.min_tail}; lower it"
         )
     tails = search_xmin(logs[None], rule, None if end is None else np.array([end]))
-    start, rate, D = int(tails.start[0]), float(tails.rate[0]), float(tails.D[0])
-    if not math.isfinite(D):
+    if not math.isfinite(tails.D[0]):
         raise SpectrumError(
             f"none of the tails of at least min_tail={rule.min_tail} of the {len(logs)} values "
             "holds different values; lower it, or give xmin"
         )
-    span = None if end is None else end - float(logs[start])
-    return Model(logs, start, float(logs[start]), rate, span), D
+    log_xmin = logs[tails.start]
+    span = None if end is None else end - log_xmin
+    return Source(logs, tails.start, log_xmin, tails.rate, span), float(tails.D[0])
 
 
-def _known(values: Array, xmin: float, rule: Rule, end: float | None) -> tuple[Model, float]:
+def _known(values: Array, xmin: float, rule: Rule, end: float | None) -> tuple[Source, float]:
     logs = np.log(values)
     start = int(np.searchsorted(values, xmin))
     log_xmin = math.log(xmin)
@@ -156,45 +162,37 @@ def _known(values: Array, xmin: float, rule: Rule, end: float | None) -> tuple[M
             f"{values[-1]:.6g}, and a tail needs {rule.min_tail} that differ from it; "
             "take a lower xmin"
         )
-    span = None if end is None else end - log_xmin
-    rate, D = fit_known(t[None], rule, None if span is None else np.array([[span]]))
-    return Model(logs, start, log_xmin, float(rate[0]), span), float(D[0])
+    span = None if end is None else np.array([end - log_xmin])
+    rate, D = fit_known(t[None], rule, None if span is None else span[:, None])
+    return Source(logs, np.array([start]), np.array([log_xmin]), rate, span), float(D[0])
 
 
-def _information(model: Model) -> float:
+def _information(source: Source) -> float:
     """Fisher's, of one value of the tail about alpha."""
-    if model.span is None:
-        return 1 / model.rate**2
-    return float(fisher_information(model.rate, model.span))
+    if source.span is None:
+        return float(source.rate[0] ** -2)
+    return float(fisher_information(source.rate, source.span)[0])
 
 
-def _posterior(model: Model, starts: Any, log_xmin: Array, prior: Prior) -> RatePosterior:
-    """Of the tails of a sample that begin at some of its values."""
-    logs = model.log_values
-    sums = np.cumsum(logs[::-1])[::-1]
-    sizes = len(logs) - starts
-    excess = sums[starts] - sizes * log_xmin
+def _posterior(source: Source, prior: Prior) -> RatePosterior:
+    """Of each tail of the sample."""
+    logs, log_xmin = source.log_values, source.log_xmin
+    excess = np.cumsum(logs[::-1])[::-1][source.start] - (len(logs) - source.start) * log_xmin
     above = (len(logs) - np.searchsorted(logs, log_xmin, side="right")).astype(float)
-    if model.span is None:
+    if source.span is None:
         return GammaPosterior.of(excess, above, prior)
-    span = model.log_xmin + model.span - log_xmin
-    if model.free_xmax:  # the largest value sets the end, and says nothing of alpha
-        excess, above = excess - span, above - 1
-    return GridPosterior.of(excess, above, span, prior)
+    if source.free_xmax:  # the largest value sets the end, and says nothing of alpha
+        excess, above = excess - source.span, above - 1
+    return GridPosterior.of(excess, above, source.span, prior)
 
 
-def _over_xmin(
-    model: Model, rule: Rule, replicates: Replicates, prior: Prior, level: float
-) -> tuple[float, float]:
-    """The interval averaged over xmin, by the frequencies at which replicates choose it."""
-    logs = model.log_values
-    fitted = np.isfinite(replicates.D)
-    nearest = np.searchsorted(logs, replicates.log_xmin[fitted] - _FLAT)
-    last = len(logs) - max(rule.min_tail, 3 if model.span is not None else 2)
-    last = min(last, int(np.searchsorted(logs, logs[-1])) - 1)
-    starts, counts = np.unique(np.minimum(nearest, last), return_counts=True)
-    starts = np.searchsorted(logs, logs[starts])  # the first of equal values
-    return interval(_posterior(model, starts, logs[starts], prior), counts / counts.sum(), level)
+def _frequencies(
+    source: Source, rule: Rule, first: Replicates, second: Replicates
+) -> tuple[Index, Array]:
+    """Where tails begin in both rounds, and the shares."""
+    rounds = [chosen_starts(source, rule, one) for one in (first, second)]
+    starts, counts = np.unique(np.concatenate(rounds), return_counts=True)
+    return starts, counts / counts.sum()
 
 
 def _end(values: Array, xmax: float | Literal["largest"] | None) -> float | None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayes_htr.tails.alternatives import Comparison, compare
-from bayes_htr.tails.bootstrap import Replicates
 from bayes_htr.tails.rules import Array, Rule
 
 if TYPE_CHECKING:
@@ -34,13 +33,18 @@ class PowerlawFit:
             this is too short.
         searched_interval: The credible interval that takes the choice of xmin into account; `None`
             without bootstrap, or where xmin was given.
-        p_value: Probability of a D as large if the fitted law were true; `None` without bootstrap.
+        p_value: Probability of a D as large if there is a power-law tail, over both rounds of the
+            bootstrap; `None` without it.
+        clauset_p_value: That of Clauset, Shalizi and Newman: over the first round alone, in which
+            the fitted xmin is taken for the true one.
         searched: Whether xmin was searched.
         zeros: How many zeros were left out.
         above: How many values above xmax were left out.
         rule: How the tail was fitted and judged.
         values: `(n,)` the values, ascending.
-        replicates: Fits of the bootstrap, or `None`.
+        xmin_frequencies: How often the bootstrap begins a tail at which of the values; `None` where
+            there is no `searched_interval`.
+        bootstrap: Replicates of each round.
     """
 
     alpha: float
@@ -54,12 +58,14 @@ class PowerlawFit:
     interval: tuple[float, float]
     searched_interval: tuple[float, float] | None = None
     p_value: float | None = None
+    clauset_p_value: float | None = None
     searched: bool = True
     zeros: int = 0
     above: int = 0
     rule: Rule = field(default_factory=Rule)
     values: Array = field(default_factory=lambda: np.empty(0))
-    replicates: Replicates | None = None
+    xmin_frequencies: dict[float, float] | None = None
+    bootstrap: int = 0
 
     @property
     def tail(self) -> Array:
@@ -83,27 +89,8 @@ class PowerlawFit:
             )
         return compare(np.log(self.tail / self.xmin), self.xmin, name)
 
-    def xmin_frequencies(self) -> tuple[Array, Array]:
-        """How often the bootstrap begins the tail where.
-
-        Returns:
-            `(V,)` the values of the sample, ascending, and `(V,)` shares: each replicate's xmin
-            counts for the lowest value of the sample that is not below it.
-
-        Raises:
-            ValueError: A fit without bootstrap, or whose xmin was given.
-        """
-        if self.replicates is None or not self.searched:
-            raise ValueError(
-                "this fit has no frequencies of xmin; fit with bootstrap=1000 and without xmin"
-            )
-        at = np.searchsorted(np.log(self.values), self.replicates.log_xmin - 1e-12)
-        counts = np.bincount(np.minimum(at, self.n - 1), minlength=self.n)
-        distinct, first = np.unique(self.values, return_index=True)
-        return distinct, np.add.reduceat(counts, first) / counts.sum()
-
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the values and replicates, as plain data."""
+        """Everything but the values and the frequencies of xmin, as plain data."""
         return {
             "alpha": self.alpha,
             "xmin": self.xmin,
@@ -118,11 +105,12 @@ class PowerlawFit:
             if self.searched_interval is None
             else list(self.searched_interval),
             "p_value": self.p_value,
+            "clauset_p_value": self.clauset_p_value,
             "searched": self.searched,
             "zeros": self.zeros,
             "above": self.above,
             **vars(self.rule),
-            "bootstrap": 0 if self.replicates is None else len(self.replicates.D),
+            "bootstrap": self.bootstrap,
         }
 
     def plot(self, ax: Axes | None = None, *, path: str | PathLike[str] | None = None) -> Axes:

@@ -1,13 +1,12 @@
 """The lower end of a power-law tail: the exact search of Clauset, Shalizi and Newman, pruned.
 
 For every candidate `xmin` the exponent is that of maximum likelihood on the values from it on, and
-the candidate whose law lies closest to its tail in Kolmogorov-Smirnov distance wins; of equal ones
-the lowest. Done directly this is `O(N^2)`. Here all exponents come from one reversed cumulative
-sum; the distance of each candidate is bounded from below by its deviation at a few of its values;
-candidates are measured in the order of their bounds, and each measured one shows a value at which
-all others are checked next, for neighbours deviate most at the same value. The search ends when no
-bound is below the best distance: the answer is that of the direct search, and a handful of
-candidates has been measured.
+the candidate whose law lies closest to its tail in Kolmogorov-Smirnov distance wins. Done directly
+this is `O(N^2)`. Here all exponents come from one reversed cumulative sum; the distance of each
+candidate is bounded from below by its deviation at a few of its values; candidates are measured in
+the order of their bounds, and each measured one shows a value at which all others are checked next,
+for neighbours deviate most at the same value. The search ends when no bound is below the best
+distance: the answer is that of the direct search, and a handful of candidates has been measured.
 
 References:
     Clauset, Shalizi & Newman (2009), SIAM Review 51(4).
@@ -55,6 +54,7 @@ class Candidates:
 
     Attributes:
         starts: `(C,)` indices of the candidates among the values.
+        own: `(B, C)` their values.
         sizes: `(C,)` sizes of their tails.
         rates: `(B, C)` their `alpha - 1`.
         valid: `(B, C)` whether a candidate is one: not a repeated value, and with an exponent.
@@ -66,25 +66,23 @@ class Candidates:
         N = log_values.shape[1]
         self.sizes = np.arange(N, rule.min_tail - 1, -1)
         self.starts = np.arange(len(self.sizes))
-        own = log_values[:, self.starts]
-        sums = np.cumsum(log_values[:, ::-1], axis=1)[:, ::-1][:, self.starts]
+        own = self.own = log_values[:, : len(self.sizes)]
+        sums = np.cumsum(log_values[:, ::-1], axis=1)[:, ::-1][:, : len(self.sizes)]
         self.spans = None if log_xmax is None else log_xmax[:, None] - own
         self.rates = rule.rate(sums - self.sizes * own, self.sizes, self.spans)
         self.valid = np.isfinite(self.rates)
+        self.rates[~self.valid] = 1.0  # of any value: no candidate
         self.valid[:, 1:] &= own[:, 1:] > own[:, :-1]  # a tail holds all of its equal values
 
     def probe(self, share: float) -> Array:
         """`(B, C)` deviations of all candidates at a share of the way up their own tails."""
         at = self.starts + (share * self.sizes).astype(np.intp)
-        t = self.values[:, at] - self.values[:, self.starts]
+        t = self.values[:, at] - self.own
         return self._deviation(self.rates, t, at - self.starts, self.sizes, self.spans)
 
     def at(self, rows: Index, at: Index) -> Array:
         """`(R, C)` deviations of all candidates of some samples at one value, 0 above it."""
-        t = (
-            np.take_along_axis(self.values[rows], at[:, None], 1)
-            - self.values[rows][:, self.starts]
-        )
+        t = self.values[rows, at][:, None] - self.own[rows]
         order = at[:, None] - self.starts
         spans = None if self.spans is None else self.spans[rows]
         found = self._deviation(self.rates[rows], np.maximum(t, 0), order, self.sizes, spans)
@@ -112,8 +110,7 @@ class Candidates:
         return found[np.arange(len(rows)), at], at + first
 
     def _deviation(self, rates: Array, t: Array, order: Any, sizes: Any, spans: Any) -> Array:
-        with np.errstate(invalid="ignore", over="ignore"):  # candidates that are none
-            return self.rule.deviation(law_cdf(rates, t, spans), order, sizes)
+        return self.rule.deviation(law_cdf(rates, t, spans), order, sizes)
 
 
 def search_xmin(log_values: Array, rule: Rule, log_xmax: Array | None = None) -> Tails:
@@ -125,10 +122,10 @@ def search_xmin(log_values: Array, rule: Rule, log_xmax: Array | None = None) ->
         log_xmax: `(B,)` logarithm of a hard upper end, if the law has one.
     """
     candidates = Candidates(log_values, rule, log_xmax)
-    bound = np.where(candidates.valid, 0.0, np.inf)
+    bound = np.zeros(candidates.valid.shape)
     for share in _PROBES:
-        deviation = candidates.probe(share)
-        np.maximum(bound, deviation, out=bound, where=candidates.valid)
+        np.maximum(bound, candidates.probe(share), out=bound)
+    bound[~candidates.valid] = np.inf
 
     B = len(log_values)
     best, start = np.full(B, np.inf), np.zeros(B, dtype=np.intp)
@@ -136,15 +133,13 @@ def search_xmin(log_values: Array, rule: Rule, log_xmax: Array | None = None) ->
     while True:
         next_one = bound[rows].argmin(axis=1)
         least = bound[rows, next_one]
-        tied = (least == best[rows]) & (next_one < start[rows])
-        going = np.isfinite(least) & ((least < best[rows]) | tied)
+        going = least < best[rows]
         rows, next_one = rows[going], next_one[going]
         if not len(rows):
             break
         measured += len(rows)
         D, at = candidates.measure(rows, next_one)
-        former = best[rows]
-        better = (former > D) | ((former == D) & (next_one < start[rows]))
+        better = best[rows] > D
         best[rows[better]], start[rows[better]] = D[better], next_one[better]
         bound[rows] = np.maximum(bound[rows], candidates.at(rows, at))
         bound[rows, next_one] = np.inf

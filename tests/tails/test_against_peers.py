@@ -95,7 +95,7 @@ def test_weightwatcher_counts_ties_wrongly():
     pytest.importorskip("weightwatcher")
     from weightwatcher.WW_powerlaw import pl_fit
 
-    values = np.round(1 + np.random.default_rng(2).pareto(1.5, 300), 1)
+    values = np.round(1 + np.random.default_rng(3).pareto(1.5, 300), 1)
     theirs, ours = pl_fit(values), htr.fit_powerlaw(values)
     assert (ours.alpha, ours.xmin, ours.D) == pytest.approx(search(values), rel=1e-10)
     held = int((values >= theirs.xmin).sum())

@@ -124,3 +124,8 @@ def test_nested_p_values_under_the_power_law(name):
         p.append(htr.fit_powerlaw(values, xmin=1.0).compare(name).nested_p)
     share = np.mean(np.array(p) <= 0.1)
     assert share == pytest.approx(0.1, abs=0.055)
+
+
+def test_nested_p_value_is_half_of_chi_squared():
+    found = htr.fit_powerlaw(sample("lognormal, 400"), xmin=1.0).compare("lognormal")
+    assert found.nested_p == pytest.approx(stats.chi2.sf(-2 * found.ratio, 1) / 2, rel=1e-9)

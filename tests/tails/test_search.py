@@ -53,12 +53,10 @@ def test_a_tail_holds_all_of_its_equal_values():
         np.testing.assert_allclose(found(values, Rule(ks)), direct, rtol=1e-10)
 
 
-def test_of_equal_distances_the_lowest_candidate_wins():
-    logs = np.array([[0.0, 0.0, 1.0, 2.0]])
-    alone = search_xmin(logs[:, 1:], Rule())
-    assert alone.start[0] == 0
-    geometric = np.exp2(np.arange(12.0))
-    np.testing.assert_allclose(found(geometric, Rule()), search(geometric), rtol=1e-10)
+@pytest.mark.parametrize("values", [np.exp2(np.arange(12.0)), np.arange(1.0, 30), [1.0, 2.0, 5.0]])
+def test_values_without_noise(values):
+    values = np.asarray(values)
+    np.testing.assert_allclose(found(values, Rule()), search(values), rtol=1e-10)
 
 
 def test_scale_does_not_matter_even_near_overflow():

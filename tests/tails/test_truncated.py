@@ -68,6 +68,15 @@ def test_upper_end_is_found():
     assert high - low == pytest.approx(2 * 1.96 * fit.sigma, rel=0.02)
 
 
+def test_the_largest_value_sets_the_end_and_says_nothing_of_alpha():
+    values = np.exp(truncated_quantile(1.5, np.random.default_rng(5).random(40), 2.0))
+    fitted = htr.fit_powerlaw(values, xmin=1.0, xmax="largest")
+    end = float(values.max())
+    given = htr.fit_powerlaw(np.sort(values)[:-1], xmin=1.0, xmax=end)
+    assert fitted.interval == pytest.approx(given.interval, rel=1e-9)
+    assert fitted.alpha < given.alpha
+
+
 def test_values_above_xmax_are_left_out_and_counted():
     values = np.exp(np.random.default_rng(1).exponential(size=2000))
     fit = htr.fit_powerlaw(values, xmin=1.0, xmax=5.0)
