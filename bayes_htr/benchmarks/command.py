@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bayes_htr.benchmarks.analysis_command import add_analyze_speed
 from bayes_htr.benchmarks.cost import CostSettings
 from bayes_htr.benchmarks.gpu import Gpu, gpu_tables
 from bayes_htr.benchmarks.growth import Growth, growth_tables
@@ -37,6 +38,7 @@ def add_bench(commands: _Commands[argparse.ArgumentParser]) -> None:
     _add_gpu(kinds)
     add_tails(kinds)
     add_search(kinds)
+    add_analyze_speed(kinds)
 
 
 def _add(
