@@ -6,13 +6,14 @@
     >>> posterior = htr.fit(model, (X, y), method=htr.MAP(lr=0.05), epochs=20)
 
 The layers, each of which knows only those before it: `distributions`, `spectra`, `tails`,
-`priors`, `engine`, `models`, `inference`, `posterior`; then `report`, `experiments`,
+`priors`, `engine`, `models`, `inference`, `posterior`; then `analysis`, `report`, `experiments`,
 `benchmarks` and the command line.
 """
 
 __version__ = "0.1.0"
 
 from bayes_htr import distributions
+from bayes_htr.analysis import CheckpointComparison, Farms, SpectraReport, analyze
 from bayes_htr.engine import Drift, Every, Exact, SpectralEnergy, bind
 from bayes_htr.errors import (
     CheckpointError,
@@ -76,6 +77,7 @@ __all__ = [
     "NUTS",
     "SVI",
     "BayesianClassifier",
+    "CheckpointComparison",
     "CheckpointError",
     "DataError",
     "DivergenceError",
@@ -86,6 +88,7 @@ __all__ = [
     "Exact",
     "ExpDecay",
     "Exponential",
+    "Farms",
     "Frechet",
     "Gamma",
     "HalfCauchy",
@@ -111,11 +114,13 @@ __all__ = [
     "ProcessError",
     "Shared",
     "SingularValues",
+    "SpectraReport",
     "SpectralEnergy",
     "SpectrumCheck",
     "SpectrumError",
     "StableRank",
     "TruncatedPowerlaw",
+    "analyze",
     "bind",
     "distributions",
     "fit",

@@ -1,4 +1,4 @@
-"""The command line: `bayes-htr fit`, `report` and `bench`; `python -m bayes_htr` is the same."""
+"""The command line, `bayes-htr` or `python -m bayes_htr`: fit, report, analyze and bench."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 import bayes_htr
+from bayes_htr.analysis import add_analyze
 from bayes_htr.benchmarks import add_bench
 from bayes_htr.errors import (
     CheckpointError,
@@ -87,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     report.add_argument("folder", type=Path, help="the run folder")
     report.set_defaults(run=_report, interrupted="interrupted")
+    add_analyze(commands)
     add_bench(commands)
     return parser
 

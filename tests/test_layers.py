@@ -21,6 +21,7 @@ LAYERS = [
     "inference",
     "posterior",
     "fit",
+    "analysis",
     "report",
     "experiments",
     "benchmarks",

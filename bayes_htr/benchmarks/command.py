@@ -9,6 +9,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bayes_htr.benchmarks.analysis_command import add_analyze_speed
 from bayes_htr.benchmarks.cost import CostSettings
 from bayes_htr.benchmarks.gpu import Gpu, gpu_tables
 from bayes_htr.benchmarks.growth import Growth, growth_tables
@@ -38,6 +39,7 @@ def add_bench(commands: Commands[argparse.ArgumentParser]) -> None:
     add_posterior(kinds)
     add_tails(kinds)
     add_search(kinds)
+    add_analyze_speed(kinds)
 
 
 def _add(
