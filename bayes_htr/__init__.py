@@ -13,6 +13,7 @@ The layers, each of which knows only those before it: `distributions`, `spectra`
 __version__ = "0.1.0"
 
 from bayes_htr import distributions
+from bayes_htr.analysis import SpectrumHistory
 from bayes_htr.engine import Drift, Every, Exact, SpectralEnergy, bind
 from bayes_htr.errors import (
     CheckpointError,
@@ -111,6 +112,7 @@ __all__ = [
     "SpectralEnergy",
     "SpectrumCheck",
     "SpectrumError",
+    "SpectrumHistory",
     "StableRank",
     "TruncatedPowerlaw",
     "bind",

@@ -18,6 +18,7 @@ LAYERS = [
     "models",
     "inference",
     "posterior",
+    "analysis",
     "fit",
     "report",
     "experiments",
