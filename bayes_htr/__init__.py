@@ -5,8 +5,8 @@
     >>> model = htr.BayesianClassifier(net, priors)
     >>> posterior = htr.fit(model, (X, y), method=htr.MAP(lr=0.05), epochs=20)
 
-The layers, each of which knows only those before it: `distributions`, `spectra`, `priors`,
-`engine`, `models`, `inference`, `posterior`; then `report`, `experiments`,
+The layers, each of which knows only those before it: `distributions`, `spectra`, `tails`,
+`priors`, `engine`, `models`, `inference`, `posterior`; then `report`, `experiments`,
 `benchmarks` and the command line.
 """
 
@@ -69,6 +69,7 @@ from bayes_htr.spectra import (
     spectrum,
     stable_rank,
 )
+from bayes_htr.tails import HillCurve, PowerlawFit, fit_powerlaw, hill_curve
 
 __all__ = [
     "ESD",
@@ -90,6 +91,7 @@ __all__ = [
     "Gamma",
     "HalfCauchy",
     "Hill",
+    "HillCurve",
     "ImproperPowerlaw",
     "Interval",
     "Joint",
@@ -103,6 +105,7 @@ __all__ = [
     "PosteriorSpectra",
     "PowerDecay",
     "Powerlaw",
+    "PowerlawFit",
     "Prediction",
     "PriorError",
     "Priors",
@@ -118,8 +121,10 @@ __all__ = [
     "bind",
     "distributions",
     "fit",
+    "fit_powerlaw",
     "frobenius_norm",
     "hill",
+    "hill_curve",
     "load",
     "matrices_of",
     "nuclear_norm",

@@ -11,8 +11,10 @@ PACKAGE = Path(bayes_htr.__file__).parent
 LAYERS = [
     "errors",
     "processes",
+    "drawing",
     "distributions",
     "spectra",
+    "tails",
     "priors",
     "engine",
     "models",

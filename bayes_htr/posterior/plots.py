@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from bayes_htr.drawing import pyplot, tick
 from bayes_htr.errors import PriorError, SpectrumError
 from bayes_htr.spectra import tail_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
     from bayes_htr.posterior.spectra import PosteriorSpectra
@@ -27,19 +27,6 @@ TIES = 1e3
 """An exponent above which the tail is one value to the eye, and no power law."""
 
 _FITTED, _OTHER, _TAIL = "#1f5fa8", "#9a9a9a", "#c8401e"
-
-
-def pyplot() -> Any:
-    """`matplotlib.pyplot`.
-
-    Raises:
-        ImportError: matplotlib is not installed; the message says how to install it.
-    """
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError('pictures need matplotlib: pip install "bayes-htr[plot]"') from error
-    return plt
 
 
 def plot_spectrum(
@@ -238,24 +225,6 @@ def _draw_tail(ax: Axes, spectra: PosteriorSpectra, name: str, fraction: float) 
         label=rf"$\alpha$ = {alpha.mean:.2f} [{alpha.low:.2f}, {alpha.high:.2f}]",
     )
     ax.fill_between(x, density(alpha.low), density(alpha.high), color=_TAIL, alpha=0.2, lw=0)
-
-
-def tick(axis: Axis) -> None:
-    """Ticks at 1, 2 and 5 as plain numbers where the axis spans little, at decades elsewhere."""
-    from matplotlib.ticker import (
-        LogFormatterSciNotation,
-        LogLocator,
-        NullFormatter,
-        StrMethodFormatter,
-    )
-
-    low, high = axis.get_view_interval()
-    if high / low < 200:
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    else:
-        axis.set_major_formatter(LogFormatterSciNotation())
-    axis.set_minor_formatter(NullFormatter())
 
 
 def _positive(draws: Any) -> np.ndarray:

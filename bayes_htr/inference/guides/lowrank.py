@@ -92,7 +92,7 @@ class LowRank(GaussianGuide):
     def _entropy(self) -> Tensor:
         total = self.factors[0].new_zeros((), dtype=torch.float64)
         for F, log_scale in zip(self.factors, self.log_scales, strict=True):
-            whitened = F / log_scale.exp()
+            whitened = F * (-log_scale).exp()
             inner = (whitened @ whitened.mT).double()
             inner = inner + torch.eye(F.shape[0], dtype=inner.dtype, device=inner.device)
             half_log_det = torch.linalg.cholesky(inner).diagonal().log().sum()
