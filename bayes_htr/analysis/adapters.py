@@ -57,7 +57,7 @@ def transformers_callback(history: SpectrumHistory) -> Any:
     except ImportError as error:
         raise ImportError("history.transformers() needs it: pip install transformers") from error
 
-    class SpectrumCallback(TrainerCallback):  # type: ignore[misc]
+    class SpectrumCallback(TrainerCallback):
         """Records spectra."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:

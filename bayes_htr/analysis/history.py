@@ -1,7 +1,7 @@
 """The spectra of a network's matrices over the steps of its training.
 
-They are recorded at steps that lie evenly on a logarithmic axis, whoever trains: `htr.fit`, a loop of
-one's own, Lightning or the `Trainer` of Transformers. A record costs the singular values of each
+They are recorded at steps that lie evenly on a logarithmic axis, whoever trains: `htr.fit`, a loop
+of one's own, Lightning or the `Trainer` of Transformers. A record costs the singular values of each
 matrix; a step without one costs a comparison.
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from itertools import pairwise
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -84,7 +85,7 @@ def _checked(kind: type[H], about: Any, tensors: dict[str, Tensor]) -> H:
     steps = [int(step) for step in about["steps"]]
     if tensors[_STEPS].tolist() != steps:
         raise ValueError("the two files are of different saves")
-    if not steps or steps[0] < 0 or any(b <= a for a, b in zip(steps, steps[1:], strict=False)):
+    if not steps or steps[0] < 0 or any(b <= a for a, b in pairwise(steps)):
         raise ValueError("the steps do not ascend from 0")
     epochs = [None if epoch is None else float(epoch) for epoch in about["epochs"]]
     if len(epochs) != len(steps):

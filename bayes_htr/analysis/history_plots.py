@@ -225,7 +225,8 @@ class _Esd:
         densities = np.stack([heights(row, self.bins) for row in self.lam])
         self.densities = densities
         some = densities[densities > 0]
-        self.low, self.high = (some.min() / 2, some.max() * 6) if some.size else (0.1, 1.0)
+        self.low = float(some.min() / 2) if some.size else 0.1
+        self.high = float(some.max() * 6) if some.size else 1.0
 
     def draw(self, ax: Axes, row: int) -> None:
         """Draw the record of this row, with the first as an outline."""
