@@ -1,8 +1,8 @@
 """One number of a spectrum over the steps of training, with its credible interval.
 
 Given a spectrum, the tail index `alpha - 1` of its upper part is `Gamma(k, S)` under Jeffreys'
-prior (`PosteriorSpectra.alpha`); the interval is that Gamma's. It says what `K` eigenvalues tell of an
-exponent. It is no uncertainty of the weights, which a single run of training does not show.
+prior (`PosteriorSpectra.alpha`); the interval is that Gamma's. It says what `K` eigenvalues tell of
+an exponent. It is no uncertainty of the weights, which a single run of training does not show.
 """
 
 from __future__ import annotations

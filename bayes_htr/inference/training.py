@@ -189,7 +189,7 @@ class TrainingRun(ABC):
             done=self.epoch,
             batches=len(problem.train),
         )
-        from_main(partial(self._tell, StepCallback.on_start))
+        from_main(partial(self._tell, "on_start"))
         with bar:
             while self.epoch < problem.epochs and not self._out_of_patience():
                 metrics = self._train_epoch(bar)
@@ -197,7 +197,7 @@ class TrainingRun(ABC):
                 self._save()
                 if from_main(partial(self._called_off, metrics)):
                     break
-        from_main(partial(self._tell, StepCallback.on_end))
+        from_main(partial(self._tell, "on_end"))
 
     def _train_epoch(self, bar: TrainingProgress) -> dict[str, float]:
         start = time.perf_counter()
@@ -246,10 +246,10 @@ class TrainingRun(ABC):
             except Exception as error:
                 self._note(error)
 
-    def _tell(self, hook: Callable[[StepCallback, StepEvent], None]) -> None:
+    def _tell(self, hook: Literal["on_start", "on_end"]) -> None:
         """Call one hook of all callbacks that follow the steps."""
         for callback in self.followers:
-            self._show(partial(hook, callback))
+            self._show(getattr(callback, hook))
 
     def _show(self, hook: Callable[[StepEvent], None]) -> None:
         with isolated_randomness():
