@@ -1,8 +1,8 @@
 """From a mode to a posterior over spectra: bands, intervals, and checks, on digits.
 
 Fits the mode, then a guide around it, and writes `runs/posterior_spectra` with a picture of each
-matrix's spectrum with its band, alpha by layer, prior and posterior of the largest eigenvalue, a check
-of a law, and how the spectra came to be. Run: `python examples/posterior_spectra.py`.
+matrix's spectrum with its band, alpha by layer, prior and posterior of the largest eigenvalue, a
+check of a law, and how the spectra came to be. Run: `python examples/posterior_spectra.py`.
 """
 
 import sys

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayes_htr.analysis.traces import QUANTITIES
+from bayes_htr.drawing import pyplot, tick
 from bayes_htr.inference.run_folder import write_aside
-from bayes_htr.posterior.plots import heights, log_bins, pyplot, tick
+from bayes_htr.posterior.plots import heights, log_bins
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
