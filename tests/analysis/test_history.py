@@ -81,6 +81,7 @@ def test_a_resumed_run_goes_on(tmp_path):
     file, out = tmp_path / "history.safetensors", tmp_path / "run"
     first = htr.SpectrumHistory(path=file)
     fit(first, epochs=2, out=out)
+    assert first.steps == [0, 1, 2, 3, 4, 6, 7, 10, 12]  # the end is not due otherwise
     first.record(make_network(), 15)  # beyond the checkpoint
     again = htr.SpectrumHistory.load(file)
     fit(again, epochs=4, out=out, resume=True)
