@@ -13,7 +13,13 @@ The layers, each of which knows only those before it: `distributions`, `spectra`
 __version__ = "0.1.0"
 
 from bayes_htr import distributions
-from bayes_htr.analysis import CheckpointComparison, Farms, SpectraReport, analyze
+from bayes_htr.analysis import (
+    CheckpointComparison,
+    Farms,
+    SpectraReport,
+    SpectrumHistory,
+    analyze,
+)
 from bayes_htr.engine import Drift, Every, Exact, SpectralEnergy, bind
 from bayes_htr.errors import (
     CheckpointError,
@@ -118,6 +124,7 @@ __all__ = [
     "SpectralEnergy",
     "SpectrumCheck",
     "SpectrumError",
+    "SpectrumHistory",
     "StableRank",
     "TruncatedPowerlaw",
     "analyze",

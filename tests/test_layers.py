@@ -20,6 +20,7 @@ LAYERS = [
     "models",
     "inference",
     "posterior",
+    "analysis",
     "fit",
     "analysis",
     "report",

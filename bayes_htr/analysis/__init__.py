@@ -6,6 +6,7 @@ from bayes_htr.analysis.columns import COLUMNS
 from bayes_htr.analysis.command import add_analyze
 from bayes_htr.analysis.esd import ESD
 from bayes_htr.analysis.farms import Farms
+from bayes_htr.analysis.history import SpectrumHistory
 from bayes_htr.analysis.marchenko_pastur import MarchenkoPasturFit, fit_marchenko_pastur
 from bayes_htr.analysis.records import Records
 from bayes_htr.analysis.report_table import SpectraReport
@@ -19,6 +20,7 @@ __all__ = [
     "MarchenkoPasturFit",
     "Records",
     "SpectraReport",
+    "SpectrumHistory",
     "add_analyze",
     "analyze",
     "fit_marchenko_pastur",

@@ -240,14 +240,12 @@ class _Run(TrainingRun):
             unseen.append(nll + kl)
             if self._is_time_to_check(unseen):
                 self._check(unseen, x)
+            self._stepped(x)
             bar.batch()
         if x is not None:
             self._check(unseen, x)
             self._check_weights(x)
-            try:
-                self._centre_network()
-            except ValueError as error:
-                raise self._diverged(str(error), self.step - 1, x) from error
+            self._present(x)
         self.last_batch = x
         nll_, kl_, correct_ = (totals / count).tolist()
         return {
@@ -306,6 +304,12 @@ class _Run(TrainingRun):
         with contextlib.suppress(ValueError):  # of laws that have no centre any more
             self._centre_network()
         return super()._diverged(reason, step, x)
+
+    def _present(self, x: Tensor) -> None:
+        try:
+            self._centre_network()
+        except ValueError as error:
+            raise self._diverged(str(error), self.step - 1, x) from error
 
     def _centre_network(self) -> None:
         """Put the network's weights where the guide has its centre."""

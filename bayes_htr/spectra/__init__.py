@@ -17,13 +17,13 @@ from bayes_htr.spectra.statistics import (
     working_dtype,
 )
 from bayes_htr.spectra.top import TopPair, start_block, top_pair
-from bayes_htr.spectra.view import Gradient, LowRank, MatrixView, PulledBack
+from bayes_htr.spectra.view import Factors, Gradient, MatrixView, PulledBack
 
 __all__ = [
     "Cluster",
+    "Factors",
     "Followed",
     "Gradient",
-    "LowRank",
     "Matrix",
     "MatrixView",
     "Need",
