@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import AbstractContextManager
-from types import TracebackType
+from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from bayes_htr.progress_bar import ProgressBar
 
 
-class AnalysisProgress(AbstractContextManager["AnalysisProgress"]):
+class AnalysisProgress(ProgressBar):
     """A bar on standard error.
 
     Args:
@@ -19,26 +16,8 @@ class AnalysisProgress(AbstractContextManager["AnalysisProgress"]):
     """
 
     def __init__(self, show: bool | None, work: float) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not (sys.stderr.isatty() if show is None else show),
-        )
-        self._task = self._progress.add_task("", total=work)
-
-    def __enter__(self) -> AnalysisProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        super().__init__(columns, show, description="", total=work)
 
     def begin(self, name: str) -> None:
         """A matrix is next."""
