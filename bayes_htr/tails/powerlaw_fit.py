@@ -112,21 +112,28 @@ def fit_powerlaw(
     )
     if not bootstrap:
         return found
-    random = np.random.default_rng(seed)
-    if xmin is not None:
-        replicates = bootstrap_known(source, rule, bootstrap, random)
-        p_value = replicates.p_value(D)
+    return _with_bootstrap(found, source, prior, np.random.default_rng(seed))
+
+
+def _with_bootstrap(
+    found: PowerlawFit, source: Source, prior: Prior, random: np.random.Generator
+) -> PowerlawFit:
+    """A fit with its p-values and, where xmin was searched, the interval over xmin."""
+    rule, D = found.rule, found.D
+    if not found.searched:
+        p_value = bootstrap_known(source, rule, found.bootstrap, random).p_value(D)
         return replace(found, p_value=p_value, clauset_p_value=p_value)
-    first = bootstrap_searched(source, rule, bootstrap, random)
+    first = bootstrap_searched(source, rule, found.bootstrap, random)
     second = second_round(source, rule, first, random)
     starts, shares = _frequencies(source, rule, first, second)
     posterior = _posterior(at_starts(source, rule, starts), prior)
+    xmins = found.values[starts]
     return replace(
         found,
         p_value=(first + second).p_value(D),
         clauset_p_value=first.p_value(D),
-        searched_interval=interval(posterior, shares, level),
-        xmin_frequencies=dict(zip(values.used[starts].tolist(), shares.tolist(), strict=True)),
+        searched_interval=interval(posterior, shares, found.level),
+        xmin_frequencies=dict(zip(xmins.tolist(), shares.tolist(), strict=True)),
     )
 
 
