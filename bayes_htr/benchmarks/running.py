@@ -14,6 +14,7 @@ from bayes_htr.benchmarks.machine import machine_facts
 from bayes_htr.benchmarks.parts import Part, perform
 from bayes_htr.benchmarks.results import Results
 from bayes_htr.benchmarks.tables import TextTable, page, part_settings
+from bayes_htr.devices import usable_device
 
 Commands = argparse._SubParsersAction  # the type of what add_subparsers returns
 
@@ -93,7 +94,7 @@ def run_benchmark(
     settings: Callable[[Results], list[str]] = part_settings,
 ) -> None:
     """Measure what is missing, print the tables, and write them and the pictures."""
-    device = _device(args.device)
+    device = usable_device(args.device)
     before = torch.get_num_threads()
     torch.set_num_threads(args.threads)
     try:
@@ -118,19 +119,3 @@ def run_benchmark(
         console.print(f"no pictures: {error}", markup=False)
     for path in written:
         console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _device(name: str) -> torch.device:
-    """A device by name.
-
-    Raises:
-        ValueError: There is no such device here.
-    """
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"--device {name}: not available here ({str(error).splitlines()[0]}); take cpu"
-        ) from error
-    return device

@@ -99,7 +99,7 @@ def test_gpu_is_the_same_code_on_the_cpu(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--device", "abacus"], "--device abacus"),
+        (["--device", "abacus"], "device='abacus'"),
         (["--batch-size", "25"], "batch_size=25"),
         (["--data-dir", "nowhere"], "nowhere"),
         (["--tol", "-1"], "tol=-1"),
