@@ -50,7 +50,7 @@ class Weight:
         tensor = self.load().detach()
         if conv == "flatten" or tensor.ndim == 2:
             return [tensor.reshape(tensor.shape[0], -1)]
-        return list(tensor.flatten(2).movedim(2, 0))
+        return list(tensor.flatten(2).movedim(2, 0).contiguous())
 
     def factor(self, conv: Conv) -> float:
         """Of its eigenvalues: 1/2 for slices, as WeightWatcher has it of convolutions."""

@@ -54,12 +54,12 @@ def test_both_are_timed(tmp_path, monkeypatch, capsys):
     assert main(command(tmp_path)) == 0
     assert torch.get_num_threads() == before
     printed = capsys.readouterr().out
-    for word in ("flatten", "slices", "default", "full", "ratio"):
+    for word in ("flatten", "slices", "default", "same", "full", "ratio"):
         assert word in printed
     cells = json.loads((tmp_path / "analyze.json").read_text())["cells"]
     assert set(cells) == {"lenet5/flatten", "lenet5/slices"}
     for parts in cells.values():
-        assert set(parts) == {"default", "full"}
+        assert set(parts) == {"default", "same", "full"}
         for part in parts.values():
             assert part["result"]["ours"] > 0 < part["result"]["weightwatcher"]
             assert part["result"]["difference"] == pytest.approx(0.001, rel=0.01)
