@@ -25,7 +25,11 @@ _SMALL = 20
 
 @dataclass(frozen=True)
 class Options:
-    """What is computed of each matrix; see `analyze`."""
+    """What is computed of each matrix; see `analyze`.
+
+    Raises:
+        ValueError: One outside its range.
+    """
 
     conv: Conv
     level: float
@@ -35,6 +39,16 @@ class Options:
     randomize: bool
     farms: Farms | None
     seed: int
+
+    def __post_init__(self) -> None:
+        if self.conv not in ("flatten", "slices"):
+            raise ValueError(f"conv={self.conv!r} must be 'flatten' or 'slices'")
+        if not 0 < self.level < 1:
+            raise ValueError(f"level={self.level} must lie between 0 and 1")
+        if self.bootstrap < 0:
+            raise ValueError(
+                f"bootstrap={self.bootstrap} must be 0, for none, or a number of replicates"
+            )
 
 
 @dataclass(frozen=True)
