@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+from types import ModuleType, SimpleNamespace
 
 import matplotlib
 import matplotlib.pyplot as plt
@@ -247,3 +249,59 @@ def test_transformers(tmp_path):
     assert history.steps == [0, 1, 2, 3, 4, 6, 7, 10, 13, 18, 24]
     assert history.epochs == pytest.approx([step / 6 for step in history.steps])
     torch.testing.assert_close(history["net.0.weight"][-1], htr.spectrum(net.net[0].weight))
+
+
+# The same without the packages: their documented hooks in their documented order
+
+
+def steps_of_training(net, epochs=4, batch_size=10):
+    """Epoch, batch, batches, and updates done, after each update."""
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    batches = list(zip(*(part.split(batch_size) for part in DATA), strict=True))
+    for epoch in range(epochs):
+        for i, (x, y) in enumerate(batches):
+            optimizer.zero_grad()
+            F.cross_entropy(net(x), y).backward()
+            optimizer.step()
+            yield epoch, i, len(batches), epoch * len(batches) + i + 1
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_hooks_of_lightning(monkeypatch, main):
+    package = ModuleType("lightning.pytorch")
+    package.Callback = type("Callback", (), {})
+    monkeypatch.setitem(sys.modules, "lightning", ModuleType("lightning"))
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", package)
+    history, net = htr.SpectrumHistory(), make_network()
+    callback = history.lightning()
+    assert isinstance(callback, package.Callback)
+    trainer = SimpleNamespace(is_global_zero=main, global_step=0, current_epoch=0)
+    callback.on_train_start(trainer, net)
+    for epoch, i, count, done in steps_of_training(net):
+        trainer.current_epoch, trainer.num_training_batches = epoch, count
+        trainer.global_step = done
+        callback.on_train_batch_end(trainer, net, None, None, i)
+    callback.on_train_end(trainer, net)
+    assert history.steps == ([0, 1, 2, 3, 4, 6, 7, 10, 13, 18, 24] if main else [])
+    if main:
+        assert history.epochs == pytest.approx([step / 6 for step in history.steps])
+        torch.testing.assert_close(history["0.weight"][-1], htr.spectrum(net[0].weight))
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_hooks_of_transformers(monkeypatch, main):
+    package = ModuleType("transformers")
+    package.TrainerCallback = type("TrainerCallback", (), {})
+    monkeypatch.setitem(sys.modules, "transformers", package)
+    history, net = htr.SpectrumHistory(), make_network()
+    callback = history.transformers()
+    assert isinstance(callback, package.TrainerCallback)
+    state = SimpleNamespace(is_world_process_zero=main, global_step=0, epoch=0.0)
+    callback.on_train_begin(None, state, None, model=net)
+    for _, _, count, done in steps_of_training(net):
+        state.global_step, state.epoch = done, done / count
+        callback.on_step_end(None, state, None, model=net)
+    callback.on_train_end(None, state, None, model=net)
+    assert history.steps == ([0, 1, 2, 3, 4, 6, 7, 10, 13, 18, 24] if main else [])
+    if main:
+        torch.testing.assert_close(history["0.weight"][-1], htr.spectrum(net[0].weight))
