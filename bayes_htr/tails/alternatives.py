@@ -151,6 +151,13 @@ def _fit(t: Array, s: Callable[[Array], Array]) -> tuple[float, float] | None:
     return b, c
 
 
+def _of_one(t: float, is_square: bool) -> float:
+    """`s(t)` of one number, many times faster than by NumPy."""
+    if is_square:
+        return t * t / 2
+    return math.expm1(t) if t < 700 else math.inf
+
+
 def _power_law_mean(b: float, s: Callable[[Array], Array]) -> float:
     """The mean of `s(t)` under the power law."""
     if s is _half_square:
@@ -164,9 +171,12 @@ def _log_moments(b: float, c: float, s: Callable[[Array], Array]) -> tuple[float
     if b < 0:
         mode = -b / c if s is _half_square else max(0.0, math.log(-b / c))
 
+    is_square = s is _half_square
+    s_mode = _of_one(mode, is_square)
+
     def below_peak(t: float) -> float:
         """How far the exponent lies below its largest value."""
-        return b * (t - mode) + c * float(s(np.array(t)) - s(np.array(mode)))
+        return b * (t - mode) + c * (_of_one(t, is_square) - s_mode)
 
     step = 1.0
     while below_peak(mode + step) < _DROP:
@@ -182,7 +192,7 @@ def _log_moments(b: float, c: float, s: Callable[[Array], Array]) -> tuple[float
         weights.append((right - left) / 2 * _WEIGHTS)
     t, w = np.concatenate(points), np.concatenate(weights)
     st = s(t)
-    peak = -b * mode - c * float(s(np.array(mode)))
+    peak = -b * mode - c * s_mode
     density = w * np.exp(-b * t - c * st - peak)
     total = density.sum()
     return peak + math.log(total), float(density @ t / total), float(density @ st / total)
