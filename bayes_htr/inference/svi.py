@@ -148,7 +148,7 @@ class SVI:
             "guide": self.guide if isinstance(self.guide, str) else self.guide.__name__,
             "init_scale": None if self.init_scale is None else float(self.init_scale),
             "rank": int(self.rank),
-            "directions": self.directions,
+            "directions": None if self.directions is None else int(self.directions),
             "refresh": self.refresh.to_dict(),
         }
 

@@ -40,7 +40,7 @@ class PlacedMatrix:
         """Where the matrix starts, if it lies in one piece and in order: then it is a view."""
         flat = self.index.flatten()
         start = int(flat[0])
-        in_order = torch.equal(flat, torch.arange(start, start + len(flat)))
+        in_order = torch.equal(flat, torch.arange(start, start + len(flat), device=flat.device))
         return start if in_order else None
 
 
@@ -83,7 +83,8 @@ class PlacedParameter:
     def _order(self) -> Tensor | None:
         """Where each entry of the parameter is in its matrices; `None` where they are in order."""
         places = torch.cat([m.index.flatten() for m in self.matrices])
-        return None if torch.equal(places, torch.arange(len(places))) else places.argsort()
+        in_order = torch.equal(places, torch.arange(len(places), device=places.device))
+        return None if in_order else places.argsort()
 
     def log_density(self, tensor: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         """The log density of the parameter in weight coordinates."""

@@ -75,10 +75,13 @@ class ExampleNoise:
     def drawn(self, examples: int) -> Iterator[None]:
         """Within it a call of the network has a draw for each example.
 
+        Matrices whose prior is over are points.
+
         Raises:
             ValueError: A layer was not called, or not with an example in each row.
         """
         called: set[str] = set()
+        layers = [x for x in self.layers if self.guide.has_law(x.held.law.prior.name)]
         noise: dict[int, Tensor] = {}  # of tied weights the same
 
         def hook_of(layer: _Layer) -> Any:
@@ -97,13 +100,13 @@ class ExampleNoise:
 
             return hook
 
-        handles = [layer.module.register_forward_hook(hook_of(layer)) for layer in self.layers]
+        handles = [layer.module.register_forward_hook(hook_of(layer)) for layer in layers]
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
-        for layer in self.layers:
+        for layer in layers:
             if layer.path not in called:
                 raise _refused(layer.path, layer.module, "was not called by the network")
 

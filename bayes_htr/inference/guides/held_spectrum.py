@@ -61,7 +61,7 @@ class HeldSpectrum(nn.Module):
         self.register_buffer("spread_slope", exact.new_zeros(d))
         self.register_buffer("constant", exact.new_zeros(()))
         self._vectors: Tensor | None = None
-        self._present: tuple[int, Tensor, Tensor] | None = None
+        self._present: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # What belongs to the weights as they are is computed anew by a copy.
@@ -195,10 +195,10 @@ class HeldSpectrum(nn.Module):
         """
         if torch.equal(W.to(self.reference.dtype), self.reference):
             return self.frames, self.eigenvalues
-        if self._present is None or self._present[0] != W._version:
+        if self._present is None or not torch.equal(W, self._present[0]):
             found = self._decomposed(working(W))
             frames = found.vectors[:, : self.law.free].to(self.frames)
-            self._present = W._version, frames, found.values
+            self._present = W.detach().clone(), frames, found.values
         return self._present[1:]
 
     def _decomposed(self, W: Tensor) -> Eigen:

@@ -334,6 +334,10 @@ class SpectralGuide(VariationalGuide):
         assert isinstance(held, HeldSpectrum)
         return held
 
+    def has_law(self, name: str) -> bool:
+        """Whether a matrix has a spectral prior now, which a schedule may end."""
+        return any(prior.name == name for prior, _ in self._spectral_priors())
+
     def _matrices(self) -> Iterator[Matrix]:
         """What is held of each matrix under a spectral prior, and its weights."""
         for p, W in zip(self.placed, self.weights, strict=True):

@@ -134,6 +134,22 @@ def test_it_trains():
     assert posterior.evaluate((x, y))["accuracy"] > 0.8
 
 
+def test_a_matrix_whose_prior_is_over_is_a_point():
+    net = network("mlp")
+    over = LOMAX.scaled(2.0).scheduled(htr.PowerDecay(1.0, 1, cutoff=0.4))
+    model = htr.BayesianClassifier(net, htr.Priors({"0.weight": over, "2.weight": LOMAX}))
+    guide = SpectralGuide(model.placed(0), init_scale=0.4)
+    examples = ExampleNoise(guide, net)
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    guide.points()
+    guide.follow(model.placed(3))
+    hidden = net[0](x)
+    with examples.drawn(4):
+        torch.testing.assert_close(net[0](x), hidden)
+        noisy = net[2](hidden)
+    assert not torch.allclose(noisy, net[2](hidden))
+
+
 def test_tied_layers_share_their_draws():
     net = nn.Sequential(nn.Linear(5, 5), nn.Tanh(), nn.Linear(5, 5)).double()
     net[2].weight = net[0].weight

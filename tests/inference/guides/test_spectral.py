@@ -279,6 +279,23 @@ def test_draw_and_centre_take_the_frames_of_the_weights_as_they_are():
     assert all(torch.equal(b, held[n]) for n, b in guide.named_buffers())
 
 
+@pytest.mark.parametrize(
+    "net", [linear(4, 6), nn.ConvTranspose2d(3, 4, 2, dtype=torch.float64)], ids=["", "transposed"]
+)
+def test_draws_follow_weights_that_move_between_refreshes(net):
+    """A transposed convolution's matrix is a copy, which cannot tell that the weights moved."""
+    guide = guide_of(htr.Priors({"weight": LOMAX}), net, refresh=htr.Every(100))
+    guide.rsample()
+    for seed in (1, 2):
+        generator = torch.Generator().manual_seed(seed)
+        noise = torch.randn(net.weight.shape, generator=generator, dtype=torch.float64)
+        with torch.no_grad():
+            guide.weights[0] += noise
+        matrix = guide.placed[0].split(guide.weights[0].detach())["weight"]
+        found = guide.spectra()["weight"].median.sort(descending=True).values
+        torch.testing.assert_close(found, spectrum_of(matrix))
+
+
 def test_a_schedule_that_ends_makes_points():
     net = linear(4, 6)
     priors = htr.Priors(htr.ESD(htr.Lomax(9.0))).scheduled(htr.PowerDecay(1.0, 1, cutoff=0.4))
