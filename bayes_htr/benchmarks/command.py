@@ -15,7 +15,7 @@ from bayes_htr.benchmarks.gpu import Gpu, gpu_tables
 from bayes_htr.benchmarks.growth import Growth, growth_tables
 from bayes_htr.benchmarks.layers import LayerSettings
 from bayes_htr.benchmarks.naive import ENERGIES
-from bayes_htr.benchmarks.overhead import NETS, Overhead, overhead_tables
+from bayes_htr.benchmarks.overhead import MEASURED, NETS, Overhead, overhead_tables
 from bayes_htr.benchmarks.pictures import Limits, draw_growth, draw_overhead
 from bayes_htr.benchmarks.running import INTERRUPTED, count, positive, run_benchmark
 from bayes_htr.benchmarks.settings import DTYPES, REFRESHES, Training, refresh_policy
@@ -93,8 +93,14 @@ def _add_overhead(kinds: _Commands[argparse.ArgumentParser]) -> None:
     _add_cost(parser, cost)
     add("--samples", type=positive, default=60, help="steps at which gradients are compared")
     add("--resnet-steps", type=positive, default=30, help="steps for the share of resnet18")
-    add("--accuracy", action="store_true", help="compare test accuracies over --seeds; long")
-    add("--seeds", type=positive, default=10, help="seeds of --accuracy")
+    add(
+        "--measure",
+        nargs="+",
+        choices=MEASURED,
+        default=list(MEASURED[:-1]),
+        help="what is measured; accuracy, over --seeds, takes long",
+    )
+    add("--seeds", type=positive, default=10, help="seeds of --measure accuracy")
     limits = Limits()
     add("--limit-ratio", type=float, default=limits.ratio, help="marked in the picture")
     add("--limit-naive", type=float, default=limits.naive, help="marked in the picture")
@@ -183,7 +189,8 @@ def _overhead(args: argparse.Namespace, console: Console) -> None:
         cost=_cost(args),
         samples=args.samples,
         share_steps=args.resnet_steps,
-        seeds=args.seeds if args.accuracy else 0,
+        measure=args.measure,
+        seeds=args.seeds,
         data_dir=args.data_dir,
     )
     limits = Limits(args.limit_ratio, args.limit_naive, args.limit_share)

@@ -16,7 +16,7 @@ import copy
 import math
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -24,9 +24,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
+from bayes_htr.engine import Drift, Refresh
 from bayes_htr.inference.data import Batches
-from bayes_htr.inference.guides import GUIDES, VariationalGuide
+from bayes_htr.inference.guides import GUIDES, SpectralGuide, VariationalGuide
 from bayes_htr.inference.guides.autoguide import PyroGuide, is_pyro_guide
+from bayes_htr.inference.guides.example_noise import ExampleNoise
 from bayes_htr.inference.guides.gaussian import unconstrained
 from bayes_htr.inference.modes import evaluation_mode
 from bayes_htr.inference.problem import Fitted, Problem
@@ -54,15 +56,23 @@ class SVI:
     """Stochastic variational inference.
 
     Args:
-        guide: The family of posteriors over the weights: `"meanfield"`, `"lowrank"`, or a class of
-            `pyro.infer.autoguide`, such as `AutoNormal`.
+        guide: The family of posteriors: `"spectral"`, over the spectra of matrices with a spectral
+            prior; `"meanfield"` and `"lowrank"`, over the weights; or a class of
+            `pyro.infer.autoguide`, such as `AutoNormal`, over the weights.
         lr: Learning rate.
         optimizer: Called as `optimizer(parameters, lr=lr)`.
         scheduler: As in `MAP`.
         particles: Draws of the weights in each step.
         kl_warmup: Over so many epochs the divergence's weight rises linearly to 1.
-        init_scale: Standard deviation of the weights at the start, which is around the network's.
+        init_scale: Standard deviation at the start, which is around the network's weights: of every
+            weight, 0.01 if not given; in `"spectral"` of the logarithm of singular values, 0.1.
         rank: Of the directions that a layer's weights share in `"lowrank"`.
+        directions: In `"spectral"`, how many leading eigenvalues of each matrix have a spread, the
+            others being points; all if not given. Fewer cost less.
+        refresh: In `"spectral"`, when singular vectors are computed anew.
+        noise: `"shared"`: one draw for all examples of a batch. `"example"`, with `"spectral"` and
+            one particle: a draw for each example, which has the same bound with less variance and
+            costs less; for networks of linear layers and convolutions without batch normalisation.
         clip: Clip the gradient of all that is learnt together to this norm.
         patience: Stop after this many epochs without a better validation NLL, and keep the best
             guide. Needs `validation`.
@@ -76,14 +86,17 @@ class SVI:
         ValueError: A setting out of range.
     """
 
-    guide: str | type = "meanfield"
+    guide: str | type = "spectral"
     lr: float = 1e-3
     optimizer: Callable[..., Optimizer] = torch.optim.Adam
     scheduler: Literal["cosine"] | SchedulerFactory | None = "cosine"
     particles: int = 1
     kl_warmup: int = 0
-    init_scale: float = 0.01
+    init_scale: float | None = None
     rank: int = 4
+    directions: int | None = None
+    refresh: Refresh = field(default_factory=Drift)
+    noise: Literal["shared", "example"] = "shared"
     clip: float | None = None
     patience: int | None = None
 
@@ -96,7 +109,18 @@ class SVI:
             )
         for name, least in (("particles", 1), ("kl_warmup", 0), ("rank", 1)):
             _check_whole(name, getattr(self, name), least)
-        if not is_positive(self.init_scale):
+        if self.directions is not None:
+            _check_whole("directions", self.directions, 1)
+        if not isinstance(self.refresh, Refresh):
+            raise ValueError(f"refresh={self.refresh!r} must be htr.Drift, htr.Every or htr.Exact")
+        if self.noise not in ("shared", "example"):
+            raise ValueError(f"noise={self.noise!r} must be 'shared' or 'example'")
+        if self.noise == "example" and (self.guide != "spectral" or self.particles != 1):
+            raise ValueError(
+                f"noise='example' is for guide='spectral' and one particle, not for "
+                f"guide={self.guide!r} and {self.particles}; take noise='shared'"
+            )
+        if self.init_scale is not None and not is_positive(self.init_scale):
             raise ValueError(f"init_scale={self.init_scale!r} must be a positive number")
 
     def describe(self) -> dict[str, Any]:
@@ -106,6 +130,7 @@ class SVI:
             **described_settings(self),
             "particles": int(self.particles),
             "kl_warmup": int(self.kl_warmup),
+            "noise": self.noise,
             **self.options(),
         }
 
@@ -113,8 +138,10 @@ class SVI:
         """What guides are built with."""
         return {
             "guide": self.guide if isinstance(self.guide, str) else self.guide.__name__,
-            "init_scale": float(self.init_scale),
+            "init_scale": float(self.init_scale or self.guide_class().default_scale),
             "rank": int(self.rank),
+            "directions": self.directions,
+            "refresh": self.refresh.to_dict(),
         }
 
     def guide_class(self) -> type[VariationalGuide]:
@@ -127,10 +154,12 @@ class SVI:
         Raises:
             ValueError: Early stopping without validation data, nothing to train, an optimiser that
                 needs a closure, or several processes.
-            PriorError: A prior that is no density.
+            PriorError: A prior that is no density, or is none any more at some epoch.
             SpectrumError: Weights that a law cannot score.
         """
         check_patience(self, problem)
+        for epoch in range(problem.epochs):
+            placed_parameters(problem.model.priors, problem.net, epoch)
         if world_size() > 1:
             raise ValueError("SVI trains in one process; start one, or use htr.MAP")
         with isolated_randomness(), torch.no_grad():
@@ -163,6 +192,10 @@ class _Run(TrainingRun):
         self.guide.to(self.weights[0].device)
         self.root = unwrap(self.net)
         self.paths = {p.name: p.path for p in parameters_of(self.root)}
+        self.examples: ExampleNoise | None = None
+        if method.noise == "example":
+            assert isinstance(self.guide, SpectralGuide)
+            self.examples = ExampleNoise(self.guide, self.root)
         self._start([p for p in self.guide.parameters() if p.requires_grad])
         if self.needs_closure:
             raise ValueError(
@@ -223,7 +256,7 @@ class _Run(TrainingRun):
         nlls, divergences, corrects = [], [], []
         for _ in range(particles):
             try:
-                sample = self.guide.rsample()
+                sample = self._sample()
                 kl = self.guide.divergence(sample)
             except (ValueError, RuntimeError) as error:  # laws of NaN, or outside of their range
                 raise self._diverged(str(error), self.step, x) from error
@@ -242,9 +275,13 @@ class _Run(TrainingRun):
         nll, kl, correct = means
         return nll, kl.to(nll), correct
 
+    def _sample(self) -> dict[str, Tensor]:
+        return self.guide.rsample() if self.examples is None else self.examples.guide.points()
+
     def _logits(self, sample: Mapping[str, Tensor], x: Tensor) -> Tensor:
         weights = {path: sample[n] for n, path in self.paths.items() if n in sample}
-        logits: Tensor = functional_call(self.root, weights, (x,))
+        with contextlib.nullcontext() if self.examples is None else self.examples.drawn(len(x)):
+            logits: Tensor = functional_call(self.root, weights, (x,))
         return logits
 
     def _warmth(self) -> float:

@@ -73,7 +73,8 @@ class PlacedParameter:
 
     def join(self, matrices: Mapping[str, Tensor]) -> Tensor:
         """The parameter `(..., *shape)` that holds matrices `(..., m, n)`: inverse of `split`."""
-        flat = torch.cat([matrices[m.prior.name].flatten(-2) for m in self.matrices], dim=-1)
+        parts = [matrices[m.prior.name].flatten(-2) for m in self.matrices]
+        flat = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         if self._order is not None:
             flat = flat[..., self._order]
         return flat.reshape(flat.shape[:-1] + self.shape)

@@ -18,7 +18,18 @@ def tiny_overhead(out, data_dir, *options):
 
 
 def test_overhead(tmp_path, data_dir, capsys, monkeypatch):
-    command = tiny_overhead(tmp_path, data_dir, "--samples", "4", "--accuracy", "--seeds", "2")
+    command = tiny_overhead(
+        tmp_path,
+        data_dir,
+        "--samples",
+        "4",
+        "--measure",
+        "cost",
+        "quality",
+        "accuracy",
+        "--seeds",
+        "2",
+    )
     assert main(command) == 0
     printed = capsys.readouterr().out
     for word in ("frechet", "weighted_alpha", "naive / ours", "lowest cosine", "95 % interval"):

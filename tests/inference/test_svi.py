@@ -22,7 +22,7 @@ from bayes_htr.inference.svi import set_weights
 NORMAL = htr.Priors({"*": htr.Entries(htr.Normal(0.0, 0.5))})
 LOMAX = htr.Priors(htr.ESD(htr.Lomax(tail_index=htr.Gamma(9.0, 3.0))))
 METRICS = ("epoch", "loss", "train_nll", "kl", "train_accuracy", "lr", "seconds")
-GUIDES = pytest.mark.parametrize("guide", ["meanfield", "lowrank", AutoNormal], ids=str)
+GUIDES = pytest.mark.parametrize("guide", ["spectral", "meanfield", "lowrank", AutoNormal], ids=str)
 
 
 def fitted(model, data, method, epochs=1, batch_size=16, **more):
@@ -43,7 +43,9 @@ def fitted(model, data, method, epochs=1, batch_size=16, **more):
 def test_step_is_the_gradient_of_the_bound(make_model, data):
     """Two draws, class weights: against the formula, with the same noise."""
     model = make_model(NORMAL.scaled(3.0), class_weights=[0.5, 1.0, 3.0])
-    method = htr.SVI(lr=0.1, optimizer=SGD, scheduler=None, particles=2, init_scale=0.1)
+    method = htr.SVI(
+        "meanfield", lr=0.1, optimizer=SGD, scheduler=None, particles=2, init_scale=0.1
+    )
     result = fitted(model, data, method, batch_size=50)
     x, y = next(iter(Batches(data, batch_size=50, seed=0)))
     loc = {n: p.detach().clone().requires_grad_() for n, p in model.net.named_parameters()}
@@ -90,7 +92,7 @@ def test_the_objective_does_not_depend_on_the_batch_size(make_model, data, guide
 def test_without_a_prior_it_is_plain_training(make_model, data, priors, kind, same_weights):
     optimizer = {"lr": 0.01, "optimizer": Adam}
     plain = htr.fit(make_model(kind=kind), data, method=htr.MAP(**optimizer), epochs=3)
-    for guide in ("meanfield", "lowrank"):
+    for guide in ("spectral", "meanfield", "lowrank"):
         method = htr.SVI(guide=guide, **optimizer)
         same_weights(htr.fit(make_model(priors, kind), data, method=method, epochs=3), plain)
 
@@ -117,7 +119,8 @@ def test_metrics(make_model, data, validation, guide, priors):
 @GUIDES
 def test_it_learns(make_model, data, validation, guide):
     method = htr.SVI(guide=guide, lr=0.02)
-    result = htr.fit(make_model(NORMAL), data, method=method, epochs=60, validation=validation)
+    model = make_model(LOMAX if guide == "spectral" else NORMAL)
+    result = htr.fit(model, data, method=method, epochs=60, validation=validation)
     first, last = result.history[0], result.history[-1]
     assert last["loss"] < first["loss"] - 0.5
     assert last["val_accuracy"] > 0.6
@@ -139,8 +142,10 @@ def test_the_network_is_at_the_centre(make_model, data, guide):
 
 @GUIDES
 def test_it_starts_from_a_map_fit(make_model, data, guide):
-    prior = htr.ESD(htr.Lomax(tail_index=htr.Joint(htr.Gamma(9.0, 3.0))))
-    model = make_model(htr.Priors(prior))
+    law = htr.Lomax(tail_index=htr.Joint(htr.Gamma(9.0, 3.0)))
+    if guide == "spectral":  # where a tail index follows from the spectra
+        law = htr.Lomax(3.0, scale=htr.LogNormal(0.0, 0.5))
+    model = make_model(htr.Priors(htr.ESD(law)))
     first = htr.fit(model, data, method=htr.MAP(), epochs=5)
     start = htr.fit(model, data, method=htr.SVI(guide=guide), epochs=0, init=first)
     for a, b in zip(first.network().parameters(), start.network().parameters(), strict=True):
@@ -151,7 +156,7 @@ def test_it_starts_from_a_map_fit(make_model, data, guide):
 def test_warm_up(make_model, data):
     """Linear in steps; what the history tells is the bound itself."""
     model = make_model(NORMAL)
-    still = {"lr": 1e-30, "init_scale": 1e-6}
+    still = {"guide": "meanfield", "lr": 1e-30, "init_scale": 1e-6}
     plain = fitted(model, data, htr.SVI(**still), epochs=2).history
     warm = fitted(model, data, htr.SVI(kl_warmup=2, **still), epochs=2).history
     assert [r["loss"] for r in warm] == pytest.approx([r["loss"] for r in plain], rel=1e-4)
@@ -162,7 +167,7 @@ def test_warm_up(make_model, data):
         net.bias.zero_()
     x, y = torch.zeros(8, 6), torch.zeros(8, dtype=torch.int64)
     priors = htr.Priors({"weight": htr.Entries(htr.Normal(0.0, 1.0))})
-    method = htr.SVI(lr=0.1, optimizer=SGD, scheduler=None, kl_warmup=2)
+    method = htr.SVI("meanfield", lr=0.1, optimizer=SGD, scheduler=None, kl_warmup=2)
     linear = htr.BayesianClassifier(net, priors)
     result = fitted(linear, (x, y), method, epochs=3, batch_size=4)
     expected = np.prod([1 - 0.1 / 8 * w for w in (0.25, 0.5, 0.75, 1.0, 1.0, 1.0)])
@@ -171,9 +176,16 @@ def test_warm_up(make_model, data):
     )
 
 
+def test_a_schedule_that_ends_in_no_density_is_refused_at_once(make_model, data, tmp_path):
+    priors = LOMAX.scheduled(htr.PowerDecay(1.0, period=1))
+    with pytest.raises(htr.PriorError, match=r"no finite integral at strength 0\.5"):
+        htr.fit(make_model(priors), data, method=htr.SVI(), epochs=3, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_schedule_is_followed(make_model, data):
     priors = NORMAL.scheduled(htr.PowerDecay(1.0, period=1, cutoff=0.4))
-    still = htr.SVI(lr=1e-30, init_scale=0.1)
+    still = htr.SVI("meanfield", lr=1e-30, init_scale=0.1)
     kl = [row["kl"] for row in fitted(make_model(priors), data, still, epochs=4).history]
     flat = [fitted(make_model(NORMAL.scaled(s)), data, still).history[0]["kl"] for s in (1, 0.5)]
     assert kl[:3] == pytest.approx([flat[0], flat[0], flat[1]], rel=1e-5)
@@ -182,7 +194,7 @@ def test_a_schedule_is_followed(make_model, data):
 
 def test_patience_restores_the_best_guide(make_model, data, validation):
     seen = []
-    method = htr.SVI(lr=1.0, optimizer=SGD, scheduler=None, patience=3)
+    method = htr.SVI("meanfield", lr=1.0, optimizer=SGD, scheduler=None, patience=3)
     posterior = htr.fit(
         make_model(NORMAL),
         data,
@@ -241,7 +253,7 @@ def test_tied_and_frozen_parameters(data):
     net[2].weight = net[0].weight
     net[3].weight.requires_grad_(False)
     before = net[3].weight.clone()
-    result = fitted(htr.BayesianClassifier(net, NORMAL), data, htr.SVI(lr=0.1))
+    result = fitted(htr.BayesianClassifier(net, NORMAL), data, htr.SVI("meanfield", lr=0.1))
     assert result.net[2].weight is result.net[0].weight
     assert torch.equal(result.net[3].weight, before)
     assert "3.weight" not in result.guide.centre()
@@ -311,7 +323,7 @@ def test_divergence_is_told(make_model, data, priors, guide):
 
 
 def test_clip(make_model, data):
-    method = htr.SVI(lr=1.0, optimizer=SGD, scheduler=None, clip=1e-3)
+    method = htr.SVI("meanfield", lr=1.0, optimizer=SGD, scheduler=None, clip=1e-3)
     model = make_model(NORMAL)
     result = fitted(model, data, method, batch_size=50)
     start = MeanField(model.placed())

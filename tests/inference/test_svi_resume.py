@@ -13,14 +13,23 @@ from bayes_htr.inference import RunFolder
 NORMAL = htr.Priors({"*": htr.Entries(htr.Normal(0.0, 0.5))})
 GAMMA = htr.Priors(htr.ESD(htr.Lomax(tail_index=htr.Gamma(9.0, 3.0))))
 SCALE = htr.Priors({"*": htr.Entries(htr.Normal(0.0, htr.LogNormal(0.0, 0.5)))})
+TOP = htr.Priors(
+    htr.MaxEigenvalue(htr.Frechet(2.0, htr.LogNormal(0.0, 0.5))) & htr.ESD(htr.Lomax(2.0))
+)
+HEAVY = htr.Priors(htr.ESD(htr.Lomax(6.0)))
+MEANFIELD = {"guide": "meanfield"}
 CASES = {
-    "meanfield": (NORMAL, {}),
-    "hyperparameters": (GAMMA, {}),
+    "spectral": (GAMMA, {"refresh": htr.Drift(0.01)}),
+    "spectral, exact": (TOP, {"refresh": htr.Exact(), "directions": 2}),
+    "spectral, schedule": (HEAVY.scheduled(htr.PowerDecay(1.0, period=1, cutoff=0.3)), {}),
+    "spectral, patience": (GAMMA, {"refresh": htr.Every(3), "patience": 3, "lr": 0.5}),
+    "meanfield": (NORMAL, MEANFIELD),
+    "hyperparameters": (GAMMA, MEANFIELD),
     "lowrank": (SCALE, {"guide": "lowrank", "particles": 2}),
     "pyro": (SCALE, {"guide": AutoNormal}),
-    "warm-up": (NORMAL, {"kl_warmup": 4}),
-    "schedule": (NORMAL.scheduled(htr.PowerDecay(1.0, period=1)), {}),
-    "patience": (NORMAL, {"patience": 3, "lr": 0.5}),
+    "warm-up": (NORMAL, {"kl_warmup": 4, **MEANFIELD}),
+    "schedule": (NORMAL.scheduled(htr.PowerDecay(1.0, period=1)), MEANFIELD),
+    "patience": (NORMAL, {"patience": 3, "lr": 0.5, **MEANFIELD}),
 }
 
 

@@ -5,10 +5,20 @@ from bayes_htr.inference.guides.base import Guide, VariationalGuide
 from bayes_htr.inference.guides.lowrank import LowRank
 from bayes_htr.inference.guides.meanfield import MeanField
 from bayes_htr.inference.guides.samples import Samples
+from bayes_htr.inference.guides.spectral import SpectralGuide
 
 GUIDES: dict[str, type[Guide]] = {
-    guide.kind: guide for guide in (LowRank, MeanField, PyroGuide, Samples)
+    guide.kind: guide for guide in (SpectralGuide, MeanField, LowRank, PyroGuide, Samples)
 }
 """By the name under which run folders know them."""
 
-__all__ = ["GUIDES", "Guide", "LowRank", "MeanField", "PyroGuide", "Samples", "VariationalGuide"]
+__all__ = [
+    "GUIDES",
+    "Guide",
+    "LowRank",
+    "MeanField",
+    "PyroGuide",
+    "Samples",
+    "SpectralGuide",
+    "VariationalGuide",
+]

@@ -25,7 +25,6 @@ from torch import Tensor
 
 from bayes_htr.engine.latents import Latent
 from bayes_htr.inference.guides.base import VariationalGuide
-from bayes_htr.inference.guides.gaussian import without_values
 from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.models.matrix_prior import hyperprior
@@ -63,11 +62,9 @@ class PyroGuide(VariationalGuide):
         *,
         init_scale: float = 0.01,
     ) -> None:
-        super().__init__()
+        super().__init__(placed)
         self.init_scale = float(init_scale)
-        self.names = tuple(p.name for p in placed)
         self.latents = latents_of_all(list(placed))
-        self.placed = tuple(without_values(p) for p in placed)
         start = {p.name: p.parameter.tensor.detach().clone() for p in placed}
         like = next(iter(start.values()))
         for name, latent in self.latents.items():
@@ -100,10 +97,6 @@ class PyroGuide(VariationalGuide):
         if not is_pyro_guide(guide):
             raise ValueError(f"{options['guide']!r} is no guide of pyro.infer.autoguide")
         return cls(guide, placed, hyperparameters, init_scale=options["init_scale"])
-
-    def follow(self, placed: Sequence[PlacedParameter]) -> None:
-        """As in the base."""
-        self.placed = tuple(without_values(p) for p in placed)
 
     def rsample(self) -> dict[str, Tensor]:
         """One draw with gradient; `divergence` takes what this returned."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -58,7 +59,19 @@ class Guide(nn.Module, ABC):
 
 
 class VariationalGuide(Guide):
-    """A guide that is fitted by stochastic gradients of the evidence lower bound."""
+    """A guide that is fitted by stochastic gradients of the evidence lower bound.
+
+    Args:
+        placed: The trainable parameters with their densities.
+    """
+
+    default_scale: ClassVar[float] = 0.01
+    """Where standard deviations start, unless told otherwise."""
+
+    def __init__(self, placed: Sequence[PlacedParameter]) -> None:
+        super().__init__()
+        self.names = tuple(p.name for p in placed)
+        self.placed = tuple(_without_values(p) for p in placed)
 
     @classmethod
     @abstractmethod
@@ -100,9 +113,9 @@ class VariationalGuide(Guide):
             ) from error
         return guide
 
-    @abstractmethod
     def follow(self, placed: Sequence[PlacedParameter]) -> None:
         """Take other densities of the same parameters: those of another epoch of a schedule."""
+        self.placed = tuple(_without_values(p) for p in placed)
 
     @abstractmethod
     def rsample(self) -> dict[str, Tensor]:
@@ -115,3 +128,13 @@ class VariationalGuide(Guide):
         Closed form where there is one, else its estimate from the sample. So `-E[log p(y | x, W)]`
         plus this is the negative evidence lower bound.
         """
+
+
+def _without_values(placed: PlacedParameter) -> PlacedParameter:
+    """The same with no more of the parameter's tensor than its shape."""
+    shape = nn.Parameter(torch.empty_like(placed.parameter.tensor, device="meta"))
+    device = placed.parameter.tensor.device
+    matrices = tuple(replace(m, index=m.index.to(device)) for m in placed.matrices)
+    return replace(
+        placed, parameter=replace(placed.parameter, tensor=shape, matrices=()), matrices=matrices
+    )

@@ -49,13 +49,11 @@ class GaussianGuide(VariationalGuide):
         *,
         init_scale: float = 0.01,
     ) -> None:
-        super().__init__()
+        super().__init__(placed)
         self.init_scale = float(init_scale)
-        self.names = tuple(p.name for p in placed)
         self.locations = nn.ParameterList(
             nn.Parameter(p.parameter.tensor.detach().clone()) for p in placed
         )
-        self.placed = tuple(without_values(p) for p in placed)
         self.random = tuple(p.name for p in placed if p.matrices)
         like = placed[0].parameter.tensor.detach()
         self.hyper = LatentLaws(latents_of_all(list(placed)), hyperparameters or {}, like)
@@ -70,10 +68,6 @@ class GaussianGuide(VariationalGuide):
     ) -> G:
         """As in the base; the option is `init_scale`."""
         return cls(placed, hyperparameters, init_scale=options["init_scale"])
-
-    def follow(self, placed: Sequence[PlacedParameter]) -> None:
-        """As in the base."""
-        self.placed = tuple(without_values(p) for p in placed)
 
     def location(self, name: str) -> nn.Parameter:
         """The location of a parameter."""
@@ -134,16 +128,6 @@ class GaussianGuide(VariationalGuide):
     @abstractmethod
     def _variances(self) -> dict[str, Tensor]:
         """The variance of each entry of the parameters in `random`."""
-
-
-def without_values(placed: PlacedParameter) -> PlacedParameter:
-    """The same with no more of the parameter's tensor than its shape."""
-    shape = nn.Parameter(torch.empty_like(placed.parameter.tensor, device="meta"))
-    device = placed.parameter.tensor.device
-    matrices = tuple(replace(m, index=m.index.to(device)) for m in placed.matrices)
-    return replace(
-        placed, parameter=replace(placed.parameter, tensor=shape, matrices=()), matrices=matrices
-    )
 
 
 def unconstrained(guide: VariationalGuide, placed: Sequence[PlacedParameter]) -> dict[str, Tensor]:

@@ -55,8 +55,7 @@ class LatentLaws(nn.Module):
         with torch.no_grad():
             for name, law in self._all().items():
                 if isinstance(law, Gamma):
-                    unit = torch._standard_gamma(law.concentration.cpu(), generator=generator)
-                    found[name] = unit.to(law.rate) / law.rate
+                    found[name] = gamma_draw(law, generator)
                     continue
                 noise = torch.randn((), generator=generator, dtype=law.loc.dtype)
                 u = law.loc + law.scale * noise.to(law.loc)
@@ -105,6 +104,13 @@ class LatentLaws(nn.Module):
             hyperprior(self.latents[name], like).support
         )
         return transform
+
+
+def gamma_draw(law: Gamma, generator: torch.Generator) -> Tensor:
+    """One draw, 0-d, without gradient, from a generator on the CPU."""
+    rate = law.rate.detach()
+    unit = torch._standard_gamma(law.concentration.detach().cpu(), generator=generator)
+    return unit.to(rate) / rate
 
 
 def _started(latent: Latent, u: Tensor) -> nn.Parameter:

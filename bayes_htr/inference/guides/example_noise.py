@@ -1,0 +1,173 @@
+"""Each example of a batch under its own draw of the spectra, without a matrix for each.
+
+With `W = b W_0 + W_0 V (g - b) V'` a layer's output is `b W_0 x + W_0 V (g - b) V'x`: two thin
+products with vectors, in which `g` and `b` may differ from example to example. One example uses the
+same draw at all its positions. The mean over a batch then estimates the same expectation as a draw
+shared by all, with less variance: the noise of the examples is independent.
+
+Source: Kingma, Salimans & Welling (2015), arXiv:1506.02557, for normal laws over the weights;
+`docs/spectral-guide.md`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bayes_htr.inference.guides.held_spectrum import HeldSpectrum
+from bayes_htr.inference.guides.spectral import SpectralGuide
+from bayes_htr.spectra import parameters_of
+
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A layer whose weight has a spectral prior."""
+
+    path: str
+    module: nn.Module
+    place: int
+    """Of its weight in the guide."""
+    held: HeldSpectrum
+
+
+class ExampleNoise:
+    """Draws the spectra of a network's layers for each example.
+
+    Args:
+        guide: The guide.
+        root: The network.
+
+    Raises:
+        ValueError: A layer that is neither linear nor a plain convolution, batch normalisation,
+            which mixes examples, or `Entries` beside a spectral prior.
+    """
+
+    def __init__(self, guide: SpectralGuide, root: nn.Module) -> None:
+        self.guide = guide
+        paths = {id(p.tensor): p.name for p in parameters_of(root)}
+        spectral = {
+            p.name: (place, p)
+            for place, p in enumerate(guide.placed)
+            if any(m.prior.spectral for m in p.matrices)
+        }
+        self.layers: list[_Layer] = []
+        for path, module in root.named_modules():
+            if isinstance(module, _BatchNorm):
+                raise _refused(path, module, "takes statistics over examples")
+            for parameter in module.parameters(recurse=False):
+                if (name := paths.get(id(parameter))) in spectral:
+                    place, placed = spectral[name]
+                    _check(path, module)
+                    (matrix,) = placed.matrices
+                    if matrix.prior.entries:
+                        raise _refused(path, module, "has Entries(...) beside its spectral prior")
+                    self.layers.append(_Layer(path, module, place, guide.of(matrix.prior.name)))
+
+    @contextmanager
+    def drawn(self, examples: int) -> Iterator[None]:
+        """Within it a call of the network has a draw for each example.
+
+        Raises:
+            ValueError: A layer was not called, or not with an example in each row.
+        """
+        called: set[str] = set()
+        noise: dict[int, Tensor] = {}  # of tied weights the same
+
+        def hook_of(layer: _Layer) -> Any:
+            def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+                if len(args[0]) != examples:
+                    raise _refused(
+                        layer.path,
+                        module,
+                        f"is given {len(args[0])} rows, and the batch has {examples} examples",
+                    )
+                called.add(layer.path)
+                if layer.place not in noise:
+                    noise[layer.place] = layer.held.noise(examples=examples)
+                W = self.guide.weights[layer.place]
+                return _noisy(layer.held, W, module, args[0], output, noise[layer.place])
+
+            return hook
+
+        handles = [layer.module.register_forward_hook(hook_of(layer)) for layer in self.layers]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+        for layer in self.layers:
+            if layer.path not in called:
+                raise _refused(layer.path, layer.module, "was not called by the network")
+
+
+def _noisy(
+    held: HeldSpectrum, W: Tensor, module: nn.Module, x: Tensor, output: Tensor, noise: Tensor
+) -> Tensor:
+    """The output of a layer whose singular values each example multiplies by its own factors."""
+    is_linear = isinstance(module, nn.Linear)
+    V, matrix = held.frames.to(x.dtype), W.flatten(1).to(x.dtype)
+    bias = module.bias if isinstance(module.bias, Tensor) else None
+    Y: Tensor | None = None
+    if held.is_tall or held.law.needs_medians:
+        Y = (matrix if held.is_tall else matrix.mT) @ V
+    factors, base = (_spread_out(f.to(x.dtype), x, is_linear) for f in held.factors(Y, noise))
+    clean = output
+    if bias is not None:
+        clean = output - (bias if is_linear else bias.view(-1, *[1] * (x.ndim - 2)))
+    if held.is_tall:
+        assert Y is not None
+        inner, outer = _inner(module, x, V), Y
+    else:
+        inner, outer = _mixed(clean, V.mT, is_linear), V
+    found = output + _mixed(inner * (factors - base), outer, is_linear)
+    return found + (base - 1) * clean if held.law.has_ratios else found
+
+
+def _inner(module: nn.Module, x: Tensor, V: Tensor) -> Tensor:
+    """`V'x` of a layer with as many outputs as `V` has columns."""
+    if isinstance(module, nn.Linear):
+        return x @ V
+    assert isinstance(module, _CONVOLUTIONS)
+    filters = V.mT.reshape(-1, *module.weight.shape[1:])
+    found: Tensor = module._conv_forward(x, filters, None)
+    return found
+
+
+def _mixed(x: Tensor, A: Tensor, is_linear: bool) -> Tensor:
+    """`A x` over the channels: the last dimension, or that after the examples."""
+    if is_linear:
+        return x @ A.mT
+    convolve = (F.conv1d, F.conv2d, F.conv3d)[x.ndim - 3]
+    found: Tensor = convolve(x, A.reshape(*A.shape, *[1] * (x.ndim - 2)))
+    return found
+
+
+def _spread_out(factors: Tensor, x: Tensor, is_linear: bool) -> Tensor:
+    """`(N, d)` with dimensions of size 1 for positions."""
+    ones = [1] * (x.ndim - 2)
+    shape = (len(x), *ones, -1) if is_linear else (len(x), -1, *ones)
+    return factors.view(shape)
+
+
+def _check(path: str, module: nn.Module) -> None:
+    if isinstance(module, nn.Linear):
+        return
+    if not isinstance(module, _CONVOLUTIONS):
+        raise _refused(path, module, "is neither linear nor a convolution")
+    if module.groups != 1:
+        raise _refused(path, module, f"has {module.groups} groups")
+
+
+def _refused(path: str, module: nn.Module, reason: str) -> ValueError:
+    return ValueError(
+        f"{path or 'the network'} ({type(module).__name__}) {reason}: examples cannot have their "
+        "own draws of the spectra; take noise='shared'"
+    )

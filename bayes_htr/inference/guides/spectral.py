@@ -1,0 +1,360 @@
+"""The spectral guide: a posterior over the spectrum of each matrix, its frames points.
+
+Law: `W = b W_0 + W_0 V (g - b) V'` with `V` the singular vectors of the smaller side of `W_0`: the
+singular values of a draw are those of `W_0` times `g`, its frames those of `W_0`. Eigenvalues are
+independent in unconstrained coordinates (`spectrum_law`), hyperparameters independent of them.
+Target: the evidence given the frames: `E_q[log p(y | x, W)] - KL(q | prior)` is at most
+`log p(y | x, U, V)`, for whichever frames the weights have. Everything else is a point: parameters
+without a spectral prior (under `Entries` with the energy of MAP, else flat), and, where fewer
+`directions` than singular values are free, the rest of the spectrum (with the energy of MAP).
+Source: `docs/spectral-guide.md`.
+
+When to use it: for the posterior of spectra and tail exponents. It says nothing of how uncertain
+the singular vectors are; mean-field and low-rank guides do.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Gamma as GammaLaw
+
+from bayes_htr.engine import Drift, Every, Exact, Refresh
+from bayes_htr.inference.guides.base import VariationalGuide
+from bayes_htr.inference.guides.held_spectrum import HeldSpectrum
+from bayes_htr.inference.guides.hyperparameters import Hyperparameters, Update
+from bayes_htr.inference.guides.spectrum_law import SpectrumLaw
+from bayes_htr.models import BayesianClassifier
+from bayes_htr.models.matrix_prior import MatrixPrior
+from bayes_htr.models.placed import PlacedParameter, latents_of_all
+from bayes_htr.priors import Gamma
+
+Factored = Callable[[HeldSpectrum, Tensor], Tensor]
+Matrix = tuple[HeldSpectrum, Tensor]
+
+_LOOK_EVERY = 4
+
+
+class LabelledSpectrum(NamedTuple):
+    """The law of one spectrum, each eigenvalue labelled by its frame.
+
+    Attributes:
+        median: `(K,)`.
+        spread: `(K,)` standard deviations in the unconstrained coordinate: of `log lambda` where
+            the support of the prior has no end but 0 and there is no law of the largest. 0 for
+            points.
+    """
+
+    median: Tensor
+    spread: Tensor
+
+
+class SpectralGuide(VariationalGuide):
+    """A posterior over spectra, frames and everything else points.
+
+    Args:
+        placed: The trainable parameters with their densities, at the values to start from.
+        hyperparameters: Where hyperparameters start, by name, unconstrained; may lack some. Those
+            whose law follows from the spectra do not start anywhere.
+        init_scale: Where the standard deviations of `log sigma` start.
+        directions: How many leading eigenvalues of each matrix have a spread; `None` for all. The
+            others are points, scored as MAP does, and a draw costs less: `2 m n directions`
+            multiplications twice, for an `m x n` matrix.
+        refresh: When frames are computed anew.
+
+    Raises:
+        PriorError: Laws whose supports this guide cannot take together.
+    """
+
+    kind: ClassVar[str] = "spectral"
+    default_scale: ClassVar[float] = 0.1
+    calls: Tensor
+
+    def __init__(
+        self,
+        placed: Sequence[PlacedParameter],
+        hyperparameters: Mapping[str, Tensor] | None = None,
+        *,
+        init_scale: float = default_scale,
+        directions: int | None = None,
+        refresh: Refresh | None = None,
+    ) -> None:
+        super().__init__(placed)
+        self.init_scale, self.directions = float(init_scale), directions
+        self.policy = Drift() if refresh is None else refresh
+        self.weights = nn.ParameterList(
+            nn.Parameter(p.parameter.tensor.detach().clone()) for p in placed
+        )
+        self.spectra_held = nn.ModuleList()
+        self._places: dict[str, int] = {}
+        for prior, like in self._spectral_priors():
+            law = SpectrumLaw(prior, min(prior.smaller, directions or prior.smaller))
+            self._places[prior.name] = len(self.spectra_held)
+            self.spectra_held.append(HeldSpectrum(law, like, self.init_scale))
+        self.hyperparameters = Hyperparameters(
+            latents_of_all(list(placed)),
+            _conjugate(placed),
+            hyperparameters or {},
+            self.weights[0].detach(),
+        )
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self._count: int | None = None
+
+    @classmethod
+    def around(
+        cls,
+        model: BayesianClassifier,
+        placed: Sequence[PlacedParameter],
+        hyperparameters: Mapping[str, Tensor],
+        options: Mapping[str, Any],
+    ) -> SpectralGuide:
+        """As in the base; options `init_scale`, `directions`, and `refresh` as plain data."""
+        return cls(
+            placed,
+            hyperparameters,
+            init_scale=options["init_scale"],
+            directions=options["directions"],
+            refresh=Refresh.from_dict(options["refresh"]),
+        )
+
+    def follow(self, placed: Sequence[PlacedParameter]) -> None:
+        """As in the base; a matrix whose prior is over is a point from then on."""
+        super().follow(placed)
+        priors = {prior.name: prior for prior, _ in self._spectral_priors()}
+        changed = []
+        for held, W in self._matrices():
+            now = priors[held.law.prior.name]
+            if now != held.law.prior:
+                held.law = SpectrumLaw(now, held.law.free)
+                changed.append((held, W))
+        if changed and int(self.calls):
+            self.refresh(changed)
+
+    def rsample(self) -> dict[str, Tensor]:
+        """One draw with gradient to what is learnt, from Torch's global generator.
+
+        Refreshes what the policy asks for first, and looks at the spreads at every fourth call, or
+        at every one under `Exact()`. The gradient with respect to the weights holds the frames.
+
+        Raises:
+            SpectrumError: Weights that are not finite, or a matrix that is not of full rank.
+        """
+        self.refresh_due()
+
+        def factored(held: HeldSpectrum, W: Tensor) -> Tensor:
+            return held.factored(W, held.noise())
+
+        return self._made(factored) | self.hyperparameters.rsample(self._followed())
+
+    def points(self) -> dict[str, Tensor]:
+        """As `rsample`, but the spectra are those of the weights: `ExampleNoise` adds the rest."""
+        self.refresh_due()
+        points = {name: W.view_as(W) for name, W in zip(self.names, self.weights, strict=True)}
+        return points | self.hyperparameters.rsample(self._followed())
+
+    def divergence(self, sample: Mapping[str, Tensor]) -> Tensor:
+        """`KL(guide | prior)` of spectra and hyperparameters, and `-log p` of points.
+
+        Closed form and Gauss-Hermite sums at the eigenvalues of the last refresh and the spreads of
+        the last look, to first order in what the weights and the logarithms of the spreads have
+        moved since. From the sample: entries under `Entries`, and hyperparameters that are learnt
+        but Gamma tail indices; with these, spreads are scored as they are.
+        """
+        followed = self._followed()
+        total = self.hyperparameters.divergence(followed).to(self.weights[0].device)
+        given = None
+        if self.hyperparameters.learnt.latents:
+            given = self.hyperparameters.given(sample, followed)
+        for held, W in self._matrices():
+            total = total + held.divergence(W, given)
+        for p in self.placed:
+            if any(m.prior.entries for m in p.matrices):
+                drawn = p.split(sample[p.name])
+                for m in p.matrices:
+                    for term in m.prior.entries:
+                        entries = drawn[m.prior.name].flatten()
+                        total = total - term.log_prob(entries, sample).double()
+        return total
+
+    @torch.no_grad()
+    def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """One draw, with the frames of the weights as they are; what is held stays."""
+
+        def factored(held: HeldSpectrum, W: Tensor) -> Tensor:
+            return held.factored(W, held.noise(generator), held.present(W)[0])
+
+        drawn = self.hyperparameters.draw(self._followed(present=True), generator)
+        return self._made(factored) | drawn
+
+    @torch.no_grad()
+    def centre(self) -> dict[str, Tensor]:
+        """Medians of the spectra in the frames of the weights, and the other weights as they are.
+
+        Of hyperparameters the mean of a Gamma law, and the median of any other.
+        """
+
+        def factored(held: HeldSpectrum, W: Tensor) -> Tensor:
+            if not held.law.needs_medians:
+                return W.clone()
+            return held.factored(W, torch.zeros_like(held.spread), held.present(W)[0])
+
+        centre = self.hyperparameters.centre(self._followed(present=True))
+        return {n: W.clone() for n, W in self._made(factored).items()} | centre
+
+    @torch.no_grad()
+    def spectra(self) -> dict[str, LabelledSpectrum]:
+        """The law of the spectrum of each matrix that has one, by name."""
+        found = {}
+        for held, W in self._matrices():
+            eigenvalues = held.present(W)[1]
+            spread = torch.zeros_like(eigenvalues)
+            spread[: held.law.free] = 2 * held.spread
+            found[held.law.prior.name] = LabelledSpectrum(held.law.medians(eigenvalues), spread)
+        return found
+
+    @torch.no_grad()
+    def refresh(self, due: Sequence[Matrix] | None = None) -> None:
+        """Compute frames and held gradients anew, of these matrices or all.
+
+        Raises:
+            SpectrumError: Weights that are not finite, or not of full rank.
+        """
+        for held, W in self._matrices() if due is None else due:
+            held.decompose(W)
+        self.look()
+
+    @torch.no_grad()
+    def look(self) -> None:
+        """Hold the divergence at the spreads as they are."""
+        matrices = list(self._matrices())
+        for held, _ in matrices:
+            held.look()
+        given = self.hyperparameters.held(self._followed())
+        for held, _ in matrices:
+            held.hold(given)
+
+    @torch.no_grad()
+    def refresh_due(self) -> None:
+        """Count a step, refresh what the policy asks for, and look at the spreads."""
+        if self._count is None:
+            self._count = int(self.calls)
+        first, self._count = self._count == 0, self._count + 1
+        self.calls += 1
+        matrices = list(self._matrices())
+        if due := matrices if first or isinstance(self.policy, Exact) else self._due(matrices):
+            self.refresh(due)
+        elif self._count % _LOOK_EVERY == 0:
+            self.look()
+
+    def _due(self, matrices: list[Matrix]) -> list[Matrix]:
+        """Those that the policy asks to refresh at this step."""
+        assert self._count is not None
+        if isinstance(self.policy, Every):
+            return matrices if self._count % self.policy.n == 0 else []
+        if not matrices or not isinstance(self.policy, Drift):
+            return []
+        if self._count % self.policy.check_every:
+            return []
+        flags = torch.stack([held.drifts(W, self.policy.tol) for held, W in matrices])
+        return [m for m, flag in zip(matrices, flags.tolist(), strict=True) if flag]
+
+    def settings(self) -> dict[str, Any]:
+        """The parameters' names, the scale at the start, directions and refresh policy."""
+        return {
+            "names": list(self.names),
+            "init_scale": self.init_scale,
+            "directions": self.directions,
+            "refresh": self.policy.to_dict(),
+        }
+
+    def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """As of any module."""
+        self._count = None
+        return super().load_state_dict(*args, **kwargs)
+
+    def _made(self, factored: Factored) -> dict[str, Tensor]:
+        """Parameters by name, with matrices under a spectral prior as this makes them."""
+        found = {}
+        for p, W in zip(self.placed, self.weights, strict=True):
+            parts = p.split(W)
+            changed = {
+                m.prior.name: factored(self.of(m.prior.name), parts[m.prior.name])
+                for m in p.matrices
+                if m.prior.spectral
+            }
+            found[p.name] = p.join(parts | changed) if changed else W.view_as(W)
+        return found
+
+    def _followed(self, *, present: bool = False) -> dict[str, GammaLaw]:
+        """The laws of hyperparameters that follow from the spectra, held or as they are.
+
+        They are at their best, so that no gradient to the spectra is due.
+        """
+        names = self.hyperparameters.conjugate
+        if not names:
+            return {}
+        sums: dict[str, list[Update]] = {n: [] for n in names}
+        with torch.no_grad():
+            for held, W in self._matrices():
+                eigenvalues, spread = held.eigenvalues, held.reference_log_spread.exp()
+                if present:
+                    eigenvalues, spread = held.present(W)[1], held.spread
+                for term in held.law.prior.spectral:
+                    for latent in term.latents.values():
+                        if latent.name in sums:
+                            count, S = held.law.expected_log_ratio(term, eigenvalues, spread)
+                            sums[latent.name].append(
+                                Update(term.strength * count, term.strength * S)
+                            )
+        zero = Update(0.0, torch.zeros((), dtype=torch.float64, device=self.weights[0].device))
+        return self.hyperparameters.followed(
+            {
+                name: Update(
+                    math.fsum(u.concentration for u in found),
+                    sum((u.rate for u in found), zero.rate),
+                )
+                for name, found in sums.items()
+            }
+        )
+
+    def _spectral_priors(self) -> Iterator[tuple[MatrixPrior, Tensor]]:
+        """The prior of each matrix that has a spectral one, and its parameter."""
+        for p, W in zip(self.placed, self.weights, strict=True):
+            for m in p.matrices:
+                if m.prior.spectral:
+                    yield m.prior, W
+
+    def of(self, name: str) -> HeldSpectrum:
+        """What is held of a matrix, by its name."""
+        held = self.spectra_held[self._places[name]]
+        assert isinstance(held, HeldSpectrum)
+        return held
+
+    def _matrices(self) -> Iterator[Matrix]:
+        """What is held of each matrix under a spectral prior, and its weights."""
+        for p, W in zip(self.placed, self.weights, strict=True):
+            parts = p.split(W)
+            for m in p.matrices:
+                if m.prior.spectral:
+                    yield self.of(m.prior.name), parts[m.prior.name]
+
+
+def _conjugate(placed: Sequence[PlacedParameter]) -> tuple[str, ...]:
+    """Hyperparameters with a Gamma law that are only ever the tail index of laws of spectra.
+
+    Beside another hyperparameter in the same law they are not: the update would depend on it.
+    """
+    uses: dict[str, list[bool]] = {}
+    for p in placed:
+        for m in p.matrices:
+            for term in (*m.prior.spectral, *m.prior.entries):
+                for argument, latent in term.latents.items():
+                    alone = argument == "tail_index" and len(term.latents) == 1
+                    is_spectral = term in m.prior.spectral
+                    fits = alone and is_spectral and isinstance(latent.law, Gamma)
+                    uses.setdefault(latent.name, []).append(fits)
+    return tuple(name for name, fits in uses.items() if all(fits))

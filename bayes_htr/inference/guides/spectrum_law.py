@@ -1,0 +1,341 @@
+"""The variational law of one spectrum, given its frames, and its divergence from the prior.
+
+Every free eigenvalue, labelled by its frame, has a normal law in an unconstrained coordinate:
+
+- `z = log(lambda - lower)` where the prior's support is `(lower, inf)`, and
+  `z = logit((lambda - lower) / (upper - lower))` where it has an upper end;
+- where the prior has a law of the largest eigenvalue, `lambda_1` so, and of each other one the
+  logit of its ratio to `lambda_1`, on (0, 1).
+
+`z_i ~ N(z(lambda_0i), (2 s_i)^2)`: without ends `lambda_i = lambda_0i exp(2 s_i eps_i)`, so that
+`s_i` is the standard deviation of the logarithm of the singular value. The other eigenvalues are
+points. One-dimensional expectations are Gauss-Hermite sums. `docs/spectral-guide.md`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bayes_htr.errors import PriorError
+from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior
+from bayes_htr.priors import ESD, MaxEigenvalue, SingularValues
+from bayes_htr.priors.heavy_tailed_laws import TailIndexed
+
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
+_HALF_LOG_2PIE = 0.5 * math.log(2 * math.pi * math.e)
+_FARTHEST = 30.0
+"""Logits are kept within so much, where float64 still tells the ends from what is inside."""
+
+Elementwise = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The open interval `(lower, upper)` of positive numbers, with its unconstrained coordinate.
+
+    Attributes:
+        lower: 0 or more.
+        upper: Perhaps infinite.
+        margin: Medians are kept off the ends (but 0) by this part of the lower end, or of the
+            width if that is less; with the gradient that they have there, which leads inside.
+    """
+
+    lower: float = 0.0
+    upper: float = math.inf
+    margin: float = 1e-2
+
+    @property
+    def is_bounded(self) -> bool:
+        """Whether it has an end but 0."""
+        return self.lower > 0 or self.upper < math.inf
+
+    def inside(self, x: Tensor) -> Tensor:
+        """`x`, moved inside if it is not, with the gradient of `x`."""
+        if not self.is_bounded:
+            return x
+        low = self.lower + self.margin * min(self.lower, self.upper - self.lower)
+        high = self.upper - self.margin * (self.upper - self.lower)
+        kept = x.clamp(min=low, max=None if math.isinf(self.upper) else high)
+        return x + (kept - x).detach()
+
+    def coordinate(self, x: Tensor) -> Tensor:
+        """The unconstrained coordinate of `x` once it is inside."""
+        x = self.inside(x)
+        if math.isinf(self.upper):
+            return (x - self.lower).log()
+        return (x - self.lower).log() - (self.upper - x).log()
+
+    def value(self, z: Tensor) -> Tensor:
+        """What has the coordinate `z`."""
+        if math.isinf(self.upper):
+            return self.lower + z.exp()
+        return self.lower + (self.upper - self.lower) * z.clamp(-_FARTHEST, _FARTHEST).sigmoid()
+
+    def log_slope(self, z: Tensor) -> Tensor:
+        """`log dx/dz`."""
+        if math.isinf(self.upper):
+            return z
+        return math.log(self.upper - self.lower) + F.logsigmoid(z) + F.logsigmoid(-z)
+
+    def ratio(self, x: Tensor, step: Tensor) -> Tensor:
+        """By what `x` is multiplied when its coordinate moves by `step`."""
+        if not self.is_bounded:
+            return step.exp()
+        return self.value(self.coordinate(x) + step) / x
+
+
+RATIO = Interval(0.0, 1.0, margin=1e-3)
+"""Of an eigenvalue to the largest."""
+
+
+@dataclass(frozen=True)
+class Given:
+    """Hyperparameters, at which priors are scored.
+
+    Attributes:
+        values: By name, 0-d, or `(J, 1, 1)` for an average over so many.
+        gammas: Of tail indices with a Gamma law `(E t, E log t)` under it, by name.
+    """
+
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    gammas: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def log_prob(self, term: DensityTerm, x: Tensor) -> Tensor:
+        """`strength E log p(x)` for each element of `x`.
+
+        Of a tail index `t` it is affine in `t` and `log t`:
+        `log p(x | t) = log p(x | 1) + log t - (t - 1) r(x)`.
+        """
+        tail_index = term.latents.get("tail_index")
+        if tail_index is None or tail_index.name not in self.gammas:
+            return term.strength * term.law(self.values, x).log_prob(x)
+        mean, mean_log = self.gammas[tail_index.name]
+        at_one = term.law({**self.values, tail_index.name: x.new_ones(())}, x).log_prob(x)
+        r = log_ratio(term, x, self.values)
+        return term.strength * (at_one + mean_log - (mean - 1) * r)
+
+
+def log_ratio(term: DensityTerm, x: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+    """`r(x)` of a law with `P(X > x) = exp(-tail_index r(x))`, for each element of `x`."""
+    law = term.statistic.law
+    assert isinstance(law, TailIndexed)
+    arguments: dict[str, Tensor | float] = {
+        k: v for k, v in law.arguments.items() if isinstance(v, float)
+    }
+    arguments |= {k: values[u.name] for k, u in term.latents.items() if u.name in values}
+    return law.log_ratio(x, arguments)
+
+
+@dataclass(frozen=True)
+class SpectrumLaw:
+    """The variational law of one spectrum.
+
+    Attributes:
+        prior: The prior on its matrix.
+        free: How many eigenvalues have a spread; the first of those that are given.
+
+    Raises:
+        PriorError: Laws whose supports cannot be taken together.
+    """
+
+    prior: MatrixPrior
+    free: int
+
+    def __post_init__(self) -> None:
+        scored = self._of_top or self._of_all
+        if not self.interval.lower < self.interval.upper:
+            laws = ", ".join(repr(term.statistic) for term in scored)
+            raise PriorError(f"{self.prior.name}: the supports of {laws} have nothing in common")
+        if self.has_ratios and self._of_all and _support(self._of_all) != (0.0, math.inf):
+            raise PriorError(
+                f"{self.prior.name}: beside a law of the largest eigenvalue the spectral guide "
+                "takes laws of all eigenvalues on (0, inf) only, such as ESD(Lomax(2.0))"
+            )
+
+    @cached_property
+    def has_ratios(self) -> bool:
+        """Whether a law of the largest eigenvalue makes ratios to it the coordinates."""
+        return bool(self._of_top)
+
+    @cached_property
+    def interval(self) -> Interval:
+        """Where every eigenvalue may be, or, with ratios, the largest."""
+        return Interval(*_support(self._of_top or self._of_all))
+
+    @property
+    def needs_medians(self) -> bool:
+        """Whether factors depend on the medians, and not on the spread alone."""
+        return self.has_ratios or self.interval.is_bounded
+
+    def factors(self, medians: Tensor | None, spread: Tensor, noise: Tensor) -> Tensor:
+        """By what singular values are multiplied.
+
+        Args:
+            medians: `(free,)` eigenvalues; `None` if they are not needed.
+            spread: `(free,)`.
+            noise: `(..., free)` standard normal.
+
+        Returns:
+            `(..., free)`. With ratios, the points are multiplied as the first is; else not at all.
+        """
+        step = 2 * spread * noise
+        if not self.needs_medians:
+            return (step / 2).exp()
+        assert medians is not None
+        if not self.has_ratios:
+            return self.interval.ratio(medians, step).sqrt()
+        top = self.interval.ratio(medians[:1], step[..., :1])
+        others = RATIO.ratio(medians[1:] / medians[:1], step[..., 1:])
+        return torch.cat([top, top * others], dim=-1).sqrt()
+
+    def medians(self, eigenvalues: Tensor) -> Tensor:
+        """`(K,)` the eigenvalues themselves, but moved inside the support."""
+        if not self.has_ratios:
+            return self.interval.inside(eigenvalues)
+        top = self.interval.inside(eigenvalues[:1])
+        return torch.cat([top, top * RATIO.inside(eigenvalues[1:] / eigenvalues[:1])])
+
+    def divergence(self, eigenvalues: Tensor, spread: Tensor, given: Given) -> Tensor:
+        """`E_q[log q - log p]`: of the free eigenvalues; and `-log p` of the points.
+
+        Densities of the spectrum in any order: its eigenvalues are labelled, so `K!` is left out.
+        Points are scored in the coordinate of the prior's statistic, as in `"map"`.
+
+        Args:
+            eigenvalues: `(K,)` float64, the free ones first; with ratios the first the largest.
+            spread: `(free,)` float64.
+            given: The hyperparameters.
+
+        Returns:
+            0-d, differentiable with respect to all three.
+        """
+        z = self._coordinates(eigenvalues, spread)
+        slopes = [i.log_slope(u) for i, u in zip(self._intervals, z, strict=False)]
+        entropy = (2 * spread).log().sum() + self.free * _HALF_LOG_2PIE
+        entropy = entropy + sum(_mean(slope) for slope in slopes)
+        return -entropy - self._expected_log_prior(eigenvalues, spread, given)
+
+    def expected_log_ratio(
+        self, term: DensityTerm, eigenvalues: Tensor, spread: Tensor
+    ) -> tuple[float, Tensor]:
+        """How many values a term scores, and `E sum r(x)` over them, of a tail index `t`."""
+
+        def r(x: Tensor) -> Tensor:
+            return log_ratio(term, _statistic(term, x), {})
+
+        if isinstance(term.statistic, MaxEigenvalue):
+            return 1.0, self._mean_of_top(r, eigenvalues, spread)
+        mean = self._mean_of_free(r, eigenvalues, spread)
+        return float(len(eigenvalues)), mean + self._mean_of_points(r, eigenvalues, spread)
+
+    def _expected_log_prior(self, eigenvalues: Tensor, spread: Tensor, given: Given) -> Tensor:
+        """In `(lambda_1, ratios)` with ratios; else in `lambda`, points in the statistic's own.
+
+        The first law has the Jacobian of its natural coordinate, the others are functions.
+        """
+        is_of_sigma = self._of_all and isinstance(self._of_all[0].statistic, SingularValues)
+
+        def density(x: Tensor) -> Tensor:
+            values = (given.log_prob(t, _statistic(t, x)) for t in self._of_all)
+            return sum(values, torch.zeros_like(x))
+
+        def natural(x: Tensor) -> Tensor:
+            return density(x) - (2 * x.sqrt()).log() if is_of_sigma else density(x)
+
+        def top(x: Tensor) -> Tensor:
+            # A density of lambda_1 has lambda_1^-(K-1), which the coordinates take back.
+            power = self.free - 1 if self._of_all else 0
+            total = sum((given.log_prob(t, x) for t in self._of_top), torch.zeros_like(x))
+            return total + power * x.log() if power else total
+
+        value = torch.zeros_like(spread[0])
+        if self._of_all:
+            value = self._mean_of_free(natural, eigenvalues, spread)
+            value = value + self._mean_of_points(density, eigenvalues, spread)
+        return value + self._mean_of_top(top, eigenvalues, spread) if self.has_ratios else value
+
+    def _mean_of_top(self, f: Elementwise, eigenvalues: Tensor, spread: Tensor) -> Tensor:
+        return _mean(f(self.interval.value(self._coordinates(eigenvalues, spread)[0])))
+
+    def _mean_of_free(self, f: Elementwise, eigenvalues: Tensor, spread: Tensor) -> Tensor:
+        """`E sum f(lambda)` over the eigenvalues that have a spread."""
+        z = self._coordinates(eigenvalues, spread)
+        if not self.has_ratios:
+            return _mean(f(self.interval.value(z[0])))
+        top = self.interval.value(z[0])
+        both = (top.unsqueeze(1) * RATIO.value(z[1])).flatten(0, 1)
+        return _mean(f(top)) + _mean(f(both))
+
+    def _mean_of_points(self, f: Elementwise, eigenvalues: Tensor, spread: Tensor) -> Tensor:
+        """`E sum f(lambda)` over the others."""
+        points = eigenvalues[self.free :]
+        if not self.has_ratios:
+            return _mean(f(self.interval.inside(points).unsqueeze(0)))
+        top = self.interval.value(self._coordinates(eigenvalues, spread)[0])
+        return _mean(f(top * RATIO.inside(points / eigenvalues[:1])))
+
+    def _coordinates(self, eigenvalues: Tensor, spread: Tensor) -> list[Tensor]:
+        """The unconstrained coordinates at the nodes: `(20, free)`, or `(20, 1)` and the rest."""
+        nodes = spread.new_tensor(_NODES).unsqueeze(1)
+        free = eigenvalues[: self.free]
+        if not self.has_ratios:
+            return [self.interval.coordinate(free) + 2 * spread * nodes]
+        return [
+            self.interval.coordinate(free[:1]) + 2 * spread[:1] * nodes,
+            RATIO.coordinate(free[1:] / free[:1]) + 2 * spread[1:] * nodes,
+        ]
+
+    @property
+    def _intervals(self) -> tuple[Interval, Interval]:
+        return self.interval, RATIO
+
+    @cached_property
+    def _of_top(self) -> tuple[DensityTerm, ...]:
+        return tuple(t for t in self.prior.spectral if isinstance(t.statistic, MaxEigenvalue))
+
+    @cached_property
+    def _of_all(self) -> tuple[DensityTerm, ...]:
+        return tuple(t for t in self.prior.spectral if not isinstance(t.statistic, MaxEigenvalue))
+
+
+def _mean(values: Tensor) -> Tensor:
+    """The sum over eigenvalues of the mean over nodes: of `(..., nodes, count)`, or two-fold nodes.
+
+    Leading dimensions are averaged over.
+    """
+    weights = values.new_tensor(_WEIGHTS / _WEIGHTS.sum())
+    Q = values.shape[-2]
+    if Q == 1:
+        weights = values.new_ones(1)
+    elif len(_NODES) ** 2 == Q:
+        weights = (weights.unsqueeze(1) * weights).flatten()
+    return (values.sum(-1) @ weights).mean()
+
+
+def _statistic(term: DensityTerm, eigenvalues: Tensor) -> Tensor:
+    """What the law of a term is a law of."""
+    of_eigenvalues = isinstance(term.statistic, ESD | MaxEigenvalue)
+    return eigenvalues if of_eigenvalues else eigenvalues.sqrt()
+
+
+def _support(terms: tuple[DensityTerm, ...]) -> tuple[float, float]:
+    """The eigenvalues that all these laws allow."""
+    one = torch.ones((), dtype=torch.float64)
+    lower, upper = 0.0, math.inf
+    for term in terms:
+        support = term.law({u.name: one for u in term.latents.values()}, one).support
+        ends = (
+            max(0.0, float(getattr(support, "lower_bound", 0.0))),
+            float(getattr(support, "upper_bound", math.inf)),
+        )
+        power = 1 if isinstance(term.statistic, ESD | MaxEigenvalue) else 2
+        lower, upper = max(lower, ends[0] ** power), min(upper, ends[1] ** power)
+    return lower, upper

@@ -1,0 +1,342 @@
+"""The spectral guide: draws, gradients that are held, hyperparameters."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+from collections import OrderedDict
+
+import pytest
+import torch
+from torch import nn
+from torch.distributions import Gamma, kl_divergence
+
+import bayes_htr as htr
+from bayes_htr.errors import CheckpointError, PriorError, SpectrumError
+from bayes_htr.inference.guides import SpectralGuide
+from bayes_htr.inference.guides.spectrum_law import Given, SpectrumLaw
+from bayes_htr.models.matrix_prior import spectrum_of
+
+LOMAX = htr.ESD(htr.Lomax(2.0, 0.7))
+TOP = htr.MaxEigenvalue(htr.Frechet(2.0, 1.0))
+GAMMA = htr.ESD(htr.Lomax(tail_index=htr.Gamma(9.0, 3.0)))
+
+
+def guide_of(prior, net, **options):
+    priors = prior if isinstance(prior, htr.Priors) else htr.Priors(prior)
+    model = htr.BayesianClassifier(net, priors)
+    return SpectralGuide(model.placed(0), **options)
+
+
+def linear(m, n, seed=0, dtype=torch.float64):
+    """A layer with well separated singular values."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        net = nn.Linear(n, m, dtype=dtype)
+        nn.init.normal_(net.weight)
+    return net
+
+
+def eigenvalues_by_frame(W_0, W):
+    """Those of `W` in the frames of `W_0`, and how far the rest of `W` is from zero."""
+    U, _, Vh = torch.linalg.svd(W_0, full_matrices=False)
+    S = U.mT @ W @ Vh.mT
+    rest = W - U @ S.diagonal().diag() @ Vh
+    return S.diagonal().square(), rest.abs().max().item()
+
+
+@pytest.mark.parametrize("prior", [LOMAX, TOP, htr.ESD(htr.Powerlaw(2.5, 0.01))], ids=repr)
+@pytest.mark.parametrize("shape", [(5, 3), (3, 5), (4, 4), (1, 6), (6, 1)], ids=str)
+def test_draws_have_the_frames_of_the_weights_and_eigenvalues_of_the_law(prior, shape):
+    guide = guide_of(prior, linear(*shape), init_scale=0.3)
+    W_0 = guide.weights[0].detach()
+    torch.manual_seed(0)
+    found = guide.rsample()["weight"].detach()
+    lam, rest = eigenvalues_by_frame(W_0, found)
+    assert rest < 1e-10
+    torch.manual_seed(0)
+    noise = torch.randn(min(shape), dtype=torch.float64)
+    law = SpectrumLaw(guide.placed[0].matrices[0].prior, min(shape))
+    lam_0 = spectrum_of(W_0)
+    factors = law.factors(lam_0, guide.spectra_held[0].spread, noise)
+    torch.testing.assert_close(lam, lam_0 * factors.square().detach(), rtol=1e-8, atol=0)
+
+
+def test_a_draw_of_few_directions_changes_those_alone():
+    guide = guide_of(LOMAX, linear(6, 4), init_scale=0.3, directions=2)
+    W_0 = guide.weights[0].detach()
+    lam, rest = eigenvalues_by_frame(W_0, guide.rsample()["weight"].detach())
+    assert rest < 1e-10
+    changed = ((lam / spectrum_of(W_0)).log().abs() > 1e-8).tolist()
+    assert changed == [True, True, False, False]
+    assert (guide.spectra()["weight"].spread > 0).tolist() == changed
+
+
+@pytest.mark.parametrize("prior", [LOMAX, TOP, LOMAX & TOP, GAMMA], ids=repr)
+@pytest.mark.parametrize(
+    "net",
+    [
+        linear(5, 3),
+        linear(3, 5),
+        linear(1, 6),
+        nn.Conv2d(3, 4, 2, dtype=torch.float64),
+        nn.ConvTranspose2d(3, 4, 2, dtype=torch.float64),
+        nn.MultiheadAttention(4, 2, dtype=torch.float64),
+    ],
+    ids=["tall", "wide", "one row", "convolution", "transposed", "attention"],
+)
+def test_gradient_of_the_divergence_is_that_of_the_eigenvalues(prior, net):
+    """At a refresh: against automatic differentiation through the eigenvalues of each matrix."""
+    guide = guide_of(prior, net, init_scale=0.3)
+    sample = guide.rsample()
+    found = torch.autograd.grad(guide.divergence(sample), list(guide.weights), allow_unused=True)
+    given = guide.hyperparameters.given(sample, guide._followed())
+    total = guide.hyperparameters.divergence(guide._followed())
+    for p, W in zip(guide.placed, guide.weights, strict=True):
+        for name, matrix in p.split(W).items():
+            held = guide.of(name)
+            total = total + held.law.divergence(spectrum_of(matrix), held.spread, given)
+    expected = torch.autograd.grad(total, list(guide.weights), allow_unused=True)
+    torch.testing.assert_close(guide.divergence(sample), total, rtol=1e-10, atol=1e-10)
+    for a, b in zip(found, expected, strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
+
+
+def test_gradient_at_tied_eigenvalues():
+    """Of a function of the whole spectrum it is smooth: central differences agree."""
+    net = linear(4, 6)
+    with torch.no_grad():
+        U, _, Vh = torch.linalg.svd(net.weight, full_matrices=False)
+        net.weight.copy_(U @ torch.tensor([2.0, 2.0, 1.0, 1.0]).double().diag() @ Vh)
+    guide = guide_of(LOMAX, net, init_scale=0.3)
+    sample = guide.rsample()
+    (found,) = torch.autograd.grad(guide.divergence(sample), guide.weights[0])
+    law, spread = guide.spectra_held[0].law, guide.spectra_held[0].spread.detach()
+    direction = torch.randn(4, 6, generator=torch.Generator().manual_seed(1)).double()
+    W, h = net.weight.detach(), 1e-5
+    ends = [law.divergence(spectrum_of(W + t * direction), spread, Given()) for t in (-h, h)]
+    expected = (ends[1] - ends[0]) / (2 * h)
+    torch.testing.assert_close((found * direction).sum(), expected, rtol=1e-6, atol=1e-8)
+
+
+@pytest.mark.parametrize("prior", [LOMAX, TOP], ids=repr)
+def test_gradient_of_a_draw(prior):
+    """With respect to weights and spreads, frames held."""
+    guide = guide_of(prior, linear(4, 6), init_scale=0.3)
+    guide.rsample()
+    held = guide.spectra_held[0]
+    noise = torch.tensor([0.5, -1.0, 2.0, 0.1], dtype=torch.float64)
+    W = guide.weights[0].detach().clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda W: held.factored(W, noise), W)
+    found = torch.autograd.grad(held.factored(W, noise).square().sum(), held.log_spread)[0]
+    # |W|_F^2 is the sum of the eigenvalues.
+    log_spread = held.log_spread.detach().clone().requires_grad_()
+    factors = held.law.factors(spectrum_of(W.detach()), log_spread.exp(), noise)
+    total = (spectrum_of(W.detach()) * factors.square()).sum()
+    torch.testing.assert_close(found, torch.autograd.grad(total, log_spread)[0])
+
+
+def test_between_refreshes_the_divergence_is_linear_in_the_weights():
+    guide = guide_of(LOMAX, linear(4, 6), refresh=htr.Every(100))
+    sample = guide.rsample()
+    start = guide.divergence(sample)
+    (slope,) = torch.autograd.grad(start, guide.weights[0])
+    step = 0.1 * torch.randn(4, 6, generator=torch.Generator().manual_seed(1)).double()
+    with torch.no_grad():
+        guide.weights[0] += step
+    moved = guide.divergence(guide.rsample())
+    torch.testing.assert_close(moved - start, (slope * step).sum())
+    guide.refresh()
+    exact = guide.spectra_held[0].law.divergence(
+        spectrum_of(guide.weights[0]), guide.spectra_held[0].spread, Given()
+    )
+    torch.testing.assert_close(guide.divergence(sample), exact)
+    assert abs(exact - moved) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("policy", "calls"),
+    [(htr.Exact(), [0, 1, 2, 3, 4, 5, 6]), (htr.Every(3), [0, 2, 5]), (htr.Drift(0.1, 2), [0, 3])],
+    ids=repr,
+)
+def test_refreshes(policy, calls):
+    """Weights grow by 4 % at each step."""
+    guide = guide_of(LOMAX, linear(4, 6), refresh=policy)
+    seen = []
+    for call in range(7):
+        before = guide.spectra_held[0].reference.clone()
+        guide.rsample()
+        if not torch.equal(before, guide.spectra_held[0].reference):
+            seen.append(call)
+        with torch.no_grad():
+            guide.weights[0] *= 1.04
+    assert seen == calls
+
+
+@pytest.mark.parametrize("prior", [LOMAX, TOP, GAMMA], ids=repr)
+def test_between_looks_the_divergence_is_linear_in_log_spreads(prior):
+    guide = guide_of(prior, linear(4, 6), refresh=htr.Every(100), init_scale=0.3)
+    held = guide.spectra_held[0]
+    start = guide.divergence(guide.rsample())
+    (slope,) = torch.autograd.grad(start, held.log_spread)
+    step = torch.tensor([0.3, -0.2, 0.1, 0.5], dtype=torch.float64)
+    with torch.no_grad():
+        held.log_spread += step
+    found = [guide.divergence(guide.rsample()) for _ in range(3)]
+    torch.testing.assert_close(found[0] - start, (slope * step).sum())
+    assert torch.equal(found[0], found[1])
+    exact = guide_of(prior, linear(4, 6), init_scale=0.3)
+    with torch.no_grad():
+        exact.spectra_held[0].log_spread += step
+    torch.testing.assert_close(found[2], exact.divergence(exact.rsample()))
+    assert abs(found[2] - found[1]) > 1e-3
+
+
+def test_spreads_stay_with_their_frames_when_eigenvalues_change_places():
+    guide = guide_of(LOMAX, linear(4, 6), refresh=htr.Exact())
+    guide.rsample()
+    with torch.no_grad():
+        held = guide.spectra_held[0]
+        held.log_spread.copy_(torch.tensor([0.1, 0.2, 0.3, 0.4]).log())
+        U, sigma, Vh = torch.linalg.svd(guide.weights[0], full_matrices=False)
+        guide.weights[0].copy_(U @ sigma[[1, 0, 3, 2]].diag() @ Vh)
+    guide.rsample()
+    median, spread = guide.spectra()["weight"]
+    torch.testing.assert_close(median, sigma[[1, 0, 3, 2]].square())
+    torch.testing.assert_close(spread, 2 * torch.tensor([0.1, 0.2, 0.3, 0.4]).double())
+
+
+def test_a_gamma_tail_index_has_its_exact_law_given_those_of_the_spectra():
+    """`Gamma(a + K, b + E sum log(1 + lambda))`, and no other would have a smaller divergence."""
+    guide = guide_of(GAMMA, linear(4, 6), init_scale=0.2)
+    guide.rsample()
+    (law,) = guide._followed().values()
+    noise = torch.randn(200_000, 4, generator=torch.Generator().manual_seed(2)).double()
+    lam = spectrum_of(guide.weights[0].detach()) * (2 * 0.2 * noise).exp()
+    assert law.concentration.item() == 9.0 + 4
+    assert law.rate.item() == pytest.approx(3.0 + lam.log1p().sum(1).mean().item(), rel=1e-3)
+
+    def total(law):
+        given = guide.hyperparameters.given({}, {"weight:ESD.tail_index": law})
+        held = guide.spectra_held[0]
+        value = held.law.divergence(held.eigenvalues, held.spread, given)
+        return (value + kl_divergence(law, Gamma(9.0, 3.0))).item()
+
+    others = [Gamma(law.concentration * a, law.rate * b) for a, b in ((1.1, 1), (1, 0.9))]
+    assert all(total(law) < total(other) for other in others)
+    drawn = guide.draw(torch.Generator().manual_seed(0))["weight:ESD.tail_index"]
+    assert drawn.ndim == 0
+    assert drawn > 0
+
+
+def test_hyperparameters_that_are_learnt():
+    """A scale beside the tail index, and a shared tail index that entries have, too."""
+    prior = htr.ESD(htr.Lomax(2.0, scale=htr.LogNormal(0.0, 1.0)))
+    guide = guide_of(prior, linear(4, 6))
+    assert guide.hyperparameters.conjugate == {}
+    sample = guide.rsample()
+    numbers = guide.hyperparameters.learnt.laws[0]
+    assert torch.autograd.grad(guide.divergence(sample), numbers)[0].abs().min() > 0
+    both = htr.ESD(htr.Lomax(tail_index=htr.Shared("t", htr.Gamma(9.0, 3.0))))
+    shared = htr.Shared("t", htr.Gamma(9.0, 3.0))
+    guide = guide_of(both & htr.Entries(htr.Exponential(shared)), linear(4, 6))
+    assert guide.hyperparameters.conjugate == {}
+
+
+def test_entries_beside_a_spectral_prior_are_scored_at_the_sample():
+    normal = htr.Entries(htr.Normal(0.0, 0.5))
+    both, alone = guide_of(LOMAX & normal, linear(4, 6)), guide_of(LOMAX, linear(4, 6))
+    sample = both.rsample()
+    alone.rsample()
+    entries = -torch.distributions.Normal(0.0, 0.5).log_prob(sample["weight"]).sum()
+    torch.testing.assert_close(both.divergence(sample), alone.divergence(sample) + entries)
+
+
+def test_parameters_without_a_spectral_prior_are_points():
+    net = nn.Sequential(OrderedDict(fc1=linear(4, 6), fc2=linear(3, 4)))
+    priors = htr.Priors({"fc1.weight": LOMAX, "fc1.bias": htr.Entries(htr.Normal(0.0, 1.0))})
+    guide = guide_of(priors, net)
+    sample = guide.rsample()
+    for name, p in net.named_parameters():
+        assert torch.equal(sample[name], p) == (name != "fc1.weight")
+    found = torch.autograd.grad(guide.divergence(sample), guide.weights[1])[0]
+    torch.testing.assert_close(found, net.fc1.bias.detach())
+
+
+def test_draw_and_centre_take_the_frames_of_the_weights_as_they_are():
+    guide = guide_of(LOMAX, linear(4, 6), init_scale=0.3, refresh=htr.Every(100))
+    guide.rsample()
+    with torch.no_grad():
+        guide.weights[0].copy_(linear(4, 6, seed=5).weight)
+    held = {n: b.clone() for n, b in guide.named_buffers()}
+    generator = torch.Generator().manual_seed(0)
+    drawn = guide.draw(generator)["weight"]
+    assert eigenvalues_by_frame(guide.weights[0].detach(), drawn)[1] < 1e-10
+    assert torch.equal(guide.centre()["weight"], guide.weights[0])
+    assert all(torch.equal(b, held[n]) for n, b in guide.named_buffers())
+
+
+def test_a_schedule_that_ends_makes_points():
+    net = linear(4, 6)
+    priors = htr.Priors(htr.ESD(htr.Lomax(9.0))).scheduled(htr.PowerDecay(1.0, 1, cutoff=0.4))
+    model = htr.BayesianClassifier(net, priors)
+    guide = SpectralGuide(model.placed(0))
+    first = guide.divergence(guide.rsample())
+    guide.follow(model.placed(2))
+    second = guide.divergence(guide.rsample())
+    half = SpectralGuide(htr.BayesianClassifier(net, priors).placed(2))
+    torch.testing.assert_close(second, half.divergence(half.rsample()))
+    assert second < first
+    guide.follow(model.placed(3))
+    assert guide.divergence(guide.rsample()).item() == 0.0
+    assert torch.equal(guide.rsample()["weight"], guide.weights[0])
+    assert guide.spectra() == {}
+
+
+def test_it_copies_pickles_and_is_rebuilt():
+    net = nn.Sequential(OrderedDict(fc1=linear(4, 6), fc2=linear(3, 4)))
+    model = htr.BayesianClassifier(net, htr.Priors(GAMMA & TOP))
+    guide = SpectralGuide(model.placed(0), directions=2, refresh=htr.Every(7))
+    for _ in range(3):
+        guide.divergence(guide.rsample()).backward()
+    settings = json.loads(json.dumps(guide.settings()))
+    rebuilt = SpectralGuide.rebuilt(model, settings, guide.state_dict())
+    others = (rebuilt, copy.deepcopy(guide), pickle.loads(pickle.dumps(guide)))
+    expected = [guide.draw(torch.Generator().manual_seed(0)), None]
+    torch.manual_seed(0)
+    expected[1] = guide.rsample()
+    for other in others:
+        found = [other.draw(torch.Generator().manual_seed(0)), None]
+        torch.manual_seed(0)
+        found[1] = other.rsample()
+        for a, b in zip(expected, found, strict=True):
+            assert a.keys() == b.keys()
+            assert all(torch.equal(a[name], b[name]) for name in a)
+    with pytest.raises(CheckpointError, match="spectral"):
+        SpectralGuide.rebuilt(model, settings | {"directions": 3}, guide.state_dict())
+
+
+def test_the_dtype_of_the_weights_is_kept():
+    guide = guide_of(LOMAX, linear(4, 6, dtype=torch.float32))
+    sample = guide.rsample()
+    assert sample["weight"].dtype == torch.float32
+    assert guide.divergence(sample).dtype == torch.float64
+    assert guide.draw(torch.Generator())["weight"].dtype == torch.float32
+
+
+def test_weights_that_it_cannot_take():
+    net = linear(4, 6)
+    with torch.no_grad():
+        net.weight[3] = net.weight[2]
+    with pytest.raises(SpectrumError, match="weight has rank 3 of 4"):
+        guide_of(LOMAX, net).rsample()
+    with torch.no_grad():
+        net.weight[0, 0] = torch.nan
+    with pytest.raises(SpectrumError, match="weight"):
+        guide_of(LOMAX, net).rsample()
+    beside = htr.MaxEigenvalue(htr.Frechet(2.0)) & htr.ESD(htr.Powerlaw(2.5, 0.1))
+    with pytest.raises(PriorError, match=r"weight: .*on \(0, inf\) only"):
+        guide_of(beside, linear(4, 6))
