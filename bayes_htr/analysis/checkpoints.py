@@ -19,6 +19,8 @@ from typing import Any, ClassVar
 from bayes_htr.analysis.records import Records
 from bayes_htr.errors import DataError
 
+_DOUBTS = ("like a random", "power law", "too few")
+
 
 @dataclass(frozen=True)
 class CheckpointComparison(Records):
@@ -99,7 +101,7 @@ def _row(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
         else math.nan,
         "stable_rank": first["stable_rank"],
         "other_stable_rank": second["stable_rank"],
-        "verdict": _verdict(low, high),
+        "verdict": _verdict(low, high) + _doubt(first["verdict"], second["verdict"]),
         "first_verdict": first["verdict"],
         "other_verdict": second["verdict"],
     }
@@ -109,9 +111,14 @@ def _difference(first: dict[str, Any], second: dict[str, Any]) -> tuple[float, f
     a, b = first["alpha"], second["alpha"]
     (low_a, high_a), (low_b, high_b) = _ends(first), _ends(second)
     return (
-        b - a - math.hypot(b - low_b, high_a - a),
-        b - a + math.hypot(high_b - b, a - low_a),
+        b - a - math.hypot(_reach(b - low_b), _reach(high_a - a)),
+        b - a + math.hypot(_reach(high_b - b), _reach(a - low_a)),
     )
+
+
+def _reach(length: float) -> float:
+    """From an estimate to the end of its interval: nothing where it lies beyond that."""
+    return length if math.isnan(length) else max(length, 0.0)
 
 
 def _ends(row: dict[str, Any]) -> tuple[float, float]:
@@ -119,6 +126,11 @@ def _ends(row: dict[str, Any]) -> tuple[float, float]:
     if None in ends:
         ends = (row["interval_low"], row["interval_high"])
     return tuple(math.nan if end is None else float(end) for end in ends)  # type: ignore[return-value]
+
+
+def _doubt(*verdicts: str) -> str:
+    """Whether one of the exponents is of no power law."""
+    return ", if these are power laws" if any(v.startswith(_DOUBTS) for v in verdicts) else ""
 
 
 def _verdict(low: float, high: float) -> str:

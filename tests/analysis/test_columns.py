@@ -1,6 +1,7 @@
 """The columns against direct computations, and at the ends of their ranges."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,3 +72,10 @@ def test_every_column_is_described_in_order():
     row = rows(torch.randn(40, 30), randomize=True, farms=True, bootstrap=5)
     assert set(row) == set(COLUMNS)
     assert list(row) == list(COLUMNS)
+
+
+def test_every_column_is_in_the_docs():
+    page = Path(__file__).parents[2] / "docs" / "reading-a-spectrum.md"
+    text = page.read_text(encoding="utf-8")
+    missing = [c for c, what in COLUMNS.items() if f"| `{c}` | {what} |" not in text]
+    assert not missing

@@ -22,7 +22,8 @@ status = open("/proc/self/status").read()
 peak = 1024 * int(re.search(r"VmHWM:\\s+(\\d+) kB", status)[1])
 entries = sum(row["num_params"] for row in report.rows)
 largest = max(row["lambda_max"] for row in report.rows)
-print(json.dumps({{"rows": len(report.rows), "entries": entries, "peak": peak, "largest": largest}}))
+found = {{"rows": len(report.rows), "entries": entries, "peak": peak, "largest": largest}}
+print(json.dumps(found))
 """
 
 

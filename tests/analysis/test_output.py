@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import bayes_htr as htr
+from bayes_htr.analysis.checkpoints import compare_rows
 from bayes_htr.cli import main
 from bayes_htr.errors import DataError, OutputError
 
@@ -108,6 +109,8 @@ def test_comparison_of_two_networks(report):
     assert first["lambda_max_ratio"] == pytest.approx(b["lambda_max"] / a["lambda_max"])
     assert found.rows[2]["verdict"] == "no tail in one of them"
     assert "difference" in str(found)
+    assert first["first_verdict"].startswith("like a random matrix")
+    assert first["verdict"].endswith(", if these are power laws")
 
 
 def pareto_layer(index, seed):
@@ -123,6 +126,16 @@ def test_differences_are_told_where_there_are_any():
     assert light.compare(heavy).rows[0]["verdict"] == "heavier-tailed in the second"
     again = htr.analyze(pareto_layer(1.0, 2))
     assert heavy.compare(again).rows[0]["verdict"] == "no difference to tell"
+
+
+def test_an_interval_that_does_not_reach_its_estimate():
+    row = {"name": "w", "N": 9, "M": 9, "rf": 1, "lambda_max": 1.0, "stable_rank": 1.0}
+    row |= {"verdict": "heavy-tailed", "interval_low": 2.0, "interval_high": 3.0}
+    beyond = {**row, "alpha": 2.5, "searched_low": 2.7, "searched_high": 3.5}
+    (found,) = compare_rows([{**row, "alpha": 2.5}], [beyond]).rows
+    assert (found["difference_low"], found["difference_high"]) == pytest.approx(
+        (-0.5, math.hypot(1.0, 0.5))
+    )
 
 
 def test_networks_without_a_common_matrix(report):
