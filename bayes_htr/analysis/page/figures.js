@@ -84,7 +84,7 @@ function drawBoth(holder, row, other) {
 }
 
 // Points over depth: one tab stop, arrow keys between points. `points`: place, y, interval, marks.
-function drawDepth(holder, { points, y, title, label, zone, count }) {
+function drawDepth(holder, { points, y, title, label, zone, count, crowd = 3 }) {
   const x = { min: -0.6, max: count - 0.4, title: "matrix, from first to last", whole: true };
   const axis = { log: true, min: y[0], max: y[1], title };
   const height = 300;
@@ -94,7 +94,7 @@ function drawDepth(holder, { points, y, title, label, zone, count }) {
     const top = f.sy(Math.min(zone[1], y[1])), bottom = f.sy(Math.max(zone[0], y[0]));
     f.plot.append(svg("rect", { class: "zone", x: f.left, y: top, width: f.right - f.left, height: bottom - top }));
   }
-  const r = Math.max(2.2, Math.min(4.5, (f.right - f.left) / count / 3));
+  const r = Math.max(2.2, Math.min(4.5, (f.right - f.left) / count / crowd));
   const made = points.filter((p) => p.y !== null).map((p) => {
     const cx = f.sx(p.at), cy = f.sy(p.y);
     const group = svg("g", { class: "point", role: "button", tabindex: "-1", "aria-label": p.lines.join("; ") });

@@ -100,13 +100,13 @@ if (DATA.comparison) {
   const { alpha_limits: y, places } = DATA.comparison;
   const count = places.length;
   picture(document.getElementById("chart-compared-alpha"), (holder) => drawDepth(holder, {
-    points: comparedPoints("alpha"), y, title: "alpha (logarithmic)", zone: [2, 6], count,
+    points: comparedPoints("alpha"), y, title: "alpha (logarithmic)", zone: [2, 6], count, crowd: 6,
     label: `Alpha with its interval in both checkpoints, for ${count} matrices. The table below has the differences.`,
   }));
   const points = comparedPoints("lambda_max").filter((p) => p.y > 0);
   const [low, high] = limits(points.map((p) => p.y));
   if (points.length) picture(document.getElementById("chart-compared-lambda"), (holder) => drawDepth(holder, {
-    points, y: [low / 1.5, high * 1.5], title: "largest eigenvalue", zone: null, count,
+    points, y: [low / 1.5, high * 1.5], title: "largest eigenvalue", zone: null, count, crowd: 6,
     label: `The largest eigenvalue in both checkpoints, for ${count} matrices. The table below has the ratios.`,
   }));
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import statistics
 from typing import TYPE_CHECKING, Any
 
@@ -18,22 +19,22 @@ if TYPE_CHECKING:
 _HEADINGS = {
     "layer_id": ("#", "number of the matrix, from the first to the last"),
     "name": ("matrix", "name of the parameter"),
-    "N": ("shape", "longer and shorter side; of each slice, for convolutions as slices"),
     "alpha": ("alpha", "exponent of the tail, with its interval"),
+    "verdict": ("verdict", "what follows, in words"),
     "p_value": ("p", "bootstrap p-value of the power law; small ones speak against it"),
     "num_pl_spikes": ("in tail", "eigenvalues in the tail"),
     "lambda_max": ("λ max", "largest eigenvalue"),
     "stable_rank": ("stable rank", "sum of the eigenvalues over the largest"),
     "num_spikes": ("spikes", "eigenvalues above the random bulk"),
-    "verdict": ("verdict", "what follows, in words"),
+    "N": ("shape", "longer and shorter side; of each slice, for convolutions as slices"),
 }
 _COMPARED = {
     "name": "matrix",
+    "difference": "difference",
+    "verdict": "verdict",
     "alpha": "alpha, first",
     "other_alpha": "alpha, second",
-    "difference": "difference",
     "lambda_max_ratio": "ratio of λ max",
-    "verdict": "verdict",
 }
 _TEXT = ("name", "verdict")
 _NUMBER = ' class="n"'
@@ -107,7 +108,7 @@ Second (<span class="second">squares</span>): <bdi>{escaped(second)}</bdi>.</p>
 difference takes the two as independent; for checkpoints of one run it is wider than it need
 be.</figcaption>
 </figure>
-<div class="scroll" role="region" aria-labelledby="compared" tabindex="0">
+<div class="scroll" role="region" aria-label="Differences, to scroll" tabindex="0">
 <table class="rows" id="table-compared">
 <thead><tr>{head}</tr></thead>
 <tbody>
@@ -143,7 +144,7 @@ def table_part(report: SpectraReport) -> str:
 <button type="button" id="all">Open all</button>
 <span id="found" role="status"></span>
 </div>
-<div class="scroll" role="region" aria-labelledby="matrices" tabindex="0">
+<div class="scroll" role="region" aria-label="Matrices, to scroll" tabindex="0">
 <table class="rows" id="table">
 <thead><tr>{head}</tr></thead>
 {body}</table>
@@ -163,10 +164,10 @@ def _body(number: int, row: dict[str, Any], names: list[str]) -> str:
 def _cell(number: int, row: dict[str, Any], name: str) -> str:
     value = row.get(name)
     if name == "name":
-        return f'<th scope="row" id="row-{number}"><bdi>{escaped(str(value))}</bdi></th>'
+        return f'<th scope="row" id="row-{number}">{_name(str(value))}</th>'
     if name == "verdict":
         mark = f'<svg class="mark" data-mark="{kind_of(str(value)).key}" width="16" height="16" '
-        return f'<td>{mark}aria-hidden="true"></svg>{escaped(str(value))}</td>'
+        return f'<td class="v">{mark}aria-hidden="true"></svg>{escaped(str(value))}</td>'
     if name == "alpha":
         return f"<td{_NUMBER}>{_with_interval(number_text(value), *interval_ends(row))}</td>"
     if name == "N":
@@ -177,13 +178,19 @@ def _cell(number: int, row: dict[str, Any], name: str) -> str:
 
 def _compared(row: dict[str, Any], name: str) -> str:
     if name == "name":
-        return f'<th scope="row"><bdi>{escaped(str(row[name]))}</bdi></th>'
+        return f'<th scope="row">{_name(str(row[name]))}</th>'
     if name in _TEXT:
-        return f"<td>{escaped(str(row[name]))}</td>"
+        return f'<td class="v">{escaped(str(row[name]))}</td>'
     text = number_text(row[name])
     if name == "difference":
         text = _with_interval(text, row["difference_low"], row["difference_high"])
     return f"<td{_NUMBER}>{text}</td>"
+
+
+def _name(text: str) -> str:
+    """A parameter's name, which may break after dots and strokes."""
+    broken = re.sub(r"([._/])", r"\1<wbr>", escaped(text))  # none of these is in an entity
+    return f"<bdi>{broken}</bdi>"
 
 
 def _with_interval(text: str, low: float, high: float) -> str:
