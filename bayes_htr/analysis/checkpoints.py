@@ -108,7 +108,7 @@ class CheckpointComparison(Records):
 
         if name is None:
             return plot_comparison(self, path=path)
-        return plot_pair(self, name, path=path).get_figure()
+        return plot_pair(self, name, path=path)
 
     def to_html(self, path: str | PathLike[str]) -> Path:
         """Write the report of the first network with the comparison in it, as one HTML file.

@@ -8,22 +8,21 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayes_htr.analysis.curves import histogram, log_edges, matrix_spectrum, tail_density
+from bayes_htr.analysis.kinds import kind_of
 from bayes_htr.analysis.plots import (
     LAW,
     VALUES,
+    alpha_limits,
     count_on,
+    draw_intervals,
     literal,
     logarithmic,
     saved,
     say,
-    alpha_limits,
-    draw_intervals,
 )
-from bayes_htr.analysis.kinds import kind_of
 from bayes_htr.drawing import pyplot, tick
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from bayes_htr.analysis.checkpoints import CheckpointComparison
@@ -68,16 +67,14 @@ def plot_comparison(
 def plot_pair(
     comparison: CheckpointComparison,
     name: str,
-    ax: Axes | None = None,
     *,
     path: str | PathLike[str] | None = None,
-) -> Axes:
+) -> Figure:
     """The ESDs of one matrix in both networks, with their fitted tails.
 
     Args:
         comparison: The comparison.
         name: The matrix.
-        ax: Where to draw; a new figure by default.
         path: If given, where the figure is saved.
 
     Raises:
@@ -88,12 +85,11 @@ def plot_pair(
     reports = (comparison.first, comparison.second)
     spectra = [matrix_spectrum(report, name) for report in reports]
     labels = [label for label, _ in comparison.sides()]
-    if ax is None:
-        ax = pyplot().subplots(figsize=(5.6, 4.2), layout="constrained")[1]
+    figure, ax = pyplot().subplots(figsize=(5.6, 4.2), layout="constrained")
     edges = log_edges(np.sort(np.concatenate([s.values for s in spectra])))
     if edges is None:
         say(ax, "all eigenvalues are equal")
-        return ax
+        return saved(figure, path)
     heights = []
     for spectrum, called, color in zip(spectra, labels, (VALUES, LAW), strict=True):
         found = histogram(spectrum, edges)
@@ -113,6 +109,4 @@ def plot_pair(
     ax.set(xlabel=r"eigenvalue $\lambda$", ylabel="density")
     ax.set_title(literal(name), fontsize=10)
     ax.legend(fontsize=7, frameon=False, loc="lower left")
-    if path is not None:
-        ax.figure.savefig(path, dpi=150)  # type: ignore[union-attr]
-    return ax
+    return saved(figure, path)

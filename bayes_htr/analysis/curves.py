@@ -159,9 +159,7 @@ def tail_density(spectrum: MatrixSpectrum, points: int = 25) -> Curve | None:
     with np.errstate(divide="ignore"):
         highest = np.clip(1 / t, low, high)  # where the density is largest in alpha
     ends = density(low), density(high)
-    return Curve(
-        fit.xmin * np.exp(t), density(fit.alpha - 1), np.minimum(*ends), density(highest)
-    )
+    return Curve(fit.xmin * np.exp(t), density(fit.alpha - 1), np.minimum(*ends), density(highest))
 
 
 def tail_survival(spectrum: MatrixSpectrum, points: int = 25) -> Curve | None:

@@ -123,7 +123,7 @@ function figure(grid, title, draw, ...caption) {
 
 function fill(i, inside) {
   const row = DATA.rows[i], { curves, other, interval: ends } = DATA.layers[i];
-  const grid = html("div", { class: "grid" });
+  const grid = html("div", { class: other ? "grid two" : "grid" });
   inside.append(grid);
   if (!curves.edges) grid.append(html("p", { class: "note" }, "All eigenvalues are equal: there is nothing to draw."));
   else {

@@ -75,8 +75,8 @@ def pictures_part(report: SpectraReport) -> str:
 <h2 id="depth">Alpha by depth</h2>
 <figure>
 <div class="chart" id="chart-alpha"></div>
-<figcaption>A point is a matrix, a line the {level} % interval of its alpha. Grey band: 2 to 6, heavy
-tails. Hollow: not known to be a power law. Small alpha: heavy tail.
+<figcaption>A point is a matrix, a line the {level} % interval of its alpha. Grey band: 2 to 6,
+heavy tails. Hollow: not known to be a power law. Small alpha: heavy tail.
 <span class="keys">Arrow keys go from point to point, Enter opens the matrix.</span></figcaption>
 </figure>
 </section>"""
@@ -219,23 +219,23 @@ def methods_part(report: SpectraReport) -> str:
 <h2 id="methods">How to read this</h2>
 <dl class="methods">
 <dt>Spectrum</dt>
-<dd>The eigenvalues of <code>W Wᵀ</code>, the squared singular values of each weight matrix, in bins of
-equal width on a logarithmic axis. Height is density: share of the eigenvalues over the width.</dd>
+<dd>The eigenvalues of <code>W Wᵀ</code>, the squared singular values of each weight matrix, in
+bins of equal width on a logarithmic axis. Height is density: share of the eigenvalues over the width.</dd>
 <dt>Tail and alpha</dt>
 <dd>A power law with density proportional to <code>λ^−alpha</code> from <code>xmin</code> on. It is
-fitted by maximum likelihood; <code>xmin</code> is the value whose tail lies closest to its own power law
-(Clauset, Shalizi &amp; Newman 2009). The band holds the laws whose alpha lies in the interval;
+fitted by maximum likelihood; <code>xmin</code> is the value whose tail lies closest to its own
+power law (Clauset, Shalizi &amp; Newman 2009). The band holds the laws whose alpha lies in the interval;
 {interval}.</dd>
 <dt>Marchenko-Pastur bulk</dt>
 <dd>The spectrum of a random matrix of this shape, with the variance that puts its median at the
-median of the eigenvalues. Spikes are eigenvalues above what the largest of a random matrix passes in
-1 % of cases.</dd>
+median of the eigenvalues. Spikes are eigenvalues above what the largest of a random matrix passes
+in 1 % of cases.</dd>
 <dt>Hill curve</dt>
 <dd>Alpha from the k largest eigenvalues, against k. A power law shows as a level stretch.</dd>
 <dt>Verdict</dt>
-<dd>In this order: are there enough eigenvalues; does the spectrum pass for that of a random matrix; is
-the power law rejected (p at most 0.1) or does another law fit better; where does the whole interval of
-alpha lie, below 2 (very heavy tail), from 2 to 6 (heavy), above 6 (light).</dd>
+<dd>In this order: are there enough eigenvalues; does the spectrum pass for that of a random
+matrix; is the power law rejected (p at most 0.1) or does another law fit better; where does the
+whole interval of alpha lie, below 2 (very heavy tail), from 2 to 6 (heavy), above 6 (light).</dd>
 </dl>
 </section>"""
 
@@ -257,8 +257,6 @@ def settings_part(report: SpectraReport) -> str:
 {rows}</tbody>
 </table>
 </section>"""
-
-
 
 
 def _plural(count: int, one: str, many: str) -> str:
