@@ -220,12 +220,13 @@ def methods_part(report: SpectraReport) -> str:
 <dl class="methods">
 <dt>Spectrum</dt>
 <dd>The eigenvalues of <code>W Wᵀ</code>, the squared singular values of each weight matrix, in
-bins of equal width on a logarithmic axis. Height is density: share of the eigenvalues over the width.</dd>
+bins of equal width on a logarithmic axis. Height is density: share of the
+eigenvalues over the width.</dd>
 <dt>Tail and alpha</dt>
 <dd>A power law with density proportional to <code>λ^−alpha</code> from <code>xmin</code> on. It is
 fitted by maximum likelihood; <code>xmin</code> is the value whose tail lies closest to its own
-power law (Clauset, Shalizi &amp; Newman 2009). The band holds the laws whose alpha lies in the interval;
-{interval}.</dd>
+power law (Clauset, Shalizi &amp; Newman 2009). The band holds the laws whose alpha
+lies in the interval; {interval}.</dd>
 <dt>Marchenko-Pastur bulk</dt>
 <dd>The spectrum of a random matrix of this shape, with the variance that puts its median at the
 median of the eigenvalues. Spikes are eigenvalues above what the largest of a random matrix passes
