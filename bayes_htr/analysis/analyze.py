@@ -76,14 +76,6 @@ def analyze(
         SpectrumError: A matrix with entries that are not finite.
         ValueError: An option outside its range.
     """
-    if conv not in ("flatten", "slices"):
-        raise ValueError(f"conv={conv!r} must be 'flatten' or 'slices'")
-    if min_size < 1:
-        raise ValueError(f"min_size={min_size} must be at least 1")
-    if not 0 < level < 1:
-        raise ValueError(f"level={level} must lie between 0 and 1")
-    if bootstrap < 0:
-        raise ValueError(f"bootstrap={bootstrap} must be 0, for none, or a number of replicates")
     windows = (Farms() if farms else None) if isinstance(farms, bool) else farms
     options = Options(conv, level, bootstrap, compare, mp_fit, randomize, windows, seed)
     opened = open_source(source)

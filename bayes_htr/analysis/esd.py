@@ -54,13 +54,13 @@ class ESD:
         return max(stored, (self.N * _DOUBLE) ** 2 * float(self.values[-1]))
 
 
-def esd_of(matrices: Sequence[Tensor], name: str) -> ESD:
-    """The ESD of matrices of one shape.
+def esd_of(matrices: Sequence[Tensor], name: str, factor: float = 1.0) -> ESD:
+    """The ESD of matrices of one shape, all eigenvalues times a factor.
 
     Raises:
         SpectrumError: Entries that are not finite.
     """
     sides = sorted(matrices[0].shape)
-    values = np.sort(np.concatenate([eigenvalues(W, name) for W in matrices]))
+    values = factor * np.sort(np.concatenate([eigenvalues(W, name) for W in matrices]))
     eps = torch.finfo(matrices[0].dtype).eps
     return ESD(values, N=sides[1], M=sides[0], matrices=len(matrices), eps=eps)

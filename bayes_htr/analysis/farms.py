@@ -51,10 +51,10 @@ class Farms:
         return min(N, round(short * self.aspect)), short
 
 
-def farms_esd(matrices: Sequence[Tensor], farms: Farms, name: str) -> ESD:
+def farms_esd(matrices: Sequence[Tensor], farms: Farms, name: str, factor: float = 1.0) -> ESD:
     """The average ESD of the windows of matrices of one shape."""
     found = [_windows(W if W.shape[0] >= W.shape[1] else W.T, farms, name) for W in matrices]
-    values = np.sort(np.concatenate([e.values for e in found]))
+    values = factor * np.sort(np.concatenate([e.values for e in found]))
     return ESD(values, found[0].N, found[0].M, sum(e.matrices for e in found), found[0].eps)
 
 

@@ -37,7 +37,9 @@ class Randomised:
     above: int
 
 
-def randomise(matrices: Sequence[Tensor], esd: ESD, name: str, seed: int) -> Randomised:
+def randomise(
+    matrices: Sequence[Tensor], esd: ESD, name: str, seed: int, factor: float = 1.0
+) -> Randomised:
     """Put the entries of each matrix into random order and decompose it.
 
     Once, or five times where there are fewer than 100 eigenvalues, as WeightWatcher does. The order
@@ -45,7 +47,7 @@ def randomise(matrices: Sequence[Tensor], esd: ESD, name: str, seed: int) -> Ran
     """
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
     replicas = [
-        esd_of([_shuffled(W, random) for W in matrices], name)
+        esd_of([_shuffled(W, random) for W in matrices], name, factor)
         for _ in range(_REPLICAS if len(esd.values) < _FEW else 1)
     ]
     pooled = np.sort(np.concatenate([r.values for r in replicas]))

@@ -13,7 +13,7 @@ from bayes_htr.analysis.erg import trace_log
 from bayes_htr.analysis.esd import ESD, Array, esd_of
 from bayes_htr.analysis.farms import Farms, farms_esd
 from bayes_htr.analysis.marchenko_pastur import MarchenkoPasturFit, fit_marchenko_pastur
-from bayes_htr.analysis.randomised import randomise
+from bayes_htr.analysis.randomised import Randomised, randomise
 from bayes_htr.analysis.verdict import LIGHT, VERY_HEAVY, verdict
 from bayes_htr.analysis.weights import Conv, Weight
 from bayes_htr.errors import SpectrumError
@@ -25,7 +25,11 @@ _SMALL = 20
 
 @dataclass(frozen=True)
 class Options:
-    """What is computed of each matrix; see `analyze`."""
+    """What is computed of each matrix; see `analyze`.
+
+    Raises:
+        ValueError: One outside its range.
+    """
 
     conv: Conv
     level: float
@@ -35,6 +39,16 @@ class Options:
     randomize: bool
     farms: Farms | None
     seed: int
+
+    def __post_init__(self) -> None:
+        if self.conv not in ("flatten", "slices"):
+            raise ValueError(f"conv={self.conv!r} must be 'flatten' or 'slices'")
+        if not 0 < self.level < 1:
+            raise ValueError(f"level={self.level} must lie between 0 and 1")
+        if self.bootstrap < 0:
+            raise ValueError(
+                f"bootstrap={self.bootstrap} must be 0, for none, or a number of replicates"
+            )
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,8 @@ def analyse(weight: Weight, number: int, options: Options) -> Analysed:
     """
     with torch.no_grad():
         matrices = weight.matrices(options.conv)
-        esd = esd_of(matrices, weight.name)
+        factor = weight.factor(options.conv)
+        esd = esd_of(matrices, weight.name, factor)
         row = shape_columns(weight, esd, number, options.conv)
         fit = fit_tail(esd, options)
         bulk = fit_marchenko_pastur(esd) if options.mp_fit or options.randomize else None
@@ -65,10 +80,12 @@ def analyse(weight: Weight, number: int, options: Options) -> Analysed:
         row |= _comparison_columns(comparisons) if options.compare else {}
         row |= _bulk_columns(bulk, "") if options.mp_fit else {}
         row |= _erg_columns(esd, fit)
-        if options.randomize:
-            row |= _random_columns(matrices, esd, weight.name, options)
+        if options.randomize and esd.values[-1] > 0:  # a zero matrix has no order
+            random = randomise(matrices, esd, weight.name, options.seed, factor)
+            row |= _random_columns(random, esd)
         if options.farms is not None:
-            row |= _farms_columns(farms_esd(matrices, options.farms, weight.name), options)
+            windows = farms_esd(matrices, options.farms, weight.name, factor)
+            row |= _farms_columns(windows, options)
     row["verdict"] = verdict(len(esd.values), fit, bulk, comparisons)
     row["status"] = "failed" if fit is None else "success"
     row["warning"] = _warning(fit)
@@ -166,10 +183,7 @@ def _erg_columns(esd: ESD, fit: PowerlawFit | None) -> Row:
     }
 
 
-def _random_columns(matrices: list[torch.Tensor], esd: ESD, name: str, options: Options) -> Row:
-    if not esd.values[-1] > 0:
-        return {}
-    random = randomise(matrices, esd, name, options.seed)
+def _random_columns(random: Randomised, esd: ESD) -> Row:
     largest, own = float(random.esd.values[-1]), float(esd.values[-1])
     bulk = fit_marchenko_pastur(random.esd)
     return {

@@ -28,7 +28,10 @@ def select(
 
     Raises:
         DataError: A pattern that matches nothing, or no weight that is left.
+        ValueError: `min_size` below 1.
     """
+    if min_size < 1:
+        raise ValueError(f"min_size={min_size} must be at least 1")
     for pattern in (*include, *exclude):
         if not any(fnmatchcase(w.name, pattern) for w in source.weights):
             names = ", ".join(w.name for w in source.weights[:20]) or "none"

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 Conv = Literal["flatten", "slices"]
@@ -47,15 +46,15 @@ class Weight:
         return min(self.sides(conv)) * (self.positions if conv == "slices" else 1)
 
     def matrices(self, conv: Conv) -> list[Tensor]:
-        """Its matrices: itself, `out x (in kh kw)`, or one `out x in` for each kernel position.
-
-        Slices are scaled by `sqrt(1/2)`, as WeightWatcher scales those of convolutions.
-        """
+        """Its matrices: itself, `out x (in kh kw)`, or one `out x in` for each kernel position."""
         tensor = self.load().detach()
         if conv == "flatten" or tensor.ndim == 2:
             return [tensor.reshape(tensor.shape[0], -1)]
-        slices = tensor.flatten(2).movedim(2, 0)
-        return list(slices.to(torch.promote_types(slices.dtype, torch.float32)) * math.sqrt(0.5))
+        return list(tensor.flatten(2).movedim(2, 0).contiguous())
+
+    def factor(self, conv: Conv) -> float:
+        """Of its eigenvalues: 1/2 for slices, as WeightWatcher has it of convolutions."""
+        return 0.5 if conv == "slices" and len(self.shape) > 2 else 1.0
 
 
 @dataclass(frozen=True)

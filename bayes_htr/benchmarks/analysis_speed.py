@@ -2,8 +2,9 @@
 
 Needs the extra `peers`. Both see the same weights; convolutions as one matrix (the default here)
 and by slices (as WeightWatcher sees them). `default` is what either does by default, on our side
-with the Marchenko-Pastur bulk and likelihood ratios, on theirs without; `full` adds the comparison
-with randomised entries and the Marchenko-Pastur fit on both sides.
+with the Marchenko-Pastur bulk and likelihood ratios, on theirs without; `same` leaves these out on
+our side too; `full` is our default and randomised entries, and on their side randomised entries and
+the Marchenko-Pastur fit.
 """
 
 from __future__ import annotations
@@ -29,7 +30,12 @@ from bayes_htr.benchmarks.tables import TextTable
 from bayes_htr.experiments import NETWORKS, build_network
 
 _SHAPE, _CLASSES = (3, 32, 32), 10
-WORK = ("default", "full")
+_OURS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "same": {"mp_fit": False, "compare": False},
+    "full": {"randomize": True},
+}
+WORK = tuple(_OURS)
 CONVS = ("flatten", "slices")
 NETS = tuple(NETWORKS)
 
@@ -78,7 +84,7 @@ class AnalysisSpeed:
         analyze({"w": torch.randn(50, 40, generator=torch.Generator().manual_seed(0))})
         for _ in range(self.repeats):
             ours_seconds.append(
-                watch(lambda: analyze(net, conv=conv, randomize=full, progress=False))
+                watch(lambda: analyze(net, conv=conv, progress=False, **_OURS[work]))
             )
             tick(1)
             their_seconds.append(watch(lambda: theirs(net, full)))

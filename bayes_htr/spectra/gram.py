@@ -90,8 +90,9 @@ def eigenvalues(W: Tensor, name: str = "the matrix") -> np.ndarray:
     check_finite(matrix, name)
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     # By a power of two, which is exact: squares of the entries stay within float64.
-    exponent = int(torch.frexp(matrix.abs().max()).exponent)
-    scale = 2.0**-exponent if matrix.dtype == torch.float64 else 1.0
+    scale = 1.0
+    if matrix.dtype == torch.float64:
+        scale = 2.0 ** -int(torch.frexp(matrix.abs().max()).exponent)
     gram = np.zeros((tall.shape[1], tall.shape[1]))
     for rows in tall.split(_ROWS):
         block = rows.double().numpy() * scale if scale != 1.0 else rows.double().numpy()

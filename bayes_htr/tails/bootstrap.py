@@ -22,12 +22,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bayes_htr.tails.rules import Array, Rule, law_cdf
+from bayes_htr.tails.rules import ROUNDING, Array, Rule, law_cdf
 from bayes_htr.tails.search import Index, search_xmin
 from bayes_htr.tails.truncated import truncated_quantile
 
 _TOGETHER = 30_000  # values of all replicates that are fitted at a time
-_ROUNDING = 1e-12  # of logarithms: replicates hold values of the sample
 
 
 @dataclass(frozen=True)
@@ -74,6 +73,14 @@ class Source:
     rate: Array
     span: Array | None = None
     free_xmax: bool = False
+
+    @property
+    def inside(self) -> int:
+        """How many of the values lie below the upper end: all, where there is none."""
+        if self.span is None:
+            return len(self.log_values)
+        end = self.log_xmin[0] + self.span[0]
+        return int(np.searchsorted(self.log_values, end - ROUNDING))
 
     def whole(self, which: Index, random: np.random.Generator) -> Array:
         """`(R, n)` logarithms of replicates from R of the laws, ascending."""
@@ -137,10 +144,9 @@ def chosen_starts(source: Source, rule: Rule, replicates: Replicates) -> Index:
     tail are left out.
     """
     logs = source.log_values
-    least = max(rule.min_tail, 2 if source.span is None else 3)
-    last = min(len(logs) - least, int(np.searchsorted(logs, logs[-1])) - 1)
+    last = min(len(logs) - rule.min_tail, int(np.searchsorted(logs, logs[source.inside - 1])) - 1)
     fitted = replicates.log_xmin[np.isfinite(replicates.D)]
-    starts = np.minimum(np.searchsorted(logs, fitted - _ROUNDING), last)
+    starts = np.minimum(np.searchsorted(logs, fitted - ROUNDING), last)
     return np.searchsorted(logs, logs[starts])  # the first of equal values
 
 

@@ -32,12 +32,10 @@ from bayes_htr.tails.intervals import (
     interval,
 )
 from bayes_htr.tails.result import PowerlawFit
-from bayes_htr.tails.rules import KS, Array, Correction, Rule
+from bayes_htr.tails.rules import KS, ROUNDING, Array, Correction, Rule
 from bayes_htr.tails.search import Index, search_xmin
 from bayes_htr.tails.truncated import fisher_information
 from bayes_htr.tails.values import read_values
-
-_FLAT = 1e-12  # sum of log(x / xmin) below which a tail is one value
 
 
 def fit_powerlaw(
@@ -114,21 +112,28 @@ def fit_powerlaw(
     )
     if not bootstrap:
         return found
-    random = np.random.default_rng(seed)
-    if xmin is not None:
-        replicates = bootstrap_known(source, rule, bootstrap, random)
-        p_value = replicates.p_value(D)
+    return _with_bootstrap(found, source, prior, np.random.default_rng(seed))
+
+
+def _with_bootstrap(
+    found: PowerlawFit, source: Source, prior: Prior, random: np.random.Generator
+) -> PowerlawFit:
+    """A fit with its p-values and, where xmin was searched, the interval over xmin."""
+    rule, D = found.rule, found.D
+    if not found.searched:
+        p_value = bootstrap_known(source, rule, found.bootstrap, random).p_value(D)
         return replace(found, p_value=p_value, clauset_p_value=p_value)
-    first = bootstrap_searched(source, rule, bootstrap, random)
+    first = bootstrap_searched(source, rule, found.bootstrap, random)
     second = second_round(source, rule, first, random)
     starts, shares = _frequencies(source, rule, first, second)
     posterior = _posterior(at_starts(source, rule, starts), prior)
+    xmins = found.values[starts]
     return replace(
         found,
         p_value=(first + second).p_value(D),
         clauset_p_value=first.p_value(D),
-        searched_interval=interval(posterior, shares, level),
-        xmin_frequencies=dict(zip(values.used[starts].tolist(), shares.tolist(), strict=True)),
+        searched_interval=interval(posterior, shares, found.level),
+        xmin_frequencies=dict(zip(xmins.tolist(), shares.tolist(), strict=True)),
     )
 
 
@@ -141,7 +146,7 @@ def _searched(logs: Array, rule: Rule, end: float | None) -> tuple[Source, float
     if not math.isfinite(tails.D[0]):
         raise SpectrumError(
             f"none of the tails of at least min_tail={rule.min_tail} of the {len(logs)} values "
-            "holds different values; lower it, or give xmin"
+            "holds a value between its ends; lower it, or give xmin"
         )
     log_xmin = logs[tails.start]
     span = None if end is None else end - log_xmin
@@ -156,11 +161,12 @@ def _known(values: Array, xmin: float, rule: Rule, end: float | None) -> tuple[S
         at_xmin = values[start] == xmin
         log_xmin = float(logs[start] if at_xmin else min(log_xmin, logs[start]))
     t = logs[start:] - log_xmin
-    if len(t) < rule.min_tail or t.sum() <= _FLAT:
+    top = math.inf if end is None else end - log_xmin - ROUNDING
+    if len(t) < rule.min_tail or not np.any((t > ROUNDING) & (t < top)):
         raise SpectrumError(
-            f"{len(t)} of {len(logs)} values are at least xmin={xmin:.6g}, of which the largest is "
-            f"{values[-1]:.6g}, and a tail needs {rule.min_tail} that differ from it; "
-            "take a lower xmin"
+            f"{len(t)} of {len(logs)} values are at least xmin={xmin:.6g}, and a tail needs "
+            f"{rule.min_tail}, of which one lies above it and below its upper end; the largest is "
+            f"{values[-1]:.6g}: take a lower xmin"
         )
     span = None if end is None else np.array([end - log_xmin])
     rate, D = fit_known(t[None], rule, None if span is None else span[:, None])
@@ -176,13 +182,12 @@ def _information(source: Source) -> float:
 
 def _posterior(source: Source, prior: Prior) -> RatePosterior:
     """Of each tail of the sample."""
-    logs, log_xmin = source.log_values, source.log_xmin
-    excess = np.cumsum(logs[::-1])[::-1][source.start] - (len(logs) - source.start) * log_xmin
-    above = (len(logs) - np.searchsorted(logs, log_xmin, side="right")).astype(float)
+    logs = source.log_values[: source.inside]  # a largest value that sets the end says nothing
+    first_above = np.searchsorted(logs, source.log_xmin, side="right")
+    above = (len(logs) - first_above).astype(float)
+    excess = np.cumsum(logs[::-1])[::-1][first_above] - above * source.log_xmin
     if source.span is None:
         return GammaPosterior.of(excess, above, prior)
-    if source.free_xmax:  # the largest value sets the end, and says nothing of alpha
-        excess, above = excess - source.span, above - 1
     return GridPosterior.of(excess, above, source.span, prior)
 
 

@@ -18,6 +18,9 @@ Array = NDArray[np.float64]
 Correction = Literal["none", "n-1", "n-2"]
 KS = Literal["lower", "two-sided"]
 
+ROUNDING = 1e-12
+"""Of logarithms: values that differ by less are one."""
+
 _LOST = {"none": 0, "n-1": 1, "n-2": 2}
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bayes_htr.tails.rules import Array, Rule, law_cdf
+from bayes_htr.tails.rules import ROUNDING, Array, Rule, law_cdf
 
 Index = NDArray[np.intp]
 
@@ -71,7 +71,11 @@ class Candidates:
         self.spans = None if log_xmax is None else log_xmax[:, None] - own
         self.rates = rule.rate(sums - self.sizes * own, self.sizes, self.spans)
         self.valid = np.isfinite(self.rates)
-        self.rates[~self.valid] = 1.0  # of any value: no candidate
+        if log_xmax is not None and self.spans is not None:  # a value strictly between the ends
+            inside = np.where(log_values < log_xmax[:, None] - ROUNDING, log_values, -np.inf)
+            self.valid &= own < inside.max(axis=1, keepdims=True) - ROUNDING
+            self.spans = np.where(self.valid, self.spans, 1.0)
+        self.rates[~self.valid] = 1.0  # any number: no candidates
         self.valid[:, 1:] &= own[:, 1:] > own[:, :-1]  # a tail holds all of its equal values
 
     def probe(self, share: float) -> Array:

@@ -63,6 +63,15 @@ def test_matrices_without_a_tail(W):
     assert row["verdict"] == "no tail to fit"
 
 
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 3), (7, 7)])
+def test_the_smallest_matrices(shape):
+    torch.manual_seed(0)
+    row = rows(torch.randn(shape), randomize=True, farms=True, bootstrap=5)
+    assert row["num_evals"] == min(shape)
+    assert row["verdict"] == f"too few eigenvalues to tell ({min(shape)})"
+    assert row["stable_rank"] >= 1
+
+
 def test_powers_far_beyond_the_floating_point_numbers():
     esd = ESD(np.array([1e-200, 1e100, 2e100]), 3, 3)
     assert log_alpha_norm(esd, 20.0) == pytest.approx(2000 + math.log10(1 + 2**20))

@@ -48,6 +48,14 @@ def test_spikes_are_counted_and_hardly_move_the_bulk():
     assert fit.soft_rank == pytest.approx(fit.bulk_max / float(fit_max([40.0, 50.0, 60.0, 70.0])))
 
 
+def test_many_spikes_are_left_out_of_the_median():
+    strengths = [60.0 + 3 * i for i in range(40)]
+    fit = fit_marchenko_pastur(esd_of([spiked(strengths)], "w"))
+    assert fit.num_spikes == 40
+    plain = ESD(esd_of([spiked(strengths)], "w").values[:-40], 300, 150)
+    assert fit.variance == pytest.approx(fit_marchenko_pastur(plain).variance, rel=1e-6)
+
+
 def fit_max(strengths):
     return torch.linalg.svdvals(spiked(strengths))[0].square()
 

@@ -55,7 +55,10 @@ def test_slices_of_convolutions(net):
     weights = {w.name: w for w in open_source(net).weights}
     slices = weights["conv.weight"].matrices("slices")
     assert len(slices) == weights["conv.weight"].positions == 9
-    torch.testing.assert_close(slices[5], net.conv.weight.detach()[:, :, 1, 2] * 0.5**0.5)
+    torch.testing.assert_close(slices[5], net.conv.weight.detach()[:, :, 1, 2])
+    assert weights["conv.weight"].factor("slices") == 0.5
+    assert weights["conv.weight"].factor("flatten") == 1.0
+    assert weights["embed.weight"].factor("slices") == 1.0
     up = weights["up.weight"]
     assert up.shape == (8, 3, 2, 2) and up.sides("slices") == (8, 3) and up.count("slices") == 12
     assert up.sides("flatten") == (8, 12) and up.count("flatten") == 8
@@ -160,6 +163,11 @@ def test_short_types(tmp_path, dtype):
     save_file({"w": W}, tmp_path / "net.safetensors")
     (row,) = htr.analyze(tmp_path / "net.safetensors").rows
     assert row["lambda_max"] == pytest.approx(float(htr.spectrum(W.float())[0]), rel=1e-4)
+    kernel = W[:, :27].reshape(40, 3, 3, 3)
+    options = {"conv": "slices", "randomize": True, "farms": True}
+    (row,) = htr.analyze({"w": kernel}, **options).rows
+    assert row["num_evals"] == 27
+    assert row["norm"] == pytest.approx(float(kernel.float().square().sum()) / 2, rel=1e-4)
 
 
 def test_a_run_folder_of_this_library(tmp_path):

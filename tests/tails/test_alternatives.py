@@ -119,7 +119,7 @@ def test_lognormal_is_recognised():
 def test_nested_p_values_under_the_power_law(name):
     random = np.random.default_rng(0)
     p = []
-    for _ in range(300):
+    for _ in range(150):
         values = np.exp(random.exponential(1 / 1.5, 200))
         p.append(htr.fit_powerlaw(values, xmin=1.0).compare(name).nested_p)
     share = np.mean(np.array(p) <= 0.1)

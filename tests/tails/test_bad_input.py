@@ -62,6 +62,7 @@ def test_options(options, message):
     [
         ({"xmin": 9.0}, "0 of 5 values are at least xmin=9.*lower xmin"),
         ({"xmin": 8.0}, "1 of 5 values"),
+        ({"xmin": 5.0, "xmax": "largest"}, "2 of 5 values.*below its upper end"),
         ({"min_tail": 6}, "min_tail=6"),
     ],
 )
@@ -81,3 +82,27 @@ def test_comparison():
 def test_hill_curve_level():
     with pytest.raises(ValueError, match="level=2"):
         htr.hill_curve(GOOD, level=2)
+
+
+@pytest.mark.filterwarnings("error")
+def test_small_and_tied_samples_are_fitted_or_refused_with_a_reason():
+    random = np.random.default_rng(0)
+    kinds = [
+        lambda n: random.integers(1, 5, n),
+        lambda n: np.round(1 + random.pareto(1.0, n), 1),
+        lambda n: random.lognormal(size=n) * 10.0 ** random.integers(-200, 200),
+        lambda n: 2.0 ** random.integers(0, 6, n),
+    ]
+    fitted = 0
+    for trial in range(160):
+        values = kinds[trial % 4](int(random.integers(3, 14)))
+        upper = {"xmax": "largest"} if random.random() < 0.4 else {"ks": "two-sided"}
+        lower = {"xmin": float(random.choice(values))} if random.random() < 0.2 else {}
+        try:
+            fit = htr.fit_powerlaw(values, bootstrap=9, **upper, **lower)
+        except htr.SpectrumError:
+            continue
+        fitted += 1
+        ends = (*fit.interval, *(fit.searched_interval or ()))
+        assert np.isfinite([fit.alpha, fit.D, fit.sigma, *ends]).all(), (values, upper, lower)
+    assert fitted > 130
