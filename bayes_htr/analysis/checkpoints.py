@@ -13,11 +13,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from bayes_htr.analysis.columns import interval_ends
 from bayes_htr.analysis.records import Records
 from bayes_htr.errors import DataError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from bayes_htr.analysis.report_table import SpectraReport
 
 _DOUBTS = ("like a random", "power law", "too few")
 
@@ -29,9 +37,13 @@ class CheckpointComparison(Records):
     Attributes:
         rows: `alpha` of both and their `difference` (second less first) with its interval, the
             ratio of the largest eigenvalues, both stable ranks, and a verdict.
+        first: The report of the first.
+        second: That of the second.
         unmatched: Names that are in one alone, or in another shape.
     """
 
+    first: SpectraReport = field(repr=False)
+    second: SpectraReport = field(repr=False)
     unmatched: tuple[str, ...] = ()
 
     title: ClassVar[str] = "Spectra of two networks"
@@ -56,11 +68,73 @@ class CheckpointComparison(Records):
         "other_stable_rank": "second",
     }
 
+    def sides(self) -> tuple[tuple[str, list[dict[str, Any]]], tuple[str, list[dict[str, Any]]]]:
+        """Label and rows of each network, of the matrices that are in both, in the same order.
+
+        Networks of one label are told apart by their order.
+        """
+        names = [row["name"] for row in self.rows]
+        first, second = (
+            [{row["name"]: row for row in report.rows}[name] for name in names]
+            for report in (self.first, self.second)
+        )
+        labels = self.first.label, self.second.label
+        if labels[0] == labels[1]:
+            labels = f"{labels[0]}, first", f"{labels[1]}, second"
+        return (labels[0], first), (labels[1], second)
+
+    def check(self, name: str) -> None:
+        """Whether a matrix is in both.
+
+        Raises:
+            ValueError: It is not.
+        """
+        names = [row["name"] for row in self.rows]
+        if name not in names:
+            raise ValueError(f"no matrix {name!r} in both networks; there are {names[:8]}, ...")
+
+    def plot(self, name: str | None = None, *, path: str | PathLike[str] | None = None) -> Figure:
+        """Exponents and largest eigenvalues of all matrices, or both ESDs of one.
+
+        Args:
+            name: The matrix; all by default.
+            path: If given, where the figure is saved.
+
+        Raises:
+            ValueError: No such matrix in both.
+            ImportError: matplotlib is not installed.
+        """
+        from bayes_htr.analysis.comparison_plots import plot_comparison, plot_pair
+
+        if name is None:
+            return plot_comparison(self, path=path)
+        return plot_pair(self, name, path=path)
+
+    def to_html(self, path: str | PathLike[str]) -> Path:
+        """Write the report of the first network with the comparison in it, as one HTML file.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        from bayes_htr.analysis.page import write_page
+
+        return write_page(path, self.first, self)
+
+
+def compare_reports(first: SpectraReport, second: SpectraReport) -> CheckpointComparison:
+    """Compare two reports.
+
+    Raises:
+        DataError: No matrix of one name and shape is in both.
+    """
+    rows, unmatched = compare_rows(first.rows, second.rows)
+    return CheckpointComparison(rows, first, second, unmatched)
+
 
 def compare_rows(
     rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]
-) -> CheckpointComparison:
-    """Compare the rows of two reports.
+) -> tuple[list[dict[str, Any]], tuple[str, ...]]:
+    """The rows of a comparison, and the names that are in one report alone.
 
     Raises:
         DataError: No matrix of one name and shape is in both.
@@ -75,7 +149,7 @@ def compare_rows(
         )
     both = {_key(row) for row, _ in matched}
     unmatched = dict.fromkeys(str(r["name"]) for r in (*rows, *others) if _key(r) not in both)
-    return CheckpointComparison([_row(a, b) for a, b in matched], tuple(unmatched))
+    return [_row(a, b) for a, b in matched], tuple(unmatched)
 
 
 def _key(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -109,7 +183,7 @@ def _row(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
 
 def _difference(first: dict[str, Any], second: dict[str, Any]) -> tuple[float, float]:
     a, b = first["alpha"], second["alpha"]
-    (low_a, high_a), (low_b, high_b) = _ends(first), _ends(second)
+    (low_a, high_a), (low_b, high_b) = interval_ends(first), interval_ends(second)
     return (
         b - a - math.hypot(_reach(b - low_b), _reach(high_a - a)),
         b - a + math.hypot(_reach(high_b - b), _reach(a - low_a)),
@@ -119,13 +193,6 @@ def _difference(first: dict[str, Any], second: dict[str, Any]) -> tuple[float, f
 def _reach(length: float) -> float:
     """From an estimate to the end of its interval: nothing where it lies beyond that."""
     return length if math.isnan(length) else max(length, 0.0)
-
-
-def _ends(row: dict[str, Any]) -> tuple[float, float]:
-    ends = (row.get("searched_low"), row.get("searched_high"))
-    if None in ends:
-        ends = (row["interval_low"], row["interval_high"])
-    return tuple(math.nan if end is None else float(end) for end in ends)  # type: ignore[return-value]
 
 
 def _doubt(*verdicts: str) -> str:

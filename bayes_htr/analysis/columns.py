@@ -6,6 +6,8 @@ Names and definitions are WeightWatcher's (0.7.7) where it has them.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -134,6 +136,15 @@ def norm_columns(esd: ESD, alpha: float) -> Row:
         "weak_rank_loss": int((values < _WEAK).sum()),
         "W_scale": w_scale(esd),
     }
+
+
+def interval_ends(row: Mapping[str, Any]) -> tuple[float, float]:
+    """The interval of alpha that counts: over xmin where there is one; NaN without a tail."""
+    ends = (row.get("searched_low"), row.get("searched_high"))
+    if None in ends:
+        ends = (row["interval_low"], row["interval_high"])
+    low, high = (math.nan if end is None else float(end) for end in ends)
+    return low, high
 
 
 def w_scale(esd: ESD) -> float:

@@ -1,4 +1,4 @@
-"""`bayes-htr analyze`: the spectra of a file, in the terminal and as a table on disk."""
+"""`bayes-htr analyze`: the spectra of a file, in the terminal, as a table or a report on disk."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from pathlib import Path
 from rich.console import Console
 
 from bayes_htr.analysis.analyze import analyze
-from bayes_htr.analysis.records import Records, check_suffix
+from bayes_htr.analysis.checkpoints import CheckpointComparison
+from bayes_htr.analysis.records import check_suffix
 from bayes_htr.analysis.report_table import SpectraReport
+from bayes_htr.errors import OutputError
 
 _WIDE = 110
 _NARROW = ("name", "alpha", "verdict")
@@ -28,6 +30,7 @@ def add_analyze(commands: _Commands[argparse.ArgumentParser]) -> None:
     add = parser.add_argument
     add("path", type=Path, help=".pt, .pth or .safetensors file, index of a sharded one, or folder")
     add("--out", type=Path, metavar="FILE", help="also write all columns: .csv, .json, .parquet")
+    add("--report", type=Path, metavar="FILE.html", help="also write a report with pictures")
     add("--layers", nargs="+", default=[], metavar="PATTERN", help="weights to analyse")
     add("--exclude", nargs="+", default=[], metavar="PATTERN", help="weights to leave out")
     add("--min-size", type=int, default=8, metavar="K", help="fewest eigenvalues of a matrix")
@@ -60,8 +63,10 @@ def add_analyze(commands: _Commands[argparse.ArgumentParser]) -> None:
 def _analyze(args: argparse.Namespace, console: Console) -> None:
     if args.out is not None:
         check_suffix(args.out)
+    if args.report is not None:
+        _check_report(args.report)
     report = _report(args, args.path)
-    shown: Records = report
+    shown: SpectraReport | CheckpointComparison = report
     _show(report, console)
     if args.compare is not None:
         comparison = report.compare(_report(args, args.compare))
@@ -71,8 +76,21 @@ def _analyze(args: argparse.Namespace, console: Console) -> None:
             console.print(f"in one alone, or in another shape: {names}", markup=False)
         shown = comparison
     if args.out is not None:
-        path = shown.write(args.out)
-        console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+        _written(shown.write(args.out), console)
+    if args.report is not None:
+        _written(shown.to_html(args.report), console)
+
+
+def _check_report(path: Path) -> None:
+    """Before the work begins: whether the report can come to lie there."""
+    if path.suffix not in (".html", ".htm"):
+        raise ValueError(f"--report {path} ends in {path.suffix!r}; reports end in .html")
+    if not path.parent.is_dir():
+        raise OutputError(f"--report {path}: there is no folder {path.parent}; make it first")
+
+
+def _written(path: Path, console: Console) -> None:
+    console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _report(args: argparse.Namespace, path: Path) -> SpectraReport:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.table import Table
 
-from bayes_htr.analysis.checkpoints import CheckpointComparison, compare_rows
+from bayes_htr.analysis.checkpoints import CheckpointComparison, compare_reports
 from bayes_htr.analysis.esd import Array
 from bayes_htr.analysis.marchenko_pastur import MarchenkoPasturFit
 from bayes_htr.analysis.records import Records
 from bayes_htr.tails import PowerlawFit
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,34 @@ class SpectraReport(Records):
         Raises:
             DataError: No matrix of one name and shape is in both.
         """
-        return compare_rows(self.rows, other.rows)
+        return compare_reports(self, other)
+
+    def plot(self, name: str | None = None, *, path: str | PathLike[str] | None = None) -> Figure:
+        """Alpha by depth and some spectra; or, of one matrix, ESD, survival and Hill curve.
+
+        Args:
+            name: The matrix; all by default.
+            path: If given, where the figure is saved.
+
+        Raises:
+            ValueError: No such matrix.
+            ImportError: matplotlib is not installed.
+        """
+        from bayes_htr.analysis.plots import plot_matrix, plot_report
+
+        if name is None:
+            return plot_report(self, path=path)
+        return plot_matrix(self, name, path=path)
+
+    def to_html(self, path: str | PathLike[str]) -> Path:
+        """Write the report as one HTML file that needs nothing else.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        from bayes_htr.analysis.page import write_page
+
+        return write_page(path, self)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data; what is not a finite number is `None`."""

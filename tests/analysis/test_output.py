@@ -132,7 +132,7 @@ def test_an_interval_that_does_not_reach_its_estimate():
     row = {"name": "w", "N": 9, "M": 9, "rf": 1, "lambda_max": 1.0, "stable_rank": 1.0}
     row |= {"verdict": "heavy-tailed", "interval_low": 2.0, "interval_high": 3.0}
     beyond = {**row, "alpha": 2.5, "searched_low": 2.7, "searched_high": 3.5}
-    (found,) = compare_rows([{**row, "alpha": 2.5}], [beyond]).rows
+    ((found,), _) = compare_rows([{**row, "alpha": 2.5}], [beyond])
     assert (found["difference_low"], found["difference_high"]) == pytest.approx(
         (-0.5, math.hypot(1.0, 0.5))
     )
