@@ -35,10 +35,10 @@ def logistic(inputs, n=30):
     return net, (x, y)
 
 
-def fit_with_frames_held(guide, net, x, y, *, steps=300, particles=2):
+def fit_with_frames_held(guide, net, x, y, *, steps=400, particles=4):
     """Stochastic gradients of the bound; the weights are put back on the frames at every step."""
     U, V = frames_of(net)
-    optimizer = torch.optim.Adam(guide.parameters(), lr=0.05)
+    optimizer = torch.optim.Adam(guide.parameters(), lr=0.2)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -50,7 +50,8 @@ def fit_with_frames_held(guide, net, x, y, *, steps=300, particles=2):
         schedule.step()
         with torch.no_grad():
             W = guide.weights[0]
-            W.copy_(U @ (U.T @ W @ V).diagonal().diag() @ V.T)
+            sigma = (U.T @ W @ V).diagonal().clamp(min=1e-3)  # or it would be another frame
+            W.copy_(U @ sigma.diag() @ V.T)
     guide.refresh()
 
 
