@@ -43,7 +43,7 @@ from bayes_htr.inference.training import (
     described_settings,
 )
 from bayes_htr.models import negative_log_likelihood
-from bayes_htr.models.placed import PlacedParameter, placed_parameters
+from bayes_htr.models.placed import PlacedParameter, informing_parameters, placed_parameters
 from bayes_htr.processes import world_size
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import unwrap
@@ -195,7 +195,7 @@ class _Run(TrainingRun):
         super().__init__(method, problem)
         placed = self._placed(0)
         self.guide: VariationalGuide = method.guide_class().around(
-            problem.model, placed, problem.hyperparameters, method.options()
+            problem.model, placed, problem.hyperparameters, method.options(), self._constants(0)
         )
         self.guide.to(self.weights[0].device)
         self.root = unwrap(self.net)
@@ -215,20 +215,28 @@ class _Run(TrainingRun):
         self._train_epochs()
         if self.best is not None:
             self.net.load_state_dict(self.best["net"])
+            self._follow(int(self.best["epoch"]) - 1)
             self.guide.load_state_dict(self.best["guide"])
         self._centre_network()
         self.net.eval()
-        latents = unconstrained(self.guide, self._placed(0))
+        latents = unconstrained(self.guide, [*self._placed(0), *self._constants(0)])
         latents = {name: u.detach().cpu().clone() for name, u in latents.items()}
         return Fitted(self.net, latents, self.history, guide=self.guide)
 
     def _placed(self, epoch: int) -> list[PlacedParameter]:
         return placed_parameters(self.problem.model.priors, self.net, epoch)
 
+    def _constants(self, epoch: int) -> list[PlacedParameter]:
+        return informing_parameters(self.problem.model.priors, self.net, epoch)
+
+    def _follow(self, epoch: int) -> None:
+        """Take the priors as a schedule has them at an epoch."""
+        self.guide.follow(self._placed(epoch), self._constants(epoch), epoch)
+
     def _train_batches(self, bar: TrainingProgress) -> dict[str, float]:
         train = self.problem.train
         if self.epoch:
-            self.guide.follow(self._placed(self.epoch))  # a schedule moves the priors
+            self._follow(self.epoch)
         totals = torch.zeros(3, dtype=torch.float64, device=train.device)  # nll, kl, correct
         unseen: list[Tensor] = []
         count = 0
@@ -328,6 +336,8 @@ class _Run(TrainingRun):
         return {"guide": self.guide.state_dict()}
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
+        if state["epoch"]:
+            self._follow(state["epoch"] - 1)  # that of the state, before what belongs to it
         self.guide.load_state_dict(state["guide"])
 
 

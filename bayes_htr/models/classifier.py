@@ -161,11 +161,15 @@ class BayesianClassifier:
         """
         return placed_parameters(self.priors, self.net, epoch)
 
+    def informing(self, epoch: int | None = None) -> list[PlacedParameter]:
+        """The frozen parameters that share hyperparameters with trainable ones."""
+        return informing_parameters(self.priors, self.net, epoch)
+
     def _weights_program(self, coordinates: str, epoch: int | None, frames: Frames) -> Weights:
         if coordinates == "weight":
-            return weight_program(self.placed(epoch), self._constants(epoch))
+            return weight_program(self.placed(epoch), self.informing(epoch))
         if coordinates == "spectral":
-            return spectral_program(self.placed(epoch), frames, self._constants(epoch))
+            return spectral_program(self.placed(epoch), frames, self.informing(epoch))
 
         def program() -> dict[str, Tensor]:
             values = {
@@ -178,9 +182,6 @@ class BayesianClassifier:
             return values
 
         return program
-
-    def _constants(self, epoch: int | None) -> list[PlacedParameter]:
-        return informing_parameters(self.priors, self.net, epoch)
 
     def _scale(self, logits: Tensor, y: Tensor | None, num_data: int) -> float | Tensor:
         scale = num_data / len(logits)

@@ -22,6 +22,10 @@ CASES = {
     "spectral": (GAMMA, {"refresh": htr.Drift(0.01)}),
     "spectral, exact": (TOP, {"refresh": htr.Exact(), "directions": 2}),
     "spectral, schedule": (HEAVY.scheduled(htr.PowerDecay(1.0, period=1, cutoff=0.3)), {}),
+    "spectral, two steps": (
+        HEAVY.scheduled(htr.PowerDecay(1.0, period=2)),
+        {"refresh": htr.Every(100)},
+    ),
     "spectral, patience": (GAMMA, {"refresh": htr.Every(3), "patience": 3, "lr": 0.5}),
     "meanfield": (NORMAL, MEANFIELD),
     "hyperparameters": (GAMMA, MEANFIELD),
@@ -62,6 +66,30 @@ def test_resume_is_exact(make_model, data, validation, tmp_path, same_weights, n
     first, second = (RunFolder(tmp_path / out).checkpoint()["guide"] for out in ("whole", "parts"))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.mark.parametrize("patience", [None, 2])
+def test_what_is_loaded_has_the_priors_of_its_epoch(
+    make_model, data, validation, tmp_path, patience
+):
+    """A prior that a schedule has ended is not in force again, nor one that early stopping saw."""
+    priors = HEAVY.scheduled(htr.PowerDecay(1.0, period=1, cutoff=0.4))
+    fitted = htr.fit(
+        make_model(priors),
+        data,
+        method=htr.SVI(lr=0.02 if patience is None else 1.0, patience=patience),
+        epochs=4,
+        validation=validation,
+        out=tmp_path / "run",
+    )
+    scores = [row["val_nll"] for row in fitted.history]
+    best = 4 if patience is None else 1 + scores.index(min(scores))
+    assert patience is None or best < 4
+    assert fitted.guide.epoch == best - 1
+    assert bool(fitted.guide.spectra()) == (best < 4)
+    loaded = htr.load(tmp_path / "run", make_model(priors).net)
+    a, b = (p.guide.draw(torch.Generator().manual_seed(0)) for p in (fitted, loaded))
+    assert all(torch.equal(a[name], b[name]) for name in a)
 
 
 def test_another_guide_is_another_run(make_model, data, tmp_path):

@@ -25,6 +25,7 @@ from torch import Tensor
 
 from bayes_htr.engine.latents import Latent
 from bayes_htr.inference.guides.base import VariationalGuide, start_scale
+from bayes_htr.inference.guides.spectrum_law import Given
 from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.models.matrix_prior import hyperprior
@@ -62,10 +63,11 @@ class PyroGuide(VariationalGuide):
         hyperparameters: Mapping[str, Tensor] | None = None,
         *,
         init_scale: float | None = None,
+        constants: Sequence[PlacedParameter] = (),
     ) -> None:
-        super().__init__(placed)
+        super().__init__(placed, constants)
         self.init_scale = init_scale
-        self.latents = latents_of_all(list(placed))
+        self.latents = latents_of_all([*placed, *constants])
         start = {p.name: p.parameter.tensor.detach().clone() for p in placed}
         like = next(iter(start.values()))
         for name, latent in self.latents.items():
@@ -90,6 +92,7 @@ class PyroGuide(VariationalGuide):
         placed: Sequence[PlacedParameter],
         hyperparameters: Mapping[str, Tensor],
         options: Mapping[str, Any],
+        constants: Sequence[PlacedParameter] = (),
     ) -> PyroGuide:
         """As in the base; the options are `guide`, the class's name, and `init_scale`.
 
@@ -99,7 +102,9 @@ class PyroGuide(VariationalGuide):
         guide = getattr(autoguide, str(options["guide"]), None)
         if not is_pyro_guide(guide):
             raise ValueError(f"{options['guide']!r} is no guide of pyro.infer.autoguide")
-        return cls(guide, placed, hyperparameters, init_scale=options["init_scale"])
+        return cls(
+            guide, placed, hyperparameters, init_scale=options["init_scale"], constants=constants
+        )
 
     def rsample(self) -> dict[str, Tensor]:
         """One draw with gradient; `divergence` takes what this returned."""
@@ -134,6 +139,7 @@ class PyroGuide(VariationalGuide):
         total = sample.log_density.double()
         for name, latent in self.latents.items():
             total = total - hyperprior(latent, sample[name]).log_prob(sample[name]).double()
+        total = total + self.constants.energy(Given(sample)).to(total)
         for p in self.placed:
             if p.matrices:
                 total = total - p.log_density(sample[p.name], sample).double()
@@ -145,6 +151,7 @@ class PyroGuide(VariationalGuide):
             "guide": type(self.guide).__name__,
             "names": list(self.names),
             "init_scale": self.init_scale,
+            "epoch": self.epoch,
         }
 
 

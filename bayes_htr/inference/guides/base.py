@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bayes_htr.errors import CheckpointError
+from bayes_htr.inference.guides.constants import Constants
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.models.placed import PlacedParameter
 
@@ -63,10 +64,18 @@ class VariationalGuide(Guide):
 
     Args:
         placed: The trainable parameters with their densities.
+        constants: The frozen ones that share hyperparameters with them, with theirs.
+
+    Attributes:
+        epoch: That of whose schedule the densities are.
     """
 
-    def __init__(self, placed: Sequence[PlacedParameter]) -> None:
+    def __init__(
+        self, placed: Sequence[PlacedParameter], constants: Sequence[PlacedParameter] = ()
+    ) -> None:
         super().__init__()
+        self.constants = Constants(constants)
+        self.epoch = 0
         self.names = tuple(p.name for p in placed)
         self.placed = tuple(_without_values(p) for p in placed)
 
@@ -78,6 +87,7 @@ class VariationalGuide(Guide):
         placed: Sequence[PlacedParameter],
         hyperparameters: Mapping[str, Tensor],
         options: Mapping[str, Any],
+        constants: Sequence[PlacedParameter] = (),
     ) -> V:
         """An untrained guide around given weights.
 
@@ -86,6 +96,7 @@ class VariationalGuide(Guide):
             placed: The trainable parameters with their densities, at the values to start from.
             hyperparameters: Where hyperparameters start, by name, unconstrained; may lack some.
             options: Those of `htr.SVI.options`, also of other guides.
+            constants: Frozen parameters that share hyperparameters with them.
         """
 
     @classmethod
@@ -95,14 +106,20 @@ class VariationalGuide(Guide):
         settings: Mapping[str, Any],
         state: Mapping[str, Tensor],
     ) -> V:
-        """The inverse of `settings`, which has the parameters' `names`, and `state_dict`.
+        """The inverse of `settings`, with the parameters' `names` and `epoch`, and `state_dict`.
 
         Raises:
             CheckpointError: They do not fit the model.
         """
         try:
+            epoch = int(settings.get("epoch", 0))
             by_name = {p.name: p for p in model.placed(0)}
-            guide = cls.around(model, [by_name[n] for n in settings["names"]], {}, settings)
+            placed = [by_name[n] for n in settings["names"]]
+            guide = cls.around(model, placed, {}, settings, model.informing(0))
+            if epoch:
+                by_name = {p.name: p for p in model.placed(epoch)}
+                placed = [by_name[n] for n in settings["names"]]
+                guide.follow(placed, model.informing(epoch), epoch)
             guide.load_state_dict(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
@@ -110,9 +127,15 @@ class VariationalGuide(Guide):
             ) from error
         return guide
 
-    def follow(self, placed: Sequence[PlacedParameter]) -> None:
+    def follow(
+        self,
+        placed: Sequence[PlacedParameter],
+        constants: Sequence[PlacedParameter] = (),
+        epoch: int = 0,
+    ) -> None:
         """Take other densities of the same parameters: those of another epoch of a schedule."""
         self.placed = tuple(_without_values(p) for p in placed)
+        self.constants, self.epoch = Constants(constants), epoch
 
     @abstractmethod
     def rsample(self) -> dict[str, Tensor]:

@@ -24,6 +24,7 @@ from torch.distributions import biject_to
 
 from bayes_htr.inference.guides.base import VariationalGuide, start_scale
 from bayes_htr.inference.guides.latent_laws import LatentLaws
+from bayes_htr.inference.guides.spectrum_law import Given
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior, hyperprior
 from bayes_htr.models.placed import PlacedParameter, latents_of_all
@@ -48,8 +49,9 @@ class GaussianGuide(VariationalGuide):
         hyperparameters: Mapping[str, Tensor] | None = None,
         *,
         init_scale: float | None = None,
+        constants: Sequence[PlacedParameter] = (),
     ) -> None:
-        super().__init__(placed)
+        super().__init__(placed, constants)
         self.init_scale = init_scale
         self.start_scales = {p.name: start_scale(init_scale, [p]) for p in placed}
         self.locations = nn.ParameterList(
@@ -57,7 +59,7 @@ class GaussianGuide(VariationalGuide):
         )
         self.random = tuple(p.name for p in placed if p.matrices)
         like = placed[0].parameter.tensor.detach()
-        self.hyper = LatentLaws(latents_of_all(list(placed)), hyperparameters or {}, like)
+        self.hyper = LatentLaws(latents_of_all([*placed, *constants]), hyperparameters or {}, like)
 
     @classmethod
     def around(
@@ -66,9 +68,10 @@ class GaussianGuide(VariationalGuide):
         placed: Sequence[PlacedParameter],
         hyperparameters: Mapping[str, Tensor],
         options: Mapping[str, Any],
+        constants: Sequence[PlacedParameter] = (),
     ) -> G:
         """As in the base; the option is `init_scale`."""
-        return cls(placed, hyperparameters, init_scale=options["init_scale"])
+        return cls(placed, hyperparameters, init_scale=options["init_scale"], constants=constants)
 
     def location(self, name: str) -> nn.Parameter:
         """The location of a parameter."""
@@ -94,10 +97,11 @@ class GaussianGuide(VariationalGuide):
 
     def divergence(self, sample: Mapping[str, Tensor]) -> Tensor:
         """`KL(guide | prior)` in nats, 0-d, in float64; closed where it can be (see the module)."""
-        total = self.hyper.divergence()
+        total = self.hyper.divergence().to(self.locations[0].device)
+        total = total + self.constants.energy(Given(sample)).to(total)
         if not self.random:
             return total
-        total = total.to(self.locations[0].device) - self._entropy()
+        total = total - self._entropy()
         variances = self._variances()
         for p in self.placed:
             if not p.matrices:
@@ -115,8 +119,8 @@ class GaussianGuide(VariationalGuide):
         return total
 
     def settings(self) -> dict[str, Any]:
-        """The parameters' names, and the scale at the start."""
-        return {"names": list(self.names), "init_scale": self.init_scale}
+        """The parameters' names, the scale at the start, and the epoch."""
+        return {"names": list(self.names), "init_scale": self.init_scale, "epoch": self.epoch}
 
     @abstractmethod
     def _noisy(self, generator: torch.Generator | None) -> dict[str, Tensor]:

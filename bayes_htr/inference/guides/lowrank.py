@@ -44,8 +44,9 @@ class LowRank(GaussianGuide):
         *,
         init_scale: float | None = None,
         rank: int = 4,
+        constants: Sequence[PlacedParameter] = (),
     ) -> None:
-        super().__init__(placed, hyperparameters, init_scale=init_scale)
+        super().__init__(placed, hyperparameters, init_scale=init_scale, constants=constants)
         self.rank = int(rank)
         self.layers: dict[str, list[str]] = {}
         for name in self.random:
@@ -71,9 +72,16 @@ class LowRank(GaussianGuide):
         placed: Sequence[PlacedParameter],
         hyperparameters: Mapping[str, Tensor],
         options: Mapping[str, Any],
+        constants: Sequence[PlacedParameter] = (),
     ) -> LowRank:
         """As in the base; the options are `init_scale` and `rank`."""
-        return cls(placed, hyperparameters, init_scale=options["init_scale"], rank=options["rank"])
+        return cls(
+            placed,
+            hyperparameters,
+            init_scale=options["init_scale"],
+            rank=options["rank"],
+            constants=constants,
+        )
 
     def settings(self) -> dict[str, Any]:
         """As those of the base, and the rank."""

@@ -30,8 +30,9 @@ class MeanField(GaussianGuide):
         hyperparameters: Mapping[str, Tensor] | None = None,
         *,
         init_scale: float | None = None,
+        constants: Sequence[PlacedParameter] = (),
     ) -> None:
-        super().__init__(placed, hyperparameters, init_scale=init_scale)
+        super().__init__(placed, hyperparameters, init_scale=init_scale, constants=constants)
         self.log_scales = nn.ParameterList(
             nn.Parameter(torch.full_like(self.location(name), math.log(self.start_scales[name])))
             for name in self.random

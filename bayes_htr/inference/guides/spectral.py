@@ -27,7 +27,7 @@ from bayes_htr.engine import Drift, Every, Exact, Refresh
 from bayes_htr.inference.guides.base import VariationalGuide
 from bayes_htr.inference.guides.held_spectrum import HeldSpectrum
 from bayes_htr.inference.guides.hyperparameters import Hyperparameters, Update
-from bayes_htr.inference.guides.spectrum_law import SpectrumLaw
+from bayes_htr.inference.guides.spectrum_law import SpectrumLaw, log_ratio
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.models.matrix_prior import MatrixPrior
 from bayes_htr.models.placed import PlacedParameter, latents_of_all
@@ -66,6 +66,7 @@ class SpectralGuide(VariationalGuide):
             others are points, scored as MAP does, and a draw costs less: `2 m n directions`
             multiplications twice, for an `m x n` matrix.
         refresh: When frames are computed anew.
+        constants: Frozen parameters that share hyperparameters with them.
 
     Raises:
         PriorError: Laws whose supports this guide cannot take together.
@@ -82,8 +83,9 @@ class SpectralGuide(VariationalGuide):
         init_scale: float | None = None,
         directions: int | None = None,
         refresh: Refresh | None = None,
+        constants: Sequence[PlacedParameter] = (),
     ) -> None:
-        super().__init__(placed)
+        super().__init__(placed, constants)
         self.init_scale, self.directions = init_scale, directions
         self.policy = Drift() if refresh is None else refresh
         self.weights = nn.ParameterList(
@@ -96,8 +98,8 @@ class SpectralGuide(VariationalGuide):
             self._places[prior.name] = len(self.spectra_held)
             self.spectra_held.append(HeldSpectrum(law, like, init_scale or _START_SCALE))
         self.hyperparameters = Hyperparameters(
-            latents_of_all(list(placed)),
-            _conjugate(placed),
+            latents_of_all([*placed, *constants]),
+            _conjugate([*placed, *constants]),
             hyperparameters or {},
             self.weights[0].detach(),
         )
@@ -111,6 +113,7 @@ class SpectralGuide(VariationalGuide):
         placed: Sequence[PlacedParameter],
         hyperparameters: Mapping[str, Tensor],
         options: Mapping[str, Any],
+        constants: Sequence[PlacedParameter] = (),
     ) -> SpectralGuide:
         """As in the base; options `init_scale`, `directions`, and `refresh` as plain data."""
         return cls(
@@ -119,11 +122,18 @@ class SpectralGuide(VariationalGuide):
             init_scale=options["init_scale"],
             directions=options["directions"],
             refresh=Refresh.from_dict(options["refresh"]),
+            constants=constants,
         )
 
-    def follow(self, placed: Sequence[PlacedParameter]) -> None:
+    def follow(
+        self,
+        placed: Sequence[PlacedParameter],
+        constants: Sequence[PlacedParameter] = (),
+        epoch: int = 0,
+    ) -> None:
         """As in the base; a matrix whose prior is over is a point from then on."""
-        super().follow(placed)
+        before = len(list(self._spectral_priors())), self.constants.terms
+        super().follow(placed, constants, epoch)
         priors = {prior.name: prior for prior, _ in self._spectral_priors()}
         changed = []
         for held, W in self._matrices():
@@ -131,7 +141,8 @@ class SpectralGuide(VariationalGuide):
             if now != held.law.prior:
                 held.law = SpectrumLaw(now, held.law.free)
                 changed.append((held, W))
-        if changed and int(self.calls):
+        after = len(list(self._spectral_priors())), self.constants.terms
+        if (changed or before != after) and int(self.calls):
             self.refresh(changed)
 
     def rsample(self) -> dict[str, Tensor]:
@@ -166,9 +177,9 @@ class SpectralGuide(VariationalGuide):
         """
         followed = self._followed()
         total = self.hyperparameters.divergence(followed).to(self.weights[0].device)
-        given = None
-        if self.hyperparameters.learnt.latents:
-            given = self.hyperparameters.given(sample, followed)
+        at_sample = self.hyperparameters.given(sample, followed)
+        given = at_sample if self.hyperparameters.learnt.latents else None
+        total = total + self.constants.energy(at_sample).to(total)
         for held, W in self._matrices():
             total = total + held.divergence(W, given)
         for p in self.placed:
@@ -269,6 +280,7 @@ class SpectralGuide(VariationalGuide):
             "init_scale": self.init_scale,
             "directions": self.directions,
             "refresh": self.policy.to_dict(),
+            "epoch": self.epoch,
         }
 
     def load_state_dict(self, *args: Any, **kwargs: Any) -> Any:
@@ -310,6 +322,11 @@ class SpectralGuide(VariationalGuide):
                             sums[latent.name].append(
                                 Update(term.strength * count, term.strength * S)
                             )
+            for term, x in self.constants.scored():
+                for latent in term.latents.values():
+                    if latent.name in sums:
+                        S = log_ratio(term, x, {}).sum()
+                        sums[latent.name].append(Update(term.strength * len(x), term.strength * S))
         zero = Update(0.0, torch.zeros((), dtype=torch.float64, device=self.weights[0].device))
         return self.hyperparameters.followed(
             {

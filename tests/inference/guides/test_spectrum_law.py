@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from torch.distributions import Normal
+from torch.distributions import Gamma, Normal
 
 import bayes_htr as htr
 from bayes_htr.errors import PriorError
@@ -141,6 +141,22 @@ def test_the_best_log_normal_law_falls_short_of_a_power_law(prior, short):
 
     optimizer.step(closure)
     assert closure().item() == pytest.approx(short, abs=1e-3)
+
+
+@pytest.mark.parametrize("strength", [1.0, 3.0])
+@pytest.mark.parametrize("name", ["ESD", "SingularValues"])
+def test_a_tail_index_with_a_gamma_law_is_averaged_over(name, strength):
+    """Against quadrature over the tail index, one value at a time."""
+    prior = getattr(htr, name)(htr.Lomax(tail_index=htr.Gamma(9.0, 3.0))).scaled(strength)
+    (term,) = MatrixPrior.of(prior, "w", (4, 7)).spectral
+    (latent,) = term.latents.values()
+    law = Gamma(torch.tensor(5.0).double(), 2.0)
+    moments = law.mean, torch.digamma(law.concentration) - law.rate.log()
+    found = Given({}, {latent.name: moments}).log_prob(term, EIGENVALUES)
+    t = torch.linspace(1e-4, 20.0, 40_000, dtype=torch.float64)[:, None]
+    log_p = htr.distributions.Lomax(1.0 + t, 1.0).log_prob(EIGENVALUES)
+    expected = strength * torch.trapezoid(law.log_prob(t).exp() * log_p, t, dim=0)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_medians_are_moved_inside():
