@@ -169,7 +169,7 @@ def draw_intervals(
 ) -> None:
     """Alpha of rows at their depth, with intervals."""
     alpha = np.array([rows[i]["alpha"] for i in places], dtype=float)
-    ends = np.array([interval_ends(rows[i]) for i in places], dtype=float)
+    ends = np.array([interval_ends(rows[i]) for i in places], dtype=float).reshape(-1, 2)
     x = np.array(places) + shift
     ax.vlines(x, ends[:, 0], ends[:, 1], color=color, lw=1.4)
     face = color if filled else "white"

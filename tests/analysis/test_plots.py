@@ -175,6 +175,13 @@ def test_two_checkpoints(report, comparison):
     assert seen == wanted
 
 
+def test_two_checkpoints_of_zeros():
+    report = htr.analyze({"zero": torch.zeros(30, 30)})
+    alpha, _ = report.compare(report).plot().axes
+    assert all(math.isnan(y) for line in alpha.lines for y in line.get_ydata())
+    assert report.plot("zero").axes[0].texts[0].get_text() == "all eigenvalues are equal"
+
+
 def test_one_matrix_of_two_checkpoints(comparison, tmp_path):
     figure = comparison.plot("heavy $x$", path=tmp_path / "p.png")
     (ax,) = figure.axes
