@@ -5,14 +5,21 @@
     >>> model = htr.BayesianClassifier(net, priors)
     >>> posterior = htr.fit(model, (X, y), method=htr.MAP(lr=0.05), epochs=20)
 
-The layers, each of which knows only those before it: `distributions`, `spectra`, `priors`,
-`engine`, `models`, `inference`, `posterior`; then `report`, `experiments`,
+The layers, each of which knows only those before it: `distributions`, `spectra`, `tails`,
+`priors`, `engine`, `models`, `inference`, `posterior`; then `analysis`, `report`, `experiments`,
 `benchmarks` and the command line.
 """
 
 __version__ = "0.1.0"
 
 from bayes_htr import distributions
+from bayes_htr.analysis import (
+    CheckpointComparison,
+    Farms,
+    SpectraReport,
+    SpectrumHistory,
+    analyze,
+)
 from bayes_htr.engine import Drift, Every, Exact, SpectralEnergy, bind
 from bayes_htr.errors import (
     CheckpointError,
@@ -68,6 +75,7 @@ from bayes_htr.spectra import (
     spectrum,
     stable_rank,
 )
+from bayes_htr.tails import HillCurve, PowerlawFit, fit_powerlaw, hill_curve
 
 __all__ = [
     "ESD",
@@ -75,6 +83,7 @@ __all__ = [
     "NUTS",
     "SVI",
     "BayesianClassifier",
+    "CheckpointComparison",
     "CheckpointError",
     "DataError",
     "DivergenceError",
@@ -85,10 +94,12 @@ __all__ = [
     "Exact",
     "ExpDecay",
     "Exponential",
+    "Farms",
     "Frechet",
     "Gamma",
     "HalfCauchy",
     "Hill",
+    "HillCurve",
     "ImproperPowerlaw",
     "Interval",
     "Joint",
@@ -102,22 +113,28 @@ __all__ = [
     "PosteriorSpectra",
     "PowerDecay",
     "Powerlaw",
+    "PowerlawFit",
     "Prediction",
     "PriorError",
     "Priors",
     "ProcessError",
     "Shared",
     "SingularValues",
+    "SpectraReport",
     "SpectralEnergy",
     "SpectrumCheck",
     "SpectrumError",
+    "SpectrumHistory",
     "StableRank",
     "TruncatedPowerlaw",
+    "analyze",
     "bind",
     "distributions",
     "fit",
+    "fit_powerlaw",
     "frobenius_norm",
     "hill",
+    "hill_curve",
     "load",
     "matrices_of",
     "nuclear_norm",

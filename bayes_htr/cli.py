@@ -1,4 +1,4 @@
-"""The command line: `bayes-htr fit`, `report` and `bench`; `python -m bayes_htr` is the same."""
+"""The command line, `bayes-htr` or `python -m bayes_htr`: fit, report, analyze and bench."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 import bayes_htr
+from bayes_htr.analysis import add_analyze
 from bayes_htr.benchmarks import add_bench
 from bayes_htr.errors import (
     CheckpointError,
@@ -87,6 +88,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     report.add_argument("folder", type=Path, help="the run folder")
     report.set_defaults(run=_report, interrupted="interrupted")
+    add_analyze(commands)
     add_bench(commands)
     return parser
 
@@ -99,6 +101,18 @@ def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "prior and with weight decay; print test scores and spectra.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
+    _add_model(fit)
+    _add_training(fit)
+    fit.add_argument(
+        "--out", type=Path, metavar="DIR", help="new run folder (default: runs/ and the time)"
+    )
+    fit.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    fit.add_argument("--no-compare", action="store_true", help="leave out the runs compared with")
+    fit.set_defaults(run=_fit, interrupted="interrupted; go on with --resume --out FOLDER")
+
+
+def _add_model(fit: argparse.ArgumentParser) -> None:
+    """What is trained, and how its posterior is found."""
     fit.add_argument("--data", choices=DATASETS, default="digits", help="the data set")
     fit.add_argument(
         "--data-dir",
@@ -136,6 +150,10 @@ def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="power of the prior; 1 is Bayes' rule, mu * (number of examples) a coefficient mu on "
         "the mean loss (default: the name's own; it multiplies the strength of a file)",
     )
+
+
+def _add_training(fit: argparse.ArgumentParser) -> None:
+    """How it is trained, and where."""
     fit.add_argument("--epochs", type=int, default=30, help="epochs in all")
     fit.add_argument("--batch-size", type=int, default=64, help="examples per batch")
     fit.add_argument(
@@ -152,12 +170,6 @@ def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="of PyTorch on the CPU; 1 is best for small networks on a busy machine "
         "(default: PyTorch's own)",
     )
-    fit.add_argument(
-        "--out", type=Path, metavar="DIR", help="new run folder (default: runs/ and the time)"
-    )
-    fit.add_argument("--resume", action="store_true", help="go on with the run in --out")
-    fit.add_argument("--no-compare", action="store_true", help="leave out the runs compared with")
-    fit.set_defaults(run=_fit, interrupted="interrupted; go on with --resume --out FOLDER")
 
 
 def _fit(args: argparse.Namespace, console: Console) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 import bayes_htr
+from bayes_htr.devices import usable_device
 from bayes_htr.errors import DataError
 from bayes_htr.inference import Batches, Callback, Data, Fitted, Method, Problem, RunFolder
 from bayes_htr.inference.distributed import (
@@ -163,10 +164,7 @@ def _device(device: str | torch.device | None, present: torch.device) -> torch.d
     if device is None:
         return present
     if device != "auto":
-        try:
-            return torch.zeros((), device=device).device
-        except (RuntimeError, AssertionError) as error:  # unknown, or not there
-            raise ValueError(f"device={device!r} cannot be used: {error}") from error
+        return usable_device(device)
     if world_size() > 1:
         return own_device("auto")
     if torch.accelerator.is_available():

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 import bayes_htr as htr
-from bayes_htr.inference import progress
+from bayes_htr import progress_bar
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [p for p in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if p.exists()]
@@ -73,7 +73,7 @@ def quiet(tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg", force=True)
-    monkeypatch.setattr(progress.sys.stderr, "isatty", lambda: False, raising=False)
+    monkeypatch.setattr(progress_bar.sys.stderr, "isatty", lambda: False, raising=False)
     threads, random = torch.get_num_threads(), torch.get_rng_state()
     torch.set_num_threads(1)
     yield

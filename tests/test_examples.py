@@ -32,6 +32,27 @@ def test_priors_per_layer(tmp_path):
     assert len(list(out.glob("*.png"))) == 3
 
 
+def test_analyze_checkpoint(tmp_path):
+    printed = run("analyze_checkpoint.py", tmp_path)
+    assert "Spectra of two networks" in printed
+    assert "like a random matrix" not in printed.partition("Spectra of two networks")[0]
+    rows = (tmp_path / "runs" / "analyze_checkpoint" / "after.csv").read_text().splitlines()
+    assert rows[0].startswith("layer_id,name,layer_type") and len(rows) >= 3
+
+
+def test_posterior_spectra(tmp_path):
+    printed = run("posterior_spectra.py", tmp_path)
+    assert "mean [95 % credible interval]" in printed
+    out = tmp_path / "runs" / "posterior_spectra"
+    assert len(list(out.glob("*.png"))) == 10
+    assert (out / "spectra.gif").read_bytes().startswith(b"GIF89a")
+
+
 def test_every_example_is_tested():
-    tested = {"own_loop.py", "priors_per_layer.py"}
+    tested = {
+        "analyze_checkpoint.py",
+        "own_loop.py",
+        "posterior_spectra.py",
+        "priors_per_layer.py",
+    }
     assert {p.name for p in EXAMPLES.glob("*.py")} == tested

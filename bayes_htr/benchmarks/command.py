@@ -1,64 +1,59 @@
-"""`bayes-htr bench overhead | growth | gpu`: options, and how a benchmark is run and shown."""
+"""`bayes-htr bench`: its kinds, and the options of those that train under a prior."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
-import torch
 from rich.console import Console
 
+from bayes_htr.benchmarks.analysis_command import add_analyze_speed
 from bayes_htr.benchmarks.cost import CostSettings
 from bayes_htr.benchmarks.gpu import Gpu, gpu_tables
 from bayes_htr.benchmarks.growth import Growth, growth_tables
 from bayes_htr.benchmarks.layers import LayerSettings
-from bayes_htr.benchmarks.machine import machine_facts
 from bayes_htr.benchmarks.naive import ENERGIES
-from bayes_htr.benchmarks.overhead import NETS, Overhead, overhead_tables
-from bayes_htr.benchmarks.parts import Part, perform
+from bayes_htr.benchmarks.overhead import MEASURED, NETS, Overhead, overhead_tables
 from bayes_htr.benchmarks.pictures import Limits, draw_growth, draw_overhead
-from bayes_htr.benchmarks.results import Results
+from bayes_htr.benchmarks.posterior_command import add_guides, add_posterior
+from bayes_htr.benchmarks.running import Commands, add_command, count, positive, run_benchmark
 from bayes_htr.benchmarks.settings import DTYPES, REFRESHES, Training, refresh_policy
-from bayes_htr.benchmarks.tables import TextTable, page
+from bayes_htr.benchmarks.tail_command import add_search, add_tails
 from bayes_htr.engine import Drift
 
-_Commands = argparse._SubParsersAction  # the type of what add_subparsers returns
-_INTERRUPTED = "interrupted; the same command goes on with what is left to measure"
 
-
-def add_bench(commands: _Commands[argparse.ArgumentParser]) -> None:
+def add_bench(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add `bench` and its own commands to the command line."""
     bench = commands.add_parser(
-        "bench", help="measure what a prior costs", description="Measure what a prior costs."
+        "bench",
+        help="measure what priors and posteriors cost and buy, and tail fits",
+        description="Measure what priors and posteriors cost and buy, and how good tail fits are.",
     )
     kinds = bench.add_subparsers(title="benchmarks", required=True)
     _add_overhead(kinds)
     _add_growth(kinds)
     _add_gpu(kinds)
+    add_guides(kinds)
+    add_posterior(kinds)
+    add_tails(kinds)
+    add_search(kinds)
+    add_analyze_speed(kinds)
 
 
 def _add(
-    kinds: _Commands[argparse.ArgumentParser], name: str, what: str, **defaults: object
+    kinds: Commands[argparse.ArgumentParser], name: str, what: str, **defaults: object
 ) -> argparse.ArgumentParser:
-    """A benchmark with the options that all have."""
-    parser = kinds.add_parser(
-        name,
-        help=what,
-        description=f"{what[0].upper()}{what[1:]}. Results go into --out as they are measured; "
-        "what is there with the same settings is not measured again.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
+    """A benchmark of training under a prior."""
+    parser = add_command(kinds, name, what)
     drift = Drift()
     add = parser.add_argument
-    add("--out", type=Path, metavar="DIR", required=True, help="folder of the results")
     add("--priors", nargs="+", choices=ENERGIES, default=list(ENERGIES), help="the priors")
     add("--refresh", choices=REFRESHES, default="drift", help="when gradients are computed anew")
     add("--tol", type=float, default=drift.tol, help="relative drift allowed, for --refresh drift")
-    add("--check-every", type=_positive, default=drift.check_every, help="steps between its checks")
-    add("--every", type=_positive, default=10, help="steps from one to the next, for every")
+    add("--check-every", type=positive, default=drift.check_every, help="steps between its checks")
+    add("--every", type=positive, default=10, help="steps from one to the next, for every")
     add(
         "--entry",
         choices=("backward", "loss"),
@@ -71,18 +66,17 @@ def _add(
         default=1.0,
         help="power of the prior: a number, or `named` for what bayes-htr fit gives it",
     )
-    add("--batch-size", type=_positive, default=128, help="examples per step")
+    add("--batch-size", type=positive, default=128, help="examples per step")
     add("--lr", type=float, default=0.05, help="learning rate of SGD, momentum 0.9")
     add("--seed", type=int, default=0, help="of weights and of the order of the data")
-    add("--warmup", type=_positive, default=5, help="steps of runs thrown away before timing")
+    add("--warmup", type=positive, default=5, help="steps of runs thrown away before timing")
     add("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
     add("--dtype", choices=DTYPES, default="float32", help="of the forward pass, by autocast")
-    add("--threads", type=_positive, default=2, help="of PyTorch on the CPU")
-    parser.set_defaults(interrupted=_INTERRUPTED, **defaults)
+    parser.set_defaults(**defaults)
     return parser
 
 
-def _add_overhead(kinds: _Commands[argparse.ArgumentParser]) -> None:
+def _add_overhead(kinds: Commands[argparse.ArgumentParser]) -> None:
     what = "time, gradients and accuracy with a prior, against plain training and exact gradients"
     parser = _add(kinds, "overhead", what, run=_overhead)
     cost = CostSettings()
@@ -90,17 +84,23 @@ def _add_overhead(kinds: _Commands[argparse.ArgumentParser]) -> None:
     add("--nets", nargs="+", choices=NETS, default=list(NETS), help="the networks")
     add("--data-dir", type=Path, metavar="DIR", help="folder of .npz files; without it: OpenML")
     _add_cost(parser, cost)
-    add("--samples", type=_positive, default=60, help="steps at which gradients are compared")
-    add("--resnet-steps", type=_positive, default=30, help="steps for the share of resnet18")
-    add("--accuracy", action="store_true", help="compare test accuracies over --seeds; long")
-    add("--seeds", type=_positive, default=10, help="seeds of --accuracy")
+    add("--samples", type=positive, default=60, help="steps at which gradients are compared")
+    add("--resnet-steps", type=positive, default=30, help="steps for the share of resnet18")
+    add(
+        "--measure",
+        nargs="+",
+        choices=MEASURED,
+        default=list(MEASURED[:-1]),
+        help="what is measured; accuracy, over --seeds, takes long",
+    )
+    add("--seeds", type=positive, default=10, help="seeds of --measure accuracy")
     limits = Limits()
     add("--limit-ratio", type=float, default=limits.ratio, help="marked in the picture")
     add("--limit-naive", type=float, default=limits.naive, help="marked in the picture")
     add("--limit-share", type=float, default=limits.share, help="marked in the picture")
 
 
-def _add_growth(kinds: _Commands[argparse.ArgumentParser]) -> None:
+def _add_growth(kinds: Commands[argparse.ArgumentParser]) -> None:
     what = "time per step against the size of one matrix"
     parser = _add(kinds, "growth", what, run=_growth)
     parser.set_defaults(priors=["lomax"])
@@ -108,7 +108,7 @@ def _add_growth(kinds: _Commands[argparse.ArgumentParser]) -> None:
     _add_layer(parser, sizes, LayerSettings())
 
 
-def _add_gpu(kinds: _Commands[argparse.ArgumentParser]) -> None:
+def _add_gpu(kinds: Commands[argparse.ArgumentParser]) -> None:
     what = "a large network in bfloat16 and large layers, on random data"
     parser = _add(kinds, "gpu", what, run=_gpu)
     parser.set_defaults(device="cuda", dtype="bfloat16", batch_size=512)
@@ -121,10 +121,10 @@ def _add_gpu(kinds: _Commands[argparse.ArgumentParser]) -> None:
 
 def _add_cost(parser: argparse.ArgumentParser, cost: CostSettings) -> None:
     add = parser.add_argument
-    add("--steps", type=_positive, default=cost.steps, help="steps of a run")
-    add("--pairs", type=_positive, default=cost.pairs, help="pairs of runs, plain and with prior")
-    add("--turn", type=_positive, default=cost.turn, help="steps of a run until the other's turn")
-    add("--naive-steps", type=_count, default=cost.naive_steps, help="steps with naive autograd")
+    add("--steps", type=positive, default=cost.steps, help="steps of a run")
+    add("--pairs", type=positive, default=cost.pairs, help="pairs of runs, plain and with prior")
+    add("--turn", type=positive, default=cost.turn, help="steps of a run until the other's turn")
+    add("--naive-steps", type=count, default=cost.naive_steps, help="steps with naive autograd")
 
 
 def _add_layer(
@@ -132,35 +132,17 @@ def _add_layer(
 ) -> None:
     add = parser.add_argument
     nargs = "*" if prefix else "+"
-    add("--sizes", nargs=nargs, type=_positive, default=list(sizes), help="rows and columns")
-    add(f"--{prefix}steps", type=_positive, default=layer.steps, help="steps of a run of a layer")
+    add("--sizes", nargs=nargs, type=positive, default=list(sizes), help="rows and columns")
+    add(f"--{prefix}steps", type=positive, default=layer.steps, help="steps of a run of a layer")
     if prefix:
         return
-    add("--naive-steps", type=_positive, default=layer.naive_steps, help="with naive autograd")
+    add("--naive-steps", type=positive, default=layer.naive_steps, help="with naive autograd")
     add(
         "--naive-seconds",
         type=float,
         default=layer.naive_seconds,
         help="no step with naive autograd begins after so long",
     )
-
-
-def _positive(text: str) -> int:
-    return _at_least(text, 1)
-
-
-def _count(text: str) -> int:
-    return _at_least(text, 0)
-
-
-def _at_least(text: str, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {least} on")
-    return value
 
 
 def _strength(text: str) -> float | None:
@@ -200,12 +182,13 @@ def _overhead(args: argparse.Namespace, console: Console) -> None:
         cost=_cost(args),
         samples=args.samples,
         share_steps=args.resnet_steps,
-        seeds=args.seeds if args.accuracy else 0,
+        measure=args.measure,
+        seeds=args.seeds,
         data_dir=args.data_dir,
     )
     limits = Limits(args.limit_ratio, args.limit_naive, args.limit_share)
     draw = partial(draw_overhead, limits=limits)
-    _run("overhead", "What a prior costs", benchmark, overhead_tables, draw, args, console)
+    run_benchmark("overhead", "What a prior costs", benchmark, overhead_tables, draw, args, console)
 
 
 def _growth(args: argparse.Namespace, console: Console) -> None:
@@ -217,61 +200,11 @@ def _growth(args: argparse.Namespace, console: Console) -> None:
     )
     benchmark = Growth(args.sizes, args.priors, _training(args), layer)
     title = "Time per step and size of a matrix"
-    _run("growth", title, benchmark, growth_tables, draw_growth, args, console)
+    run_benchmark("growth", title, benchmark, growth_tables, draw_growth, args, console)
 
 
 def _gpu(args: argparse.Namespace, console: Console) -> None:
     layer = LayerSettings(steps=args.layer_steps, warmup=args.warmup)
     benchmark = Gpu(args.nets, args.sizes, args.priors, _training(args), _cost(args), layer)
     title = "Large networks and layers"
-    _run("gpu", title, benchmark, gpu_tables, lambda _: [], args, console)
-
-
-class _Benchmark(Protocol):
-    def parts(self) -> list[Part]: ...
-
-
-def _run(
-    name: str,
-    title: str,
-    benchmark: _Benchmark,
-    tables: Callable[[Results], list[TextTable]],
-    draw: Callable[[Results], list[Path]],
-    args: argparse.Namespace,
-    console: Console,
-) -> None:
-    """Measure what is missing, print the tables, and write them and the pictures."""
-    device = _device(args.device)
-    before = torch.get_num_threads()
-    torch.set_num_threads(args.threads)
-    try:
-        results = Results(args.out, name, machine_facts(device, args.argv))
-        perform(benchmark.parts(), results, console)
-    finally:
-        torch.set_num_threads(before)
-    found = tables(results)
-    for table in found:
-        table.show(console)
-    written = [results.file, results.write(f"{name}.md", page(results, title, found))]
-    try:
-        written += draw(results)
-    except ImportError as error:
-        console.print(f"no pictures: {error}", markup=False)
-    for path in written:
-        console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _device(name: str) -> torch.device:
-    """A device by name.
-
-    Raises:
-        ValueError: There is no such device here.
-    """
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(
-            f"--device {name}: not available here ({str(error).splitlines()[0]}); take cpu"
-        ) from error
-    return device
+    run_benchmark("gpu", title, benchmark, gpu_tables, lambda _: [], args, console)

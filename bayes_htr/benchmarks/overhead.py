@@ -36,6 +36,9 @@ NETS = {
 }
 
 
+MEASURED = ("cost", "share", "quality", "accuracy")
+
+
 @dataclass(frozen=True)
 class Overhead:
     """The whole benchmark.
@@ -47,7 +50,8 @@ class Overhead:
         cost: How long and how often it is timed.
         samples: At about how many steps gradients are compared.
         share_steps: Steps of networks of which only the prior's share is measured.
-        seeds: With how many seeds test accuracies are compared; 0 leaves that out.
+        measure: Some of `MEASURED`.
+        seeds: With how many seeds test accuracies are compared.
         data_dir: Where the data sets are.
     """
 
@@ -57,7 +61,8 @@ class Overhead:
     cost: CostSettings
     samples: int = 60
     share_steps: int = 30
-    seeds: int = 0
+    measure: Sequence[str] = ("cost", "share", "quality")
+    seeds: int = 10
     data_dir: Path | None = None
 
     def parts(self) -> list[Part]:
@@ -70,8 +75,12 @@ class Overhead:
                 loaded[name] = load_dataset(name, self.data_dir)
             for prior in self.priors:
                 parts += self._cell(net, prior, loaded[name])
-        order = ("cost", "share", "quality")
-        return sorted(parts, key=lambda p: order.index(p.name) if p.name in order else len(order))
+
+        def kind(part: Part) -> str:
+            return part.name.partition("/")[0]
+
+        wanted = [part for part in parts if kind(part) in self.measure]
+        return sorted(wanted, key=lambda part: MEASURED.index(kind(part)))
 
     def _cell(self, net: str, prior: str, data: Dataset) -> list[Part]:
         cell = f"{net}/{prior}"

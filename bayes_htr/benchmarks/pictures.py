@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from bayes_htr.benchmarks.growth import LINES, growth_points
 from bayes_htr.benchmarks.results import Results
+from bayes_htr.drawing import pyplot
 from bayes_htr.inference.run_folder import write_aside
-from bayes_htr.posterior.plots import pyplot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,7 +81,7 @@ def draw_overhead(results: Results, limits: Limits) -> list[Path]:
     figure.legend(
         handles, priors, loc="outside upper center", ncols=len(priors), frameon=False, fontsize=8
     )
-    return [_save(figure, results.folder / "overhead.png")]
+    return [save(figure, results.folder / "overhead.png")]
 
 
 def draw_growth(results: Results) -> list[Path]:
@@ -106,7 +106,7 @@ def draw_growth(results: Results) -> list[Path]:
         _draw_growth(ax, sizes)
         ax.set_title(prior, fontsize=10)
     axes.flat[0].set_ylabel("milliseconds per step")
-    return [_save(figure, results.folder / "growth.png")]
+    return [save(figure, results.folder / "growth.png")]
 
 
 def _panels(results: Results, limits: Limits) -> list[_Panel]:
@@ -201,7 +201,9 @@ def _color(prior: str, priors: Sequence[str]) -> str:
     return _COLORS[priors.index(prior) % len(_COLORS)]
 
 
-def _save(figure: Figure, path: Path) -> Path:
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, aside first, and close it."""
+
     def write(aside: Any) -> None:
         figure.savefig(aside, dpi=130, format="png")
 

@@ -51,15 +51,17 @@ class TextTable:
         return f"## {self.title}\n\n{body}\n"
 
 
-def page(results: Results, heading: str, tables: Sequence[TextTable]) -> str:
-    """A Markdown page: tables, and what they were measured on."""
-    settings = "\n".join(f"- {line}" for line in _settings(results))
+def page(
+    results: Results, heading: str, tables: Sequence[TextTable], settings: Sequence[str]
+) -> str:
+    """A Markdown page: tables, settings, and what they were measured on."""
+    listed = "\n".join(f"- {line}" for line in settings)
     runs = "\n".join(f"- {_facts(run)}" for run in results.runs)
     return "\n".join(
         [
             f"# {heading}\n",
             *(table.markdown() for table in tables),
-            f"## Settings\n\n{settings}\n",
+            f"## Settings\n\n{listed}\n",
             f"## Measured on\n\n{runs}\n",
         ]
     )
@@ -86,7 +88,7 @@ def counts(refreshes: dict[str, int] | None) -> str:
     return str(low) if low == high else f"{low}–{high}"
 
 
-def _settings(results: Results) -> list[str]:
+def part_settings(results: Results) -> list[str]:
     """A line for each kind of part and each of its settings, with the cells that have them."""
     cells: dict[str, dict[str, None]] = {}
     for cell, parts in results.cells.items():

@@ -14,9 +14,9 @@ from bayes_htr.engine.refresh import Drift, Refresh
 from bayes_htr.engine.scored import Evaluation
 from bayes_htr.spectra import (
     Cluster,
+    Factors,
     Followed,
     Gradient,
-    LowRank,
     follow,
     shares,
     working,
@@ -150,7 +150,7 @@ class Held:
             if self.cluster is not None and self.slope is not None:
                 used = [i for i, w in enumerate(reversed(self.weights), 1) if w > NEGLIGIBLE]
                 left, right = self.cluster.mean(width, max(used))
-                top = LowRank(self.slope * left, right)
+                top = Factors(self.slope * left, right)
             self._gradient = Gradient(self.rest, top)
         return self._gradient
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from bayes_htr.engine.latents import Latent, latents_of
 from bayes_htr.priors import Entries, Flat, Prior, factor_at
 from bayes_htr.spectra import (
+    Factors,
     Gradient,
-    LowRank,
     Matrix,
     MatrixView,
     Need,
@@ -139,7 +139,7 @@ class Evaluation(NamedTuple):
         """With respect to the matrix."""
         if self.slope is None or self.top is None:
             return Gradient(self.rest, None)
-        return Gradient(self.rest, LowRank(self.slope * self.top.u, self.top.v))
+        return Gradient(self.rest, Factors(self.slope * self.top.u, self.top.v))
 
 
 def evaluate(

@@ -44,6 +44,8 @@ class Dataset:
         x_test: test images, standardised with the training images' mean and deviation.
         y_test: test labels.
         classes: the names of the classes, in the order of the labels.
+        mean: of the raw training images, `(1, C, 1, 1)`.
+        deviation: their standard deviation, `(1, C, 1, 1)`.
     """
 
     name: str
@@ -52,6 +54,8 @@ class Dataset:
     x_test: Tensor
     y_test: Tensor
     classes: tuple[str, ...]
+    mean: Tensor
+    deviation: Tensor
 
     @property
     def num_classes(self) -> int:
@@ -63,6 +67,18 @@ class Dataset:
         """The shape of one image: channels, height, width."""
         _, channels, height, width = self.x_train.shape
         return channels, height, width
+
+    def standardised_for(self, other: Dataset, x: Tensor) -> Tensor:
+        """Images of this data set as a network that was trained on another one must see them.
+
+        Args:
+            other: The other data set.
+            x: `(N, C, H, W)`, standardised as this data set's are.
+
+        Returns:
+            The same images, standardised with the other's mean and deviation.
+        """
+        return (x * self.deviation + (self.mean - other.mean)) / other.deviation
 
 
 @dataclass(frozen=True)
@@ -175,9 +191,11 @@ def _standardised(name: str, raw: _Raw, classes: tuple[str, ...]) -> Dataset:
                 f"{name}: channel {channel} of the training images has variance {value}, so it "
                 "cannot be standardised: check that the images were written correctly"
             )
+    deviation = variance.sqrt()
     for x in (x_train, x_test):
-        x.sub_(mean).div_(variance.sqrt())
-    return Dataset(name, x_train, labels(raw.y_train), x_test, labels(raw.y_test), classes)
+        x.sub_(mean).div_(deviation)
+    y_train, y_test = labels(raw.y_train), labels(raw.y_test)
+    return Dataset(name, x_train, y_train, x_test, y_test, classes, mean, deviation)
 
 
 # Digits: embedded in scikit-learn

@@ -1,9 +1,10 @@
 """Inference methods, each a value with its settings: `MAP`, `SVI`, `NUTS`."""
 
+from bayes_htr.inference.callbacks import Callback, EpochEvent, StepCallback, StepEvent
 from bayes_htr.inference.data import Batches, Data
 from bayes_htr.inference.map import MAP
 from bayes_htr.inference.nuts import NUTS
-from bayes_htr.inference.problem import Callback, EpochEvent, Fitted, Method, Problem
+from bayes_htr.inference.problem import Fitted, Method, Problem
 from bayes_htr.inference.run_folder import RunFolder
 from bayes_htr.inference.svi import SVI
 
@@ -19,4 +20,6 @@ __all__ = [
     "Method",
     "Problem",
     "RunFolder",
+    "StepCallback",
+    "StepEvent",
 ]

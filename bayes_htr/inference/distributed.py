@@ -269,6 +269,16 @@ class Replica:
         both = all_sum(torch.stack([loss.detach().double(), correct.double()]))
         return both[0] / world_size(), both[1]
 
+    def note(self, failure: Exception) -> None:
+        """Let an error end all processes together; alone, raise it.
+
+        Raises:
+            Exception: The error, where there is one process.
+        """
+        if self._parallel is None:
+            raise failure
+        self._share.failure = failure
+
     def raise_failures(self) -> None:
         """Raise what has failed in a process, in all of them."""
         raise_failures(self._share.failure)

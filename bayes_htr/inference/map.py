@@ -142,6 +142,7 @@ class _Run(TrainingRun):
             unseen.append(loss)
             if self._is_time_to_check(unseen):
                 self._check(unseen, x)
+            self._stepped(x)
             bar.batch()
         self.replica.raise_failures()
         if x is not None:
@@ -199,6 +200,9 @@ class _Run(TrainingRun):
 
     def _learnt(self) -> list[Tensor]:
         return [*self.weights, *self.energy.parameters()]
+
+    def _note(self, failure: Exception) -> None:
+        self.replica.note(failure)
 
     def _raise_failures(self) -> None:
         self.replica.raise_failures()

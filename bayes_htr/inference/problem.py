@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from bayes_htr.inference.callbacks import Callback
 from bayes_htr.inference.data import Batches
 from bayes_htr.inference.distributed import together
 from bayes_htr.inference.guides.base import Guide
@@ -17,25 +18,6 @@ from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.run_folder import RunFolder
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.processes import all_sum
-
-
-@dataclass(frozen=True)
-class EpochEvent:
-    """What a callback is given after every epoch.
-
-    Attributes:
-        epoch: How many epochs are done, from 1.
-        metrics: The epoch's metrics, also the line in the run folder.
-        network: The network as it is now; not to be changed.
-    """
-
-    epoch: int
-    metrics: dict[str, float]
-    network: nn.Module
-
-
-Callback = Callable[[EpochEvent], Any]
-"""Called after every epoch; returning `True` ends training after it."""
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import AbstractContextManager
-from types import TracebackType
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from bayes_htr.progress_bar import ProgressBar
 
 
-class TrainingProgress(AbstractContextManager["TrainingProgress"]):
+class TrainingProgress(ProgressBar):
     """A bar over epochs and batches, with the last epoch's metrics behind it, on standard error.
 
     Args:
@@ -24,31 +21,17 @@ class TrainingProgress(AbstractContextManager["TrainingProgress"]):
     def __init__(
         self, show: bool | None, label: str, *, epochs: int, done: int, batches: int
     ) -> None:
-        shown = sys.stderr.isatty() if show is None else show
-        self._progress = Progress(
+        columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[metrics]}"),
             TimeRemainingColumn(),
-            console=Console(stderr=True),
-            disable=not shown,
         )
-        self._task = self._progress.add_task(
-            label, total=epochs * batches, completed=done * batches, metrics=""
+        total, completed = epochs * batches, done * batches
+        super().__init__(
+            columns, show, description=label, total=total, completed=completed, metrics=""
         )
-
-    def __enter__(self) -> TrainingProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
 
     def batch(self) -> None:
         """One batch is done."""

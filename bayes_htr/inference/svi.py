@@ -63,9 +63,12 @@ class SVI:
         optimizer: Called as `optimizer(parameters, lr=lr)`.
         scheduler: As in `MAP`.
         particles: Draws of the weights in each step.
-        kl_warmup: Over so many epochs the divergence's weight rises linearly to 1.
-        init_scale: Standard deviation at the start, which is around the network's weights: of every
-            weight, 0.01 if not given; in `"spectral"` of the logarithm of singular values, 0.1.
+        kl_warmup: Over so many epochs the divergence's weight rises linearly to its full value.
+        temperature: `T`, the full weight of the divergence. The target is the posterior of
+            `p(D | W)^(1/T) pi(W)`: below 1 a cold one, as if the data had been seen `1/T` times.
+        init_scale: Standard deviation at the start, which is around the network's weights. In
+            `"spectral"` that of the logarithm of singular values, 0.1 if not given. Else that of
+            every weight; if not given 0.01, but as wide as the weights under a spectral prior.
         rank: Of the directions that a layer's weights share in `"lowrank"`.
         directions: In `"spectral"`, how many leading eigenvalues of each matrix have a spread, the
             others being points; all if not given. Fewer cost less.
@@ -79,7 +82,8 @@ class SVI:
 
     The guides are for densities: a prior that is none raises `PriorError`. A parameter with a flat
     prior is a point, and adds nothing to the divergence. Per epoch the history holds `loss`, the
-    negative evidence lower bound per example (without warm-up), `train_nll` and `train_accuracy` of
+    negative evidence lower bound per example (without warm-up; at a temperature other than 1, the
+    objective at this temperature), `train_nll` and `train_accuracy` of
     draws, `kl` in nats, and on validation data scores of the mean prediction of 8 draws.
 
     Raises:
@@ -92,6 +96,7 @@ class SVI:
     scheduler: Literal["cosine"] | SchedulerFactory | None = "cosine"
     particles: int = 1
     kl_warmup: int = 0
+    temperature: float = 1.0
     init_scale: float | None = None
     rank: int = 4
     directions: int | None = None
@@ -122,6 +127,8 @@ class SVI:
             )
         if self.init_scale is not None and not is_positive(self.init_scale):
             raise ValueError(f"init_scale={self.init_scale!r} must be a positive number")
+        if not is_positive(self.temperature):
+            raise ValueError(f"temperature={self.temperature!r} must be a positive number")
 
     def describe(self) -> dict[str, Any]:
         """The settings as plain data."""
@@ -130,6 +137,7 @@ class SVI:
             **described_settings(self),
             "particles": int(self.particles),
             "kl_warmup": int(self.kl_warmup),
+            "temperature": float(self.temperature),
             "noise": self.noise,
             **self.options(),
         }
@@ -138,7 +146,7 @@ class SVI:
         """What guides are built with."""
         return {
             "guide": self.guide if isinstance(self.guide, str) else self.guide.__name__,
-            "init_scale": float(self.init_scale or self.guide_class().default_scale),
+            "init_scale": None if self.init_scale is None else float(self.init_scale),
             "rank": int(self.rank),
             "directions": None if self.directions is None else int(self.directions),
             "refresh": self.refresh.to_dict(),
@@ -240,18 +248,16 @@ class _Run(TrainingRun):
             unseen.append(nll + kl)
             if self._is_time_to_check(unseen):
                 self._check(unseen, x)
+            self._stepped(x)
             bar.batch()
         if x is not None:
             self._check(unseen, x)
             self._check_weights(x)
-            try:
-                self._centre_network()
-            except ValueError as error:
-                raise self._diverged(str(error), self.step - 1, x) from error
+            self._present(x)
         self.last_batch = x
         nll_, kl_, correct_ = (totals / count).tolist()
         return {
-            "loss": nll_ + kl_ / train.num_data,
+            "loss": nll_ + self.method.temperature * kl_ / train.num_data,
             "train_nll": nll_,
             "kl": kl_,
             "train_accuracy": correct_,
@@ -295,7 +301,8 @@ class _Run(TrainingRun):
     def _warmth(self) -> float:
         """The weight of the divergence in this step."""
         steps = self.method.kl_warmup * len(self.problem.train)
-        return min(1.0, (self.step + 1) / steps) if steps else 1.0
+        risen = min(1.0, (self.step + 1) / steps) if steps else 1.0
+        return self.method.temperature * risen
 
     def _validate(self) -> tuple[float, float]:
         assert self.problem.validation is not None
@@ -305,6 +312,12 @@ class _Run(TrainingRun):
         with contextlib.suppress(ValueError):  # of laws that have no centre any more
             self._centre_network()
         return super()._diverged(reason, step, x)
+
+    def _present(self, x: Tensor) -> None:
+        try:
+            self._centre_network()
+        except ValueError as error:
+            raise self._diverged(str(error), self.step - 1, x) from error
 
     def _centre_network(self) -> None:
         """Put the network's weights where the guide has its centre."""

@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
-from bayes_htr.errors import CheckpointError
+from bayes_htr.errors import CheckpointError, SpectrumError
+from bayes_htr.inference.callbacks import EpochEvent, StepCallback, StepEvent
 from bayes_htr.inference.distributed import from_main, is_main, raise_failures
 from bayes_htr.inference.divergence import divergence
 from bayes_htr.inference.modes import modes_of, set_modes
-from bayes_htr.inference.problem import EpochEvent, Problem
+from bayes_htr.inference.problem import Problem
 from bayes_htr.inference.progress import TrainingProgress
 from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.run_folder import CHECKPOINT, RunFolder
@@ -134,6 +135,8 @@ class TrainingRun(ABC):
         self.history: list[dict[str, float]] = []
         self.best: dict[str, Any] | None = None
         self.last_batch: Tensor | None = None
+        callbacks = problem.callbacks if is_main() else ()
+        self.followers = [c for c in callbacks if isinstance(c, StepCallback)]
 
     def _start(self, parameters: list[nn.Parameter]) -> None:
         """Make the optimiser and its schedule, and go on from the checkpoint, if there is one."""
@@ -167,6 +170,13 @@ class TrainingRun(ABC):
     def _best_state(self) -> dict[str, Any]:
         """A copy of what early stopping comes back to."""
 
+    def _present(self, x: Tensor) -> None:  # noqa: B027  (as a rule it is so all along)
+        """Make the network what callbacks are to see."""
+
+    def _note(self, failure: Exception) -> None:
+        """Raise what a callback raised between two updates; several processes end together."""
+        raise failure
+
     def _train_epochs(self) -> None:
         """Train to the end, with a checkpoint after every epoch."""
         problem = self.problem
@@ -179,6 +189,7 @@ class TrainingRun(ABC):
             done=self.epoch,
             batches=len(problem.train),
         )
+        from_main(partial(self._tell, "on_start"))
         with bar:
             while self.epoch < problem.epochs and not self._out_of_patience():
                 metrics = self._train_epoch(bar)
@@ -186,6 +197,7 @@ class TrainingRun(ABC):
                 self._save()
                 if from_main(partial(self._called_off, metrics)):
                     break
+        from_main(partial(self._tell, "on_end"))
 
     def _train_epoch(self, bar: TrainingProgress) -> dict[str, float]:
         start = time.perf_counter()
@@ -221,6 +233,27 @@ class TrainingRun(ABC):
             step = self.step - len(unseen) + first
             raise self._diverged(f"the loss is {unseen[first].item()}", step, x)
         unseen.clear()
+
+    def _stepped(self, x: Tensor) -> None:
+        """Show the network to the callbacks for which this step is due."""
+        for callback in self.followers:
+            try:
+                if callback.is_due(self.step):
+                    self._present(x)
+                    self._show(callback.on_step)
+            except SpectrumError as error:
+                self._note(self._diverged(str(error), self.step - 1, x))
+            except Exception as error:
+                self._note(error)
+
+    def _tell(self, hook: Literal["on_start", "on_end"]) -> None:
+        """Call one hook of all callbacks that follow the steps."""
+        for callback in self.followers:
+            self._show(getattr(callback, hook))
+
+    def _show(self, hook: Callable[[StepEvent], None]) -> None:
+        with isolated_randomness():
+            hook(StepEvent(self.step, self.step / len(self.problem.train), self.net))
 
     def _raise_failures(self) -> None:
         """Raise what has gone wrong in another process."""

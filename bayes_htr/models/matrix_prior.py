@@ -166,12 +166,6 @@ class MatrixPrior:
         terms = (*self.spectral, *self.entries)
         return {x.name: x for term in terms for x in term.latents.values()}
 
-    @property
-    def is_normalised(self) -> bool:
-        """Whether `log_density` has every constant: one factor, at strength 1."""
-        terms = (*self.spectral, *self.entries)
-        return len(terms) == 1 and terms[0].strength == 1
-
     def log_spectral_density(self, eigenvalues: Tensor, values: Values) -> Tensor:
         """The log density of the ordered spectrum with respect to `d lambda`.
 

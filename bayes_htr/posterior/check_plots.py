@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayes_htr.posterior.plots import pyplot, tick
+from bayes_htr.drawing import pyplot, tick
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

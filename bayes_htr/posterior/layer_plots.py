@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
+from bayes_htr.drawing import pyplot, tick
 from bayes_htr.errors import SpectrumError
 from bayes_htr.posterior.laws import prior_lambda_max
-from bayes_htr.posterior.plots import TIES, pyplot, tick
+from bayes_htr.posterior.plots import TIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

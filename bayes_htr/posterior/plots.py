@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from bayes_htr.drawing import pyplot, tick
 from bayes_htr.errors import PriorError, SpectrumError
 from bayes_htr.spectra import tail_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
     from bayes_htr.posterior.spectra import PosteriorSpectra
@@ -27,19 +27,6 @@ TIES = 1e3
 """An exponent above which the tail is one value to the eye, and no power law."""
 
 _FITTED, _OTHER, _TAIL = "#1f5fa8", "#9a9a9a", "#c8401e"
-
-
-def pyplot() -> Any:
-    """`matplotlib.pyplot`.
-
-    Raises:
-        ImportError: matplotlib is not installed; the message says how to install it.
-    """
-    try:
-        import matplotlib.pyplot as plt
-    except ImportError as error:
-        raise ImportError('pictures need matplotlib: pip install "bayes-htr[plot]"') from error
-    return plt
 
 
 def plot_spectrum(
@@ -74,7 +61,7 @@ def plot_spectrum(
     everything = [values] if before is None else [values, _positive(before[name])]
     together = np.concatenate(everything)
     if together.size and together.max() > together.min():
-        bins = list(_log_bins(together, spectra[name].shape[1]))
+        bins = list(log_bins(together, spectra[name].shape[1]))
         if before is not None:
             ax.hist(
                 everything[1],
@@ -148,7 +135,7 @@ def plot_trace(
     """Quantities of a history over epochs.
 
     Args:
-        history: Metrics by epoch.
+        history: Metrics by epoch, or `SpectrumHistory.rows()`.
         quantities: One or several of their names.
         ax: Where to draw; a new figure by default.
         path: If given, where the figure is saved.
@@ -161,7 +148,10 @@ def plot_trace(
     having = list(dict.fromkeys(key for row in history for key in row))
     for name in names:
         if name not in having:
-            raise ValueError(f"no {name!r} in the history; it has {', '.join(having) or 'nothing'}")
+            raise ValueError(
+                f"no {name!r} in the history; it has {', '.join(having) or 'nothing'} (spectra "
+                "over steps are recorded by htr.SpectrumHistory)"
+            )
     if ax is None:
         ax = pyplot().subplots(figsize=(4.8, 3.4), layout="constrained")[1]
     for name in names:
@@ -181,20 +171,20 @@ def plot_trace(
 
 def _draw_heights(ax: Axes, draws: np.ndarray, bins: list[float]) -> None:
     """The histogram of the draws: their mean, and its 95 % band if there are several."""
-    heights = np.stack([_heights(row, bins) for row in draws])
-    mean = heights.mean(0)
+    each = np.stack([heights(row, bins) for row in draws])
+    mean = each.mean(0)
     floor = mean[mean > 0].min() / 4  # a log axis has no zero
     if len(draws) == 1:
         ax.stairs(mean, bins, fill=True, color=_FITTED, alpha=0.55, label="trained")
     else:
-        low, high = np.maximum(np.quantile(heights, [0.025, 0.975], axis=0), floor)
+        low, high = np.maximum(np.quantile(each, [0.025, 0.975], axis=0), floor)
         ax.stairs(mean, bins, color=_FITTED, lw=1.4, label=f"mean of {len(draws)} draws")
         ax.stairs(
             high, bins, baseline=low, fill=True, color=_FITTED, alpha=0.3, label="95 % of draws"
         )
 
 
-def _heights(row: np.ndarray, bins: list[float]) -> np.ndarray:
+def heights(row: np.ndarray, bins: Sequence[float] | np.ndarray) -> np.ndarray:
     """The density in each bin; values outside count in the whole."""
     return np.histogram(row, bins)[0] / (len(row) * np.diff(bins))
 
@@ -237,24 +227,6 @@ def _draw_tail(ax: Axes, spectra: PosteriorSpectra, name: str, fraction: float) 
     ax.fill_between(x, density(alpha.low), density(alpha.high), color=_TAIL, alpha=0.2, lw=0)
 
 
-def tick(axis: Axis) -> None:
-    """Ticks at 1, 2 and 5 as plain numbers where the axis spans little, at decades elsewhere."""
-    from matplotlib.ticker import (
-        LogFormatterSciNotation,
-        LogLocator,
-        NullFormatter,
-        StrMethodFormatter,
-    )
-
-    low, high = axis.get_view_interval()
-    if high / low < 200:
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    else:
-        axis.set_major_formatter(LogFormatterSciNotation())
-    axis.set_minor_formatter(NullFormatter())
-
-
 def _positive(draws: Any) -> np.ndarray:
     values: np.ndarray = draws.double().numpy().reshape(-1)
     # Eigenvalues of a rank-deficient matrix that are zero but for rounding have no place on a log
@@ -262,6 +234,7 @@ def _positive(draws: Any) -> np.ndarray:
     return values[values > 1e-12 * max(values.max(), 1e-300)]
 
 
-def _log_bins(values: np.ndarray, count: int) -> np.ndarray:
+def log_bins(values: np.ndarray, count: int) -> np.ndarray:
+    """Edges of bins, even in the logarithm, for positive values of spectra of `count`."""
     low, high = np.quantile(values, 0.002), values.max()
     return np.geomspace(min(low, high / 1.001), high * 1.0001, max(8, min(40, int(2 * count**0.5))))

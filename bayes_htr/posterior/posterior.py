@@ -221,7 +221,11 @@ class Posterior:
         *,
         path: str | PathLike[str] | None = None,
     ) -> Axes:
-        """Quantities of the history over epochs, such as `"val_nll"`: `plots.plot_trace`."""
+        """Quantities of the history over epochs, such as `"val_nll"`: `plots.plot_trace`.
+
+        Spectra are not among them: a `SpectrumHistory` among the callbacks of `fit` records those,
+        and has `plot_trace` of its own.
+        """
         from bayes_htr.posterior.plots import plot_trace
 
         return plot_trace(self.history, quantities, ax, path=path)

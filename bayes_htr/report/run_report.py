@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from bayes_htr.drawing import pyplot
 from bayes_htr.errors import CheckpointError, SpectrumError
 from bayes_htr.inference import RunFolder
 from bayes_htr.inference.run_folder import SPECTRA, write_aside
 from bayes_htr.posterior import PosteriorSpectra
-from bayes_htr.posterior.plots import TIES, plot_history, plot_spectra, pyplot
+from bayes_htr.posterior.plots import TIES, plot_history, plot_spectra
 
 RESULTS = "results.json"
 SPECTRA_BEFORE = "spectra_before.safetensors"

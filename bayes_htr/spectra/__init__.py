@@ -1,6 +1,7 @@
 """Matrices of a module, their decompositions, and statistics of their spectra."""
 
 from bayes_htr.spectra.cluster import Cluster, Followed, follow, shares
+from bayes_htr.spectra.gram import eigenvalues
 from bayes_htr.spectra.matrices import Matrix, Parameter, as_matrix, matrices_of, parameters_of
 from bayes_htr.spectra.need import Need, Plan, plan
 from bayes_htr.spectra.statistics import (
@@ -16,13 +17,13 @@ from bayes_htr.spectra.statistics import (
     working_dtype,
 )
 from bayes_htr.spectra.top import TopPair, start_block, top_pair
-from bayes_htr.spectra.view import Gradient, LowRank, MatrixView, PulledBack
+from bayes_htr.spectra.view import Factors, Gradient, MatrixView, PulledBack
 
 __all__ = [
     "Cluster",
+    "Factors",
     "Followed",
     "Gradient",
-    "LowRank",
     "Matrix",
     "MatrixView",
     "Need",
@@ -31,6 +32,7 @@ __all__ = [
     "PulledBack",
     "TopPair",
     "as_matrix",
+    "eigenvalues",
     "follow",
     "frobenius_norm",
     "hill",

@@ -60,7 +60,7 @@ class Cluster(NamedTuple):
         return self.values.max()
 
     def mean(self, width: float, count: int | None = None) -> tuple[Tensor, Tensor]:
-        """An epsilon-subgradient of the largest singular value as the factors of a `LowRank`.
+        """An epsilon-subgradient of the largest singular value as the factors of a `Factors`.
 
         It is the mean `sum_i w_i u_i v_i'` with weights as in `shares`: its inner product with the
         matrix falls short of `sigma` by a fraction of at most `width log(b)`.

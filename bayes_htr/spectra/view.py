@@ -21,7 +21,7 @@ from bayes_htr.spectra.need import Need
 from bayes_htr.spectra.top import BLOCK, TopPair, top_pair
 
 
-class LowRank(NamedTuple):
+class Factors(NamedTuple):
     """A matrix of low rank: `left @ right` of `(m, b)` and `(b, n)`, or the product of vectors."""
 
     left: Tensor
@@ -37,7 +37,7 @@ class Gradient(NamedTuple):
     """
 
     rest: Tensor | None
-    top: LowRank | None
+    top: Factors | None
 
 
 class PulledBack(NamedTuple):

@@ -81,7 +81,8 @@ def data_dir(tmp_path_factory):
     """Data sets of a few random images, in the form of the real ones."""
     folder = tmp_path_factory.mktemp("data")
     random = np.random.default_rng(0)
-    for name, shape in (("kmnist_10k", (28, 28)), ("cifar10_12k", (32, 32, 3))):
+    shapes = {"kmnist_10k": (28, 28), "fashion_mnist": (28, 28), "cifar10_12k": (32, 32, 3)}
+    for name, shape in shapes.items():
         arrays = {}
         for split, count in (("train", 24), ("test", 12)):
             arrays[f"x_{split}"] = random.integers(256, size=(count, *shape), dtype=np.uint8)

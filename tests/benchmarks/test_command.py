@@ -18,7 +18,18 @@ def tiny_overhead(out, data_dir, *options):
 
 
 def test_overhead(tmp_path, data_dir, capsys, monkeypatch):
-    command = tiny_overhead(tmp_path, data_dir, "--samples", "4", "--accuracy", "--seeds", "2")
+    command = tiny_overhead(
+        tmp_path,
+        data_dir,
+        "--samples",
+        "4",
+        "--measure",
+        "cost",
+        "quality",
+        "accuracy",
+        "--seeds",
+        "2",
+    )
     assert main(command) == 0
     printed = capsys.readouterr().out
     for word in ("frechet", "weighted_alpha", "naive / ours", "lowest cosine", "95 % interval"):
@@ -88,7 +99,7 @@ def test_gpu_is_the_same_code_on_the_cpu(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--device", "abacus"], "--device abacus"),
+        (["--device", "abacus"], "device='abacus'"),
         (["--batch-size", "25"], "batch_size=25"),
         (["--data-dir", "nowhere"], "nowhere"),
         (["--tol", "-1"], "tol=-1"),

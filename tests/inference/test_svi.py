@@ -176,6 +176,23 @@ def test_warm_up(make_model, data):
     )
 
 
+def test_temperature_is_the_weight_of_the_divergence():
+    """The divergence alone, as in the test before; the history's loss is what is descended."""
+    net = nn.Linear(6, 3)
+    with torch.no_grad():
+        net.weight.fill_(1.0)
+        net.bias.zero_()
+    x, y = torch.zeros(8, 6), torch.zeros(8, dtype=torch.int64)
+    model = htr.BayesianClassifier(net, htr.Priors({"weight": htr.Entries(htr.Normal(0.0, 1.0))}))
+    method = htr.SVI("meanfield", lr=0.1, optimizer=SGD, scheduler=None, temperature=0.25)
+    result = fitted(model, (x, y), method, epochs=3)
+    torch.testing.assert_close(
+        result.guide.centre()["weight"], torch.full((3, 6), (1 - 0.1 / 8 / 4) ** 3)
+    )
+    for line in result.history:
+        assert line["loss"] == pytest.approx(line["train_nll"] + 0.25 * line["kl"] / 8)
+
+
 def test_a_schedule_that_ends_in_no_density_is_refused_at_once(make_model, data, tmp_path):
     priors = LOMAX.scheduled(htr.PowerDecay(1.0, period=1))
     with pytest.raises(htr.PriorError, match=r"no finite integral at strength 0\.5"):
@@ -294,6 +311,7 @@ def test_a_prior_that_is_no_density_is_refused(make_model, data, tmp_path, guide
         {"rank": 0},
         {"rank": True},
         {"init_scale": 0.0},
+        {"temperature": 0.0},
         {"clip": -1.0},
         {"patience": 0},
     ],

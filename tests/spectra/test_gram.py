@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from bayes_htr.errors import SpectrumError
 from bayes_htr.spectra import gram
 from bayes_htr.spectra.gram import eigen, log_det, pull_back
 
@@ -97,3 +98,37 @@ def test_log_det_of_degenerate_matrices(sigma):
     assert value.item() == pytest.approx((2 * lam).log1p().sum().item(), abs=1e-12)
     exact = 2 * torch.linalg.solve(0.5 * torch.eye(5) + W @ W.T, W)
     torch.testing.assert_close(gradient, exact, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("shape", [*SHAPES, (5000, 7), (3, 2, 3, 3)])
+def test_values_alone(shape, dtype):
+    W = torch.randn(shape).to(dtype)
+    found = gram.eigenvalues(W)
+    exact = torch.linalg.svdvals(W.flatten(1).double()).square().flip(0)
+    torch.testing.assert_close(torch.from_numpy(found), exact, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("factor", [1e-130, 1.0, 1e130])
+def test_values_alone_of_a_matrix_of_low_rank_and_any_scale(factor):
+    W = with_spectrum([1.0, 1e-3, 1e-7, 1e-12], 30, 20) * factor
+    found = torch.from_numpy(gram.eigenvalues(W).copy()).flip(0)[:4].sqrt() / factor
+    expected = torch.tensor([1.0, 1e-3, 1e-7, 1e-12]).double()
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=0)
+
+
+def test_values_alone_take_singular_values_where_the_gram_matrix_has_too_few_digits(monkeypatch):
+    used = []
+    svdvals = torch.linalg.svdvals
+    monkeypatch.setattr(torch.linalg, "svdvals", lambda W: used.append(1) or svdvals(W))
+    gram.eigenvalues(with_spectrum([1.0, 0.5, 1e-3], 9, 3))
+    assert not used
+    gram.eigenvalues(with_spectrum([1.0, 0.5, 1e-5], 9, 3))
+    assert used
+
+
+def test_values_alone_of_a_matrix_that_is_not_finite():
+    W = torch.ones(3, 3, dtype=torch.bfloat16)
+    W[1, 2] = float("nan")
+    with pytest.raises(SpectrumError, match=r"fc.weight holds 1 .* nan at \(1, 2\)"):
+        gram.eigenvalues(W, "fc.weight")

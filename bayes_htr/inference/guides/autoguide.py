@@ -24,7 +24,7 @@ from pyro.infer.autoguide.initialization import init_to_value
 from torch import Tensor
 
 from bayes_htr.engine.latents import Latent
-from bayes_htr.inference.guides.base import VariationalGuide
+from bayes_htr.inference.guides.base import VariationalGuide, start_scale
 from bayes_htr.inference.guides.spectrum_law import Given
 from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.models import BayesianClassifier
@@ -47,7 +47,8 @@ class PyroGuide(VariationalGuide):
         guide: Its class, one of `pyro.infer.autoguide`.
         placed: The trainable parameters with their densities; their values are the start.
         hyperparameters: Where hyperparameters start, by name, unconstrained.
-        init_scale: The standard deviation at the start, of a guide that takes one.
+        init_scale: The standard deviation at the start, of a guide that takes one; see
+            `start_scale`.
 
     Raises:
         ValueError: The guide has no median, which is where its centre is.
@@ -61,11 +62,11 @@ class PyroGuide(VariationalGuide):
         placed: Sequence[PlacedParameter],
         hyperparameters: Mapping[str, Tensor] | None = None,
         *,
-        init_scale: float = 0.01,
+        init_scale: float | None = None,
         constants: Sequence[PlacedParameter] = (),
     ) -> None:
         super().__init__(placed, constants)
-        self.init_scale = float(init_scale)
+        self.init_scale = init_scale
         self.latents = latents_of_all([*placed, *constants])
         start = {p.name: p.parameter.tensor.detach().clone() for p in placed}
         like = next(iter(start.values()))
@@ -73,7 +74,9 @@ class PyroGuide(VariationalGuide):
             u = (hyperparameters or {}).get(name, latent.start()).to(like)
             start[name] = latent.value(u)
         program = _Sites({p.name: p.shape for p in placed}, self.latents, like.new_zeros(()))
-        options = {"init_scale": init_scale} if _takes_scale(guide) else {}
+        options = {}
+        if _takes_scale(guide):
+            options["init_scale"] = start_scale(init_scale, placed)
         with isolated_randomness(), _own_parameters():
             self.guide = guide(program, init_loc_fn=init_to_value(values=start), **options)
             self.guide()

@@ -70,9 +70,6 @@ class VariationalGuide(Guide):
         epoch: That of whose schedule the densities are.
     """
 
-    default_scale: ClassVar[float] = 0.01
-    """Where standard deviations start, unless told otherwise."""
-
     def __init__(
         self, placed: Sequence[PlacedParameter], constants: Sequence[PlacedParameter] = ()
     ) -> None:
@@ -151,6 +148,27 @@ class VariationalGuide(Guide):
         Closed form where there is one, else its estimate from the sample. So `-E[log p(y | x, W)]`
         plus this is the negative evidence lower bound.
         """
+
+
+def start_scale(init_scale: float | None, parameters: Sequence[PlacedParameter]) -> float:
+    """The standard deviation of weights at the start.
+
+    As given; else 0.01, but under spectral priors that of the weights themselves, their root mean
+    square: from a narrow start a guide shrinks to zero (`docs/benchmarks.md`, "Mean field under a
+    spectral prior").
+
+    Args:
+        init_scale: As given.
+        parameters: The parameters that have it, at the values to start from.
+    """
+    if init_scale is not None:
+        return init_scale
+    spectral = [
+        p.parameter.tensor.detach().flatten().double()
+        for p in parameters
+        if any(m.prior.spectral for m in p.matrices)
+    ]
+    return (torch.cat(spectral).square().mean().sqrt().item() if spectral else 0.0) or 0.01
 
 
 def _without_values(placed: PlacedParameter) -> PlacedParameter:

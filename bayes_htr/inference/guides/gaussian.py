@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import biject_to
 
-from bayes_htr.inference.guides.base import VariationalGuide
+from bayes_htr.inference.guides.base import VariationalGuide, start_scale
 from bayes_htr.inference.guides.latent_laws import LatentLaws
 from bayes_htr.inference.guides.spectrum_law import Given
 from bayes_htr.models import BayesianClassifier
@@ -40,7 +40,7 @@ class GaussianGuide(VariationalGuide):
     Args:
         placed: The trainable parameters with their densities; their values are the locations.
         hyperparameters: Where hyperparameters start, by name, unconstrained.
-        init_scale: The standard deviation of every weight at the start.
+        init_scale: The standard deviation of every weight at the start; see `start_scale`.
     """
 
     def __init__(
@@ -48,11 +48,12 @@ class GaussianGuide(VariationalGuide):
         placed: Sequence[PlacedParameter],
         hyperparameters: Mapping[str, Tensor] | None = None,
         *,
-        init_scale: float = 0.01,
+        init_scale: float | None = None,
         constants: Sequence[PlacedParameter] = (),
     ) -> None:
         super().__init__(placed, constants)
-        self.init_scale = float(init_scale)
+        self.init_scale = init_scale
+        self.start_scales = {p.name: start_scale(init_scale, [p]) for p in placed}
         self.locations = nn.ParameterList(
             nn.Parameter(p.parameter.tensor.detach().clone()) for p in placed
         )

@@ -30,8 +30,8 @@ class LowRank(GaussianGuide):
     Args:
         placed: The trainable parameters with their densities; their values are the locations.
         hyperparameters: Where hyperparameters start, by name, unconstrained.
-        init_scale: The standard deviation of every weight at the start, up to the chance of the
-            directions, which are drawn and have half of the variance.
+        init_scale: The standard deviation of every weight at the start (see `start_scale`), up to
+            the chance of the directions, which are drawn and have half of the variance.
         rank: `r`; of a layer with fewer weights, their number.
     """
 
@@ -42,7 +42,7 @@ class LowRank(GaussianGuide):
         placed: Sequence[PlacedParameter],
         hyperparameters: Mapping[str, Tensor] | None = None,
         *,
-        init_scale: float = 0.01,
+        init_scale: float | None = None,
         rank: int = 4,
         constants: Sequence[PlacedParameter] = (),
     ) -> None:
@@ -58,11 +58,12 @@ class LowRank(GaussianGuide):
             like = self.location(names[0]).detach()
             n = sum(self.location(name).numel() for name in names)
             r = min(self.rank, n)
-            noise = noise_like(like, generator, r, n)
-            self.factors.append(nn.Parameter(noise * init_scale * math.sqrt(0.5 / r)))
-            self.log_scales.append(
-                nn.Parameter(like.new_full((n,), math.log(init_scale * math.sqrt(0.5))))
+            scales = torch.cat(
+                [like.new_full((self.location(m).numel(),), self.start_scales[m]) for m in names]
             )
+            noise = noise_like(like, generator, r, n)
+            self.factors.append(nn.Parameter(noise * scales * math.sqrt(0.5 / r)))
+            self.log_scales.append(nn.Parameter((scales * math.sqrt(0.5)).log()))
 
     @classmethod
     def around(
@@ -100,7 +101,7 @@ class LowRank(GaussianGuide):
     def _entropy(self) -> Tensor:
         total = self.factors[0].new_zeros((), dtype=torch.float64)
         for F, log_scale in zip(self.factors, self.log_scales, strict=True):
-            whitened = F / log_scale.exp()
+            whitened = F * (-log_scale).exp()
             inner = (whitened @ whitened.mT).double()
             inner = inner + torch.eye(F.shape[0], dtype=inner.dtype, device=inner.device)
             half_log_det = torch.linalg.cholesky(inner).diagonal().log().sum()

@@ -29,12 +29,12 @@ class MeanField(GaussianGuide):
         placed: Sequence[PlacedParameter],
         hyperparameters: Mapping[str, Tensor] | None = None,
         *,
-        init_scale: float = 0.01,
+        init_scale: float | None = None,
         constants: Sequence[PlacedParameter] = (),
     ) -> None:
         super().__init__(placed, hyperparameters, init_scale=init_scale, constants=constants)
         self.log_scales = nn.ParameterList(
-            nn.Parameter(torch.full_like(self.location(name), math.log(init_scale)))
+            nn.Parameter(torch.full_like(self.location(name), math.log(self.start_scales[name])))
             for name in self.random
         )
 

@@ -37,6 +37,7 @@ Factored = Callable[[HeldSpectrum, Tensor], Tensor]
 Matrix = tuple[HeldSpectrum, Tensor]
 
 _LOOK_EVERY = 4
+_START_SCALE = 0.1
 
 
 class LabelledSpectrum(NamedTuple):
@@ -60,7 +61,7 @@ class SpectralGuide(VariationalGuide):
         placed: The trainable parameters with their densities, at the values to start from.
         hyperparameters: Where hyperparameters start, by name, unconstrained; may lack some. Those
             whose law follows from the spectra do not start anywhere.
-        init_scale: Where the standard deviations of `log sigma` start.
+        init_scale: Where the standard deviations of `log sigma` start; 0.1 if not given.
         directions: How many leading eigenvalues of each matrix have a spread; `None` for all. The
             others are points, scored as MAP does, and a draw costs less: `2 m n directions`
             multiplications twice, for an `m x n` matrix.
@@ -72,7 +73,6 @@ class SpectralGuide(VariationalGuide):
     """
 
     kind: ClassVar[str] = "spectral"
-    default_scale: ClassVar[float] = 0.1
     calls: Tensor
 
     def __init__(
@@ -80,13 +80,13 @@ class SpectralGuide(VariationalGuide):
         placed: Sequence[PlacedParameter],
         hyperparameters: Mapping[str, Tensor] | None = None,
         *,
-        init_scale: float = default_scale,
+        init_scale: float | None = None,
         directions: int | None = None,
         refresh: Refresh | None = None,
         constants: Sequence[PlacedParameter] = (),
     ) -> None:
         super().__init__(placed, constants)
-        self.init_scale, self.directions = float(init_scale), directions
+        self.init_scale, self.directions = init_scale, directions
         self.policy = Drift() if refresh is None else refresh
         self.weights = nn.ParameterList(
             nn.Parameter(p.parameter.tensor.detach().clone()) for p in placed
@@ -96,7 +96,7 @@ class SpectralGuide(VariationalGuide):
         for prior, like in self._spectral_priors():
             law = SpectrumLaw(prior, min(prior.smaller, directions or prior.smaller))
             self._places[prior.name] = len(self.spectra_held)
-            self.spectra_held.append(HeldSpectrum(law, like, self.init_scale))
+            self.spectra_held.append(HeldSpectrum(law, like, init_scale or _START_SCALE))
         self.hyperparameters = Hyperparameters(
             latents_of_all([*placed, *constants]),
             _conjugate([*placed, *constants]),

@@ -208,3 +208,15 @@ def test_matrices_of_one_parameter():
         law = Normal(part, torch.full_like(part, 0.2))
         total = total + kl_divergence(law, Normal(torch.zeros(()).double(), scale)).sum()
     torch.testing.assert_close(guide.divergence(sample), total)
+
+
+@pytest.mark.parametrize("kind", [MeanField, LowRank], ids=lambda kind: kind.kind)
+def test_under_a_spectral_prior_it_starts_as_wide_as_the_weights(make_guide, kind):
+    """From a narrow start it would shrink to zero."""
+    priors = {"fc1.weight": htr.ESD(htr.Lomax(2.5)), "*": htr.Entries(htr.Normal(0.0, 1.0))}
+    model = make_guide(kind, htr.Priors(priors))[0]
+    guide = kind(model.placed(0))
+    spread = {n: v.detach().mean().sqrt().item() for n, v in guide._variances().items()}
+    rms = model.net.fc1.weight.square().mean().sqrt().item()
+    assert spread["fc1.weight"] == pytest.approx(rms, rel=0.1)
+    assert spread["fc2.weight"] == pytest.approx(0.01, rel=0.2)

@@ -1,0 +1,90 @@
+"""A spectrum history as a callback of other trainers, which are imported here and nowhere else.
+
+Both count updates of the optimiser, not batches, and record in the main process alone. The weights
+have to be whole in that process, as under data parallelism.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from bayes_htr.inference.callbacks import StepEvent
+
+if TYPE_CHECKING:
+    from bayes_htr.analysis.history import SpectrumHistory
+
+
+def lightning_callback(history: SpectrumHistory) -> Any:
+    """A `Callback` of Lightning; the network is the `LightningModule`.
+
+    Raises:
+        ImportError: Lightning is not installed.
+    """
+
+    class SpectrumCallback(_lightning_base()):  # type: ignore[misc]
+        """Records spectra."""
+
+        epoch = 0.0
+
+        def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+            self.epoch = float(trainer.current_epoch)
+            if trainer.is_global_zero:
+                history.on_start(StepEvent(trainer.global_step, self.epoch, pl_module))
+
+        def on_train_batch_end(
+            self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+        ) -> None:
+            self.epoch = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
+            if trainer.is_global_zero and history.is_due(trainer.global_step):
+                history.on_step(StepEvent(trainer.global_step, self.epoch, pl_module))
+
+        def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.is_global_zero:
+                history.on_end(StepEvent(trainer.global_step, self.epoch, pl_module))
+
+    return SpectrumCallback()
+
+
+def transformers_callback(history: SpectrumHistory) -> Any:
+    """A `TrainerCallback` of Transformers; the network is the trainer's model.
+
+    Raises:
+        ImportError: Transformers is not installed.
+    """
+    try:
+        from transformers import TrainerCallback
+    except ImportError as error:
+        raise ImportError("history.transformers() needs it: pip install transformers") from error
+
+    class SpectrumCallback(TrainerCallback):
+        """Records spectra."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            if state.is_world_process_zero:
+                history.on_start(_event(state, more["model"]))
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            if state.is_world_process_zero and history.is_due(state.global_step):
+                history.on_step(_event(state, more["model"]))
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+            if state.is_world_process_zero:
+                history.on_end(_event(state, more["model"]))
+
+    return SpectrumCallback()
+
+
+def _event(state: Any, model: Any) -> StepEvent:
+    return StepEvent(state.global_step, state.epoch, model)
+
+
+def _lightning_base() -> Any:
+    """The class of callbacks, of the older package where that alone is in use."""
+    names = ["lightning.pytorch", "pytorch_lightning"]
+    for name in sorted(names, key=lambda name: name not in sys.modules):
+        try:
+            return __import__(name, fromlist=["Callback"]).Callback
+        except ImportError:
+            continue
+    raise ImportError("history.lightning() needs it: pip install lightning")

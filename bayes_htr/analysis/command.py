@@ -1,0 +1,117 @@
+"""`bayes-htr analyze`: the spectra of a file, in the terminal, as a table or a report on disk."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+
+from bayes_htr.analysis.analyze import analyze
+from bayes_htr.analysis.checkpoints import CheckpointComparison
+from bayes_htr.analysis.records import check_suffix
+from bayes_htr.analysis.report_table import SpectraReport
+from bayes_htr.errors import OutputError
+
+_WIDE = 110
+_NARROW = ("name", "alpha", "verdict")
+_Commands = argparse._SubParsersAction  # the type of what add_subparsers returns
+
+
+def add_analyze(commands: _Commands[argparse.ArgumentParser]) -> None:
+    """Add `analyze` to the command line."""
+    parser = commands.add_parser(
+        "analyze",
+        help="show the spectra of a trained network",
+        description="Show the spectra of the weight matrices of a network: power-law exponents "
+        "with intervals, the random bulk, and a verdict for each matrix.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("path", type=Path, help=".pt, .pth or .safetensors file, index of a sharded one, or folder")
+    add("--out", type=Path, metavar="FILE", help="also write all columns: .csv, .json, .parquet")
+    add("--report", type=Path, metavar="FILE.html", help="also write a report with pictures")
+    add("--layers", nargs="+", default=[], metavar="PATTERN", help="weights to analyse")
+    add("--exclude", nargs="+", default=[], metavar="PATTERN", help="weights to leave out")
+    add("--min-size", type=int, default=8, metavar="K", help="fewest eigenvalues of a matrix")
+    add(
+        "--conv",
+        choices=("flatten", "slices"),
+        default="flatten",
+        help="convolutions as one matrix, or as one for each position of the kernel",
+    )
+    add("--level", type=float, default=0.95, help="probability of the intervals")
+    add(
+        "--bootstrap",
+        type=int,
+        default=0,
+        metavar="N",
+        help="replicates for p-values and for intervals over xmin; 0 for none",
+    )
+    add("--randomize", action="store_true", help="compare with the entries in random order")
+    add("--farms", action="store_true", help="also fit windows of one aspect ratio")
+    add("--seed", type=int, default=0, help="of bootstrap and random order")
+    add(
+        "--compare",
+        type=Path,
+        metavar="OTHER",
+        help="another checkpoint of the same network: show, and write, the differences",
+    )
+    parser.set_defaults(run=_analyze, interrupted="interrupted; nothing was written")
+
+
+def _analyze(args: argparse.Namespace, console: Console) -> None:
+    if args.out is not None:
+        check_suffix(args.out)
+    if args.report is not None:
+        _check_report(args.report)
+    report = _report(args, args.path)
+    shown: SpectraReport | CheckpointComparison = report
+    _show(report, console)
+    if args.compare is not None:
+        comparison = report.compare(_report(args, args.compare))
+        console.print(comparison.table())
+        if comparison.unmatched:
+            names = ", ".join(comparison.unmatched)
+            console.print(f"in one alone, or in another shape: {names}", markup=False)
+        shown = comparison
+    if args.out is not None:
+        _written(shown.write(args.out), console)
+    if args.report is not None:
+        _written(shown.to_html(args.report), console)
+
+
+def _check_report(path: Path) -> None:
+    """Before the work begins: whether the report can come to lie there."""
+    if path.suffix not in (".html", ".htm"):
+        raise ValueError(f"--report {path} ends in {path.suffix!r}; reports end in .html")
+    if not path.parent.is_dir():
+        raise OutputError(f"--report {path}: there is no folder {path.parent}; make it first")
+
+
+def _written(path: Path, console: Console) -> None:
+    console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _report(args: argparse.Namespace, path: Path) -> SpectraReport:
+    return analyze(
+        path,
+        layers=args.layers,
+        exclude=args.exclude,
+        min_size=args.min_size,
+        conv=args.conv,
+        level=args.level,
+        bootstrap=args.bootstrap,
+        randomize=args.randomize,
+        farms=args.farms,
+        seed=args.seed,
+    )
+
+
+def _show(report: SpectraReport, console: Console) -> None:
+    narrow = console.width < _WIDE
+    console.print(report.table([c for c in _NARROW if c in report.columns] if narrow else None))
+    if report.skipped:
+        console.print(f"not analysed: {len(report.skipped)}", highlight=False)
+        for name, why in list(report.skipped.items())[:10]:
+            console.print(f"  {name}: {why}", markup=False, highlight=False)

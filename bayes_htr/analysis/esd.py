@@ -1,0 +1,66 @@
+"""The empirical spectral density (ESD) of a weight: the eigenvalues of all its matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bayes_htr.spectra import eigenvalues
+
+Array = NDArray[np.float64]
+_SINGLE, _DOUBLE = (float(np.finfo(kind).eps) for kind in (np.float32, np.float64))
+
+
+@dataclass(frozen=True)
+class ESD:
+    """Eigenvalues, with the shape of the matrices that they are of.
+
+    Attributes:
+        values: `(K,)`, ascending, of all matrices together.
+        N: The longer side of a matrix.
+        M: The shorter side.
+        matrices: How many there are.
+        eps: The relative spacing of the numbers that the weights are stored in.
+    """
+
+    values: Array
+    N: int
+    M: int
+    matrices: int = 1
+    eps: float = _DOUBLE
+
+    @property
+    def Q(self) -> float:  # noqa: N802 - the aspect ratio's usual name
+        """The aspect ratio `N / M`, at least 1."""
+        return self.N / self.M
+
+    @property
+    def floor(self) -> float:
+        """Below it an eigenvalue is zero, but for rounding.
+
+        Errors of variance `(eps w)^2 / 12` for entries w are a random matrix, whose largest
+        eigenvalue is its variance times `(sqrt N + sqrt M)^2`. Where weights are stored in float32
+        or better, ten times that error is allowed: what computed them rounded as well. Never less
+        than the error of the decomposition.
+        """
+        eps = max(self.eps, 10 * min(self.eps, _SINGLE))
+        square = float(self.values.sum()) / (self.matrices * self.N * self.M)
+        stored = eps**2 / 12 * square * (self.N**0.5 + self.M**0.5) ** 2
+        return max(stored, (self.N * _DOUBLE) ** 2 * float(self.values[-1]))
+
+
+def esd_of(matrices: Sequence[Tensor], name: str, factor: float = 1.0) -> ESD:
+    """The ESD of matrices of one shape, all eigenvalues times a factor.
+
+    Raises:
+        SpectrumError: Entries that are not finite.
+    """
+    sides = sorted(matrices[0].shape)
+    values = factor * np.sort(np.concatenate([eigenvalues(W, name) for W in matrices]))
+    eps = torch.finfo(matrices[0].dtype).eps
+    return ESD(values, N=sides[1], M=sides[0], matrices=len(matrices), eps=eps)

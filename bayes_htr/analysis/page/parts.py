@@ -1,0 +1,264 @@
+"""The parts of the page that are there without a script."""
+
+from __future__ import annotations
+
+import math
+import re
+import statistics
+from typing import TYPE_CHECKING, Any
+
+import bayes_htr
+from bayes_htr.analysis.columns import interval_ends
+from bayes_htr.analysis.kinds import KINDS, kind_of
+from bayes_htr.analysis.page.text import escaped
+
+if TYPE_CHECKING:
+    from bayes_htr.analysis.checkpoints import CheckpointComparison
+    from bayes_htr.analysis.report_table import SpectraReport
+
+_HEADINGS = {
+    "layer_id": ("#", "number of the matrix, from the first to the last"),
+    "name": ("matrix", "name of the parameter"),
+    "alpha": ("alpha", "exponent of the tail, with its interval"),
+    "verdict": ("verdict", "what follows, in words"),
+    "p_value": ("p", "bootstrap p-value of the power law; small ones speak against it"),
+    "num_pl_spikes": ("in tail", "eigenvalues in the tail"),
+    "lambda_max": ("λ max", "largest eigenvalue"),
+    "stable_rank": ("stable rank", "sum of the eigenvalues over the largest"),
+    "num_spikes": ("spikes", "eigenvalues above the random bulk"),
+    "N": ("shape", "longer and shorter side; of each slice, for convolutions as slices"),
+}
+_COMPARED = {
+    "name": "matrix",
+    "difference": "difference",
+    "verdict": "verdict",
+    "alpha": "alpha, first",
+    "other_alpha": "alpha, second",
+    "lambda_max_ratio": "ratio of λ max",
+}
+_TEXT = ("name", "verdict")
+_NUMBER = ' class="n"'
+
+
+def summary_part(report: SpectraReport) -> str:
+    """Counts of verdicts in plain words, and where alpha lies."""
+    counts = {k: sum(kind_of(r["verdict"]) is k for r in report.rows) for k in KINDS}
+    total = len(report.rows)
+    items = "".join(
+        f'<li><svg class="mark" data-mark="{kind.key}" width="16" height="16" aria-hidden="true">'
+        f"</svg><strong>{count}</strong> {escaped(kind.says)}</li>\n"
+        for kind, count in counts.items()
+        if count
+    )
+    fitted = [r["alpha"] for r in report.rows if kind_of(r["verdict"]).filled]
+    middle = (
+        f"The {len(fitted)} with a tail that passes for a power law have a median alpha of "
+        f"<strong>{statistics.median(fitted):.2f}</strong>, from {min(fitted):.2f} to "
+        f"{max(fitted):.2f}."
+        if fitted
+        else "None has a tail that passes for a power law."
+    )
+    parameters = sum(int(r["num_params"]) for r in report.rows)
+    return f"""<section aria-labelledby="summary">
+<h2 id="summary">Summary</h2>
+<p class="lead">{_plural(total, "weight matrix", "weight matrices")} with {parameters:,} entries.
+{middle}</p>
+<ul class="counts">
+{items}</ul>
+</section>"""
+
+
+def pictures_part(report: SpectraReport) -> str:
+    """The picture of alpha by depth, which the script draws."""
+    level = f"{100 * report.settings['level']:g}"
+    return f"""<section aria-labelledby="depth">
+<h2 id="depth">Alpha by depth</h2>
+<figure>
+<div class="chart" id="chart-alpha"></div>
+<figcaption>A point is a matrix, a line the {level} % interval of its alpha. Grey band: 2 to 6,
+heavy tails. Hollow: not known to be a power law. Small alpha: heavy tail.
+<span class="keys">Arrow keys go from point to point, Enter opens the matrix.</span></figcaption>
+</figure>
+</section>"""
+
+
+def comparison_part(comparison: CheckpointComparison) -> str:
+    """Two pictures and a table of the differences."""
+    (first, _), (second, _) = comparison.sides()
+    head = "".join(
+        f'<th scope="col"{"" if c in _TEXT else _NUMBER}>{escaped(text)}</th>'
+        for c, text in _COMPARED.items()
+    )
+    body = "".join(
+        "<tr>" + "".join(_compared(row, name) for name in _COMPARED) + "</tr>\n"
+        for row in comparison.rows
+    )
+    apart = ""
+    if comparison.unmatched:
+        names = ", ".join(f"<bdi>{escaped(name)}</bdi>" for name in comparison.unmatched)
+        apart = f'<p class="note">In one alone, or in another shape: {names}.</p>\n'
+    return f"""<section aria-labelledby="compared">
+<h2 id="compared">Two checkpoints</h2>
+<p>First (<span class="first">circles</span>): <bdi>{escaped(first)}</bdi>.
+Second (<span class="second">squares</span>): <bdi>{escaped(second)}</bdi>.</p>
+<figure>
+<div class="chart" id="chart-compared-alpha"></div>
+<div class="chart" id="chart-compared-lambda"></div>
+<figcaption>Alpha with its interval, and the largest eigenvalue, before and after. The interval of a
+difference takes the two as independent; for checkpoints of one run it is wider than it need
+be.</figcaption>
+</figure>
+<div class="scroll" role="region" aria-label="Differences, to scroll" tabindex="0">
+<table class="rows" id="table-compared">
+<thead><tr>{head}</tr></thead>
+<tbody>
+{body}</tbody>
+</table>
+</div>
+{apart}</section>"""
+
+
+def table_part(report: SpectraReport) -> str:
+    """A row per matrix, and below each the place for its pictures."""
+    names = [name for name in _HEADINGS if name in report.columns]
+    head = "".join(
+        f'<th scope="col" data-column="{name}" aria-sort="none"{"" if name in _TEXT else _NUMBER} '
+        f'title="{escaped(_HEADINGS[name][1])}">{escaped(_HEADINGS[name][0])}</th>'
+        for name in names
+    )
+    body = "".join(_body(i, row, names) for i, row in enumerate(report.rows))
+    skipped = ""
+    if report.skipped:
+        items = "".join(
+            f"<li><bdi>{escaped(name)}</bdi>: {escaped(why)}</li>\n"
+            for name, why in report.skipped.items()
+        )
+        skipped = (
+            f"<details><summary>Not analysed: {len(report.skipped)}</summary>\n"
+            f"<ul>\n{items}</ul></details>\n"
+        )
+    return f"""<section aria-labelledby="matrices">
+<h2 id="matrices" tabindex="-1">Matrices</h2>
+<div class="tools" hidden>
+<label>Find <input type="search" id="find" placeholder="part of a name or verdict"></label>
+<button type="button" id="all">Open all</button>
+<span id="found" role="status"></span>
+</div>
+<div class="scroll" role="region" aria-label="Matrices, to scroll" tabindex="0">
+<table class="rows" id="table">
+<thead><tr>{head}</tr></thead>
+{body}</table>
+</div>
+{skipped}</section>"""
+
+
+def _body(number: int, row: dict[str, Any], names: list[str]) -> str:
+    cells = "".join(_cell(number, row, name) for name in names)
+    return (
+        f'<tbody data-row="{number}"><tr>{cells}</tr>\n'
+        f'<tr class="detail" id="detail-{number}" hidden><td colspan="{len(names)}">'
+        f'<div class="inside"></div></td></tr></tbody>\n'
+    )
+
+
+def _cell(number: int, row: dict[str, Any], name: str) -> str:
+    value = row.get(name)
+    if name == "name":
+        return f'<th scope="row" id="row-{number}">{_name(str(value))}</th>'
+    if name == "verdict":
+        mark = f'<svg class="mark" data-mark="{kind_of(str(value)).key}" width="16" height="16" '
+        return f'<td class="v">{mark}aria-hidden="true"></svg>{escaped(str(value))}</td>'
+    if name == "alpha":
+        return f"<td{_NUMBER}>{_with_interval(number_text(value), *interval_ends(row))}</td>"
+    if name == "N":
+        times = f" × {row['rf']}" if row["rf"] != 1 else ""
+        return f"<td{_NUMBER}>{row['N']} × {row['M']}{times}</td>"
+    return f"<td{_NUMBER}>{number_text(value)}</td>"
+
+
+def _compared(row: dict[str, Any], name: str) -> str:
+    if name == "name":
+        return f'<th scope="row">{_name(str(row[name]))}</th>'
+    if name in _TEXT:
+        return f'<td class="v">{escaped(str(row[name]))}</td>'
+    text = number_text(row[name])
+    if name == "difference":
+        text = _with_interval(text, row["difference_low"], row["difference_high"])
+    return f"<td{_NUMBER}>{text}</td>"
+
+
+def _name(text: str) -> str:
+    """A parameter's name, which may break after dots and strokes."""
+    broken = re.sub(r"([._/])", r"\1<wbr>", escaped(text))  # none of these is in an entity
+    return f"<bdi>{broken}</bdi>"
+
+
+def _with_interval(text: str, low: float, high: float) -> str:
+    if math.isnan(low) or math.isnan(high):
+        return text
+    return f'{text} <span class="interval">{number_text(low)} to {number_text(high)}</span>'
+
+
+def number_text(value: Any) -> str:
+    """Three digits; a dash for what is not defined."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "–"
+    return escaped(f"{value:.3g}" if isinstance(value, float) else str(value)).replace("-", "−")
+
+
+def methods_part(report: SpectraReport) -> str:
+    """How to read it."""
+    searched = "searched_low" in report.columns
+    interval = (
+        "the interval takes the choice of xmin into account, by a bootstrap"
+        if searched
+        else "the interval takes xmin as known and is therefore too short; "
+        "<code>bootstrap=200</code> gives one that takes its choice into account, and p-values"
+    )
+    return f"""<section aria-labelledby="methods">
+<h2 id="methods">How to read this</h2>
+<dl class="methods">
+<dt>Spectrum</dt>
+<dd>The eigenvalues of <code>W Wᵀ</code>, the squared singular values of each weight matrix, in
+bins of equal width on a logarithmic axis. Height is density: share of the
+eigenvalues over the width.</dd>
+<dt>Tail and alpha</dt>
+<dd>A power law with density proportional to <code>λ^−alpha</code> from <code>xmin</code> on. It is
+fitted by maximum likelihood; <code>xmin</code> is the value whose tail lies closest to its own
+power law (Clauset, Shalizi &amp; Newman 2009). The band holds the laws whose alpha
+lies in the interval; {interval}.</dd>
+<dt>Marchenko-Pastur bulk</dt>
+<dd>The spectrum of a random matrix of this shape, with the variance that puts its median at the
+median of the eigenvalues. Spikes are eigenvalues above what the largest of a random matrix passes
+in 1 % of cases.</dd>
+<dt>Hill curve</dt>
+<dd>Alpha from the k largest eigenvalues, against k. A power law shows as a level stretch.</dd>
+<dt>Verdict</dt>
+<dd>In this order: are there enough eigenvalues; does the spectrum pass for that of a random
+matrix; is the power law rejected (p at most 0.1) or does another law fit better; where does the
+whole interval of alpha lie, below 2 (very heavy tail), from 2 to 6 (heavy), above 6 (light).</dd>
+</dl>
+</section>"""
+
+
+def settings_part(report: SpectraReport) -> str:
+    """Version and settings."""
+    rows = "".join(
+        f'<tr><th scope="row">{escaped(str(name))}</th><td>{escaped(str(value))}</td></tr>\n'
+        for name, value in {
+            "network": report.label,
+            "bayes_htr": bayes_htr.__version__,
+            **report.settings,
+        }.items()
+    )
+    return f"""<section aria-labelledby="settings">
+<h2 id="settings">Version and settings</h2>
+<table class="small">
+<tbody>
+{rows}</tbody>
+</table>
+</section>"""
+
+
+def _plural(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"

@@ -1,0 +1,95 @@
+"""The weights of a state dict, without the module that they belong to.
+
+There is no layer's type then, and dimensions stand for it: two are a matrix `out x in` (an
+embedding too), more a convolution `[out, in, ...]`. A transposed convolution, which stores
+`[in, out, ...]`, is seen as one with `in` first: its slices are the same but for transposition,
+and flattened it is another matrix than that of its module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayes_htr.analysis.weights import (
+    Source,
+    Weight,
+    in_projections,
+    kind_by_dimensions,
+    reason_against,
+)
+from bayes_htr.errors import DataError
+
+_WRAPPERS = ("module.", "_orig_mod.")
+_INSIDE = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
+"""Keys under which training scripts keep the state dict beside the optimiser's."""
+
+
+def state_dict_source(state: Mapping[Any, Any], label: str = "the state dict") -> Source:
+    """The weights of a state dict, or of the one inside of a checkpoint.
+
+    Args:
+        state: Tensors by name, or a checkpoint with them under one of the usual keys
+            (`state_dict`, `model_state_dict`, `model`, ...).
+        label: What errors call it.
+
+    Raises:
+        DataError: No tensors by name.
+    """
+    weights: list[Weight] = []
+    skipped: dict[str, str] = {}
+    seen: dict[tuple[Any, ...], str] = {}
+    for name, tensor in _tensors(state, label).items():
+        if tensor.ndim < 2:
+            continue
+        reason = _reason(tensor)
+        if reason is None:
+            key = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
+            first = seen.setdefault(key, name)
+            reason = None if first == name else f"tied to {first}"
+        if reason is not None:
+            skipped[name] = reason
+            continue
+        kind = kind_by_dimensions(tensor.ndim)
+        load = partial(_same, tensor)
+        weights.extend(in_projections(Weight(name, kind, tuple(tensor.shape), load)))
+    return Source(label, tuple(weights), skipped)
+
+
+def without_wrappers(name: str) -> str:
+    """A name without what `DataParallel` and `torch.compile` put before and into it."""
+    name = name.replace("_orig_mod.", "")
+    while name.startswith(_WRAPPERS):
+        name = name[len("module.") :]
+    return name
+
+
+def _tensors(state: Mapping[Any, Any], label: str) -> dict[str, Tensor]:
+    found = {str(k): v for k, v in state.items() if isinstance(v, Tensor)}
+    if found:
+        return {without_wrappers(name): tensor for name, tensor in found.items()}
+    for key in _INSIDE:
+        inside = state.get(key)
+        if isinstance(inside, Mapping) and any(isinstance(v, Tensor) for v in inside.values()):
+            return _tensors(inside, f"{label}[{key!r}]")
+    keys = ", ".join(repr(k) for k in list(state)[:8]) or "none"
+    raise DataError(
+        f"{label} holds no tensors by name (its keys: {keys}); give the state dict itself, or a "
+        f"checkpoint with it under one of {', '.join(_INSIDE)}"
+    )
+
+
+def _reason(tensor: Tensor) -> str | None:
+    if tensor.is_meta:
+        return "it is on the meta device, without values"
+    if tensor.layout != torch.strided or tensor.is_quantized:
+        return f"its layout is {tensor.layout}, {tensor.dtype}: give dense tensors"
+    return reason_against(tuple(tensor.shape), tensor.is_floating_point(), str(tensor.dtype))
+
+
+def _same(tensor: Tensor) -> Tensor:
+    return tensor

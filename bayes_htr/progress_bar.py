@@ -1,0 +1,39 @@
+"""What all progress bars share: they stand on standard error, if that is a terminal."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import Progress, ProgressColumn
+from typing_extensions import Self
+
+
+class ProgressBar(AbstractContextManager["ProgressBar"]):
+    """A bar of one task.
+
+    Args:
+        columns: What it shows.
+        show: Whether to show it; `None` for where standard error is a terminal.
+        task: As `rich.progress.Progress.add_task` takes it.
+    """
+
+    def __init__(self, columns: tuple[ProgressColumn, ...], show: bool | None, **task: Any) -> None:
+        shown = sys.stderr.isatty() if show is None else show
+        self._progress = Progress(*columns, console=Console(stderr=True), disable=not shown)
+        self._task = self._progress.add_task(**task)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()

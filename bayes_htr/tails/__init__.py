@@ -1,0 +1,15 @@
+"""Power laws in the upper tail of a sample: the fit, its uncertainty, and its alternatives."""
+
+from bayes_htr.tails.alternatives import ALTERNATIVES, Comparison
+from bayes_htr.tails.hill_curve import HillCurve, hill_curve
+from bayes_htr.tails.powerlaw_fit import fit_powerlaw
+from bayes_htr.tails.result import PowerlawFit
+
+__all__ = [
+    "ALTERNATIVES",
+    "Comparison",
+    "HillCurve",
+    "PowerlawFit",
+    "fit_powerlaw",
+    "hill_curve",
+]

@@ -1,0 +1,56 @@
+"""From a mode to a posterior over spectra: bands, intervals, and checks, on digits.
+
+Fits the mode, then a guide around it, and writes `runs/posterior_spectra` with a picture of each
+matrix's spectrum with its band, alpha by layer, prior and posterior of the largest eigenvalue, a
+check of a law, and how the spectra came to be. Run: `python examples/posterior_spectra.py`.
+"""
+
+import sys
+from pathlib import Path
+
+import bayes_htr as htr
+from bayes_htr.experiments import build_network, load_dataset
+
+GUIDE = "spectral"  # "meanfield" and "lowrank" suit priors on the entries
+
+
+def main(out: Path = Path("runs/posterior_spectra"), epochs: int = 15) -> htr.Posterior:
+    """Fit, print and draw; return the posterior."""
+    out.mkdir(parents=True, exist_ok=True)
+    data = load_dataset("digits")
+    train, test = (data.x_train, data.y_train), (data.x_test, data.y_test)
+    net = build_network("mlp", data.input_shape, data.num_classes)
+    priors = htr.Priors(
+        {
+            "fc[12].weight": htr.ESD(htr.Lomax(tail_index=htr.Gamma(9.0, 3.0), scale=0.1)),
+            "fc3.weight": htr.MaxEigenvalue(htr.Frechet(2.0, 1.0)),
+        }
+    )
+    model = htr.BayesianClassifier(net, priors)
+    before = htr.prior_predictive(model, data.x_test, samples=16)
+    print(f"prior predictive: mean entropy {before.entropy.mean():.3f} nats")
+
+    history = htr.SpectrumHistory()
+    mode = htr.fit(model, train, method=htr.MAP(lr=0.05), epochs=epochs, callbacks=[history])
+    method = htr.SVI(guide=GUIDE)
+    posterior = htr.fit(model, train, method=method, init=mode, epochs=epochs)
+    print("mode     ", mode.evaluate(test))
+    print("posterior", posterior.evaluate(test))
+
+    spectra = posterior.spectra(samples=100)
+    print(spectra.summary())
+    for name in spectra:
+        spectra.plot(name, path=out / f"{name}.png")
+        spectra.plot_lambda_max(name, path=out / f"{name}-lambda_max.png")
+    spectra.plot_alpha(path=out / "alpha.png")
+    check = posterior.check("fc1.weight")
+    print(check)
+    check.plot(path=out / "check.png")
+    history.plot("fc2.weight", path=out / "steps.png")
+    history.plot_traces(path=out / "traces.png")
+    history.animate(out / "spectra.gif")
+    return posterior
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:2]))

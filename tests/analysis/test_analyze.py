@@ -1,0 +1,134 @@
+"""`analyze`: selection, options, and what it leaves as it was."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+import bayes_htr as htr
+from bayes_htr.errors import DataError
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 12, 3), nn.Conv2d(12, 16, 3), nn.Linear(40, 30), nn.Linear(30, 5)
+    )
+
+
+def names(report):
+    return [row["name"] for row in report.rows]
+
+
+def test_rows_in_the_order_of_the_network(net):
+    report = htr.analyze(net)
+    assert names(report) == ["0.weight", "1.weight", "2.weight"]
+    assert [row["layer_id"] for row in report.rows] == [0, 1, 2]
+    assert report.skipped == {"3.weight": "5 eigenvalues, fewer than 8"}
+    assert report.label == "Sequential"
+
+
+def test_spectra_and_fits_belong_to_the_rows(net):
+    report = htr.analyze(net)
+    for row in report.rows:
+        lam = report.spectra[row["name"]]
+        exact = htr.spectrum(dict(net.named_parameters())[row["name"]].detach().double())
+        assert lam[::-1] == pytest.approx(exact.numpy(), rel=1e-8)
+        assert report.fits[row["name"]].alpha == row["alpha"]
+        assert report.bulks[row["name"]].num_spikes == row["num_spikes"]
+
+
+def test_patterns_and_sizes(net):
+    assert names(htr.analyze(net, layers="[01].*")) == ["0.weight", "1.weight"]
+    assert names(htr.analyze(net, layers=["0.*", "2.*"], exclude="0.*")) == ["2.weight"]
+    assert names(htr.analyze(net, min_size=13)) == ["1.weight", "2.weight"]
+    assert len(htr.analyze(net, min_size=1).rows) == 4
+    with pytest.raises(DataError, match=r"'fc.\*' matches no weight .* 0.weight, 1.weight"):
+        htr.analyze(net, layers="fc.*")
+    with pytest.raises(DataError, match="30 eigenvalues, fewer than 99"):
+        htr.analyze(net, min_size=99)
+
+
+def test_convolutions(net):
+    flat, slices = (htr.analyze(net, conv=c).rows[1] for c in ("flatten", "slices"))
+    assert (flat["N"], flat["M"], flat["rf"], flat["num_evals"]) == (108, 16, 1, 16)
+    assert (slices["N"], slices["M"], slices["rf"], slices["num_evals"]) == (16, 12, 9, 108)
+    assert slices["norm"] == pytest.approx(flat["norm"] / 2)
+
+
+def test_options_add_their_columns_and_nothing_else(net):
+    plain = set(htr.analyze(net, compare=False, mp_fit=False).columns)
+    assert not {"p_value", "searched_low", "max_rand_eval", "farms_alpha", "num_spikes"} & plain
+    for options, column in [
+        ({"compare": True}, "lognormal_p"),
+        ({"mp_fit": True}, "num_spikes"),
+        ({"randomize": True}, "max_rand_eval"),
+        ({"farms": True}, "farms_alpha"),
+        ({"bootstrap": 5}, "p_value"),
+    ]:
+        options = {"compare": False, "mp_fit": False} | options
+        found = set(htr.analyze(net, **options).columns)
+        assert column in found and plain < found
+
+
+def test_level_and_seed(net):
+    narrow, wide = (htr.analyze(net, level=level).rows[2] for level in (0.5, 0.99))
+    assert wide["interval_low"] < narrow["interval_low"] < narrow["interval_high"]
+    assert narrow["interval_high"] < wide["interval_high"]
+    one, same, other = (
+        htr.analyze(net, bootstrap=40, randomize=True, seed=s).rows[2] for s in (0, 0, 1)
+    )
+    assert one == same
+    assert one["max_rand_eval"] != other["max_rand_eval"]
+    assert one["searched_high"] != other["searched_high"]
+
+
+def test_the_order_and_company_of_matrices_do_not_matter(net):
+    whole = htr.analyze(net, bootstrap=20, randomize=True).rows[2]
+    alone = htr.analyze(net, bootstrap=20, randomize=True, layers="2.*").rows[0]
+    assert {**whole, "layer_id": 0} == alone
+
+
+def test_nothing_is_changed(net):
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    htr.analyze(net, bootstrap=5, randomize=True, farms=True)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in net.parameters())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"conv": "fft"}, {"min_size": 0}, {"level": 1.0}, {"bootstrap": -1}],
+)
+def test_options_outside_their_range(net, options):
+    (name,) = options
+    with pytest.raises(ValueError, match=f"{name}="):
+        htr.analyze(net, **options)
+
+
+def test_half_precision_modules_on_any_thread_count(net):
+    half = htr.analyze(net.bfloat16()).rows[2]
+    full = htr.analyze(net.float()).rows[2]
+    assert half["lambda_max"] == pytest.approx(full["lambda_max"], rel=1e-6)
+
+
+def test_progress_on_request(net, capsys):
+    htr.analyze(net, progress=True)
+    assert "2.weight" in capsys.readouterr().err
+    htr.analyze(net, progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_the_report_prints_a_table(net):
+    text = str(htr.analyze(net))
+    for word in ("2.weight", "alpha", "low", "high", "verdict"):
+        assert word in text
+    searched = htr.analyze(net, bootstrap=20)
+    row = searched.rows[2]
+    assert not math.isclose(row["searched_low"], row["interval_low"], rel_tol=1e-3)
+    assert f"{row['searched_low']:.3g}" in str(searched)

@@ -1,0 +1,90 @@
+"""The columns against direct computations, and at the ends of their ranges."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import bayes_htr as htr
+from bayes_htr.analysis import COLUMNS
+from bayes_htr.analysis.columns import log_alpha_norm
+from bayes_htr.analysis.esd import ESD
+
+
+def rows(W, **options):
+    return htr.analyze({"w": W}, min_size=1, **options).rows[0]
+
+
+def test_norms_and_ranks_of_a_matrix():
+    torch.manual_seed(0)
+    W = torch.randn(60, 40, dtype=torch.float64)
+    row = rows(W)
+    s = torch.linalg.svdvals(W)
+    assert row["norm"] == pytest.approx(float(torch.linalg.matrix_norm(W)) ** 2)
+    assert row["sv_max"] == pytest.approx(float(s[0]))
+    assert row["sv_min"] == pytest.approx(float(s[-1]))
+    assert row["stable_rank"] == pytest.approx(float(htr.stable_rank(W)))
+    assert row["hill"] == pytest.approx(float(htr.hill(s.square())))
+    assert row["log_alpha_norm"] == pytest.approx(
+        math.log10(float((s ** (2 * row["alpha"])).sum()))
+    )
+    p = (s.square() / s.square().sum()).numpy()
+    assert row["entropy"] == pytest.approx(-(p * np.log(p)).sum() / math.log(40))
+    fit = htr.fit_powerlaw(s.square())
+    assert row["alpha"] == pytest.approx(fit.alpha, rel=1e-9)
+    assert (row["interval_low"], row["interval_high"]) == pytest.approx(fit.interval, rel=1e-9)
+
+
+def test_rank_in_float64():
+    torch.manual_seed(0)
+    W = torch.randn(50, 9, dtype=torch.float64) @ torch.randn(9, 30, dtype=torch.float64)
+    row = rows(W)
+    assert (row["matrix_rank"], row["rank_loss"]) == (9, 21)
+    assert row["weak_rank_loss"] == 21
+
+
+def test_rounding_of_stored_weights_is_no_tail():
+    torch.manual_seed(0)
+    W = torch.randn(300, 40).double() @ torch.randn(40, 200).double()
+    for dtype in (torch.float64, torch.float32, torch.bfloat16):
+        row = rows(W.to(dtype))
+        assert row["xmin"] > 1e-3 * row["lambda_max"], dtype
+        assert row["num_pl_spikes"] <= 40, dtype
+        assert row["num_spikes"] is None, "half of it is zero"
+
+
+@pytest.mark.parametrize("W", [torch.zeros(20, 30), torch.eye(20), torch.ones(20, 30)])
+def test_matrices_without_a_tail(W):
+    row = rows(W, randomize=True, farms=True, bootstrap=10)
+    assert row["status"] == "failed" and math.isnan(row["alpha"])
+    assert row["num_pl_spikes"] is None and row["interval_low"] is None
+    assert row["verdict"] == "no tail to fit"
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 3), (7, 7)])
+def test_the_smallest_matrices(shape):
+    torch.manual_seed(0)
+    row = rows(torch.randn(shape), randomize=True, farms=True, bootstrap=5)
+    assert row["num_evals"] == min(shape)
+    assert row["verdict"] == f"too few eigenvalues to tell ({min(shape)})"
+    assert row["stable_rank"] >= 1
+
+
+def test_powers_far_beyond_the_floating_point_numbers():
+    esd = ESD(np.array([1e-200, 1e100, 2e100]), 3, 3)
+    assert log_alpha_norm(esd, 20.0) == pytest.approx(2000 + math.log10(1 + 2**20))
+
+
+def test_every_column_is_described_in_order():
+    row = rows(torch.randn(40, 30), randomize=True, farms=True, bootstrap=5)
+    assert set(row) == set(COLUMNS)
+    assert list(row) == list(COLUMNS)
+
+
+def test_every_column_is_in_the_docs():
+    page = Path(__file__).parents[2] / "docs" / "reading-a-spectrum.md"
+    text = page.read_text(encoding="utf-8")
+    missing = [c for c, what in COLUMNS.items() if f"| `{c}` | {what} |" not in text]
+    assert not missing

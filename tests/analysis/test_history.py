@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import json
+import math
+import sys
+from types import ModuleType, SimpleNamespace
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from scipy import stats
+from torch import nn
+
+import bayes_htr as htr
+from bayes_htr.analysis.log_steps import next_log_step
+
+matplotlib.use("Agg")
+DATA = (torch.randn(60, 4, generator=torch.Generator().manual_seed(1)), torch.arange(60) % 3)
+
+
+def make_network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
+
+
+def make_model(prior=None):
+    return htr.BayesianClassifier(make_network(), htr.Priors({} if prior is None else prior))
+
+
+def fit(history, epochs=4, method=None, prior=None, **more):
+    method = method or htr.MAP(scheduler=None)
+    model = make_model(prior)
+    return htr.fit(
+        model, DATA, method=method, epochs=epochs, batch_size=10, callbacks=[history], **more
+    )
+
+
+def test_log_steps():
+    steps = [-1]
+    while steps[-1] < 100:
+        steps.append(next_log_step(steps[-1], 8))
+    assert steps[1:] == [0, 1, 2, 3, 4, 6, 7, 10, 13, 18, 24, 32, 42, 56, 75, 100]
+
+
+def test_fit_records_the_start_due_steps_and_the_end():
+    history = htr.SpectrumHistory()
+    posterior = fit(history)
+    assert history.steps == [0, 1, 2, 3, 4, 6, 7, 10, 13, 18, 24]
+    assert history.epochs == [step / 6 for step in history.steps]
+    start = htr.spectrum(make_network()[0].weight)
+    torch.testing.assert_close(history["0.weight"][0], start)
+    torch.testing.assert_close(history["0.weight"][-1], posterior.spectra()["0.weight"][0])
+    assert fit(htr.SpectrumHistory()).evaluate(DATA) == posterior.evaluate(DATA)
+    plain = htr.fit(
+        make_model(), DATA, method=htr.MAP(scheduler=None), epochs=4, batch_size=10
+    ).network()
+    for a, b in zip(plain.parameters(), posterior.network().parameters(), strict=True):
+        assert a.equal(b)
+    with pytest.raises(ValueError, match="holds another run"):
+        fit(history)
+
+
+def test_svi_shows_the_centre_and_trains_as_without():
+    prior = htr.Entries(htr.Normal(0.0, 1.0))
+    history = htr.SpectrumHistory("2.*")
+    posterior = fit(history, method=htr.SVI(guide="meanfield"), prior=prior)
+    assert list(history) == ["2.weight"]
+    centre = htr.spectrum(posterior.network()[2].weight)
+    torch.testing.assert_close(history["2.weight"][-1], centre)
+    assert not history["2.weight"][3].equal(history["2.weight"][4])
+    method = htr.SVI(guide="meanfield")
+    plain = htr.fit(make_model(prior), DATA, method=method, epochs=4, batch_size=10)
+    for a, b in zip(plain.network().parameters(), posterior.network().parameters(), strict=True):
+        assert a.equal(b)
+
+
+def test_a_resumed_run_goes_on(tmp_path):
+    file, out = tmp_path / "history.safetensors", tmp_path / "run"
+    first = htr.SpectrumHistory(path=file)
+    fit(first, epochs=2, out=out)
+    assert first.steps == [0, 1, 2, 3, 4, 6, 7, 10, 12]  # the end is not due otherwise
+    first.record(make_network(), 15)  # beyond the checkpoint
+    again = htr.SpectrumHistory.load(file)
+    fit(again, epochs=4, out=out, resume=True)
+    assert again.steps == [0, 1, 2, 3, 4, 6, 7, 10, 12, 13, 18, 24]
+    whole = htr.SpectrumHistory()
+    fit(whole)
+    assert again["0.weight"][-1].equal(whole["0.weight"][-1])
+
+
+def test_own_loop():
+    net, history = make_network(), htr.SpectrumHistory()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+
+    def train(steps):
+        for _ in range(steps):
+            optimizer.zero_grad()
+            F.cross_entropy(net(DATA[0]), DATA[1]).backward()
+            optimizer.step()
+
+    with history.watch(net, optimizer):
+        train(5)
+    train(3)  # outside
+    assert history.steps == [0, 1, 2, 3, 4, 5]
+    with history.watch(net, optimizer):
+        train(3)
+    assert history.steps == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    torch.testing.assert_close(history["2.weight"][-1], htr.spectrum(net[2].weight))
+    with pytest.raises(ValueError, match="step=8 is not after the last record, 8"):
+        history.record(net, 8)
+    with pytest.raises(ValueError, match="another network"):
+        history.record(nn.Linear(4, 6), 9)
+    with pytest.raises(ValueError, match=r"there are 0.weight, 2.weight"):
+        htr.SpectrumHistory("fc*").record(net, 0)
+    with torch.no_grad():
+        net[0].weight[0, 0] = torch.nan
+    with pytest.raises(htr.SpectrumError, match=r"0\.weight holds 1 entries"):
+        history.record(net, 9)
+    assert len(history["2.weight"]) == len(history.steps) == 9
+
+
+def test_traces_and_rows():
+    history = htr.SpectrumHistory()
+    fit(history)
+    lam = history["0.weight"].double()
+    found = history.trace("0.weight", "alpha", level=0.9)
+    S = (lam[:, :2] / lam[:, 2:3]).log().sum(1).numpy()
+    law = stats.gamma(2, scale=1 / S)
+    np.testing.assert_allclose(found.values, 1 + 2 / S, rtol=1e-4)
+    np.testing.assert_allclose(found.interval, 1 + np.stack(law.interval(0.9), 1), rtol=1e-4)
+    one = history.at(5).alpha("0.weight", 0.9)
+    assert found.interval[4] == pytest.approx([one.low, one.high])
+    rows = history.rows()
+    assert rows[1]["0.weight:lambda_max"] == pytest.approx(float(lam[1, 0]))
+    assert rows[1]["epoch"] == 1 / 6
+    flat = htr.SpectrumHistory()
+    flat.record(nn.utils.skip_init(nn.Linear, 1, 3), 0)
+    assert math.isnan(flat.trace("weight", "alpha").values[0])
+    assert "weight:alpha" not in flat.rows()[0]
+    with pytest.raises(ValueError, match="quantity='rank'"):
+        history.trace("0.weight", "rank")
+
+
+def test_files(tmp_path):
+    history = htr.SpectrumHistory(per_decade=3)
+    fit(history)
+    file = tmp_path / "new" / "history.safetensors"
+    history.save(file)
+    again = htr.SpectrumHistory.load(file)
+    assert (again.steps, again.epochs, again.per_decade) == (history.steps, history.epochs, 3)
+    assert all(again[name].equal(history[name]) for name in history)
+    about = json.loads(file.with_suffix(".json").read_text())
+    about["steps"][1] += 1
+    file.with_suffix(".json").write_text(json.dumps(about))
+    with pytest.raises(htr.CheckpointError, match="different saves"):
+        htr.SpectrumHistory.load(file)
+    history.save(file)
+    file.write_bytes(file.read_bytes()[:-5])
+    with pytest.raises(htr.CheckpointError, match="no spectrum history"):
+        htr.SpectrumHistory.load(file)
+    for text in ("[1]", "{", '{"format": 2}', "[" * 100_000):
+        file.with_suffix(".json").write_text(text)
+        with pytest.raises(htr.CheckpointError):
+            htr.SpectrumHistory.load(file)
+    assert sorted(p.name for p in file.parent.iterdir()) == ["history.json", "history.safetensors"]
+
+
+def test_pictures(tmp_path):
+    history = htr.SpectrumHistory()
+    fit(history)
+    figure = history.plot("0.weight", panels=3, path=tmp_path / "a.png")
+    titles = [ax.get_title() for ax in figure.axes]
+    assert titles == ["step 0 (epoch 0)", "step 6 (epoch 1)", "step 24 (epoch 4)"]
+    figure = history.plot_traces(path=tmp_path / "b.png")
+    line = figure.axes[0].lines[1]
+    np.testing.assert_allclose(line.get_ydata(), history["2.weight"][:, 0])
+    ax = history.plot_trace("alpha", "0.weight", against="epoch")
+    np.testing.assert_allclose(ax.lines[0].get_xdata(), history.epochs)
+    history.animate(tmp_path / "c.gif")
+    with Image.open(tmp_path / "c.gif") as gif:
+        durations = 0
+        for frame in range(gif.n_frames):
+            gif.seek(frame)
+            durations += gif.info["duration"]
+    assert durations == (len(history.steps) + 10) * 200  # the last is held
+    plt.close("all")
+    with pytest.raises(ValueError, match="nothing is recorded"):
+        htr.SpectrumHistory().plot_trace("alpha")
+
+
+def test_lightning():
+    lightning = pytest.importorskip("lightning.pytorch")
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.net = make_network()
+
+        def training_step(self, batch):
+            return F.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    history, module = htr.SpectrumHistory(), Module()
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*DATA), batch_size=10)
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = lightning.Trainer(
+        max_epochs=4, accelerator="cpu", callbacks=[history.lightning()], **options
+    )
+    trainer.fit(module, loader)
+    assert history.steps == [0, 1, 2, 3, 4, 6, 7, 10, 13, 18, 24]
+    assert history.epochs == pytest.approx([step / 6 for step in history.steps])
+    torch.testing.assert_close(history["net.0.weight"][-1], htr.spectrum(module.net[0].weight))
+
+
+def test_transformers(tmp_path):
+    transformers = pytest.importorskip("transformers")
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = make_network()
+
+        def forward(self, x, labels):
+            logits = self.net(x)
+            return {"loss": F.cross_entropy(logits, labels), "logits": logits}
+
+    data = [{"x": x, "labels": y} for x, y in zip(*DATA, strict=True)]
+    history, net = htr.SpectrumHistory(), Net()
+    args = transformers.TrainingArguments(
+        output_dir=str(tmp_path),
+        per_device_train_batch_size=10,
+        num_train_epochs=4,
+        save_strategy="no",
+        report_to=[],
+        use_cpu=True,
+        disable_tqdm=True,
+    )
+    trainer = transformers.Trainer(
+        model=net, args=args, train_dataset=data, callbacks=[history.transformers()]
+    )
+    trainer.train()
+    assert history.steps == [0, 1, 2, 3, 4, 6, 7, 10, 13, 18, 24]
+    assert history.epochs == pytest.approx([step / 6 for step in history.steps])
+    torch.testing.assert_close(history["net.0.weight"][-1], htr.spectrum(net.net[0].weight))
+
+
+# The same without the packages: their documented hooks in their documented order
+
+
+def steps_of_training(net, epochs=4, batch_size=10):
+    """Epoch, batch, batches, and updates done, after each update."""
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    batches = list(zip(*(part.split(batch_size) for part in DATA), strict=True))
+    for epoch in range(epochs):
+        for i, (x, y) in enumerate(batches):
+            optimizer.zero_grad()
+            F.cross_entropy(net(x), y).backward()
+            optimizer.step()
+            yield epoch, i, len(batches), epoch * len(batches) + i + 1
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_hooks_of_lightning(monkeypatch, main):
+    package = ModuleType("lightning.pytorch")
+    package.Callback = type("Callback", (), {})
+    monkeypatch.setitem(sys.modules, "lightning", ModuleType("lightning"))
+    monkeypatch.setitem(sys.modules, "lightning.pytorch", package)
+    history, net = htr.SpectrumHistory(), make_network()
+    callback = history.lightning()
+    assert isinstance(callback, package.Callback)
+    trainer = SimpleNamespace(is_global_zero=main, global_step=0, current_epoch=0)
+    callback.on_train_start(trainer, net)
+    for epoch, i, count, done in steps_of_training(net):
+        trainer.current_epoch, trainer.num_training_batches = epoch, count
+        trainer.global_step = done
+        callback.on_train_batch_end(trainer, net, None, None, i)
+    callback.on_train_end(trainer, net)
+    assert history.steps == ([0, 1, 2, 3, 4, 6, 7, 10, 13, 18, 24] if main else [])
+    if main:
+        assert history.epochs == pytest.approx([step / 6 for step in history.steps])
+        torch.testing.assert_close(history["0.weight"][-1], htr.spectrum(net[0].weight))
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_hooks_of_transformers(monkeypatch, main):
+    package = ModuleType("transformers")
+    package.TrainerCallback = type("TrainerCallback", (), {})
+    monkeypatch.setitem(sys.modules, "transformers", package)
+    history, net = htr.SpectrumHistory(), make_network()
+    callback = history.transformers()
+    assert isinstance(callback, package.TrainerCallback)
+    state = SimpleNamespace(is_world_process_zero=main, global_step=0, epoch=0.0)
+    callback.on_train_begin(None, state, None, model=net)
+    for _, _, count, done in steps_of_training(net):
+        state.global_step, state.epoch = done, done / count
+        callback.on_step_end(None, state, None, model=net)
+    callback.on_train_end(None, state, None, model=net)
+    assert history.steps == ([0, 1, 2, 3, 4, 6, 7, 10, 13, 18, 24] if main else [])
+    if main:
+        torch.testing.assert_close(history["0.weight"][-1], htr.spectrum(net[0].weight))

@@ -1,0 +1,192 @@
+"""Files from strangers: a clear error, no code run, nothing left behind."""
+
+import json
+import pickle
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import bayes_htr as htr
+from bayes_htr.cli import main
+from bayes_htr.errors import CheckpointError, DataError, SpectrumError
+
+
+def safetensors(path, header, data=b"", *, length=None):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+    return path
+
+
+def entry(shape, offsets, dtype="F32"):
+    return {"dtype": dtype, "shape": shape, "data_offsets": offsets}
+
+
+BAD_SAFETENSORS = {
+    "empty": lambda p: p.write_bytes(b""),
+    "a few bytes": lambda p: p.write_bytes(b"\x05\x00"),
+    "3 GB header": lambda p: safetensors(p, b"{}", length=3 * 2**30),
+    "endless header": lambda p: safetensors(p, b"{}", length=2**63),
+    "no JSON": lambda p: safetensors(p, b"not a header"),
+    "JSON list": lambda p: safetensors(p, []),
+    "unknown type": lambda p: safetensors(p, {"w": entry([2, 2], [0, 16], "F99")}, b"0" * 16),
+    "offsets beyond": lambda p: safetensors(p, {"w": entry([9, 9], [0, 324])}, b"0" * 16),
+    "shape against offsets": lambda p: safetensors(p, {"w": entry([9, 9], [0, 16])}, b"0" * 16),
+    "negative shape": lambda p: safetensors(p, {"w": entry([-3, 3], [0, 36])}, b"0" * 36),
+    "huge shape": lambda p: safetensors(p, {"w": entry([2**40, 2**40], [0, 16])}, b"0" * 16),
+    "overlap": lambda p: safetensors(
+        p, {"a": entry([2, 2], [0, 16]), "b": entry([2, 2], [8, 24])}, b"0" * 24
+    ),
+    "a pickle": lambda p: torch.save({"w": torch.ones(9, 9)}, p),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_SAFETENSORS)
+def test_safetensors_that_cannot_be_read(kind, tmp_path):
+    path = tmp_path / "bad.safetensors"
+    BAD_SAFETENSORS[kind](path)
+    with pytest.raises(CheckpointError, match=r"bad\.safetensors cannot be read"):
+        htr.analyze(path)
+
+
+def test_a_truncated_safetensors_file(tmp_path):
+    path = tmp_path / "bad.safetensors"
+    save_file({"w": torch.randn(50, 50)}, path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match="truncated"):
+        htr.analyze(path)
+
+
+class Bomb:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (Path(self.path),))
+
+
+@pytest.mark.parametrize("new", [True, False], ids=["zip", "legacy"])
+def test_pickles_with_code_run_none(new, tmp_path):
+    touched = tmp_path / "touched"
+    state = {"w": torch.randn(9, 9), "bomb": Bomb(str(touched))}
+    torch.save(state, tmp_path / "bad.pt", _use_new_zipfile_serialization=new)
+    with pytest.raises(CheckpointError, match="not loaded, as that may run code"):
+        htr.analyze(tmp_path / "bad.pt")
+    assert not touched.exists()
+    torch.load(tmp_path / "bad.pt", weights_only=False)
+    assert touched.exists(), "the bomb works"
+
+
+def test_a_bare_pickle_runs_none(tmp_path):
+    touched = tmp_path / "touched"
+    (tmp_path / "bad.pth").write_bytes(pickle.dumps(Bomb(str(touched))))
+    with pytest.raises(CheckpointError, match=r"bad\.pth cannot be read"):
+        htr.analyze(tmp_path / "bad.pth")
+    assert not touched.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80\x02}q\x00.", b"PK\x03\x04 and no more", b"text"])
+def test_torch_files_that_cannot_be_read(content, tmp_path):
+    (tmp_path / "bad.pt").write_bytes(content)
+    with pytest.raises((CheckpointError, DataError), match=r"bad\.pt"):
+        htr.analyze(tmp_path / "bad.pt")
+
+
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.99])
+def test_a_truncated_torch_file(part, tmp_path):
+    path = tmp_path / "bad.pt"
+    torch.save({"w": torch.randn(50, 50)}, path)
+    path.write_bytes(path.read_bytes()[: int(part * path.stat().st_size)])
+    with pytest.raises(CheckpointError, match="truncated"):
+        htr.analyze(path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_values_that_are_not_finite(value, suffix, tmp_path):
+    W = torch.randn(20, 20)
+    W[3, 4] = value
+    path = tmp_path / f"bad{suffix}"
+    (save_file if suffix == ".safetensors" else torch.save)({"good": torch.eye(9), "w": W}, path)
+    with pytest.raises(SpectrumError, match=r"w holds 1 entries that are not finite"):
+        htr.analyze(path)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {},
+        {"epoch": 3},
+        {"a": torch.tensor(1.0), "b": torch.ones(9)},
+        {"w": torch.ones(9, 9, dtype=torch.int32)},
+        {"w": torch.ones(0, 9)},
+        {"w": torch.ones(9, 9).to_sparse()},
+        {"w": torch.ones(100, 2)},
+    ],
+    ids=["empty", "no tensors", "0-d and 1-d", "integers", "no entries", "sparse", "small"],
+)
+def test_nothing_to_analyse(state, tmp_path):
+    torch.save(state, tmp_path / "bad.pt")
+    with pytest.raises(DataError, match=r"bad\.pt"):
+        htr.analyze(tmp_path / "bad.pt")
+    with pytest.raises(DataError, match="state dict"):
+        htr.analyze(state)
+
+
+def test_other_things_are_refused(tmp_path):
+    (tmp_path / "net.onnx").write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match=r"ends in \.onnx"):
+        htr.analyze(tmp_path / "net.onnx")
+    with pytest.raises(CheckpointError, match="does not exist"):
+        htr.analyze(tmp_path / "none.pt")
+    with pytest.raises(CheckpointError, match="no safetensors file"):
+        htr.analyze(tmp_path / "empty")
+    with pytest.raises(DataError, match="a list holds no"):
+        htr.analyze([torch.ones(9, 9)])
+    torch.save(torch.ones(9, 9), tmp_path / "tensor.pt")
+    with pytest.raises(DataError, match="holds a Tensor"):
+        htr.analyze(tmp_path / "tensor.pt")
+
+
+@pytest.mark.parametrize(
+    "index",
+    [b"", b"[]", b'{"weight_map": 3}', b'{"weight_map": {"w": 3}}', b"{}"],
+)
+def test_a_bad_index(index, tmp_path):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_bytes(index)
+    with pytest.raises(CheckpointError, match="no index"):
+        htr.analyze(path)
+
+
+@pytest.mark.parametrize("name", ["missing.safetensors", "../outside.safetensors", "/etc/passwd"])
+def test_an_index_that_names_what_is_not_beside_it(name, tmp_path):
+    (tmp_path / "net").mkdir()
+    save_file({"w": torch.randn(9, 9)}, tmp_path / "outside.safetensors")
+    index = tmp_path / "net" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": {"w": name}}))
+    with pytest.raises(CheckpointError, match="no file beside it"):
+        htr.analyze(index)
+
+
+def test_one_name_in_two_files(tmp_path):
+    for i in range(2):
+        save_file({"w": torch.randn(9, 9)}, tmp_path / f"part{i}.safetensors")
+    with pytest.raises(CheckpointError, match="w is in part0"):
+        htr.analyze(tmp_path)
+
+
+def test_no_partial_output(tmp_path, capsys):
+    W = torch.randn(20, 20)
+    W[0, 0] = float("nan")
+    save_file({"a": torch.randn(20, 20), "b": W}, tmp_path / "bad.safetensors")
+    out = tmp_path / "out"
+    out.mkdir()
+    assert main(["analyze", str(tmp_path / "bad.safetensors"), "--out", str(out / "a.csv")]) == 1
+    assert "not finite" in capsys.readouterr().err
+    assert not list(out.iterdir())

@@ -1,0 +1,186 @@
+"""CSV, JSON, Parquet, data frames, comparisons of two networks, and the command line."""
+
+import csv
+import json
+import math
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+import bayes_htr as htr
+from bayes_htr.analysis.checkpoints import compare_rows
+from bayes_htr.cli import main
+from bayes_htr.errors import DataError, OutputError
+
+
+def network(seed=0, spike=0.0):
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(60, 40), nn.Linear(40, 30), nn.Linear(30, 25, bias=False))
+    net[2].weight.data = torch.eye(25, 30)  # no tail
+    net[0].weight.data[0] += spike
+    return net
+
+
+@pytest.fixture
+def report():
+    return htr.analyze(network())
+
+
+def test_csv(report, tmp_path):
+    path = report.to_csv(tmp_path / "a.csv")
+    rows = list(csv.DictReader(path.open(encoding="utf-8")))
+    assert list(rows[0]) == report.columns
+    assert float(rows[0]["alpha"]) == report.rows[0]["alpha"]
+    assert rows[2]["alpha"] == "" and rows[2]["status"] == "failed"
+
+
+def test_json(report, tmp_path):
+    data = json.loads(report.to_json(tmp_path / "a.json").read_text())
+    assert data["rows"][0]["alpha"] == report.rows[0]["alpha"]
+    assert data["rows"][2]["alpha"] is None
+    assert data["network"] == "Sequential" and data["settings"]["conv"] == "flatten"
+
+
+def test_pandas(report):
+    pytest.importorskip("pandas")
+    frame = report.to_pandas()
+    assert list(frame.columns) == report.columns and len(frame) == 3
+    assert frame.alpha[0] == report.rows[0]["alpha"]
+    assert math.isnan(frame.alpha[2])
+
+
+def test_parquet(report, tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(report.to_parquet(tmp_path / "a.parquet"))
+    assert table.column_names == report.columns
+    assert table["alpha"].to_pylist() == [report.rows[0]["alpha"], report.rows[1]["alpha"], None]
+
+
+@pytest.mark.parametrize(("module", "method"), [("pandas", "pandas"), ("pyarrow", "parquet")])
+def test_without_the_optional_packages(report, tmp_path, monkeypatch, module, method):
+    monkeypatch.setitem(sys.modules, module, None)
+    arguments = [] if method == "pandas" else [tmp_path / "a.parquet"]
+    with pytest.raises(ImportError, match=r"pip install \"bayes-htr\[tables\]\""):
+        getattr(report, f"to_{method}")(*arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_files_that_cannot_be_written(report, tmp_path):
+    with pytest.raises(OutputError, match="cannot be written"):
+        report.to_csv(tmp_path / "none" / "a.csv")
+    with pytest.raises(ValueError, match=r"\.xlsx"):
+        report.write(tmp_path / "a.xlsx")
+
+
+def test_a_file_that_fails_midway_leaves_the_old_one(report, tmp_path, monkeypatch):
+    path = report.to_csv(tmp_path / "a.csv")
+    old = path.read_text()
+
+    def fail(*_):
+        raise OSError("no space left")
+
+    monkeypatch.setattr(csv.DictWriter, "writerows", fail)
+    with pytest.raises(OutputError, match="no space left"):
+        report.to_csv(path)
+    assert path.read_text() == old and len(list(tmp_path.iterdir())) == 1
+
+
+def test_columns_of_the_table(report):
+    assert len(report.table(["name", "alpha"]).columns) == 2
+    with pytest.raises(ValueError, match="no column 'beta'"):
+        report.table(["beta"])
+
+
+def test_comparison_of_two_networks(report):
+    other = htr.analyze(network(spike=2.0))
+    found = report.compare(other)
+    first = found.rows[0]
+    a, b = report.rows[0], other.rows[0]
+    assert first["difference"] == b["alpha"] - a["alpha"]
+    low = (
+        b["alpha"]
+        - a["alpha"]
+        - math.hypot(b["alpha"] - b["interval_low"], a["interval_high"] - a["alpha"])
+    )
+    assert first["difference_low"] == pytest.approx(low)
+    assert first["lambda_max_ratio"] == pytest.approx(b["lambda_max"] / a["lambda_max"])
+    assert found.rows[2]["verdict"] == "no tail in one of them"
+    assert "difference" in str(found)
+    assert first["first_verdict"].startswith("like a random matrix")
+    assert first["verdict"].endswith(", if these are power laws")
+
+
+def pareto_layer(index, seed):
+    generator = torch.Generator().manual_seed(seed)
+    u = torch.rand(300, generator=generator, dtype=torch.float64)
+    Q = torch.linalg.qr(torch.randn(300, 300, generator=generator, dtype=torch.float64)).Q
+    return {"w": Q * u ** (-0.5 / index)}
+
+
+def test_differences_are_told_where_there_are_any():
+    heavy, light = (htr.analyze(pareto_layer(i, 1)) for i in (1.0, 4.0))
+    assert heavy.compare(light).rows[0]["verdict"] == "lighter-tailed in the second"
+    assert light.compare(heavy).rows[0]["verdict"] == "heavier-tailed in the second"
+    again = htr.analyze(pareto_layer(1.0, 2))
+    assert heavy.compare(again).rows[0]["verdict"] == "no difference to tell"
+
+
+def test_an_interval_that_does_not_reach_its_estimate():
+    row = {"name": "w", "N": 9, "M": 9, "rf": 1, "lambda_max": 1.0, "stable_rank": 1.0}
+    row |= {"verdict": "heavy-tailed", "interval_low": 2.0, "interval_high": 3.0}
+    beyond = {**row, "alpha": 2.5, "searched_low": 2.7, "searched_high": 3.5}
+    ((found,), _) = compare_rows([{**row, "alpha": 2.5}], [beyond])
+    assert (found["difference_low"], found["difference_high"]) == pytest.approx(
+        (-0.5, math.hypot(1.0, 0.5))
+    )
+
+
+def test_networks_without_a_common_matrix(report):
+    other = htr.analyze({"other": torch.randn(9, 9)})
+    with pytest.raises(DataError, match=r"share no matrix .* other"):
+        report.compare(other)
+    partly = htr.analyze({"0.weight": network()[0].weight, "new": torch.randn(9, 9)})
+    assert report.compare(partly).unmatched == ("1.weight", "2.weight", "new")
+
+
+@pytest.fixture
+def files(tmp_path):
+    paths = []
+    for i, spike in enumerate((0.0, 2.0)):
+        paths.append(str(tmp_path / f"{i}.safetensors"))
+        save_file(network(spike=spike).state_dict(), paths[-1])
+    return paths
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_command_line(files, tmp_path, capsys, suffix):
+    out = tmp_path / f"report.{suffix}"
+    options = ["--bootstrap", "20", "--randomize", "--farms", "--layers", "[01].*"]
+    assert main(["analyze", files[0], "--out", str(out), *options]) == 0
+    printed = capsys.readouterr().out
+    assert "verdict" in printed and "2.weight: no pattern includes it" in printed
+    text = out.read_text()
+    assert "farms_alpha" in text and "max_rand_eval" in text and "searched_low" in text
+
+
+def test_command_line_compares(files, tmp_path, capsys):
+    out = tmp_path / "report.csv"
+    assert main(["analyze", files[0], "--compare", files[1], "--out", str(out)]) == 0
+    assert "Spectra of two networks" in capsys.readouterr().out
+    assert "lambda_max_ratio" in out.read_text()
+
+
+def test_command_line_errors(files, tmp_path, capsys):
+    out = str(tmp_path / "a.xlsx")
+    for arguments, words in [
+        ([str(tmp_path / "none.pt")], "does not exist"),
+        ([files[0], "--layers", "fc*"], "matches no weight"),
+        ([files[0], "--out", out], "tables end in"),
+        ([files[0], "--min-size", "0"], "min_size=0"),
+    ]:
+        assert main(["analyze", *arguments]) == 1
+        assert words in capsys.readouterr().err.replace("\n", " ")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0.safetensors", "1.safetensors"]

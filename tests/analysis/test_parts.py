@@ -1,0 +1,162 @@
+"""The bulk, the randomised comparison, windows and the trace-log condition."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import bayes_htr as htr
+from bayes_htr.analysis import ESD, Farms, fit_marchenko_pastur
+from bayes_htr.analysis.erg import trace_log
+from bayes_htr.analysis.esd import esd_of
+from bayes_htr.analysis.farms import farms_esd
+from bayes_htr.analysis.randomised import jensen_shannon, randomise
+
+
+def gaussian(N, M, seed=0, sd=0.1):
+    return torch.from_numpy(sd * np.random.default_rng(seed).standard_normal((N, M)))
+
+
+def spiked(strengths, N=300, M=150):
+    W = gaussian(N, M, sd=1.0)
+    U, V = (torch.linalg.qr(gaussian(n, len(strengths), 1)).Q for n in (N, M))
+    return W + U * torch.tensor(strengths, dtype=torch.float64) @ V.T
+
+
+@pytest.mark.parametrize(("N", "M"), [(200, 200), (300, 100), (640, 40)])
+def test_the_bulk_of_normal_entries(N, M):
+    fit = fit_marchenko_pastur(esd_of([gaussian(N, M)], "w"))
+    assert fit.variance == pytest.approx(0.01, rel=0.05)
+    assert fit.sigma == pytest.approx(1, abs=0.03)
+    edges = [0.01 * N * (1 + s * math.sqrt(M / N)) ** 2 for s in (-1, 1)]
+    assert fit.bulk_max == pytest.approx(edges[1], rel=0.05)
+    assert fit.bulk_min == pytest.approx(edges[0], rel=0.05, abs=1e-9)
+    assert fit.num_spikes == 0 and fit.random_like
+
+
+def test_false_spikes_and_false_alarms_are_as_rare_as_stated():
+    fits = [fit_marchenko_pastur(esd_of([gaussian(150, 75, i)], "w")) for i in range(200)]
+    assert sum(f.num_spikes > 0 for f in fits) <= 8
+    assert sum(not f.random_like for f in fits) <= 8
+
+
+def test_spikes_are_counted_and_hardly_move_the_bulk():
+    fit = fit_marchenko_pastur(esd_of([spiked([40.0, 50.0, 60.0, 70.0])], "w"))
+    assert fit.num_spikes == 4 and not fit.random_like
+    assert fit.variance == pytest.approx(1, rel=0.05)
+    assert fit.soft_rank == pytest.approx(fit.bulk_max / float(fit_max([40.0, 50.0, 60.0, 70.0])))
+
+
+def test_many_spikes_are_left_out_of_the_median():
+    strengths = [60.0 + 3 * i for i in range(40)]
+    fit = fit_marchenko_pastur(esd_of([spiked(strengths)], "w"))
+    assert fit.num_spikes == 40
+    plain = ESD(esd_of([spiked(strengths)], "w").values[:-40], 300, 150)
+    assert fit.variance == pytest.approx(fit_marchenko_pastur(plain).variance, rel=1e-6)
+
+
+def fit_max(strengths):
+    return torch.linalg.svdvals(spiked(strengths))[0].square()
+
+
+def test_a_spectrum_of_another_shape_is_not_random_like():
+    power = np.sort(1 + np.random.default_rng(0).pareto(1.5, 200))
+    assert not fit_marchenko_pastur(ESD(power, 400, 200)).random_like
+    flat = np.sort(np.random.default_rng(0).uniform(1, 1.1, 200))
+    fit = fit_marchenko_pastur(ESD(flat, 400, 200))
+    assert fit.num_spikes == 0 and not fit.random_like
+
+
+def test_half_zero_has_no_bulk():
+    W = gaussian(60, 20) @ gaussian(20, 50, 1)
+    assert fit_marchenko_pastur(esd_of([W], "w")) is None
+
+
+def test_slices_share_a_bulk():
+    fit = fit_marchenko_pastur(esd_of([gaussian(64, 32, i) for i in range(9)], "w"))
+    assert fit.variance == pytest.approx(0.01, rel=0.05)
+    assert fit.random_like
+
+
+def test_random_order_keeps_the_entries_and_loses_the_structure():
+    W = spiked([40.0, 50.0])
+    esd = esd_of([W], "w")
+    random = randomise([W], esd, "w", seed=0)
+    assert random.esd.values.sum() == pytest.approx(esd.values.sum())
+    assert random.above == 2
+    assert random.esd.values[-1] < esd.values[-3] * 1.2
+    again, other = (randomise([W], esd, "w", seed=s) for s in (0, 1))
+    assert np.array_equal(again.esd.values, random.esd.values)
+    assert not np.array_equal(other.esd.values, random.esd.values)
+
+
+def test_random_order_of_few_eigenvalues_is_drawn_five_times():
+    W = gaussian(30, 20)
+    assert len(randomise([W], esd_of([W], "w"), "w", 0).esd.values) == 5 * 20
+
+
+def test_jensen_shannon():
+    p, q = np.array([0.1, 0.9]), np.array([0.5, 0.5])
+    m = (p + q) / 2
+    expected = math.sqrt(((p * np.log(p / m)).sum() + (q * np.log(q / m)).sum()) / 2)
+    assert jensen_shannon(3 * p, 7 * q) == pytest.approx(expected)
+    assert jensen_shannon(p, p) == 0
+    assert jensen_shannon(np.array([0.0, 1.0]), np.array([1.0, 0.0])) == pytest.approx(
+        math.sqrt(math.log(2))
+    )
+
+
+def test_windows_cover_the_matrix_and_have_the_aspect():
+    W = torch.arange(100 * 30).reshape(100, 30).double().requires_grad_()
+    for farms, shape, count in [
+        (Farms(), (30, 30), 4),
+        (Farms(aspect=2.0), (60, 30), 2),
+        (Farms(size=8), (8, 8), 13 * 4),
+        (Farms(aspect=5.0), (100, 20), 2),
+        (Farms(size=500), (30, 30), 4),
+    ]:
+        assert farms.window(100, 30) == shape
+        esd = farms_esd([W.detach()], farms, "w")
+        assert (esd.N, esd.M, esd.matrices) == (*shape, count)
+        assert len(esd.values) == count * shape[1]
+
+
+def test_windows_are_submatrices():
+    W = gaussian(50, 20)
+    values = np.concatenate(
+        [torch.linalg.svdvals(W[i : i + 20]).square().numpy() for i in (0, 15, 30)]
+    )
+    np.testing.assert_allclose(farms_esd([W], Farms(), "w").values, np.sort(values), rtol=1e-9)
+    np.testing.assert_allclose(farms_esd([W.T], Farms(), "w").values, np.sort(values), rtol=1e-9)
+
+
+def test_windows_take_away_the_effect_of_the_aspect_ratio():
+    plain, windows = [], []
+    for N in (100, 400, 1600):
+        (row,) = htr.analyze({"w": gaussian(N, 100, N)}, farms=True).rows
+        plain.append(row["hill"])
+        windows.append(row["farms_hill"])
+    assert max(plain) / min(plain) > 2
+    assert max(windows) / min(windows) < 1.05
+
+
+@pytest.mark.parametrize("options", [{"aspect": 0.5}, {"aspect": math.inf}, {"size": 1}])
+def test_windows_that_cannot_be(options):
+    with pytest.raises(ValueError, match="must be at least"):
+        Farms(**options)
+
+
+def test_trace_log_against_the_product():
+    values = np.sort(np.random.default_rng(0).gamma(1.0, size=60))
+    scaled = values / values.mean()
+    products = [np.prod(scaled[60 - k :]) for k in range(1, 61)]
+    count = next(k for k, p in enumerate(products, start=1) if p < 1)
+    found = trace_log(ESD(7 * values, 60, 60))
+    assert (found.count, found.scaled) == (count, pytest.approx(scaled[60 - count]))
+    assert found.value == pytest.approx(7 * values[60 - count])
+
+
+def test_trace_log_at_its_ends():
+    assert trace_log(ESD(np.ones(5), 5, 5)) is None
+    assert trace_log(ESD(np.array([0.0, 1.0]), 2, 2)).count == 2

@@ -1,0 +1,227 @@
+"""Pictures draw the numbers of the report; curves are densities and laws."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import bayes_htr as htr
+from bayes_htr.analysis import curves
+from bayes_htr.analysis.curves import matrix_spectrum
+from bayes_htr.analysis.kinds import KINDS, kind_of
+from bayes_htr.analysis.verdict import verdict
+
+matplotlib = pytest.importorskip("matplotlib")
+matplotlib.use("Agg", force=True)
+plt = pytest.importorskip("matplotlib.pyplot")
+
+
+def pareto(n, index, seed):
+    generator = torch.Generator().manual_seed(seed)
+    u = torch.rand(n, generator=generator, dtype=torch.float64)
+    Q = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64)).Q
+    return Q * u ** (-0.5 / index)
+
+
+def network(index=1.5, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "random": torch.randn(100, 150, generator=generator),
+        "heavy $x$": pareto(200, index, seed),
+        "eye": torch.eye(30),
+    }
+
+
+@pytest.fixture(scope="module")
+def report():
+    return htr.analyze(network(), bootstrap=30)
+
+
+@pytest.fixture(scope="module")
+def comparison(report):
+    return report.compare(htr.analyze(network(index=3.0), bootstrap=30))
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def heavy(report):
+    return matrix_spectrum(report, "heavy $x$"), report.fits["heavy $x$"]
+
+
+def test_the_histogram_is_a_density(report):
+    spectrum, _ = heavy(report)
+    found = curves.histogram(spectrum)
+    assert (found.density * np.diff(found.edges)).sum() == pytest.approx(1)
+    assert found.left_out == 0
+    ratios = found.edges[1:] / found.edges[:-1]
+    assert ratios == pytest.approx(ratios[0], rel=1e-9) and 16 <= len(ratios) <= 60
+
+
+def test_eigenvalues_far_below_are_counted_as_left_out():
+    W = torch.diag(torch.cat([torch.full((3,), 1e-5), torch.linspace(1, 3, 27)])).double()
+    W[0, 0] = 0
+    spectrum = matrix_spectrum(htr.analyze({"w": W}), "w")
+    found = curves.histogram(spectrum)
+    assert found.left_out == 3
+    assert (found.density * np.diff(found.edges)).sum() == pytest.approx(27 / 30)
+
+
+def test_the_tail_holds_its_share(report):
+    spectrum, fit = heavy(report)
+    tail = curves.tail_density(spectrum, points=4000)
+    t = np.log(tail.x)
+    above = fit.n_tail / spectrum.count * (fit.values[-1] / fit.xmin) ** (1 - fit.alpha)
+    height = tail.y * tail.x
+    share = (np.diff(t) * (height[1:] + height[:-1]) / 2).sum()
+    assert share == pytest.approx(fit.n_tail / spectrum.count - above, rel=1e-4)
+    low, high = fit.searched_interval
+    for alpha in np.linspace(low, high, 50):  # no law of the interval leaves the band
+        law = fit.n_tail / spectrum.count * (alpha - 1) / fit.xmin * (tail.x / fit.xmin) ** -alpha
+        assert (tail.low <= law * (1 + 1e-9)).all() and (law <= tail.high * (1 + 1e-9)).all()
+    survival = curves.tail_survival(spectrum)
+    assert survival.y[0] == fit.n_tail / spectrum.count
+    assert survival.y[-1] == pytest.approx(above)
+    assert (survival.low <= survival.y).all() and (survival.y <= survival.high).all()
+
+
+def test_the_bulk_holds_its_share(report):
+    spectrum = matrix_spectrum(report, "random")
+    x, y = curves.bulk_density(spectrum, 1e-9, points=4000)
+    share = (np.diff(x) * (y[1:] + y[:-1]) / 2).sum()
+    assert share == pytest.approx(1 - spectrum.bulk.num_spikes / 100, rel=1e-3)
+    assert x[0] >= spectrum.bulk.bulk_min and x[-1] <= spectrum.bulk.bulk_max
+    x, _ = curves.bulk_density(spectrum, 2 * spectrum.bulk.bulk_min)
+    assert x[0] > 2 * spectrum.bulk.bulk_min
+
+
+def test_survival_keeps_the_largest(report):
+    spectrum, _ = heavy(report)
+    values, shares = curves.survival(spectrum, points=40)
+    assert len(values) <= 40
+    for value, share in zip(values, shares, strict=True):
+        assert share == (spectrum.values >= value).sum() / spectrum.count
+    assert (values[:5] == spectrum.values[-5:][::-1]).all()
+
+
+def test_one_matrix(report, tmp_path):
+    spectrum, fit = heavy(report)
+    figure = report.plot("heavy $x$", path=tmp_path / "m.png")
+    esd, survival, hill = figure.axes
+    assert figure.get_suptitle().startswith(r"heavy \$x\$: ")
+    found = curves.histogram(spectrum)
+    assert (esd.patches[0].get_data().values == found.density).all()
+    tail = next(line for line in esd.lines if "alpha" in line.get_label())
+    slope = np.diff(np.log(tail.get_ydata())) / np.diff(np.log(tail.get_xdata()))
+    assert slope == pytest.approx(-fit.alpha)
+    low, high = fit.searched_interval
+    assert f"{fit.alpha:.2f} [{low:.2f}, {high:.2f}]" in tail.get_label()
+    bulk = next(line for line in esd.lines if "Marchenko" in line.get_label())
+    assert bulk.get_xdata()[-1] <= spectrum.bulk.bulk_max
+    assert len(survival.lines[0].get_xdata()) == fit.n
+    assert hill.lines[-1].get_xydata().tolist() == [[fit.n_tail, fit.alpha]]
+    n = fit.n_tail  # Hill's estimate leaves out the value at xmin
+    assert hill.lines[0].get_ydata()[n - 2] - 1 == pytest.approx((fit.alpha - 1) * (n - 1) / n)
+    assert (tmp_path / "m.png").stat().st_size > 1000
+
+
+def test_a_matrix_without_a_tail(report):
+    esd, survival, hill = report.plot("eye").axes
+    assert esd.texts[0].get_text() == "all eigenvalues are equal"
+    assert hill.texts[0].get_text() == "no tail"
+    assert survival.lines[0].get_ydata()[-1] == 1.0
+
+
+def test_all_matrices(report, tmp_path):
+    figure = report.plot(path=tmp_path / "o.png")
+    alpha, *esds = figure.axes
+    assert len(esds) == 3 and (tmp_path / "o.png").stat().st_size > 1000
+    assert alpha.get_yscale() == "log"
+    drawn = {}
+    for line in alpha.lines:
+        for x, y in line.get_xydata():
+            drawn[int(x)] = (y, line.get_markerfacecolor())
+    for i, row in enumerate(report.rows[:2]):
+        y, face = drawn[i]
+        assert y == row["alpha"] and (face == "white") is (i == 0)  # the random one is hollow
+    ends = {
+        int(x): (low, high)
+        for c in alpha.collections
+        if hasattr(c, "get_segments")
+        for (x, low), (_, high) in [s for s in c.get_segments() if len(s)]
+    }
+    assert ends[1] == (report.rows[1]["searched_low"], report.rows[1]["searched_high"])
+    assert alpha.get_ylim()[0] < 2 < 6 < alpha.get_ylim()[1]
+
+
+def test_overview_of_many(tmp_path):
+    report = htr.analyze({f"w{i}": pareto(20, 1.5, i) for i in range(11)})
+    figure = report.plot()
+    assert [ax.get_title() for ax in figure.axes[1:]] == [f"{i}: w{i}" for i in (0, 2, 4, 6, 8, 10)]
+
+
+def test_two_checkpoints(report, comparison):
+    alpha, largest = comparison.plot().axes
+    labels = [text.get_text() for text in largest.get_legend().get_texts()]
+    assert labels == ["the state dict, first", "the state dict, second"]
+    for line, side in zip(largest.lines, ("lambda_max", "other_lambda_max"), strict=True):
+        assert line.get_ydata().tolist() == [row[side] for row in comparison.rows]
+    seen = {round(y, 12) for line in alpha.lines for y in line.get_ydata() if not math.isnan(y)}
+    wanted = {round(r[c], 12) for r in comparison.rows[:2] for c in ("alpha", "other_alpha")}
+    assert seen == wanted
+
+
+def test_two_checkpoints_of_zeros():
+    report = htr.analyze({"zero": torch.zeros(30, 30)})
+    alpha, _ = report.compare(report).plot().axes
+    assert all(math.isnan(y) for line in alpha.lines for y in line.get_ydata())
+    assert report.plot("zero").axes[0].texts[0].get_text() == "all eigenvalues are equal"
+
+
+def test_one_matrix_of_two_checkpoints(comparison, tmp_path):
+    figure = comparison.plot("heavy $x$", path=tmp_path / "p.png")
+    (ax,) = figure.axes
+    first, second = ax.patches
+    assert (first.get_data().edges == second.get_data().edges).all()
+    for patch in (first, second):
+        data = patch.get_data()
+        assert (data.values * np.diff(data.edges)).sum() == pytest.approx(1)
+    slopes = [
+        (np.diff(np.log(line.get_ydata())) / np.diff(np.log(line.get_xdata())))[0]
+        for line in ax.lines
+    ]
+    row = comparison.rows[1]
+    assert slopes == pytest.approx([-row["alpha"], -row["other_alpha"]])
+    assert (tmp_path / "p.png").stat().st_size > 1000
+
+
+def test_matrices_that_there_are_not(report, comparison):
+    with pytest.raises(ValueError, match="no matrix 'fc'"):
+        report.plot("fc")
+    with pytest.raises(ValueError, match="no matrix 'fc' in both"):
+        comparison.plot("fc")
+
+
+def test_every_verdict_has_a_kind(report):
+    seen = {kind_of(row["verdict"]).key for row in report.rows}
+    assert seen == {"random", "heavy", "untold"}
+    assert kind_of(verdict(9, None, None, [])).key == "untold"
+    for words, key in [
+        ("very heavy-tailed: alpha 1.5 (1.2 to 1.9)", "heavy"),
+        ("heavy- or very heavy-tailed: alpha 2.0 (1.5 to 2.5)", "heavy"),
+        ("heavy- or light-tailed: alpha 5.0 (4.0 to 7.0)", "light"),
+        ("light-tailed: alpha 9.0 (7.0 to 11.0)", "light"),
+        ("power law rejected (p = 0.01): a lognormal fits better (p = 0.02)", "doubtful"),
+        ("power law doubtful: an exponential fits better (p = 0.02)", "doubtful"),
+        ("too few eigenvalues in the tail to tell (1)", "untold"),
+        ("too uncertain to tell: alpha 3.0 (1.5 to 7.0)", "untold"),
+        ("no tail to fit", "untold"),
+    ]:
+        assert kind_of(words).key == key
+    assert len({kind.mark + str(kind.filled) for kind in KINDS}) == len(KINDS)
+    with pytest.raises(ValueError, match="no verdict"):
+        kind_of("splendid")

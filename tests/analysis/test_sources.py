@@ -1,0 +1,177 @@
+"""Modules, state dicts and files give the same weights; what is no weight is named."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn.utils import parametrizations, prune
+
+import bayes_htr as htr
+from bayes_htr.analysis import open_source
+from bayes_htr.spectra import matrices_of
+
+
+class Net(nn.Module):
+    """Every kind of layer, and tied weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(30, 12)
+        self.conv = nn.Conv2d(4, 10, 3, groups=2)
+        self.up = nn.ConvTranspose2d(6, 8, 2, groups=2)
+        self.attention = nn.MultiheadAttention(12, 2)
+        self.norm = nn.LayerNorm(12)
+        self.head = nn.Linear(12, 30, bias=False)
+        self.head.weight = self.embed.weight
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Net()
+
+
+def flat(source):
+    return {w.name: w.matrices("flatten")[0].detach() for w in source.weights}
+
+
+def test_a_module_is_seen_as_matrices_of_sees_it(net):
+    source = open_source(net)
+    expected = matrices_of(net)
+    found = flat(source)
+    assert list(found) == list(expected)
+    for name, W in expected.items():
+        torch.testing.assert_close(found[name], W.detach(), rtol=0, atol=0)
+    kinds = {w.name: w.kind for w in source.weights}
+    assert kinds["embed.weight"] == "embedding"
+    assert kinds["up.weight"] == "conv_transpose2d"
+    assert kinds["attention.in_proj_weight[q]"] == "attention"
+    assert "head.weight" not in kinds, "tied"
+
+
+def test_slices_of_convolutions(net):
+    weights = {w.name: w for w in open_source(net).weights}
+    slices = weights["conv.weight"].matrices("slices")
+    assert len(slices) == weights["conv.weight"].positions == 9
+    torch.testing.assert_close(slices[5], net.conv.weight.detach()[:, :, 1, 2])
+    assert weights["conv.weight"].factor("slices") == 0.5
+    assert weights["conv.weight"].factor("flatten") == 1.0
+    assert weights["embed.weight"].factor("slices") == 1.0
+    up = weights["up.weight"]
+    assert up.shape == (8, 3, 2, 2) and up.sides("slices") == (8, 3) and up.count("slices") == 12
+    assert up.sides("flatten") == (8, 12) and up.count("flatten") == 8
+
+
+def test_a_state_dict_has_no_layer_types(net):
+    state = net.state_dict()
+    source = open_source(state)
+    found = flat(source)
+    assert source.skipped == {"head.weight": "tied to embed.weight"}
+    same = set(found) - {"up.weight"}
+    for name in same:
+        torch.testing.assert_close(found[name], matrices_of(net)[name].detach())
+    assert found["up.weight"].shape == (6, 16), "the input comes first"
+    assert {w.name: w.kind for w in source.weights}["embed.weight"] == "dense"
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model", "model_state_dict"])
+def test_a_checkpoint_around_a_state_dict(net, key):
+    state = {f"module.{k}": v for k, v in net.state_dict().items()}
+    optimiser = {"state": {0: {"exp_avg": torch.ones(9, 9)}}}
+    source = open_source({"epoch": 3, key: state, "optimizer": optimiser})
+    assert set(flat(source)) == set(flat(open_source(net.state_dict())))
+
+
+def test_what_is_no_weight_is_named():
+    state = {
+        "int8": torch.ones(9, 9, dtype=torch.int8),
+        "complex": torch.ones(9, 9, dtype=torch.complex64),
+        "empty": torch.ones(0, 9),
+        "sparse": torch.eye(9).to_sparse(),
+        "meta": torch.ones(9, 9, device="meta"),
+        "vector": torch.ones(9),
+        "scalar": torch.tensor(1.0),
+        "weight": torch.randn(9, 9),
+    }
+    source = open_source(state)
+    assert [w.name for w in source.weights] == ["weight"]
+    assert set(source.skipped) == {"int8", "complex", "empty", "sparse", "meta"}
+    assert "int8 is no floating-point type" in source.skipped["int8"]
+
+
+def test_views_of_one_tensor_are_not_tied():
+    both = torch.randn(20, 9)
+    assert len(open_source({"a": both[:10], "b": both[10:], "c": both}).weights) == 3
+
+
+def test_wrappers_are_looked_through(net):
+    names = [w.name for w in open_source(net).weights]
+    assert [w.name for w in open_source(nn.DataParallel(net)).weights] == names
+
+
+def test_computed_weights_count_and_raw_ones_do_not():
+    net = nn.Sequential(
+        parametrizations.weight_norm(nn.Linear(20, 10)),
+        prune.random_unstructured(nn.Linear(10, 12), "weight", amount=0.5),
+        parametrizations.spectral_norm(nn.Linear(12, 9)),
+    )
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    found = flat(open_source(net))
+    assert set(found) == {"0.weight", "1.weight", "2.weight"}
+    assert float((found["1.weight"] == 0).float().mean()) == pytest.approx(0.5, abs=0.01)
+    torch.testing.assert_close(found["0.weight"], net[0].weight.detach())
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items()), "looked at alone"
+    assert net[2].parametrizations.weight[0].training
+
+
+def test_files_hold_what_the_state_dict_holds(net, tmp_path):
+    state = {k: v.clone() for k, v in net.state_dict().items() if k != "head.weight"}
+    torch.save(net.state_dict(), tmp_path / "net.pt")
+    torch.save(net.state_dict(), tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    save_file(state, tmp_path / "net.safetensors")
+    expected = flat(open_source(net.state_dict()))
+    for name in ("net.pt", "old.pth", "net.safetensors"):
+        found = flat(open_source(tmp_path / name))
+        assert set(found) == set(expected), name
+        assert all(torch.equal(found[k], expected[k]) for k in expected), name
+
+
+def sharded(folder, tensors):
+    files = {}
+    for i, (name, tensor) in enumerate(tensors.items()):
+        files[name] = f"model-{i}.safetensors"
+        save_file({name: tensor}, folder / files[name])
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"metadata": {}, "weight_map": files}))
+    return index
+
+
+def test_sharded_safetensors(tmp_path):
+    tensors = {f"{i}.weight": torch.randn(12, 9 + i) for i in range(3)}
+    index = sharded(tmp_path, tensors)
+    for path in (index, tmp_path, str(tmp_path)):
+        found = flat(open_source(path))
+        assert all(torch.equal(found[k], tensors[k]) for k in tensors)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float8_e4m3fn])
+def test_short_types(tmp_path, dtype):
+    torch.manual_seed(0)
+    W = torch.randn(40, 30).to(dtype)
+    save_file({"w": W}, tmp_path / "net.safetensors")
+    (row,) = htr.analyze(tmp_path / "net.safetensors").rows
+    assert row["lambda_max"] == pytest.approx(float(htr.spectrum(W.float())[0]), rel=1e-4)
+    kernel = W[:, :27].reshape(40, 3, 3, 3)
+    options = {"conv": "slices", "randomize": True, "farms": True}
+    (row,) = htr.analyze({"w": kernel}, **options).rows
+    assert row["num_evals"] == 27
+    assert row["norm"] == pytest.approx(float(kernel.float().square().sum()) / 2, rel=1e-4)
+
+
+def test_a_run_folder_of_this_library(tmp_path):
+    model = htr.BayesianClassifier(nn.Sequential(nn.Linear(9, 10)), htr.Priors({}))
+    data = (torch.randn(30, 9), torch.randint(10, (30,)))
+    htr.fit(model, data, method=htr.MAP(), epochs=1, out=tmp_path / "run")
+    assert [r["name"] for r in htr.analyze(tmp_path / "run").rows] == ["0.weight"]

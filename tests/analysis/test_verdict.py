@@ -1,0 +1,77 @@
+"""The words follow from the numbers."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import bayes_htr as htr
+from bayes_htr.analysis.esd import ESD
+from bayes_htr.analysis.marchenko_pastur import fit_marchenko_pastur
+from bayes_htr.analysis.verdict import verdict
+from bayes_htr.tails import Comparison
+
+FIT = htr.fit_powerlaw(1 + np.random.default_rng(0).pareto(2.0, 300))
+RANDOM = fit_marchenko_pastur(
+    ESD(np.sort(np.asarray(htr.spectrum(torch.eye(40) + torch.zeros(40, 40)))) + 0.0, 40, 40)
+)
+
+
+@pytest.mark.parametrize(
+    ("interval", "words"),
+    [
+        ((2.5, 3.5), "heavy-tailed: alpha 3.0 (2.5 to 3.5)"),
+        ((1.4, 1.9), "very heavy-tailed: alpha 3.0 (1.4 to 1.9)"),
+        ((6.1, 9.0), "light-tailed: alpha 3.0 (6.1 to 9.0)"),
+        ((1.8, 3.5), "heavy- or very heavy-tailed: alpha 3.0 (1.8 to 3.5)"),
+        ((4.8, 7.0), "heavy- or light-tailed: alpha 3.0 (4.8 to 7.0)"),
+        ((1.8, 7.0), "too uncertain to tell: alpha 3.0 (1.8 to 7.0)"),
+    ],
+)
+def test_where_the_interval_lies(interval, words):
+    fit = replace(FIT, alpha=3.0, interval=interval)
+    assert verdict(300, fit, None, []) == words
+    searched = replace(FIT, alpha=3.0, interval=(0.0, 99.0), searched_interval=interval)
+    assert verdict(300, searched, None, []) == words
+
+
+def comparison(name, ratio, p):
+    nested = None if name == "exponential" else p
+    return Comparison(name, {}, ratio, 0.0, p, nested)
+
+
+def test_the_power_law_is_rejected():
+    assert verdict(300, replace(FIT, p_value=0.02), None, []) == "power law rejected (p = 0.02)"
+    better = [comparison("lognormal", -9.0, 0.001), comparison("exponential", -3.0, 0.01)]
+    assert verdict(300, replace(FIT, p_value=0.02), None, better) == (
+        "power law rejected (p = 0.02): a lognormal fits better (p = 0.001)"
+    )
+    assert verdict(300, FIT, None, better[1:]) == (
+        "power law doubtful: an exponential fits better (p = 0.01)"
+    )
+    favoured = [comparison("exponential", 9.0, 0.01), comparison("lognormal", -0.1, 0.6)]
+    assert verdict(300, FIT, None, favoured).startswith("heavy-tailed")
+    assert verdict(300, replace(FIT, p_value=0.2), None, []).startswith("heavy-tailed")
+
+
+def test_too_little_to_tell():
+    assert verdict(19, FIT, None, []) == "too few eigenvalues to tell (19)"
+    assert verdict(300, None, None, []) == "no tail to fit"
+
+
+def row_of(W, **options):
+    return htr.analyze({"w": torch.as_tensor(W)}, **options).rows[0]
+
+
+def test_whole_matrices():
+    random = np.random.default_rng(1)
+    gaussian = random.standard_normal((400, 200))
+    assert row_of(gaussian)["verdict"] == "like a random matrix (Marchenko-Pastur)"
+    U, V = (np.linalg.qr(random.standard_normal((n, 200))).Q for n in (400, 200))
+    heavy = U * np.sqrt(1 + random.pareto(1.8, 200)) @ V.T
+    row = row_of(heavy, bootstrap=100)
+    assert row["verdict"].startswith("heavy-"), row["verdict"]
+    assert row["p_value"] > 0.1
+    uniform = U * np.sqrt(random.uniform(1, 2, 200)) @ V.T
+    assert "rejected" in row_of(uniform, bootstrap=100)["verdict"]

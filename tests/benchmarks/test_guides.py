@@ -1,0 +1,115 @@
+"""The cost of guides, end to end with a few steps; no number of seconds is asserted."""
+
+import json
+
+import pyro
+import pytest
+import torch
+from pyro.infer import Trace_ELBO
+
+import bayes_htr as htr
+from bayes_htr.benchmarks import guide_runs, guides, memory
+from bayes_htr.benchmarks.guide_runs import NORMAL, PLAIN, TIMED, PyroNetwork, Work, svi_run
+from bayes_htr.benchmarks.guides import GuideSettings, map_of, measure_times
+from bayes_htr.cli import main
+from bayes_htr.errors import ProcessError
+
+FEW = ["--rounds", "2", "--steps", "2", "--warmup", "1", "--memory-steps", "1"]
+SMALL = ["--examples", "16", "--batch-size", "8", "--threads", "1"]
+
+
+@pytest.fixture
+def work():
+    return Work.random(16, 8, seed=0)
+
+
+def test_the_benchmark(tmp_path, capsys):
+    command = ["bench", "guides", "--out", str(tmp_path), *FEW, *SMALL, "--runs", "meanfield"]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    for word in ("to plain", "mean field, normal entries", "Peak memory of a fresh process"):
+        assert word in printed
+    cell = json.loads((tmp_path / "guides.json").read_text())["cells"]["mlp/guides"]
+    assert set(cell) == {"time", f"memory/{PLAIN}", "memory/meanfield"}
+    times = cell["time"]["result"]
+    assert times[PLAIN]["to_plain"] == {"median": 1.0, "min": 1.0, "max": 1.0}
+    assert set(times["meanfield"]) == {"ms", "to_plain"}
+    own = {name: cell[f"memory/{name}"]["result"]["own_mb"] for name in (PLAIN, "meanfield")}
+    # Locations and scales with their moments are at least six times the weights, 2 MB each.
+    assert own["meanfield"] > own[PLAIN] > 2
+    assert (tmp_path / "guides.png").read_bytes().startswith(b"\x89PNG")
+    assert main(command) == 0
+    assert "3 of 3 parts are in guides.json already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", [n for n in TIMED if "lomax" not in n and "frechet" not in n])
+def test_every_run_steps_and_leaves_no_trace(name, work):
+    state, stored = torch.get_rng_state(), set(pyro.get_param_store())
+    names = list(dict.fromkeys([PLAIN, name]))
+    few = GuideSettings(rounds=1, steps=2, warmup=1)
+    times = measure_times(names, work, few, lambda _: None)
+    assert times[name]["ms"]["median"] > 0
+    assert ("to_pyro_trace" in times[PLAIN]) == (name == "pyro_trace")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert set(pyro.get_param_store()) == stored
+
+
+def test_spectral_runs_are_of_their_priors(work):
+    spectral = TIMED["spectral_lomax_8"].run(work)
+    spectral.steps(1)
+    guide = spectral._step.__self__.guide
+    assert guide.kind == "spectral"
+    assert guide.directions == 8
+    assert map_of("spectral_lomax_8") == "map_lomax"
+    assert map_of("meanfield_frechet") == "map_frechet"
+    assert map_of("meanfield") == PLAIN
+    assert map_of("pyro_trace") is None
+
+
+def test_pyros_network_is_the_same_model(work):
+    """Pyro's log joint at our network's weights is ours, at the full data set."""
+    net = work.network()
+    model = htr.BayesianClassifier(net, NORMAL)
+    values = {name: p.detach() for name, p in net.named_parameters()}
+    conditioned = pyro.condition(PyroNetwork(len(work.x)), data=values)
+    theirs = pyro.poutine.trace(conditioned).get_trace(work.x, work.y).log_prob_sum()
+    ours = model.log_joint(values, (work.x, work.y), num_data=16, coordinates="weight")
+    torch.testing.assert_close(theirs, ours, rtol=1e-5, atol=0)
+
+
+def test_our_steps_descend(work):
+    """The run is training: the mean-field guide fits sixteen random images."""
+    run = svi_run(work, NORMAL, htr.SVI(guide="meanfield", lr=3e-3, temperature=1e-3))
+    guide = run._step.__self__
+    before = guide._logits(guide.guide.centre(), work.x).log_softmax(1)[range(16), work.y].mean()
+    run.steps(40)
+    after = guide._logits(guide.guide.centre(), work.x).log_softmax(1)[range(16), work.y].mean()
+    assert after > before / 2
+
+
+def test_pyros_steps_descend(work):
+    torch.manual_seed(0)
+    run = guide_runs._PyroLoop(work, Trace_ELBO())
+    run.steps(1)
+    with pyro.get_param_store().scope(run._store) as store:
+        before = {k: v.detach().clone() for k, v in store["params"].items()}
+    run.steps(2)
+    after = run._store["params"]
+    assert before.keys() == after.keys()
+    assert all(not torch.equal(before[k], after[k]) for k in before)
+
+
+def test_a_process_that_fails_says_why(work, monkeypatch):
+    with pytest.raises(ProcessError, match="abacus"):
+        memory.measure_memory("abacus", work, 1)
+
+
+def test_rounds_are_paired(monkeypatch, work):
+    """Ratios are of the same round: a machine twice as slow in one of them changes none."""
+    rounds = iter([[1.0, 3.0], [2.0, 6.0], [1.5, 4.5]])
+    monkeypatch.setattr(guides, "take_turns", lambda *args: next(rounds))
+    times = measure_times(
+        [PLAIN, "meanfield"], work, GuideSettings(rounds=3, steps=1, warmup=1), lambda _: None
+    )
+    assert times["meanfield"]["to_plain"] == {"median": 3.0, "min": 3.0, "max": 3.0}
+    assert times["meanfield"]["ms"] == {"median": 4500.0, "min": 3000.0, "max": 6000.0}

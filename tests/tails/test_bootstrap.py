@@ -1,0 +1,142 @@
+"""The semi-parametric bootstrap."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import bayes_htr as htr
+from bayes_htr.tails import bootstrap
+from bayes_htr.tails.bootstrap import (
+    Replicates,
+    Source,
+    at_starts,
+    bootstrap_searched,
+    chosen_starts,
+    fit_known,
+    second_round,
+)
+from bayes_htr.tails.rules import Rule
+from tests.reference.tail_cases import sample
+
+
+def test_same_seed_same_replicates():
+    values = sample("lognormal, 400")
+    fits = [htr.fit_powerlaw(values, bootstrap=60, seed=seed) for seed in (1, 1, 2)]
+    assert fits[0].to_dict() == fits[1].to_dict()
+    assert fits[0].searched_interval != fits[2].searched_interval
+
+
+def test_p_value_counts_the_sample_itself():
+    D = np.array([0.1, 0.2, 0.3])
+    replicates = Replicates(np.zeros(3), np.ones(3), D, np.full(3, 9))
+    assert replicates.p_value(0.2) == 3 / 4
+    assert replicates.p_value(0.4) == 1 / 4
+
+
+def test_p_values_are_of_one_round_and_of_both():
+    values = sample("lognormal, 400")
+    fit = htr.fit_powerlaw(values, bootstrap=80, seed=3)
+    source, random = source_of(values), np.random.default_rng(3)
+    first = bootstrap_searched(source, Rule(), 80, random)
+    second = second_round(source, Rule(), first, random)
+    D = np.concatenate([first.D, second.D])
+    assert fit.clauset_p_value == (1 + (first.D >= fit.D).sum()) / 81
+    assert fit.p_value == (1 + (D >= fit.D).sum()) / 161
+    given = htr.fit_powerlaw(values, xmin=1.0, bootstrap=80)
+    assert given.p_value == given.clauset_p_value
+
+
+def test_replicates_are_half_body_half_law():
+    """Values below xmin are the sample's own, the others of the fitted law, in their shares."""
+    logs = np.sort(np.concatenate([np.linspace(-3, -1, 60), np.linspace(0.5, 2, 40)]))
+    source = Source(logs, np.array([60]), np.array([0.5]), np.array([2.0]))
+    seen = []
+
+    def searched(drawn, rule, log_xmax):
+        seen.append(drawn.copy())
+        return original(drawn, rule, log_xmax)
+
+    original = bootstrap.search_xmin
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bootstrap, "search_xmin", searched)
+        bootstrap_searched(source, Rule(), 400, np.random.default_rng(0))
+    drawn = np.concatenate(seen)
+    assert drawn.shape == (400, 100)
+    body = drawn < 0.5
+    assert body.mean() == pytest.approx(0.6, abs=0.02)
+    assert np.isin(drawn[body], logs[:60]).all()
+    assert stats.kstest(drawn[~body] - 0.5, stats.expon(scale=0.5).cdf).pvalue > 1e-3
+
+
+def source_of(values):
+    fit = htr.fit_powerlaw(values)
+    logs = np.log(np.sort(values))
+    start = np.array([fit.n - fit.n_tail])
+    return Source(logs, start, logs[start], np.array([fit.alpha - 1]))
+
+
+def test_chunks_make_no_difference_to_how_many(monkeypatch):
+    monkeypatch.setattr(bootstrap, "_TOGETHER", 700)
+    source = source_of(sample("pareto 2.5, 60"))
+    found = bootstrap_searched(source, Rule(), 37, np.random.default_rng(0))
+    assert found.D.shape == found.rate.shape == found.log_xmin.shape == (37,)
+    assert np.isfinite(found.D).all()
+
+
+def test_second_round_draws_from_the_tails_that_the_first_chose(monkeypatch):
+    source = source_of(sample("lognormal, 400"))
+    first = bootstrap_searched(source, Rule(), 50, np.random.default_rng(0))
+    seen = []
+
+    def searched(source, rule, count, random):
+        seen.append((source, count))
+        return original(source, rule, count, random)
+
+    original = bootstrap.bootstrap_searched
+    monkeypatch.setattr(bootstrap, "bootstrap_searched", searched)
+    second_round(source, Rule(), first, np.random.default_rng(1))
+    ((drawn_from, count),) = seen
+    assert count == 50
+    logs = source.log_values
+    for b in range(50):
+        begin = int(np.flatnonzero(logs >= first.log_xmin[b] - 1e-12)[0])
+        assert drawn_from.start[b] == begin
+        rate = (len(logs) - begin) / (logs[begin:] - logs[begin]).sum()
+        assert drawn_from.rate[b] == pytest.approx(rate, rel=1e-9)
+
+
+def test_tails_of_equal_values_begin_at_the_first():
+    logs = np.log([1.0, 2, 2, 2, 3, 4, 5])
+    source = Source(logs, np.array([0]), logs[:1], np.array([1.0]))
+    one = np.ones(3)
+    chosen = Replicates(np.log([1.5, 2.0, 9.0]), one, one, np.full(3, 2))
+    starts = chosen_starts(source, Rule(), chosen)
+    np.testing.assert_array_equal(starts, [1, 1, 5])
+    np.testing.assert_allclose(at_starts(source, Rule(), starts).log_xmin, np.log([2, 2, 4]))
+
+
+def test_known_xmin_distance_is_free_of_alpha():
+    """Its law under the fitted model depends on n alone: Lilliefors' for the exponential."""
+    random = np.random.default_rng(0)
+    _, D = fit_known(np.sort(random.exponential(0.3, (4000, 30)), axis=1), Rule("two-sided"), None)
+    assert np.quantile(D, 0.95) == pytest.approx(0.1918, abs=0.004)  # 1.0753 / sqrt(30) or so
+
+
+def test_lognormal_values_are_refused_and_power_laws_are_not():
+    random = np.random.default_rng(0)
+    lognormal = htr.fit_powerlaw(np.exp(random.normal(size=2000)), xmin=1.0, bootstrap=199)
+    assert lognormal.p_value == 1 / 200
+    power = htr.fit_powerlaw(np.exp(random.exponential(size=2000)), xmin=1.0, bootstrap=199)
+    assert power.p_value > 0.05
+    searched = htr.fit_powerlaw(np.exp(random.exponential(size=400)), bootstrap=199)
+    assert searched.p_value > 0.05
+
+
+@pytest.mark.slow
+def test_known_xmin_p_values_are_uniform():
+    random = np.random.default_rng(1)
+    p = []
+    for seed in range(1000):
+        values = np.exp(random.exponential(size=50))
+        p.append(htr.fit_powerlaw(values, xmin=1.0, bootstrap=199, seed=seed).p_value)
+    assert stats.kstest(p, "uniform").pvalue > 1e-3
