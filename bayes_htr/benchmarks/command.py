@@ -11,6 +11,7 @@ from rich.console import Console
 
 from bayes_htr.benchmarks.analysis_command import add_analyze_speed
 from bayes_htr.benchmarks.cost import CostSettings
+from bayes_htr.benchmarks.generalisation import add_generalisation, add_report
 from bayes_htr.benchmarks.gpu import Gpu, gpu_tables
 from bayes_htr.benchmarks.growth import Growth, growth_tables
 from bayes_htr.benchmarks.layers import LayerSettings
@@ -40,6 +41,8 @@ def add_bench(commands: Commands[argparse.ArgumentParser]) -> None:
     add_tails(kinds)
     add_search(kinds)
     add_analyze_speed(kinds)
+    add_generalisation(kinds)
+    add_report(kinds)
 
 
 def _add(

@@ -50,13 +50,43 @@ class TextTable:
         )
         return f"## {self.title}\n\n{body}\n"
 
+    def latex(self) -> str:
+        """As a LaTeX table of the package booktabs."""
+        aligned = "".join("l" if number < 2 else "r" for number in range(len(self.columns)))
+        lines = [_latex_row(self.columns), r"\midrule", *(_latex_row(row) for row in self.rows)]
+        return "\n".join(
+            [
+                r"\begin{table}",
+                rf"\caption{{{_escaped(self.title)}}}",
+                rf"\begin{{tabular}}{{{aligned}}}",
+                r"\toprule",
+                *lines,
+                r"\bottomrule",
+                r"\end{tabular}",
+                r"\end{table}",
+                "",
+            ]
+        )
+
+
+_LATEX = str.maketrans({c: rf"\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}"})
+
+
+def _escaped(text: str) -> str:
+    return text.translate(_LATEX)
+
+
+def _latex_row(texts: Sequence[str]) -> str:
+    # Braces keep a row that begins with a bracket from being read as an option of `\\`.
+    return " & ".join(f"{{{_escaped(text)}}}" for text in texts) + r" \\"
+
 
 def page(
     results: Results, heading: str, tables: Sequence[TextTable], settings: Sequence[str]
 ) -> str:
     """A Markdown page: tables, settings, and what they were measured on."""
     listed = "\n".join(f"- {line}" for line in settings)
-    runs = "\n".join(f"- {_facts(run)}" for run in results.runs)
+    runs = "\n".join(f"- {facts(run)}" for run in results.runs)
     return "\n".join(
         [
             f"# {heading}\n",
@@ -107,7 +137,8 @@ def _short(value: Any) -> str:
     return str(value)
 
 
-def _facts(run: dict[str, Any]) -> str:
+def facts(run: dict[str, Any]) -> str:
+    """What a run was measured on, as a line of Markdown."""
     gpu = f"{run['gpu']}; " if run["gpu"] else ""
     return (
         f"{run['date']}: {gpu}{run['cpu']}, {run['cores']} cores, {run['threads']} threads; "

@@ -1,0 +1,113 @@
+"""Runs spread over processes, each with threads of its own, and a bar that shows how far they are.
+
+Every process starts afresh ("spawn") with `OMP_NUM_THREADS` set before PyTorch is loaded.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from bayes_htr.benchmarks.generalisation.fits import Run, perform
+from bayes_htr.progress_bar import ProgressBar
+
+
+class Pool:
+    """Processes that perform runs.
+
+    Args:
+        processes: How many.
+        threads: Of PyTorch in each.
+        data_dir: Where data sets are.
+        device: Where to train.
+    """
+
+    def __init__(self, processes: int, threads: int, data_dir: Path | None, device: str) -> None:
+        self._data_dir, self._device = data_dir, device
+        self._threads = threads
+        self._executor = ProcessPoolExecutor(
+            processes,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=torch.set_num_threads,
+            initargs=(threads,),
+        )
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+    def work(
+        self,
+        label: str,
+        runs: Sequence[Run],
+        done: Callable[[Run, dict[str, Any]], None],
+    ) -> None:
+        """Perform runs, in about their order.
+
+        Args:
+            label: What the bar says.
+            runs: The runs.
+            done: Told of each run with its result, as they end.
+
+        Raises:
+            Exception: What a run failed with, otherwise than by diverging.
+        """
+        with _threads_of_children(self._threads), _Bar(label, len(runs)) as bar:
+            futures: dict[Future[dict[str, Any]], Run] = {
+                self._executor.submit(perform, run, self._data_dir, self._device): run
+                for run in runs
+            }
+            for future in as_completed(futures):
+                run = futures[future]
+                try:
+                    result = future.result()
+                except Exception:
+                    for other in futures:
+                        other.cancel()
+                    raise
+                done(run, result)
+                bar.advance()
+
+
+class _Bar(ProgressBar):
+    def __init__(self, label: str, total: int) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        super().__init__(columns, None, description=label, total=total)
+
+    def advance(self) -> None:
+        self._progress.advance(self._task)
+
+
+@contextmanager
+def _threads_of_children(count: int) -> Iterator[None]:
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
