@@ -39,7 +39,7 @@ class Cell:
     train: int = 10_000
     validation: int = 1000
     epochs: tuple[int, ...] = (20,)
-    rates: tuple[float, ...] = (0.02, 0.05, 0.1)
+    rates: tuple[float, ...] = (0.05, 0.1, 0.2)
     schedules: tuple[str, ...] = ("cosine", "constant")
     batch_size: int = 128
 
