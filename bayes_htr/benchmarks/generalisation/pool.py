@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ class Pool:
         self._executor = ProcessPoolExecutor(
             processes,
             mp_context=multiprocessing.get_context("spawn"),
-            initializer=torch.set_num_threads,
+            initializer=_begin,
             initargs=(threads,),
         )
 
@@ -83,6 +84,19 @@ class Pool:
                     raise
                 done(run, result)
                 bar.advance()
+
+
+def _begin(threads: int) -> None:
+    """Set up a process, which ends when the one that started it does, however that ends."""
+    torch.set_num_threads(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 class _Bar(ProgressBar):
