@@ -169,7 +169,7 @@ _LOMAX = ESD(Lomax(2.0, 1.0))
 
 
 def _posterior(strengths: tuple[float, ...], middle: float) -> tuple[Numbers, ...]:
-    tried = [(s, 3e-3) for s in strengths] + [(middle, 1e-3), (middle, 6e-3)]
+    tried = [*((s, 3e-3) for s in strengths), (middle, 6e-3)]
     return tuple({"strength": s, "lr": lr, "init_scale": 0.3} for s, lr in tried)
 
 
@@ -263,14 +263,14 @@ METHODS: dict[str, Regulariser] = {
     "svi_lomax": Regulariser(
         "Lomax prior, SVI",
         "heavy-tailed",
-        _posterior((1.0, 3.0, 10.0, 30.0), 1.0),
+        _posterior((1.0, 3.0, 10.0, 30.0, 100.0), 3.0),
         partial(_with_biases, _LOMAX),
         _spectral_guide,
     ),
     "svi_frechet": Regulariser(
         "Fréchet prior, SVI",
         "heavy-tailed",
-        _posterior((3.0, 10.0, 30.0, 100.0), 30.0),
+        _posterior((3.0, 10.0, 30.0, 100.0, 300.0), 30.0),
         partial(_with_biases, _FRECHET),
         _spectral_guide,
     ),
