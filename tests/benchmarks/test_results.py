@@ -11,6 +11,7 @@ import bayes_htr as htr
 from bayes_htr.benchmarks.machine import command_line, machine_facts
 from bayes_htr.benchmarks.parts import Part, perform
 from bayes_htr.benchmarks.results import Results
+from bayes_htr.benchmarks.tables import TextTable
 
 MACHINE = {"cpu": "a", "gpu": None, "cores": 2, "threads": 1, "torch": "2", "bayes_htr": "0"}
 QUIET = Console(quiet=True)
@@ -108,3 +109,11 @@ def test_machine_facts_name_no_host_and_no_path(tmp_path):
     }
     assert platform.node() not in map(str, facts.values())
     assert command_line(["bench"]) == "bayes-htr bench"
+
+
+def test_latex():
+    table = TextTable("50 % & more", ("a_b", "c"), [["[1, 2]", r"x\y"]])
+    lines = table.latex().splitlines()
+    assert lines[1] == r"\caption{50 \% \& more}"
+    assert lines[4] == r"{a\_b} & {c} \\"
+    assert lines[6] == r"{[1, 2]} & {x\textbackslash{}y} \\"
