@@ -162,6 +162,14 @@ def _add_training(fit: argparse.ArgumentParser) -> None:
         help="learning rate: of SGD with momentum 0.9 for map, of Adam for svi "
         "(default: 0.05 and 0.001)",
     )
+    fit.add_argument(
+        "--label-smoothing",
+        type=float,
+        default=0.0,
+        metavar="EPS",
+        help="share of each label that is spread over all classes in training, the same in every "
+        "run; scores are not smoothed",
+    )
     fit.add_argument("--seed", type=int, default=0, help="of weights, order and data split")
     fit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     fit.add_argument(
@@ -207,6 +215,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
         batch_size=args.batch_size,
         seed=args.seed,
         device=device,
+        label_smoothing=args.label_smoothing,
     )
     label = Path(args.prior).name
     compare(

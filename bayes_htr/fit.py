@@ -16,7 +16,6 @@ from torch import nn
 
 import bayes_htr
 from bayes_htr.devices import usable_device
-from bayes_htr.errors import DataError
 from bayes_htr.inference import Batches, Callback, Data, Fitted, Method, Problem, RunFolder
 from bayes_htr.inference.distributed import (
     check_same,
@@ -106,7 +105,7 @@ def fit(
         if validation is not None:
             measured = Batches(validation, batch_size=1024, name="validation", **where)
             measured.check_network(net)
-        _check_class_weights(model, batches.check_network(net))
+        model.likelihood.check_classes(batches.check_network(net))
         problem = Problem(
             model=model,
             net=net,
@@ -172,13 +171,6 @@ def _device(device: str | torch.device | None, present: torch.device) -> torch.d
     return torch.device("cpu")
 
 
-def _check_class_weights(model: BayesianClassifier, classes: int) -> None:
-    if model.class_weights is not None and len(model.class_weights) != classes:
-        raise DataError(
-            f"{len(model.class_weights)} class weights for a network with {classes} outputs"
-        )
-
-
 def _check_types(model: Any, method: Any, init: Any, callbacks: Any) -> None:
     if not isinstance(model, BayesianClassifier):
         raise ValueError(f"model={model!r} must be a BayesianClassifier(net, priors)")
@@ -226,7 +218,6 @@ def _config(
     problem: Problem,
     metadata: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    weights = model.class_weights
     config = {
         "version": bayes_htr.__version__,
         "method": method.describe(),
@@ -235,7 +226,7 @@ def _config(
         "train": problem.train.fingerprint,
         "seed": problem.seed,
         "num_data": problem.train.num_data,
-        "class_weights": None if weights is None else weights.tolist(),
+        **model.likelihood.to_dict(),
         "network": type(model.net).__name__,
         "parameters": {p.name: list(p.tensor.shape) for p in parameters_of(model.net)},
         "metadata": dict(metadata or {}),

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 import bayes_htr as htr
 from bayes_htr.cli import build_parser, main
-from bayes_htr.experiments import build_network
+from bayes_htr.experiments import build_network, load_dataset
 from bayes_htr.report import RunReport
 
 QUICK = ["--epochs", "2", "--no-compare"]
@@ -62,8 +62,6 @@ def test_run_folder_is_complete_and_loads(run):
 
 
 def test_scores_are_those_of_the_saved_posterior(run):
-    from bayes_htr.experiments import load_dataset
-
     out, _ = run
     data = load_dataset("digits")
     posterior = htr.load(out, build_network("mlp", (1, 8, 8), 10))
@@ -95,6 +93,22 @@ def test_resume_goes_on_to_more_epochs(tmp_path, capsys):
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [row["epoch"] for row in rows] == [1, 2, 3]
     assert "test_accuracy=" in capsys.readouterr().out
+
+
+def test_label_smoothing_is_that_of_all_runs_and_not_of_scores(run, tmp_path):
+    first, _ = run
+    out = tmp_path / "run"
+    assert main(["fit", "--epochs", "2", "--out", str(out), "--label-smoothing", "0.2"]) == 0
+    for folder in ("", "compare/none", "compare/weight_decay"):
+        configs = [json.loads((f / folder / "config.json").read_text()) for f in (out, first)]
+        assert [config["label_smoothing"] for config in configs] == [0.2, 0.0]
+        rows = [(f / folder / "metrics.jsonl").read_text().splitlines()[-1] for f in (out, first)]
+        smooth, plain = (json.loads(row)["train_nll"] for row in rows)
+        assert smooth > plain + 0.3  # the entropy of the soft labels is 0.9
+    data = load_dataset("digits")
+    probs = htr.load(out, build_network("mlp", (1, 8, 8), 10)).predict(data.x_test).probs
+    nll = -probs.double().log()[range(len(probs)), data.y_test].mean().item()
+    assert RunReport.read(out).scores["frechet"]["nll"] == pytest.approx(nll, rel=1e-5)
 
 
 def test_two_processes(run, tmp_path):
@@ -148,6 +162,7 @@ def test_priors_from_a_file(tmp_path):
         (["--device", "abacus"], "abacus"),
         (["--data-dir", "somewhere"], "--data-dir"),
         (["--threads", "0"], "--threads 0"),
+        (["--label-smoothing", "1"], "label_smoothing=1.0"),
         (["--lr", "1e9"], "diverged"),
     ],
 )

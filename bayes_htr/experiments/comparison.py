@@ -33,6 +33,7 @@ class Settings:
     device: str
     progress: bool | None = None
     compared: Method | None = None
+    label_smoothing: float = 0.0
 
 
 def compare(
@@ -74,7 +75,7 @@ def compare(
     fitted: dict[str, Posterior] = {}
     for name, (run_priors, folder) in runs.items():
         fitted[name] = fit(
-            BayesianClassifier(net, run_priors),
+            BayesianClassifier(net, run_priors, label_smoothing=settings.label_smoothing),
             (data.x_train, data.y_train),
             method=settings.method if name == label else settings.compared or settings.method,
             epochs=settings.epochs,

@@ -23,7 +23,12 @@ _Shape = tuple[int, int, int]
 
 
 def build_network(
-    name: str, input_shape: Sequence[int], num_classes: int, *, seed: int = 0
+    name: str,
+    input_shape: Sequence[int],
+    num_classes: int,
+    *,
+    seed: int = 0,
+    dropout: float = 0.0,
 ) -> nn.Module:
     """Build a network that maps images to logits, on the CPU.
 
@@ -33,9 +38,13 @@ def build_network(
         input_shape: channels, height and width of one image.
         num_classes: the number of logits.
         seed: draws the initial weights; the global random state is left as it was.
+        dropout: probability in `[0, 1)` of dropping an activation: of the hidden fully connected
+            layers, in `resnet18` of the inputs of `fc`. 0 adds no module; the weights, their names
+            and their values do not depend on it.
 
     Raises:
-        ValueError: an unknown name, or a shape that the network cannot take.
+        ValueError: an unknown name, a shape that the network cannot take, or a probability out of
+            range.
     """
     if name not in _BUILDERS:
         raise ValueError(f"unknown network {name!r}: choose one of {', '.join(NETWORKS)}")
@@ -46,26 +55,35 @@ def build_network(
         )
     if num_classes < 1:
         raise ValueError(f"num_classes is {num_classes}: give at least 1")
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout={dropout!r} must be at least 0 and below 1")
     channels, height, width = input_shape
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed: that seeds GPUs too
-        return _BUILDERS[name]((channels, height, width), num_classes)
+        return _BUILDERS[name]((channels, height, width), num_classes, dropout)
 
 
-def _mlp(shape: _Shape, num_classes: int) -> nn.Module:
+def _dropped(name: str, dropout: float) -> dict[str, nn.Module]:
+    """Dropout of the inputs of the next layer; nothing with probability 0."""
+    return {name: nn.Dropout(dropout)} if dropout else {}
+
+
+def _mlp(shape: _Shape, num_classes: int, dropout: float) -> nn.Module:
     return nn.Sequential(
         OrderedDict[str, nn.Module](
             flatten=nn.Flatten(),
             fc1=nn.Linear(prod(shape), 512),
             relu1=nn.ReLU(),
+            **_dropped("drop1", dropout),
             fc2=nn.Linear(512, 256),
             relu2=nn.ReLU(),
+            **_dropped("drop2", dropout),
             fc3=nn.Linear(256, num_classes),
         )
     )
 
 
-def _lenet5(shape: _Shape, num_classes: int) -> nn.Module:
+def _lenet5(shape: _Shape, num_classes: int, dropout: float) -> nn.Module:
     channels, *sizes = shape
     if min(sizes) < 28:
         raise ValueError(
@@ -88,8 +106,10 @@ def _lenet5(shape: _Shape, num_classes: int) -> nn.Module:
             flatten=nn.Flatten(),
             fc1=nn.Linear(16 * height * width, 120),
             relu3=nn.ReLU(),
+            **_dropped("drop1", dropout),
             fc2=nn.Linear(120, 84),
             relu4=nn.ReLU(),
+            **_dropped("drop2", dropout),
             fc3=nn.Linear(84, num_classes),
         )
     )
@@ -127,7 +147,7 @@ def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(_BasicBlock(inputs, outputs, stride), _BasicBlock(outputs, outputs, 1))
 
 
-def _resnet18(shape: _Shape, num_classes: int) -> nn.Module:
+def _resnet18(shape: _Shape, num_classes: int, dropout: float) -> nn.Module:
     network = nn.Sequential(
         OrderedDict[str, nn.Module](
             conv1=_conv3x3(shape[0], 64),
@@ -139,6 +159,7 @@ def _resnet18(shape: _Shape, num_classes: int) -> nn.Module:
             layer4=_stage(256, 512, 2),
             avgpool=nn.AdaptiveAvgPool2d(1),
             flatten=nn.Flatten(),
+            **_dropped("drop", dropout),
             fc=nn.Linear(512, num_classes),
         )
     )
@@ -148,7 +169,7 @@ def _resnet18(shape: _Shape, num_classes: int) -> nn.Module:
     return network
 
 
-_BUILDERS: dict[str, Callable[[_Shape, int], nn.Module]] = {
+_BUILDERS: dict[str, Callable[[_Shape, int, float], nn.Module]] = {
     "mlp": _mlp,
     "lenet5": _lenet5,
     "resnet18": _resnet18,

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bayes_htr.errors import ProcessError
-from bayes_htr.models import negative_log_likelihood
+from bayes_htr.models import Likelihood
 from bayes_htr.processes import all_sum, connected, gathered, rank, world_size
 
 if TYPE_CHECKING:
@@ -205,11 +205,11 @@ class Replica:
 
     Args:
         net: The network; copies start as that of process 0.
-        class_weights: Powers of the likelihood by class, or `None`.
+        likelihood: The likelihood of labels given its logits.
     """
 
-    def __init__(self, net: nn.Module, class_weights: Tensor | None) -> None:
-        self._share = _Share(net, class_weights)
+    def __init__(self, net: nn.Module, likelihood: Likelihood) -> None:
+        self._share = _Share(net, likelihood)
         self._weights = [p for p in net.parameters() if p.requires_grad]
         self._parallel: DistributedDataParallel | None = None
         if world_size() > 1:
@@ -252,7 +252,7 @@ class Replica:
             over the batch, with a gradient for every weight; and how many labels were right.
         """
         if self._parallel is None:
-            return self._share.likelihood(x, y)
+            return self._share.scored(x, y)
         nll = correct = self._weights[0].new_zeros(())
         found = self._parallel(x, y)
         if found is not None:
@@ -291,10 +291,10 @@ class _Share(nn.Module):
     exchanged all the same.
     """
 
-    def __init__(self, net: nn.Module, class_weights: Tensor | None) -> None:
+    def __init__(self, net: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
         self.net = net
-        self.class_weights = class_weights
+        self.likelihood = likelihood
         self.failure: Exception | None = None
         self._waits = any(isinstance(m, nn.SyncBatchNorm) for m in net.modules())
 
@@ -303,16 +303,16 @@ class _Share(nn.Module):
             return None
         try:
             if len(y):
-                return self.likelihood(x, y)
+                return self.scored(x, y)
             if self._waits:  # other processes wait in its forward pass for this one
                 return self.net(x).sum(), y.sum()
         except Exception as error:
             self.failure = error
         return None
 
-    def likelihood(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def scored(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.net(x)
-        nll = negative_log_likelihood(logits, y, self.class_weights)
+        nll = self.likelihood(logits, y)
         return nll, (logits.detach().argmax(1) == y).sum()
 
 

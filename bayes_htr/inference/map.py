@@ -119,7 +119,7 @@ class _Run(TrainingRun):
             )
 
     def train(self) -> Fitted:
-        self.replica = Replica(self.net, self.problem.model.class_weights)
+        self.replica = Replica(self.net, self.problem.model.likelihood)
         self._align()
         self._train_epochs()
         if self.best is not None:

@@ -167,7 +167,7 @@ class _Target:
         self.dtype = next((p.dtype for p in problem.net.parameters() if p.requires_grad), x.dtype)
         net = copy.deepcopy(problem.net).double().eval()
         self.model = BayesianClassifier(
-            net, problem.model.priors, class_weights=problem.model.class_weights
+            net, problem.model.priors, **problem.model.likelihood.to_dict()
         )
         self.parameters = self.model.placed()
         self.latents = latents_of_all(self.parameters)

@@ -32,6 +32,8 @@ GUIDE = "guide.safetensors"
 
 _FORMAT = 1
 _MAY_DIFFER = {"format", "epochs", "version", "device", "guide"}
+_BEFORE = {"label_smoothing": 0.0}
+"""What runs had that were started before their configuration named it."""
 _FILES = (CONFIG, CHECKPOINT, METRICS, WEIGHTS, SPECTRA, GUIDE)
 _LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, _FILES))})\..*\.tmp")
 """What a process that was killed while writing leaves."""
@@ -178,7 +180,7 @@ class RunFolder:
 
     def _to_go_on_from(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
         """The checkpoint of the run that is there, if it is this one and has come that far."""
-        before = _leaves(self.config())
+        before = _leaves(_BEFORE | self.config())
         now = _leaves(json.loads(json.dumps(dict(config))))
         for key in sorted(before.keys() | now.keys()):
             if key.partition(".")[0] not in _MAY_DIFFER and before.get(key) != now.get(key):

@@ -42,7 +42,6 @@ from bayes_htr.inference.training import (
     check_settings,
     described_settings,
 )
-from bayes_htr.models import negative_log_likelihood
 from bayes_htr.models.placed import PlacedParameter, informing_parameters, placed_parameters
 from bayes_htr.processes import world_size
 from bayes_htr.spectra import parameters_of
@@ -275,7 +274,7 @@ class _Run(TrainingRun):
             except (ValueError, RuntimeError) as error:  # laws of NaN, or outside of their range
                 raise self._diverged(str(error), self.step, x) from error
             logits = self._logits(sample, x)
-            nll = negative_log_likelihood(logits, y, self.problem.model.class_weights)
+            nll = self.problem.model.likelihood(logits, y)
             loss = nll + (self._warmth() / self.problem.train.num_data) * kl.to(nll)
             (loss / particles).backward()
             nlls.append(nll.detach())

@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayes_htr.engine import bind
-from bayes_htr.errors import DataError
 from bayes_htr.models.generative import FRAMES, Frames
-from bayes_htr.models.likelihood import negative_log_likelihood
+from bayes_htr.models.likelihood import SMOOTHING_SITE, Likelihood
 from bayes_htr.models.placed import PlacedParameter, informing_parameters, placed_parameters
 from bayes_htr.models.programs import Weights, spectral_program, weight_program
 from bayes_htr.priors import Priors
@@ -38,10 +37,17 @@ class BayesianClassifier:
         net: Any module that takes `(N, ...)` inputs to `(N, C)` logits. It is never changed.
         priors: The priors on its parameters.
         class_weights: `(C,)` positive powers of the likelihood of each class; ones by default.
+        label_smoothing: In `[0, 1)`: the share `eps` of each label that is spread evenly over all
+            classes, in the likelihood `prod_c p(c | x, W)^(q_c)` with
+            `q = (1 - eps) e_y + eps / C`. Predictions and scores are not smoothed.
+
+    Attributes:
+        likelihood: The class weights and the label smoothing.
 
     Raises:
         PriorError: Priors that do not fit the network.
         DataError: Class weights that are not positive and finite.
+        ValueError: A label smoothing out of range.
     """
 
     def __init__(
@@ -50,10 +56,11 @@ class BayesianClassifier:
         priors: Priors,
         *,
         class_weights: Any = None,
+        label_smoothing: float = 0.0,
     ) -> None:
         self.net = net
         self.priors = priors
-        self.class_weights = _checked_weights(class_weights)
+        self.likelihood = Likelihood(class_weights, label_smoothing)
         self._energy = bind(priors, net)
 
     def __repr__(self) -> str:
@@ -109,8 +116,7 @@ class BayesianClassifier:
             return _log_density(program, params, x, y, num_data)
         values = self._complete(params)
         logits = self._logits(values, x)
-        fit = negative_log_likelihood(logits, y, self.class_weights)
-        return -num_data * fit - self._prior_energy(values, epoch)
+        return -num_data * self.likelihood(logits, y) - self._prior_energy(values, epoch)
 
     def pyro_model(
         self,
@@ -120,6 +126,9 @@ class BayesianClassifier:
         frames: Frames = "sampled",
     ) -> Callable[..., Tensor]:
         """The model as a Pyro program: `model(x, y=None, *, num_data)`, with the labels as `y`.
+
+        Labels that are given have the likelihood of the class docstring; without them, labels are
+        drawn from the softmax.
 
         - `"map"`: the sites are the trainable parameters and the hyperparameters in unconstrained
           coordinates, with a flat base measure, and the prior is the factor `prior`. `AutoDelta` on
@@ -145,11 +154,7 @@ class BayesianClassifier:
         weights = self._weights_program(coordinates, epoch, frames)
 
         def model(x: Tensor, y: Tensor | None = None, *, num_data: int) -> Tensor:
-            values = weights()
-            logits = self._logits(values, x)
-            scale = pyro.poutine.scale(scale=self._scale(logits, y, num_data))
-            with pyro.plate("data", len(x)), scale:
-                return pyro.sample("y", dist.Categorical(logits=logits), obs=y)
+            return self.likelihood.sample(self._logits(weights(), x), y, num_data)
 
         return model
 
@@ -182,12 +187,6 @@ class BayesianClassifier:
             return values
 
         return program
-
-    def _scale(self, logits: Tensor, y: Tensor | None, num_data: int) -> float | Tensor:
-        scale = num_data / len(logits)
-        if self.class_weights is None or y is None:
-            return scale
-        return scale * self.class_weights.to(logits)[y]
 
     def _complete(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
         values = {p.name: p.tensor for p in parameters_of(self.net)} | self._energy.latents()
@@ -253,20 +252,9 @@ def _log_density(
         name
         for name, site in trace.nodes.items()
         if site["type"] == "sample"
-        and name not in ("data", "y")
+        and name not in ("data", "y", SMOOTHING_SITE)
         and not name.endswith((":factor", ":prior"))
     ]
     if unknown := params.keys() - set(sites):
         raise ValueError(f"no site {', '.join(sorted(unknown))}; there are {', '.join(sites)}")
     return torch.as_tensor(trace.log_prob_sum())
-
-
-def _checked_weights(class_weights: Any) -> Tensor | None:
-    if class_weights is None:
-        return None
-    weights = torch.as_tensor(class_weights, dtype=torch.float64)
-    if weights.ndim != 1 or not bool((torch.isfinite(weights) & (weights > 0)).all()):
-        raise DataError(
-            f"class_weights={class_weights!r} must be one positive finite number per class"
-        )
-    return weights

@@ -18,7 +18,7 @@ from bayes_htr.errors import CheckpointError, PriorError
 from bayes_htr.inference.data import Batches, Data
 from bayes_htr.inference.guides import GUIDES, Guide
 from bayes_htr.inference.run_folder import CONFIG, GUIDE, SPECTRA, WEIGHTS, RunFolder
-from bayes_htr.models import BayesianClassifier
+from bayes_htr.models import BayesianClassifier, Likelihood
 from bayes_htr.posterior.checks import SpectrumCheck
 from bayes_htr.posterior.drawn import check_fits, place
 from bayes_htr.posterior.evaluation import ood_scores, scores
@@ -276,7 +276,7 @@ class Posterior:
         described = config.pop("guide", None)
         guide = None
         if described is not None:
-            guide = _rebuilt(folder, described, copied, priors, config.get("class_weights"))
+            guide = _rebuilt(folder, described, copied, priors, config)
         history = folder.metrics()
         return cls(
             copied, priors, guide=guide, hyperparameters=latents, history=history, config=config
@@ -341,13 +341,14 @@ def network_spectra(net: nn.Module) -> dict[str, Tensor]:
 
 
 def _rebuilt(
-    folder: RunFolder, described: Any, net: nn.Module, priors: Priors, class_weights: Any
+    folder: RunFolder, described: Any, net: nn.Module, priors: Priors, config: Any
 ) -> Guide:
     """The guide that a run folder holds."""
     state = folder.tensors(GUIDE)
     try:
         kind, settings = described["kind"], described["settings"]
-        model = BayesianClassifier(net, priors, class_weights=class_weights)
+        likelihood = Likelihood.from_dict(config)
+        model = BayesianClassifier(net, priors, **likelihood.to_dict())
         guide = GUIDES[kind].rebuilt(model, settings, state)
         check_fits(guide.centre(), net, priors)
         first = next(net.parameters(), torch.zeros(()))

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import copy
 import pickle
+from itertools import pairwise
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import bayes_htr as htr
 from bayes_htr.experiments import NETWORKS, build_network
 
 GREY, COLOUR, DIGITS = (1, 28, 28), (3, 32, 32), (1, 8, 8)
@@ -205,3 +207,51 @@ def test_bad_shape(name, shape):
 def test_bad_num_classes(num_classes):
     with pytest.raises(ValueError, match=f"num_classes is {num_classes}"):
         build_network("mlp", GREY, num_classes)
+
+
+DROPPED = {"mlp": ["fc2", "fc3"], "lenet5": ["fc2", "fc3"], "resnet18": ["fc"]}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_dropout_is_before_fully_connected_layers_and_changes_no_weight(name):
+    plain = build_network(name, GREY, 10, seed=3)
+    network = build_network(name, GREY, 10, seed=3, dropout=0.4)
+    children = list(network.named_children())
+    before = [
+        after
+        for (_, module), (after, _) in pairwise(children)
+        if isinstance(module, nn.Dropout) and module.p == 0.4
+    ]
+    assert before == DROPPED[name]
+    assert not [m for m in plain.modules() if isinstance(m, nn.Dropout)]
+    assert plain.state_dict().keys() == network.state_dict().keys()
+    for key, value in plain.state_dict().items():
+        assert torch.equal(value, network.state_dict()[key]), key
+    x = images(GREY)
+    assert torch.equal(plain.eval()(x), network.eval()(x))
+    assert not torch.equal(network.train()(x), network(x))
+
+
+def test_a_fit_with_dropout_trains_and_predicts_without_it():
+    x = images(DIGITS, n=60)
+    data = x, (x.mean((1, 2, 3)) > 0).long()
+
+    def fitted(**more):
+        network = build_network("mlp", DIGITS, 2, **more)
+        model = htr.BayesianClassifier(network, htr.Priors({}))
+        return htr.fit(model, data, method=htr.MAP(lr=0.1), epochs=8, batch_size=20)
+
+    posterior, plain = fitted(dropout=0.3), fitted()
+    losses = [row["loss"] for row in posterior.history]
+    assert losses[-1] < 0.5 * losses[0]
+    assert losses[0] != plain.history[0]["loss"]
+    first = posterior.predict(x).probs
+    assert torch.equal(first, posterior.predict(x).probs)
+    assert posterior.network().training is False
+    torch.testing.assert_close(first, posterior.network()(x).softmax(1).to(first))
+
+
+@pytest.mark.parametrize("dropout", [1.0, -0.1, float("nan")])
+def test_bad_dropout(dropout):
+    with pytest.raises(ValueError, match=f"dropout={dropout!r}"):
+        build_network("mlp", GREY, 10, dropout=dropout)

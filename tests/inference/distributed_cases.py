@@ -86,10 +86,14 @@ TOP = htr.Priors({"*.weight": htr.MaxEigenvalue(htr.Frechet(2.0, 1.0))}).scaled(
 JOINT = htr.Priors({"0.weight": htr.ESD(htr.Lomax(tail_index=htr.Joint(htr.Gamma(9.0, 3.0))))})
 
 
-def fit(priors=FLAT, *, train=None, middle=(), kind=nn.Sequential, weights=None, **more):
+def fit(priors=FLAT, *, train=None, middle=(), kind=nn.Sequential, weights=None, eps=0.0, **more):
     """One epoch of SGD with momentum, unless `more` says otherwise."""
     method = {k: more.pop(k) for k in ("lr", "optimizer", "clip", "patience") if k in more}
-    model = htr.BayesianClassifier(network(*middle, kind=kind), priors, class_weights=weights)
+    net, likelihood = (
+        network(*middle, kind=kind),
+        {"class_weights": weights, "label_smoothing": eps},
+    )
+    model = htr.BayesianClassifier(net, priors, **likelihood)
     given = {"epochs": 1, "batch_size": 16, "seed": 5} | more
     return htr.fit(model, data() if train is None else train, method=htr.MAP(**method), **given)
 
@@ -110,6 +114,8 @@ def dealt(processes=None, number=None):
 SAME = {
     "flat": fit,
     "class weights": partial(fit, weights=[1.0, 2.0, 5.0]),
+    "label smoothing": partial(fit, eps=0.3),
+    "both": partial(fit, weights=[1.0, 2.0, 5.0], eps=0.3),
     "top": partial(fit, TOP, epochs=2),
     "joint": partial(fit, JOINT, epochs=2),
     "clip": partial(fit, TOP, clip=0.1),

@@ -17,6 +17,7 @@ import torch
 from torch.optim import SGD
 
 import bayes_htr as htr
+from bayes_htr.models import Likelihood
 
 SCRIPT = Path(__file__).with_name("resume_cases.py")
 HELP = runpy.run_path(str(SCRIPT))
@@ -181,15 +182,16 @@ def test_an_older_result_goes_with_the_first_new_epoch(tmp_path):
         ("train.batch_size", {"batch_size": 15}),
         ("num_data", {"train": partial(HELP["data"], 41)}),
         ("parameters.fc1.bias", {"width": 9}),
-        ("class_weights", {"class_weights": [1.0, 1.0, 2.0]}),
+        ("class_weights", {"weights": [1.0, 1.0, 2.0]}),
+        ("label_smoothing", {"eps": 0.1}),
     ],
     ids=lambda v: v if isinstance(v, str) else "",
 )
 def test_another_configuration_raises(tmp_path, field, change):
-    def run(priors=1.0, strength=1.0, seed=5, batch_size=16, class_weights=None, **more):
+    def run(priors=1.0, strength=1.0, seed=5, batch_size=16, weights=None, eps=0.0, **more):
         prior = htr.MaxEigenvalue(htr.Frechet(2.0, scale=priors))
         fit = case(htr.Priors({"fc2.weight": prior}).scaled(strength), **more)
-        fit.args[0].class_weights = class_weights and torch.tensor(class_weights)
+        fit.args[0].likelihood = Likelihood(weights, eps)
         settings = {"seed": seed, "batch_size": batch_size, "out": tmp_path / "run"}
         return fit(**settings, epochs=2, resume=True)
 

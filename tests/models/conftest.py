@@ -54,8 +54,9 @@ def model():
 
 @pytest.fixture
 def make_model():
-    def make(priors, kind="mlp", class_weights=None):
-        return htr.BayesianClassifier(network(kind), priors, class_weights=class_weights)
+    def make(priors, kind="mlp", class_weights=None, label_smoothing=0.0):
+        given = {"class_weights": class_weights, "label_smoothing": label_smoothing}
+        return htr.BayesianClassifier(network(kind), priors, **given)
 
     return make
 

@@ -23,11 +23,12 @@ def _clean():
     pyro.clear_param_store()
 
 
-@pytest.fixture(params=["mlp", "batchnorm", "weighted"])
+@pytest.fixture(params=["mlp", "batchnorm", "weighted", "smoothed", "both"])
 def model(request, priors, make_model):
-    weights = WEIGHTS.tolist() if request.param == "weighted" else None
+    weights = WEIGHTS.tolist() if request.param in ("weighted", "both") else None
+    smoothing = 0.2 if request.param in ("smoothed", "both") else 0.0
     kind = "batchnorm" if request.param == "batchnorm" else "mlp"
-    return make_model(priors, kind, weights)
+    return make_model(priors, kind, weights, smoothing)
 
 
 def guide_of(model, program, data):
@@ -39,11 +40,12 @@ def guide_of(model, program, data):
 def objective(model, data, num_data):
     """MAP's loss as `docs` state it, from the network itself: for a plain loop."""
     energy = htr.bind(model.priors, model.net, refresh=htr.Exact())
-    weights = model.class_weights
-    weights = torch.ones(3).double() if weights is None else weights.double()
+    weights = torch.tensor(model.likelihood.class_weights or [1.0] * 3, dtype=torch.float64)
+    eps = model.likelihood.label_smoothing
 
     def loss():
-        losses = F.cross_entropy(model.net(data[0]), data[1], reduction="none")
+        given = {"reduction": "none", "label_smoothing": eps}
+        losses = F.cross_entropy(model.net(data[0]), data[1], **given)
         return (losses * weights[data[1]]).mean() + energy() / num_data
 
     return energy, loss
