@@ -129,14 +129,14 @@ def _trained(
         shape,
         classes,
         seed=seed,
-        **{k: v for k, v in run.numbers.items() if k == "dropout"},
+        dropout=run.numbers.get("dropout", 0.0),
     )
     x, y = train[0][:: run.shrink], train[1][:: run.shrink]
     setting = Setting(net, len(x), run.base, run.ends)
     model = BayesianClassifier(
         net,
         method.priors(run.numbers, setting),
-        **{k: v for k, v in run.numbers.items() if k == "label_smoothing"},
+        label_smoothing=run.numbers.get("label_smoothing", 0.0),
     )
     return fit(
         model,
