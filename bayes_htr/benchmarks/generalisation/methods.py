@@ -161,9 +161,6 @@ def _mus(*mus: float) -> tuple[Numbers, ...]:
 _WEAK = _mus(1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 _STRONG = _mus(1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 _SHARES = tuple({"mu": mu, "share": share} for share in (0.5, 0.8) for mu in (1e-2, 3e-2, 1e-1))
-_SHARES_WEAK = tuple(
-    {"mu": mu, "share": share} for share in (0.5, 0.8) for mu in (1e-3, 3e-3, 1e-2)
-)
 _FRECHET = MaxEigenvalue(Frechet(2.0, 1.0))
 _LOMAX = ESD(Lomax(2.0, 1.0))
 
@@ -230,7 +227,7 @@ METHODS: dict[str, Regulariser] = {
         optimised,
     ),
     **_variants("weighted_alpha", "Weighted Alpha", _STRONG, _SHARES),
-    **_variants("stable_rank", "Stable Rank", _WEAK, _SHARES_WEAK),
+    **_variants("stable_rank", "Stable Rank", _STRONG, _SHARES),
     "powerlaw": _penalised(
         "Powerlaw prior, improper",
         "heavy-tailed",

@@ -96,7 +96,7 @@ def _scores(outcomes: Outcomes, cell: str) -> TextTable:
         )
     columns = (
         *("method", "family", "chosen", "seeds", "accuracy, %", "NLL", "ECE, %", "Brier"),
-        *("alpha", "lambda_max", "stable rank", "time / plain"),
+        *("alpha", "lambda_max", "stable rank", "CPU time / plain"),
     )
     title = f"{cell}: test scores, means (standard deviations) over seeds"
     return TextTable(title, columns, rows)
