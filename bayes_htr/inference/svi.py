@@ -267,9 +267,9 @@ class _Run(TrainingRun):
         self.optimizer.zero_grad()
         particles = self.method.particles
         nlls, divergences, corrects = [], [], []
-        for _ in range(particles):
+        for particle in range(particles):
             try:
-                sample = self._sample()
+                sample = self._sample(again=particle > 0)
                 kl = self.guide.divergence(sample)
             except (ValueError, RuntimeError) as error:  # laws of NaN, or outside of their range
                 raise self._diverged(str(error), self.step, x) from error
@@ -288,8 +288,10 @@ class _Run(TrainingRun):
         nll, kl, correct = means
         return nll, kl.to(nll), correct
 
-    def _sample(self) -> dict[str, Tensor]:
-        return self.guide.rsample() if self.examples is None else self.examples.guide.points()
+    def _sample(self, *, again: bool) -> dict[str, Tensor]:
+        if self.examples is not None:
+            return self.examples.guide.points()
+        return self.guide.rsample(again=again)
 
     def _logits(self, sample: Mapping[str, Tensor], x: Tensor) -> Tensor:
         weights = {path: sample[n] for n, path in self.paths.items() if n in sample}

@@ -76,6 +76,13 @@ def test_step_is_the_gradient_of_the_bound(make_model, data):
     assert row["loss"] == pytest.approx(nll.item() + kl.item() / 50, rel=1e-5)
 
 
+@pytest.mark.parametrize("particles", [1, 3])
+def test_a_spectral_guide_counts_steps_and_not_draws(make_model, data, particles):
+    method = htr.SVI(lr=0.01, particles=particles, refresh=htr.Every(3))
+    guide = fitted(make_model(LOMAX), data, method, epochs=2, batch_size=10).guide
+    assert int(guide.calls) == 10
+
+
 @GUIDES
 def test_the_objective_does_not_depend_on_the_batch_size(make_model, data, guide):
     """Where nothing moves and draws hardly differ, the mean of mini-batches is the full one."""

@@ -106,7 +106,7 @@ class PyroGuide(VariationalGuide):
             guide, placed, hyperparameters, init_scale=options["init_scale"], constants=constants
         )
 
-    def rsample(self) -> dict[str, Tensor]:
+    def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
         """One draw with gradient; `divergence` takes what this returned."""
         with _own_parameters():
             trace = pyro.poutine.trace(self.guide).get_trace()

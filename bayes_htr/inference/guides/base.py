@@ -138,8 +138,12 @@ class VariationalGuide(Guide):
         self.constants, self.epoch = Constants(constants), epoch
 
     @abstractmethod
-    def rsample(self) -> dict[str, Tensor]:
-        """One draw with gradient to what is learnt, from Torch's global generator; as `draw`."""
+    def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
+        """One draw with gradient to what is learnt, from Torch's global generator; as `draw`.
+
+        Args:
+            again: Whether it is another draw of the same step, before anything has moved.
+        """
 
     @abstractmethod
     def divergence(self, sample: Mapping[str, Tensor]) -> Tensor:

@@ -176,6 +176,38 @@ def test_refreshes(policy, calls):
     assert seen == calls
 
 
+def test_other_draws_of_a_step_do_not_count():
+    """Neither for `Every(3)` nor for the looks at the spreads at every fourth step."""
+    guide = guide_of(LOMAX, linear(4, 6), refresh=htr.Every(3))
+    held = guide.spectra_held[0]
+    refreshed, looked = [], []
+    for step in range(8):
+        before = held.reference.clone(), held.reference_log_spread.clone()
+        draws = [guide.rsample(), guide.rsample(again=True), guide.rsample(again=True)]
+        assert not torch.equal(draws[1]["weight"], draws[2]["weight"])
+        if not torch.equal(before[0], held.reference):
+            refreshed.append(step)
+        if not torch.equal(before[1], held.reference_log_spread):
+            looked.append(step)
+        with torch.no_grad():
+            guide.weights[0] *= 1.04
+            held.log_spread += 0.01
+    assert refreshed == [0, 2, 5]
+    assert looked == [0, 2, 3, 5, 7]
+    assert int(guide.calls) == 8
+
+
+@pytest.mark.parametrize("prior", [LOMAX, TOP, GAMMA], ids=repr)
+def test_a_spread_of_zero_raises(prior):
+    """Only the slope of its own logarithm is not a number."""
+    guide = guide_of(prior, linear(4, 6), refresh=htr.Exact())
+    guide.rsample()
+    with torch.no_grad():
+        guide.spectra_held[0].log_spread[1] = -800.0
+    with pytest.raises(SpectrumError, match=r"weight: the divergence .* is not finite .* spreads"):
+        guide.rsample()
+
+
 @pytest.mark.parametrize("prior", [LOMAX, TOP, GAMMA], ids=repr)
 def test_between_looks_the_divergence_is_linear_in_log_spreads(prior):
     guide = guide_of(prior, linear(4, 6), refresh=htr.Every(100), init_scale=0.3)
