@@ -3,13 +3,14 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import re
 
 import numpy as np
 import pyro
 import pytest
 import torch
 import torch.nn.functional as F
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import AutoDelta, AutoNormal
 from torch import nn
 from torch.optim import LBFGS, SGD, Adam
 
@@ -328,6 +329,39 @@ def test_settings_out_of_range(setting):
     ((name, _),) = setting.items()
     with pytest.raises(ValueError, match=f"{name}="):
         htr.SVI(**setting)
+
+
+@pytest.mark.parametrize(
+    ("guide", "setting", "instead"),
+    [
+        ("meanfield", {"rank": 4}, "'lowrank'"),
+        ("spectral", {"rank": 2}, "'lowrank'"),
+        (AutoNormal, {"rank": 2}, "'lowrank'"),
+        ("meanfield", {"directions": 3}, "'spectral'"),
+        ("lowrank", {"directions": 3}, "'spectral'"),
+        (AutoNormal, {"directions": 3}, "'spectral'"),
+        ("meanfield", {"refresh": htr.Drift()}, "'spectral'"),
+        ("lowrank", {"refresh": htr.Exact()}, "'spectral'"),
+        (AutoNormal, {"refresh": htr.Every(3)}, "'spectral'"),
+        (AutoDelta, {"init_scale": 0.1}, "'spectral' or 'meanfield' or 'lowrank'"),
+    ],
+    ids=str,
+)
+def test_settings_that_the_guide_would_ignore(guide, setting, instead):
+    ((name, value),) = setting.items()
+    shown = guide if isinstance(guide, str) else guide.__name__
+    message = f"{re.escape(f'{name}={value!r}')} is no setting of .*{shown}.*{instead}"
+    with pytest.raises(ValueError, match=message):
+        htr.SVI(guide=guide, **setting)
+
+
+def test_settings_that_are_left_out():
+    """As they are described: what a run folder holds has not changed."""
+    options = htr.SVI().options()
+    assert (options["rank"], options["directions"], options["init_scale"]) == (4, None, None)
+    assert options["refresh"] == htr.Drift().to_dict()
+    assert htr.SVI(guide="lowrank", rank=2).options()["rank"] == 2
+    assert htr.SVI(refresh=htr.Every(3)).options()["refresh"] == htr.Every(3).to_dict()
 
 
 def test_problems_that_it_cannot_train(make_model, data):

@@ -70,6 +70,9 @@ class VariationalGuide(Guide):
         epoch: That of whose schedule the densities are.
     """
 
+    options: ClassVar[frozenset[str]] = frozenset({"init_scale"})
+    """Those settings of `htr.SVI` that are for some guides alone, and for this one."""
+
     def __init__(
         self, placed: Sequence[PlacedParameter], constants: Sequence[PlacedParameter] = ()
     ) -> None:

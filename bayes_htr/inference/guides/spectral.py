@@ -73,6 +73,7 @@ class SpectralGuide(VariationalGuide):
     """
 
     kind: ClassVar[str] = "spectral"
+    options: ClassVar[frozenset[str]] = frozenset({"init_scale", "directions", "refresh"})
     calls: Tensor
 
     def __init__(
