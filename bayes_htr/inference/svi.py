@@ -157,7 +157,8 @@ class SVI:
 
         Raises:
             ValueError: Early stopping without validation data, nothing to train, an optimiser that
-                needs a closure, or several processes.
+                needs a closure, several processes, or `noise="example"` for a network that cannot
+                have it.
             PriorError: A prior that is no density, or is none any more at some epoch.
             SpectrumError: Weights that a law cannot score.
         """
@@ -167,8 +168,10 @@ class SVI:
         if world_size() > 1:
             raise ValueError("SVI trains in one process; start one, or use htr.MAP")
         with isolated_randomness(), torch.no_grad():
-            guide = _Run(self, problem).guide
-            guide.divergence(guide.rsample())
+            run = _Run(self, problem)
+            run.guide.divergence(run.guide.rsample())
+            if run.examples is not None:
+                run.examples.check(problem.train.first()[0])
 
     def run(self, problem: Problem) -> Fitted:
         """Fit a guide; `problem.net` is left at its centre. See `bayes_htr.fit`.
