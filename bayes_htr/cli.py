@@ -38,7 +38,7 @@ from bayes_htr.experiments import (
 from bayes_htr.fit import load
 from bayes_htr.inference import MAP, SVI, Method
 from bayes_htr.inference.distributed import from_main, launched, process_group
-from bayes_htr.inference.svi import guide_names
+from bayes_htr.inference.guide_choice import guide_names
 from bayes_htr.report import RunReport
 
 _EXPECTED = (

@@ -136,6 +136,15 @@ class Batches:
         found = [getattr(owner, "generator", None) for owner in owners]
         return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
 
+    def first(self) -> tuple[Tensor, Tensor]:
+        """The batch that the next pass begins with; the order of that pass stays the same."""
+        states = [g.get_state() for g in self.generators]
+        with isolated_randomness():  # a loader without a generator draws from the global one
+            x, y = next(iter(self))
+        for generator, state in zip(self.generators, states, strict=True):
+            generator.set_state(state)
+        return x, y
+
     def check_network(self, net: nn.Module) -> int:
         """Run the first batch through a network and hold its output to the labels.
 
@@ -146,11 +155,7 @@ class Batches:
             DataError: The network does not take the inputs, its output is not `(N, C)`, or a
                 label is not less than `C`.
         """
-        states = [g.get_state() for g in self.generators]
-        with isolated_randomness():  # a loader without a generator draws from the global one
-            x, y = next(iter(self))
-        for generator, state in zip(self.generators, states, strict=True):
-            generator.set_state(state)
+        x, y = self.first()
         try:
             with evaluation_mode(net), torch.no_grad(), isolated_randomness():
                 logits = net(x)

@@ -170,7 +170,7 @@ class _Target:
             net, problem.model.priors, **problem.model.likelihood.to_dict()
         )
         self.parameters = self.model.placed()
-        self.latents = latents_of_all(self.parameters)
+        self.latents = latents_of_all([*self.parameters, *self.model.informing()])
         self.hyperparameters = problem.hyperparameters
         x = x.double() if x.dtype.is_floating_point else x
         model = self.model.pyro_model("spectral", frames=method.frames)

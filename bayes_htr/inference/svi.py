@@ -16,7 +16,7 @@ import copy
 import math
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -26,8 +26,8 @@ from torch.optim import Optimizer
 
 from bayes_htr.engine import Drift, Refresh
 from bayes_htr.inference.data import Batches
-from bayes_htr.inference.guides import GUIDES, SpectralGuide, VariationalGuide
-from bayes_htr.inference.guides.autoguide import PyroGuide, is_pyro_guide
+from bayes_htr.inference.guide_choice import check_options, guide_class
+from bayes_htr.inference.guides import SpectralGuide, VariationalGuide
 from bayes_htr.inference.guides.example_noise import ExampleNoise
 from bayes_htr.inference.guides.gaussian import unconstrained
 from bayes_htr.inference.modes import evaluation_mode
@@ -48,6 +48,7 @@ from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import unwrap
 
 VALIDATION_DRAWS = 8
+_RANK = 4
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,10 @@ class SVI:
         init_scale: Standard deviation at the start, which is around the network's weights. In
             `"spectral"` that of the logarithm of singular values, 0.1 if not given. Else that of
             every weight; if not given 0.01, but as wide as the weights under a spectral prior.
-        rank: Of the directions that a layer's weights share in `"lowrank"`.
+        rank: In `"lowrank"`, how many directions a layer's weights share; 4 if not given.
         directions: In `"spectral"`, how many leading eigenvalues of each matrix have a spread, the
             others being points; all if not given. Fewer cost less.
-        refresh: In `"spectral"`, when singular vectors are computed anew.
+        refresh: In `"spectral"`, when singular vectors are computed anew; `Drift()` if not given.
         noise: `"shared"`: one draw for all examples of a batch. `"example"`, with `"spectral"` and
             one particle: a draw for each example, which has the same bound with less variance and
             costs less; for networks of linear layers and convolutions without batch normalisation.
@@ -86,7 +87,7 @@ class SVI:
     draws, `kl` in nats, and on validation data scores of the mean prediction of 8 draws.
 
     Raises:
-        ValueError: A setting out of range.
+        ValueError: A setting out of range, or one that the guide would not use.
     """
 
     guide: str | type = "spectral"
@@ -97,25 +98,20 @@ class SVI:
     kl_warmup: int = 0
     temperature: float = 1.0
     init_scale: float | None = None
-    rank: int = 4
+    rank: int | None = None
     directions: int | None = None
-    refresh: Refresh = field(default_factory=Drift)
+    refresh: Refresh | None = None
     noise: Literal["shared", "example"] = "shared"
     clip: float | None = None
     patience: int | None = None
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if not (is_pyro_guide(self.guide) or self.guide in _by_name()):
-            raise ValueError(
-                f"guide={self.guide!r} must be one of {', '.join(_by_name())}, or a class of "
-                "pyro.infer.autoguide, such as AutoNormal"
-            )
-        for name, least in (("particles", 1), ("kl_warmup", 0), ("rank", 1)):
-            _check_whole(name, getattr(self, name), least)
-        if self.directions is not None:
-            _check_whole("directions", self.directions, 1)
-        if not isinstance(self.refresh, Refresh):
+        self.guide_class()
+        for name, least in (("particles", 1), ("kl_warmup", 0), ("rank", 1), ("directions", 1)):
+            if not (name in ("rank", "directions") and getattr(self, name) is None):
+                _check_whole(name, getattr(self, name), least)
+        if not (self.refresh is None or isinstance(self.refresh, Refresh)):
             raise ValueError(f"refresh={self.refresh!r} must be htr.Drift, htr.Every or htr.Exact")
         if self.noise not in ("shared", "example"):
             raise ValueError(f"noise={self.noise!r} must be 'shared' or 'example'")
@@ -128,6 +124,7 @@ class SVI:
             raise ValueError(f"init_scale={self.init_scale!r} must be a positive number")
         if not is_positive(self.temperature):
             raise ValueError(f"temperature={self.temperature!r} must be a positive number")
+        check_options(self)
 
     def describe(self) -> dict[str, Any]:
         """The settings as plain data."""
@@ -146,21 +143,22 @@ class SVI:
         return {
             "guide": self.guide if isinstance(self.guide, str) else self.guide.__name__,
             "init_scale": None if self.init_scale is None else float(self.init_scale),
-            "rank": int(self.rank),
+            "rank": _RANK if self.rank is None else int(self.rank),
             "directions": None if self.directions is None else int(self.directions),
-            "refresh": self.refresh.to_dict(),
+            "refresh": (Drift() if self.refresh is None else self.refresh).to_dict(),
         }
 
     def guide_class(self) -> type[VariationalGuide]:
         """The class of guides."""
-        return _by_name()[self.guide] if isinstance(self.guide, str) else PyroGuide
+        return guide_class(self.guide)
 
     def check(self, problem: Problem) -> None:
         """Set everything up and evaluate the divergence once, before anything is written.
 
         Raises:
             ValueError: Early stopping without validation data, nothing to train, an optimiser that
-                needs a closure, or several processes.
+                needs a closure, several processes, or `noise="example"` for a network that cannot
+                have it.
             PriorError: A prior that is no density, or is none any more at some epoch.
             SpectrumError: Weights that a law cannot score.
         """
@@ -170,8 +168,10 @@ class SVI:
         if world_size() > 1:
             raise ValueError("SVI trains in one process; start one, or use htr.MAP")
         with isolated_randomness(), torch.no_grad():
-            guide = _Run(self, problem).guide
-            guide.divergence(guide.rsample())
+            run = _Run(self, problem)
+            run.guide.divergence(run.guide.rsample())
+            if run.examples is not None:
+                run.examples.check(problem.train.first()[0])
 
     def run(self, problem: Problem) -> Fitted:
         """Fit a guide; `problem.net` is left at its centre. See `bayes_htr.fit`.
@@ -267,9 +267,9 @@ class _Run(TrainingRun):
         self.optimizer.zero_grad()
         particles = self.method.particles
         nlls, divergences, corrects = [], [], []
-        for _ in range(particles):
+        for particle in range(particles):
             try:
-                sample = self._sample()
+                sample = self._sample(again=particle > 0)
                 kl = self.guide.divergence(sample)
             except (ValueError, RuntimeError) as error:  # laws of NaN, or outside of their range
                 raise self._diverged(str(error), self.step, x) from error
@@ -288,8 +288,10 @@ class _Run(TrainingRun):
         nll, kl, correct = means
         return nll, kl.to(nll), correct
 
-    def _sample(self) -> dict[str, Tensor]:
-        return self.guide.rsample() if self.examples is None else self.examples.guide.points()
+    def _sample(self, *, again: bool) -> dict[str, Tensor]:
+        if self.examples is not None:
+            return self.examples.guide.points()
+        return self.guide.rsample(again=again)
 
     def _logits(self, sample: Mapping[str, Tensor], x: Tensor) -> Tensor:
         weights = {path: sample[n] for n, path in self.paths.items() if n in sample}
@@ -367,19 +369,6 @@ def evaluate_draws(
             correct += int((mixed.argmax(1) == y).sum())
             count += len(y)
     return nll / count, correct / count
-
-
-def guide_names() -> tuple[str, ...]:
-    """The guides that are asked for by name."""
-    return tuple(_by_name())
-
-
-def _by_name() -> dict[str, type[VariationalGuide]]:
-    return {
-        kind: guide
-        for kind, guide in GUIDES.items()
-        if issubclass(guide, VariationalGuide) and guide is not PyroGuide
-    }
 
 
 def _check_whole(name: str, value: Any, least: int) -> None:

@@ -89,11 +89,8 @@ JOINT = htr.Priors({"0.weight": htr.ESD(htr.Lomax(tail_index=htr.Joint(htr.Gamma
 def fit(priors=FLAT, *, train=None, middle=(), kind=nn.Sequential, weights=None, eps=0.0, **more):
     """One epoch of SGD with momentum, unless `more` says otherwise."""
     method = {k: more.pop(k) for k in ("lr", "optimizer", "clip", "patience") if k in more}
-    net, likelihood = (
-        network(*middle, kind=kind),
-        {"class_weights": weights, "label_smoothing": eps},
-    )
-    model = htr.BayesianClassifier(net, priors, **likelihood)
+    net = network(*middle, kind=kind)
+    model = htr.BayesianClassifier(net, priors, class_weights=weights, label_smoothing=eps)
     given = {"epochs": 1, "batch_size": 16, "seed": 5} | more
     return htr.fit(model, data() if train is None else train, method=htr.MAP(**method), **given)
 

@@ -411,3 +411,58 @@ def test_settings_out_of_range(setting):
     (name, value), *_ = setting.items()
     with pytest.raises(ValueError, match=f"{name}={value!r}"):
         htr.NUTS(**setting)
+
+
+def sharing(scale):
+    """A trainable and a frozen layer with one tail index; the scale is the frozen one's alone."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(3, 4, bias=False), nn.Linear(4, 2, bias=False)).double()
+    net[0].requires_grad_(False)
+    shared = htr.Shared("t", htr.Gamma(9.0, 3.0))
+    priors = htr.Priors(
+        {
+            "0.weight": htr.ESD(htr.Lomax(tail_index=shared, scale=scale)),
+            "1.weight": htr.ESD(htr.Lomax(tail_index=shared)),
+        }
+    )
+    return htr.BayesianClassifier(net, priors)
+
+
+SCALE_0 = "0.weight:ESD.scale"
+
+
+def test_hyperparameters_of_a_frozen_layer_are_sampled_too():
+    model, data = sharing(htr.LogNormal(0.0, 0.5)), nothing_learnt(3)
+    hyper = {"t": torch.tensor(0.5), SCALE_0: torch.tensor(0.7)}
+    given = problem_of(model, data, hyperparameters=hyper)
+    target = nuts._Target(SHORT, given)
+    assert float(target.start[SCALE_0]) == pytest.approx(math.exp(0.7), rel=1e-6)
+    density = target.log_density_at_start()
+    assert density == target.log_density_at_start()  # nothing is drawn
+    t, s = math.exp(0.5), math.exp(0.7)
+    lam = [htr.spectrum(layer.weight.detach()).numpy() for layer in model.net]
+    expected = stats.gamma(9.0, scale=1 / 3).logpdf(t) + stats.lognorm(0.5).logpdf(s)
+    expected += stats.lomax(t, scale=s).logpdf(lam[0]).sum() + stats.lomax(t).logpdf(lam[1]).sum()
+    single = problem_of(sharing(1.0), data, hyperparameters=hyper)
+    other = stats.gamma(9.0, scale=1 / 3).logpdf(t)
+    other += stats.lomax(t).logpdf(lam[0]).sum() + stats.lomax(t).logpdf(lam[1]).sum()
+    change = density - nuts._Target(SHORT, single).log_density_at_start()
+    assert change == pytest.approx(expected - other, rel=1e-6)
+    posterior = fit(model, data, SHORT)
+    assert {"t", SCALE_0} <= posterior.guide[0].keys()
+    assert {"t", SCALE_0} == posterior.hyperparameters.keys()
+    assert len({float(posterior.guide[i][SCALE_0]) for i in range(8)}) > 1
+    assert math.isfinite(posterior.history[-1][f"rhat:{SCALE_0}"])
+
+
+def test_a_frozen_layer_informs_the_tail_index():
+    """With the trainable spectrum at its prior: `Gamma(a + K, b + S)` of the frozen one."""
+    model = sharing(0.01)  # large ratios: a small tail index
+    method = htr.NUTS(warmup=50, samples=150, chains=1, frames="held")
+    fitted = fit(model, nothing_learnt(3), method)
+    r = (htr.spectrum(model.net[0].weight) / 0.01).log1p().sum().item()
+    exact = stats.gamma(9.0 + 3, scale=1 / (3.0 + r))
+    found = torch.stack([fitted.guide[i]["t"] for i in range(0, 150, 3)]).double().numpy()
+    assert stats.kstest(found, exact.cdf).pvalue > 1e-3
+    assert stats.kstest(found, stats.gamma(9.0, scale=1 / 3).cdf).pvalue < 1e-6

@@ -3,15 +3,17 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import re
 
 import numpy as np
 import pyro
 import pytest
 import torch
 import torch.nn.functional as F
-from pyro.infer.autoguide import AutoNormal
+from pyro.infer.autoguide import AutoDelta, AutoNormal
 from torch import nn
 from torch.optim import LBFGS, SGD, Adam
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 import bayes_htr as htr
 from bayes_htr.inference.data import Batches
@@ -40,23 +42,37 @@ def fitted(model, data, method, epochs=1, batch_size=16, **more):
     return method.run(problem)
 
 
-def test_step_is_the_gradient_of_the_bound(make_model, data):
-    """Two draws, class weights: against the formula, with the same noise."""
+def part_of(data):
+    """Of 50 examples an epoch with one batch of 20."""
+    dataset = TensorDataset(*data)
+    order, own = (torch.Generator().manual_seed(seed) for seed in (3, 4))
+    sampler = RandomSampler(dataset, num_samples=20, generator=order)
+    return DataLoader(dataset, 20, sampler=sampler, generator=own)
+
+
+@pytest.mark.parametrize("particles", [1, 2])
+@pytest.mark.parametrize("batch", ["all", "part"])
+def test_step_is_the_gradient_of_the_bound(make_model, data, particles, batch):
+    """With class weights: against the formula, with the same noise.
+
+    The divergence is divided by the number of examples that there are, whatever is drawn of them.
+    """
     model = make_model(NORMAL.scaled(3.0), class_weights=[0.5, 1.0, 3.0])
     method = htr.SVI(
-        "meanfield", lr=0.1, optimizer=SGD, scheduler=None, particles=2, init_scale=0.1
+        "meanfield", lr=0.1, optimizer=SGD, scheduler=None, particles=particles, init_scale=0.1
     )
-    result = fitted(model, data, method, batch_size=50)
-    x, y = next(iter(Batches(data, batch_size=50, seed=0)))
+    result = fitted(model, data if batch == "all" else part_of(data), method, batch_size=50)
+    given = data if batch == "all" else part_of(data)
+    x, y = next(iter(Batches(given, batch_size=50, seed=0)))
     loc = {n: p.detach().clone().requires_grad_() for n, p in model.net.named_parameters()}
     log = {n: torch.full_like(p, math.log(0.1)).requires_grad_() for n, p in loc.items()}
     torch.manual_seed(0)
     nll = 0.0
-    for _ in range(2):
+    for _ in range(particles):
         W = {n: loc[n] + log[n].exp() * torch.randn(loc[n].shape) for n in loc}
         logits = torch.func.functional_call(model.net, W, (x,))
         each = F.cross_entropy(logits, y, reduction="none")
-        nll = nll + (each * torch.tensor([0.5, 1.0, 3.0])[y]).mean() / 2
+        nll = nll + (each * torch.tensor([0.5, 1.0, 3.0])[y]).mean() / particles
     kl = 0.0
     for n in loc:
         second = loc[n] ** 2 + (2 * log[n]).exp()
@@ -74,6 +90,13 @@ def test_step_is_the_gradient_of_the_bound(make_model, data):
     assert row["train_nll"] == pytest.approx(nll.item(), rel=1e-5)
     assert row["kl"] == pytest.approx(kl.item(), rel=1e-5)
     assert row["loss"] == pytest.approx(nll.item() + kl.item() / 50, rel=1e-5)
+
+
+@pytest.mark.parametrize("particles", [1, 3])
+def test_a_spectral_guide_counts_steps_and_not_draws(make_model, data, particles):
+    method = htr.SVI(lr=0.01, particles=particles, refresh=htr.Every(3))
+    guide = fitted(make_model(LOMAX), data, method, epochs=2, batch_size=10).guide
+    assert int(guide.calls) == 10
 
 
 @GUIDES
@@ -321,6 +344,39 @@ def test_settings_out_of_range(setting):
     ((name, _),) = setting.items()
     with pytest.raises(ValueError, match=f"{name}="):
         htr.SVI(**setting)
+
+
+@pytest.mark.parametrize(
+    ("guide", "setting", "instead"),
+    [
+        ("meanfield", {"rank": 4}, "'lowrank'"),
+        ("spectral", {"rank": 2}, "'lowrank'"),
+        (AutoNormal, {"rank": 2}, "'lowrank'"),
+        ("meanfield", {"directions": 3}, "'spectral'"),
+        ("lowrank", {"directions": 3}, "'spectral'"),
+        (AutoNormal, {"directions": 3}, "'spectral'"),
+        ("meanfield", {"refresh": htr.Drift()}, "'spectral'"),
+        ("lowrank", {"refresh": htr.Exact()}, "'spectral'"),
+        (AutoNormal, {"refresh": htr.Every(3)}, "'spectral'"),
+        (AutoDelta, {"init_scale": 0.1}, "'spectral' or 'meanfield' or 'lowrank'"),
+    ],
+    ids=str,
+)
+def test_settings_that_the_guide_would_ignore(guide, setting, instead):
+    ((name, value),) = setting.items()
+    shown = guide if isinstance(guide, str) else guide.__name__
+    message = f"{re.escape(f'{name}={value!r}')} is no setting of .*{shown}.*{instead}"
+    with pytest.raises(ValueError, match=message):
+        htr.SVI(guide=guide, **setting)
+
+
+def test_settings_that_are_left_out():
+    """As they are described: what a run folder holds has not changed."""
+    options = htr.SVI().options()
+    assert (options["rank"], options["directions"], options["init_scale"]) == (4, None, None)
+    assert options["refresh"] == htr.Drift().to_dict()
+    assert htr.SVI(guide="lowrank", rank=2).options()["rank"] == 2
+    assert htr.SVI(refresh=htr.Every(3)).options()["refresh"] == htr.Every(3).to_dict()
 
 
 def test_problems_that_it_cannot_train(make_model, data):

@@ -75,7 +75,7 @@ class PyroGuide(VariationalGuide):
             start[name] = latent.value(u)
         program = _Sites({p.name: p.shape for p in placed}, self.latents, like.new_zeros(()))
         options = {}
-        if _takes_scale(guide):
+        if takes_scale(guide):
             options["init_scale"] = start_scale(init_scale, placed)
         with isolated_randomness(), _own_parameters():
             self.guide = guide(program, init_loc_fn=init_to_value(values=start), **options)
@@ -106,7 +106,7 @@ class PyroGuide(VariationalGuide):
             guide, placed, hyperparameters, init_scale=options["init_scale"], constants=constants
         )
 
-    def rsample(self) -> dict[str, Tensor]:
+    def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
         """One draw with gradient; `divergence` takes what this returned."""
         with _own_parameters():
             trace = pyro.poutine.trace(self.guide).get_trace()
@@ -179,7 +179,8 @@ class _Sites:
             pyro.sample(name, dist.ImproperUniform(dist.constraints.real, (), shape))
 
 
-def _takes_scale(guide: Any) -> bool:
+def takes_scale(guide: Any) -> bool:
+    """Whether a class of Pyro's guides takes a standard deviation to start from."""
     return "init_scale" in inspect.signature(guide.__init__).parameters
 
 

@@ -70,6 +70,9 @@ class VariationalGuide(Guide):
         epoch: That of whose schedule the densities are.
     """
 
+    options: ClassVar[frozenset[str]] = frozenset({"init_scale"})
+    """Those settings of `htr.SVI` that are for some guides alone, and for this one."""
+
     def __init__(
         self, placed: Sequence[PlacedParameter], constants: Sequence[PlacedParameter] = ()
     ) -> None:
@@ -138,8 +141,12 @@ class VariationalGuide(Guide):
         self.constants, self.epoch = Constants(constants), epoch
 
     @abstractmethod
-    def rsample(self) -> dict[str, Tensor]:
-        """One draw with gradient to what is learnt, from Torch's global generator; as `draw`."""
+    def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
+        """One draw with gradient to what is learnt, from Torch's global generator; as `draw`.
+
+        Args:
+            again: Whether it is another draw of the same step, before anything has moved.
+        """
 
     @abstractmethod
     def divergence(self, sample: Mapping[str, Tensor]) -> Tensor:

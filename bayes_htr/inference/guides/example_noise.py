@@ -11,13 +11,15 @@ Source: Kingma, Salimans & Welling (2015), arXiv:1506.02557, for normal laws ove
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayes_htr.inference.guides.held_spectrum import HeldSpectrum
@@ -46,12 +48,13 @@ class ExampleNoise:
         root: The network.
 
     Raises:
-        ValueError: A layer that is neither linear nor a plain convolution, batch normalisation,
-            which mixes examples, or `Entries` beside a spectral prior.
+        ValueError: A layer that is neither linear nor a plain convolution, or whose class has a
+            forward pass of its own, batch normalisation, which mixes examples, or `Entries` beside
+            a spectral prior.
     """
 
     def __init__(self, guide: SpectralGuide, root: nn.Module) -> None:
-        self.guide = guide
+        self.guide, self.root = guide, root
         paths = {id(p.tensor): p.name for p in parameters_of(root)}
         spectral = {
             p.name: (place, p)
@@ -65,11 +68,46 @@ class ExampleNoise:
             for parameter in module.parameters(recurse=False):
                 if (name := paths.get(id(parameter))) in spectral:
                     place, placed = spectral[name]
-                    _check(path, module)
+                    _check(path, module, parameter)
                     (matrix,) = placed.matrices
                     if matrix.prior.entries:
                         raise _refused(path, module, "has Entries(...) beside its spectral prior")
                     self.layers.append(_Layer(path, module, place, guide.of(matrix.prior.name)))
+
+    def check(self, x: Tensor) -> None:
+        """Call the network, and look how it uses the weights that have draws.
+
+        Args:
+            x: Inputs.
+
+        Raises:
+            ValueError: A layer is not called, or its weight is used elsewhere too.
+        """
+        called: set[str] = set()
+
+        def hook_of(layer: _Layer) -> Any:
+            def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+                called.add(layer.path)
+                return _with_constant_weight(module, _input(args, kwargs))
+
+            return hook
+
+        with _hooks(self.layers, hook_of), torch.enable_grad():
+            buffers = {name: b.clone() for name, b in self.root.named_buffers()}
+            total = functional_call(self.root, buffers, (x,)).sum()
+        self._require_called(self.layers, called)
+        if not total.requires_grad:
+            return
+        weights = [layer.module.get_parameter("weight") for layer in self.layers]
+        found = torch.autograd.grad(total, weights, allow_unused=True)
+        for layer, gradient in zip(self.layers, found, strict=True):
+            if gradient is not None:
+                raise _refused(layer.path, layer.module, "has a weight that is used elsewhere too")
+
+    def _require_called(self, layers: list[_Layer], called: set[str]) -> None:
+        for layer in layers:
+            if layer.path not in called:
+                raise _refused(layer.path, layer.module, "was not called by the network")
 
     @contextmanager
     def drawn(self, examples: int) -> Iterator[None]:
@@ -85,30 +123,52 @@ class ExampleNoise:
         noise: dict[int, Tensor] = {}  # of tied weights the same
 
         def hook_of(layer: _Layer) -> Any:
-            def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-                if len(args[0]) != examples:
+            def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
+                x = _input(args, kwargs)
+                if len(x) != examples:
                     raise _refused(
                         layer.path,
                         module,
-                        f"is given {len(args[0])} rows, and the batch has {examples} examples",
+                        f"is given {len(x)} rows, and the batch has {examples} examples",
                     )
                 called.add(layer.path)
                 if layer.place not in noise:
                     noise[layer.place] = layer.held.noise(examples=examples)
                 W = self.guide.weights[layer.place]
-                return _noisy(layer.held, W, module, args[0], output, noise[layer.place])
+                return _noisy(layer.held, W, module, x, output, noise[layer.place])
 
             return hook
 
-        handles = [layer.module.register_forward_hook(hook_of(layer)) for layer in layers]
-        try:
+        with _hooks(layers, hook_of):
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
-        for layer in layers:
-            if layer.path not in called:
-                raise _refused(layer.path, layer.module, "was not called by the network")
+        self._require_called(layers, called)
+
+
+@contextmanager
+def _hooks(layers: list[_Layer], hook_of: Callable[[_Layer], Any]) -> Iterator[None]:
+    """Within it layers have forward hooks, which see outputs before any other hook does."""
+    how = {"with_kwargs": True, "prepend": True}
+    handles = [x.module.register_forward_hook(hook_of(x), **how) for x in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _input(args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Tensor:
+    """What a linear layer or a convolution is called with, by position or by name."""
+    return args[0] if args else kwargs["input"]
+
+
+def _with_constant_weight(module: nn.Module, x: Tensor) -> Tensor:
+    """The output of a layer, of which its weight has no gradient."""
+    assert isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    weight = module.weight.detach()
+    if isinstance(module, nn.Linear):
+        return F.linear(x, weight, module.bias)
+    found: Tensor = module._conv_forward(x, weight, module.bias)
+    return found
 
 
 def _noisy(
@@ -160,12 +220,20 @@ def _spread_out(factors: Tensor, x: Tensor, is_linear: bool) -> Tensor:
     return factors.view(shape)
 
 
-def _check(path: str, module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        return
-    if not isinstance(module, _CONVOLUTIONS):
+def _check(path: str, module: nn.Module, parameter: nn.Parameter) -> None:
+    kinds = (nn.Linear, *_CONVOLUTIONS)
+    kind = next((k for k in kinds if isinstance(module, k)), None)
+    if kind is None:
         raise _refused(path, module, "is neither linear nor a convolution")
-    if module.groups != 1:
+    for name in ("forward", "_conv_forward"):
+        own = name in vars(module) or getattr(type(module), name, None) is not getattr(
+            kind, name, None
+        )
+        if own:
+            raise _refused(path, module, f"has a {name} that is not that of {kind.__name__}")
+    if parameter is not module.weight:
+        raise _refused(path, module, "has a spectral prior on a parameter that is not its weight")
+    if isinstance(module, _CONVOLUTIONS) and module.groups != 1:
         raise _refused(path, module, f"has {module.groups} groups")
 
 

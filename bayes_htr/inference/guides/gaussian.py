@@ -77,7 +77,7 @@ class GaussianGuide(VariationalGuide):
         """The location of a parameter."""
         return self.locations[self.names.index(name)]
 
-    def rsample(self) -> dict[str, Tensor]:
+    def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
         """One draw with gradient; flat parameters are their locations."""
         points = dict(zip(self.names, self.locations, strict=True))
         return points | self._noisy(None) | self.hyper.rsample()

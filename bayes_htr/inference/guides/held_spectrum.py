@@ -173,11 +173,13 @@ class HeldSpectrum(nn.Module):
             log_spread = self.reference_log_spread.clone().requires_grad_()
             value = self.law.divergence(eigenvalues, log_spread.exp(), given)
             slopes, spread_slope = torch.autograd.grad(value, (eigenvalues, log_spread))
-        if not bool(torch.isfinite(slopes).all()):
+        if not bool(torch.isfinite(torch.cat([slopes, spread_slope])).all()):
+            spread = log_spread.exp()
             raise SpectrumError(
                 f"{self.law.prior.name}: the divergence from {self.law.prior.spectral!r} is not "
                 f"finite at eigenvalues from {eigenvalues.min().item():.3g} to "
-                f"{eigenvalues.max().item():.3g}; lower the learning rate, or take Lomax"
+                f"{eigenvalues.max().item():.3g} and spreads from {spread.min().item():.3g} to "
+                f"{spread.max().item():.3g}; lower the learning rate, or take Lomax"
             )
         if self._vectors is not None:  # decomposed since
             slope = pull_back(self.reference, self._vectors, slopes.to(self.reference))

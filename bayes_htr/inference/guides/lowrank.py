@@ -36,6 +36,7 @@ class LowRank(GaussianGuide):
     """
 
     kind: ClassVar[str] = "lowrank"
+    options: ClassVar[frozenset[str]] = frozenset({"init_scale", "rank"})
 
     def __init__(
         self,

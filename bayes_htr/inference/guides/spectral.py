@@ -73,6 +73,7 @@ class SpectralGuide(VariationalGuide):
     """
 
     kind: ClassVar[str] = "spectral"
+    options: ClassVar[frozenset[str]] = frozenset({"init_scale", "directions", "refresh"})
     calls: Tensor
 
     def __init__(
@@ -145,16 +146,20 @@ class SpectralGuide(VariationalGuide):
         if (changed or before != after) and int(self.calls):
             self.refresh(changed)
 
-    def rsample(self) -> dict[str, Tensor]:
+    def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
         """One draw with gradient to what is learnt, from Torch's global generator.
 
-        Refreshes what the policy asks for first, and looks at the spreads at every fourth call, or
+        Refreshes what the policy asks for first, and looks at the spreads at every fourth step, or
         at every one under `Exact()`. The gradient with respect to the weights holds the frames.
+
+        Args:
+            again: Another draw of the same step: it counts no step and refreshes nothing.
 
         Raises:
             SpectrumError: Weights that are not finite, or a matrix that is not of full rank.
         """
-        self.refresh_due()
+        if not again:
+            self.refresh_due()
 
         def factored(held: HeldSpectrum, W: Tensor) -> Tensor:
             return held.factored(W, held.noise())

@@ -193,6 +193,153 @@ def test_networks_that_mix_examples_or_leave_layers_out():
     assert not any(module._forward_hooks for module in net.modules())
 
 
+class Named(nn.Module):
+    """Its layers are called with their input by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix, self.head = nn.Conv1d(2, 3, 2), nn.Linear(12, 3)
+
+    def forward(self, x):
+        return self.head(input=self.mix(input=x).tanh().flatten(1))
+
+
+def test_layers_called_by_name():
+    net = Named().double()
+    guide = guide_of(net, LOMAX)
+    x = torch.randn(6, 2, 5, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    examples, points = ExampleNoise(guide, net), guide.points()
+    examples.check(x)
+    torch.manual_seed(3)
+    found = called(examples, guide, net, points, x)
+    plain = nn.Sequential(net.mix, nn.Tanh(), nn.Flatten(), net.head)
+    torch.manual_seed(3)
+    with examples.drawn(6):
+        expected = plain(x)
+    torch.testing.assert_close(found, expected)
+    assert not torch.allclose(found, net(x))
+
+
+class Elsewhere(nn.Module):
+    """A weight that is used by its layer and again, before or after the other layer."""
+
+    def __init__(self, when):
+        super().__init__()
+        self.when, self.first, self.second = when, nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x):
+        if self.when == "before":
+            x = x @ self.first.weight.mT
+        x = self.second(self.first(x).tanh())
+        if self.when == "penalty":
+            return x + self.first.weight.square().sum()
+        return F.linear(x, self.second.weight) if self.when == "after" else x
+
+
+@pytest.mark.parametrize(
+    ("when", "layer"),
+    [("before", "first"), ("after", "second"), ("penalty", "first"), ("never", None)],
+)
+def test_weights_that_are_used_elsewhere_too(when, layer):
+    net = Elsewhere(when).double()
+    examples, x = ExampleNoise(guide_of(net, LOMAX), net), torch.ones(4, 6).double()
+    state = {name: value.clone() for name, value in net.state_dict().items()}
+    with torch.no_grad():
+        if layer is None:
+            examples.check(x)
+        else:
+            message = rf"{layer} \(Linear\) has a weight that is used elsewhere.*noise='shared'"
+            with pytest.raises(ValueError, match=message):
+                examples.check(x)
+    assert not any(module._forward_hooks for module in net.modules())
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    assert all(p.grad is None for p in net.parameters())
+
+
+class Doubled(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Standardised(nn.Conv2d):
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight / weight.std(), bias)
+
+
+class Adapted(nn.Linear):
+    """A plain forward pass, and another matrix."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.adapter = nn.Parameter(torch.randn(3, 2))
+
+
+class SameForward(nn.Linear):
+    pass
+
+
+def replaced():
+    net = nn.Linear(6, 3)
+    net.forward = lambda x: x[:, :3]
+    return net
+
+
+@pytest.mark.parametrize(
+    ("net", "message"),
+    [
+        (Doubled(6, 3), "Doubled.* has a forward that is not that of Linear"),
+        (replaced(), "Linear.* has a forward that is not that of Linear"),
+        (Standardised(2, 3, 2), "has a _conv_forward that is not that of Conv2d"),
+        (Adapted(6, 3), "a spectral prior on a parameter that is not its weight"),
+    ],
+)
+def test_layers_with_a_forward_pass_of_their_own(net, message):
+    with pytest.raises(ValueError, match=f"{message}.*noise='shared'"):
+        ExampleNoise(guide_of(net, LOMAX), net)
+
+
+def test_subclasses_with_the_same_forward_pass_are_taken():
+    net = SameForward(6, 3)
+    assert len(ExampleNoise(guide_of(net, LOMAX), net).layers) == 1
+
+
+def test_other_hooks_see_the_noisy_output():
+    """As if it were the output of the layer."""
+    net = nn.Sequential(nn.Linear(6, 3)).double()
+    guide = guide_of(net, PRIORS["largest"])
+    examples, points = ExampleNoise(guide, net), guide.points()
+    x = torch.randn(4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    torch.manual_seed(3)
+    found = called(examples, guide, net, points, x)
+    with net[0].register_forward_hook(lambda module, args, output: 10 * output):
+        torch.manual_seed(3)
+        torch.testing.assert_close(called(examples, guide, net, points, x), 10 * found)
+
+
+class Attends(nn.Module):
+    """The weight of `out_proj` is used, but its layer is not called."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(6, 2)
+
+    def forward(self, x):
+        return self.attention(x, x, x)[0]
+
+
+@pytest.mark.parametrize(
+    ("net", "pattern"),
+    [(Elsewhere("after"), "*"), (Doubled(6, 6), "*"), (Attends(), "*.out_proj.weight")],
+)
+def test_a_fit_refuses_before_anything_is_written(tmp_path, net, pattern):
+    data = torch.randn(8, 6), torch.arange(8) % 6
+    model = htr.BayesianClassifier(net, htr.Priors({pattern: LOMAX}))
+    method = htr.SVI(noise="example")
+    with pytest.raises(ValueError, match="noise='shared'"):
+        htr.fit(model, data, method=method, epochs=1, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("more", [{"guide": "meanfield"}, {"particles": 2}, {"noise": "own"}])
 def test_settings(more):
     with pytest.raises(ValueError, match="noise="):

@@ -176,6 +176,38 @@ def test_refreshes(policy, calls):
     assert seen == calls
 
 
+def test_other_draws_of_a_step_do_not_count():
+    """Neither for `Every(3)` nor for the looks at the spreads at every fourth step."""
+    guide = guide_of(LOMAX, linear(4, 6), refresh=htr.Every(3))
+    held = guide.spectra_held[0]
+    refreshed, looked = [], []
+    for step in range(8):
+        before = held.reference.clone(), held.reference_log_spread.clone()
+        draws = [guide.rsample(), guide.rsample(again=True), guide.rsample(again=True)]
+        assert not torch.equal(draws[1]["weight"], draws[2]["weight"])
+        if not torch.equal(before[0], held.reference):
+            refreshed.append(step)
+        if not torch.equal(before[1], held.reference_log_spread):
+            looked.append(step)
+        with torch.no_grad():
+            guide.weights[0] *= 1.04
+            held.log_spread += 0.01
+    assert refreshed == [0, 2, 5]
+    assert looked == [0, 2, 3, 5, 7]
+    assert int(guide.calls) == 8
+
+
+@pytest.mark.parametrize("prior", [LOMAX, TOP, GAMMA], ids=repr)
+def test_a_spread_of_zero_raises(prior):
+    """Only the slope of its own logarithm is not a number."""
+    guide = guide_of(prior, linear(4, 6), refresh=htr.Exact())
+    guide.rsample()
+    with torch.no_grad():
+        guide.spectra_held[0].log_spread[1] = -800.0
+    with pytest.raises(SpectrumError, match=r"weight: the divergence .* is not finite .* spreads"):
+        guide.rsample()
+
+
 @pytest.mark.parametrize("prior", [LOMAX, TOP, GAMMA], ids=repr)
 def test_between_looks_the_divergence_is_linear_in_log_spreads(prior):
     guide = guide_of(prior, linear(4, 6), refresh=htr.Every(100), init_scale=0.3)
@@ -207,6 +239,50 @@ def test_spreads_stay_with_their_frames_when_eigenvalues_change_places():
     median, spread = guide.spectra()["weight"]
     torch.testing.assert_close(median, sigma[[1, 0, 3, 2]].square())
     torch.testing.assert_close(spread, 2 * torch.tensor([0.1, 0.2, 0.3, 0.4]).double())
+
+
+def test_the_largest_eigenvalue_keeps_the_first_place_when_eigenvalues_change_places():
+    """Where a prior has a law of it, its spread is that of the largest, whichever frame it has."""
+    guide = guide_of(TOP, linear(4, 6), refresh=htr.Exact())
+    guide.rsample()
+    held = guide.spectra_held[0]
+    with torch.no_grad():
+        held.log_spread.copy_(torch.tensor([0.1, 0.2, 0.3, 0.4]).log())
+        U, sigma, Vh = torch.linalg.svd(guide.weights[0], full_matrices=False)
+        guide.weights[0].copy_(U @ sigma[[1, 0, 3, 2]].diag() @ Vh)
+    guide.rsample()
+    torch.testing.assert_close(held.eigenvalues, sigma[[0, 1, 3, 2]].square())
+    overlaps = (held.frames.mT @ U[:, [1, 0, 2, 3]]).abs()
+    torch.testing.assert_close(overlaps, torch.eye(4).double(), atol=1e-8, rtol=0)
+    spread = guide.spectra()["weight"].spread
+    torch.testing.assert_close(spread, 2 * torch.tensor([0.1, 0.2, 0.3, 0.4]).double())
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [htr.ESD(htr.Powerlaw(2.5, 4.0)), htr.MaxEigenvalue(htr.Powerlaw(2.5, 50.0)), TOP, LOMAX],
+    ids=repr,
+)
+def test_the_centre_has_medians_that_the_prior_allows(prior):
+    """In the frames of the weights, between refreshes too; else it is the weights."""
+    net = linear(4, 6)
+    with torch.no_grad():  # two equal largest ones, which a law of the largest does not allow
+        U, _, Vh = torch.linalg.svd(net.weight, full_matrices=False)
+        net.weight.copy_(U @ torch.tensor([3.0, 3.0, 2.0, 1.0]).double().diag() @ Vh)
+    guide = guide_of(prior, net, refresh=htr.Every(100))
+    for factor in (1.0, 1.5):
+        W = factor * net.weight.detach()
+        with torch.no_grad():
+            guide.weights[0].copy_(W)
+        if factor == 1.0:
+            guide.rsample()
+        law, lam = guide.spectra_held[0].law, spectrum_of(W)
+        found = guide.centre()["weight"]
+        assert torch.equal(found, W) == (prior == LOMAX)
+        medians = law.medians(lam)
+        torch.testing.assert_close(spectrum_of(found), medians.sort(descending=True).values)
+        scored = medians[:1] if law.has_ratios else medians
+        assert (scored > law.interval.lower).all()
 
 
 def test_a_gamma_tail_index_has_its_exact_law_given_those_of_the_spectra():

@@ -10,7 +10,7 @@ from torch.distributions import Gamma, Normal
 
 import bayes_htr as htr
 from bayes_htr.errors import PriorError
-from bayes_htr.inference.guides.spectrum_law import Given, SpectrumLaw
+from bayes_htr.inference.guides.spectrum_law import RATIO, Given, Interval, SpectrumLaw
 from bayes_htr.models.matrix_prior import MatrixPrior
 
 EIGENVALUES = torch.tensor([6.0, 2.5, 0.8, 0.3], dtype=torch.float64)
@@ -157,6 +157,43 @@ def test_a_tail_index_with_a_gamma_law_is_averaged_over(name, strength):
     log_p = htr.distributions.Lomax(1.0 + t, 1.0).log_prob(EIGENVALUES)
     expected = strength * torch.trapezoid(law.log_prob(t).exp() * log_p, t, dim=0)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("free", [1, 2, 4])
+def test_points_follow_the_largest_at_a_large_spread(free):
+    """The mean over draws of the largest, which the points are multiplied with."""
+    law = law_of(PRIORS["largest and all"], free)
+    spread = torch.tensor([0.7, 1e-7, 1e-7, 1e-7], dtype=torch.float64)[:free]
+    noise = torch.linspace(-8.0, 8.0, 4001, dtype=torch.float64)
+    weights = Normal(0.0, 1.0).log_prob(noise).exp()
+    noisy = torch.cat([noise[:, None], torch.zeros(4001, free - 1).double()], dim=1)
+    factors = law.factors(EIGENVALUES[:free], spread, noisy).square()
+    lam = EIGENVALUES * torch.cat([factors, factors[:, :1].expand(-1, 4 - free)], dim=1)
+    torch.testing.assert_close(lam / lam[:, :1], (EIGENVALUES / 6.0).expand(4001, 4))
+    log_p = htr.Frechet(2.0).distribution().log_prob(lam[:, 0])
+    log_p = log_p + htr.Lomax(2.0).distribution().log_prob(lam).sum(1)
+    log_p = log_p + (free - 1) * lam[:, 0].log()  # ratios of the free ones are coordinates
+    expected = torch.trapezoid(weights * log_p, noise).item()
+    entropy = (2 * spread).log().sum() + free * 0.5 * math.log(2 * math.pi * math.e)
+    ratios = EIGENVALUES[1:free] / 6.0
+    entropy = entropy + math.log(6.0) + (ratios * (1 - ratios)).log().sum()
+    found = law.divergence(EIGENVALUES, spread, Given()).item()
+    assert found == pytest.approx(-entropy.item() - expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("interval", [RATIO, Interval(0.01, 50.0), Interval(0.0, 2.0)], ids=str)
+def test_draws_far_out_stay_inside(interval):
+    """In float64 the logistic function is 1 from 37 on."""
+    z = torch.tensor([-1e4, -100.0, -40.0, 40.0, 100.0, 1e4], dtype=torch.float64)
+    x = interval.value(z)
+    assert (x > interval.lower).all()
+    assert (x < interval.upper).all()
+    assert torch.isfinite(interval.coordinate(x)).all()
+    near = torch.tensor([-29.0, 29.0], dtype=torch.float64)
+    ends = torch.tensor([interval.lower, interval.upper], dtype=torch.float64)
+    gap = (interval.value(near) - ends).abs()
+    width = interval.upper - interval.lower
+    torch.testing.assert_close(gap / width, (-near.abs()).exp(), rtol=0.01, atol=0)
 
 
 def test_medians_are_moved_inside():
