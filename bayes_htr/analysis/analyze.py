@@ -117,7 +117,9 @@ def _analyse_all(
         def job(number: int) -> Analysed:
             weight = weights[number]
             bar.begin(weight.name)
-            found = analyse(replace(weight, load=partial(_load, weight, loading)), number, options)
+            if small[number]:
+                weight = replace(weight, load=partial(_copy, weight, loading))
+            found = analyse(weight, number, options)
             bar.done(work[number])
             return found
 
@@ -125,10 +127,13 @@ def _analyse_all(
     return {weight.name: a for weight, a in zip(weights, found, strict=True)}
 
 
-def _load(weight: Weight, loading: Lock) -> Tensor:
-    """One at a time: loading may run a module's parametrization, which is not made for threads."""
+def _copy(weight: Weight, loading: Lock) -> Tensor:
+    """Loaded one at a time, since a module's parametrization is not made for threads.
+
+    Copied, since a file stays mapped as long as a tensor in it is used: once, not in each thread.
+    """
     with loading:
-        return weight.load()
+        return weight.load().detach().clone()
 
 
 def _work(weight: Weight, conv: Conv) -> float:
