@@ -7,14 +7,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from os import PathLike
+from threading import Lock
 from typing import Any
 
 from torch import Tensor, nn
 
 from bayes_htr.analysis.farms import Farms
+from bayes_htr.analysis.parallel import is_small, run_all
 from bayes_htr.analysis.progress import AnalysisProgress
 from bayes_htr.analysis.report_table import SpectraReport
 from bayes_htr.analysis.rows import Analysed, Options, analyse
@@ -41,8 +45,11 @@ def analyze(
 ) -> SpectraReport:
     """Analyse the spectra of a network's weight matrices.
 
-    Every matrix is decomposed in float64 on the CPU, one at a time: of a file, no more than one is
-    in memory. Tensors of fewer than two dimensions are no matrices; tied ones count once.
+    Every matrix is decomposed in float64 on the CPU. Small ones (up to 1024 eigenvalues and eight
+    million entries) are analysed several at a time, in as many threads as torch may use and at
+    most 16, each by single-threaded BLAS (the process's number of threads is 1 meanwhile); large
+    ones one at a time, with all threads. Of a file, no more than these are in memory. Tensors of
+    fewer than two dimensions are no matrices; tied ones count once.
 
     Args:
         source: A module, a state dict, a `.pt`, `.pth` or `.safetensors` file, the index of a
@@ -103,13 +110,30 @@ def _analyse_all(
     weights: Sequence[Weight], options: Options, progress: bool | None
 ) -> dict[str, Analysed]:
     work = [_work(weight, options.conv) for weight in weights]
-    found: dict[str, Analysed] = {}
+    small = [is_small(w.sides(options.conv), math.prod(w.shape)) for w in weights]
+    loading = Lock()
     with AnalysisProgress(progress, sum(work)) as bar:
-        for number, (weight, amount) in enumerate(zip(weights, work, strict=True)):
+
+        def job(number: int) -> Analysed:
+            weight = weights[number]
             bar.begin(weight.name)
-            found[weight.name] = analyse(weight, number, options)
-            bar.done(amount)
-    return found
+            if small[number]:
+                weight = replace(weight, load=partial(_copy, weight, loading))
+            found = analyse(weight, number, options)
+            bar.done(work[number])
+            return found
+
+        found = run_all(job, work, small)
+    return {weight.name: a for weight, a in zip(weights, found, strict=True)}
+
+
+def _copy(weight: Weight, loading: Lock) -> Tensor:
+    """Loaded one at a time, since a module's parametrization is not made for threads.
+
+    Copied, since a file stays mapped as long as a tensor in it is used: once, not in each thread.
+    """
+    with loading:
+        return weight.load().detach().clone()
 
 
 def _work(weight: Weight, conv: Conv) -> float:

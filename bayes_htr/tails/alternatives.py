@@ -6,11 +6,12 @@ cut off below xmin, is `e^(-b t - c s(t)) / Z(b, c)`:
 | alternative | s(t) | in its own parameters |
 |---|---|---|
 | lognormal | `t^2 / 2` | `sigma^2 = 1/c`, `mu = log xmin - b/c` |
-| truncated power law, `x^-alpha e^(-Lambda x)` | `e^t - 1` | `alpha = b + 1`, `Lambda = c / xmin` |
-| exponential | `e^t - 1`, with b = -1 | `Lambda = c / xmin` |
+| truncated power law | `e^t - 1 - t` | `alpha = 1 + b - c`, `Lambda = c / xmin` |
+| exponential | `e^t - 1 - t`, with b = c - 1 | `Lambda = c / xmin` |
 
-so that one fit of maximum likelihood, concave in (b, c), serves the first two; the power law is
-their limit at c = 0. Where the likelihood is largest at c = 0 they fit no better than it.
+(the truncated power law is `x^-alpha e^(-Lambda x)`), so that one fit of maximum likelihood
+(`exponential_family`) serves the first two; the power law is their limit at c = 0. Where the
+likelihood is largest at c = 0 they fit no better than it.
 
 Vuong's statistic normalises the sum of the log ratios by their scatter; its p-value is that of a
 normal law, two-sided. It is meant for laws of which neither contains the other. For the lognormal
@@ -25,21 +26,18 @@ References:
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, special, stats
+from scipy import special, stats
 
+from bayes_htr.tails.exponential_family import Excess, HalfSquare
 from bayes_htr.tails.rules import Array
 
 ALTERNATIVES = ("lognormal", "exponential", "truncated_power_law")
 
-_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(96)
-_DROP = 45.0  # e^-45: where the integrand of Z is cut off
-_SMALLEST_C = -46.0  # of log c, in units of the largest s
+_LOGNORMAL, _TRUNCATED_POWER_LAW = HalfSquare(), Excess()
 
 
 @dataclass(frozen=True)
@@ -82,6 +80,7 @@ def compare(t: Array, xmin: float, name: str) -> Comparison:
         name: One of `ALTERNATIVES`.
 
     Raises:
+        SpectrumError: All values of the tail are equal.
         ValueError: Another name.
     """
     if name not in ALTERNATIVES:
@@ -92,16 +91,16 @@ def compare(t: Array, xmin: float, name: str) -> Comparison:
         c = 1 / float(np.expm1(t).mean())
         other = math.log(c) + t - c * np.expm1(t)
         return _judge(name, {"Lambda": c / xmin}, power - other, nested=False)
-    s = _half_square if name == "lognormal" else np.expm1
-    found = _fit(t, s)
+    family = _LOGNORMAL if name == "lognormal" else _TRUNCATED_POWER_LAW
+    found = family.fit(t)
     if found is None:
         return Comparison(name, {}, 0.0, 0.0, 1.0, 1.0)
-    b, c = found
+    b, c, log_z = found
     if name == "lognormal":
         parameters = {"mu": math.log(xmin) - b / c, "sigma": c**-0.5}
     else:
-        parameters = {"alpha": b + 1, "Lambda": c / xmin}
-    other = -b * t - c * s(t) - _log_moments(b, c, s)[0]
+        parameters = {"alpha": b - c + 1, "Lambda": c / xmin}
+    other = -b * t - c * family.s(t) - log_z
     return _judge(name, parameters, power - other, nested=True)
 
 
@@ -116,83 +115,3 @@ def _judge(name: str, parameters: dict[str, float], ratios: Array, *, nested: bo
         float(special.erfc(abs(normalised) / math.sqrt(2))),
         float(stats.chi2.sf(max(0.0, -2 * ratio), 1) / (2 if ratio < 0 else 1)) if nested else None,
     )
-
-
-def _half_square(t: Array) -> Array:
-    return t * t / 2
-
-
-def _fit(t: Array, s: Callable[[Array], Array]) -> tuple[float, float] | None:
-    """`(b, c)` of maximum likelihood; none where that is at c = 0."""
-    mean_t, mean_s = float(t.mean()), float(s(t).mean())
-    b0 = 1 / mean_t
-    if mean_s >= _power_law_mean(b0, s):  # the likelihood falls from c = 0 on
-        return None
-    unit = float(s(t.max(keepdims=True))[0])
-
-    def loss(p: Array) -> tuple[float, Array]:
-        b, c = p[0] * b0, math.exp(p[1]) / unit
-        log_z, first_t, first_s = _log_moments(b, c, s)
-        gradient = np.array([b0 * (mean_t - first_t), c * (mean_s - first_s)])
-        return b * mean_t + c * mean_s + log_z, gradient
-
-    bounds = [(-1e4, 1e4), (_SMALLEST_C, 20.0)]
-    found = optimize.minimize(
-        loss,
-        np.array([1.0, 0.0]),
-        jac=True,
-        bounds=bounds,
-        method="L-BFGS-B",
-        options={"ftol": 1e-15, "gtol": 1e-9, "maxiter": 500},
-    )
-    b, c = float(found.x[0] * b0), math.exp(found.x[1]) / unit
-    if found.fun >= 1 - math.log(b0):  # no better than the power law to working accuracy
-        return None
-    return b, c
-
-
-def _of_one(t: float, is_square: bool) -> float:
-    """`s(t)` of one number, many times faster than by NumPy."""
-    if is_square:
-        return t * t / 2
-    return math.expm1(t) if t < 700 else math.inf
-
-
-def _power_law_mean(b: float, s: Callable[[Array], Array]) -> float:
-    """The mean of `s(t)` under the power law."""
-    if s is _half_square:
-        return 1 / b**2
-    return 1 / (b - 1) if b > 1 else math.inf
-
-
-def _log_moments(b: float, c: float, s: Callable[[Array], Array]) -> tuple[float, float, float]:
-    """`log Z` and the means of `t` and `s(t)`, by Gauss-Legendre on both sides of the mode."""
-    mode = 0.0
-    if b < 0:
-        mode = -b / c if s is _half_square else max(0.0, math.log(-b / c))
-
-    is_square = s is _half_square
-    s_mode = _of_one(mode, is_square)
-
-    def below_peak(t: float) -> float:
-        """How far the exponent lies below its largest value."""
-        return b * (t - mode) + c * (_of_one(t, is_square) - s_mode)
-
-    step = 1.0
-    while below_peak(mode + step) < _DROP:
-        step *= 2
-    high = optimize.brentq(lambda t: below_peak(t) - _DROP, mode, mode + step)
-    low = 0.0
-    if below_peak(0.0) > _DROP:
-        low = optimize.brentq(lambda t: below_peak(t) - _DROP, 0.0, mode)
-    points, weights = [], []
-    ends = [low, mode, mode + (high - mode) / 16, mode + (high - mode) / 4, high]
-    for left, right in itertools.pairwise(ends):
-        points.append(left + (right - left) * (_NODES + 1) / 2)
-        weights.append((right - left) / 2 * _WEIGHTS)
-    t, w = np.concatenate(points), np.concatenate(weights)
-    st = s(t)
-    peak = -b * mode - c * s_mode
-    density = w * np.exp(-b * t - c * st - peak)
-    total = density.sum()
-    return peak + math.log(total), float(density @ t / total), float(density @ st / total)

@@ -80,6 +80,7 @@ class PowerlawFit:
                 e^(-Lambda x)`, as powerlaw and WeightWatcher call it).
 
         Raises:
+            SpectrumError: A tail whose values are all equal (and above xmin).
             ValueError: Another name, or a fit with an upper end.
         """
         if self.xmax is not None:

@@ -228,6 +228,27 @@ def test_the_table_says_what_the_rows_say(report):
     assert "int: " in text and htr.__version__ in text and "bootstrap30" in text
 
 
+def test_cells_keep_their_roles_and_heads_where_rows_are_cards(report, comparison):
+    parsed = Page(page(report, comparison))
+    roles = {"table": "table", "thead": "rowgroup", "tr": "row", "td": "cell"}
+    inside = parsed.elements[
+        next(
+            i for i, (_, a) in enumerate(parsed.elements) if a.get("id") == "table-compared"
+        ) : next(i for i, (_, a) in enumerate(parsed.elements) if a.get("id") == "methods")
+    ]
+    for tag, attributes in inside:
+        if tag in roles:
+            assert attributes["role"] == roles[tag]
+        if tag == "th":
+            wanted = {"row": "rowheader", "col": "columnheader"}[attributes["scope"]]
+            assert attributes["role"] == wanted
+    labels = {a["data-label"] for tag, a in inside if tag == "td" and "colspan" not in a}
+    heads = [a for a in parsed.all("th") if a.get("scope") == "col"]
+    texts = dict(zip(parsed.text("th"), parsed.all("th"), strict=True))
+    named = {text for text, a in texts.items() if a.get("scope") == "col"}
+    assert labels == named - {"matrix"} and len(heads) == len(named) + 2  # matrix, verdict: twice
+
+
 def test_every_verdict_is_counted(report):
     (counts,) = [text for text in Page(page(report)).text("ul") if "random matrix" in text]
     assert sum(int(n) for n in re.findall(r"^(\d+) ", counts, flags=re.M)) == len(report.rows)

@@ -139,10 +139,12 @@ function fill(i, inside) {
   }
   if (other && other.edges) figure(grid, "Both checkpoints", (h) => drawBoth(h, row, other),
     swatch("line0", "first"), swatch("law", "second"));
-  const lines = DATA.columns.map((name, c) => html("tr", {}, html("th", { scope: "row" }, name),
-    html("td", { class: "n" }, number(row[c], 6)), html("td", { class: "meaning" }, DATA.meanings[name])));
+  const lines = DATA.columns.map((name, c) => html("tr", { role: "row" },
+    html("th", { role: "rowheader", scope: "row" }, name),
+    html("td", { role: "cell", class: "n" }, number(row[c], 6)),
+    html("td", { role: "cell", class: "meaning" }, DATA.meanings[name])));
   inside.append(html("details", {}, html("summary", {}, "All numbers"),
-    html("table", { class: "small" }, html("tbody", {}, ...lines))));
+    html("table", { role: "table", class: "small" }, html("tbody", { role: "rowgroup" }, ...lines))));
 }
 
 function open(i, wanted) {
@@ -193,6 +195,18 @@ for (const head of heads) {
   const button = html("button", { type: "button" }, head.textContent);
   head.replaceChildren(button);
   button.addEventListener("click", () => sortBy(head));
+}
+
+table.classList.add("sortable");
+
+// A region is a stop of the keyboard only where there is something to scroll.
+for (const region of document.querySelectorAll(".scroll")) {
+  const watcher = new ResizeObserver(() => {
+    if (region.scrollWidth > region.clientWidth) region.setAttribute("tabindex", "0");
+    else region.removeAttribute("tabindex");
+  });
+  watcher.observe(region);
+  watcher.observe(region.firstElementChild);
 }
 
 // Finding, and opening all that is found.

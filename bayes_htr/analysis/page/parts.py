@@ -1,4 +1,8 @@
-"""The parts of the page that are there without a script."""
+"""The parts of the page that are there without a script.
+
+On narrow screens each row of a table is laid out as a card, by the style sheet. Some browsers then
+take it for no table any more, so that the roles are spelt out.
+"""
 
 from __future__ import annotations
 
@@ -36,8 +40,8 @@ _COMPARED = {
     "other_alpha": "alpha, second",
     "lambda_max_ratio": "ratio of λ max",
 }
-_TEXT = ("name", "verdict")
-_NUMBER = ' class="n"'
+_CLASSES = {"name": "name", "verdict": "v", "layer_id": "n id"}
+_NUMBER, _MAIN_NUMBER = "n more", "n main"
 
 
 def summary_part(report: SpectraReport) -> str:
@@ -86,11 +90,12 @@ def comparison_part(comparison: CheckpointComparison) -> str:
     """Two pictures and a table of the differences."""
     (first, _), (second, _) = comparison.sides()
     head = "".join(
-        f'<th scope="col"{"" if c in _TEXT else _NUMBER}>{escaped(text)}</th>'
-        for c, text in _COMPARED.items()
+        f'<th role="columnheader" scope="col" class="{_class(name, "difference")}">'
+        f"{escaped(text)}</th>"
+        for name, text in _COMPARED.items()
     )
     body = "".join(
-        "<tr>" + "".join(_compared(row, name) for name in _COMPARED) + "</tr>\n"
+        '<tr role="row">' + "".join(_compared(row, name) for name in _COMPARED) + "</tr>\n"
         for row in comparison.rows
     )
     apart = ""
@@ -108,10 +113,10 @@ Second (<span class="second">squares</span>): <bdi>{escaped(second)}</bdi>.</p>
 difference takes the two as independent; for checkpoints of one run it is wider than it need
 be.</figcaption>
 </figure>
-<div class="scroll" role="region" aria-label="Differences, to scroll" tabindex="0">
-<table class="rows" id="table-compared">
-<thead><tr>{head}</tr></thead>
-<tbody>
+<div class="scroll" role="region" aria-label="Table of differences" tabindex="0">
+<table role="table" class="rows" id="table-compared">
+<thead role="rowgroup"><tr role="row">{head}</tr></thead>
+<tbody role="rowgroup">
 {body}</tbody>
 </table>
 </div>
@@ -122,9 +127,10 @@ def table_part(report: SpectraReport) -> str:
     """A row per matrix, and below each the place for its pictures."""
     names = [name for name in _HEADINGS if name in report.columns]
     head = "".join(
-        f'<th scope="col" data-column="{name}" aria-sort="none"{"" if name in _TEXT else _NUMBER} '
-        f'title="{escaped(_HEADINGS[name][1])}">{escaped(_HEADINGS[name][0])}</th>'
-        for name in names
+        f'<th role="columnheader" scope="col" data-column="{name}" aria-sort="none" '
+        f'class="{_class(name, "alpha")}" title="{escaped(meaning)}">{escaped(text)}</th>'
+        for name, (text, meaning) in _HEADINGS.items()
+        if name in names
     )
     body = "".join(_body(i, row, names) for i, row in enumerate(report.rows))
     skipped = ""
@@ -144,9 +150,9 @@ def table_part(report: SpectraReport) -> str:
 <button type="button" id="all">Open all</button>
 <span id="found" role="status"></span>
 </div>
-<div class="scroll" role="region" aria-label="Matrices, to scroll" tabindex="0">
-<table class="rows" id="table">
-<thead><tr>{head}</tr></thead>
+<div class="scroll" role="region" aria-label="Table of matrices" tabindex="0">
+<table role="table" class="rows" id="table">
+<thead role="rowgroup"><tr role="row">{head}</tr></thead>
 {body}</table>
 </div>
 {skipped}</section>"""
@@ -155,36 +161,49 @@ def table_part(report: SpectraReport) -> str:
 def _body(number: int, row: dict[str, Any], names: list[str]) -> str:
     cells = "".join(_cell(number, row, name) for name in names)
     return (
-        f'<tbody data-row="{number}"><tr>{cells}</tr>\n'
-        f'<tr class="detail" id="detail-{number}" hidden><td colspan="{len(names)}">'
-        f'<div class="inside"></div></td></tr></tbody>\n'
+        f'<tbody role="rowgroup" data-row="{number}"><tr role="row">{cells}</tr>\n'
+        f'<tr role="row" class="detail" id="detail-{number}" hidden>'
+        f'<td role="cell" colspan="{len(names)}"><div class="inside"></div></td></tr></tbody>\n'
     )
 
 
 def _cell(number: int, row: dict[str, Any], name: str) -> str:
     value = row.get(name)
     if name == "name":
-        return f'<th scope="row" id="row-{number}">{_name(str(value))}</th>'
+        return _heading(str(value), f' id="row-{number}"')
     if name == "verdict":
         mark = f'<svg class="mark" data-mark="{kind_of(str(value)).key}" width="16" height="16" '
-        return f'<td class="v">{mark}aria-hidden="true"></svg>{escaped(str(value))}</td>'
-    if name == "alpha":
-        return f"<td{_NUMBER}>{_with_interval(number_text(value), *interval_ends(row))}</td>"
-    if name == "N":
-        times = f" × {row['rf']}" if row["rf"] != 1 else ""
-        return f"<td{_NUMBER}>{row['N']} × {row['M']}{times}</td>"
-    return f"<td{_NUMBER}>{number_text(value)}</td>"
+        text = f'{mark}aria-hidden="true"></svg>{escaped(str(value))}'
+    elif name == "alpha":
+        text = _with_interval(number_text(value), *interval_ends(row))
+    elif name == "N":
+        text = f"{row['N']} × {row['M']}" + (f" × {row['rf']}" if row["rf"] != 1 else "")
+    else:
+        text = number_text(value)
+    return _data(_class(name, "alpha"), _HEADINGS[name][0], text)
 
 
 def _compared(row: dict[str, Any], name: str) -> str:
     if name == "name":
-        return f'<th scope="row">{_name(str(row[name]))}</th>'
-    if name in _TEXT:
-        return f'<td class="v">{escaped(str(row[name]))}</td>'
-    text = number_text(row[name])
+        return _heading(str(row[name]))
+    text = escaped(str(row[name])) if name == "verdict" else number_text(row[name])
     if name == "difference":
         text = _with_interval(text, row["difference_low"], row["difference_high"])
-    return f"<td{_NUMBER}>{text}</td>"
+    return _data(_class(name, "difference"), _COMPARED[name], text)
+
+
+def _heading(name: str, attributes: str = "") -> str:
+    return f'<th role="rowheader" scope="row" class="name"{attributes}>{_name(name)}</th>'
+
+
+def _data(css_class: str, label: str, content: str) -> str:
+    """A cell, with the name of its column for where the columns have no heads."""
+    return f'<td role="cell" class="{css_class}" data-label="{escaped(label)}">{content}</td>'
+
+
+def _class(name: str, main: str) -> str:
+    """Of the cells of a column, in a table of which one number is the main one."""
+    return _CLASSES.get(name, _MAIN_NUMBER if name == main else _NUMBER)
 
 
 def _name(text: str) -> str:
