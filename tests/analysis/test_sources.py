@@ -10,6 +10,7 @@ from torch.nn.utils import parametrizations, prune
 
 import bayes_htr as htr
 from bayes_htr.analysis import open_source
+from bayes_htr.errors import DataError
 from bayes_htr.spectra import matrices_of
 
 
@@ -82,6 +83,29 @@ def test_a_checkpoint_around_a_state_dict(net, key):
     optimiser = {"state": {0: {"exp_avg": torch.ones(9, 9)}}}
     source = open_source({"epoch": 3, key: state, "optimizer": optimiser})
     assert set(flat(source)) == set(flat(open_source(net.state_dict())))
+
+
+def test_scores_and_counts_beside_a_state_dict():
+    state = {"w": torch.randn(12, 9)}
+    checkpoint = {"best_acc1": torch.tensor(71.0), "mean": torch.ones(9, 9), "state_dict": state}
+    assert list(flat(open_source(checkpoint))) == ["w"]
+    assert list(flat(open_source({**state, "params": {"lr": torch.tensor(0.1)}}))) == ["w"]
+
+
+def test_a_checkpoint_within_itself():
+    checkpoint = {"step": 3}
+    checkpoint["model"] = checkpoint
+    with pytest.raises(DataError, match="no tensors by name"):
+        open_source(checkpoint)
+
+
+@pytest.mark.parametrize("kind", ["state dict", "file"])
+def test_names_that_differ_in_their_wrappers_alone(tmp_path, kind):
+    state = {"module.w": torch.randn(12, 9), "w": torch.randn(10, 9), "module.v": torch.ones(9, 9)}
+    if kind == "file":
+        save_file(state, tmp_path / "net.safetensors")
+    found = flat(open_source(state if kind == "state dict" else tmp_path / "net.safetensors"))
+    assert {name: len(W) for name, W in found.items()} == {"module.w": 12, "w": 10, "v": 9}
 
 
 def test_what_is_no_weight_is_named():
