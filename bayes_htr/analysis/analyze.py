@@ -88,6 +88,8 @@ def analyze(
     )
     found = _analyse_all(weights, options, progress)
     settings: dict[str, Any] = {**asdict(options), "min_size": min_size}
+    patterns = {"layers": _patterns(layers), "exclude": _patterns(exclude)}
+    settings |= {option: list(given) for option, given in patterns.items() if given}
     return SpectraReport(
         [a.row for a in found.values()],
         opened.label,

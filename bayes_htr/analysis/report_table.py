@@ -87,6 +87,7 @@ class SpectraReport(Records):
 
         Raises:
             DataError: No matrix of one name and shape is in both.
+            ValueError: Intervals of different levels.
         """
         return compare_reports(self, other)
 

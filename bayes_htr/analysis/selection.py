@@ -21,7 +21,7 @@ def select(
 
     Args:
         source: All of them.
-        include: Names, or patterns as `fnmatch`; a weight that matches one of them is in; all if empty.
+        include: Names, or patterns as `fnmatch`; a weight that matches one is in; all if empty.
         exclude: Patterns of those that are out.
         min_size: The fewest eigenvalues.
         conv: How convolutions are seen.

@@ -68,7 +68,8 @@ def _tensors(state: Mapping[Any, Any], label: str) -> dict[str, Tensor]:
         for inside in (*within, state)  # beside a state dict, a tensor is a count or a score
     ]
     matrices = [t for t in found if any(v.is_nested or v.ndim >= 2 for v in t.values())]
-    for tensors in (*matrices, *filter(None, found)):
+    tensors = next(iter([*matrices, *filter(None, found)]), None)
+    if tensors is not None:
         return {name: tensors[key] for key, name in without_wrappers(tensors).items()}
     keys = ", ".join(repr(k) for k in list(state)[:8]) or "none"
     raise DataError(

@@ -5,8 +5,10 @@ import json
 import math
 import sys
 
+import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 from torch import nn
 
@@ -42,6 +44,73 @@ def test_json(report, tmp_path):
     assert data["rows"][0]["alpha"] == report.rows[0]["alpha"]
     assert data["rows"][2]["alpha"] is None
     assert data["network"] == "Sequential" and data["settings"]["conv"] == "flatten"
+
+
+def test_json_says_how_the_report_was_made(tmp_path):
+    options = {
+        "layers": "[01].*",
+        "exclude": ["1.*"],
+        "seed": np.int64(3),
+        "level": np.float32(0.5),
+    }
+    path = htr.analyze(network(), **options).to_json(tmp_path / "a.json")
+    settings = json.loads(path.read_text())["settings"]
+    assert settings["layers"] == ["[01].*"] and settings["exclude"] == ["1.*"]
+    assert (settings["seed"], settings["level"]) == (3, 0.5)
+
+
+HOSTILE = [
+    "=1+1",
+    "+a",
+    "-a",
+    "@a",
+    "\tb",
+    "[red]c[/red]",
+    "[/]",
+    "\x1b[31md",
+    "\ud800",
+    "ü.日本[q]",
+]
+
+
+@pytest.fixture
+def hostile():
+    torch.manual_seed(0)
+    return htr.analyze({name: torch.randn(12, 9) for name in HOSTILE}, progress=True)
+
+
+def test_names_in_a_spreadsheet_are_no_formulas(hostile, tmp_path):
+    with hostile.to_csv(tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
+        found = [row["name"] for row in csv.DictReader(file)]
+    assert found[:5] == [f"'{name}" for name in HOSTILE[:5]]
+    assert found[5:] == [*HOSTILE[5:8], "\\ud800", HOSTILE[9]]
+
+
+def test_names_in_other_files(hostile, tmp_path):
+    data = json.loads(hostile.to_json(tmp_path / "a.json").read_text())
+    assert [row["name"] for row in data["rows"]] == HOSTILE
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(hostile.to_parquet(tmp_path / "a.parquet"))
+    assert table["name"].to_pylist()[:8] == HOSTILE[:8]
+
+
+def test_names_in_the_terminal_are_text(hostile, capsys):
+    Console(width=160, color_system="truecolor", force_terminal=True).print(hostile.table(["name"]))
+    captured = capsys.readouterr()
+    for text in (str(hostile), captured.out):
+        assert "[red]c[/red]" in text and "[/]" in text and "ü.日本[q]" in text
+        assert r"\x1b[31md" in text and "\x1b[31md" not in text
+
+
+def test_names_in_messages_of_the_command_are_text(tmp_path, capsys):
+    path = tmp_path / "a.safetensors"
+    save_file({"\x1b[31md": torch.ones(3, 3), "w[q]": torch.randn(12, 9)}, path)
+    assert main(["analyze", str(path)]) == 0
+    assert main(["analyze", str(path), "--layers", "none"]) == 1
+    printed = capsys.readouterr()
+    assert "w[q]" in printed.out
+    for text in printed:
+        assert r"\x1b[31md" in text and "\x1b" not in text
 
 
 def test_pandas(report):
@@ -82,7 +151,7 @@ def test_a_file_that_fails_midway_leaves_the_old_one(report, tmp_path, monkeypat
     def fail(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(csv.DictWriter, "writerows", fail)
+    monkeypatch.setattr(csv.DictWriter, "writerow", fail)
     with pytest.raises(OutputError, match="no space left"):
         report.to_csv(path)
     assert path.read_text() == old and len(list(tmp_path.iterdir())) == 1
@@ -142,6 +211,8 @@ def test_networks_without_a_common_matrix(report):
     other = htr.analyze({"other": torch.randn(9, 9)})
     with pytest.raises(DataError, match=r"share no matrix .* other"):
         report.compare(other)
+    with pytest.raises(ValueError, match=r"level=0.95 and level=0.5"):
+        report.compare(htr.analyze(network(), level=0.5))
     partly = htr.analyze({"0.weight": network()[0].weight, "new": torch.randn(9, 9)})
     assert report.compare(partly).unmatched == ("1.weight", "2.weight", "new")
 
@@ -180,7 +251,12 @@ def test_command_line_errors(files, tmp_path, capsys):
         ([files[0], "--layers", "fc*"], "matches no weight"),
         ([files[0], "--out", out], "tables end in"),
         ([files[0], "--min-size", "0"], "min_size=0"),
+        ([files[0], "--out", str(tmp_path / "none" / "a.csv")], "--out"),
+        ([files[0], "--report", str(tmp_path / "none" / "a.html")], "there is no folder"),
+        ([files[0], "--report", str(tmp_path / "a.txt")], "reports end in .html"),
     ]:
         assert main(["analyze", *arguments]) == 1
-        assert words in capsys.readouterr().err.replace("\n", " ")
+        printed = capsys.readouterr()
+        assert words in printed.err.replace("\n", " ")
+        assert "verdict" not in printed.out, "nothing was analysed"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0.safetensors", "1.safetensors"]
