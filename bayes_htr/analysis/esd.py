@@ -53,6 +53,15 @@ class ESD:
         stored = eps**2 / 12 * square * (self.N**0.5 + self.M**0.5) ** 2
         return max(stored, (self.N * _DOUBLE) ** 2 * float(self.values[-1]))
 
+    @property
+    def error(self) -> float:
+        """What rounding may put between two eigenvalues that are one, the largest.
+
+        It moves a singular value by the norm of the errors, `sqrt(floor)`, to either side, and the
+        algorithm that made an orthogonal matrix by up to half as much again.
+        """
+        return 8 * float(np.sqrt(self.floor * self.values[-1]))
+
 
 def esd_of(matrices: Sequence[Tensor], name: str, factor: float = 1.0) -> ESD:
     """The ESD of matrices of one shape, all eigenvalues times a factor.

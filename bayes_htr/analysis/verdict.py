@@ -41,6 +41,8 @@ def verdict(
         return f"too few eigenvalues to tell ({num_evals})"
     if fit is None:
         return "no tail to fit"
+    if fit.n < FEWEST:
+        return f"too few eigenvalues that are not zero to tell ({fit.n})"
     if bulk is not None and bulk.random_like:
         return "like a random matrix (Marchenko-Pastur)"
     if fit.p_value is not None and fit.p_value <= REJECTED:

@@ -63,6 +63,18 @@ def test_matrices_without_a_tail(W):
     assert row["verdict"] == "no tail to fit"
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(30, 30), (400, 400), (500, 100)])
+def test_rounding_of_equal_eigenvalues_is_no_tail(dtype, shape):
+    torch.manual_seed(0)
+    made = dtype if dtype == torch.float64 else torch.float32
+    W = 3 * torch.nn.init.orthogonal_(torch.empty(shape, dtype=made))
+    row = rows(W.to(dtype))
+    assert row["verdict"] == "no tail to fit" and math.isnan(row["alpha"])
+    uneven = W.double() * torch.linspace(1, 2, shape[1], dtype=torch.float64)
+    assert not math.isnan(rows(uneven.to(dtype))["alpha"])
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 3), (7, 7)])
 def test_the_smallest_matrices(shape):
     torch.manual_seed(0)

@@ -96,6 +96,14 @@ def test_random_order_of_few_eigenvalues_is_drawn_five_times():
     assert len(randomise([W], esd_of([W], "w"), "w", 0).esd.values) == 5 * 20
 
 
+@pytest.mark.parametrize("shape", [(60, 50), (300, 150)])
+def test_a_single_large_entry_is_one_trap_however_often_it_is_shuffled(shape):
+    W = gaussian(*shape)
+    W[3, 4] = 30.0
+    row = htr.analyze({"w": W}, randomize=True).rows[0]
+    assert (row["num_spikes"], row["rand_num_spikes"], row["num_traps"]) == (1, 1, 1)
+
+
 def test_jensen_shannon():
     p, q = np.array([0.1, 0.9]), np.array([0.5, 0.5])
     m = (p + q) / 2
@@ -159,4 +167,5 @@ def test_trace_log_against_the_product():
 
 def test_trace_log_at_its_ends():
     assert trace_log(ESD(np.ones(5), 5, 5)) is None
+    assert trace_log(ESD(np.array([1, 1, 1, 1 + 1e-15]), 4, 4)) is None
     assert trace_log(ESD(np.array([0.0, 1.0]), 2, 2)).count == 2

@@ -58,6 +58,8 @@ def test_the_power_law_is_rejected():
 def test_too_little_to_tell():
     assert verdict(19, FIT, None, []) == "too few eigenvalues to tell (19)"
     assert verdict(300, None, None, []) == "no tail to fit"
+    few = htr.fit_powerlaw(1 + np.random.default_rng(0).pareto(2.0, 19))
+    assert verdict(300, few, None, []) == "too few eigenvalues that are not zero to tell (19)"
 
 
 def row_of(W, **options):
