@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 from bayes_htr.analysis.esd import ESD, Array
-from bayes_htr.analysis.marchenko_pastur import MarchenkoPasturFit
-from bayes_htr.distributions import MarchenkoPastur
+from bayes_htr.analysis.marchenko_pastur import MarchenkoPasturFit, unit_law
 from bayes_htr.tails import PowerlawFit
 
 if TYPE_CHECKING:
@@ -192,9 +191,9 @@ def bulk_density(spectrum: MatrixSpectrum, least: float, points: int = 80) -> tu
     turns = np.cos(np.linspace(math.pi, 0, points + 2)[1:-1])
     x = np.exp(low + (math.log(bulk.bulk_max) - low) * (1 + turns) / 2)
     N, M = spectrum.row["N"], spectrum.row["M"]
-    law = MarchenkoPastur(M / N, bulk.variance, float(N), validate_args=False)
-    share = 1 - bulk.num_spikes / spectrum.count
-    return x, share * law.log_prob(torch.from_numpy(x)).exp().numpy()
+    mean = N * bulk.variance
+    share = (1 - bulk.num_spikes / spectrum.count) / mean
+    return x, share * unit_law(M / N).log_prob(torch.from_numpy(x / mean)).exp().numpy()
 
 
 def survival(spectrum: MatrixSpectrum, points: int = 240) -> tuple[Array, Array]:

@@ -12,6 +12,7 @@ from bayes_htr.analysis.erg import trace_log
 from bayes_htr.analysis.esd import esd_of
 from bayes_htr.analysis.farms import farms_esd
 from bayes_htr.analysis.randomised import jensen_shannon, randomise
+from bayes_htr.distributions import MarchenkoPastur
 
 
 def gaussian(N, M, seed=0, sd=0.1):
@@ -33,6 +34,31 @@ def test_the_bulk_of_normal_entries(N, M):
     assert fit.bulk_max == pytest.approx(edges[1], rel=0.05)
     assert fit.bulk_min == pytest.approx(edges[0], rel=0.05, abs=1e-9)
     assert fit.num_spikes == 0 and fit.random_like
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [1e-35, 1e-20, 1e18, 1e35])
+def test_the_bulk_and_the_verdict_at_any_scale(scale):
+    W = gaussian(120, 60, sd=1.0)
+    rows = [htr.analyze({"w": W.float() * s}, randomize=True).rows[0] for s in (1.0, scale)]
+    assert rows[1]["verdict"] == rows[0]["verdict"] == "like a random matrix (Marchenko-Pastur)"
+    for name in ("mp_D", "sigma_mp", "mp_softrank", "alpha", "rand_distance", "entropy"):
+        assert rows[1][name] == pytest.approx(rows[0][name], rel=1e-4), name
+
+
+def test_eigenvalues_beyond_float64():
+    with pytest.raises(htr.SpectrumError, match="w has entries so large"):
+        htr.analyze({"w": gaussian(20, 20) * 1e200})
+
+
+def test_the_distance_of_the_bulk_by_the_law_in_double_precision():
+    esd = esd_of([gaussian(300, 100)], "w")
+    fit = fit_marchenko_pastur(esd)
+    N = torch.tensor(300.0, dtype=torch.float64)
+    ratio, variance = N.new_tensor(1 / 3), N.new_tensor(fit.variance)
+    cdf = MarchenkoPastur(ratio, variance, N).cdf(torch.from_numpy(esd.values)).numpy()
+    expected = max(np.abs(np.arange(s, 100 + s) / 100 - cdf).max() for s in (0, 1))
+    assert pytest.approx(expected, rel=1e-10) == fit.D
 
 
 def test_false_spikes_and_false_alarms_are_as_rare_as_stated():
