@@ -241,11 +241,11 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         return rows
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write `path`, a safetensors file, and what it holds beside it as `.json`.
+        """Write a safetensors file of the spectra, with all else in its header.
 
         Raises:
-            OutputError: They cannot be written.
-            ValueError: Nothing is recorded, or `path` ends in `.json` itself.
+            OutputError: It cannot be written.
+            ValueError: Nothing is recorded.
         """
         from bayes_htr.analysis.history_file import write
 
@@ -253,10 +253,10 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SpectrumHistory:
-        """Read what `save` wrote; nothing in the files is run. It can be recorded to further.
+        """Read what `save` wrote; nothing in the file is run. It can be recorded to further.
 
         Raises:
-            CheckpointError: Files that are missing, truncated, foreign, or not of one save.
+            CheckpointError: A file that is missing, truncated, or foreign.
         """
         from bayes_htr.analysis.history_file import read
 
