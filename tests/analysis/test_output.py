@@ -169,12 +169,10 @@ def test_comparison_of_two_networks(report):
     first = found.rows[0]
     a, b = report.rows[0], other.rows[0]
     assert first["difference"] == b["alpha"] - a["alpha"]
-    low = (
-        b["alpha"]
-        - a["alpha"]
-        - math.hypot(b["alpha"] - b["interval_low"], a["interval_high"] - a["alpha"])
-    )
-    assert first["difference_low"] == pytest.approx(low)
+    down = math.hypot(b["alpha"] - b["interval_low"], a["interval_high"] - a["alpha"])
+    up = math.hypot(b["interval_high"] - b["alpha"], a["alpha"] - a["interval_low"])
+    assert first["difference_low"] == pytest.approx(first["difference"] - down)
+    assert first["difference_high"] == pytest.approx(first["difference"] + up)
     assert first["lambda_max_ratio"] == pytest.approx(b["lambda_max"] / a["lambda_max"])
     assert found.rows[2]["verdict"] == "no tail in one of them"
     assert "difference" in str(found)
