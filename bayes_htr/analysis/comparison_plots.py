@@ -15,12 +15,11 @@ from bayes_htr.analysis.plots import (
     alpha_limits,
     count_on,
     draw_intervals,
-    literal,
     logarithmic,
     saved,
     say,
 )
-from bayes_htr.drawing import pyplot, tick
+from bayes_htr.drawing import literal, pyplot, tick
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

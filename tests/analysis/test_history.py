@@ -225,6 +225,20 @@ def test_pictures(tmp_path):
         htr.SpectrumHistory().plot_trace("alpha")
 
 
+def test_pictures_of_zeros_and_of_any_name(tmp_path):
+    net = nn.Module()
+    net.register_parameter("$x_{$", nn.Parameter(torch.zeros(9, 9)))
+    history = htr.SpectrumHistory()
+    history.record(net, 0)
+    history.record(net, 1)
+    figure = history.plot("$x_{$", path=tmp_path / "a.png")
+    assert figure.get_suptitle() == r"\$x_{\$"
+    history.plot_traces(path=tmp_path / "b.png")
+    history.animate(tmp_path / "c.gif")
+    assert (tmp_path / "c.gif").stat().st_size > 1000
+    plt.close("all")
+
+
 def test_lightning():
     lightning = pytest.importorskip("lightning.pytorch")
 
