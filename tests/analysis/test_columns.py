@@ -9,8 +9,8 @@ import torch
 
 import bayes_htr as htr
 from bayes_htr.analysis import COLUMNS
-from bayes_htr.analysis.columns import log_alpha_norm
-from bayes_htr.analysis.esd import ESD
+from bayes_htr.analysis.columns import log_alpha_norm, matrix_rank
+from bayes_htr.analysis.esd import ESD, esd_of
 
 
 def rows(W, **options):
@@ -43,6 +43,26 @@ def test_rank_in_float64():
     row = rows(W)
     assert (row["matrix_rank"], row["rank_loss"]) == (9, 21)
     assert row["weak_rank_loss"] == 21
+
+
+def test_rank_by_the_longer_side():
+    eps = np.finfo(np.float64).eps
+    values = np.array([(100 * eps) ** 2, 1.0])
+    assert [matrix_rank(ESD(values, N, 2)) for N in (10, 1000)] == [2, 1]
+
+
+def test_weak_eigenvalues():
+    lam = torch.tensor([1.0, 1e-2, 5e-6, 5e-7] * 3, dtype=torch.float64)
+    assert rows(lam.sqrt().diag())["weak_rank_loss"] == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_the_floor_lies_above_rounding_and_not_far_above(dtype):
+    torch.manual_seed(0)
+    W = torch.randn(300, 20).double() @ torch.randn(20, 200).double()
+    esd = esd_of([W.to(dtype)], "w")
+    rounding = esd.values[-21]
+    assert rounding < esd.floor < (300 if dtype == torch.float32 else 10) * rounding
 
 
 def test_rounding_of_stored_weights_is_no_tail():

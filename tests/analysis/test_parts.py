@@ -1,6 +1,7 @@
 """The bulk, the randomised comparison, windows and the trace-log condition."""
 
 import math
+import zlib
 
 import numpy as np
 import pytest
@@ -67,6 +68,18 @@ def test_false_spikes_and_false_alarms_are_as_rare_as_stated():
     assert sum(not f.random_like for f in fits) <= 8
 
 
+@pytest.mark.parametrize(("matrices", "quantile"), [(1, 2.0234), (10, 3.2724)])
+def test_a_spike_lies_above_the_tracy_widom_quantile_of_all_matrices(matrices, quantile):
+    """Of 99 and 99.9 % in tables of the law for real matrices; centre and scale of Johnstone."""
+    N, M = 300, 150
+    fit = fit_marchenko_pastur(esd_of([gaussian(N, M, i) for i in range(matrices)], "w"))
+    a, b = math.sqrt(N - 1), math.sqrt(M)
+    scale = (a + b) * (1 / a + 1 / b) ** (1 / 3)
+    assert (fit.threshold / fit.variance - (a + b) ** 2) / scale == pytest.approx(
+        quantile, abs=0.03
+    )
+
+
 def test_spikes_are_counted_and_hardly_move_the_bulk():
     fit = fit_marchenko_pastur(esd_of([spiked([40.0, 50.0, 60.0, 70.0])], "w"))
     assert fit.num_spikes == 4 and not fit.random_like
@@ -119,7 +132,20 @@ def test_random_order_keeps_the_entries_and_loses_the_structure():
 
 def test_random_order_of_few_eigenvalues_is_drawn_five_times():
     W = gaussian(30, 20)
-    assert len(randomise([W], esd_of([W], "w"), "w", 0).esd.values) == 5 * 20
+    esd = esd_of([W], "w")
+    found = randomise([W], esd, "w", 0)
+    assert len(found.esd.values) == 5 * 20
+    random = np.random.default_rng([0, zlib.crc32(b"w")])
+    first = torch.from_numpy(random.permutation(W.numpy().ravel())).reshape(30, 20)
+    assert found.distance == jensen_shannon(esd.values, esd_of([first], "w").values)
+
+
+def test_matrices_of_one_shape_have_orders_of_their_own():
+    W = gaussian(30, 20)
+    first, second = (
+        row["max_rand_eval"] for row in htr.analyze({"a": W, "b": W.clone()}, randomize=True).rows
+    )
+    assert first != second
 
 
 @pytest.mark.parametrize("shape", [(60, 50), (300, 150)])

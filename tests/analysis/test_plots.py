@@ -89,8 +89,12 @@ def test_the_tail_holds_its_share(report):
     assert (survival.low <= survival.y).all() and (survival.y <= survival.high).all()
 
 
-def test_the_bulk_holds_its_share(report):
-    spectrum = matrix_spectrum(report, "random")
+@pytest.mark.parametrize("spikes", [0, 4])
+def test_the_bulk_holds_its_share(spikes):
+    W = network()["random"]
+    W[:, :spikes] += 30 * torch.eye(100)[:, :spikes]
+    spectrum = matrix_spectrum(htr.analyze({"w": W}), "w")
+    assert spectrum.bulk.num_spikes == spikes
     x, y = curves.bulk_density(spectrum, 1e-9, points=4000)
     share = (np.diff(x) * (y[1:] + y[:-1]) / 2).sum()
     assert share == pytest.approx(1 - spectrum.bulk.num_spikes / 100, rel=1e-3)

@@ -53,6 +53,7 @@ def test_the_power_law_is_rejected():
     favoured = [comparison("exponential", 9.0, 0.01), comparison("lognormal", -0.1, 0.6)]
     assert verdict(300, FIT, None, favoured).startswith("heavy-tailed")
     assert verdict(300, replace(FIT, p_value=0.2), None, []).startswith("heavy-tailed")
+    assert verdict(300, replace(FIT, p_value=0.1), None, []).startswith("power law rejected")
 
 
 def test_too_little_to_tell():
@@ -64,6 +65,14 @@ def test_too_little_to_tell():
 
 def row_of(W, **options):
     return htr.analyze({"w": torch.as_tensor(W)}, **options).rows[0]
+
+
+@pytest.mark.parametrize(
+    ("index", "warning"), [(0.5, "over-trained"), (2.5, ""), (9.0, "under-trained")]
+)
+def test_warnings_are_those_of_weightwatcher(index, warning):
+    lam = (1 - (np.arange(300) + 0.5) / 300) ** (-1 / index)
+    assert row_of(np.diag(np.sqrt(lam)))["warning"] == warning
 
 
 def test_whole_matrices():
