@@ -162,6 +162,21 @@ def test_files_hold_what_the_state_dict_holds(net, tmp_path):
         assert all(torch.equal(found[k], expected[k]) for k in expected), name
 
 
+@pytest.mark.parametrize("mapped", [True, False])
+def test_files_of_torch_are_mapped_where_they_can_be(net, tmp_path, monkeypatch, mapped):
+    torch.save(net.state_dict(), tmp_path / "net.pt", _use_new_zipfile_serialization=mapped)
+    seen = []
+
+    def loaded(*given, **options):
+        seen.append((options["mmap"], options["weights_only"]))
+        return load(*given, **options)
+
+    load = torch.load
+    monkeypatch.setattr(torch, "load", loaded)
+    open_source(tmp_path / "net.pt")
+    assert seen == [(mapped, True)]
+
+
 def sharded(folder, tensors):
     files = {}
     for i, (name, tensor) in enumerate(tensors.items()):
