@@ -235,6 +235,30 @@ def test_command_line(files, tmp_path, capsys, suffix):
     assert "farms_alpha" in text and "max_rand_eval" in text and "searched_low" in text
 
 
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ("--layers 0.* 1.*", {"layers": ["0.*", "1.*"]}),
+        ("--exclude 1.* kernel", {"exclude": ["1.*", "kernel"]}),
+        ("--min-size 28", {"min_size": 28}),
+        ("--conv slices", {"conv": "slices"}),
+        ("--level 0.5", {"level": 0.5}),
+        ("--bootstrap 9", {"bootstrap": 9}),
+        ("--bootstrap 9 --seed 3", {"bootstrap": 9, "seed": 3}),
+        ("--randomize", {"randomize": True}),
+        ("--randomize --seed 3", {"randomize": True, "seed": 3}),
+        ("--farms", {"farms": True}),
+    ],
+)
+def test_options_of_the_command_are_those_of_analyze(tmp_path, capsys, words, options):
+    path, out = tmp_path / "net.safetensors", tmp_path / "a.json"
+    save_file({**network().state_dict(), "kernel": torch.randn(12, 10, 2, 2)}, path)
+    assert main(["analyze", str(path), "--out", str(out), *words.split()]) == 0
+    found = json.loads(out.read_text())
+    assert found == json.loads(json.dumps(htr.analyze(path, **options).to_dict()))
+    assert found["rows"] != htr.analyze(path).to_dict()["rows"]
+
+
 def test_command_line_compares(files, tmp_path, capsys):
     out = tmp_path / "report.csv"
     assert main(["analyze", files[0], "--compare", files[1], "--out", str(out)]) == 0
