@@ -154,7 +154,7 @@ def tail_density(spectrum: MatrixSpectrum, points: int = 25) -> Curve | None:
     def density(rate: Array | float) -> Array:
         return np.asarray(share * rate / fit.xmin * np.exp(-(rate + 1) * t))
 
-    low, high = _rates(fit)
+    low, high = (end - 1 for end in interval_of(fit))
     with np.errstate(divide="ignore"):
         highest = np.clip(1 / t, low, high)  # where the density is largest in alpha
     ends = density(low), density(high)
@@ -168,7 +168,7 @@ def tail_survival(spectrum: MatrixSpectrum, points: int = 25) -> Curve | None:
         return None
     t = np.linspace(0, math.log(float(fit.values[-1]) / fit.xmin), points)
     share = fit.n_tail / spectrum.count
-    low, high = _rates(fit)
+    low, high = (end - 1 for end in interval_of(fit))
     return Curve(
         fit.xmin * np.exp(t),
         share * np.exp(-(fit.alpha - 1) * t),
@@ -208,11 +208,3 @@ def thin(count: int, points: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     if not count:
         return np.empty(0, np.int64)
     return np.unique(np.geomspace(1, count, min(points, count)).round().astype(np.int64)) - 1
-
-
-def _rates(fit: PowerlawFit) -> tuple[float, float]:
-    """The interval of `alpha - 1`; the estimate alone where it has no finite one."""
-    low, high = interval_of(fit)
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return fit.alpha - 1, fit.alpha - 1
-    return low - 1, high - 1

@@ -7,8 +7,6 @@ fit means nothing; is the power law rejected; and where does the whole interval 
 
 from __future__ import annotations
 
-import math
-
 from bayes_htr.analysis.marchenko_pastur import MarchenkoPasturFit
 from bayes_htr.tails import Comparison, PowerlawFit
 
@@ -65,8 +63,6 @@ def _better(comparisons: list[Comparison]) -> str:
 def _of_interval(fit: PowerlawFit) -> str:
     low, high = fit.searched_interval or fit.interval
     about = f"alpha {fit.alpha:.1f} ({low:.1f} to {high:.1f})"
-    if not math.isfinite(high):
-        return f"too few eigenvalues in the tail to tell ({fit.n_tail})"
     if high < VERY_HEAVY:
         return f"very heavy-tailed: {about}"
     if low > LIGHT:

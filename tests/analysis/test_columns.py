@@ -51,6 +51,10 @@ def test_rank_by_the_longer_side():
     assert [matrix_rank(ESD(values, N, 2)) for N in (10, 1000)] == [2, 1]
 
 
+def test_entropy_is_by_the_rank():
+    assert rows(torch.diag(torch.tensor([2.0] * 9 + [0.0] * 6)))["entropy"] == pytest.approx(1)
+
+
 def test_weak_eigenvalues():
     lam = torch.tensor([1.0, 1e-2, 5e-6, 5e-7] * 3, dtype=torch.float64)
     assert rows(lam.sqrt().diag())["weak_rank_loss"] == 3
