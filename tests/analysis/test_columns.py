@@ -37,6 +37,16 @@ def test_norms_and_ranks_of_a_matrix():
     assert (row["interval_low"], row["interval_high"]) == pytest.approx(fit.interval, rel=1e-9)
 
 
+@pytest.mark.parametrize(
+    ("M", "rule"), [(19, {"min_tail": 8, "correction": "n-1"}), (20, {"min_tail": 2})]
+)
+def test_fewer_than_20_eigenvalues_have_a_rule_of_their_own(M, rule):
+    torch.manual_seed(0)
+    W = torch.randn(30, M, dtype=torch.float64)
+    fit = htr.fit_powerlaw(torch.linalg.svdvals(W).square(), **rule)
+    assert rows(W)["alpha"] == pytest.approx(fit.alpha, rel=1e-9)
+
+
 def test_rank_in_float64():
     torch.manual_seed(0)
     W = torch.randn(50, 9, dtype=torch.float64) @ torch.randn(9, 30, dtype=torch.float64)

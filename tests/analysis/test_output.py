@@ -211,6 +211,9 @@ def test_networks_without_a_common_matrix(report):
         report.compare(other)
     with pytest.raises(ValueError, match=r"level=0.95 and level=0.5"):
         report.compare(htr.analyze(network(), level=0.5))
+    kernel = htr.analyze({"w": torch.randn(16, 12, 3, 3)}, conv="slices")
+    with pytest.raises(DataError, match="share no matrix"):
+        kernel.compare(htr.analyze({"w": torch.randn(16, 12)}))
     partly = htr.analyze({"0.weight": network()[0].weight, "new": torch.randn(9, 9)})
     assert report.compare(partly).unmatched == ("1.weight", "2.weight", "new")
 
