@@ -79,6 +79,11 @@ def test_the_floor_lies_above_rounding_and_not_far_above(dtype):
     assert rounding < esd.floor < (300 if dtype == torch.float32 else 10) * rounding
 
 
+def test_the_floor_is_no_lower_than_the_error_of_the_decomposition():
+    error = (10_000 * np.finfo(np.float64).eps) ** 2
+    assert ESD(np.array([0.0, 1.0]), 10_000, 2).floor == pytest.approx(error)
+
+
 def test_rounding_of_stored_weights_is_no_tail():
     torch.manual_seed(0)
     W = torch.randn(300, 40).double() @ torch.randn(40, 200).double()

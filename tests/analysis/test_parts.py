@@ -12,6 +12,7 @@ from bayes_htr.analysis import ESD, Farms, fit_marchenko_pastur
 from bayes_htr.analysis.erg import trace_log
 from bayes_htr.analysis.esd import esd_of
 from bayes_htr.analysis.farms import farms_esd
+from bayes_htr.analysis.marchenko_pastur import _RIGID
 from bayes_htr.analysis.randomised import jensen_shannon, randomise
 from bayes_htr.distributions import MarchenkoPastur
 
@@ -78,6 +79,25 @@ def test_a_spike_lies_above_the_tracy_widom_quantile_of_all_matrices(matrices, q
     assert (fit.threshold / fit.variance - (a + b) ** 2) / scale == pytest.approx(
         quantile, abs=0.03
     )
+
+
+@pytest.mark.parametrize(("N", "M"), [(60, 60), (200, 50)])
+def test_how_rigid_random_spectra_are(N, M):
+    """The bound that is asked of them lies just above what they reach."""
+    D = [fit_marchenko_pastur(esd_of([gaussian(N, M, i)], "w")).D for i in range(150)]
+    assert _RIGID / 2 < np.quantile(D, 0.99) * M / math.log(2 + M) < 1.05 * _RIGID
+
+
+def test_a_spectrum_less_rigid_than_that_is_not_random_like():
+    seen = []
+    for power in np.linspace(1.0, 0.7, 16):
+        esd = esd_of([gaussian(200, 100)], "w")
+        fit = fit_marchenko_pastur(ESD(esd.values**power, esd.N, esd.M))
+        rigid = fit.D * 100 / math.log(102)
+        if fit.num_spikes == 0:
+            seen.append(rigid)
+            assert fit.random_like == (rigid <= 1.1)
+    assert min(seen) < 1.0 and any(1.15 < rigid < 2 for rigid in seen)
 
 
 def test_spikes_are_counted_and_hardly_move_the_bulk():

@@ -150,6 +150,25 @@ def test_computed_weights_count_and_raw_ones_do_not():
     assert net[2].parametrizations.weight[0].training
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_older_normalisations_are_seen_through():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.utils.weight_norm(nn.Linear(20, 10)), nn.utils.spectral_norm(nn.Linear(10, 12))
+    )
+    net(torch.ones(1, 20))
+    with torch.no_grad():  # since when the attributes are out of date
+        net[0].weight_g.mul_(3)
+        net[1].weight_orig.mul_(3)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    found = flat(open_source(net))
+    assert set(found) == {"0.weight", "1.weight"}
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items()), "looked at alone"
+    net.eval()(torch.ones(1, 20))
+    for i in range(2):
+        torch.testing.assert_close(found[f"{i}.weight"], net[i].weight.detach())
+
+
 def test_files_hold_what_the_state_dict_holds(net, tmp_path):
     state = {k: v.clone() for k, v in net.state_dict().items() if k != "head.weight"}
     torch.save(net.state_dict(), tmp_path / "net.pt")

@@ -22,6 +22,7 @@ RANDOM = fit_marchenko_pastur(
     ("interval", "words"),
     [
         ((2.5, 3.5), "heavy-tailed: alpha 3.0 (2.5 to 3.5)"),
+        ((2.0, 6.0), "heavy-tailed: alpha 3.0 (2.0 to 6.0)"),
         ((1.4, 1.9), "very heavy-tailed: alpha 3.0 (1.4 to 1.9)"),
         ((6.1, 9.0), "light-tailed: alpha 3.0 (6.1 to 9.0)"),
         ((1.8, 3.5), "heavy- or very heavy-tailed: alpha 3.0 (1.8 to 3.5)"),
