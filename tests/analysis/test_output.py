@@ -54,7 +54,9 @@ def test_json_says_how_the_report_was_made(tmp_path):
         "level": np.float32(0.5),
     }
     path = htr.analyze(network(), **options).to_json(tmp_path / "a.json")
-    settings = json.loads(path.read_text())["settings"]
+    made = json.loads(path.read_text())
+    settings = made["settings"]
+    assert made["version"] == htr.__version__
     assert settings["layers"] == ["[01].*"] and settings["exclude"] == ["1.*"]
     assert (settings["seed"], settings["level"]) == (3, 0.5)
 
