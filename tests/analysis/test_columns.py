@@ -81,7 +81,7 @@ def test_the_floor_lies_above_rounding_and_not_far_above(dtype):
 
 def test_the_floor_is_no_lower_than_the_error_of_the_decomposition():
     error = (10_000 * np.finfo(np.float64).eps) ** 2
-    assert ESD(np.array([0.0, 1.0]), 10_000, 2).floor == pytest.approx(error)
+    assert ESD(np.array([0.0, 1.0]), 10_000, 2).floor == pytest.approx(error, abs=0)
 
 
 def test_rounding_of_stored_weights_is_no_tail():
