@@ -13,6 +13,7 @@ from rich.console import Console
 
 import bayes_htr
 from bayes_htr.analysis import add_analyze
+from bayes_htr.analysis.names import visible
 from bayes_htr.benchmarks import add_bench
 from bayes_htr.errors import (
     CheckpointError,
@@ -66,7 +67,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args.run(args, Console(quiet=silent))
     except _EXPECTED as error:
-        errors.print(f"bayes-htr: {error}", markup=False, highlight=False, soft_wrap=True)
+        lines = "\n".join(map(visible, str(error).split("\n")))  # with names from strangers' files
+        errors.print(f"bayes-htr: {lines}", markup=False, highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
         errors.print(f"bayes-htr: {args.interrupted}")

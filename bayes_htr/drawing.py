@@ -21,6 +21,11 @@ def pyplot() -> Any:
     return plt
 
 
+def literal(text: str) -> str:
+    """A name as it is: a dollar sign in it begins no formula."""
+    return text.replace("$", r"\$")
+
+
 def tick(axis: Axis) -> None:
     """Ticks at 1, 2 and 5 as plain numbers where the axis spans little, at decades elsewhere."""
     from matplotlib.ticker import (

@@ -54,7 +54,7 @@ def analyze(
     Args:
         source: A module, a state dict, a `.pt`, `.pth` or `.safetensors` file, the index of a
             sharded one, or a folder. Files are read without running what they hold.
-        layers: Patterns, as `fnmatch`, of the weights to analyse; all by default.
+        layers: Names, or patterns as `fnmatch`, of the weights to analyse; all by default.
         exclude: Patterns of those to leave out.
         min_size: The fewest eigenvalues of a matrix that is analysed.
         conv: A convolution is one matrix `out x (in kh kw)` (`"flatten"`), or the eigenvalues of
@@ -95,6 +95,8 @@ def analyze(
     )
     found = _analyse_all(weights, options, progress)
     settings: dict[str, Any] = {**asdict(options), "min_size": min_size}
+    patterns = {"layers": _patterns(layers), "exclude": _patterns(exclude)}
+    settings |= {option: list(given) for option, given in patterns.items() if given}
     return SpectraReport(
         [a.row for a in found.values()],
         opened.label,

@@ -126,7 +126,14 @@ def compare_reports(first: SpectraReport, second: SpectraReport) -> CheckpointCo
 
     Raises:
         DataError: No matrix of one name and shape is in both.
+        ValueError: Intervals of different levels.
     """
+    levels = [report.settings.get("level") for report in (first, second)]
+    if levels[0] != levels[1]:
+        raise ValueError(
+            f"the intervals are of level={levels[0]} and level={levels[1]}, and a difference has "
+            "one; analyse both networks with the same"
+        )
     rows, unmatched = compare_rows(first.rows, second.rows)
     return CheckpointComparison(rows, first, second, unmatched)
 
@@ -175,7 +182,7 @@ def _row(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
         else math.nan,
         "stable_rank": first["stable_rank"],
         "other_stable_rank": second["stable_rank"],
-        "verdict": _verdict(low, high) + _doubt(first["verdict"], second["verdict"]),
+        "verdict": _verdict(low, high, first["verdict"], second["verdict"]),
         "first_verdict": first["verdict"],
         "other_verdict": second["verdict"],
     }
@@ -195,14 +202,10 @@ def _reach(length: float) -> float:
     return length if math.isnan(length) else max(length, 0.0)
 
 
-def _doubt(*verdicts: str) -> str:
-    """Whether one of the exponents is of no power law."""
-    return ", if these are power laws" if any(v.startswith(_DOUBTS) for v in verdicts) else ""
-
-
-def _verdict(low: float, high: float) -> str:
+def _verdict(low: float, high: float, *verdicts: str) -> str:
     if math.isnan(low) or math.isnan(high):
         return "no tail in one of them"
-    if high < 0:
-        return "heavier-tailed in the second"
-    return "lighter-tailed in the second" if low > 0 else "no difference to tell"
+    doubt = ", if these are power laws" if any(v.startswith(_DOUBTS) for v in verdicts) else ""
+    if low <= 0 <= high:
+        return f"no difference to tell{doubt}"
+    return f"{'heavier' if high < 0 else 'lighter'}-tailed in the second{doubt}"

@@ -9,7 +9,8 @@ from rich.console import Console
 
 from bayes_htr.analysis.analyze import analyze
 from bayes_htr.analysis.checkpoints import CheckpointComparison
-from bayes_htr.analysis.records import check_suffix
+from bayes_htr.analysis.names import visible
+from bayes_htr.analysis.records import check_suffix, import_parquet
 from bayes_htr.analysis.report_table import SpectraReport
 from bayes_htr.errors import OutputError
 
@@ -61,10 +62,7 @@ def add_analyze(commands: _Commands[argparse.ArgumentParser]) -> None:
 
 
 def _analyze(args: argparse.Namespace, console: Console) -> None:
-    if args.out is not None:
-        check_suffix(args.out)
-    if args.report is not None:
-        _check_report(args.report)
+    _check_outputs(args)
     report = _report(args, args.path)
     shown: SpectraReport | CheckpointComparison = report
     _show(report, console)
@@ -72,7 +70,7 @@ def _analyze(args: argparse.Namespace, console: Console) -> None:
         comparison = report.compare(_report(args, args.compare))
         console.print(comparison.table())
         if comparison.unmatched:
-            names = ", ".join(comparison.unmatched)
+            names = visible(", ".join(comparison.unmatched))
             console.print(f"in one alone, or in another shape: {names}", markup=False)
         shown = comparison
     if args.out is not None:
@@ -81,12 +79,17 @@ def _analyze(args: argparse.Namespace, console: Console) -> None:
         _written(shown.to_html(args.report), console)
 
 
-def _check_report(path: Path) -> None:
-    """Before the work begins: whether the report can come to lie there."""
-    if path.suffix not in (".html", ".htm"):
-        raise ValueError(f"--report {path} ends in {path.suffix!r}; reports end in .html")
-    if not path.parent.is_dir():
-        raise OutputError(f"--report {path}: there is no folder {path.parent}; make it first")
+def _check_outputs(args: argparse.Namespace) -> None:
+    """Before the work begins: whether its results can come to lie there."""
+    if args.out is not None and check_suffix(args.out) == "parquet":
+        import_parquet()
+    if args.report is not None and args.report.suffix not in (".html", ".htm"):
+        raise ValueError(
+            f"--report {args.report} ends in {args.report.suffix!r}; reports end in .html"
+        )
+    for option, path in (("--out", args.out), ("--report", args.report)):
+        if path is not None and not path.parent.is_dir():
+            raise OutputError(f"{option} {path}: there is no folder {path.parent}; make it first")
 
 
 def _written(path: Path, console: Console) -> None:
@@ -114,4 +117,4 @@ def _show(report: SpectraReport, console: Console) -> None:
     if report.skipped:
         console.print(f"not analysed: {len(report.skipped)}", highlight=False)
         for name, why in list(report.skipped.items())[:10]:
-            console.print(f"  {name}: {why}", markup=False, highlight=False)
+            console.print(visible(f"  {name}: {why}"), markup=False, highlight=False)

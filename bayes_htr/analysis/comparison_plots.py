@@ -15,12 +15,11 @@ from bayes_htr.analysis.plots import (
     alpha_limits,
     count_on,
     draw_intervals,
-    literal,
     logarithmic,
     saved,
     say,
 )
-from bayes_htr.drawing import pyplot, tick
+from bayes_htr.drawing import literal, pyplot, tick
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,9 +52,11 @@ def plot_comparison(
         axes[1].plot(x, largest, mark, color=color, ms=5, label=literal(label))
     axes[0].set_yscale("log")
     axes[0].set_ylim(*alpha_limits([row for (_, rows), *_ in sides for row in rows]))
-    axes[1].set_yscale("log")
+    if any(row["lambda_max"] > 0 for _, rows in comparison.sides() for row in rows):
+        axes[1].set_yscale("log")
+        tick(axes[1].yaxis)
+    tick(axes[0].yaxis)
     for ax, label in zip(axes, (r"$\alpha$", r"largest eigenvalue $\lambda_1$"), strict=True):
-        tick(ax.yaxis)
         ax.set_ylabel(label)
         ax.grid(axis="x", alpha=0.3)
     axes[1].legend(fontsize=8, frameon=False, loc="upper right")

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 
 from bayes_htr.analysis.esd import ESD, Array
-from bayes_htr.analysis.marchenko_pastur import MarchenkoPasturFit
-from bayes_htr.distributions import MarchenkoPastur
+from bayes_htr.analysis.marchenko_pastur import MarchenkoPasturFit, unit_law
 from bayes_htr.tails import PowerlawFit
 
 if TYPE_CHECKING:
@@ -155,7 +154,7 @@ def tail_density(spectrum: MatrixSpectrum, points: int = 25) -> Curve | None:
     def density(rate: Array | float) -> Array:
         return np.asarray(share * rate / fit.xmin * np.exp(-(rate + 1) * t))
 
-    low, high = _rates(fit)
+    low, high = (end - 1 for end in interval_of(fit))
     with np.errstate(divide="ignore"):
         highest = np.clip(1 / t, low, high)  # where the density is largest in alpha
     ends = density(low), density(high)
@@ -169,7 +168,7 @@ def tail_survival(spectrum: MatrixSpectrum, points: int = 25) -> Curve | None:
         return None
     t = np.linspace(0, math.log(float(fit.values[-1]) / fit.xmin), points)
     share = fit.n_tail / spectrum.count
-    low, high = _rates(fit)
+    low, high = (end - 1 for end in interval_of(fit))
     return Curve(
         fit.xmin * np.exp(t),
         share * np.exp(-(fit.alpha - 1) * t),
@@ -192,9 +191,9 @@ def bulk_density(spectrum: MatrixSpectrum, least: float, points: int = 80) -> tu
     turns = np.cos(np.linspace(math.pi, 0, points + 2)[1:-1])
     x = np.exp(low + (math.log(bulk.bulk_max) - low) * (1 + turns) / 2)
     N, M = spectrum.row["N"], spectrum.row["M"]
-    law = MarchenkoPastur(M / N, bulk.variance, float(N), validate_args=False)
-    share = 1 - bulk.num_spikes / spectrum.count
-    return x, share * law.log_prob(torch.from_numpy(x)).exp().numpy()
+    mean = N * bulk.variance
+    share = (1 - bulk.num_spikes / spectrum.count) / mean
+    return x, share * unit_law(M / N).log_prob(torch.from_numpy(x / mean)).exp().numpy()
 
 
 def survival(spectrum: MatrixSpectrum, points: int = 240) -> tuple[Array, Array]:
@@ -209,11 +208,3 @@ def thin(count: int, points: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     if not count:
         return np.empty(0, np.int64)
     return np.unique(np.geomspace(1, count, min(points, count)).round().astype(np.int64)) - 1
-
-
-def _rates(fit: PowerlawFit) -> tuple[float, float]:
-    """The interval of `alpha - 1`; the estimate alone where it has no finite one."""
-    low, high = interval_of(fit)
-    if not (math.isfinite(low) and math.isfinite(high)):
-        return fit.alpha - 1, fit.alpha - 1
-    return low - 1, high - 1

@@ -41,5 +41,7 @@ def trace_log(esd: ESD) -> TraceLog | None:
     scaled = values / values.mean()
     with np.errstate(divide="ignore"):
         below = np.log(scaled[::-1]).cumsum() < 0
+    if not below.any():  # equal but for rounding
+        return None
     count = int(below.argmax()) + 1
     return TraceLog(count, float(values[-count]), float(scaled[-count]))

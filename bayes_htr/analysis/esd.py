@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bayes_htr.errors import SpectrumError
 from bayes_htr.spectra import eigenvalues
 
 Array = NDArray[np.float64]
@@ -53,14 +54,29 @@ class ESD:
         stored = eps**2 / 12 * square * (self.N**0.5 + self.M**0.5) ** 2
         return max(stored, (self.N * _DOUBLE) ** 2 * float(self.values[-1]))
 
+    @property
+    def error(self) -> float:
+        """What rounding may put between two eigenvalues that are one, the largest.
+
+        It moves a singular value by the norm of the errors, `sqrt(floor)`, to either side, and the
+        algorithm that made an orthogonal matrix by up to half as much again.
+        """
+        return 8 * float(np.sqrt(self.floor * self.values[-1]))
+
 
 def esd_of(matrices: Sequence[Tensor], name: str, factor: float = 1.0) -> ESD:
     """The ESD of matrices of one shape, all eigenvalues times a factor.
 
     Raises:
-        SpectrumError: Entries that are not finite.
+        SpectrumError: Entries that are not finite, or whose squares are not.
     """
     sides = sorted(matrices[0].shape)
-    values = factor * np.sort(np.concatenate([eigenvalues(W, name) for W in matrices]))
+    with np.errstate(over="ignore"):
+        values = factor * np.sort(np.concatenate([eigenvalues(W, name) for W in matrices]))
+    if not np.isfinite(values[-1]):
+        raise SpectrumError(
+            f"{name} has entries so large that its eigenvalues leave float64; scale it, or leave "
+            "it out"
+        )
     eps = torch.finfo(matrices[0].dtype).eps
     return ESD(values, N=sides[1], M=sides[0], matrices=len(matrices), eps=eps)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from fnmatch import fnmatchcase
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bayes_htr.analysis.log_steps import next_log_step
+from bayes_htr.analysis.names import matches
 from bayes_htr.analysis.traces import QUANTITIES, Trace, trace
 from bayes_htr.inference.callbacks import StepCallback, StepEvent
 from bayes_htr.posterior import PosteriorSpectra
@@ -241,11 +241,11 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         return rows
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write `path`, a safetensors file, and what it holds beside it as `.json`.
+        """Write a safetensors file of the spectra, with all else in its header.
 
         Raises:
-            OutputError: They cannot be written.
-            ValueError: Nothing is recorded, or `path` ends in `.json` itself.
+            OutputError: It cannot be written.
+            ValueError: Nothing is recorded.
         """
         from bayes_htr.analysis.history_file import write
 
@@ -253,10 +253,10 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SpectrumHistory:
-        """Read what `save` wrote; nothing in the files is run. It can be recorded to further.
+        """Read what `save` wrote; nothing in the file is run. It can be recorded to further.
 
         Raises:
-            CheckpointError: Files that are missing, truncated, foreign, or not of one save.
+            CheckpointError: A file that is missing, truncated, or foreign.
         """
         from bayes_htr.analysis.history_file import read
 
@@ -313,11 +313,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
 
     def _measured(self, net: nn.Module) -> dict[str, Tensor]:
         there = matrices_of(net)
-        chosen = {
-            name: W
-            for name, W in there.items()
-            if any(name == p or fnmatchcase(name, p) for p in self.matrices)
-        }
+        chosen = {name: W for name, W in there.items() if matches(name, self.matrices)}
         if not chosen:
             raise ValueError(
                 f"matrices={self.matrices!r} matches no matrix of the network; there are "

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayes_htr.analysis.traces import QUANTITIES
-from bayes_htr.drawing import pyplot, tick
+from bayes_htr.drawing import literal, pyplot, tick
 from bayes_htr.inference.run_folder import write_aside
 from bayes_htr.posterior.plots import heights, log_bins
 
@@ -79,7 +79,7 @@ def plot_steps(
     for ax, row in zip(axes.flat, chosen, strict=False):
         drawing.draw(ax, int(row))
         ax.set_title(_when(history, int(row)), fontsize=9)
-    figure.suptitle(name, fontsize=11)
+    figure.suptitle(literal(name), fontsize=11)
     figure.supxlabel(r"eigenvalue $\lambda$ of $W^\top W$", fontsize=10)
     figure.supylabel("density", fontsize=10)
     _save(figure, path)
@@ -122,7 +122,7 @@ def plot_trace(
     colors = _colors(len(chosen))
     for name, color in zip(chosen, colors, strict=True):
         found = history.trace(name, quantity, level=level)
-        ax.plot(x, found.values, color=color, lw=1.5, marker=".", ms=4, label=name)
+        ax.plot(x, found.values, color=color, lw=1.5, marker=".", ms=4, label=literal(name))
         if found.interval is not None and len(chosen) <= _APART:
             ax.fill_between(x, *found.interval.T, color=color, alpha=0.15, lw=0)
     if against == "step":
@@ -207,7 +207,7 @@ def animate(
                 for ax, drawing, name in zip(axes.flat, drawings, chosen, strict=False):
                     ax.clear()
                     drawing.draw(ax, row)
-                    ax.set_title(name, fontsize=10)
+                    ax.set_title(literal(name), fontsize=10)
                     ax.set_xlabel(r"eigenvalue $\lambda$")
                 figure.suptitle(_when(history, row), fontsize=11)
                 writer.grab_frame()
@@ -220,7 +220,7 @@ class _Esd:
 
     def __init__(self, history: SpectrumHistory, name: str) -> None:
         lam = history[name].double().numpy()
-        self.lam = np.maximum(lam, 1e-12 * max(lam.max(), 1e-300))
+        self.lam = np.maximum(lam, 1e-12 * (lam.max() or 1.0))
         self.alpha = history.trace(name, "alpha")
         self.bins = log_bins(self.lam.reshape(-1), self.lam.shape[1])
         densities = np.stack([heights(row, self.bins) for row in self.lam])

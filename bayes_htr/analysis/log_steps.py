@@ -13,7 +13,7 @@ def next_log_step(after: int, per_decade: float) -> int:
     """
     if after < 0:
         return 0
-    i = max(0, math.floor(per_decade * math.log10(max(after, 1))))
+    i = max(0, math.floor(per_decade * math.log10(after + 0.5)))
     while round(10 ** (i / per_decade)) <= after:
         i += 1
     return round(10 ** (i / per_decade))

@@ -85,12 +85,11 @@ def fit_marchenko_pastur(esd: ESD) -> MarchenkoPasturFit | None:
         spikes = min(int((values > threshold).sum()), K // 2)
         if spikes in seen:
             break
-    law = MarchenkoPastur(1 / esd.Q, variance, float(esd.N))
     total = float(values.sum())
     c = math.sqrt(1 / esd.Q)
     low, high = (esd.N * variance * (1 + sign * c) ** 2 for sign in (-1, 1))
     num_spikes = int((values > threshold).sum())
-    D = _distance(values[: K - num_spikes], law)
+    D = _distance(values[: K - num_spikes] / (esd.N * variance), unit_law(1 / esd.Q))
     return MarchenkoPasturFit(
         variance=variance,
         bulk_min=low,
@@ -104,12 +103,15 @@ def fit_marchenko_pastur(esd: ESD) -> MarchenkoPasturFit | None:
     )
 
 
+def unit_law(ratio: float) -> MarchenkoPastur:
+    """The law with mean 1, in float64: whatever the scale of the matrix, it stays there."""
+    return MarchenkoPastur(torch.tensor(ratio, dtype=torch.float64), validate_args=False)
+
+
 @lru_cache(maxsize=1024)
 def _median(ratio: float) -> float:
     """Of the law with mean 1."""
-    half = torch.tensor(0.5, dtype=torch.float64)
-    law = MarchenkoPastur(torch.tensor(ratio, dtype=torch.float64), validate_args=False)
-    return float(law.icdf(half))
+    return float(unit_law(ratio).icdf(torch.tensor(0.5, dtype=torch.float64)))
 
 
 @lru_cache(maxsize=1024)

@@ -1,6 +1,6 @@
 """The weights of a module, each by its layer's type.
 
-Where a parametrization or pruning computes a weight, it is the computed one that counts.
+Where a parametrization, a normalisation or pruning computes a weight, the computed one counts.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
 
 from bayes_htr.analysis.weights import (
     Source,
@@ -21,7 +22,7 @@ from bayes_htr.analysis.weights import (
     reason_against,
 )
 from bayes_htr.spectra import parameters_of
-from bayes_htr.spectra.matrices import plain_name, unwrap
+from bayes_htr.spectra.matrices import hooked, plain_name, unwrap
 
 _KINDS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.Linear, "dense"),
@@ -87,15 +88,21 @@ def _add(
 
 
 def _computed(owner: nn.Module) -> list[str]:
-    """Names of the weights that a parametrization or pruning computes."""
+    """Names of the weights that a parametrization, a normalisation or pruning computes."""
     names = list(owner.parametrizations) if parametrize.is_parametrized(owner) else []  # type: ignore[arg-type]
     masks = [name for name, _ in owner.named_buffers(recurse=False) if name.endswith("_mask")]
-    return names + [m[:-5] for m in masks if f"{m[:-5]}_orig" in owner._parameters]
+    pruned = [m[:-5] for m in masks if f"{m[:-5]}_orig" in owner._parameters]
+    return [*names, *pruned, *hooked(owner)]
 
 
 def _compute(owner: nn.Module, name: str) -> Tensor:
     with torch.no_grad(), _evaluating(owner):
-        if f"{name}_orig" in owner._parameters:  # pruned: the attribute may be out of date
+        hook = hooked(owner).get(name)  # here and if pruned the attribute may be out of date
+        if isinstance(hook, SpectralNorm):
+            return hook.compute_weight(owner, do_power_iteration=False)
+        if hook is not None:
+            return hook.compute_weight(owner)
+        if f"{name}_orig" in owner._parameters:
             return getattr(owner, f"{name}_orig") * getattr(owner, f"{name}_mask")
         return getattr(owner, name)
 

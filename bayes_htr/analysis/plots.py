@@ -24,7 +24,7 @@ from bayes_htr.analysis.curves import (
 )
 from bayes_htr.analysis.kinds import KINDS, kind_of
 from bayes_htr.analysis.verdict import LIGHT, VERY_HEAVY
-from bayes_htr.drawing import pyplot, tick
+from bayes_htr.drawing import literal, pyplot, tick
 from bayes_htr.errors import SpectrumError
 from bayes_htr.tails import hill_curve
 from bayes_htr.tails.plots import plot_fit, plot_hill
@@ -210,11 +210,6 @@ def say(ax: Axes, words: str) -> None:
     ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", color=QUIET)
     ax.set_xticks([])
     ax.set_yticks([])
-
-
-def literal(text: str) -> str:
-    """A name as it is: a dollar sign in it begins no formula."""
-    return text.replace("$", r"\$")
 
 
 def saved(figure: Figure, path: str | PathLike[str] | None) -> Figure:

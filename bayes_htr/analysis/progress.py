@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
+from bayes_htr.analysis.names import visible
 from bayes_htr.progress_bar import ProgressBar
 
 
@@ -16,12 +17,16 @@ class AnalysisProgress(ProgressBar):
     """
 
     def __init__(self, show: bool | None, work: float) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TimeRemainingColumn(),
+        )
         super().__init__(columns, show, description="", total=work)
 
     def begin(self, name: str) -> None:
         """A matrix is next."""
-        self._progress.update(self._task, description=name)
+        self._progress.update(self._task, description=visible(name))
 
     def done(self, work: float) -> None:
         """So much is done."""

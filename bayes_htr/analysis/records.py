@@ -17,11 +17,14 @@ from typing import Any, ClassVar
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from bayes_htr.analysis.names import visible
 from bayes_htr.errors import OutputError
 from bayes_htr.inference.run_folder import write_aside
 
 _WIDTH = 160
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @dataclass(frozen=True)
@@ -60,15 +63,19 @@ class Records:
     def to_csv(self, path: str | PathLike[str]) -> Path:
         """Write a CSV file with a line of names; what is not defined is empty.
 
+        A text that a spreadsheet would take for a formula, as a name that begins with `=`, gets an
+        apostrophe before it.
+
         Raises:
             OutputError: It cannot be written.
         """
 
         def write(aside: Path) -> None:
-            with aside.open("w", encoding="utf-8", newline="") as file:
+            with aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
                 writer = csv.DictWriter(file, self.columns, lineterminator="\n")
                 writer.writeheader()
-                writer.writerows(_defined(row) for row in self.rows)
+                for row in self.rows:
+                    writer.writerow({k: _no_formula(v) for k, v in _defined(row).items()})
 
         return _write(path, write)
 
@@ -78,7 +85,7 @@ class Records:
         Raises:
             OutputError: It cannot be written.
         """
-        text = json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False, default=_plain) + "\n"
         return _write(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
     def to_parquet(self, path: str | PathLike[str]) -> Path:
@@ -88,14 +95,10 @@ class Records:
             ImportError: pandas or pyarrow is not installed.
             OutputError: It cannot be written.
         """
-        try:
-            import pyarrow
-            import pyarrow.parquet as parquet
-        except ImportError as error:
-            raise ImportError(
-                'to_parquet needs pyarrow: pip install "bayes-htr[tables]"'
-            ) from error
-        data = {name: [_defined(row).get(name) for row in self.rows] for name in self.columns}
+        pyarrow, parquet = import_parquet()
+        data = {
+            name: [_encodable(_defined(r).get(name)) for r in self.rows] for name in self.columns
+        }
         table = pyarrow.table(data)
         return _write(path, lambda aside: parquet.write_table(table, aside))
 
@@ -131,7 +134,7 @@ class Records:
             heading = self.headings.get(name, name)
             table.add_column(heading, justify="left" if text else "right", overflow="fold")
         for row in self.rows:
-            table.add_row(*(_shown(row.get(name)) for name in names))
+            table.add_row(*(Text(_shown(row.get(name))) for name in names))
         return table
 
     def __str__(self) -> str:
@@ -139,6 +142,20 @@ class Records:
         with console.capture() as capture:
             console.print(self.table(), markup=False)
         return capture.get().rstrip()
+
+
+def import_parquet() -> tuple[Any, Any]:
+    """`pyarrow` and `pyarrow.parquet`.
+
+    Raises:
+        ImportError: pyarrow is not installed.
+    """
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise ImportError('to_parquet needs pyarrow: pip install "bayes-htr[tables]"') from error
+    return pyarrow, pyarrow.parquet
 
 
 def check_suffix(path: str | PathLike[str]) -> str:
@@ -160,7 +177,22 @@ def _defined(row: dict[str, Any]) -> dict[str, Any]:
 def _shown(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:.3g}" if isinstance(value, float) else visible(str(value))
+
+
+def _plain(number: Any) -> Any:
+    """One of NumPy's, such as a seed, as Python's."""
+    return number.item()
+
+
+def _encodable(value: Any) -> Any:
+    """Text that is UTF-8: a lone surrogate as its escape."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _no_formula(value: Any) -> Any:
+    """Text that no spreadsheet computes: names come from strangers' files."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 def _write(path: str | PathLike[str], write: Any) -> Path:

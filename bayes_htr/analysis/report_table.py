@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.table import Table
 
+import bayes_htr
 from bayes_htr.analysis.checkpoints import CheckpointComparison, compare_reports
 from bayes_htr.analysis.esd import Array
 from bayes_htr.analysis.marchenko_pastur import MarchenkoPasturFit
@@ -87,6 +88,7 @@ class SpectraReport(Records):
 
         Raises:
             DataError: No matrix of one name and shape is in both.
+            ValueError: Intervals of different levels.
         """
         return compare_reports(self, other)
 
@@ -122,6 +124,7 @@ class SpectraReport(Records):
         return {
             **super().to_dict(),
             "network": self.label,
+            "version": bayes_htr.__version__,
             "settings": self.settings,
             "skipped": self.skipped,
         }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -96,11 +96,14 @@ def analyse(weight: Weight, number: int, options: Options) -> Analysed:
 def fit_tail(esd: ESD, options: Options, *, bootstrap: bool = True) -> PowerlawFit | None:
     """The power law of the tail; `None` where there is none to fit.
 
-    Eigenvalues that are zero to the accuracy of the stored weights are left out. Fewer than 20 are
+    Eigenvalues that are zero to the accuracy of the stored weights are left out, and there is no
+    tail where all others are one to that accuracy, as in an orthogonal matrix. Fewer than 20 are
     fitted by the rule that WeightWatcher has for them: at least 8 in the tail, and `alpha - 1`
     corrected by `(n-1)/n`.
     """
     values = esd.values[esd.values > esd.floor]
+    if len(values) and values[-1] - values[0] <= esd.error:
+        return None
     small: dict[str, Any] = {"min_tail": 8, "correction": "n-1"} if len(values) < _SMALL else {}
     try:
         return fit_powerlaw(
@@ -186,6 +189,9 @@ def _erg_columns(esd: ESD, fit: PowerlawFit | None) -> Row:
 def _random_columns(random: Randomised, esd: ESD) -> Row:
     largest, own = float(random.esd.values[-1]), float(esd.values[-1])
     bulk = fit_marchenko_pastur(random.esd)
+    if bulk is not None:  # of one replica: the mean over all
+        replicas = random.esd.matrices / esd.matrices
+        bulk = replace(bulk, num_spikes=round(bulk.num_spikes / replicas))
     return {
         "max_rand_eval": largest,
         "rand_distance": random.distance,

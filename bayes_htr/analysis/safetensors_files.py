@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bayes_htr.analysis.state_dicts import without_wrappers
+from bayes_htr.analysis.names import without_wrappers
 from bayes_htr.analysis.weights import (
     Source,
     Weight,
@@ -28,18 +28,28 @@ _LONGEST_INDEX = 100_000_000  # bytes
 _FLOATING = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 
 
-def safetensors_source(files: Iterable[Path], label: str) -> Source:
+def safetensors_source(files: Iterable[Path], label: str, expected: Iterable[str] = ()) -> Source:
     """The weights in one or more files.
 
+    Args:
+        files: The files.
+        label: What errors call them together.
+        expected: Names that have to be in them.
+
     Raises:
-        CheckpointError: A file that cannot be read, or a name that two of them hold.
+        CheckpointError: A file that cannot be read, a name that two of them hold, or one that none
+            holds.
     """
     weights: list[Weight] = []
     skipped: dict[str, str] = {}
     where: dict[str, Path] = {}
+    missing = set(expected)
     for file in files:
-        for key, shape, dtype in _header(file):
-            name = without_wrappers(key)
+        header = _header(file)
+        names = without_wrappers(key for key, *_ in header)
+        missing -= set(names)
+        for key, shape, dtype in header:
+            name = names[key]
             if name in where:
                 raise CheckpointError(
                     f"{name} is in {where[name].name} and in {file.name}; name one of the files"
@@ -53,11 +63,16 @@ def safetensors_source(files: Iterable[Path], label: str) -> Source:
                 continue
             kind = kind_by_dimensions(len(shape))
             weights.extend(in_projections(Weight(name, kind, shape, partial(_read, file, key))))
+    if missing:
+        raise CheckpointError(
+            f"{label}: the index names {sorted(missing)[0]!r}, which is in none of its files; the "
+            "checkpoint is incomplete"
+        )
     return Source(label, tuple(weights), skipped)
 
 
-def shards(index: Path) -> list[Path]:
-    """The files that an index names, beside it.
+def index_source(index: Path, label: str) -> Source:
+    """The weights in the files that an index names, beside it.
 
     Raises:
         CheckpointError: An index that cannot be read, or names what is not there or elsewhere.
@@ -65,18 +80,19 @@ def shards(index: Path) -> list[Path]:
     try:
         if index.stat().st_size > _LONGEST_INDEX:
             raise ValueError(f"longer than {_LONGEST_INDEX} bytes")
-        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-        files = [index.parent / name for name in sorted(names)]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        shards = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        names = sorted(set(shards.values()))
+        files = [index.parent / name for name in names]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
             f"{index} is no index of safetensors files ({error!r}); write the checkpoint anew"
         ) from error
-    for name, file in zip(sorted(names), files, strict=True):
+    for name, file in zip(names, files, strict=True):
         if Path(name).name != name or not file.is_file():
             raise CheckpointError(
                 f"{index} names {name!r}, which is no file beside it; the checkpoint is incomplete"
             )
-    return files
+    return safetensors_source(files, label, shards)
 
 
 def _header(file: Path) -> list[tuple[str, tuple[int, ...], str]]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 
+from bayes_htr.analysis.names import matches
 from bayes_htr.analysis.weights import Conv, Source, Weight
 from bayes_htr.errors import DataError
 
@@ -21,7 +21,7 @@ def select(
 
     Args:
         source: All of them.
-        include: Patterns as `fnmatch`; a weight that matches one of them is in; all if empty.
+        include: Names, or patterns as `fnmatch`; a weight that matches one is in; all if empty.
         exclude: Patterns of those that are out.
         min_size: The fewest eigenvalues.
         conv: How convolutions are seen.
@@ -33,16 +33,16 @@ def select(
     if min_size < 1:
         raise ValueError(f"min_size={min_size} must be at least 1")
     for pattern in (*include, *exclude):
-        if not any(fnmatchcase(w.name, pattern) for w in source.weights):
+        if not any(matches(w.name, [pattern]) for w in source.weights):
             names = ", ".join(w.name for w in source.weights[:20]) or "none"
             raise DataError(f"{pattern!r} matches no weight of {source.label}; there are: {names}")
     kept: list[Weight] = []
     skipped = dict(source.skipped)
     for weight in source.weights:
         size = weight.count(conv)
-        if include and not any(fnmatchcase(weight.name, p) for p in include):
+        if include and not matches(weight.name, include):
             skipped[weight.name] = "no pattern includes it"
-        elif any(fnmatchcase(weight.name, p) for p in exclude):
+        elif matches(weight.name, exclude):
             skipped[weight.name] = "excluded"
         elif size < min_size:
             skipped[weight.name] = f"{size} eigenvalues, fewer than {min_size}"

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bayes_htr.analysis.modules import module_source
-from bayes_htr.analysis.safetensors_files import INDEX, safetensors_source, shards
+from bayes_htr.analysis.safetensors_files import INDEX, index_source, safetensors_source
 from bayes_htr.analysis.state_dicts import state_dict_source
 from bayes_htr.analysis.torch_files import SUFFIXES, torch_source
 from bayes_htr.analysis.weights import Source
@@ -41,12 +41,16 @@ def open_source(source: nn.Module | Mapping[str, Tensor] | str | PathLike[str] |
             "or the path of a .pt, .pth or .safetensors file"
         )
     path = Path(fspath(source))
-    if path.is_dir():
-        return _folder(path)
-    if not path.is_file():
+    try:
+        if path.is_dir():
+            return _folder(path)
+        there = path.is_file()
+    except OSError as error:  # a folder that may not be listed, a name that is too long
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not there:
         raise CheckpointError(f"{path} does not exist; name a file, or a folder of one network")
     if path.name.endswith(INDEX):
-        return safetensors_source(shards(path), str(path))
+        return index_source(path, str(path))
     if path.suffix == ".safetensors":
         return safetensors_source([path], str(path))
     if path.suffix in SUFFIXES:
@@ -63,7 +67,7 @@ def _folder(path: Path) -> Source:
     if len(indices) > 1:
         raise CheckpointError(f"{path} holds {len(indices)} indices; name one of them")
     if indices:
-        return safetensors_source(shards(indices[0]), str(path))
+        return index_source(indices[0], str(path))
     files = sorted(path.glob("*.safetensors"))
     if preferred := [path / name for name in _PREFERRED if path / name in files]:
         files = preferred[:1]

@@ -14,7 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
+from bayes_htr.analysis.names import without_wrappers
 from bayes_htr.analysis.weights import (
     Source,
     Weight,
@@ -24,7 +26,6 @@ from bayes_htr.analysis.weights import (
 )
 from bayes_htr.errors import DataError
 
-_WRAPPERS = ("module.", "_orig_mod.")
 _INSIDE = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
 """Keys under which training scripts keep the state dict beside the optimiser's."""
 
@@ -44,7 +45,7 @@ def state_dict_source(state: Mapping[Any, Any], label: str = "the state dict") -
     skipped: dict[str, str] = {}
     seen: dict[tuple[Any, ...], str] = {}
     for name, tensor in _tensors(state, label).items():
-        if tensor.ndim < 2:
+        if not tensor.is_nested and tensor.ndim < 2:
             continue
         reason = _reason(tensor)
         if reason is None:
@@ -60,22 +61,16 @@ def state_dict_source(state: Mapping[Any, Any], label: str = "the state dict") -
     return Source(label, tuple(weights), skipped)
 
 
-def without_wrappers(name: str) -> str:
-    """A name without what `DataParallel` and `torch.compile` put before and into it."""
-    name = name.replace("_orig_mod.", "")
-    while name.startswith(_WRAPPERS):
-        name = name[len("module.") :]
-    return name
-
-
 def _tensors(state: Mapping[Any, Any], label: str) -> dict[str, Tensor]:
-    found = {str(k): v for k, v in state.items() if isinstance(v, Tensor)}
-    if found:
-        return {without_wrappers(name): tensor for name, tensor in found.items()}
-    for key in _INSIDE:
-        inside = state.get(key)
-        if isinstance(inside, Mapping) and any(isinstance(v, Tensor) for v in inside.values()):
-            return _tensors(inside, f"{label}[{key!r}]")
+    within = [v for v in map(state.get, _INSIDE) if isinstance(v, Mapping)]
+    found = [
+        {str(k): v for k, v in inside.items() if isinstance(v, Tensor)}
+        for inside in (*within, state)  # beside a state dict, a tensor is a count or a score
+    ]
+    matrices = [t for t in found if any(v.is_nested or v.ndim >= 2 for v in t.values())]
+    tensors = next(iter([*matrices, *filter(None, found)]), None)
+    if tensors is not None:
+        return {name: tensors[key] for key, name in without_wrappers(tensors).items()}
     keys = ", ".join(repr(k) for k in list(state)[:8]) or "none"
     raise DataError(
         f"{label} holds no tensors by name (its keys: {keys}); give the state dict itself, or a "
@@ -86,8 +81,12 @@ def _tensors(state: Mapping[Any, Any], label: str) -> dict[str, Tensor]:
 def _reason(tensor: Tensor) -> str | None:
     if tensor.is_meta:
         return "it is on the meta device, without values"
-    if tensor.layout != torch.strided or tensor.is_quantized:
-        return f"its layout is {tensor.layout}, {tensor.dtype}: give dense tensors"
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+        kind = "nested" if tensor.is_nested else f"{tensor.layout}, {tensor.dtype}"
+        return f"its layout is {kind}: give dense tensors"
+    plain = type(tensor) in (Tensor, Parameter)
+    if plain and tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        return "it repeats fewer entries than it has"  # and could claim any amount of memory
     return reason_against(tuple(tensor.shape), tensor.is_floating_point(), str(tensor.dtype))
 
 

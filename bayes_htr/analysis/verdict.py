@@ -7,8 +7,6 @@ fit means nothing; is the power law rejected; and where does the whole interval 
 
 from __future__ import annotations
 
-import math
-
 from bayes_htr.analysis.marchenko_pastur import MarchenkoPasturFit
 from bayes_htr.tails import Comparison, PowerlawFit
 
@@ -41,6 +39,8 @@ def verdict(
         return f"too few eigenvalues to tell ({num_evals})"
     if fit is None:
         return "no tail to fit"
+    if fit.n < FEWEST:
+        return f"too few eigenvalues that are not zero to tell ({fit.n})"
     if bulk is not None and bulk.random_like:
         return "like a random matrix (Marchenko-Pastur)"
     if fit.p_value is not None and fit.p_value <= REJECTED:
@@ -63,8 +63,6 @@ def _better(comparisons: list[Comparison]) -> str:
 def _of_interval(fit: PowerlawFit) -> str:
     low, high = fit.searched_interval or fit.interval
     about = f"alpha {fit.alpha:.1f} ({low:.1f} to {high:.1f})"
-    if not math.isfinite(high):
-        return f"too few eigenvalues in the tail to tell ({fit.n_tail})"
     if high < VERY_HEAVY:
         return f"very heavy-tailed: {about}"
     if low > LIGHT:

@@ -74,8 +74,8 @@ class Source:
 
 def reason_against(shape: tuple[int, ...], floating: bool, dtype: str) -> str | None:
     """Why a tensor of two or more dimensions is no weight, or `None`."""
-    if not floating:
-        return f"{dtype} is no floating-point type"
+    if not floating or "float4" in dtype:
+        return f"{dtype} is no floating-point type that can be read"
     if math.prod(shape) == 0:
         return f"it is empty: {shape}"
     return None

@@ -270,8 +270,9 @@ class Priors(Value):
         if prior is not None and prior.spectral:
             raise PriorError(
                 f"{parameter.name} is not a weight but what one is computed from, by a "
-                "parametrization or pruning; its spectrum is not the network's. Remove that first "
-                "(parametrize.remove_parametrizations, prune.remove), or give it Entries"
+                "parametrization, a normalisation or pruning; its spectrum is not the network's. "
+                "Remove that first (parametrize.remove_parametrizations, remove_weight_norm, "
+                "remove_spectral_norm, prune.remove), or give it Entries"
             )
 
     def _check_shared(self, assignments: list[Assignment]) -> None:

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from bayes_htr.errors import SpectrumError
 
@@ -54,7 +56,7 @@ class Parameter:
         path: The name by which the unwrapped module finds it.
         tensor: The parameter.
         matrices: The matrices in it.
-        raw: Whether the network computes its weight from it, by a parametrization or by pruning:
+        raw: Whether the network computes its weight from it, by a parametrization or the like:
             then it is not the weight, and holds no matrix of the network.
     """
 
@@ -132,10 +134,21 @@ def as_matrix(W: Tensor) -> Tensor:
     return W if W.ndim == 2 else W.reshape(W.shape[0], -1)
 
 
+def hooked(owner: nn.Module) -> dict[str, WeightNorm | SpectralNorm]:
+    """The older normalisations, which compute a weight before each call, by that weight's name."""
+    hooks = owner._forward_pre_hooks.values()
+    return {h.name: h for h in hooks if isinstance(h, WeightNorm | SpectralNorm)}
+
+
 def _is_computed_from(name: str, owner: nn.Module) -> bool:
-    """Whether the owner computes its weight from this parameter: parametrized, or pruned."""
-    pruned = name.endswith("_orig") and hasattr(owner, name.rpartition(".")[2][:-5] + "_mask")
-    return pruned or isinstance(owner, nn.utils.parametrize.ParametrizationList)
+    """Whether the owner computes its weight from this parameter.
+
+    As a parametrization does, pruning, or a normalisation.
+    """
+    stem, _, kind = name.rpartition(".")[2].rpartition("_")
+    pruned = kind == "orig" and hasattr(owner, f"{stem}_mask")
+    normalised = kind in ("g", "v", "orig") and stem in hooked(owner)
+    return pruned or normalised or isinstance(owner, nn.utils.parametrize.ParametrizationList)
 
 
 def _matrices(name: str, tensor: Tensor, owner: nn.Module) -> tuple[Matrix, ...]:

@@ -31,6 +31,8 @@ Prior = Literal["jeffreys"] | tuple[float, float]
 
 _GRID = 1201
 _WIDTH = 10.0  # standard deviations on each side of the mode
+_NEGLIGIBLE = 40.0  # e^-40 of the highest density
+_REFINED = 4
 
 
 class RatePosterior(Protocol):
@@ -114,20 +116,38 @@ class GridPosterior:
             span: `(K,)` `log(xmax / xmin)`.
             prior: `"jeffreys"`, or shape and rate of a Gamma law, which allows no `alpha < 1`.
         """
+        if prior != "jeffreys":
+            return cls._under_gamma(excess, above, span, prior)
         mode = truncated_rate(excess / above, span)
         sd = 1 / np.sqrt(above * fisher_information(mode, span))
         grid = mode[:, None] + np.linspace(-_WIDTH, _WIDTH, _GRID) * sd[:, None]
         log_density = -above[:, None] * log_normaliser(grid, span[:, None]) - grid * excess[:, None]
-        if prior == "jeffreys":
-            log_density += np.log(fisher_information(grid, span[:, None])) / 2
-        else:
-            a, b = prior
-            positive = np.where(grid > 0, grid, 1.0)
-            log_density += np.where(grid > 0, (a - 1) * np.log(positive) - b * grid, -np.inf)
-        density = np.exp(log_density - log_density.max(axis=1, keepdims=True))
-        steps = (density[:, 1:] + density[:, :-1]) / 2
-        mass = np.concatenate([np.zeros((len(grid), 1)), steps.cumsum(axis=1)], axis=1)
-        return cls(grid, mass / mass[:, -1:])
+        log_density += np.log(fisher_information(grid, span[:, None])) / 2
+        return cls(grid, _cumulated(log_density))
+
+    @classmethod
+    def _under_gamma(
+        cls, excess: Array, above: Array, span: Array, prior: tuple[float, float]
+    ) -> GridPosterior:
+        """On a grid of the rate's logarithm, drawn closer about the mode, wherever that lies.
+
+        In the logarithm there is one mode. It lies above that of a Gamma law of the prior's shape,
+        and the posterior is smaller than that of the law without an upper end.
+        """
+        a, b = prior
+        total, rows = excess + b, np.arange(len(excess))
+        low = np.log(a / total) - _NEGLIGIBLE / min(a, 1.0)
+        high = np.log(stats.gamma.isf(1e-16, above + a) / total)
+        for _ in range(_REFINED):
+            logs = np.linspace(low, high, _GRID, axis=1)
+            grid = np.exp(logs)
+            log_density = a * logs - grid * total[:, None]
+            log_density -= above[:, None] * log_normaliser(grid, span[:, None])
+            seen = log_density > log_density.max(axis=1, keepdims=True) - _NEGLIGIBLE
+            first, last = seen.argmax(axis=1), _GRID - 1 - seen[:, ::-1].argmax(axis=1)
+            low = logs[rows, np.maximum(first - 1, 0)]
+            high = logs[rows, np.minimum(last + 1, _GRID - 1)]
+        return cls(grid, _cumulated(log_density))
 
     def cdf(self, rate: float) -> Array:
         """`(K,)` probabilities that it is at most `rate`."""
@@ -138,6 +158,14 @@ class GridPosterior:
         """`(K,)` quantiles."""
         rows = zip(self.grid, self.mass, strict=True)
         return np.array([np.interp(q, mass, grid) for grid, mass in rows])
+
+
+def _cumulated(log_density: Array) -> Array:
+    """`(K, G)` probabilities below points of grids, of equal steps, by the trapezoidal rule."""
+    density = np.exp(log_density - log_density.max(axis=1, keepdims=True))
+    steps = (density[:, 1:] + density[:, :-1]) / 2
+    mass = np.concatenate([np.zeros((len(density), 1)), steps.cumsum(axis=1)], axis=1)
+    return np.asarray(mass / mass[:, -1:])
 
 
 def interval(posterior: RatePosterior, weights: Array, level: float) -> tuple[float, float]:

@@ -71,7 +71,8 @@ def fit_powerlaw(
             where xmin is known; the `finite` option of Clauset's programs) or `(n-2)/n` (`"n-2"`:
             unbiased where xmin is one of the values). D is that of the corrected law. The
             intervals are posteriors, and do not change.
-        prior: Of `alpha - 1`: `"jeffreys"`, or shape and rate `(a, b)` of a Gamma law.
+        prior: Of `alpha - 1`: `"jeffreys"`, or shape and rate `(a, b)` of a Gamma law; with an
+            upper end, of a shape above 0.
         level: Probability of the intervals.
         bootstrap: Replicates of the semi-parametric bootstrap; 0 for none. It gives `p_value` and,
             where xmin was searched, `searched_interval`; as many are then drawn again, in a second
@@ -226,6 +227,11 @@ def _check(
             raise ValueError(f"xmax={xmax!r} must be a number, 'largest' or None")
     elif xmax is not None and not (xmin or 0) < xmax < math.inf:
         raise ValueError(f"xmax={xmax} must be above xmin={xmin}; leave it out for no upper end")
+    if xmax is not None and prior != "jeffreys" and not prior[0] > 0:
+        raise ValueError(
+            f"prior={prior!r} has no posterior under an upper end, where the data allow "
+            "alpha - 1 = 0; give a shape above 0, or 'jeffreys'"
+        )
     if xmax is not None and rule.correction != "none":
         raise ValueError(
             f"correction={rule.correction!r} is of the law without an upper end; leave it out, or "

@@ -51,6 +51,13 @@ def test_patterns_and_sizes(net):
         htr.analyze(net, min_size=99)
 
 
+def test_a_name_is_a_pattern_of_itself():
+    state = {"in_proj_weight": torch.randn(90, 30), "w": torch.randn(30, 30)}
+    name = "in_proj_weight[q]"
+    assert names(htr.analyze(state, layers=name)) == [name]
+    assert name not in names(htr.analyze(state, exclude=name))
+
+
 def test_convolutions(net):
     flat, slices = (htr.analyze(net, conv=c).rows[1] for c in ("flatten", "slices"))
     assert (flat["N"], flat["M"], flat["rf"], flat["num_evals"]) == (108, 16, 1, 16)

@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from safetensors.torch import save_file
 from scipy import stats
 from torch import nn
 
@@ -154,20 +155,51 @@ def test_files(tmp_path):
     again = htr.SpectrumHistory.load(file)
     assert (again.steps, again.epochs, again.per_decade) == (history.steps, history.epochs, 3)
     assert all(again[name].equal(history[name]) for name in history)
-    about = json.loads(file.with_suffix(".json").read_text())
-    about["steps"][1] += 1
-    file.with_suffix(".json").write_text(json.dumps(about))
-    with pytest.raises(htr.CheckpointError, match="different saves"):
-        htr.SpectrumHistory.load(file)
-    history.save(file)
+    assert [p.name for p in file.parent.iterdir()] == [file.name]
     file.write_bytes(file.read_bytes()[:-5])
     with pytest.raises(htr.CheckpointError, match="no spectrum history"):
         htr.SpectrumHistory.load(file)
-    for text in ("[1]", "{", '{"format": 2}', "[" * 100_000):
-        file.with_suffix(".json").write_text(text)
-        with pytest.raises(htr.CheckpointError):
-            htr.SpectrumHistory.load(file)
-    assert sorted(p.name for p in file.parent.iterdir()) == ["history.json", "history.safetensors"]
+    with pytest.raises(htr.CheckpointError, match="no spectrum history"):
+        htr.SpectrumHistory.load(tmp_path / "none")
+
+
+LAM = torch.tensor([[3.0, 1.0], [4.0, 1.0]])
+
+
+def history_file(path, lam=LAM, **changed):
+    about = {"format": "bayes_htr spectrum history 2", "steps": [0, 5], "epochs": [0.0, None]}
+    about |= {"matrices": ["*"], "per_decade": 8, "names": ["w"], **changed}
+    save_file({"w": lam}, path, metadata={"about": json.dumps(about)})
+    return path
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"format": "another"}, "format is 'another'"),
+        ({"steps": [5, 5]}, "do not ascend"),
+        ({"steps": [-1, 5]}, "do not ascend"),
+        ({"steps": [0, 5, 6], "epochs": [0.0] * 3}, "w has shape"),
+        ({"epochs": [0.0]}, "1 epochs for 2 steps"),
+        ({"per_decade": -1}, "per_decade"),
+        ({"names": ["v"]}, "v"),
+        ({"names": 3}, "int"),
+        ({"lam": LAM.int()}, "w has shape"),
+        ({"lam": -LAM}, "negative"),
+        ({"lam": LAM * float("nan")}, "not finite"),
+    ],
+)
+def test_foreign_histories(tmp_path, changed, words):
+    assert htr.SpectrumHistory.load(history_file(tmp_path / "good"))["w"].equal(LAM)
+    with pytest.raises(htr.CheckpointError, match=words):
+        htr.SpectrumHistory.load(history_file(tmp_path / "bad", **changed))
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", '{"format": 2}', "[" * 100_000, None])
+def test_foreign_headers(tmp_path, text):
+    save_file({"w": LAM}, tmp_path / "bad", metadata=text and {"about": text})
+    with pytest.raises(htr.CheckpointError, match="no spectrum history"):
+        htr.SpectrumHistory.load(tmp_path / "bad")
 
 
 def test_pictures(tmp_path):
@@ -191,6 +223,20 @@ def test_pictures(tmp_path):
     plt.close("all")
     with pytest.raises(ValueError, match="nothing is recorded"):
         htr.SpectrumHistory().plot_trace("alpha")
+
+
+def test_pictures_of_zeros_and_of_any_name(tmp_path):
+    net = nn.Module()
+    net.register_parameter("$x_{$", nn.Parameter(torch.zeros(9, 9)))
+    history = htr.SpectrumHistory()
+    history.record(net, 0)
+    history.record(net, 1)
+    figure = history.plot("$x_{$", path=tmp_path / "a.png")
+    assert figure.get_suptitle() == r"\$x_{\$"
+    history.plot_traces(path=tmp_path / "b.png")
+    history.animate(tmp_path / "c.gif")
+    assert (tmp_path / "c.gif").stat().st_size > 1000
+    plt.close("all")
 
 
 def test_lightning():

@@ -190,3 +190,44 @@ def test_no_partial_output(tmp_path, capsys):
     assert main(["analyze", str(tmp_path / "bad.safetensors"), "--out", str(out / "a.csv")]) == 1
     assert "not finite" in capsys.readouterr().err
     assert not list(out.iterdir())
+
+
+def test_an_index_that_is_nested_without_end(tmp_path):
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text("[" * 200_000)
+    with pytest.raises(CheckpointError, match="no index"):
+        htr.analyze(path)
+
+
+def test_an_index_that_names_what_its_files_do_not_hold(tmp_path):
+    save_file({"w": torch.randn(9, 9)}, tmp_path / "part.safetensors")
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": dict.fromkeys(["w", "v"], "part.safetensors")}))
+    with pytest.raises(CheckpointError, match="names 'v', which is in none"):
+        htr.analyze(tmp_path)
+
+
+def test_a_name_that_is_too_long(tmp_path):
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        htr.analyze(tmp_path / f"{'a' * 5000}.pt")
+
+
+def test_a_small_file_does_not_claim_memory_without_end(tmp_path):
+    torch.save(
+        {"w": torch.ones(1).expand(2**20, 2**20), "v": torch.randn(9, 9)}, tmp_path / "bad.pt"
+    )
+    report = htr.analyze(tmp_path / "bad.pt")
+    assert report.skipped == {"w": "it repeats fewer entries than it has"}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+def test_nested_tensors(layout):
+    nested = torch.nested.nested_tensor([torch.ones(9, 9), torch.ones(12, 9)], layout=layout)
+    report = htr.analyze({"w": torch.randn(9, 9), "nested": nested})
+    assert "give dense tensors" in report.skipped["nested"]
+
+
+def test_packed_numbers_of_half_a_byte():
+    packed = torch.zeros(9, 9, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
+    assert "float4" in htr.analyze({"w": torch.randn(9, 9), "p": packed}).skipped["p"]

@@ -5,8 +5,10 @@ import json
 import math
 import sys
 
+import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import save_file
 from torch import nn
 
@@ -42,6 +44,75 @@ def test_json(report, tmp_path):
     assert data["rows"][0]["alpha"] == report.rows[0]["alpha"]
     assert data["rows"][2]["alpha"] is None
     assert data["network"] == "Sequential" and data["settings"]["conv"] == "flatten"
+
+
+def test_json_says_how_the_report_was_made(tmp_path):
+    options = {
+        "layers": "[01].*",
+        "exclude": ["1.*"],
+        "seed": np.int64(3),
+        "level": np.float32(0.5),
+    }
+    path = htr.analyze(network(), **options).to_json(tmp_path / "a.json")
+    made = json.loads(path.read_text())
+    settings = made["settings"]
+    assert made["version"] == htr.__version__
+    assert settings["layers"] == ["[01].*"] and settings["exclude"] == ["1.*"]
+    assert (settings["seed"], settings["level"]) == (3, 0.5)
+
+
+HOSTILE = [
+    "=1+1",
+    "+a",
+    "-a",
+    "@a",
+    "\tb",
+    "[red]c[/red]",
+    "[/]",
+    "\x1b[31md",
+    "\ud800",
+    "ü.日本[q]",
+]
+
+
+@pytest.fixture
+def hostile():
+    torch.manual_seed(0)
+    return htr.analyze({name: torch.randn(12, 9) for name in HOSTILE}, progress=True)
+
+
+def test_names_in_a_spreadsheet_are_no_formulas(hostile, tmp_path):
+    with hostile.to_csv(tmp_path / "a.csv").open(encoding="utf-8", newline="") as file:
+        found = [row["name"] for row in csv.DictReader(file)]
+    assert found[:5] == [f"'{name}" for name in HOSTILE[:5]]
+    assert found[5:] == [*HOSTILE[5:8], "\\ud800", HOSTILE[9]]
+
+
+def test_names_in_other_files(hostile, tmp_path):
+    data = json.loads(hostile.to_json(tmp_path / "a.json").read_text())
+    assert [row["name"] for row in data["rows"]] == HOSTILE
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(hostile.to_parquet(tmp_path / "a.parquet"))
+    assert table["name"].to_pylist()[:8] == HOSTILE[:8]
+
+
+def test_names_in_the_terminal_are_text(hostile, capsys):
+    Console(width=160, color_system="truecolor", force_terminal=True).print(hostile.table(["name"]))
+    captured = capsys.readouterr()
+    for text in (str(hostile), captured.out):
+        assert "[red]c[/red]" in text and "[/]" in text and "ü.日本[q]" in text
+        assert r"\x1b[31md" in text and "\x1b[31md" not in text
+
+
+def test_names_in_messages_of_the_command_are_text(tmp_path, capsys):
+    path = tmp_path / "a.safetensors"
+    save_file({"\x1b[31md": torch.ones(3, 3), "w[q]": torch.randn(12, 9)}, path)
+    assert main(["analyze", str(path)]) == 0
+    assert main(["analyze", str(path), "--layers", "none"]) == 1
+    printed = capsys.readouterr()
+    assert "w[q]" in printed.out
+    for text in printed:
+        assert r"\x1b[31md" in text and "\x1b" not in text
 
 
 def test_pandas(report):
@@ -82,7 +153,7 @@ def test_a_file_that_fails_midway_leaves_the_old_one(report, tmp_path, monkeypat
     def fail(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(csv.DictWriter, "writerows", fail)
+    monkeypatch.setattr(csv.DictWriter, "writerow", fail)
     with pytest.raises(OutputError, match="no space left"):
         report.to_csv(path)
     assert path.read_text() == old and len(list(tmp_path.iterdir())) == 1
@@ -100,12 +171,10 @@ def test_comparison_of_two_networks(report):
     first = found.rows[0]
     a, b = report.rows[0], other.rows[0]
     assert first["difference"] == b["alpha"] - a["alpha"]
-    low = (
-        b["alpha"]
-        - a["alpha"]
-        - math.hypot(b["alpha"] - b["interval_low"], a["interval_high"] - a["alpha"])
-    )
-    assert first["difference_low"] == pytest.approx(low)
+    down = math.hypot(b["alpha"] - b["interval_low"], a["interval_high"] - a["alpha"])
+    up = math.hypot(b["interval_high"] - b["alpha"], a["alpha"] - a["interval_low"])
+    assert first["difference_low"] == pytest.approx(first["difference"] - down)
+    assert first["difference_high"] == pytest.approx(first["difference"] + up)
     assert first["lambda_max_ratio"] == pytest.approx(b["lambda_max"] / a["lambda_max"])
     assert found.rows[2]["verdict"] == "no tail in one of them"
     assert "difference" in str(found)
@@ -142,6 +211,11 @@ def test_networks_without_a_common_matrix(report):
     other = htr.analyze({"other": torch.randn(9, 9)})
     with pytest.raises(DataError, match=r"share no matrix .* other"):
         report.compare(other)
+    with pytest.raises(ValueError, match=r"level=0.95 and level=0.5"):
+        report.compare(htr.analyze(network(), level=0.5))
+    kernel = htr.analyze({"w": torch.randn(16, 12, 3, 3)}, conv="slices")
+    with pytest.raises(DataError, match="share no matrix"):
+        kernel.compare(htr.analyze({"w": torch.randn(16, 12)}))
     partly = htr.analyze({"0.weight": network()[0].weight, "new": torch.randn(9, 9)})
     assert report.compare(partly).unmatched == ("1.weight", "2.weight", "new")
 
@@ -166,6 +240,30 @@ def test_command_line(files, tmp_path, capsys, suffix):
     assert "farms_alpha" in text and "max_rand_eval" in text and "searched_low" in text
 
 
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ("--layers 0.* 1.*", {"layers": ["0.*", "1.*"]}),
+        ("--exclude 1.* kernel", {"exclude": ["1.*", "kernel"]}),
+        ("--min-size 28", {"min_size": 28}),
+        ("--conv slices", {"conv": "slices"}),
+        ("--level 0.5", {"level": 0.5}),
+        ("--bootstrap 9", {"bootstrap": 9}),
+        ("--bootstrap 9 --seed 3", {"bootstrap": 9, "seed": 3}),
+        ("--randomize", {"randomize": True}),
+        ("--randomize --seed 3", {"randomize": True, "seed": 3}),
+        ("--farms", {"farms": True}),
+    ],
+)
+def test_options_of_the_command_are_those_of_analyze(tmp_path, capsys, words, options):
+    path, out = tmp_path / "net.safetensors", tmp_path / "a.json"
+    save_file({**network().state_dict(), "kernel": torch.randn(12, 10, 2, 2)}, path)
+    assert main(["analyze", str(path), "--out", str(out), *words.split()]) == 0
+    found = json.loads(out.read_text())
+    assert found == json.loads(json.dumps(htr.analyze(path, **options).to_dict()))
+    assert found["rows"] != htr.analyze(path).to_dict()["rows"]
+
+
 def test_command_line_compares(files, tmp_path, capsys):
     out = tmp_path / "report.csv"
     assert main(["analyze", files[0], "--compare", files[1], "--out", str(out)]) == 0
@@ -180,7 +278,12 @@ def test_command_line_errors(files, tmp_path, capsys):
         ([files[0], "--layers", "fc*"], "matches no weight"),
         ([files[0], "--out", out], "tables end in"),
         ([files[0], "--min-size", "0"], "min_size=0"),
+        ([files[0], "--out", str(tmp_path / "none" / "a.csv")], "--out"),
+        ([files[0], "--report", str(tmp_path / "none" / "a.html")], "there is no folder"),
+        ([files[0], "--report", str(tmp_path / "a.txt")], "reports end in .html"),
     ]:
         assert main(["analyze", *arguments]) == 1
-        assert words in capsys.readouterr().err.replace("\n", " ")
+        printed = capsys.readouterr()
+        assert words in printed.err.replace("\n", " ")
+        assert "verdict" not in printed.out, "nothing was analysed"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0.safetensors", "1.safetensors"]

@@ -1,6 +1,7 @@
 """The bulk, the randomised comparison, windows and the trace-log condition."""
 
 import math
+import zlib
 
 import numpy as np
 import pytest
@@ -11,7 +12,9 @@ from bayes_htr.analysis import ESD, Farms, fit_marchenko_pastur
 from bayes_htr.analysis.erg import trace_log
 from bayes_htr.analysis.esd import esd_of
 from bayes_htr.analysis.farms import farms_esd
+from bayes_htr.analysis.marchenko_pastur import _RIGID
 from bayes_htr.analysis.randomised import jensen_shannon, randomise
+from bayes_htr.distributions import MarchenkoPastur
 
 
 def gaussian(N, M, seed=0, sd=0.1):
@@ -35,10 +38,66 @@ def test_the_bulk_of_normal_entries(N, M):
     assert fit.num_spikes == 0 and fit.random_like
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("scale", [1e-35, 1e-20, 1e18, 1e35])
+def test_the_bulk_and_the_verdict_at_any_scale(scale):
+    W = gaussian(120, 60, sd=1.0)
+    rows = [htr.analyze({"w": W.float() * s}, randomize=True).rows[0] for s in (1.0, scale)]
+    assert rows[1]["verdict"] == rows[0]["verdict"] == "like a random matrix (Marchenko-Pastur)"
+    for name in ("mp_D", "sigma_mp", "mp_softrank", "alpha", "rand_distance", "entropy"):
+        assert rows[1][name] == pytest.approx(rows[0][name], rel=1e-4), name
+
+
+def test_eigenvalues_beyond_float64():
+    with pytest.raises(htr.SpectrumError, match="w has entries so large"):
+        htr.analyze({"w": gaussian(20, 20) * 1e200})
+
+
+def test_the_distance_of_the_bulk_by_the_law_in_double_precision():
+    esd = esd_of([gaussian(300, 100)], "w")
+    fit = fit_marchenko_pastur(esd)
+    N = torch.tensor(300.0, dtype=torch.float64)
+    ratio, variance = N.new_tensor(1 / 3), N.new_tensor(fit.variance)
+    cdf = MarchenkoPastur(ratio, variance, N).cdf(torch.from_numpy(esd.values)).numpy()
+    expected = max(np.abs(np.arange(s, 100 + s) / 100 - cdf).max() for s in (0, 1))
+    assert pytest.approx(expected, rel=1e-10) == fit.D
+
+
 def test_false_spikes_and_false_alarms_are_as_rare_as_stated():
     fits = [fit_marchenko_pastur(esd_of([gaussian(150, 75, i)], "w")) for i in range(200)]
     assert sum(f.num_spikes > 0 for f in fits) <= 8
     assert sum(not f.random_like for f in fits) <= 8
+
+
+@pytest.mark.parametrize(("matrices", "quantile"), [(1, 2.0234), (10, 3.2724)])
+def test_a_spike_lies_above_the_tracy_widom_quantile_of_all_matrices(matrices, quantile):
+    """Of 99 and 99.9 % in tables of the law for real matrices; centre and scale of Johnstone."""
+    N, M = 300, 150
+    fit = fit_marchenko_pastur(esd_of([gaussian(N, M, i) for i in range(matrices)], "w"))
+    a, b = math.sqrt(N - 1), math.sqrt(M)
+    scale = (a + b) * (1 / a + 1 / b) ** (1 / 3)
+    assert (fit.threshold / fit.variance - (a + b) ** 2) / scale == pytest.approx(
+        quantile, abs=0.03
+    )
+
+
+@pytest.mark.parametrize(("N", "M"), [(60, 60), (200, 50)])
+def test_how_rigid_random_spectra_are(N, M):
+    """The bound that is asked of them lies just above what they reach."""
+    D = [fit_marchenko_pastur(esd_of([gaussian(N, M, i)], "w")).D for i in range(150)]
+    assert _RIGID / 2 < np.quantile(D, 0.99) * M / math.log(2 + M) < 1.05 * _RIGID
+
+
+def test_a_spectrum_less_rigid_than_that_is_not_random_like():
+    seen = []
+    for power in np.linspace(1.0, 0.7, 16):
+        esd = esd_of([gaussian(200, 100)], "w")
+        fit = fit_marchenko_pastur(ESD(esd.values**power, esd.N, esd.M))
+        rigid = fit.D * 100 / math.log(102)
+        if fit.num_spikes == 0:
+            seen.append(rigid)
+            assert fit.random_like == (rigid <= 1.1)
+    assert min(seen) < 1.0 and any(1.15 < rigid < 2 for rigid in seen)
 
 
 def test_spikes_are_counted_and_hardly_move_the_bulk():
@@ -93,7 +152,28 @@ def test_random_order_keeps_the_entries_and_loses_the_structure():
 
 def test_random_order_of_few_eigenvalues_is_drawn_five_times():
     W = gaussian(30, 20)
-    assert len(randomise([W], esd_of([W], "w"), "w", 0).esd.values) == 5 * 20
+    esd = esd_of([W], "w")
+    found = randomise([W], esd, "w", 0)
+    assert len(found.esd.values) == 5 * 20
+    random = np.random.default_rng([0, zlib.crc32(b"w")])
+    first = torch.from_numpy(random.permutation(W.numpy().ravel())).reshape(30, 20)
+    assert found.distance == jensen_shannon(esd.values, esd_of([first], "w").values)
+
+
+def test_matrices_of_one_shape_have_orders_of_their_own():
+    W = gaussian(30, 20)
+    first, second = (
+        row["max_rand_eval"] for row in htr.analyze({"a": W, "b": W.clone()}, randomize=True).rows
+    )
+    assert first != second
+
+
+@pytest.mark.parametrize("shape", [(60, 50), (300, 150)])
+def test_a_single_large_entry_is_one_trap_however_often_it_is_shuffled(shape):
+    W = gaussian(*shape)
+    W[3, 4] = 30.0
+    row = htr.analyze({"w": W}, randomize=True).rows[0]
+    assert (row["num_spikes"], row["rand_num_spikes"], row["num_traps"]) == (1, 1, 1)
 
 
 def test_jensen_shannon():
@@ -159,4 +239,5 @@ def test_trace_log_against_the_product():
 
 def test_trace_log_at_its_ends():
     assert trace_log(ESD(np.ones(5), 5, 5)) is None
+    assert trace_log(ESD(np.array([1, 1, 1, 1 + 1e-15]), 4, 4)) is None
     assert trace_log(ESD(np.array([0.0, 1.0]), 2, 2)).count == 2

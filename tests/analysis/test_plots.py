@@ -89,8 +89,12 @@ def test_the_tail_holds_its_share(report):
     assert (survival.low <= survival.y).all() and (survival.y <= survival.high).all()
 
 
-def test_the_bulk_holds_its_share(report):
-    spectrum = matrix_spectrum(report, "random")
+@pytest.mark.parametrize("spikes", [0, 4])
+def test_the_bulk_holds_its_share(spikes):
+    W = network()["random"]
+    W[:, :spikes] += 30 * torch.eye(100)[:, :spikes]
+    spectrum = matrix_spectrum(htr.analyze({"w": W}), "w")
+    assert spectrum.bulk.num_spikes == spikes
     x, y = curves.bulk_density(spectrum, 1e-9, points=4000)
     share = (np.diff(x) * (y[1:] + y[:-1]) / 2).sum()
     assert share == pytest.approx(1 - spectrum.bulk.num_spikes / 100, rel=1e-3)
@@ -175,6 +179,7 @@ def test_two_checkpoints(report, comparison):
     assert seen == wanted
 
 
+@pytest.mark.filterwarnings("error")
 def test_two_checkpoints_of_zeros():
     report = htr.analyze({"zero": torch.zeros(30, 30)})
     alpha, _ = report.compare(report).plot().axes
@@ -217,7 +222,7 @@ def test_every_verdict_has_a_kind(report):
         ("light-tailed: alpha 9.0 (7.0 to 11.0)", "light"),
         ("power law rejected (p = 0.01): a lognormal fits better (p = 0.02)", "doubtful"),
         ("power law doubtful: an exponential fits better (p = 0.02)", "doubtful"),
-        ("too few eigenvalues in the tail to tell (1)", "untold"),
+        ("too few eigenvalues that are not zero to tell (1)", "untold"),
         ("too uncertain to tell: alpha 3.0 (1.5 to 7.0)", "untold"),
         ("no tail to fit", "untold"),
     ]:

@@ -10,6 +10,7 @@ from torch.nn.utils import parametrizations, prune
 
 import bayes_htr as htr
 from bayes_htr.analysis import open_source
+from bayes_htr.errors import DataError
 from bayes_htr.spectra import matrices_of
 
 
@@ -84,6 +85,29 @@ def test_a_checkpoint_around_a_state_dict(net, key):
     assert set(flat(source)) == set(flat(open_source(net.state_dict())))
 
 
+def test_scores_and_counts_beside_a_state_dict():
+    state = {"w": torch.randn(12, 9)}
+    checkpoint = {"best_acc1": torch.tensor(71.0), "mean": torch.ones(9, 9), "state_dict": state}
+    assert list(flat(open_source(checkpoint))) == ["w"]
+    assert list(flat(open_source({**state, "params": {"lr": torch.tensor(0.1)}}))) == ["w"]
+
+
+def test_a_checkpoint_within_itself():
+    checkpoint = {"step": 3}
+    checkpoint["model"] = checkpoint
+    with pytest.raises(DataError, match="no tensors by name"):
+        open_source(checkpoint)
+
+
+@pytest.mark.parametrize("kind", ["state dict", "file"])
+def test_names_that_differ_in_their_wrappers_alone(tmp_path, kind):
+    state = {"module.w": torch.randn(12, 9), "w": torch.randn(10, 9), "module.v": torch.ones(9, 9)}
+    if kind == "file":
+        save_file(state, tmp_path / "net.safetensors")
+    found = flat(open_source(state if kind == "state dict" else tmp_path / "net.safetensors"))
+    assert {name: len(W) for name, W in found.items()} == {"module.w": 12, "w": 10, "v": 9}
+
+
 def test_what_is_no_weight_is_named():
     state = {
         "int8": torch.ones(9, 9, dtype=torch.int8),
@@ -126,6 +150,25 @@ def test_computed_weights_count_and_raw_ones_do_not():
     assert net[2].parametrizations.weight[0].training
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_older_normalisations_are_seen_through():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.utils.weight_norm(nn.Linear(20, 10)), nn.utils.spectral_norm(nn.Linear(10, 12))
+    )
+    net(torch.ones(1, 20))
+    with torch.no_grad():  # since when the attributes are out of date
+        net[0].weight_g.mul_(3)
+        net[1].weight_orig.mul_(3)
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    found = flat(open_source(net))
+    assert set(found) == {"0.weight", "1.weight"}
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items()), "looked at alone"
+    net.eval()(torch.ones(1, 20))
+    for i in range(2):
+        torch.testing.assert_close(found[f"{i}.weight"], net[i].weight.detach())
+
+
 def test_files_hold_what_the_state_dict_holds(net, tmp_path):
     state = {k: v.clone() for k, v in net.state_dict().items() if k != "head.weight"}
     torch.save(net.state_dict(), tmp_path / "net.pt")
@@ -136,6 +179,21 @@ def test_files_hold_what_the_state_dict_holds(net, tmp_path):
         found = flat(open_source(tmp_path / name))
         assert set(found) == set(expected), name
         assert all(torch.equal(found[k], expected[k]) for k in expected), name
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+def test_files_of_torch_are_mapped_where_they_can_be(net, tmp_path, monkeypatch, mapped):
+    torch.save(net.state_dict(), tmp_path / "net.pt", _use_new_zipfile_serialization=mapped)
+    seen = []
+
+    def loaded(*given, **options):
+        seen.append((options["mmap"], options["weights_only"]))
+        return load(*given, **options)
+
+    load = torch.load
+    monkeypatch.setattr(torch, "load", loaded)
+    open_source(tmp_path / "net.pt")
+    assert seen == [(mapped, True)]
 
 
 def sharded(folder, tensors):

@@ -22,6 +22,7 @@ RANDOM = fit_marchenko_pastur(
     ("interval", "words"),
     [
         ((2.5, 3.5), "heavy-tailed: alpha 3.0 (2.5 to 3.5)"),
+        ((2.0, 6.0), "heavy-tailed: alpha 3.0 (2.0 to 6.0)"),
         ((1.4, 1.9), "very heavy-tailed: alpha 3.0 (1.4 to 1.9)"),
         ((6.1, 9.0), "light-tailed: alpha 3.0 (6.1 to 9.0)"),
         ((1.8, 3.5), "heavy- or very heavy-tailed: alpha 3.0 (1.8 to 3.5)"),
@@ -53,15 +54,26 @@ def test_the_power_law_is_rejected():
     favoured = [comparison("exponential", 9.0, 0.01), comparison("lognormal", -0.1, 0.6)]
     assert verdict(300, FIT, None, favoured).startswith("heavy-tailed")
     assert verdict(300, replace(FIT, p_value=0.2), None, []).startswith("heavy-tailed")
+    assert verdict(300, replace(FIT, p_value=0.1), None, []).startswith("power law rejected")
 
 
 def test_too_little_to_tell():
     assert verdict(19, FIT, None, []) == "too few eigenvalues to tell (19)"
     assert verdict(300, None, None, []) == "no tail to fit"
+    few = htr.fit_powerlaw(1 + np.random.default_rng(0).pareto(2.0, 19))
+    assert verdict(300, few, None, []) == "too few eigenvalues that are not zero to tell (19)"
 
 
 def row_of(W, **options):
     return htr.analyze({"w": torch.as_tensor(W)}, **options).rows[0]
+
+
+@pytest.mark.parametrize(
+    ("index", "warning"), [(0.5, "over-trained"), (2.5, ""), (9.0, "under-trained")]
+)
+def test_warnings_are_those_of_weightwatcher(index, warning):
+    lam = (1 - (np.arange(300) + 0.5) / 300) ** (-1 / index)
+    assert row_of(np.diag(np.sqrt(lam)))["warning"] == warning
 
 
 def test_whole_matrices():

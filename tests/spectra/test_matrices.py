@@ -88,3 +88,14 @@ def test_a_lazy_parameter_is_named():
 def test_what_is_no_matrix(shape):
     with pytest.raises(htr.SpectrumError, match="no spectrum"):
         as_matrix(torch.zeros(shape))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_older_normalisations_compute_weights_from_parameters():
+    net = nn.Sequential(
+        nn.utils.weight_norm(nn.Linear(6, 5)), nn.utils.spectral_norm(nn.Linear(5, 4))
+    )
+    raw = {p.name for p in parameters_of(net) if p.raw}
+    assert raw == {"0.weight_g", "0.weight_v", "1.weight_orig"}
+    with pytest.raises(htr.PriorError, match=r"0.weight_g is not a weight .* remove_weight_norm"):
+        htr.bind(htr.Priors(htr.ESD(htr.Lomax(alpha=2.0, scale=1.0))), net)

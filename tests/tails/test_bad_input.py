@@ -48,6 +48,7 @@ def test_values(function, values, message):
         ({"correction": "n-1", "xmax": 9.0}, "upper end"),
         ({"prior": "flat"}, "prior='flat'"),
         ({"prior": (-1.0, 1.0)}, "neither negative"),
+        ({"prior": (0.0, 1.0), "xmax": "largest"}, "shape above 0"),
         ({"level": 95}, "level=95"),
         ({"bootstrap": -1}, "bootstrap=-1"),
     ],

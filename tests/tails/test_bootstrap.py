@@ -115,6 +115,41 @@ def test_tails_of_equal_values_begin_at_the_first():
     np.testing.assert_allclose(at_starts(source, Rule(), starts).log_xmin, np.log([2, 2, 4]))
 
 
+def test_second_round_tails_are_no_smaller_than_the_rule_allows():
+    logs = np.log(np.arange(1.0, 21))
+    source = Source(logs, np.array([0]), logs[:1], np.array([1.0]))
+    chosen = Replicates(np.log([3.0, 19.0]), np.ones(2), np.ones(2), np.full(2, 8))
+    np.testing.assert_array_equal(chosen_starts(source, Rule(min_tail=8), chosen), [2, 12])
+
+
+@pytest.mark.parametrize(("xmax", "known"), [("largest", False), ("largest", True), (30.0, False)])
+def test_replicates_have_their_own_upper_end_where_it_was_fitted(monkeypatch, xmax, known):
+    values = sample("pareto 2.5, 60")
+    values = values[values < 30]
+    seen = []
+
+    def searched(drawn, rule, log_xmax):
+        seen.extend(zip(drawn[:, -1], log_xmax, strict=True))
+        return search(drawn, rule, log_xmax)
+
+    def given(t, rule, span):
+        seen.extend(zip(t[:, -1], span[:, 0], strict=True))
+        return fit(t, rule, span)
+
+    search, fit = bootstrap.search_xmin, bootstrap.fit_known
+    monkeypatch.setattr(bootstrap, "search_xmin", searched)
+    monkeypatch.setattr(bootstrap, "fit_known", given)
+    lower = {"xmin": float(np.sort(values)[0])} if known else {}
+    htr.fit_powerlaw(values, xmax=xmax, bootstrap=20, **lower)
+    largest, ends = np.array(seen).T
+    assert len(ends) == (20 if known else 40)
+    if xmax == "largest":
+        np.testing.assert_allclose(ends, largest)
+        assert len(set(ends)) > 1
+    else:
+        np.testing.assert_allclose(ends, np.log(30.0))
+
+
 def test_known_xmin_distance_is_free_of_alpha():
     """Its law under the fitted model depends on n alone: Lilliefors' for the exponential."""
     random = np.random.default_rng(0)

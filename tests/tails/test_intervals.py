@@ -64,6 +64,31 @@ def test_grid_posterior_against_quadrature(prior):
         assert (low + rest) / total == pytest.approx(q, abs=1e-4)
 
 
+def log_density_under_gamma(excess, above, span, a, b):
+    def log_density(rate):
+        z = -np.expm1(-rate * span) / rate
+        return -above * np.log(z) - rate * excess + (a - 1) * np.log(rate) - b * rate
+
+    return log_density
+
+
+@pytest.mark.parametrize("prior", [(2.0, 1.0), (1e4, 1e3), (0.5, 0.1), (1.0, 0.0), (0.2, 1e3)])
+@pytest.mark.parametrize(("excess", "above"), [(14.0, 20.0), (145.0, 100.0), (900.0, 800.0)])
+def test_gamma_priors_far_from_the_data(prior, excess, above):
+    """Rising and falling densities, priors weak and strong, against adaptive quadrature."""
+    span = 1.5
+    log_density = log_density_under_gamma(excess, above, span, *prior)
+    posterior = GridPosterior.of(np.array([excess]), np.array([above]), np.array([span]), prior)
+    ends = [float(posterior.quantile(q)[0]) for q in (0.025, 0.5, 0.975)]
+    assert ends == sorted(ends)
+    logs = np.linspace(np.log(ends[1]) - 60, np.log(ends[1]) + 6, 2_000_001)
+    density = log_density(np.exp(logs)) + logs
+    mass = np.exp(density - density.max()).cumsum()
+    for end, q in zip(ends, (0.025, 0.5, 0.975), strict=True):
+        if np.log(end) > logs[0]:
+            assert np.interp(np.log(end), logs, mass / mass[-1]) == pytest.approx(q, abs=2e-3)
+
+
 def test_searched_interval_is_the_mixture_over_frequencies_of_xmin():
     values = sample("pareto 2.5, 60")
     fit = htr.fit_powerlaw(values, bootstrap=400)

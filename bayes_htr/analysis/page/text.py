@@ -5,18 +5,9 @@ from __future__ import annotations
 import html
 import json
 import math
-import unicodedata
 from typing import Any
 
-_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-
-
-def visible(text: str) -> str:
-    """The text with characters that cannot be seen, or that turn others around, as escapes."""
-    return "".join(
-        c.encode("unicode_escape").decode() if unicodedata.category(c) in _HIDDEN else c
-        for c in text
-    )
+from bayes_htr.analysis.names import visible
 
 
 def escaped(text: str) -> str:

@@ -1,0 +1,44 @@
+"""Names of weights: made plain, matched with patterns, and shown. Strangers' files hold any."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+_WRAPPERS = ("module.", "_orig_mod.")
+
+
+def without_wrappers(names: Iterable[str]) -> dict[str, str]:
+    """Each name without what `DataParallel` and `torch.compile` put before and into it.
+
+    Names that would then be one stay as they are.
+    """
+    plain = {name: _without_wrappers(name) for name in names}
+    count = Counter(plain.values())
+    return {name: short if count[short] == 1 else name for name, short in plain.items()}
+
+
+def _without_wrappers(name: str) -> str:
+    name = name.replace("_orig_mod.", "")
+    while name.startswith(_WRAPPERS):
+        name = name[len("module.") :]
+    return name
+
+
+def matches(name: str, patterns: Sequence[str]) -> bool:
+    """Whether a name is one of the patterns, as `proj[q]`, or matches one, as of `fnmatch`."""
+    return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def visible(text: str) -> str:
+    """The text with characters that cannot be seen, or that turn others around, as escapes.
+
+    A terminal obeys some of them.
+    """
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in _HIDDEN else c
+        for c in text
+    )
