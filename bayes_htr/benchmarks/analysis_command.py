@@ -9,7 +9,7 @@ import argparse
 
 from rich.console import Console
 
-from bayes_htr.benchmarks.analysis_speed import NETS, AnalysisSpeed, analysis_tables
+from bayes_htr.benchmarks.analysis_speed import NETS, WORK, AnalysisSpeed, analysis_tables
 from bayes_htr.benchmarks.running import Commands, add_command, positive, run_benchmark
 
 
@@ -19,12 +19,13 @@ def add_analyze_speed(kinds: Commands[argparse.ArgumentParser]) -> None:
     parser = add_command(kinds, "analyze", what)
     add = parser.add_argument
     add("--nets", nargs="+", choices=NETS, default=["resnet18"], help="the networks")
+    add("--work", nargs="+", choices=WORK, default=list(WORK), help="how much; full takes minutes")
     add("--repeats", type=positive, default=3, help="timings, of which the median counts")
     add("--seed", type=int, default=0, help="of the weights")
     parser.set_defaults(run=_analyze)
 
 
 def _analyze(args: argparse.Namespace, console: Console) -> None:
-    benchmark = AnalysisSpeed(args.nets, args.repeats, args.seed)
+    benchmark = AnalysisSpeed(args.nets, args.work, args.repeats, args.seed)
     title = "Speed of whole reports"
     run_benchmark("analyze", title, benchmark, analysis_tables, lambda _: [], args, console)

@@ -46,11 +46,13 @@ class AnalysisSpeed:
 
     Attributes:
         nets: Names of networks.
+        work: Some of `WORK`.
         repeats: Timings, taken in turns, of which the median counts.
         seed: Of the weights.
     """
 
     nets: Sequence[str]
+    work: Sequence[str]
     repeats: int
     seed: int
 
@@ -71,7 +73,7 @@ class AnalysisSpeed:
             )
             for net in self.nets
             for conv in CONVS
-            for work in WORK
+            for work in self.work
         ]
 
     def measure(self, name: str, conv: Any, work: str, tick: Tick) -> dict[str, Any]:
