@@ -37,9 +37,9 @@ def difference(first: Sequence[float], second: Sequence[float], *, seed: int = 0
 
     The interval takes percentiles of means of resampled pairs, widened about the mean by
     `sqrt(n / (n - 1)) t / z`, with the 97.5 % points of Student's t at `n - 1` degrees of freedom
-    and of the normal law: the plain bootstrap covers 78 % with three normal pairs and 90 % with
-    90 % with ten. The test (Fisher's, 1935) compares the mean with those under all changes
-    of signs; with `n` pairs no p-value is below `2^(1 - n)`.
+    and of the normal law (Hesterberg 2015): without `t / z` it covers 82 % with three normal pairs
+    and 90 % with ten. The test (Fisher's, 1935) compares the mean with those under all changes of
+    signs; with `n` pairs no p-value is below `2^(1 - n)`.
 
     Args:
         first: A value for each pair.

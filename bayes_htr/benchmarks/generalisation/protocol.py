@@ -6,7 +6,8 @@
 3. By the same scores one conventional and one heavy-tailed method become the entrants of the cell.
 4. Only then do runs see test images: every method as it was chosen, with all seeds.
 
-Choices are written down as they are made and never made again. The Brier score stands between
+Choices are written down as they are made and never made again; entrants are not named for a cell
+of which test images were seen. The Brier score stands between
 accuracy, which says too little with a thousand images, and NLL, which a few sure mistakes decide.
 """
 
@@ -38,7 +39,7 @@ class Settings:
         cells: Keys of `CELLS`.
         methods: Keys of `METHODS`, `none` among them.
         seeds: With how many seeds chosen methods are fitted.
-        trials: At most so many trials of each method, the first.
+        trials: At most so many trials of each method, spread over its range.
         tuning: How many of `TUNING_SEEDS`.
         shrink: Every so many-th training image is taken.
         epochs: Of every run, instead of what plain training chooses.
@@ -142,7 +143,10 @@ class Protocol:
             }
             best = min(scored, key=scored.__getitem__)
             if scored[best] == float("inf"):
-                raise DivergenceError(f"{cell}: plain training diverged with all of {scored}")
+                raise DivergenceError(
+                    f"{cell}: plain training diverged with {', '.join(map(str, scored))}; give the "
+                    "cell lower learning rates"
+                )
             runs = list(self._of_trial(cell, "none", {}, best, {}))
             ends = self._ends(runs)
             self._note("base", {"cell": cell}, scored[best], base=asdict(best), ends=ends)
@@ -187,7 +191,7 @@ class Protocol:
         return self._score(self._of_trial(cell, method, numbers, base, ends))
 
     def _choose_entrants(self, cell: str) -> None:
-        if self.log.find("entrants", cell=cell) is not None:
+        if self.log.find("entrants", cell=cell) is not None or self._seen(cell):
             return
         entrants = {}
         for family in FAMILIES:
@@ -201,6 +205,13 @@ class Protocol:
                 return
             entrants[family] = min(finite, key=finite.__getitem__)
         self._note("entrants", {"cell": cell}, None, entrants=entrants)
+
+    def _seen(self, cell: str) -> bool:
+        """Whether a run of a cell has seen test images."""
+        return any(
+            line["settings"]["cell"] == cell and line["settings"]["tested"]
+            for line in self.log.of("run")
+        )
 
     def _note(self, kind: str, settings: dict[str, Any], score: float | None, **rest: Any) -> None:
         finite = None if score is None or score == float("inf") else score
