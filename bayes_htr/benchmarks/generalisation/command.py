@@ -93,7 +93,8 @@ def _generalisation(args: argparse.Namespace, console: Console) -> None:
         facts = machine_facts(device, args.argv)
     finally:
         torch.set_num_threads(before)
-    machine = log.of("machine").index(log.append("machine", facts))
+    line = log.append("machine", facts)
+    machine = log.of("machine").index(line)
 
     def done(run: Run, result: dict[str, Any]) -> None:
         log.append("run", run.settings(), result=result, machine=machine)

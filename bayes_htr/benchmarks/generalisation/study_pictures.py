@@ -126,7 +126,7 @@ def _show_most(ax: Any, found: dict[str, Any]) -> None:
     limit = max(1.0, 3 * float(np.quantile(reach, 0.75)))
     low = max(-limit, min([*(100 * d.low for d in found.values()), 0.0]))
     high = min(limit, max([*(100 * d.high for d in found.values()), 0.0]))
-    margin = 0.05 * (high - low)
+    margin = 0.05 * (high - low) or 1.0
     ax.set_xlim(low - margin, high + margin)
     for place, d in enumerate(found.values()):
         if not low - margin <= 100 * d.mean <= high + margin:
