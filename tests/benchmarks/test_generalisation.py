@@ -248,8 +248,9 @@ def test_an_interrupted_study(tmp_path, number):
         assert (status, "the same command goes on" in message) == (130, True)
     else:
         assert status == -signal.SIGTERM
-    time.sleep(1)
-    assert not [c for c in children if Path(f"/proc/{c}").exists()]
+    while left := [c for c in children if Path(f"/proc/{c}").exists()]:
+        assert time.monotonic() - started < 15, left
+        time.sleep(0.1)
     assert RunLog(tmp_path).of("run")
 
 
