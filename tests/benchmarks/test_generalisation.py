@@ -107,6 +107,23 @@ def test_the_best_trial_of_validation_images_is_chosen(studied):
                 assert line["settings"]["numbers"] == chosen["numbers"]
 
 
+def test_the_best_way_to_train_is_chosen(studied):
+    log = RunLog(studied)
+    scored = {}
+    for line in log.of("run"):
+        s = line["settings"]
+        if s["method"] == "none" and not s["tested"]:
+            found = scored.setdefault(json.dumps(s["base"], sort_keys=True), [])
+            found.append(line["result"])
+    means = {key: np.mean([r["validation"]["brier"] for r in own]) for key, own in scored.items()}
+    assert len(means) == 6
+    base = log.find("base", cell=CELL)
+    best = json.dumps(base["base"], sort_keys=True)
+    assert base["score"] == pytest.approx(min(means.values())) == means[best]
+    for name, end in base["ends"].items():
+        assert end == pytest.approx(np.mean([r["ends"][name] for r in scored[best]]))
+
+
 def test_entrants_are_the_best_of_their_families(studied):
     log = RunLog(studied)
     entrants = log.find("entrants", cell=CELL)["entrants"]
