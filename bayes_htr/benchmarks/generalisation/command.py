@@ -108,6 +108,12 @@ def _generalisation(args: argparse.Namespace, console: Console) -> None:
                 highlight=False,
             )
             pool.work(stage.label, runs, done)
+    for cell in settings.cells:
+        if log.find("entrants", cell=cell) is None:
+            console.print(
+                f"{cell}: no entrants, for which methods of both families are needed before test "
+                "images are seen"
+            )
     write_report(log, console)
 
 

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from multiprocessing.synchronize import Event
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,10 @@ class Pool:
         self._data_dir, self._device = data_dir, device
         self._threads = threads
         context = multiprocessing.get_context("spawn")
-        self._stop = context.Event()
+        # An event would wait for a process that was killed while it waited for the event.
+        self._reader, self._writer = context.Pipe(duplex=False)
         self._executor = ProcessPoolExecutor(
-            processes, mp_context=context, initializer=_begin, initargs=(threads, self._stop)
+            processes, mp_context=context, initializer=_begin, initargs=(threads, self._reader)
         )
 
     def __enter__(self) -> Pool:
@@ -55,8 +56,10 @@ class Pool:
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
         if kind is not None:
-            self._stop.set()
+            self._writer.close()
         self._executor.shutdown(cancel_futures=True)
+        self._writer.close()
+        self._reader.close()
 
     def work(
         self,
@@ -93,21 +96,20 @@ class Pool:
                 bar.advance()
 
 
-def _begin(threads: int, stop: Event) -> None:
+def _begin(threads: int, reader: Connection) -> None:
     """Set up a process, which ends when the one that started it does, however that ends.
 
     Ctrl-C in a terminal goes to all processes: it is the first that decides.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    for wait in (parent.join, stop.wait):
-        threading.Thread(target=_end_after, args=(wait,), daemon=True).start()
+    threading.Thread(target=_end_with, args=(reader,), daemon=True).start()
 
 
-def _end_after(wait: Callable[[], object]) -> None:
-    wait()
+def _end_with(reader: Connection) -> None:
+    """End this process when the other end of a pipe, which only the first holds, is closed."""
+    with suppress(EOFError, OSError):
+        reader.recv()
     os._exit(1)
 
 

@@ -43,6 +43,9 @@ class Settings:
         tuning: How many of `TUNING_SEEDS`.
         shrink: Every so many-th training image is taken.
         epochs: Of every run, instead of what plain training chooses.
+
+    Raises:
+        ValueError: So many seeds that those of trials are among them.
     """
 
     cells: Sequence[str]
@@ -52,6 +55,10 @@ class Settings:
     trials: int | None = None
     shrink: int = 1
     epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.seeds > (most := TUNING_SEEDS[0]):
+            raise ValueError(f"seeds={self.seeds}: at most {most}; later ones are those of trials")
 
 
 @dataclass(frozen=True)
