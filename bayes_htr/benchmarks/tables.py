@@ -51,25 +51,30 @@ class TextTable:
         return f"## {self.title}\n\n{body}\n"
 
     def latex(self) -> str:
-        """As a LaTeX table of the package booktabs."""
+        """As a LaTeX table of the packages booktabs and adjustbox, no wider than the text."""
         aligned = "".join("l" if number < 2 else "r" for number in range(len(self.columns)))
         lines = [_latex_row(self.columns), r"\midrule", *(_latex_row(row) for row in self.rows)]
         return "\n".join(
             [
                 r"\begin{table}",
                 rf"\caption{{{_escaped(self.title)}}}",
+                r"\begin{adjustbox}{max width=\textwidth}",
                 rf"\begin{{tabular}}{{{aligned}}}",
                 r"\toprule",
                 *lines,
                 r"\bottomrule",
                 r"\end{tabular}",
+                r"\end{adjustbox}",
                 r"\end{table}",
                 "",
             ]
         )
 
 
-_LATEX = str.maketrans({c: rf"\{c}" for c in "&%$#_{}"} | {"\\": r"\textbackslash{}"})
+_LATEX = str.maketrans(
+    {c: rf"\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
 
 
 def _escaped(text: str) -> str:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from bayes_htr.benchmarks.generalisation import cells, command, fits, methods
-from bayes_htr.benchmarks.generalisation.cells import CELLS, Base, split
-from bayes_htr.benchmarks.generalisation.fits import Run, packed, perform, unpacked
-from bayes_htr.benchmarks.generalisation.methods import METHODS, TUNED, Setting
+from bayes_htr.benchmarks.generalisation import command
+from bayes_htr.benchmarks.generalisation.cells import Base
+from bayes_htr.benchmarks.generalisation.fits import Run, perform
+from bayes_htr.benchmarks.generalisation.methods import METHODS
 from bayes_htr.benchmarks.generalisation.outcomes import Outcomes
+from bayes_htr.benchmarks.generalisation.pool import Pool
 from bayes_htr.benchmarks.generalisation.protocol import TUNING_SEEDS, Protocol, Settings
 from bayes_htr.benchmarks.generalisation.run_log import FILE, RunLog
 from bayes_htr.cli import main
-from bayes_htr.engine import bind
-from bayes_htr.errors import CheckpointError, DataError
-from bayes_htr.experiments import build_network
+from bayes_htr.errors import DataError
 
 FEW = ("none", "weight_decay", "spectral_norm", "frechet", "stable_rank", "stable_rank_above")
 CELL = "mlp-digits"
@@ -49,9 +53,15 @@ class InProcess:
             done(run, perform(run, None, "cpu"))
 
 
+def trimmed(patch):
+    """Runs in this process, and no report, which has tests of its own."""
+    patch.setattr(command, "Pool", InProcess)
+    patch.setattr(command, "write_report", lambda log, console: None)
+
+
 @pytest.fixture
 def in_process(monkeypatch):
-    monkeypatch.setattr(command, "Pool", InProcess)
+    trimmed(monkeypatch)
     return InProcess
 
 
@@ -60,7 +70,7 @@ def studied(tmp_path_factory):
     """A study of a few methods on digits, one epoch each, two trials of each."""
     out = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "Pool", InProcess)
+        trimmed(patch)
         assert main(study(out, "--trials", "2")) == 0
     return out
 
@@ -97,6 +107,23 @@ def test_the_best_trial_of_validation_images_is_chosen(studied):
                 assert line["settings"]["numbers"] == chosen["numbers"]
 
 
+def test_the_best_way_to_train_is_chosen(studied):
+    log = RunLog(studied)
+    scored = {}
+    for line in log.of("run"):
+        s = line["settings"]
+        if s["method"] == "none" and not s["tested"]:
+            found = scored.setdefault(json.dumps(s["base"], sort_keys=True), [])
+            found.append(line["result"])
+    means = {key: np.mean([r["validation"]["brier"] for r in own]) for key, own in scored.items()}
+    assert len(means) == 6
+    base = log.find("base", cell=CELL)
+    best = json.dumps(base["base"], sort_keys=True)
+    assert base["score"] == pytest.approx(min(means.values())) == means[best]
+    for name, end in base["ends"].items():
+        assert end == pytest.approx(np.mean([r["ends"][name] for r in scored[best]]))
+
+
 def test_entrants_are_the_best_of_their_families(studied):
     log = RunLog(studied)
     entrants = log.find("entrants", cell=CELL)["entrants"]
@@ -115,7 +142,6 @@ def test_it_goes_on_where_it_stopped(studied, tmp_path, in_process, capsys):
     assert main(study(tmp_path, "--trials", "2")) == 0
     assert len(in_process.last.runs) == 5
     again = RunLog(tmp_path)
-    assert again.dropped == 0
 
     def told(log):
         return [(line["kind"], line["settings"]) for line in log.lines]
@@ -177,13 +203,77 @@ def test_a_foreign_file(tmp_path, capsys):
     assert (tmp_path / FILE).read_text() == '{"kind": "run"}\n'
 
 
-def test_processes(tmp_path):
-    """In processes of its own, the same results as in this one."""
-    assert main([*study(tmp_path, "--trials", "1"), "--methods", "weight_decay"]) == 0
-    line = RunLog(tmp_path).of("run")[0]
-    s = dict(line["settings"])
-    again = perform(Run(**{**s, "base": Base(**s["base"])}), None, "cpu")
-    assert again["validation"] == line["result"]["validation"]
+def test_entrants_are_not_named_after_test_images_were_seen(tmp_path):
+    log = RunLog(tmp_path)
+    run = Run(CELL, "none", {}, Base(1, 0.05, "cosine"), 0, {}, tested=True)
+    log.append("run", run.settings(), result={"test": {}})
+    for method in FEW:
+        log.append("numbers", {"cell": CELL, "method": method}, score=0.5, numbers={})
+    protocol = Protocol(Settings([CELL, "mlp-kmnist"], FEW), log)
+    protocol._choose_entrants(CELL)
+    assert log.of("entrants") == []
+    for method in FEW:
+        log.append("numbers", {"cell": "mlp-kmnist", "method": method}, score=0.5, numbers={})
+    protocol._choose_entrants("mlp-kmnist")
+    assert [line["settings"] for line in log.of("entrants")] == [{"cell": "mlp-kmnist"}]
+
+
+def test_missing_data_are_missed_before_anything_is_trained(tmp_path, in_process, capsys):
+    in_process.last = None
+    command_line = [*study(tmp_path / "out"), "--data-dir", str(tmp_path)]
+    command_line[command_line.index(CELL)] = "mlp-kmnist"
+    assert main(command_line) == 1
+    assert "kmnist.npz" in capsys.readouterr().err
+    assert in_process.last is None
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_pool(tmp_path, monkeypatch):
+    """In a process of its own a run gives the same as in this one; an error ends the pool."""
+    run = Run(CELL, "weight_decay", {"mu": 1e-3}, Base(1, 0.05, "cosine"), 3, {}, tested=False)
+    done = []
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with (
+        pytest.raises(DataError, match=r"kmnist\.npz"),
+        Pool(1, 1, tmp_path, "cpu") as pool,
+    ):
+        pool.work("runs", [run], lambda *found: done.append(found))
+        pool.work("runs", [replace(run, cell="mlp-kmnist")], lambda *found: done.append(found))
+    [(same, result)] = done
+    assert same == run
+    assert result["validation"] == perform(run, None, "cpu")["validation"]
+    assert "OMP_NUM_THREADS" not in os.environ
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["ctrl-c", "terminated", "a process killed"])
+def test_an_interrupted_study(tmp_path, what):
+    """It ends at once with its processes, though their runs would take minutes."""
+    words = [sys.executable, "-m", "bayes_htr", *study(tmp_path)]
+    words[words.index("--epochs") + 1] = "9000"
+    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+        children, worker = [], None
+        while worker is None:
+            assert process.poll() is None
+            time.sleep(0.1)
+            children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+            commands = {c: Path(f"/proc/{c}/cmdline").read_bytes() for c in children}
+            worker = next((c for c, words in commands.items() if b"spawn_main" in words), None)
+        while float(Path(f"/proc/{worker}/stat").read_text().split()[13]) < 500:
+            time.sleep(0.1)  # until it has had the processor for 5 s: it trains
+        number, status, message = {
+            "ctrl-c": (signal.SIGINT, 130, "the same command goes on"),
+            "terminated": (signal.SIGTERM, -signal.SIGTERM, ""),
+            "a process killed": (signal.SIGKILL, 1, "run the command again with fewer"),
+        }[what]
+        os.kill(int(worker) if what == "a process killed" else process.pid, number)
+        started = time.monotonic()
+        assert process.wait(20) == status
+        assert time.monotonic() - started < 10
+        assert message in process.stderr.read()
+    while left := [c for c in children if Path(f"/proc/{c}").exists()]:
+        assert time.monotonic() - started < 15, left
+        time.sleep(0.1)
 
 
 def test_a_run_that_diverges_is_never_chosen(tmp_path, monkeypatch):
@@ -203,83 +293,7 @@ def test_a_run_that_diverges_is_never_chosen(tmp_path, monkeypatch):
     assert (chosen["numbers"], chosen["score"]) == ({"mu": 0.002}, 0.4)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_every_trial_of_every_method(name):
-    """Priors fit the network, and each number of a trial changes what is fitted."""
-    net = build_network("mlp", (1, 8, 8), 10, seed=0)
-    setting = Setting(net, 100, Base(5, 0.05, "cosine"), dict.fromkeys(methods.ENDS, 20.0))
-    method = METHODS[name]
-    described = []
-    for numbers in method.trials:
-        priors = method.priors(numbers, setting)
-        bind(priors, net)(epoch=0)
-        inference = method.inference(numbers, setting).describe()
-        outside = {k: v for k, v in numbers.items() if k in ("dropout", "label_smoothing")}
-        described.append(json.dumps([priors.to_dict(), inference, outside]))
-    assert len(set(described)) == len(method.trials)
-    assert len(method.trials) == (6 if name in TUNED else 1)
-
-
-def test_the_share_of_a_threshold():
-    net = build_network("mlp", (1, 8, 8), 10, seed=0)
-    setting = Setting(net, 100, Base(5, 0.05, "cosine"), {"stable_rank": 20.0})
-    priors = METHODS["stable_rank_above"].priors({"mu": 0.1, "share": 0.5}, setting)
-    assert (priors.threshold, priors.strength) == (10.0, 10.0)
-
-
-def test_splits():
-    cell = CELLS[CELL]
-    one, same, other = (split(cell, None, seed, "cpu") for seed in (0, 0, 1))
-    assert torch.equal(one.train[0], same.train[0])
-    assert not torch.equal(one.train[0], other.train[0])
-    assert len(one.validation[1]) == cell.validation
-    together = torch.cat([one.train[0], one.validation[0]]).flatten(1)
-    assert len(together.unique(dim=0)) == len(together)
-    with pytest.raises(DataError, match="cuts 5000 validation images"):
-        split(replace(cell, validation=5000), None, 0, "cpu")
-
-
-def test_packing():
-    right = torch.rand(21) < 0.5
-    assert (unpacked(packed(right), 21) == right.numpy()).all()
-
-
-def test_what_a_method_is_shrunk_to():
-    run = Run(CELL, "none", {}, Base(1, 0.05, "cosine"), 0, {}, tested=True, shrink=4)
-    seen = []
-    with pytest.MonkeyPatch.context() as patch:
-        fit = fits.fit
-        patch.setattr(
-            fits, "fit", lambda m, data, **k: seen.append(len(data[0])) or fit(m, data, **k)
-        )
-        result = perform(run, None, "cpu")
-    whole = len(split(CELLS[CELL], None, 0, "cpu").train[0])
-    assert seen == [-(-whole // 4)]
-    assert result["images"] == len(cells.test_images(CELLS[CELL], None, "cpu")[1])
-    assert len(result["curve"]) == 1
-
-
-def test_an_ensemble_has_members_of_its_own():
-    run = Run(CELL, "ensemble", {}, Base(1, 0.05, "cosine"), 0, {}, tested=True)
-    one = replace(run, method="none")
-    assert perform(run, None, "cpu")["test"]["nll"] < perform(one, None, "cpu")["test"]["nll"]
-
-
-def test_the_log_refuses_what_is_no_number(tmp_path):
-    log = RunLog(tmp_path)
-    with pytest.raises(ValueError, match="JSON"):
-        log.append("run", {}, result={"nll": float("nan")})
-    assert not log.path.exists()
-
-
-def test_a_log_that_cannot_be_made(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(Exception, match="name another folder"):
-        RunLog(tmp_path / "file")
-    with pytest.raises(CheckpointError, match="line 2"):
-        (tmp_path / FILE).write_text('{"kind": "run", "settings": {}}\nnonsense\n')
-        RunLog(tmp_path)
-
-
 def test_no_tested_run_has_a_seed_of_trials():
-    assert not set(TUNING_SEEDS) & set(range(100))
+    assert not set(TUNING_SEEDS) & set(range(Settings([], [], seeds=1000).seeds))
+    with pytest.raises(ValueError, match="at most 1000"):
+        Settings([], [], seeds=1001)

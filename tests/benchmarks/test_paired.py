@@ -32,19 +32,40 @@ def test_equal_values():
     assert difference([1.0, 2.0], [1.0, 2.0]) == (0.0, 0.0, 0.0, 1.0, 2)
 
 
+def test_equal_images():
+    right = [np.ones(5, bool)] * 3
+    assert difference_over_images(right, right) == (0.0, 0.0, 0.0, 1.0, 3)
+
+
 def test_one_pair():
     with pytest.raises(ValueError, match="1 pairs"):
         difference([1.0], [2.0])
 
 
-def test_coverage_with_ten_pairs():
+@pytest.mark.parametrize("pairs", [3, 10])
+def test_coverage(pairs):
+    """400 intervals; without `t / z` 0.82 of them cover with three pairs, 0.90 with ten."""
     rng = np.random.default_rng(2)
     inside = 0
     for _ in range(400):
-        d = rng.normal(1, 1, 10)
-        found = difference(d, np.zeros(10))
+        d = rng.normal(1, 1, pairs)
+        found = difference(d, np.zeros(pairs))
         inside += found.low <= 1 <= found.high
-    assert 0.90 <= inside / 400 <= 0.97
+    assert 0.92 <= inside / 400 <= 0.97
+
+
+def test_coverage_over_images():
+    """Seeds and images drawn anew each time, most of the variance in neither of them alone."""
+    rng = np.random.default_rng(4)
+    found = []
+    for _ in range(300):
+        ease, gain = rng.normal(1.5, 1, 300), rng.normal(0, 0.4, 300)
+        noise = rng.normal(0, 0.6, (2, 10, 300))
+        first, second = ease + gain + noise[0] > 0, ease - gain + noise[1] > 0
+        found.append(difference_over_images(list(first), list(second)))
+    assert 0.92 <= np.mean([d.low <= 0 <= d.high for d in found]) <= 0.97
+    width = np.mean([d.high - d.low for d in found])
+    assert width == pytest.approx(2 * 1.96 * np.std([d.mean for d in found]), rel=0.1)
 
 
 def test_both_ways_of_chance():
@@ -62,8 +83,8 @@ def test_the_spread_of_seeds_counts_where_images_agree():
     first = [np.ones(500, bool)] * 5 + [np.zeros(500, bool)] * 5
     second = [np.zeros(500, bool)] * 10
     found = difference_over_images(first, second)
-    width = 2 * 1.96 * 0.5 / np.sqrt(10)
-    assert found.high - found.low == pytest.approx(width, rel=0.1)
+    width = 2 * stats.t.ppf(0.975, 9) * np.std([1, 0] * 5, ddof=1) / np.sqrt(10)
+    assert found.high - found.low == pytest.approx(width, rel=0.01)
 
 
 def test_holm():

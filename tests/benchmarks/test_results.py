@@ -112,8 +112,8 @@ def test_machine_facts_name_no_host_and_no_path(tmp_path):
 
 
 def test_latex():
-    table = TextTable("50 % & more", ("a_b", "c"), [["[1, 2]", r"x\y"]])
+    table = TextTable("50 % & more", ("a_b", "c^~"), [["[1, 2]", r"x\y"]])
     lines = table.latex().splitlines()
     assert lines[1] == r"\caption{50 \% \& more}"
-    assert lines[4] == r"{a\_b} & {c} \\"
-    assert lines[6] == r"{[1, 2]} & {x\textbackslash{}y} \\"
+    assert lines[5] == r"{a\_b} & {c\textasciicircum{}\textasciitilde{}} \\"
+    assert lines[7] == r"{[1, 2]} & {x\textbackslash{}y} \\"

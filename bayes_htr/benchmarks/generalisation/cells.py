@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -119,6 +120,17 @@ def image_shape(cell: Cell, data_dir: Path | None) -> tuple[tuple[int, int, int]
     """The shape of an image, and how many classes there are."""
     data = _loaded(cell.data, data_dir)
     return data.input_shape, data.num_classes
+
+
+def check_data(cells: Iterable[str], data_dir: Path | None) -> None:
+    """Load the data of cells once and let go of them: what is missing is missed at the start.
+
+    Raises:
+        DataError: As `split`.
+    """
+    for name in cells:
+        split(CELLS[name], data_dir, 0, "cpu")
+    _loaded.cache_clear()
 
 
 @lru_cache(maxsize=2)

@@ -1,69 +1,110 @@
 """The two claims behind the method, as the runs of a study answer them.
 
 Whether Decay and Lower Threshold avoid over-regularising: how they do against the plain penalty as
-each was chosen, and at the strongest trial, where the plain penalty is too strong. Whether a
-heavier tail goes with better test accuracy: the rank correlation of `alpha` with accuracy.
+each was chosen, and at each strength, of which the largest are too strong for the plain penalty.
+Whether a heavier tail goes with better test accuracy: the rank correlation of `alpha` and accuracy.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 
-from scipy.stats import spearmanr
+import numpy as np
+from scipy.stats import rankdata
 
 from bayes_htr.benchmarks.generalisation.methods import ENDS, METHODS
 from bayes_htr.benchmarks.generalisation.outcomes import Outcomes
-from bayes_htr.benchmarks.tables import NOTHING
 
 VARIANTS = {
     "power": "power decay",
     "exp": "exponential decay",
     "above": "lower threshold",
 }
+_RESAMPLES = 1000
+
+Points = list[tuple[float, float]]
 
 
 def decay_rows(outcomes: Outcomes) -> Iterator[list[str]]:
-    """Rows: cell, penalty, variant, difference in test accuracy, p, validation accuracies."""
+    """Rows: cell, penalty, variant, difference in test accuracy, p."""
     for cell in outcomes.cells:
         for name in ENDS:
             for suffix, words in VARIANTS.items():
                 d = outcomes.compared(cell, f"{name}_{suffix}", name, "accuracy")
-                if d is None:
-                    continue
-                strongest = [
-                    outcomes.validated(cell, method, "accuracy", _strongest(method))
-                    for method in (name, f"{name}_{suffix}")
-                ]
-                ends = f"[{100 * d.low:+.2f}, {100 * d.high:+.2f}]"
-                yield [
-                    cell,
-                    METHODS[name].label,
-                    words,
-                    f"{100 * d.mean:+.2f} {ends}",
-                    f"{d.p:.3f}",
-                    *(NOTHING if s is None else f"{100 * s:.2f}" for s in strongest),
-                ]
+                if d is not None:
+                    ends = f"[{100 * d.low:+.2f}, {100 * d.high:+.2f}]"
+                    difference = f"{100 * d.mean:+.2f} {ends}"
+                    yield [cell, METHODS[name].label, words, difference, f"{d.p:.3f}"]
 
 
-def _strongest(method: str) -> dict[str, float]:
-    return dict(max(METHODS[method].trials, key=lambda numbers: numbers["mu"]))
+STRENGTHS = {name: [trial["mu"] for trial in METHODS[name].trials] for name in ENDS}
+"""The strengths at which a plain penalty is tried; those of its variants are among them."""
+
+
+def by_strength(outcomes: Outcomes, cell: str, name: str) -> dict[str, dict[float, float]]:
+    """Accuracy of validation images by strength, for a penalty of `ENDS` and its variants."""
+    found: dict[str, dict[float, float]] = {}
+    for suffix, words in {"": "plain penalty", **VARIANTS}.items():
+        method = f"{name}_{suffix}" if suffix else name
+        for trial in METHODS[method].trials:
+            accuracy = outcomes.validated(cell, method, "accuracy", trial)
+            label = f"{words}, share {trial['share']:g}" if "share" in trial else words
+            if accuracy is not None:
+                found.setdefault(label, {})[trial["mu"]] = accuracy
+    return found
 
 
 def tail_rows(outcomes: Outcomes) -> Iterator[list[str]]:
-    """Rows: cell, what the correlation is over, how many runs, Spearman's correlation, p."""
+    """Rows: cell, what the correlation is over, how many, Spearman's correlation, interval."""
     for cell in outcomes.cells:
-        points = alpha_and_accuracy(outcomes, cell)
-        means = [tuple(map(fmean, zip(*own, strict=True))) for own in points.values() if own]
-        every = [point for own in points.values() for point in own]
-        for over, values in (("runs", every), ("means of methods", means)):
-            if len(values) > 3:
-                found = spearmanr(*zip(*values, strict=True))
-                numbers = [f"{found.statistic:+.2f}", f"{found.pvalue:.3f}"]
-                yield [cell, over, str(len(values)), *numbers]
+        methods = [points for points in alpha_and_accuracy(outcomes, cell).values() if points]
+        if len(methods) < 4:
+            continue
+        means = [[(fmean(x), fmean(y))] for x, y in (zip(*p, strict=True) for p in methods)]
+        within = [
+            [(x - mx, y - my) for x, y in points]
+            for points, [(mx, my)] in zip(methods, means, strict=True)
+        ]
+        for over, groups in (
+            ("means of methods", means),
+            ("runs", methods),
+            ("runs, less the means of their methods", within),
+        ):
+            found = correlation(groups)
+            if found is not None:
+                rho, low, high = found
+                count = str(sum(map(len, groups)))
+                yield [cell, over, count, f"{rho:+.2f}", f"[{low:+.2f}, {high:+.2f}]"]
 
 
-def alpha_and_accuracy(outcomes: Outcomes, cell: str) -> dict[str, list[tuple[float, float]]]:
+def correlation(groups: Sequence[Points]) -> tuple[float, float, float] | None:
+    """Spearman's correlation of the points of all groups, with a 95 % interval.
+
+    Runs of one method are not independent, so whole groups are resampled.
+
+    Returns:
+        The correlation and the ends of the interval; none where values are all the same.
+    """
+    points = [np.asarray(group) for group in groups]
+    rng = np.random.default_rng(0)
+    rho = _spearman(np.concatenate(points))
+    chosen = rng.integers(0, len(points), (_RESAMPLES, len(points)))
+    found = [_spearman(np.concatenate([points[i] for i in row])) for row in chosen]
+    if np.isnan(rho):
+        return None
+    low, high = np.nanpercentile(found, (2.5, 97.5))
+    return rho, float(low), float(high)
+
+
+def _spearman(points: np.ndarray) -> float:
+    x, y = rankdata(points, axis=0).T
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    return float(np.corrcoef(x, y)[0, 1])
+
+
+def alpha_and_accuracy(outcomes: Outcomes, cell: str) -> dict[str, Points]:
     """By method, for each seed the mean alpha of the matrices and the test accuracy."""
     found = {}
     for method in outcomes.methods(cell):

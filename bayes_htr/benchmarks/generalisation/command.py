@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from bayes_htr.benchmarks.generalisation.cells import CELLS, MAIN
+from bayes_htr.benchmarks.generalisation.cells import CELLS, MAIN, check_data
 from bayes_htr.benchmarks.generalisation.fits import Run
 from bayes_htr.benchmarks.generalisation.methods import METHODS
 from bayes_htr.benchmarks.generalisation.pool import Pool
@@ -75,6 +75,7 @@ def _settings(args: argparse.Namespace) -> Settings:
     }
     chosen: dict[str, Any] = dict(QUICK) if args.quick else {"methods": list(METHODS)}
     chosen |= {name: value for name, value in given.items() if value is not None}
+    chosen["cells"] = list(dict.fromkeys(chosen["cells"]))
     # All methods need what plain training has chosen.
     chosen["methods"] = list(dict.fromkeys(["none", *chosen["methods"]]))
     return Settings(**chosen)
@@ -83,6 +84,7 @@ def _settings(args: argparse.Namespace) -> Settings:
 def _generalisation(args: argparse.Namespace, console: Console) -> None:
     device = usable_device(args.device)
     settings = _settings(args)
+    check_data(settings.cells, args.data_dir)
     log = RunLog(args.out)
     _hold_to(log, settings)
     before = torch.get_num_threads()
@@ -91,7 +93,7 @@ def _generalisation(args: argparse.Namespace, console: Console) -> None:
         facts = machine_facts(device, args.argv)
     finally:
         torch.set_num_threads(before)
-    line = log.find("machine", **facts) or log.append("machine", facts)
+    line = log.append("machine", facts)
     machine = log.of("machine").index(line)
 
     def done(run: Run, result: dict[str, Any]) -> None:
@@ -106,6 +108,12 @@ def _generalisation(args: argparse.Namespace, console: Console) -> None:
                 highlight=False,
             )
             pool.work(stage.label, runs, done)
+    for cell in settings.cells:
+        if log.find("entrants", cell=cell) is None:
+            console.print(
+                f"{cell}: no entrants, for which methods of both families are needed before test "
+                "images are seen"
+            )
     write_report(log, console)
 
 
@@ -126,11 +134,11 @@ def _hold_to(log: RunLog, settings: Settings) -> None:
         "shrink": settings.shrink,
         "epochs": settings.epochs,
     }
-    studies = log.of("study")
-    if not studies:
+    if not log.of("study"):
         log.append("study", own)
-    elif studies[0]["settings"] != own:
+    there = log.of("study")[0]["settings"]
+    if there != own:
         raise CheckpointError(
-            f"{log.path} holds a study with {studies[0]['settings']}, not {own}; name another "
-            "folder, or the same options"
+            f"{log.path} holds a study with {there}, not {own}; name another folder, or the same "
+            "options"
         )

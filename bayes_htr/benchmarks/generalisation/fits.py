@@ -79,10 +79,10 @@ def perform(run: Run, data_dir: Path | None, device: str) -> dict[str, Any]:
 
     Returns:
         `validation` and, where tested, `test`: scores; `seconds` of training, of the processor on
-        the CPU, by the clock elsewhere. A run that left the finite numbers has `diverged`, what
-        happened, and nothing else. Plain trials have `ends`, penalties of the network; tested runs
-        `images`, how many, `right`, which of them were classified right (see `unpacked`),
-        `matrices` with `COLUMNS` for each, and `curve`, a row for each epoch.
+        the CPU, by the clock elsewhere. A run that left the finite numbers, in training or in its
+        scores, has `diverged`, what happened, and nothing else. Plain trials have `ends`, penalties
+        of the network; tested runs `images`, how many, `right`, which of them were classified right
+        (see `unpacked`), `matrices` with `COLUMNS` for each, and `curve`, a row for each epoch.
     """
     data = split(CELLS[run.cell], data_dir, run.seed, device)
     fits: list[Posterior] = []
@@ -97,12 +97,17 @@ def perform(run: Run, data_dir: Path | None, device: str) -> dict[str, Any]:
     result: dict[str, Any] = {"seconds": clock() - started}
     x, y = data.validation
     result["validation"] = scores(_predicted(fits, x), y)
+    if lost := _not_finite(result["validation"]):
+        return {"diverged": f"scores of validation images are not finite: {lost}"}
     if not run.tested:
         return result | _ends(run, fits[0].network())
     x, y = test_images(CELLS[run.cell], data_dir, device)
     predicted = _predicted(fits, x)
+    test = scores(predicted, y)
+    if lost := _not_finite(test):
+        return {"diverged": f"scores of test images are not finite: {lost}"}
     return result | {
-        "test": scores(predicted, y),
+        "test": test,
         "images": len(y),
         "right": packed(predicted.labels == y),
         "matrices": _matrices(fits[0].network()),
@@ -174,6 +179,15 @@ def _finite(value: Any) -> float | None:
     return float(value) if value is not None and math.isfinite(value) else None
 
 
-def _curve(posterior: Posterior) -> list[dict[str, float]]:
+def _not_finite(found: Mapping[str, float]) -> str:
+    return ", ".join(name for name, value in found.items() if not math.isfinite(value))
+
+
+def _curve(posterior: Posterior) -> list[dict[str, float | None]]:
     names = ("train_nll", "train_accuracy", "val_nll", "val_accuracy")
-    return [{name: round(float(row[name]), 5) for name in names} for row in posterior.history]
+    return [{name: _rounded(row[name]) for name in names} for row in posterior.history]
+
+
+def _rounded(value: Any) -> float | None:
+    found = _finite(value)
+    return None if found is None else round(found, 5)

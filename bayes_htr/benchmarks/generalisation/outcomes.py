@@ -1,7 +1,12 @@
-"""What the runs of a study say, taken from its log."""
+"""What the runs of a study say, taken from its log.
+
+A tested run that left the finite numbers counts as `CHANCE`: a method that diverges with some seeds
+must not look better for leaving them out.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import fmean
@@ -23,6 +28,17 @@ from bayes_htr.benchmarks.generalisation.run_log import RunLog
 HEAVY, CONVENTIONAL = "heavy-tailed", "conventional"
 OPPONENTS = (CONVENTIONAL, "weight_decay", "spectral_norm")
 """What the heavy-tailed entrant is compared with: the conventional entrant, and two by name."""
+CLASSES = 10
+"""Of the data of every cell."""
+CHANCE = {
+    "accuracy": 1 / CLASSES,
+    "nll": math.log(CLASSES),
+    "brier": 1 - 1 / CLASSES,
+    "ece": 1 - 1 / CLASSES,
+}
+"""What a run that diverged counts as: a guess, whose calibration is that of a sure one."""
+LEVEL = 0.05
+"""Of the confirmatory tests."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +53,7 @@ class Confirmed:
         accuracy: First less second.
         over_images: The same with an interval over seeds and test images.
         adjusted: The p-value of accuracy after Holm's correction over cells.
+        adjusted_all: The same over all different comparisons, of cells and opponents.
         nll: First less second.
         ece: First less second.
     """
@@ -48,8 +65,21 @@ class Confirmed:
     accuracy: Difference
     over_images: Difference
     adjusted: float
+    adjusted_all: float
     nll: Difference
     ece: Difference
+
+    @property
+    def verdict(self) -> str:
+        """In words, by the p-value over cells and the interval over images."""
+        if self.adjusted >= LEVEL:
+            return "undecided"
+        side, clear = (
+            ("ahead", self.over_images.low > 0)
+            if self.accuracy.mean > 0
+            else ("behind", self.over_images.high < 0)
+        )
+        return side if clear else f"{side} on these images"
 
 
 class Outcomes:
@@ -62,10 +92,13 @@ class Outcomes:
     def __init__(self, log: RunLog) -> None:
         self.log = log
         self._tested: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
+        self._trials: dict[str, list[tuple[dict[str, Any], dict[str, Any]]]] = {}
         for line in log.of("run"):
             s = line["settings"]
             if s["tested"]:
                 self._tested.setdefault((s["cell"], s["method"]), {})[s["seed"]] = line["result"]
+            else:
+                self._trials.setdefault(s["cell"], []).append((s, line["result"]))
 
     @property
     def cells(self) -> list[str]:
@@ -74,17 +107,24 @@ class Outcomes:
 
     def methods(self, cell: str) -> list[str]:
         """The methods tested in a cell."""
-        return [m for m in METHODS if self.results(cell, m)]
+        return [m for m in METHODS if (cell, m) in self._tested]
+
+    def tested(self, cell: str, method: str) -> dict[int, dict[str, Any]]:
+        """Results of tested runs by seed."""
+        return dict(sorted(self._tested.get((cell, method), {}).items()))
 
     def results(self, cell: str, method: str) -> dict[int, dict[str, Any]]:
         """Results of tested runs by seed, without those that diverged."""
-        found = self._tested.get((cell, method), {})
-        return {seed: r for seed, r in sorted(found.items()) if "diverged" not in r}
+        return {seed: r for seed, r in self.tested(cell, method).items() if "diverged" not in r}
 
     def diverged(self, cell: str, method: str) -> int:
         """How many tested runs left the finite numbers."""
-        found = self._tested.get((cell, method), {})
-        return sum("diverged" in r for r in found.values())
+        return len(self.tested(cell, method)) - len(self.results(cell, method))
+
+    def images(self, cell: str) -> int:
+        """How many test images a cell has; 0 where every run diverged."""
+        found = (r["images"] for m in self.methods(cell) for r in self.results(cell, m).values())
+        return next(found, 0)
 
     def chosen(self, cell: str, method: str) -> dict[str, Any]:
         """The line with a method's numbers and their score."""
@@ -98,8 +138,11 @@ class Outcomes:
         return {} if line is None else line["entrants"]
 
     def scores(self, cell: str, method: str, score: str) -> dict[int, float]:
-        """A score of test images by seed."""
-        return {seed: r["test"][score] for seed, r in self.results(cell, method).items()}
+        """A score of test images by seed; that of `CHANCE` where a run diverged."""
+        return {
+            seed: CHANCE[score] if "diverged" in r else r["test"][score]
+            for seed, r in self.tested(cell, method).items()
+        }
 
     def shape(self, cell: str, method: str, column: str) -> dict[int, float]:
         """The mean of a column over the matrices of a network by seed."""
@@ -110,6 +153,15 @@ class Outcomes:
                 found[seed] = fmean(values)
         return found
 
+    def bases(self) -> list[str]:
+        """The cells of which is known how methods train: those with trials."""
+        return [c for c in CELLS if self.log.find("base", cell=c) is not None]
+
+    def trials(self, cell: str) -> tuple[int, int]:
+        """How many runs of trials there are, and how many of them left the finite numbers."""
+        found = [result for _, result in self._trials.get(cell, ())]
+        return len(found), sum("diverged" in result for result in found)
+
     def base(self, cell: str) -> dict[str, Any]:
         """How methods of a cell train."""
         line = self.log.find("base", cell=cell)
@@ -119,13 +171,16 @@ class Outcomes:
     def validated(
         self, cell: str, method: str, score: str, numbers: Mapping[str, float]
     ) -> float | None:
-        """A score of validation images in a trial, mean over splits; none if it was not made."""
+        """A score of validation images in a trial, mean over splits.
+
+        Returns:
+            The score, that of `CHANCE` where a run diverged; none if the trial was not made.
+        """
+        own = (method, dict(numbers), self.base(cell))
         found = [
-            line["result"]["validation"][score]
-            for line in self.log.of("run")
-            if (s := line["settings"])["cell"] == cell
-            and (s["method"], s["numbers"], s["tested"]) == (method, dict(numbers), False)
-            and "diverged" not in line["result"]
+            CHANCE[score] if "diverged" in r else r["validation"][score]
+            for s, r in self._trials.get(cell, ())
+            if (s["method"], s["numbers"], s["base"]) == own
         ]
         return fmean(found) if found else None
 
@@ -138,13 +193,19 @@ class Outcomes:
         return difference([a[s] for s in seeds], [b[s] for s in seeds])
 
     def confirmed(self) -> list[Confirmed]:
-        """The confirmatory comparisons, corrected over cells for each opponent."""
-        found = []
-        for opponent in OPPONENTS:
-            rows = [row for cell in self.cells if (row := self._confirm(cell, opponent))]
-            adjusted = holm([row["accuracy"].p for row in rows])
-            found += [Confirmed(**row, adjusted=p) for row, p in zip(rows, adjusted, strict=True)]
-        return found
+        """The confirmatory comparisons, corrected over cells for each opponent, and over all."""
+        by_opponent = [
+            [row for cell in self.cells if (row := self._confirm(cell, opponent))]
+            for opponent in OPPONENTS
+        ]
+        # The conventional entrant may be an opponent by name too: the same comparison twice.
+        ps = {(r["cell"], r["second"]): r["accuracy"].p for rows in by_opponent for r in rows}
+        over_all = dict(zip(ps, holm(list(ps.values())), strict=True))
+        return [
+            Confirmed(**row, adjusted=p, adjusted_all=over_all[row["cell"], row["second"]])
+            for rows in by_opponent
+            for row, p in zip(rows, holm([r["accuracy"].p for r in rows]), strict=True)
+        ]
 
     def _confirm(self, cell: str, opponent: str) -> dict[str, Any] | None:
         entrants = self.entrants(cell)
@@ -166,10 +227,14 @@ class Outcomes:
         }
 
     def _over_images(self, cell: str, first: str, second: str) -> Difference:
-        a, b = self.results(cell, first), self.results(cell, second)
+        a, b = self.tested(cell, first), self.tested(cell, second)
+        count = self.images(cell)
         seeds = [s for s in a if s in b]
-        return difference_over_images([_right(a[s]) for s in seeds], [_right(b[s]) for s in seeds])
+        pairs = [(_right(a[s], count), _right(b[s], count)) for s in seeds]
+        return difference_over_images(*zip(*pairs, strict=True))
 
 
-def _right(result: Mapping[str, Any]) -> np.ndarray:
+def _right(result: Mapping[str, Any], count: int) -> np.ndarray:
+    if "diverged" in result:
+        return np.full(count, CHANCE["accuracy"])
     return unpacked(result["right"], result["images"])

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from scipy import stats
 
 _RESAMPLES = 10_000
 _EXACT = 14
@@ -34,9 +35,11 @@ class Difference(NamedTuple):
 def difference(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> Difference:
     """First less second, with a bootstrap interval over pairs and the sign-flip test.
 
-    The interval takes percentiles of means of resampled pairs, widened by `sqrt(n / (n - 1))` about
-    the mean: with ten pairs the plain bootstrap's is too narrow by that. The test (Fisher's, 1935)
-    compares the mean with those under all changes of signs.
+    The interval takes percentiles of means of resampled pairs, widened about the mean by
+    `sqrt(n / (n - 1)) t / z`, with the 97.5 % points of Student's t at `n - 1` degrees of freedom
+    and of the normal law (Hesterberg 2015): without `t / z` it covers 82 % with three normal pairs
+    and 90 % with ten. The test (Fisher's, 1935) compares the mean with those under all changes of
+    signs; with `n` pairs no p-value is below `2^(1 - n)`.
 
     Args:
         first: A value for each pair.
@@ -52,40 +55,45 @@ def difference(first: Sequence[float], second: Sequence[float], *, seed: int = 0
         raise ValueError(f"{n} pairs; a comparison needs two")
     rng = np.random.default_rng(seed)
     means = d[rng.integers(0, n, (_RESAMPLES, n))].mean(1)
-    return _with_interval(d, means, np.sqrt(n / (n - 1)), rng)
+    low, high = np.percentile(means, (2.5, 97.5)) - d.mean()
+    widening = np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1) / stats.norm.ppf(0.975)
+    return _with_interval(d, widening * low, widening * high, rng)
 
 
 def difference_over_images(
     first: Sequence[np.ndarray], second: Sequence[np.ndarray], *, seed: int = 0
 ) -> Difference:
-    """The same for shares of images classified right, with seeds and images both resampled.
+    """The same for shares of images classified right, where seeds and images are both drawn.
 
-    The interval is of the difference on other test images too, and not on these alone.
+    The interval is of the difference on other test images too, and not on these alone. The
+    variance of the mean is that of the two-way layout with random seeds and images: what the means
+    of seeds say, and the means of images, less what both count, the remainder of each cell. The
+    degrees of freedom are Satterthwaite's (1946). A bootstrap of both counts the remainder three
+    times (Owen 2007), and here most of the variance is remainder.
 
     Args:
-        first: For each pair `(images,)` truth values.
+        first: For each pair `(images,)` truth values, or chances of being right.
         second: The other method's.
-        seed: Of the resampling.
+        seed: Of the signs, where there are too many to take all.
     """
     d = np.stack(first).astype(float) - np.stack(second)
     n, images = d.shape
-    rng = np.random.default_rng(seed)
-    # Means over seeds for each image, resampled in both ways.
-    rows = rng.multinomial(n, np.full(n, 1 / n), _RESAMPLES) / n
-    means = np.empty(_RESAMPLES)
-    for start in range(0, _RESAMPLES, 500):
-        stop = min(start + 500, _RESAMPLES)
-        columns = rng.multinomial(images, np.full(images, 1 / images), stop - start) / images
-        means[start:stop] = np.einsum("rn,ni,ri->r", rows[start:stop], d, columns, optimize=True)
-    return _with_interval(d.mean(1), means, 1.0, rng)
+    rows, columns = d.mean(1), d.mean(0)
+    rest = d - rows[:, None] - columns + d.mean()
+    free = np.array([n - 1, images - 1, (n - 1) * (images - 1)])
+    parts = np.array([rows.var(ddof=1) / n, columns.var(ddof=1) / images, 0.0])
+    parts[2] = (rest**2).sum() / free[2] / d.size
+    # The variances of seeds and of images are not negative, whatever their estimates are.
+    variance = max(parts[0] + parts[1] - parts[2], parts[0], parts[1])
+    half = 0.0
+    if variance > 0:
+        half = stats.t.ppf(0.975, variance**2 / (parts**2 / free).sum()) * np.sqrt(variance)
+    return _with_interval(rows, -half, half, np.random.default_rng(seed))
 
 
-def _with_interval(
-    d: np.ndarray, means: np.ndarray, widening: float, rng: np.random.Generator
-) -> Difference:
+def _with_interval(d: np.ndarray, low: float, high: float, rng: np.random.Generator) -> Difference:
     mean = float(d.mean())
-    low, high = (float(mean + widening * (q - mean)) for q in np.percentile(means, (2.5, 97.5)))
-    return Difference(mean, low, high, _sign_flip(d, rng), len(d))
+    return Difference(mean, float(mean + low), float(mean + high), _sign_flip(d, rng), len(d))
 
 
 def _sign_flip(d: np.ndarray, rng: np.random.Generator) -> float:

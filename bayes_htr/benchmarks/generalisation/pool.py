@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +27,12 @@ from rich.progress import (
 )
 
 from bayes_htr.benchmarks.generalisation.fits import Run, perform
+from bayes_htr.errors import ProcessError
 from bayes_htr.progress_bar import ProgressBar
 
 
 class Pool:
-    """Processes that perform runs.
+    """Processes that perform runs, and end at once where an error or an interruption leaves it.
 
     Args:
         processes: How many.
@@ -40,18 +44,22 @@ class Pool:
     def __init__(self, processes: int, threads: int, data_dir: Path | None, device: str) -> None:
         self._data_dir, self._device = data_dir, device
         self._threads = threads
+        context = multiprocessing.get_context("spawn")
+        # An event would wait for a process that was killed while it waited for the event.
+        self._reader, self._writer = context.Pipe(duplex=False)
         self._executor = ProcessPoolExecutor(
-            processes,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_begin,
-            initargs=(threads,),
+            processes, mp_context=context, initializer=_begin, initargs=(threads, self._reader)
         )
 
     def __enter__(self) -> Pool:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is not None:
+            self._writer.close()
         self._executor.shutdown(cancel_futures=True)
+        self._writer.close()
+        self._reader.close()
 
     def work(
         self,
@@ -67,6 +75,7 @@ class Pool:
             done: Told of each run with its result, as they end.
 
         Raises:
+            ProcessError: A process was killed.
             Exception: What a run failed with, otherwise than by diverging.
         """
         with _threads_of_children(self._threads), _Bar(label, len(runs)) as bar:
@@ -78,24 +87,29 @@ class Pool:
                 run = futures[future]
                 try:
                     result = future.result()
-                except Exception:
-                    for other in futures:
-                        other.cancel()
-                    raise
+                except BrokenProcessPool as error:
+                    raise ProcessError(
+                        f"{label}: a process was killed, perhaps for want of memory; run the "
+                        "command again with fewer --processes: it goes on with what is left"
+                    ) from error
                 done(run, result)
                 bar.advance()
 
 
-def _begin(threads: int) -> None:
-    """Set up a process, which ends when the one that started it does, however that ends."""
+def _begin(threads: int, reader: Connection) -> None:
+    """Set up a process, which ends when the one that started it does, however that ends.
+
+    Ctrl-C in a terminal goes to all processes: it is the first that decides.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_end_with, args=(reader,), daemon=True).start()
 
 
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
+def _end_with(reader: Connection) -> None:
+    """End this process when the other end of a pipe, which only the first holds, is closed."""
+    with suppress(EOFError, OSError):
+        reader.recv()
     os._exit(1)
 
 

@@ -6,7 +6,8 @@
 3. By the same scores one conventional and one heavy-tailed method become the entrants of the cell.
 4. Only then do runs see test images: every method as it was chosen, with all seeds.
 
-Choices are written down as they are made and never made again. The Brier score stands between
+Choices are written down as they are made and never made again; entrants are not named for a cell
+of which test images were seen. The Brier score stands between
 accuracy, which says too little with a thousand images, and NLL, which a few sure mistakes decide.
 """
 
@@ -38,10 +39,13 @@ class Settings:
         cells: Keys of `CELLS`.
         methods: Keys of `METHODS`, `none` among them.
         seeds: With how many seeds chosen methods are fitted.
-        trials: At most so many trials of each method, the first.
+        trials: At most so many trials of each method, spread over its range.
         tuning: How many of `TUNING_SEEDS`.
         shrink: Every so many-th training image is taken.
         epochs: Of every run, instead of what plain training chooses.
+
+    Raises:
+        ValueError: So many seeds that those of trials are among them.
     """
 
     cells: Sequence[str]
@@ -51,6 +55,10 @@ class Settings:
     trials: int | None = None
     shrink: int = 1
     epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.seeds > (most := TUNING_SEEDS[0]):
+            raise ValueError(f"seeds={self.seeds}: at most {most}; later ones are those of trials")
 
 
 @dataclass(frozen=True)
@@ -142,7 +150,10 @@ class Protocol:
             }
             best = min(scored, key=scored.__getitem__)
             if scored[best] == float("inf"):
-                raise DivergenceError(f"{cell}: plain training diverged with all of {scored}")
+                raise DivergenceError(
+                    f"{cell}: plain training diverged with {', '.join(map(str, scored))}; give the "
+                    "cell lower learning rates"
+                )
             runs = list(self._of_trial(cell, "none", {}, best, {}))
             ends = self._ends(runs)
             self._note("base", {"cell": cell}, scored[best], base=asdict(best), ends=ends)
@@ -187,7 +198,7 @@ class Protocol:
         return self._score(self._of_trial(cell, method, numbers, base, ends))
 
     def _choose_entrants(self, cell: str) -> None:
-        if self.log.find("entrants", cell=cell) is not None:
+        if self.log.find("entrants", cell=cell) is not None or self._seen(cell):
             return
         entrants = {}
         for family in FAMILIES:
@@ -201,6 +212,13 @@ class Protocol:
                 return
             entrants[family] = min(finite, key=finite.__getitem__)
         self._note("entrants", {"cell": cell}, None, entrants=entrants)
+
+    def _seen(self, cell: str) -> bool:
+        """Whether a run of a cell has seen test images."""
+        return any(
+            line["settings"]["cell"] == cell and line["settings"]["tested"]
+            for line in self.log.of("run")
+        )
 
     def _note(self, kind: str, settings: dict[str, Any], score: float | None, **rest: Any) -> None:
         finite = None if score is None or score == float("inf") else score

@@ -8,14 +8,25 @@ from rich.console import Console
 
 from bayes_htr.benchmarks.generalisation.outcomes import Outcomes
 from bayes_htr.benchmarks.generalisation.run_log import RunLog
+from bayes_htr.benchmarks.generalisation.study_csv import write_csv
 from bayes_htr.benchmarks.generalisation.study_pictures import draw_study
 from bayes_htr.benchmarks.generalisation.study_tables import study_tables
 from bayes_htr.benchmarks.tables import facts
 from bayes_htr.inference.run_folder import write_aside
 
+HOW_TO_READ = """\
+Differences are first less second, paired by seed, of runs on the same split from the same weights.
+Intervals of 95 % and p-values (sign flips, two-sided) speak of other seeds on these training and
+test images; the interval "over seeds and images" speaks of other test images too. "Holm over cells"
+corrects one comparison for the cells, "Holm over all" for all comparisons of the table. Accuracy is
+"ahead" or "behind" where p after Holm over cells is below 0.05 and the interval over seeds and
+images has one sign, "on these images" where only p is. With n seeds no p is below 2^(1 - n): three
+seeds cannot tell. A run that left the finite numbers counts as chance.
+"""
+
 
 def write_report(log: RunLog, console: Console) -> None:
-    """Print the tables, and write `generalisation.md`, `generalisation.tex` and the figures.
+    """Print the tables, and write `generalisation.md`, `.tex`, `runs.csv`, `layers.csv`, figures.
 
     Raises:
         OSError: A file cannot be written.
@@ -26,15 +37,19 @@ def write_report(log: RunLog, console: Console) -> None:
     for table in tables:
         table.show(console)
     machines = "\n".join(f"- {facts(line['settings'])}" for line in log.of("machine"))
-    parts = ["# Does it generalise better?\n", *(table.markdown() for table in tables)]
-    markdown = "\n".join([*parts, f"## Measured on\n\n{machines}\n"])
-    latex = "\n".join(table.latex() for table in tables)
-    written = [_written(folder / "generalisation.md", markdown)]
-    written.append(_written(folder / "generalisation.tex", latex))
+    written = write_csv(outcomes, folder)
     try:
-        written += draw_study(outcomes, folder)
+        pictures = draw_study(outcomes, folder)
     except ImportError as error:
         console.print(f"no pictures: {error}", markup=False)
+        pictures = []
+    parts = ["# Does it generalise better?\n", HOW_TO_READ, *(t.markdown() for t in tables)]
+    parts += [f"![{picture.stem}]({picture.name})\n" for picture in pictures]
+    markdown = "\n".join([*parts, f"## Measured on\n\n{machines}\n"])
+    latex = "\n".join(["% Packages: booktabs, adjustbox.", *(t.latex() for t in tables)])
+    written.append(_written(folder / "generalisation.md", markdown))
+    written.append(_written(folder / "generalisation.tex", latex))
+    written += pictures
     for path in written:
         console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
 

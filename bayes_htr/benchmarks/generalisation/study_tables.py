@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from statistics import fmean, stdev
 
-from bayes_htr.benchmarks.generalisation.claims import decay_rows, tail_rows
+from bayes_htr.benchmarks.generalisation.claims import (
+    STRENGTHS,
+    by_strength,
+    decay_rows,
+    tail_rows,
+)
 from bayes_htr.benchmarks.generalisation.methods import METHODS, TUNED
-from bayes_htr.benchmarks.generalisation.outcomes import Outcomes
+from bayes_htr.benchmarks.generalisation.outcomes import OPPONENTS, Outcomes
 from bayes_htr.benchmarks.generalisation.paired import Difference
 from bayes_htr.benchmarks.tables import NOTHING, TextTable
 
 _SHAPES = {"alpha": ".2f", "lambda_max": ".2f", "stable_rank": ".1f"}
+_SCORES = (("accuracy", 100, 2), ("nll", 1, 3), ("ece", 100, 2), ("brier", 1, 4))
+_MOST_MATRICES = 8
+"""Of a network whose matrices are shown one by one; `layers.csv` has all."""
 BASELINES = ("none", "weight_decay")
 
 
@@ -21,15 +29,15 @@ def study_tables(outcomes: Outcomes) -> list[TextTable]:
     for cell in outcomes.cells:
         tables.append(_scores(outcomes, cell))
         tables += _against(outcomes, cell)
-    columns = (
-        *("cell", "penalty", "variant", "accuracy, points", "p"),
-        *("validation accuracy, %, at the strongest trial: plain penalty", "variant"),
-    )
-    title = "Exploratory: variants against over-regularising, less the plain penalty"
+        tables.append(_layers(outcomes, cell))
+    columns = ("cell", "penalty", "variant", "accuracy, points [95 %]", "p")
+    title = "Exploratory: variants less the plain penalty, each as it was chosen"
     tables.append(TextTable(title, columns, list(decay_rows(outcomes))))
-    shown = ("cell", "over", "runs", "correlation of accuracy with alpha", "p")
+    tables += [_by_strength(outcomes, name) for name in STRENGTHS]
+    shown = ("cell", "over", "points", "correlation with alpha", "95 %, methods resampled")
     title = "Exploratory: a heavier tail (a lower alpha) and test accuracy, Spearman's correlation"
     tables.append(TextTable(title, shown, list(tail_rows(outcomes))))
+    tables.append(_progress(outcomes))
     return [table for table in tables if table.rows]
 
 
@@ -40,22 +48,78 @@ def _confirmatory(outcomes: Outcomes) -> TextTable:
         rows.append(
             [
                 c.cell,
-                f"{METHODS[c.first].label} - {METHODS[c.second].label}",
                 title,
+                f"{METHODS[c.first].label} - {METHODS[c.second].label}",
                 str(c.accuracy.pairs),
                 interval(c.accuracy, 100, 2),
                 interval(c.over_images, 100, 2, mean=False),
                 f"{c.accuracy.p:.3f}",
                 f"{c.adjusted:.3f}",
+                f"{c.adjusted_all:.3f}",
+                c.verdict,
                 interval(c.nll, 1, 3),
                 interval(c.ece, 100, 2),
             ]
         )
     columns = (
-        *("cell", "comparison", "opponent", "seeds", "accuracy, points [95 %]"),
-        *("over seeds and images", "p", "p, Holm over cells", "NLL", "ECE, points"),
+        *("cell", "against", "comparison", "seeds", "accuracy, points [95 %]"),
+        *("over seeds and images", "p", "p, Holm over cells", "p, Holm over all"),
+        *("accuracy is", "NLL", "ECE, points"),
     )
     return TextTable("Confirmatory: the heavy-tailed entrant against others", columns, rows)
+
+
+def _by_strength(outcomes: Outcomes, name: str) -> TextTable:
+    rows = []
+    for cell in outcomes.bases():
+        plain = outcomes.validated(cell, "none", "accuracy", {})
+        for label, found in by_strength(outcomes, cell, name).items():
+            accuracies = [_percent(found.get(mu)) for mu in STRENGTHS[name]]
+            rows.append([cell, label, _percent(plain), *accuracies])
+    columns = ("cell", "form", "without", *(f"mu {mu:g}" for mu in STRENGTHS[name]))
+    title = f"Exploratory: {METHODS[name].label}, accuracy of validation images by strength, %"
+    return TextTable(title, columns, rows)
+
+
+def _progress(outcomes: Outcomes) -> TextTable:
+    rows = []
+    for cell in outcomes.bases():
+        trials, diverged = outcomes.trials(cell)
+        methods = outcomes.methods(cell)
+        seeds = sorted({len(outcomes.tested(cell, m)) for m in methods})
+        entrants = [METHODS[m].label for m in outcomes.entrants(cell).values()]
+        rows.append(
+            [
+                cell,
+                " and ".join(entrants) or NOTHING,
+                str(trials),
+                str(diverged),
+                str(len(methods)),
+                "–".join(map(str, dict.fromkeys([seeds[0], seeds[-1]]))) if seeds else NOTHING,
+                str(outcomes.images(cell) or NOTHING),
+            ]
+        )
+    columns = (
+        *("cell", "entrants", "trials", "diverged", "methods tested", "seeds", "test images"),
+    )
+    return TextTable("What is there", columns, rows)
+
+
+def _layers(outcomes: Outcomes, cell: str) -> TextTable:
+    """Each matrix of plain training, the opponents and the entrants."""
+    shown = dict.fromkeys(["none", *OPPONENTS[1:], *outcomes.entrants(cell).values()])
+    rows = []
+    for method in shown:
+        found = [r["matrices"] for r in outcomes.results(cell, method).values()]
+        for name in found[0] if found and len(found[0]) <= _MOST_MATRICES else ():
+            values = [[m[name][c] for m in found if m[name][c] is not None] for c in _SHAPES]
+            texts = [
+                _mean(v, 1, int(form[1])) if v else NOTHING
+                for v, form in zip(values, _SHAPES.values(), strict=True)
+            ]
+            rows.append([METHODS[method].label, name, *texts])
+    title = f"Exploratory, {cell}: matrices at the end, means (standard deviations) over seeds"
+    return TextTable(title, ("method", "matrix", "alpha", "lambda_max", "stable rank"), rows)
 
 
 def _scores(outcomes: Outcomes, cell: str) -> TextTable:
@@ -63,18 +127,12 @@ def _scores(outcomes: Outcomes, cell: str) -> TextTable:
     entrants = outcomes.entrants(cell).values()
     rows = []
     for method in outcomes.methods(cell):
-        found = outcomes.results(cell, method)
         label = METHODS[method].label + (" (entrant)" if method in entrants else "")
         if lost := outcomes.diverged(cell, method):
-            label += f" ({lost} runs diverged)"
+            label += f" ({lost} diverged: counted as chance)"
         tests = [
-            _mean([r["test"][score] for r in found.values()], unit, digits)
-            for score, unit, digits in (
-                ("accuracy", 100, 2),
-                ("nll", 1, 3),
-                ("ece", 100, 2),
-                ("brier", 1, 4),
-            )
+            _mean(list(outcomes.scores(cell, method, score).values()), unit, digits)
+            for score, unit, digits in _SCORES
         ]
         shapes = [
             format(fmean(values), form)
@@ -88,17 +146,19 @@ def _scores(outcomes: Outcomes, cell: str) -> TextTable:
                 label,
                 METHODS[method].family,
                 _chosen(outcomes, cell, method),
-                str(len(found)),
+                str(len(outcomes.tested(cell, method))),
                 *tests,
                 *shapes,
-                f"{seconds / plain:.1f}" if plain else NOTHING,
+                f"{seconds:.0f}" if seconds else NOTHING,
+                f"{seconds / plain:.1f}" if seconds and plain else NOTHING,
             ]
         )
     columns = (
         *("method", "family", "chosen", "seeds", "accuracy, %", "NLL", "ECE, %", "Brier"),
-        *("alpha", "lambda_max", "stable rank", "CPU time / plain"),
+        *("alpha", "lambda_max", "stable rank", "seconds of training", "seconds / plain"),
     )
-    title = f"{cell}: test scores, means (standard deviations) over seeds"
+    images = f"{outcomes.images(cell):,} test images"
+    title = f"{cell}: {images}, means (standard deviations) over seeds"
     return TextTable(title, columns, rows)
 
 
@@ -141,10 +201,23 @@ def _seconds(outcomes: Outcomes, cell: str, method: str) -> float:
     return fmean(found) if found else 0.0
 
 
+def _percent(value: float | None) -> str:
+    return NOTHING if value is None else f"{100 * value:.2f}"
+
+
 def _chosen(outcomes: Outcomes, cell: str, method: str) -> str:
     numbers = outcomes.chosen(cell, method)["numbers"]
-    text = ", ".join(f"{name} {value:g}" for name, value in numbers.items())
     if method in TUNED:
-        return text
+        texts = [f"{name} {value:g}" for name, value in numbers.items()]
+        texts[0] += _end_of_range(method, numbers)
+        return ", ".join(texts)
     base = outcomes.base(cell)
     return f"lr {base['lr']:g}, {base['schedule']}, {base['epochs']} epochs"
+
+
+def _end_of_range(method: str, numbers: Mapping[str, float]) -> str:
+    """Whether the first number is the lowest or highest that is tried: more may be better."""
+    first = next(iter(numbers))
+    tried = [trial[first] for trial in METHODS[method].trials]
+    ends = {min(tried): " (lowest tried)", max(tried): " (highest tried)"}
+    return ends.get(numbers[first], "")
