@@ -26,6 +26,10 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
         self._progress = Progress(*columns, console=Console(stderr=True), disable=not shown)
         self._task = self._progress.add_task(**task)
 
+    def advance(self, amount: float = 1) -> None:
+        """So much more is done."""
+        self._progress.advance(self._task, amount)
+
     def __enter__(self) -> Self:
         self._progress.start()
         return self

@@ -85,17 +85,17 @@ def analyze(
     """
     windows = (Farms() if farms else None) if isinstance(farms, bool) else farms
     options = Options(conv, level, bootstrap, compare, mp_fit, randomize, windows, seed)
+    patterns = {"layers": _patterns(layers), "exclude": _patterns(exclude)}
     opened = open_source(source)
     weights, skipped = select(
         opened,
-        include=_patterns(layers),
-        exclude=_patterns(exclude),
+        include=patterns["layers"],
+        exclude=patterns["exclude"],
         min_size=min_size,
         conv=conv,
     )
     found = _analyse_all(weights, options, progress)
     settings: dict[str, Any] = {**asdict(options), "min_size": min_size}
-    patterns = {"layers": _patterns(layers), "exclude": _patterns(exclude)}
     settings |= {option: list(given) for option, given in patterns.items() if given}
     return SpectraReport(
         [a.row for a in found.values()],
@@ -122,7 +122,7 @@ def _analyse_all(
             if small[number]:
                 weight = replace(weight, load=partial(_copy, weight, loading))
             found = analyse(weight, number, options)
-            bar.done(work[number])
+            bar.advance(work[number])
             return found
 
         found = run_all(job, work, small)

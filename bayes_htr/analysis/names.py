@@ -7,25 +7,19 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
+from bayes_htr.spectra.matrices import without_wrappers
+
 _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
-_WRAPPERS = ("module.", "_orig_mod.")
 
 
-def without_wrappers(names: Iterable[str]) -> dict[str, str]:
+def plain_names(names: Iterable[str]) -> dict[str, str]:
     """Each name without what `DataParallel` and `torch.compile` put before and into it.
 
     Names that would then be one stay as they are.
     """
-    plain = {name: _without_wrappers(name) for name in names}
+    plain = {name: without_wrappers(name) for name in names}
     count = Counter(plain.values())
     return {name: short if count[short] == 1 else name for name, short in plain.items()}
-
-
-def _without_wrappers(name: str) -> str:
-    name = name.replace("_orig_mod.", "")
-    while name.startswith(_WRAPPERS):
-        name = name[len("module.") :]
-    return name
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:

@@ -27,7 +27,3 @@ class AnalysisProgress(ProgressBar):
     def begin(self, name: str) -> None:
         """A matrix is next."""
         self._progress.update(self._task, description=visible(name))
-
-    def done(self, work: float) -> None:
-        """So much is done."""
-        self._progress.advance(self._task, work)

@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from bayes_htr.analysis.names import without_wrappers
+from bayes_htr.analysis.names import plain_names
 from bayes_htr.analysis.weights import (
     Source,
     Weight,
@@ -46,7 +46,7 @@ def safetensors_source(files: Iterable[Path], label: str, expected: Iterable[str
     missing = set(expected)
     for file in files:
         header = _header(file)
-        names = without_wrappers(key for key, *_ in header)
+        names = plain_names(key for key, *_ in header)
         missing -= set(names)
         for key, shape, dtype in header:
             name = names[key]

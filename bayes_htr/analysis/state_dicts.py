@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from bayes_htr.analysis.names import without_wrappers
+from bayes_htr.analysis.names import plain_names
 from bayes_htr.analysis.weights import (
     Source,
     Weight,
@@ -70,7 +70,7 @@ def _tensors(state: Mapping[Any, Any], label: str) -> dict[str, Tensor]:
     matrices = [t for t in found if any(v.is_nested or v.ndim >= 2 for v in t.values())]
     tensors = next(iter([*matrices, *filter(None, found)]), None)
     if tensors is not None:
-        return {name: tensors[key] for key, name in without_wrappers(tensors).items()}
+        return {name: tensors[key] for key, name in plain_names(tensors).items()}
     keys = ", ".join(repr(k) for k in list(state)[:8]) or "none"
     raise DataError(
         f"{label} holds no tensors by name (its keys: {keys}); give the state dict itself, or a "

@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bayes_htr.benchmarks.growth import LINES, growth_points
-from bayes_htr.benchmarks.results import Results
+from bayes_htr.benchmarks.results import Results, write_file
 from bayes_htr.drawing import pyplot
-from bayes_htr.inference.run_folder import write_aside
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -153,7 +152,7 @@ def _draw_panel(ax: Axes, panel: _Panel, priors: Sequence[str]) -> None:
     ax.axhline(panel.baseline, color="#bbbbbb", lw=1)
     _draw_limit(ax, panel.limit, panel.bound)
     if panel.baseline > 0 and max(p.high for p in panel.points) > 20:
-        _log_axis(ax)
+        log_axis(ax)
 
 
 def _draw_limit(ax: Axes, limit: float | None, bound: str) -> None:
@@ -180,14 +179,15 @@ def _draw_growth(ax: Axes, sizes: dict[int, dict[str, float]]) -> None:
     ax.set_xscale("log", base=2)
     ax.set_xticks(n, [str(k) for k in n])
     ax.minorticks_off()
-    _log_axis(ax)
+    log_axis(ax)
     ax.set_xlabel("rows and columns of the matrix")
     ax.grid(color="#e6e6e6")
     ax.set_axisbelow(True)
     ax.legend(fontsize=8, frameon=False)
 
 
-def _log_axis(ax: Axes) -> None:
+def log_axis(ax: Axes) -> None:
+    """A logarithmic scale with plain numbers, at 1, 2 and 5 where it spans little."""
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     ax.set_yscale("log")
@@ -202,11 +202,11 @@ def _color(prior: str, priors: Sequence[str]) -> str:
 
 
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, aside first, and close it."""
+    """Write a figure as PNG, aside first, and close it.
 
-    def write(aside: Any) -> None:
-        figure.savefig(aside, dpi=130, format="png")
-
-    write_aside(path, write)
+    Raises:
+        OutputError: It cannot be written.
+    """
+    write_file(path, lambda aside: figure.savefig(aside, dpi=130, format="png"))
     pyplot().close(figure)
     return path

@@ -18,14 +18,13 @@ from torch import Tensor
 from bayes_htr.benchmarks.compared import METHODS, Numbers
 from bayes_htr.benchmarks.parts import Part
 from bayes_htr.benchmarks.results import Results
-from bayes_htr.benchmarks.scores import Predicted, all_scores
+from bayes_htr.benchmarks.scores import Predicted, all_scores, mean_prediction
 from bayes_htr.benchmarks.stopwatch import Stopwatch, Tick
 from bayes_htr.experiments import Dataset, build_network, load_dataset
 from bayes_htr.fit import fit
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.posterior import Posterior
 from bayes_htr.posterior.evaluation import scores
-from bayes_htr.posterior.prediction import Prediction, mix
 
 OTHERS = {"kmnist": "fashion_mnist", "fashion_mnist": "kmnist"}
 """The data sets, each with that whose test images are out of its distribution."""
@@ -173,17 +172,9 @@ class Study:
                 found.append(Predicted(*(posterior.predict(i, self.settings.samples) for i in x)))
 
         seconds = Stopwatch(torch.device("cpu"))(work)
-        predicted = Predicted(
-            *(_mean(parts) for parts in zip(*(vars(f).values() for f in found), strict=True))
-        )
+        columns = zip(*(vars(f).values() for f in found), strict=True)
+        predicted = Predicted(*map(mean_prediction, columns))
         return all_scores(predicted, cut.validation[1], cut.test[1]) | {"seconds": seconds}
-
-
-def _mean(predictions: Sequence[Prediction]) -> Prediction:
-    """The mean prediction of several fits, or that of the only one as it is."""
-    if len(predictions) == 1:
-        return predictions[0]
-    return mix(p.log_probs for p in predictions)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ measured again.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,14 +88,7 @@ class Results:
         Raises:
             OutputError: It cannot be written.
         """
-        path = self.folder / name
-        try:
-            write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"))
-        except OSError as error:
-            raise OutputError(
-                f"{path} cannot be written: {error}; make room, or name another folder"
-            ) from error
-        return path
+        return write_text(self.folder / name, text)
 
     def _read(self, benchmark: str) -> dict[str, Any]:
         if not self.file.exists():
@@ -117,6 +110,30 @@ class Results:
                 "another folder"
             )
         return data
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file aside, rename it, and return where it is.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    return write_file(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+
+
+def write_file(path: Path, write: Callable[[Path], Any]) -> Path:
+    """The same for a file that `write` makes.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    try:
+        write_aside(path, write)
+    except OSError as error:
+        raise OutputError(
+            f"{path} cannot be written: {error}; make room, or name another folder"
+        ) from error
+    return path
 
 
 def _plain(data: Mapping[str, Any]) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from bayes_htr.posterior.evaluation import ood_scores, scores
-from bayes_htr.posterior.prediction import Prediction
+from bayes_htr.posterior.prediction import Prediction, mix
 
 _RANGE = math.log(20)
 
@@ -29,6 +30,13 @@ class Predicted:
     validation: Prediction
     test: Prediction
     ood: Prediction
+
+
+def mean_prediction(predictions: Sequence[Prediction]) -> Prediction:
+    """The mean prediction of several fits, or that of the only one as it is."""
+    if len(predictions) == 1:
+        return predictions[0]
+    return mix(p.log_probs for p in predictions)
 
 
 def fitted_temperature(prediction: Prediction, y: Tensor) -> float:

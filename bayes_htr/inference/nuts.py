@@ -150,7 +150,7 @@ class NUTS:
                 target.start,
                 Settings(**settings),
                 seed=problem.seed,
-                step=bar.batch,
+                step=bar.advance,
             )
         guide = Samples(target.draws(chains))
         history = _history(chains, target.quantities(chains), time.perf_counter() - start)

@@ -33,10 +33,6 @@ class TrainingProgress(ProgressBar):
             columns, show, description=label, total=total, completed=completed, metrics=""
         )
 
-    def batch(self) -> None:
-        """One batch is done."""
-        self._progress.advance(self._task)
-
     def epoch(self, metrics: dict[str, float]) -> None:
         """One epoch is done."""
         shown = [f"loss {metrics['loss']:.4f}", f"acc {metrics['train_accuracy']:.4f}"]

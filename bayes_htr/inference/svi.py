@@ -248,7 +248,7 @@ class _Run(TrainingRun):
             if self._is_time_to_check(unseen):
                 self._check(unseen, x)
             self._stepped(x)
-            bar.batch()
+            bar.advance()
         if x is not None:
             self._check(unseen, x)
             self._check_weights(x)

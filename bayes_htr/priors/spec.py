@@ -26,6 +26,7 @@ from bayes_htr.priors.prior import Prior
 from bayes_htr.priors.schedules import Schedule
 from bayes_htr.priors.values import Value, number
 from bayes_htr.spectra import Parameter, parameters_of
+from bayes_htr.spectra.matrices import without_wrappers
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -315,16 +316,9 @@ def _frozen(parameter: Parameter) -> str:
     return "" if parameter.tensor.requires_grad else "frozen: a constant"
 
 
-def _plain_prefixes(name: str) -> str:
-    """A name or pattern without the prefixes of wrapped networks."""
-    name = name.replace("_orig_mod.", "")
-    while name.startswith("module."):
-        name = name.removeprefix("module.")
-    return name
-
-
 def _matches(pattern: str, parameter: Parameter) -> bool:
     return any(
-        fnmatchcase(alias, pattern) or fnmatchcase(_plain_prefixes(alias), _plain_prefixes(pattern))
+        fnmatchcase(alias, pattern)
+        or fnmatchcase(without_wrappers(alias), without_wrappers(pattern))
         for alias in parameter.aliases
     )

@@ -84,6 +84,14 @@ def plain_name(name: str) -> str:
     return name.replace("_orig_mod.", "")
 
 
+def without_wrappers(name: str) -> str:
+    """A name, or a pattern, without what `DataParallel` and `torch.compile` put into it."""
+    name = plain_name(name)
+    while name.startswith("module."):
+        name = name.removeprefix("module.")
+    return name
+
+
 def parameters_of(module: nn.Module) -> list[Parameter]:
     """The parameters of a module in its own order, tied ones once.
 

@@ -15,6 +15,7 @@ from scipy.stats import rankdata
 
 from bayes_htr.benchmarks.generalisation.methods import ENDS, METHODS
 from bayes_htr.benchmarks.generalisation.outcomes import Outcomes
+from bayes_htr.benchmarks.generalisation.paired import Difference
 
 VARIANTS = {
     "power": "power decay",
@@ -26,16 +27,14 @@ _RESAMPLES = 1000
 Points = list[tuple[float, float]]
 
 
-def decay_rows(outcomes: Outcomes) -> Iterator[list[str]]:
-    """Rows: cell, penalty, variant, difference in test accuracy, p."""
+def variant_differences(outcomes: Outcomes) -> Iterator[tuple[str, str, str, Difference]]:
+    """Cell, penalty, variant, and the variant's test accuracy less the plain penalty's."""
     for cell in outcomes.cells:
         for name in ENDS:
             for suffix, words in VARIANTS.items():
                 d = outcomes.compared(cell, f"{name}_{suffix}", name, "accuracy")
                 if d is not None:
-                    ends = f"[{100 * d.low:+.2f}, {100 * d.high:+.2f}]"
-                    difference = f"{100 * d.mean:+.2f} {ends}"
-                    yield [cell, METHODS[name].label, words, difference, f"{d.p:.3f}"]
+                    yield cell, name, words, d
 
 
 STRENGTHS = {name: [trial["mu"] for trial in METHODS[name].trials] for name in ENDS}

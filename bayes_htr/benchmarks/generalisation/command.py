@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from bayes_htr.benchmarks.generalisation.cells import CELLS, MAIN, check_data
@@ -87,13 +86,7 @@ def _generalisation(args: argparse.Namespace, console: Console) -> None:
     check_data(settings.cells, args.data_dir)
     log = RunLog(args.out)
     _hold_to(log, settings)
-    before = torch.get_num_threads()
-    torch.set_num_threads(args.threads)
-    try:
-        facts = machine_facts(device, args.argv)
-    finally:
-        torch.set_num_threads(before)
-    line = log.append("machine", facts)
+    line = log.append("machine", machine_facts(device, args.argv) | {"threads": args.threads})
     machine = log.of("machine").index(line)
 
     def done(run: Run, result: dict[str, Any]) -> None:

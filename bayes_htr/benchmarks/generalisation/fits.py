@@ -24,6 +24,7 @@ from bayes_htr.benchmarks.generalisation.cells import (
     test_images,
 )
 from bayes_htr.benchmarks.generalisation.methods import ENDS, METHODS, Numbers, Setting
+from bayes_htr.benchmarks.scores import mean_prediction
 from bayes_htr.engine import bind
 from bayes_htr.errors import DivergenceError, SpectrumError
 from bayes_htr.experiments import build_network
@@ -31,7 +32,7 @@ from bayes_htr.fit import fit
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.posterior import Posterior
 from bayes_htr.posterior.evaluation import scores
-from bayes_htr.posterior.prediction import Prediction, mix
+from bayes_htr.posterior.prediction import Prediction
 from bayes_htr.priors import Priors
 
 SAMPLES = 32
@@ -159,8 +160,7 @@ def _trained(
 
 
 def _predicted(fits: list[Posterior], x: Tensor) -> Prediction:
-    found = [posterior.predict(x, SAMPLES) for posterior in fits]
-    return found[0] if len(found) == 1 else mix(p.log_probs for p in found)
+    return mean_prediction([posterior.predict(x, SAMPLES) for posterior in fits])
 
 
 def _ends(run: Run, net: nn.Module) -> dict[str, dict[str, float]]:

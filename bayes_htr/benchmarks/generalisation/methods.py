@@ -132,12 +132,7 @@ def _above(name: str, numbers: Numbers, setting: Setting) -> Priors:
 def _with_biases(prior: Prior, numbers: Numbers, setting: Setting) -> Priors:
     """A prior on the matrices and standard normal biases, as a posterior wants a law for all."""
     matrices = dict.fromkeys(matrices_of(setting.net), prior)
-    others = {
-        p.name: Entries(Normal(0.0, 1.0))
-        for p in parameters_of(setting.net)
-        if p.name not in matrices
-    }
-    return Priors({**matrices, **others}).scaled(numbers["strength"])
+    return _and_biases(matrices, setting).scaled(numbers["strength"])
 
 
 def _normal_entries(numbers: Numbers, setting: Setting) -> Priors:
@@ -146,12 +141,13 @@ def _normal_entries(numbers: Numbers, setting: Setting) -> Priors:
         name: Entries(Normal(0.0, numbers["scale"] / math.sqrt(W.flatten(1).shape[1])))
         for name, W in matrices_of(setting.net).items()
     }
-    others = {
-        p.name: Entries(Normal(0.0, 1.0))
-        for p in parameters_of(setting.net)
-        if p.name not in matrices
-    }
-    return Priors({**matrices, **others})
+    return _and_biases(matrices, setting)
+
+
+def _and_biases(matrices: Mapping[str, Prior], setting: Setting) -> Priors:
+    """Priors of matrices, and standard normal entries of every other parameter."""
+    others = (p.name for p in parameters_of(setting.net) if p.name not in matrices)
+    return Priors({**matrices, **dict.fromkeys(others, Entries(Normal(0.0, 1.0)))})
 
 
 def _mus(*mus: float) -> tuple[Numbers, ...]:

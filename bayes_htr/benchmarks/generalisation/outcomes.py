@@ -128,14 +128,16 @@ class Outcomes:
 
     def chosen(self, cell: str, method: str) -> dict[str, Any]:
         """The line with a method's numbers and their score."""
-        line = self.log.find("numbers", cell=cell, method=method)
-        assert line is not None
-        return line
+        return self.log.get("numbers", cell=cell, method=method)
 
     def entrants(self, cell: str) -> Mapping[str, str]:
         """The entrants of a cell by family; none where they have not been named."""
         line = self.log.find("entrants", cell=cell)
         return {} if line is None else line["entrants"]
+
+    def shown(self, cell: str) -> list[str]:
+        """The methods shown in more detail: plain training, the opponents, and the entrants."""
+        return list(dict.fromkeys(["none", *OPPONENTS[1:], *self.entrants(cell).values()]))
 
     def scores(self, cell: str, method: str, score: str) -> dict[int, float]:
         """A score of test images by seed; that of `CHANCE` where a run diverged."""
@@ -164,9 +166,7 @@ class Outcomes:
 
     def base(self, cell: str) -> dict[str, Any]:
         """How methods of a cell train."""
-        line = self.log.find("base", cell=cell)
-        assert line is not None
-        return dict(line["base"])
+        return dict(self.log.get("base", cell=cell)["base"])
 
     def validated(
         self, cell: str, method: str, score: str, numbers: Mapping[str, float]

@@ -30,6 +30,14 @@ from bayes_htr.benchmarks.generalisation.fits import Run, perform
 from bayes_htr.errors import ProcessError
 from bayes_htr.progress_bar import ProgressBar
 
+_COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeElapsedColumn(),
+    TimeRemainingColumn(),
+)
+
 
 class Pool:
     """Processes that perform runs, and end at once where an error or an interruption leaves it.
@@ -78,7 +86,8 @@ class Pool:
             ProcessError: A process was killed.
             Exception: What a run failed with, otherwise than by diverging.
         """
-        with _threads_of_children(self._threads), _Bar(label, len(runs)) as bar:
+        bar = ProgressBar(_COLUMNS, None, description=label, total=len(runs))
+        with _threads_of_children(self._threads), bar:
             futures: dict[Future[dict[str, Any]], Run] = {
                 self._executor.submit(perform, run, self._data_dir, self._device): run
                 for run in runs
@@ -111,21 +120,6 @@ def _end_with(reader: Connection) -> None:
     with suppress(EOFError, OSError):
         reader.recv()
     os._exit(1)
-
-
-class _Bar(ProgressBar):
-    def __init__(self, label: str, total: int) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
-        super().__init__(columns, None, description=label, total=total)
-
-    def advance(self) -> None:
-        self._progress.advance(self._task)
 
 
 @contextmanager

@@ -7,12 +7,13 @@
 4. Only then do runs see test images: every method as it was chosen, with all seeds.
 
 Choices are written down as they are made and never made again; entrants are not named for a cell
-of which test images were seen. The Brier score stands between
-accuracy, which says too little with a thousand images, and NLL, which a few sure mistakes decide.
+of which test images were seen. The Brier score stands between accuracy, which says too little with
+a thousand images, and NLL, which a few sure mistakes decide.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean
@@ -98,17 +99,12 @@ class Protocol:
 
     def base(self, cell: str) -> Base:
         """How methods of a cell train."""
-        return Base(**self._chosen("base", cell=cell)["base"])
+        return Base(**self.log.get("base", cell=cell)["base"])
 
     def numbers(self, cell: str, method: str) -> Numbers:
         """The numbers of a method that were chosen."""
-        chosen: Numbers = self._chosen("numbers", cell=cell, method=method)["numbers"]
+        chosen: Numbers = self.log.get("numbers", cell=cell, method=method)["numbers"]
         return chosen
-
-    def _chosen(self, kind: str, **settings: Any) -> dict[str, Any]:
-        line = self.log.find(kind, **settings)
-        assert line is not None, f"no {kind} of {settings} before it is needed"
-        return line
 
     def _plain(self, cell: str) -> Iterator[Run]:
         for base in self._bases(cell):
@@ -149,7 +145,7 @@ class Protocol:
                 for base in self._bases(cell)
             }
             best = min(scored, key=scored.__getitem__)
-            if scored[best] == float("inf"):
+            if scored[best] == math.inf:
                 raise DivergenceError(
                     f"{cell}: plain training diverged with {', '.join(map(str, scored))}; give the "
                     "cell lower learning rates"
@@ -172,7 +168,7 @@ class Protocol:
                     )
 
     def _all_ends(self, cell: str) -> dict[str, float]:
-        ends: dict[str, float] = self._chosen("base", cell=cell)["ends"]
+        ends: dict[str, float] = self.log.get("base", cell=cell)["ends"]
         return ends
 
     def _numbers(self, method: str) -> Sequence[Numbers]:
@@ -192,9 +188,9 @@ class Protocol:
             self._note("numbers", {"cell": cell, "method": method}, best[0], numbers=best[1])
 
     def _trial_score(self, cell: str, method: str, numbers: Numbers) -> float:
-        base, ends = self.base(cell), self._all_ends(cell)
         if METHODS[method].members > 1:  # not tuned
-            return float("inf")
+            return math.inf
+        base, ends = self.base(cell), self._all_ends(cell)
         return self._score(self._of_trial(cell, method, numbers, base, ends))
 
     def _choose_entrants(self, cell: str) -> None:
@@ -203,7 +199,7 @@ class Protocol:
         entrants = {}
         for family in FAMILIES:
             scored = {
-                m: self._chosen("numbers", cell=cell, method=m)["score"]
+                m: self.log.get("numbers", cell=cell, method=m)["score"]
                 for m in self.settings.methods
                 if METHODS[m].family == family
             }
@@ -221,7 +217,7 @@ class Protocol:
         )
 
     def _note(self, kind: str, settings: dict[str, Any], score: float | None, **rest: Any) -> None:
-        finite = None if score is None or score == float("inf") else score
+        finite = None if score is None or score == math.inf else score
         self.log.append(kind, settings, score=finite, **rest)
 
     def _tested(self, seed: int) -> Iterator[Run]:
@@ -235,9 +231,9 @@ class Protocol:
         """The criterion, mean over runs; infinite where one of them diverged."""
         results = [self._result(run) for run in runs]
         if any("diverged" in r for r in results):
-            return float("inf")
+            return math.inf
         return fmean(r["validation"][CRITERION] for r in results)
 
     def _result(self, run: Run) -> dict[str, Any]:
-        result: dict[str, Any] = self._chosen("run", **run.settings())["result"]
+        result: dict[str, Any] = self.log.get("run", **run.settings())["result"]
         return result

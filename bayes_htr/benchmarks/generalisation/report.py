@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 
 from bayes_htr.benchmarks.generalisation.outcomes import Outcomes
@@ -11,8 +9,8 @@ from bayes_htr.benchmarks.generalisation.run_log import RunLog
 from bayes_htr.benchmarks.generalisation.study_csv import write_csv
 from bayes_htr.benchmarks.generalisation.study_pictures import draw_study
 from bayes_htr.benchmarks.generalisation.study_tables import study_tables
+from bayes_htr.benchmarks.results import write_text
 from bayes_htr.benchmarks.tables import facts
-from bayes_htr.inference.run_folder import write_aside
 
 HOW_TO_READ = """\
 Differences are first less second, paired by seed, of runs on the same split from the same weights.
@@ -29,7 +27,7 @@ def write_report(log: RunLog, console: Console) -> None:
     """Print the tables, and write `generalisation.md`, `.tex`, `runs.csv`, `layers.csv`, figures.
 
     Raises:
-        OSError: A file cannot be written.
+        OutputError: A file cannot be written.
     """
     folder = log.path.parent
     outcomes = Outcomes(log)
@@ -47,13 +45,8 @@ def write_report(log: RunLog, console: Console) -> None:
     parts += [f"![{picture.stem}]({picture.name})\n" for picture in pictures]
     markdown = "\n".join([*parts, f"## Measured on\n\n{machines}\n"])
     latex = "\n".join(["% Packages: booktabs, adjustbox.", *(t.latex() for t in tables)])
-    written.append(_written(folder / "generalisation.md", markdown))
-    written.append(_written(folder / "generalisation.tex", latex))
+    written.append(write_text(folder / "generalisation.md", markdown))
+    written.append(write_text(folder / "generalisation.tex", latex))
     written += pictures
     for path in written:
         console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _written(path: Path, text: str) -> Path:
-    write_aside(path, lambda aside: aside.write_text(text, encoding="utf-8"))
-    return path

@@ -52,6 +52,12 @@ class RunLog:
         """The line of a kind with these settings."""
         return self._known.get(_key({"kind": kind, "settings": settings}))
 
+    def get(self, kind: str, **settings: Any) -> dict[str, Any]:
+        """The line that is known to be there."""
+        line = self.find(kind, **settings)
+        assert line is not None, f"no {kind} of {settings} before it is needed"
+        return line
+
     def of(self, kind: str) -> list[dict[str, Any]]:
         """All lines of a kind, in order."""
         return [line for line in self.lines if line["kind"] == kind]

@@ -11,7 +11,7 @@ from typing import Any
 from bayes_htr.benchmarks.generalisation.fits import COLUMNS
 from bayes_htr.benchmarks.generalisation.methods import METHODS
 from bayes_htr.benchmarks.generalisation.outcomes import CHANCE, Outcomes
-from bayes_htr.inference.run_folder import write_aside
+from bayes_htr.benchmarks.results import write_file
 
 _SCORES = tuple(CHANCE)
 
@@ -20,6 +20,9 @@ def write_csv(outcomes: Outcomes, folder: Path) -> list[Path]:
     """Write `runs.csv`, a row for each tested run, and `layers.csv`, one for each of its matrices.
 
     Scores of a run that diverged are empty.
+
+    Raises:
+        OutputError: They cannot be written.
     """
     run = ("cell", "method", "seed")
     runs = (*run, "family", "numbers", "entrant", "diverged", *_SCORES, "seconds")
@@ -62,5 +65,4 @@ def _write(path: Path, columns: tuple[str, ...], rows: Iterator[list[Any]]) -> P
             writer.writerow(columns)
             writer.writerows(rows)
 
-    write_aside(path, write)
-    return path
+    return write_file(path, write)

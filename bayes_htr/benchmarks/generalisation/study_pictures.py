@@ -19,8 +19,8 @@ from bayes_htr.benchmarks.generalisation.claims import (
     by_strength,
 )
 from bayes_htr.benchmarks.generalisation.methods import METHODS
-from bayes_htr.benchmarks.generalisation.outcomes import OPPONENTS, Outcomes
-from bayes_htr.benchmarks.pictures import save
+from bayes_htr.benchmarks.generalisation.outcomes import Outcomes
+from bayes_htr.benchmarks.pictures import log_axis, save
 from bayes_htr.drawing import pyplot
 
 COLOURS = {
@@ -197,7 +197,7 @@ def _curves(outcomes: Outcomes) -> Any:
             label = METHODS[method].label + (" (entrant)" if method in entrants else "")
             colour, style = _CURVES.get(method) or _CURVES[METHODS[method].family]
             ax.plot(range(1, len(nll) + 1), nll, color=colour, ls=style, lw=1.8, label=label)
-        _plain_log(ax)
+        _fine_log_axis(ax)
         ax.xaxis.get_major_locator().set_params(integer=True)
         ax.set_title(cell, fontsize=11)
         ax.set_xlabel("epoch", fontsize=9)
@@ -207,9 +207,8 @@ def _curves(outcomes: Outcomes) -> Any:
 
 
 def _mean_curves(outcomes: Outcomes, cell: str) -> dict[str, list[float]]:
-    shown = dict.fromkeys(["none", *OPPONENTS[1:], *outcomes.entrants(cell).values()])
     means = {}
-    for method in shown:
+    for method in outcomes.shown(cell):
         curves = [r["curve"] for r in outcomes.results(cell, method).values()]
         values = [[row["val_nll"] for row in epoch] for epoch in zip(*curves, strict=True)]
         # A mean of what is left of seeds would be another curve.
@@ -265,15 +264,13 @@ def _strengths(outcomes: Outcomes) -> Any:
     return figure
 
 
-def _plain_log(ax: Any) -> None:
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+def _fine_log_axis(ax: Any) -> None:
+    from matplotlib.ticker import LogLocator
 
-    ax.set_yscale("log")
+    log_axis(ax)
     low, high = ax.get_ylim()
-    steps = (1.0, 2.0, 5.0) if high > 5 * low else (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)
-    ax.yaxis.set_major_locator(LogLocator(subs=steps))
-    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    ax.yaxis.set_minor_formatter(NullFormatter())
+    if high <= 5 * low:
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)))
 
 
 def _legend(figure: Any, cells: Any, outcomes: Outcomes, more: dict[str, Any]) -> None:

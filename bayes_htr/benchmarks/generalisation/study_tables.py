@@ -8,11 +8,11 @@ from statistics import fmean, stdev
 from bayes_htr.benchmarks.generalisation.claims import (
     STRENGTHS,
     by_strength,
-    decay_rows,
     tail_rows,
+    variant_differences,
 )
 from bayes_htr.benchmarks.generalisation.methods import METHODS, TUNED
-from bayes_htr.benchmarks.generalisation.outcomes import OPPONENTS, Outcomes
+from bayes_htr.benchmarks.generalisation.outcomes import Outcomes
 from bayes_htr.benchmarks.generalisation.paired import Difference
 from bayes_htr.benchmarks.tables import NOTHING, TextTable
 
@@ -32,7 +32,11 @@ def study_tables(outcomes: Outcomes) -> list[TextTable]:
         tables.append(_layers(outcomes, cell))
     columns = ("cell", "penalty", "variant", "accuracy, points [95 %]", "p")
     title = "Exploratory: variants less the plain penalty, each as it was chosen"
-    tables.append(TextTable(title, columns, list(decay_rows(outcomes))))
+    rows = [
+        [cell, METHODS[name].label, words, interval(d, 100, 2), f"{d.p:.3f}"]
+        for cell, name, words, d in variant_differences(outcomes)
+    ]
+    tables.append(TextTable(title, columns, rows))
     tables += [_by_strength(outcomes, name) for name in STRENGTHS]
     shown = ("cell", "over", "points", "correlation with alpha", "95 %, methods resampled")
     title = "Exploratory: a heavier tail (a lower alpha) and test accuracy, Spearman's correlation"
@@ -107,9 +111,8 @@ def _progress(outcomes: Outcomes) -> TextTable:
 
 def _layers(outcomes: Outcomes, cell: str) -> TextTable:
     """Each matrix of plain training, the opponents and the entrants."""
-    shown = dict.fromkeys(["none", *OPPONENTS[1:], *outcomes.entrants(cell).values()])
     rows = []
-    for method in shown:
+    for method in outcomes.shown(cell):
         found = [r["matrices"] for r in outcomes.results(cell, method).values()]
         for name in found[0] if found and len(found[0]) <= _MOST_MATRICES else ():
             values = [[m[name][c] for m in found if m[name][c] is not None] for c in _SHAPES]
