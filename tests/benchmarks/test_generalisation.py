@@ -293,6 +293,20 @@ def test_a_run_that_diverges_is_never_chosen(tmp_path, monkeypatch):
     assert (chosen["numbers"], chosen["score"]) == ({"mu": 0.002}, 0.4)
 
 
+def test_a_chosen_method_has_no_more_trials(tmp_path, monkeypatch):
+    """Other ranges are for cells to come: a choice that was made stays, at no cost."""
+    log = RunLog(tmp_path)
+    settings = Settings([CELL], ["none", "weight_decay", "dropout"], epochs=1, tuning=1)
+    base = {"epochs": 1, "lr": 0.05, "schedule": "cosine"}
+    log.append("base", {"cell": CELL}, score=0.5, base=base, ends={})
+    log.append("numbers", {"cell": CELL, "method": "weight_decay"}, score=0.4, numbers={"mu": 7.0})
+    protocol = Protocol(settings, log)
+    stages = iter(protocol.stages())
+    next(stages)
+    assert {run.method for run in next(stages).runs} == {"dropout"}
+    assert protocol.numbers(CELL, "weight_decay") == {"mu": 7.0}
+
+
 def test_no_tested_run_has_a_seed_of_trials():
     assert not set(TUNING_SEEDS) & set(range(Settings([], [], seeds=1000).seeds))
     with pytest.raises(ValueError, match="at most 1000"):

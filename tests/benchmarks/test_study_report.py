@@ -214,6 +214,14 @@ def test_tables_say_where_a_range_ended(story):
     story.tests(CELL, "dropout", [0.8, 0.8], numbers={"dropout": 0.1})
     story.tests(CELL, "lomax", [0.8, 0.8], numbers={"mu": 3e-2})
     story.tests(CELL, "frechet", [0.8, 0.8], numbers={"mu": 1e-2})
+    # What a cell tried, not what a method has today.
+    for method, key, tried in (
+        ("dropout", "dropout", (0.1, 0.9)),
+        ("lomax", "mu", (1e-3, 3e-2)),
+        ("frechet", "mu", (1e-3, 1e-2, 1e-1)),
+    ):
+        for value in tried:
+            story.trial(CELL, method, {key: value}, 0.8)
     text = text_of(story.outcomes())
     assert "dropout 0.1 (lowest tried)" in text
     assert "mu 0.03 (highest tried)" in text

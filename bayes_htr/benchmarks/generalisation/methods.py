@@ -21,6 +21,7 @@ from bayes_htr.priors import (
     ESD,
     Entries,
     ExpDecay,
+    Exponential,
     Frechet,
     Hill,
     ImproperPowerlaw,
@@ -156,9 +157,11 @@ def _mus(*mus: float) -> tuple[Numbers, ...]:
 
 _WEAK = _mus(1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 _STRONG = _mus(1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
-_SHARES = tuple({"mu": mu, "share": share} for share in (0.5, 0.8) for mu in (1e-2, 3e-2, 1e-1))
+_SHARES = tuple({"mu": mu, "share": share} for share in (0.2, 0.5) for mu in (1e-2, 3e-2, 1e-1))
 _FRECHET = MaxEigenvalue(Frechet(2.0, 1.0))
 _LOMAX = ESD(Lomax(2.0, 1.0))
+# The mean of this Lomax law, without its tail.
+_EXPONENTIAL = ESD(Exponential(1.0))
 
 
 def _posterior(strengths: tuple[float, ...], middle: float) -> tuple[Numbers, ...]:
@@ -218,7 +221,7 @@ METHODS: dict[str, Regulariser] = {
     "label_smoothing": Regulariser(
         "label smoothing",
         "conventional",
-        tuple({"label_smoothing": e} for e in (0.02, 0.05, 0.1, 0.15, 0.2, 0.3)),
+        tuple({"label_smoothing": e} for e in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)),
         _flat,
         optimised,
     ),
@@ -265,6 +268,13 @@ METHODS: dict[str, Regulariser] = {
         "heavy-tailed",
         _posterior((3.0, 10.0, 30.0, 100.0, 300.0), 30.0),
         partial(_with_biases, _FRECHET),
+        _spectral_guide,
+    ),
+    "svi_exponential": Regulariser(
+        "exponential prior, SVI",
+        "control",
+        _posterior((1.0, 3.0, 10.0, 30.0, 100.0), 3.0),
+        partial(_with_biases, _EXPONENTIAL),
         _spectral_guide,
     ),
     "svi_normal": Regulariser(

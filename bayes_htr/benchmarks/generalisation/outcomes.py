@@ -16,7 +16,7 @@ import numpy as np
 
 from bayes_htr.benchmarks.generalisation.cells import CELLS
 from bayes_htr.benchmarks.generalisation.fits import unpacked
-from bayes_htr.benchmarks.generalisation.methods import METHODS
+from bayes_htr.benchmarks.generalisation.methods import METHODS, Numbers
 from bayes_htr.benchmarks.generalisation.paired import (
     Difference,
     difference,
@@ -167,6 +167,12 @@ class Outcomes:
     def base(self, cell: str) -> dict[str, Any]:
         """How methods of a cell train."""
         return dict(self.log.get("base", cell=cell)["base"])
+
+    def tried(self, cell: str, method: str) -> list[Numbers]:
+        """The numbers of a method's trials, which may be others than it has today."""
+        base, found = self.base(cell), self._trials.get(cell, ())
+        own = [s["numbers"] for s, _ in found if (s["method"], s["base"]) == (method, base)]
+        return [numbers for i, numbers in enumerate(own) if numbers not in own[:i]]
 
     def validated(
         self, cell: str, method: str, score: str, numbers: Mapping[str, float]

@@ -6,9 +6,10 @@
 3. By the same scores one conventional and one heavy-tailed method become the entrants of the cell.
 4. Only then do runs see test images: every method as it was chosen, with all seeds.
 
-Choices are written down as they are made and never made again; entrants are not named for a cell
-of which test images were seen. The Brier score stands between accuracy, which says too little with
-a thousand images, and NLL, which a few sure mistakes decide.
+Choices are written down as they are made and never made again, though ranges of trials may change
+for later cells; entrants are not named for a cell of which test images were seen. The Brier score
+stands between accuracy, which says too little with a thousand images, and NLL, which a few sure
+mistakes decide.
 """
 
 from __future__ import annotations
@@ -161,7 +162,8 @@ class Protocol:
 
     def _trials(self, cell: str) -> Iterator[Run]:
         for method in self.settings.methods:
-            if method in TUNED:
+            chosen = self.log.find("numbers", cell=cell, method=method) is not None
+            if method in TUNED and not chosen:
                 for numbers in self._numbers(method):
                     yield from self._of_trial(
                         cell, method, numbers, self.base(cell), self._all_ends(cell)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from statistics import fmean, stdev
 
 from bayes_htr.benchmarks.generalisation.claims import (
@@ -11,7 +11,7 @@ from bayes_htr.benchmarks.generalisation.claims import (
     tail_rows,
     variant_differences,
 )
-from bayes_htr.benchmarks.generalisation.methods import METHODS, TUNED
+from bayes_htr.benchmarks.generalisation.methods import METHODS, TUNED, Numbers
 from bayes_htr.benchmarks.generalisation.outcomes import Outcomes
 from bayes_htr.benchmarks.generalisation.paired import Difference
 from bayes_htr.benchmarks.tables import NOTHING, TextTable
@@ -212,15 +212,15 @@ def _chosen(outcomes: Outcomes, cell: str, method: str) -> str:
     numbers = outcomes.chosen(cell, method)["numbers"]
     if method in TUNED:
         texts = [f"{name} {value:g}" for name, value in numbers.items()]
-        texts[0] += _end_of_range(method, numbers)
+        texts[0] += _end_of_range(numbers, outcomes.tried(cell, method))
         return ", ".join(texts)
     base = outcomes.base(cell)
     return f"lr {base['lr']:g}, {base['schedule']}, {base['epochs']} epochs"
 
 
-def _end_of_range(method: str, numbers: Mapping[str, float]) -> str:
-    """Whether the first number is the lowest or highest that is tried: more may be better."""
-    first = next(iter(numbers))
-    tried = [trial[first] for trial in METHODS[method].trials]
-    ends = {min(tried): " (lowest tried)", max(tried): " (highest tried)"}
-    return ends.get(numbers[first], "")
+def _end_of_range(chosen: Numbers, trials: Sequence[Numbers]) -> str:
+    """Whether the first number is the lowest or highest that was tried: more may be better."""
+    first = next(iter(chosen))
+    tried = [numbers[first] for numbers in trials]
+    ends = {min(tried): " (lowest tried)", max(tried): " (highest tried)"} if tried else {}
+    return ends.get(chosen[first], "")
