@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from pyro.infer.autoguide import AutoNormal
 
 from bayes_htr.inference import MAP, SVI, Method
@@ -89,7 +88,7 @@ def _svi(guide: Any, numbers: Numbers, **fixed: Any) -> Method:
     names = ("lr", "temperature", "init_scale")
     given: dict[str, Any] = {n: numbers[n] for n in names if n in numbers}
     given |= {n: int(numbers[n]) for n in ("rank", "directions", "particles") if n in numbers}
-    return SVI(guide=guide, optimizer=partial(torch.optim.Adam, fused=True), **given, **fixed)
+    return SVI(guide=guide, **given, **fixed)
 
 
 def _grid(common: Numbers, *trials: Numbers) -> tuple[Numbers, ...]:

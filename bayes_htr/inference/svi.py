@@ -16,7 +16,8 @@ import copy
 import math
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -60,7 +61,7 @@ class SVI:
             prior; `"meanfield"` and `"lowrank"`, over the weights; or a class of
             `pyro.infer.autoguide`, such as `AutoNormal`, over the weights.
         lr: Learning rate.
-        optimizer: Called as `optimizer(parameters, lr=lr)`.
+        optimizer: Called as `optimizer(parameters, lr=lr)`; Adam, in one kernel, if not given.
         scheduler: As in `MAP`.
         particles: Draws of the weights in each step.
         kl_warmup: Over so many epochs the divergence's weight rises linearly to its full value.
@@ -92,7 +93,7 @@ class SVI:
 
     guide: str | type = "spectral"
     lr: float = 1e-3
-    optimizer: Callable[..., Optimizer] = torch.optim.Adam
+    optimizer: Callable[..., Optimizer] = field(default=partial(torch.optim.Adam, fused=True))
     scheduler: Literal["cosine"] | SchedulerFactory | None = "cosine"
     particles: int = 1
     kl_warmup: int = 0
@@ -265,21 +266,22 @@ class _Run(TrainingRun):
     def _step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One update: negative log likelihood, divergence, and labels right, before it."""
         self.optimizer.zero_grad()
-        particles = self.method.particles
+        particles, weight = self.method.particles, self._warmth() / self.problem.train.num_data
         nlls, divergences, corrects = [], [], []
         for particle in range(particles):
             try:
                 sample = self._sample(again=particle > 0)
-                kl = self.guide.divergence(sample)
+                kl = self.guide.divergence_in_step(sample)
             except (ValueError, RuntimeError) as error:  # laws of NaN, or outside of their range
                 raise self._diverged(str(error), self.step, x) from error
             logits = self._logits(sample, x)
             nll = self.problem.model.likelihood(logits, y)
-            loss = nll + (self._warmth() / self.problem.train.num_data) * kl.to(nll)
+            loss = nll + weight * kl.to(nll)
             (loss / particles).backward()
             nlls.append(nll.detach())
             divergences.append(kl.detach())
             corrects.append((logits.detach().argmax(1) == y).sum())
+        self.guide.add_known_gradient(weight)
         if self.method.clip is not None:
             nn.utils.clip_grad_norm_(self.guide.parameters(), self.method.clip)
         self.optimizer.step()

@@ -131,9 +131,13 @@ def pull_back(W: Tensor, vectors: Tensor, slopes: Tensor) -> Tensor:
     V = vectors[:, used]
     weighted = 2 * V * slopes[used]
     W = W.to(V.dtype)
-    if W.shape[0] >= W.shape[1]:
-        return (W @ weighted) @ V.T
-    return V @ (weighted.T @ W)
+    is_tall = W.shape[0] >= W.shape[1]
+    K, d = V.shape
+    larger = max(W.shape)
+    if d * (2 * larger - K) > K * larger:  # fewer multiplications through a square matrix
+        square = weighted @ V.T
+        return W @ square if is_tall else square @ W
+    return (W @ weighted) @ V.T if is_tall else V @ (weighted.T @ W)
 
 
 def log_det(W: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-import torch
 from torch import nn
 
 from bayes_htr.benchmarks.generalisation.cells import Base
@@ -96,7 +95,6 @@ def _spectral_guide(numbers: Numbers, setting: Setting) -> Method:
         lr=numbers["lr"],
         init_scale=numbers["init_scale"],
         noise="shared" if normalised else "example",
-        optimizer=partial(torch.optim.Adam, fused=True),
     )
 
 
@@ -106,7 +104,6 @@ def _mean_field(numbers: Numbers, setting: Setting) -> Method:
         lr=numbers["lr"],
         init_scale=0.05,
         temperature=numbers["temperature"],
-        optimizer=partial(torch.optim.Adam, fused=True),
     )
 
 

@@ -156,6 +156,17 @@ class VariationalGuide(Guide):
         plus this is the negative evidence lower bound.
         """
 
+    def divergence_in_step(self, sample: Mapping[str, Tensor]) -> Tensor:
+        """As `divergence`, but without the gradient that `add_known_gradient` adds."""
+        return self.divergence(sample)
+
+    def add_known_gradient(self, scale: float) -> None:  # most guides know none
+        """Add `scale` times the rest of the gradient of the divergence to `.grad`, in place.
+
+        What is known without differentiating does not cost the passes over memory, and the
+        tensors as large as the weights, that a summand of the loss costs.
+        """
+
 
 def start_scale(init_scale: float | None, parameters: Sequence[PlacedParameter]) -> float:
     """The standard deviation of weights at the start.

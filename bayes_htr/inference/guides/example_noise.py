@@ -177,21 +177,26 @@ def _noisy(
     """The output of a layer whose singular values each example multiplies by its own factors."""
     is_linear = isinstance(module, nn.Linear)
     V, matrix = held.frames.to(x.dtype), W.flatten(1).to(x.dtype)
-    bias = module.bias if isinstance(module.bias, Tensor) else None
     Y: Tensor | None = None
     if held.is_tall or held.law.needs_medians:
         Y = (matrix if held.is_tall else matrix.mT) @ V
     factors, base = (_spread_out(f.to(x.dtype), x, is_linear) for f in held.factors(Y, noise))
-    clean = output
-    if bias is not None:
-        clean = output - (bias if is_linear else bias.view(-1, *[1] * (x.ndim - 2)))
     if held.is_tall:
         assert Y is not None
         inner, outer = _inner(module, x, V), Y
     else:
-        inner, outer = _mixed(clean, V.mT, is_linear), V
+        inner, outer = _without_bias(_mixed(output, V.mT, is_linear), module, V.mT), V
     found = output + _mixed(inner * (factors - base), outer, is_linear)
-    return found + (base - 1) * clean if held.law.has_ratios else found
+    return found + (base - 1) * _without_bias(output, module) if held.law.has_ratios else found
+
+
+def _without_bias(output: Tensor, module: nn.Module, A: Tensor | None = None) -> Tensor:
+    """`A (W x)` of a layer whose `output` is `A (W x + bias)`; `A` may be left out."""
+    if not isinstance(module.bias, Tensor):
+        return output
+    bias = module.bias if A is None else A @ module.bias
+    is_linear = isinstance(module, nn.Linear)
+    return output - (bias if is_linear else bias.view(-1, *[1] * (output.ndim - 2)))
 
 
 def _inner(module: nn.Module, x: Tensor, V: Tensor) -> Tensor:

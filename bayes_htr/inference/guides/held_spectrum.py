@@ -3,8 +3,8 @@
 The weights move at every step, the singular vectors are computed anew only now and then. In between
 the frames are those of the last refresh, and the divergence is linear in the weights, with value
 and gradient of the last refresh: the gradient is `2 U diag(sqrt(lambda) slopes) V'`, that of the
-eigenvalues alone. Of the spreads it is a cheaper function, looked at more often, and between looks
-linear in their logarithms.
+eigenvalues alone. Of the spreads it is a cheaper function, looked at anew when they have moved, and
+between looks linear in their logarithms.
 """
 
 from __future__ import annotations
@@ -139,12 +139,16 @@ class HeldSpectrum(nn.Module):
             step = self.log_spread - self.reference_log_spread
             return self.constant + moved + torch.dot(self.spread_slope, step)
         value = self.law.divergence(self.eigenvalues, self.spread, given)
-        return value + moved - (self.slope * self.reference).sum()
+        return value + moved - torch.dot(self.slope.flatten(), self.reference.flatten()).double()
 
     def drifts(self, W: Tensor, tol: float) -> Tensor:
         """0-d bool: `|W - W_ref|_F > tol |W_ref|_F`."""
         moved = torch.linalg.vector_norm(W.to(self.reference.dtype) - self.reference)
         return moved > tol * torch.linalg.vector_norm(self.reference)
+
+    def spreads_moved(self) -> Tensor:
+        """0-d: by how much the logarithm of a spread has moved since the last look, at most."""
+        return (self.log_spread - self.reference_log_spread).abs().max()
 
     @torch.no_grad()
     def decompose(self, W: Tensor) -> None:

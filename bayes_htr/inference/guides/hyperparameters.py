@@ -7,7 +7,7 @@ is learnt (`latent_laws`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -19,6 +19,7 @@ from bayes_htr.engine.latents import Latent
 from bayes_htr.inference.guides.latent_laws import LatentLaws, gamma_draw
 from bayes_htr.inference.guides.spectrum_law import Given
 from bayes_htr.models.matrix_prior import hyperprior
+from bayes_htr.models.placed import PlacedParameter
 from bayes_htr.priors import Gamma
 
 _HELD_DRAWS = 16
@@ -103,3 +104,20 @@ class Hyperparameters(nn.Module):
             kl = kl_divergence(law, hyperprior(self.conjugate[name], law.rate))
             total = total.to(kl.device) + kl
         return total
+
+
+def conjugate_names(placed: Sequence[PlacedParameter]) -> tuple[str, ...]:
+    """Hyperparameters with a Gamma law that are only ever the tail index of laws of spectra.
+
+    Beside another hyperparameter in the same law they are not: the update would depend on it.
+    """
+    uses: dict[str, list[bool]] = {}
+    for p in placed:
+        for m in p.matrices:
+            for term in (*m.prior.spectral, *m.prior.entries):
+                for argument, latent in term.latents.items():
+                    alone = argument == "tail_index" and len(term.latents) == 1
+                    is_spectral = term in m.prior.spectral
+                    fits = alone and is_spectral and isinstance(latent.law, Gamma)
+                    uses.setdefault(latent.name, []).append(fits)
+    return tuple(name for name, fits in uses.items() if all(fits))

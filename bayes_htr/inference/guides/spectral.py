@@ -16,7 +16,7 @@ the singular vectors are; mean-field and low-rank guides do.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 import torch
@@ -26,17 +26,21 @@ from torch.distributions import Gamma as GammaLaw
 from bayes_htr.engine import Drift, Every, Exact, Refresh
 from bayes_htr.inference.guides.base import VariationalGuide
 from bayes_htr.inference.guides.held_spectrum import HeldSpectrum
-from bayes_htr.inference.guides.hyperparameters import Hyperparameters, Update
+from bayes_htr.inference.guides.hyperparameters import (
+    Hyperparameters,
+    Update,
+    conjugate_names,
+)
 from bayes_htr.inference.guides.spectrum_law import SpectrumLaw, log_ratio
 from bayes_htr.models import BayesianClassifier
-from bayes_htr.models.matrix_prior import MatrixPrior
+from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior
 from bayes_htr.models.placed import PlacedParameter, latents_of_all
-from bayes_htr.priors import Gamma
 
 Factored = Callable[[HeldSpectrum, Tensor], Tensor]
 Matrix = tuple[HeldSpectrum, Tensor]
 
-_LOOK_EVERY = 4
+_CHECK_SPREADS_EVERY = 4
+_SPREADS_TOL = 0.05
 _START_SCALE = 0.1
 
 
@@ -100,7 +104,7 @@ class SpectralGuide(VariationalGuide):
             self.spectra_held.append(HeldSpectrum(law, like, init_scale or _START_SCALE))
         self.hyperparameters = Hyperparameters(
             latents_of_all([*placed, *constants]),
-            _conjugate([*placed, *constants]),
+            conjugate_names([*placed, *constants]),
             hyperparameters or {},
             self.weights[0].detach(),
         )
@@ -149,8 +153,9 @@ class SpectralGuide(VariationalGuide):
     def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
         """One draw with gradient to what is learnt, from Torch's global generator.
 
-        Refreshes what the policy asks for first, and looks at the spreads at every fourth step, or
-        at every one under `Exact()`. The gradient with respect to the weights holds the frames.
+        Refreshes what the policy asks for first, and looks at the spreads where one has moved by
+        5 % at a fourth step, or at every step under `Exact()`. The gradient with respect to the
+        weights holds the frames.
 
         Args:
             again: Another draw of the same step: it counts no step and refreshes nothing.
@@ -180,21 +185,44 @@ class SpectralGuide(VariationalGuide):
         moved since. From the sample: entries under `Entries`, and hyperparameters that are learnt
         but Gamma tail indices; with these, spreads are scored as they are.
         """
+        return self._divergence(sample, self._matrices())
+
+    def divergence_in_step(self, sample: Mapping[str, Tensor]) -> Tensor:
+        """As in the base: without the gradient that is held, with respect to the weights."""
+        return self._divergence(sample, ((held, W.detach()) for held, W in self._matrices()))
+
+    @torch.no_grad()
+    def add_known_gradient(self, scale: float) -> None:
+        """As in the base: that of the last refresh."""
+        for p, W in zip(self.placed, self.weights, strict=True):
+            if any(m.prior.spectral for m in p.matrices):
+                slopes = {m.prior.name: self.of(m.prior.name).slope for m in p.matrices}
+                W.grad = torch.zeros_like(W) if W.grad is None else W.grad
+                W.grad.add_(p.join(slopes).to(W.dtype), alpha=scale)
+
+    def _divergence(self, sample: Mapping[str, Tensor], matrices: Iterable[Matrix]) -> Tensor:
         followed = self._followed()
         total = self.hyperparameters.divergence(followed).to(self.weights[0].device)
         at_sample = self.hyperparameters.given(sample, followed)
         given = at_sample if self.hyperparameters.learnt.latents else None
         total = total + self.constants.energy(at_sample).to(total)
-        for held, W in self._matrices():
+        for held, W in matrices:
             total = total + held.divergence(W, given)
-        for p in self.placed:
-            if any(m.prior.entries for m in p.matrices):
-                drawn = p.split(sample[p.name])
-                for m in p.matrices:
-                    for term in m.prior.entries:
-                        entries = drawn[m.prior.name].flatten()
-                        total = total - term.log_prob(entries, sample).double()
+        for term, entries in self._entries(sample):
+            total = total - term.log_prob(entries, sample).double()
         return total
+
+    def _entries(self, sample: Mapping[str, Tensor]) -> list[tuple[DensityTerm, Tensor]]:
+        """The laws of entries, each with all that have it: one call costs less than many."""
+        found = [
+            (term, drawn.flatten())
+            for p in self.placed
+            if any(m.prior.entries for m in p.matrices)
+            for m, drawn in zip(p.matrices, p.split(sample[p.name]).values(), strict=True)
+            for term in m.prior.entries
+        ]
+        terms = [t for i, (t, _) in enumerate(found) if all(t != u for u, _ in found[:i])]
+        return [(t, torch.cat([x for u, x in found if u == t])) for t in terms]
 
     @torch.no_grad()
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
@@ -263,8 +291,10 @@ class SpectralGuide(VariationalGuide):
         matrices = list(self._matrices())
         if due := matrices if first or isinstance(self.policy, Exact) else self._due(matrices):
             self.refresh(due)
-        elif self._count % _LOOK_EVERY == 0:
-            self.look()
+        elif matrices and self._count % _CHECK_SPREADS_EVERY == 0:
+            moved = torch.stack([held.spreads_moved() for held, _ in matrices])
+            if bool((moved > _SPREADS_TOL).any()):
+                self.look()
 
     def _due(self, matrices: list[Matrix]) -> list[Matrix]:
         """Those that the policy asks to refresh at this step."""
@@ -367,20 +397,3 @@ class SpectralGuide(VariationalGuide):
             for m in p.matrices:
                 if m.prior.spectral:
                     yield self.of(m.prior.name), parts[m.prior.name]
-
-
-def _conjugate(placed: Sequence[PlacedParameter]) -> tuple[str, ...]:
-    """Hyperparameters with a Gamma law that are only ever the tail index of laws of spectra.
-
-    Beside another hyperparameter in the same law they are not: the update would depend on it.
-    """
-    uses: dict[str, list[bool]] = {}
-    for p in placed:
-        for m in p.matrices:
-            for term in (*m.prior.spectral, *m.prior.entries):
-                for argument, latent in term.latents.items():
-                    alone = argument == "tail_index" and len(term.latents) == 1
-                    is_spectral = term in m.prior.spectral
-                    fits = alone and is_spectral and isinstance(latent.law, Gamma)
-                    uses.setdefault(latent.name, []).append(fits)
-    return tuple(name for name, fits in uses.items() if all(fits))

@@ -105,6 +105,42 @@ def test_gradient_of_the_divergence_is_that_of_the_eigenvalues(prior, net):
             torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("gamma", [False, True], ids=["numbers", "learnt hyperparameter"])
+@pytest.mark.parametrize(
+    "net",
+    [
+        linear(4, 6),
+        nn.Conv2d(3, 4, 2, dtype=torch.float64).to(memory_format=torch.channels_last),
+        nn.ConvTranspose2d(3, 4, 2, dtype=torch.float64),
+        nn.MultiheadAttention(4, 2, dtype=torch.float64),
+    ],
+    ids=["linear", "channels last", "transposed", "attention"],
+)
+def test_the_gradient_of_a_step_is_that_of_the_divergence(net, gamma):
+    """Its graph and what is added, to gradients that are there; after weights have moved."""
+    scale = htr.LogNormal(0.0, 1.0) if gamma else 0.7
+    priors = {"*weight": htr.ESD(htr.Lomax(2.0, scale)), "*bias": htr.Entries(htr.Normal())}
+    guide = guide_of(htr.Priors(priors), net, init_scale=0.3, refresh=htr.Every(100))
+    guide.rsample()
+    with torch.no_grad():
+        for W in guide.weights:
+            W *= 1.04
+    sample = guide.rsample()
+    learnt = list(guide.parameters())
+    whole = 0.3 * guide.divergence(sample)
+    expected = torch.autograd.grad(whole, learnt, allow_unused=True, retain_graph=True)
+    for i, W in enumerate(guide.weights):
+        W.grad = None if i else torch.ones_like(W)
+    in_step = guide.divergence_in_step(sample)
+    torch.testing.assert_close(in_step, guide.divergence(sample))
+    (0.3 * in_step).backward()
+    guide.add_known_gradient(0.3)
+    for i, (p, gradient) in enumerate(zip(learnt, expected, strict=True)):
+        there = 1.0 if p is guide.weights[0] else 0.0
+        if gradient is not None:
+            torch.testing.assert_close(p.grad, gradient + there, msg=str(i))
+
+
 def test_gradient_at_tied_eigenvalues():
     """Of a function of the whole spectrum it is smooth: central differences agree."""
     net = linear(4, 6)
@@ -176,8 +212,11 @@ def test_refreshes(policy, calls):
     assert seen == calls
 
 
-def test_other_draws_of_a_step_do_not_count():
-    """Neither for `Every(3)` nor for the looks at the spreads at every fourth step."""
+@pytest.mark.parametrize(
+    ("by", "looks"), [(0.06, [0, 2, 3, 5, 7]), (0.02, [0, 2, 5])], ids=["moved", "hardly moved"]
+)
+def test_other_draws_of_a_step_do_not_count(by, looks):
+    """Neither for `Every(3)` nor for the check of every fourth step whether spreads have moved."""
     guide = guide_of(LOMAX, linear(4, 6), refresh=htr.Every(3))
     held = guide.spectra_held[0]
     refreshed, looked = [], []
@@ -191,9 +230,9 @@ def test_other_draws_of_a_step_do_not_count():
             looked.append(step)
         with torch.no_grad():
             guide.weights[0] *= 1.04
-            held.log_spread += 0.01
+            held.log_spread[1] -= by
     assert refreshed == [0, 2, 5]
-    assert looked == [0, 2, 3, 5, 7]
+    assert looked == looks
     assert int(guide.calls) == 8
 
 
