@@ -1,8 +1,8 @@
 """What `bayes-htr bench guides` takes steps of: plain training, each guide, and Pyro's own.
 
-Ours are the steps of `htr.SVI`, with everything that happens in one. Pyro's are those of
-`pyro.infer.SVI` with `AutoNormal` over the `PyroSample` weights of the same network, as Pyro's own
-examples of Bayesian networks are written.
+Ours are the steps of `htr.MAP` and `htr.SVI`, with everything that happens in one. Pyro's are those
+of `pyro.infer.SVI` with `AutoNormal` over the `PyroSample` weights of the same network, as Pyro's
+own examples of Bayesian networks are written.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from bayes_htr.benchmarks.compared import INPUTS
 from bayes_htr.benchmarks.stopwatch import Steps
-from bayes_htr.engine import bind
 from bayes_htr.experiments import build_network
-from bayes_htr.inference import SVI, Batches, Problem
+from bayes_htr.inference import MAP, SVI, Batches, Problem
+from bayes_htr.inference.distributed import Replica
+from bayes_htr.inference.map import _Run as MAPRun
 from bayes_htr.inference.svi import _Run as SVIRun
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.priors import ESD, Entries, Frechet, Lomax, MaxEigenvalue, Normal, Priors
@@ -96,32 +97,33 @@ class _Loop:
 
 
 def plain_run(work: Work, optimizer: Callable[..., torch.optim.Optimizer]) -> Steps:
-    """Training without a prior."""
-    return _training(work, Priors({}), optimizer)
-
-
-def map_run(work: Work, priors: Priors) -> Steps:
-    """MAP under a prior, by SGD with momentum."""
-    return _training(work, priors, lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9))
-
-
-def _training(work: Work, priors: Priors, optimizer: Callable[..., torch.optim.Optimizer]) -> Steps:
+    """Training without a prior, as a loop is written."""
     net = work.network().train()
-    energy = bind(priors, net) if priors != Priors({}) else None
     updates = optimizer(net.parameters())
 
     def step(x: Tensor, y: Tensor) -> None:
         updates.zero_grad()
         F.cross_entropy(net(x), y).backward()
-        if energy is not None:
-            energy.backward(1 / len(work.x))
         updates.step()
 
     return _Loop(work, step)
 
 
+def map_run(work: Work, priors: Priors) -> Steps:
+    """Steps of `htr.MAP`, by SGD with momentum."""
+    problem = _problem(work, priors)
+    run = MAPRun(MAP(lr=0.05), problem)
+    run.replica = Replica(problem.net, problem.model.likelihood)
+    return _Loop(work, lambda x, y: run._step(x, y, len(y)))
+
+
 def svi_run(work: Work, priors: Priors, method: SVI) -> Steps:
     """Steps of `htr.SVI`."""
+    return _Loop(work, SVIRun(method, _problem(work, priors))._step)
+
+
+def _problem(work: Work, priors: Priors) -> Problem:
+    """What `htr.fit` gives a method."""
     net = work.network().train()
     first = next(net.parameters())
     train = Batches(
@@ -132,7 +134,7 @@ def svi_run(work: Work, priors: Priors, method: SVI) -> Steps:
         seed=work.seed,
         name="train",
     )
-    problem = Problem(
+    return Problem(
         model=BayesianClassifier(copy.deepcopy(net), priors),
         net=net,
         train=train,
@@ -141,8 +143,6 @@ def svi_run(work: Work, priors: Priors, method: SVI) -> Steps:
         seed=work.seed,
         progress=False,
     )
-    run = SVIRun(method, problem)
-    return _Loop(work, run._step)
 
 
 class PyroNetwork(PyroModule):

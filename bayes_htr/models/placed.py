@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -22,26 +22,38 @@ class PlacedMatrix:
 
     Attributes:
         prior: The density.
-        index: `(m, n)`: for each entry its place in the flat parameter.
+        place: Where they are in the flat parameter: a slice where the matrix lies in one piece and
+            in order, which makes it a view; else `(m, n)`, the place of each entry.
     """
 
     prior: MatrixPrior
-    index: Tensor
+    place: slice | Tensor
 
     def of(self, tensor: Tensor) -> Tensor:
         """The matrix in a parameter `(..., *shape)` whose last dimensions are `shape`, flat."""
-        if self._start is None:
-            return tensor[..., self.index]
-        flat = tensor[..., self._start : self._start + self.index.numel()]
-        return flat.unflatten(-1, self.index.shape)
+        found = tensor[..., self.place]
+        return found.unflatten(-1, self.prior.shape) if isinstance(self.place, slice) else found
 
-    @cached_property
-    def _start(self) -> int | None:
-        """Where the matrix starts, if it lies in one piece and in order: then it is a view."""
-        flat = self.index.flatten()
-        start = int(flat[0])
-        in_order = torch.equal(flat, torch.arange(start, start + len(flat), device=flat.device))
-        return start if in_order else None
+    def to(self, device: torch.device) -> PlacedMatrix:
+        """The same for tensors on a device."""
+        if isinstance(self.place, slice):
+            return self
+        return replace(self, place=self.place.to(device))
+
+    @property
+    def places(self) -> Tensor:
+        """The place of each entry, `(m n,)`."""
+        if isinstance(self.place, slice):
+            return torch.arange(self.place.start, self.place.stop)
+        return self.place.flatten()
+
+
+def _place(index: Tensor) -> slice | Tensor:
+    """Where entries are that have the places `index`, `(m, n)`."""
+    start = int(index[0, 0])
+    place = slice(start, start + index.numel())
+    in_order = torch.equal(index.flatten(), torch.arange(place.start, place.stop))
+    return place if in_order else index
 
 
 @dataclass(frozen=True)
@@ -82,9 +94,13 @@ class PlacedParameter:
     @cached_property
     def _order(self) -> Tensor | None:
         """Where each entry of the parameter is in its matrices; `None` where they are in order."""
-        places = torch.cat([m.index.flatten() for m in self.matrices])
-        in_order = torch.equal(places, torch.arange(len(places), device=places.device))
-        return None if in_order else places.argsort()
+        if len(self.matrices) == 1 and isinstance(self.matrices[0].place, slice):
+            return None
+        indices = [m.place for m in self.matrices if isinstance(m.place, Tensor)]
+        places = torch.cat([m.places.cpu() for m in self.matrices])
+        order = places.argsort()
+        in_order = torch.equal(places, order)
+        return None if in_order else order.to(indices[0].device if indices else order.device)
 
     def log_density(self, tensor: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         """The log density of the parameter in weight coordinates."""
@@ -139,7 +155,7 @@ def placed_parameters(
                 shape = (index.shape[0], index.shape[1])
                 prior = MatrixPrior.of(a.prior, name, shape, strength, epoch, vector=not views)
                 if prior.spectral or prior.entries:
-                    matrices.append(PlacedMatrix(prior, index))
+                    matrices.append(PlacedMatrix(prior, _place(index)))
         found.append(PlacedParameter(a.parameter, tuple(matrices)))
     return found
 

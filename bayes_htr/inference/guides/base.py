@@ -193,7 +193,7 @@ def _without_values(placed: PlacedParameter) -> PlacedParameter:
     """The same with no more of the parameter's tensor than its shape."""
     shape = nn.Parameter(torch.empty_like(placed.parameter.tensor, device="meta"))
     device = placed.parameter.tensor.device
-    matrices = tuple(replace(m, index=m.index.to(device)) for m in placed.matrices)
+    matrices = tuple(m.to(device) for m in placed.matrices)
     return replace(
         placed, parameter=replace(placed.parameter, tensor=shape, matrices=()), matrices=matrices
     )

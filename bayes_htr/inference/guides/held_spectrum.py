@@ -219,6 +219,8 @@ class HeldSpectrum(nn.Module):
                 f"{found.values[-1].sqrt().item():.3g}), and the spectral guide is a law of the "
                 "logarithms of all its singular values; start from weights of full rank"
             )
+        if not bool(self.frames.any()):  # the first time
+            return Eigen(found.values.double(), found.vectors, found.floor)
         order = torch.arange(K, device=W.device)
         order[: self.law.free] = self._places(found.vectors[:, : self.law.free])
         return Eigen(found.values[order].double(), found.vectors[:, order], found.floor)
@@ -227,8 +229,6 @@ class HeldSpectrum(nn.Module):
         """Which vector takes each place: those that overlap most, but for the largest."""
         first = 1 if self.law.has_ratios else 0
         places = torch.arange(self.law.free)
-        if not bool(self.frames.any()):
-            return places
         old, new = self.frames[:, first:].to(vectors), vectors[:, first:]
         _, columns = linear_sum_assignment(-(old.mT @ new).square().cpu().numpy())
         places[first:] = torch.as_tensor(columns) + first
