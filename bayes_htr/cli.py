@@ -7,9 +7,11 @@ import sys
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
+from torch import nn
 
 import bayes_htr
 from bayes_htr.analysis import add_analyze
@@ -40,6 +42,7 @@ from bayes_htr.fit import load
 from bayes_htr.inference import MAP, SVI, Method
 from bayes_htr.inference.distributed import from_main, launched, process_group
 from bayes_htr.inference.guide_choice import guide_names
+from bayes_htr.inference.guides.example_noise import mixes_examples
 from bayes_htr.report import RunReport
 
 _EXPECTED = (
@@ -95,13 +98,21 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Help with defaults, but for options that are left out by default."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        left_out = action.default is None or action.default is False
+        return action.help if left_out else super()._get_help_string(action)
+
+
 def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     fit = commands.add_parser(
         "fit",
         help="train a classifier under a spectral prior",
         description="Train a classifier under a spectral prior, and the same network without a "
         "prior and with weight decay; print test scores and spectra.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=_HelpFormatter,
     )
     _add_model(fit)
     _add_training(fit)
@@ -125,9 +136,9 @@ def _add_model(fit: argparse.ArgumentParser) -> None:
     fit.add_argument("--net", choices=NETWORKS, default="mlp", help="the network")
     fit.add_argument(
         "--prior",
-        default="frechet",
         metavar="NAME|FILE.toml",
-        help=f"none, {', '.join(PRIORS)}, or a file of priors by pattern",
+        help=f"none, {', '.join(PRIORS)}, or a file of priors by pattern (default: frechet, and "
+        "lomax with --method svi)",
     )
     fit.add_argument(
         "--method",
@@ -141,6 +152,12 @@ def _add_model(fit: argparse.ArgumentParser) -> None:
         help="of svi: the family of posteriors over the weights (default: that of htr.SVI)",
     )
     fit.add_argument(
+        "--noise",
+        choices=("example", "shared"),
+        help="of the spectral guide: a draw of the weights for each example, or one for a batch "
+        "(default: for each, but with batch normalisation one)",
+    )
+    fit.add_argument(
         "--init",
         type=Path,
         metavar="RUN",
@@ -150,7 +167,8 @@ def _add_model(fit: argparse.ArgumentParser) -> None:
         "--strength",
         type=float,
         help="power of the prior; 1 is Bayes' rule, mu * (number of examples) a coefficient mu on "
-        "the mean loss (default: the name's own; it multiplies the strength of a file)",
+        "the mean loss (default: the name's own, for svi another than for map; it multiplies the "
+        "strength of a file)",
     )
 
 
@@ -162,7 +180,7 @@ def _add_training(fit: argparse.ArgumentParser) -> None:
         "--lr",
         type=float,
         help="learning rate: of SGD with momentum 0.9 for map, of Adam for svi "
-        "(default: 0.05 and 0.001)",
+        "(default: 0.05 for map, 0.003 for the spectral guide, 0.001 for others)",
     )
     fit.add_argument(
         "--label-smoothing",
@@ -191,8 +209,11 @@ def _fit(args: argparse.Namespace, console: Console) -> None:
         raise ValueError("--resume needs --out, the folder of the run")
     if args.data == "digits" and args.data_dir is not None:
         raise ValueError("--data-dir: digits come with scikit-learn; leave it out, or name --data")
-    if args.guide is not None and args.method != "svi":
-        raise ValueError(f"--guide {args.guide} is of svi; add --method svi, or leave it out")
+    for option in ("guide", "noise"):
+        if (value := getattr(args, option)) is not None and args.method != "svi":
+            raise ValueError(f"--{option} {value} is of svi; add --method svi, or leave it out")
+    if args.prior is None:
+        args.prior = "lomax" if args.method == "svi" else "frechet"
     with process_group(args.device) as device:
         _train(args, console, device)
 
@@ -200,9 +221,10 @@ def _fit(args: argparse.Namespace, console: Console) -> None:
 def _train(args: argparse.Namespace, console: Console, device: str) -> None:
     data = from_main(lambda: load_dataset(args.data, args.data_dir, seed=args.seed))
     num_data = len(data.y_train)
-    priors = named_priors(args.prior, strength=args.strength, num_data=num_data)
+    is_svi = args.method == "svi"
+    priors = named_priors(args.prior, strength=args.strength, num_data=num_data, posterior=is_svi)
     net = build_network(args.net, data.input_shape, data.num_classes, seed=args.seed)
-    if args.method == "svi":
+    if is_svi:
         check_densities(priors, net, num_data=num_data)
     init = None if args.init is None else load(args.init, net)
     name = f"{args.data}-{args.net}-{Path(args.prior).stem}"
@@ -211,8 +233,8 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
     columns = ("parameter", "matrix", "prior", "density", "strength")
     console.print(priors.explain(net, num_data=num_data).table(columns))
     settings = Settings(
-        method=_method(args),
-        compared=MAP() if args.method == "svi" else None,
+        method=_method(args, net),
+        compared=MAP() if is_svi else None,
         epochs=args.epochs,
         batch_size=args.batch_size,
         seed=args.seed,
@@ -234,11 +256,18 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
     from_main(lambda: _show(out, console))
 
 
-def _method(args: argparse.Namespace) -> Method:
-    rate = {} if args.lr is None else {"lr": args.lr}
+def _method(args: argparse.Namespace, net: nn.Module) -> Method:
+    given: dict[str, Any] = {
+        name: value
+        for name in ("lr", "guide", "noise")
+        if (value := getattr(args, name)) is not None
+    }
     if args.method == "map":
-        return MAP(**rate)
-    return SVI(**({} if args.guide is None else {"guide": args.guide}), **rate)
+        return MAP(**given)
+    if args.guide in (None, "spectral"):
+        noise = "shared" if mixes_examples(net) else "example"
+        given = {"lr": 3e-3, "noise": noise} | given
+    return SVI(**given)
 
 
 def _report(args: argparse.Namespace, console: Console) -> None:

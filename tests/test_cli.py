@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 import bayes_htr as htr
+from bayes_htr import cli
 from bayes_htr.cli import build_parser, main
 from bayes_htr.experiments import build_network, load_dataset
 from bayes_htr.report import RunReport
@@ -30,7 +31,38 @@ def run(tmp_path_factory):
 
 def test_defaults_make_fit_alone_work():
     args = build_parser().parse_args(["fit"])
-    assert (args.data, args.net, args.prior, args.method) == ("digits", "mlp", "frechet", "map")
+    assert (args.data, args.net, args.method) == ("digits", "mlp", "map")
+
+
+@pytest.mark.parametrize(
+    ("options", "method", "law", "strength", "given"),
+    [
+        ([], "map", "Frechet", 14.37, {"lr": 0.05}),
+        (["--prior", "lomax"], "map", "Lomax", 0.1437, {}),
+        (["--method", "svi"], "svi", "Lomax", 3.0, {"noise": "example", "lr": 0.003}),
+        (["--method", "svi", "--prior", "frechet"], "svi", "Frechet", 30.0, {"guide": "spectral"}),
+        (["--method", "svi", "--noise", "shared"], "svi", "Lomax", 3.0, {"noise": "shared"}),
+        (["--method", "svi", "--net", "resnet18"], "svi", "Lomax", 3.0, {"noise": "shared"}),
+        (["--method", "svi", "--guide", "lowrank"], "svi", "Lomax", 3.0, {"noise": "shared"}),
+    ],
+)
+def test_what_fit_takes_if_not_told(options, method, law, strength, given, monkeypatch, tmp_path):
+    """The prior, its strength and the noise are those of the method."""
+    taken = {}
+
+    def compared(data, net, priors, settings, out, **more):
+        taken.update(
+            priors=priors.to_dict(), method=settings.method.describe(), label=more["label"]
+        )
+
+    monkeypatch.setattr(cli, "compare", compared)
+    monkeypatch.setattr(cli, "_show", lambda out, console: None)
+    assert main(["fit", *options, "--out", str(tmp_path / "run")]) == 0
+    assert taken["label"] == law.lower()
+    assert law in json.dumps(taken["priors"])
+    assert taken["priors"]["strength"] == pytest.approx(strength)
+    assert taken["method"]["name"] == method
+    assert {name: taken["method"][name] for name in given} == given
 
 
 def test_last_line_holds_the_test_scores(run):
@@ -261,6 +293,8 @@ def test_runs_compared_with_svi_are_those_of_map(run, tmp_path):
     ("options", "message"),
     [
         (["--guide", "lowrank"], "--method svi"),
+        (["--noise", "shared"], "--method svi"),
+        (["--method", "svi", "--guide", "lowrank", "--noise", "example"], "noise='shared'"),
         (["--method", "svi", "--prior", "powerlaw"], "--prior frechet, lomax"),
         (["--method", "svi", "--prior", "stable_rank"], "weight_decay"),
         (["--init", "nowhere"], "nowhere"),

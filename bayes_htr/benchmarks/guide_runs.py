@@ -28,6 +28,7 @@ from bayes_htr.experiments import build_network
 from bayes_htr.inference import MAP, SVI, Batches, Problem
 from bayes_htr.inference.distributed import Replica
 from bayes_htr.inference.map import _Run as MAPRun
+from bayes_htr.inference.settings import fused_adam
 from bayes_htr.inference.svi import _Run as SVIRun
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.priors import ESD, Entries, Frechet, Lomax, MaxEigenvalue, Normal, Priors
@@ -214,7 +215,9 @@ TIMED = {
         "plain training, SGD",
         lambda work: plain_run(work, lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9)),
     ),
-    "plain_adam": Timed("plain training, Adam", lambda work: plain_run(work, torch.optim.Adam)),
+    "plain_adam": Timed(
+        "plain training, Adam", lambda work: plain_run(work, lambda p: fused_adam(p, lr=1e-3))
+    ),
     "map_lomax": Timed("MAP, Lomax prior", lambda work: map_run(work, LOMAX)),
     "map_frechet": Timed("MAP, Fréchet prior", lambda work: map_run(work, FRECHET)),
     "meanfield": Timed("mean field, normal entries", _guide("meanfield", NORMAL, init_scale=SCALE)),

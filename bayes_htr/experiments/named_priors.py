@@ -23,15 +23,22 @@ from bayes_htr.priors import (
 
 
 class Named(NamedTuple):
-    """A prior and the coefficient `mu = strength / num_data` that is taken if none is given."""
+    """A prior, and how strong it is if that is not given (`docs/choosing-a-prior.md`).
+
+    Attributes:
+        prior: The prior.
+        mu: For a mode: the coefficient `strength / num_data` beside the mean loss.
+        strength: For a posterior, whatever the number of examples; as for a mode if none.
+    """
 
     prior: Prior
     mu: float
+    strength: float | None = None
 
 
 PRIORS = {
-    "frechet": Named(MaxEigenvalue(Frechet(2.0, 1.0)), 1e-2),
-    "lomax": Named(ESD(Lomax(2.0, 1.0)), 1e-3),
+    "frechet": Named(MaxEigenvalue(Frechet(2.0, 1.0)), 1e-2, 30.0),
+    "lomax": Named(ESD(Lomax(2.0, 1.0)), 1e-4, 3.0),
     "powerlaw": Named(ESD(ImproperPowerlaw(Hill()), tail=0.5), 1e-4),
     "frechet_hill": Named(penalties.frechet(), 1e-3),
     "powerlaw_hill": Named(penalties.powerlaw(), 1e-5),
@@ -43,14 +50,17 @@ PRIORS = {
 }
 
 
-def named_priors(name: str | PathLike[str], *, strength: float | None, num_data: int) -> Priors:
+def named_priors(
+    name: str | PathLike[str], *, strength: float | None, num_data: int, posterior: bool = False
+) -> Priors:
     """Priors by name, or from a TOML file.
 
     Args:
         name: A key of `PRIORS`, `"none"`, or a path that ends in `.toml`.
-        strength: The power of the laws, by default the name's own coefficient times `num_data`.
-            A file's own strength is multiplied by it.
+        strength: The power of the laws, by default the name's own. A file's own strength is
+            multiplied by it.
         num_data: The number of training examples.
+        posterior: Whether a posterior is wanted, and not a mode.
 
     Raises:
         PriorError: An unknown name, or a file that holds no valid priors.
@@ -64,8 +74,10 @@ def named_priors(name: str | PathLike[str], *, strength: float | None, num_data:
         raise PriorError(
             f"prior {str(name)!r} is not one of none, {', '.join(PRIORS)}, nor a .toml file"
         )
-    prior, mu = PRIORS[str(name)]
-    return Priors(prior).scaled(mu * num_data if strength is None else strength)
+    prior, mu, own = PRIORS[str(name)]
+    if strength is None:
+        strength = own if posterior and own is not None else mu * num_data
+    return Priors(prior).scaled(strength)
 
 
 def check_densities(priors: Priors, net: nn.Module, *, num_data: int) -> None:
@@ -80,7 +92,8 @@ def check_densities(priors: Priors, net: nn.Module, *, num_data: int) -> None:
         proper = []
         for name in PRIORS:
             try:
-                placed_parameters(named_priors(name, strength=None, num_data=num_data), net, 0)
+                own = named_priors(name, strength=None, num_data=num_data, posterior=True)
+                placed_parameters(own, net, 0)
             except PriorError:
                 continue
             proper.append(name)

@@ -16,8 +16,7 @@ import copy
 import math
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -35,7 +34,7 @@ from bayes_htr.inference.modes import evaluation_mode
 from bayes_htr.inference.problem import Fitted, Problem
 from bayes_htr.inference.progress import TrainingProgress
 from bayes_htr.inference.randomness import isolated_randomness
-from bayes_htr.inference.settings import is_positive
+from bayes_htr.inference.settings import fused_adam, is_positive
 from bayes_htr.inference.training import (
     SchedulerFactory,
     TrainingRun,
@@ -68,7 +67,7 @@ class SVI:
         temperature: `T`, the full weight of the divergence. The target is the posterior of
             `p(D | W)^(1/T) pi(W)`: below 1 a cold one, as if the data had been seen `1/T` times.
         init_scale: Standard deviation at the start, which is around the network's weights. In
-            `"spectral"` that of the logarithm of singular values, 0.1 if not given. Else that of
+            `"spectral"` that of the logarithm of singular values, 0.3 if not given. Else that of
             every weight; if not given 0.01, but as wide as the weights under a spectral prior.
         rank: In `"lowrank"`, how many directions a layer's weights share; 4 if not given.
         directions: In `"spectral"`, how many leading eigenvalues of each matrix have a spread, the
@@ -93,7 +92,7 @@ class SVI:
 
     guide: str | type = "spectral"
     lr: float = 1e-3
-    optimizer: Callable[..., Optimizer] = field(default=partial(torch.optim.Adam, fused=True))
+    optimizer: Callable[..., Optimizer] = fused_adam
     scheduler: Literal["cosine"] | SchedulerFactory | None = "cosine"
     particles: int = 1
     kl_warmup: int = 0

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from bayes_htr.engine.latents import Latent
 from bayes_htr.errors import PriorError
-from bayes_htr.models.matrix_prior import MatrixPrior
+from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior
 from bayes_htr.priors import Prior, Priors, factor_at
 from bayes_htr.spectra import Parameter
 
@@ -50,7 +51,7 @@ class PlacedMatrix:
 
 def _place(index: Tensor) -> slice | Tensor:
     """Where entries are that have the places `index`, `(m, n)`."""
-    start = int(index[0, 0])
+    start = int(index[0, 0]) if index.numel() else 0
     place = slice(start, start + index.numel())
     in_order = torch.equal(index.flatten(), torch.arange(place.start, place.stop))
     return place if in_order else index
@@ -98,9 +99,10 @@ class PlacedParameter:
             return None
         indices = [m.place for m in self.matrices if isinstance(m.place, Tensor)]
         places = torch.cat([m.places.cpu() for m in self.matrices])
+        if torch.equal(places, torch.arange(len(places))):
+            return None
         order = places.argsort()
-        in_order = torch.equal(places, order)
-        return None if in_order else order.to(indices[0].device if indices else order.device)
+        return order.to(indices[0].device) if indices else order
 
     def log_density(self, tensor: Tensor, values: Mapping[str, Tensor]) -> Tensor:
         """The log density of the parameter in weight coordinates."""
@@ -109,6 +111,35 @@ class PlacedParameter:
         for m in self.matrices:
             total = total + m.prior.log_density(split[m.prior.name], values)
         return total
+
+
+_FEW_ENTRIES = 10_000
+
+
+def scored_together(
+    placed: Sequence[PlacedParameter],
+) -> list[tuple[DensityTerm, list[tuple[int, str]]]]:
+    """The laws of entries, each with the matrices whose entries it is to score in one call.
+
+    Small ones are taken together, since many calls cost more than the numbers; large ones are not,
+    since putting them together would copy them.
+
+    Returns:
+        The law, and for each matrix the place of its parameter and its name.
+    """
+    small: list[tuple[DensityTerm, list[tuple[int, str]]]] = []
+    large: list[tuple[DensityTerm, list[tuple[int, str]]]] = []
+    for i, p in enumerate(placed):
+        for m in p.matrices:
+            for term in m.prior.entries:
+                place = (i, m.prior.name)
+                if math.prod(m.prior.shape) > _FEW_ENTRIES:
+                    large.append((term, [place]))
+                elif (alike := next((x for law, x in small if law == term), None)) is not None:
+                    alike.append(place)
+                else:
+                    small.append((term, [place]))
+    return small + large
 
 
 def informing_parameters(

@@ -46,7 +46,7 @@ def by_strength(outcomes: Outcomes, cell: str, name: str) -> dict[str, dict[floa
     found: dict[str, dict[float, float]] = {}
     for suffix, words in {"": "plain penalty", **VARIANTS}.items():
         method = f"{name}_{suffix}" if suffix else name
-        for trial in outcomes.tried(cell, method):
+        for trial in sorted(outcomes.tried(cell, method), key=lambda trial: trial.get("share", 0)):
             accuracy = outcomes.validated(cell, method, "accuracy", trial)
             label = f"{words}, share {trial['share']:g}" if "share" in trial else words
             if accuracy is not None:

@@ -16,6 +16,7 @@ from torch import nn
 
 from bayes_htr.benchmarks.generalisation.cells import Base
 from bayes_htr.inference import MAP, SVI, Method
+from bayes_htr.inference.guides.example_noise import mixes_examples
 from bayes_htr.priors import (
     ESD,
     Entries,
@@ -88,13 +89,11 @@ def optimised(numbers: Numbers, setting: Setting) -> Method:
 
 
 def _spectral_guide(numbers: Numbers, setting: Setting) -> Method:
-    # With batch normalisation there is no draw for each example.
-    normalised = any(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in setting.net.modules())
     return SVI(
         guide="spectral",
         lr=numbers["lr"],
         init_scale=numbers["init_scale"],
-        noise="shared" if normalised else "example",
+        noise="shared" if mixes_examples(setting.net) else "example",
     )
 
 
@@ -157,7 +156,7 @@ _STRONG = _mus(1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)
 _SHARES = tuple({"mu": mu, "share": share} for share in (0.2, 0.5) for mu in (1e-2, 3e-2, 1e-1))
 _FRECHET = MaxEigenvalue(Frechet(2.0, 1.0))
 _LOMAX = ESD(Lomax(2.0, 1.0))
-# The mean of this Lomax law, without its tail.
+# Energy x in place of 2 log(1 + x): no tail. Its rate is its strength, which is tuned.
 _EXPONENTIAL = ESD(Exponential(1.0))
 
 

@@ -229,14 +229,14 @@ def _strengths(outcomes: Outcomes) -> Any:
     }
     if not found:
         return None
-    labels = list(dict.fromkeys(label for forms in found.values() for label in forms))
+    labels = sorted({label for forms in found.values() for label in forms}, key=_place_of_form)
     figure, axes = _panels(len(found), 3.2)
     for ax, ((cell, name), forms) in zip(axes, found.items(), strict=True):
         plain = outcomes.validated(cell, "none", "accuracy", {})
         if plain is not None:
             ax.axhline(100 * plain, color="#999999", lw=1.2, label="without penalty")
         for label, points in forms.items():
-            place = labels.index(label)
+            place = labels.index(label) % len(_LINES)
             x, y = zip(*sorted(points.items()), strict=True)
             style = {"color": _LINES[place], "marker": "osD^v*"[place], "ls": _STYLES[place]}
             ax.plot(x, 100 * np.array(y), lw=1.6, ms=5, label=label, **style)
@@ -262,6 +262,11 @@ def _strengths(outcomes: Outcomes) -> Any:
         fontsize=9,
     )
     return figure
+
+
+def _place_of_form(label: str) -> tuple[int, str]:
+    """The plain penalty first, and thresholds in their order last."""
+    return ["plain", "power", "expon", "lower"].index(label[:5]), label
 
 
 def _fine_log_axis(ax: Any) -> None:

@@ -40,6 +40,11 @@ class _Layer:
     held: HeldSpectrum
 
 
+def mixes_examples(net: nn.Module) -> bool:
+    """Whether a network has batch normalisation: then no example can have its own draw."""
+    return any(isinstance(module, _BatchNorm) for module in net.modules())
+
+
 class ExampleNoise:
     """Draws the spectra of a network's layers for each example.
 

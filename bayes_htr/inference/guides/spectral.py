@@ -34,14 +34,14 @@ from bayes_htr.inference.guides.hyperparameters import (
 from bayes_htr.inference.guides.spectrum_law import SpectrumLaw, log_ratio
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior
-from bayes_htr.models.placed import PlacedParameter, latents_of_all
+from bayes_htr.models.placed import PlacedParameter, latents_of_all, scored_together
 
 Factored = Callable[[HeldSpectrum, Tensor], Tensor]
 Matrix = tuple[HeldSpectrum, Tensor]
 
 _CHECK_SPREADS_EVERY = 4
 _SPREADS_TOL = 0.05
-_START_SCALE = 0.1
+_START_SCALE = 0.3
 
 
 class LabelledSpectrum(NamedTuple):
@@ -65,7 +65,7 @@ class SpectralGuide(VariationalGuide):
         placed: The trainable parameters with their densities, at the values to start from.
         hyperparameters: Where hyperparameters start, by name, unconstrained; may lack some. Those
             whose law follows from the spectra do not start anywhere.
-        init_scale: Where the standard deviations of `log sigma` start; 0.1 if not given.
+        init_scale: Where the standard deviations of `log sigma` start; 0.3 if not given.
         directions: How many leading eigenvalues of each matrix have a spread; `None` for all. The
             others are points, scored as MAP does, and a draw costs less: `2 m n directions`
             multiplications twice, for an `m x n` matrix.
@@ -91,6 +91,7 @@ class SpectralGuide(VariationalGuide):
         constants: Sequence[PlacedParameter] = (),
     ) -> None:
         super().__init__(placed, constants)
+        self._scored_together = scored_together(self.placed)
         self.init_scale, self.directions = init_scale, directions
         self.policy = Drift() if refresh is None else refresh
         self.weights = nn.ParameterList(
@@ -139,6 +140,7 @@ class SpectralGuide(VariationalGuide):
         """As in the base; a matrix whose prior is over is a point from then on."""
         before = len(list(self._spectral_priors())), self.constants.terms
         super().follow(placed, constants, epoch)
+        self._scored_together = scored_together(self.placed)
         priors = {prior.name: prior for prior, _ in self._spectral_priors()}
         changed = []
         for held, W in self._matrices():
@@ -198,7 +200,7 @@ class SpectralGuide(VariationalGuide):
             if any(m.prior.spectral for m in p.matrices):
                 slopes = {m.prior.name: self.of(m.prior.name).slope for m in p.matrices}
                 W.grad = torch.zeros_like(W) if W.grad is None else W.grad
-                W.grad.add_(p.join(slopes).to(W.dtype), alpha=scale)
+                W.grad.add_(p.join(slopes), alpha=scale)
 
     def _divergence(self, sample: Mapping[str, Tensor], matrices: Iterable[Matrix]) -> Tensor:
         followed = self._followed()
@@ -212,17 +214,11 @@ class SpectralGuide(VariationalGuide):
             total = total - term.log_prob(entries, sample).double()
         return total
 
-    def _entries(self, sample: Mapping[str, Tensor]) -> list[tuple[DensityTerm, Tensor]]:
-        """The laws of entries, each with all that have it: one call costs less than many."""
-        found = [
-            (term, drawn.flatten())
-            for p in self.placed
-            if any(m.prior.entries for m in p.matrices)
-            for m, drawn in zip(p.matrices, p.split(sample[p.name]).values(), strict=True)
-            for term in m.prior.entries
-        ]
-        terms = [t for i, (t, _) in enumerate(found) if all(t != u for u, _ in found[:i])]
-        return [(t, torch.cat([x for u, x in found if u == t])) for t in terms]
+    def _entries(self, sample: Mapping[str, Tensor]) -> Iterator[tuple[DensityTerm, Tensor]]:
+        """The laws of entries, each with entries that have it."""
+        for term, places in self._scored_together:
+            drawn = [self.placed[i].split(sample[self.names[i]])[m].flatten() for i, m in places]
+            yield term, drawn[0] if len(drawn) == 1 else torch.cat(drawn)
 
     @torch.no_grad()
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
@@ -293,7 +289,7 @@ class SpectralGuide(VariationalGuide):
             self.refresh(due)
         elif matrices and self._count % _CHECK_SPREADS_EVERY == 0:
             moved = torch.stack([held.spreads_moved() for held, _ in matrices])
-            if bool((moved > _SPREADS_TOL).any()):
+            if not bool((moved <= _SPREADS_TOL).all()):  # NaN too
                 self.look()
 
     def _due(self, matrices: list[Matrix]) -> list[Matrix]:

@@ -112,9 +112,10 @@ def test_gradient_of_the_divergence_is_that_of_the_eigenvalues(prior, net):
         linear(4, 6),
         nn.Conv2d(3, 4, 2, dtype=torch.float64).to(memory_format=torch.channels_last),
         nn.ConvTranspose2d(3, 4, 2, dtype=torch.float64),
+        nn.ConvTranspose2d(4, 4, 2, dtype=torch.float64),
         nn.MultiheadAttention(4, 2, dtype=torch.float64),
     ],
-    ids=["linear", "channels last", "transposed", "attention"],
+    ids=["linear", "channels last", "transposed", "square transposed", "attention"],
 )
 def test_the_gradient_of_a_step_is_that_of_the_divergence(net, gamma):
     """Its graph and what is added, to gradients that are there; after weights have moved."""
