@@ -266,7 +266,7 @@ def _method(args: argparse.Namespace, net: nn.Module) -> Method:
         return MAP(**given)
     if args.guide in (None, "spectral"):
         noise = "shared" if mixes_examples(net) else "example"
-        given = {"lr": 3e-3, "noise": noise} | given
+        given = {"lr": 3e-3, "init_scale": 0.3, "noise": noise} | given
     return SVI(**given)
 
 

@@ -39,8 +39,14 @@ def test_defaults_make_fit_alone_work():
     [
         ([], "map", "Frechet", 14.37, {"lr": 0.05}),
         (["--prior", "lomax"], "map", "Lomax", 0.1437, {}),
-        (["--method", "svi"], "svi", "Lomax", 3.0, {"noise": "example", "lr": 0.003}),
-        (["--method", "svi", "--prior", "frechet"], "svi", "Frechet", 30.0, {"guide": "spectral"}),
+        (["--method", "svi"], "svi", "Lomax", 3.0, {"noise": "example", "init_scale": 0.3}),
+        (
+            ["--method", "svi", "--prior", "frechet"],
+            "svi",
+            "Frechet",
+            30.0,
+            {"guide": "spectral", "lr": 3e-3},
+        ),
         (["--method", "svi", "--noise", "shared"], "svi", "Lomax", 3.0, {"noise": "shared"}),
         (["--method", "svi", "--net", "resnet18"], "svi", "Lomax", 3.0, {"noise": "shared"}),
         (["--method", "svi", "--guide", "lowrank"], "svi", "Lomax", 3.0, {"noise": "shared"}),

@@ -67,7 +67,7 @@ class SVI:
         temperature: `T`, the full weight of the divergence. The target is the posterior of
             `p(D | W)^(1/T) pi(W)`: below 1 a cold one, as if the data had been seen `1/T` times.
         init_scale: Standard deviation at the start, which is around the network's weights. In
-            `"spectral"` that of the logarithm of singular values, 0.3 if not given. Else that of
+            `"spectral"` that of the logarithm of singular values, 0.1 if not given. Else that of
             every weight; if not given 0.01, but as wide as the weights under a spectral prior.
         rank: In `"lowrank"`, how many directions a layer's weights share; 4 if not given.
         directions: In `"spectral"`, how many leading eigenvalues of each matrix have a spread, the

@@ -41,7 +41,7 @@ Matrix = tuple[HeldSpectrum, Tensor]
 
 _CHECK_SPREADS_EVERY = 4
 _SPREADS_TOL = 0.05
-_START_SCALE = 0.3
+_START_SCALE = 0.1
 
 
 class LabelledSpectrum(NamedTuple):
@@ -65,7 +65,7 @@ class SpectralGuide(VariationalGuide):
         placed: The trainable parameters with their densities, at the values to start from.
         hyperparameters: Where hyperparameters start, by name, unconstrained; may lack some. Those
             whose law follows from the spectra do not start anywhere.
-        init_scale: Where the standard deviations of `log sigma` start; 0.3 if not given.
+        init_scale: Where the standard deviations of `log sigma` start; 0.1 if not given.
         directions: How many leading eigenvalues of each matrix have a spread; `None` for all. The
             others are points, scored as MAP does, and a draw costs less: `2 m n directions`
             multiplications twice, for an `m x n` matrix.
