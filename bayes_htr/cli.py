@@ -39,6 +39,7 @@ from bayes_htr.experiments import (
     named_priors,
 )
 from bayes_htr.fit import load
+from bayes_htr.help_text import HelpFormatter
 from bayes_htr.inference import MAP, SVI, Method
 from bayes_htr.inference.distributed import from_main, launched, process_group
 from bayes_htr.inference.guide_choice import guide_names
@@ -98,21 +99,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Help with defaults, but for options that are left out by default."""
-
-    def _get_help_string(self, action: argparse.Action) -> str | None:
-        left_out = action.default is None or action.default is False
-        return action.help if left_out else super()._get_help_string(action)
-
-
 def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     fit = commands.add_parser(
         "fit",
         help="train a classifier under a spectral prior",
         description="Train a classifier under a spectral prior, and the same network without a "
         "prior and with weight decay; print test scores and spectra.",
-        formatter_class=_HelpFormatter,
+        formatter_class=HelpFormatter,
     )
     _add_model(fit)
     _add_training(fit)

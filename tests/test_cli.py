@@ -313,6 +313,15 @@ def test_bad_options_of_svi_are_named(tmp_path, capsys, options, message):
     assert not out.exists()
 
 
+@pytest.mark.parametrize("command", [["fit"], ["analyze"], ["bench", "guides"]])
+def test_help_tells_defaults_only_where_there_are_some(command, capsys):
+    with pytest.raises(SystemExit):
+        main([*command, "--help"])
+    shown = capsys.readouterr().out
+    assert "(default: " in shown
+    assert "None)" not in shown and "False)" not in shown
+
+
 def test_help_has_the_options_of_svi(capsys):
     with pytest.raises(SystemExit):
         main(["fit", "--help"])

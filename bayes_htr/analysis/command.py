@@ -13,6 +13,7 @@ from bayes_htr.analysis.names import visible
 from bayes_htr.analysis.records import check_suffix, import_parquet
 from bayes_htr.analysis.report_table import SpectraReport
 from bayes_htr.errors import OutputError
+from bayes_htr.help_text import HelpFormatter
 
 _WIDE = 110
 _NARROW = ("name", "alpha", "verdict")
@@ -26,7 +27,7 @@ def add_analyze(commands: _Commands[argparse.ArgumentParser]) -> None:
         help="show the spectra of a trained network",
         description="Show the spectra of the weight matrices of a network: power-law exponents "
         "with intervals, the random bulk, and a verdict for each matrix.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add("path", type=Path, help=".pt, .pth or .safetensors file, index of a sharded one, or folder")

@@ -15,6 +15,7 @@ from bayes_htr.benchmarks.parts import Part, perform
 from bayes_htr.benchmarks.results import Results
 from bayes_htr.benchmarks.tables import TextTable, page, part_settings
 from bayes_htr.devices import usable_device
+from bayes_htr.help_text import HelpFormatter
 
 Commands = argparse._SubParsersAction  # the type of what add_subparsers returns
 
@@ -74,7 +75,7 @@ def add_command(
         help=what,
         description=f"{what[0].upper()}{what[1:]}. Results go into --out as they are measured; "
         "what is there with the same settings is not measured again.",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     add = parser.add_argument
     add("--out", type=Path, metavar="DIR", required=True, help="folder of the results")
