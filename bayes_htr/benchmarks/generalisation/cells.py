@@ -74,6 +74,7 @@ CELLS = {
         # others are set up, would prefer rates too large to fit.
         Cell("lenet5-cifar10", "lenet5", "cifar10", epochs=(16,)),
         Cell("lenet5-kmnist", "lenet5", "kmnist", epochs=(10, 20)),
+        Cell("mlp-fashion-3k", "mlp", "fashion_mnist", train=3000, epochs=(20, 40)),
         Cell("mlp-fashion-60k", "mlp", "fashion_mnist", train=60_000, validation=5000),
         Cell("resnet18-cifar10", "resnet18", "cifar10", epochs=(30,)),
         Cell("mlp-digits", "mlp", "digits", validation=300, epochs=(40,)),
