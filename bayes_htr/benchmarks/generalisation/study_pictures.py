@@ -97,10 +97,10 @@ def _forest(outcomes: Outcomes) -> Any:
             if method in entrants:
                 ax.plot([100 * d.mean], [place], "o", color=colour, ms=11, mfc="none", mew=1.3)
         ax.set_yticks(range(len(found)), [METHODS[m].label for m in found], fontsize=8)
-        for tick, method in zip(ax.get_yticklabels(), found, strict=True):
-            tick.set_color(COLOURS[METHODS[method].family])
+        for name, method in zip(ax.get_yticklabels(), found, strict=True):
+            name.set_color(COLOURS[METHODS[method].family])
             if method in entrants:
-                tick.set_fontweight("bold")
+                name.set_fontweight("bold")
         _show_most(ax, found)
         ax.set_ylim(len(found) - 0.4, -0.6)
         pairs = max(d.pairs for d in found.values())
