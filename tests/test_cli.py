@@ -38,7 +38,7 @@ def test_defaults_make_fit_alone_work():
     ("options", "method", "law", "strength", "given"),
     [
         ([], "map", "Frechet", 14.37, {"lr": 0.05}),
-        (["--prior", "lomax"], "map", "Lomax", 0.1437, {}),
+        (["--prior", "lomax"], "map", "Lomax", 0.4311, {}),
         (["--method", "svi"], "svi", "Lomax", 3.0, {"noise": "example", "init_scale": 0.3}),
         (
             ["--method", "svi", "--prior", "frechet"],

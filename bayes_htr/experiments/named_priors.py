@@ -38,15 +38,15 @@ class Named(NamedTuple):
 
 PRIORS = {
     "frechet": Named(MaxEigenvalue(Frechet(2.0, 1.0)), 1e-2, 30.0),
-    "lomax": Named(ESD(Lomax(2.0, 1.0)), 1e-4, 3.0),
+    "lomax": Named(ESD(Lomax(2.0, 1.0)), 3e-4, 3.0),
     "powerlaw": Named(ESD(ImproperPowerlaw(Hill()), tail=0.5), 1e-4),
-    "frechet_hill": Named(penalties.frechet(), 1e-3),
+    "frechet_hill": Named(penalties.frechet(), 3e-3),
     "powerlaw_hill": Named(penalties.powerlaw(), 1e-5),
     "weighted_alpha": Named(penalties.weighted_alpha(), 1e-2),
-    "stable_rank": Named(penalties.stable_rank(), 1e-3),
-    "weight_decay": Named(penalties.weight_decay(), 5e-4),
-    "spectral_norm": Named(penalties.spectral_norm(), 1e-2),
-    "nuclear_norm": Named(penalties.nuclear_norm(), 1e-3),
+    "stable_rank": Named(penalties.stable_rank(), 3e-3),
+    "weight_decay": Named(penalties.weight_decay(), 2e-3),
+    "spectral_norm": Named(penalties.spectral_norm(), 1e-1),
+    "nuclear_norm": Named(penalties.nuclear_norm(), 3e-4),
 }
 
 
