@@ -173,7 +173,7 @@ def _add_training(fit: argparse.ArgumentParser) -> None:
         "--lr",
         type=float,
         help="learning rate: of SGD with momentum 0.9 for map, of Adam for svi "
-        "(default: 0.05 for map, 0.003 for the spectral guide, 0.001 for others)",
+        "(default: 0.05 for map, 0.006 for the spectral guide, 0.001 for others)",
     )
     fit.add_argument(
         "--label-smoothing",
@@ -259,7 +259,7 @@ def _method(args: argparse.Namespace, net: nn.Module) -> Method:
         return MAP(**given)
     if args.guide in (None, "spectral"):
         noise = "shared" if mixes_examples(net) else "example"
-        given = {"lr": 3e-3, "init_scale": 0.3, "noise": noise} | given
+        given = {"lr": 6e-3, "init_scale": 0.3, "noise": noise} | given
     return SVI(**given)
 
 

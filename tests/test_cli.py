@@ -45,7 +45,7 @@ def test_defaults_make_fit_alone_work():
             "svi",
             "Frechet",
             30.0,
-            {"guide": "spectral", "lr": 3e-3},
+            {"guide": "spectral", "lr": 6e-3},
         ),
         (["--method", "svi", "--noise", "shared"], "svi", "Lomax", 3.0, {"noise": "shared"}),
         (["--method", "svi", "--net", "resnet18"], "svi", "Lomax", 3.0, {"noise": "shared"}),
