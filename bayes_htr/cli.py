@@ -43,7 +43,7 @@ from bayes_htr.help_text import HelpFormatter
 from bayes_htr.inference import MAP, SVI, Method
 from bayes_htr.inference.distributed import from_main, launched, process_group
 from bayes_htr.inference.guide_choice import guide_names
-from bayes_htr.inference.guides.example_noise import mixes_examples
+from bayes_htr.inference.guides.example_noise import finest_noise
 from bayes_htr.report import RunReport
 
 _EXPECTED = (
@@ -258,8 +258,7 @@ def _method(args: argparse.Namespace, net: nn.Module) -> Method:
     if args.method == "map":
         return MAP(**given)
     if args.guide in (None, "spectral"):
-        noise = "shared" if mixes_examples(net) else "example"
-        given = {"lr": 6e-3, "init_scale": 0.3, "noise": noise} | given
+        given = {"lr": 6e-3, "init_scale": 0.3, "noise": finest_noise(net)} | given
     return SVI(**given)
 
 

@@ -115,20 +115,20 @@ class PlacedParameter:
 
 _FEW_ENTRIES = 10_000
 
+Scored = tuple[DensityTerm, list[tuple[int, str]]]
+"""A law of entries, and for each matrix that has it the place of its parameter and its name."""
+
 
 def scored_together(
     placed: Sequence[PlacedParameter],
-) -> list[tuple[DensityTerm, list[tuple[int, str]]]]:
+) -> list[Scored]:
     """The laws of entries, each with the matrices whose entries it is to score in one call.
 
     Small ones are taken together, since many calls cost more than the numbers; large ones are not,
     since putting them together would copy them.
-
-    Returns:
-        The law, and for each matrix the place of its parameter and its name.
     """
-    small: list[tuple[DensityTerm, list[tuple[int, str]]]] = []
-    large: list[tuple[DensityTerm, list[tuple[int, str]]]] = []
+    small: list[Scored] = []
+    large: list[Scored] = []
     for i, p in enumerate(placed):
         for m in p.matrices:
             for term in m.prior.entries:

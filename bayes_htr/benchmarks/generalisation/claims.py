@@ -22,6 +22,8 @@ VARIANTS = {
     "exp": "exponential decay",
     "above": "lower threshold",
 }
+FORMS = {"": "plain penalty", **VARIANTS}
+"""All forms of a penalty, by the ends of the methods' names."""
 _RESAMPLES = 1000
 
 Points = list[tuple[float, float]]
@@ -44,7 +46,7 @@ STRENGTHS = {name: [trial["mu"] for trial in METHODS[name].trials] for name in E
 def by_strength(outcomes: Outcomes, cell: str, name: str) -> dict[str, dict[float, float]]:
     """Accuracy of validation images by strength, for a penalty of `ENDS` and its variants."""
     found: dict[str, dict[float, float]] = {}
-    for suffix, words in {"": "plain penalty", **VARIANTS}.items():
+    for suffix, words in FORMS.items():
         method = f"{name}_{suffix}" if suffix else name
         for trial in sorted(outcomes.tried(cell, method), key=lambda trial: trial.get("share", 0)):
             accuracy = outcomes.validated(cell, method, "accuracy", trial)

@@ -16,7 +16,7 @@ from torch import nn
 
 from bayes_htr.benchmarks.generalisation.cells import Base
 from bayes_htr.inference import MAP, SVI, Method
-from bayes_htr.inference.guides.example_noise import mixes_examples
+from bayes_htr.inference.guides.example_noise import finest_noise
 from bayes_htr.priors import (
     ESD,
     Entries,
@@ -93,7 +93,7 @@ def _spectral_guide(numbers: Numbers, setting: Setting) -> Method:
         guide="spectral",
         lr=numbers["lr"],
         init_scale=numbers["init_scale"],
-        noise="shared" if mixes_examples(setting.net) else "example",
+        noise=finest_noise(setting.net),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from bayes_htr.benchmarks.generalisation.claims import (
+    FORMS,
     STRENGTHS,
     Points,
     alpha_and_accuracy,
@@ -269,7 +270,7 @@ def _strengths(outcomes: Outcomes) -> Any:
 
 def _place_of_form(label: str) -> tuple[int, str]:
     """The plain penalty first, and thresholds in their order last."""
-    return ["plain", "power", "expon", "lower"].index(label[:5]), label
+    return list(FORMS.values()).index(label.partition(",")[0]), label
 
 
 def _fine_log_axis(ax: Any) -> None:

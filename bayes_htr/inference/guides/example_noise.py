@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -40,9 +40,10 @@ class _Layer:
     held: HeldSpectrum
 
 
-def mixes_examples(net: nn.Module) -> bool:
-    """Whether a network has batch normalisation: then no example can have its own draw."""
-    return any(isinstance(module, _BatchNorm) for module in net.modules())
+def finest_noise(net: nn.Module) -> Literal["example", "shared"]:
+    """A draw for each example; one for a batch where batch normalisation mixes its examples."""
+    mixed = any(isinstance(module, _BatchNorm) for module in net.modules())
+    return "shared" if mixed else "example"
 
 
 class ExampleNoise:

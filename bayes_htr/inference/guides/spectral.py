@@ -216,8 +216,10 @@ class SpectralGuide(VariationalGuide):
 
     def _entries(self, sample: Mapping[str, Tensor]) -> Iterator[tuple[DensityTerm, Tensor]]:
         """The laws of entries, each with entries that have it."""
+        scored = {i for _, places in self._scored_together for i, _ in places}
+        split = {i: self.placed[i].split(sample[self.names[i]]) for i in scored}
         for term, places in self._scored_together:
-            drawn = [self.placed[i].split(sample[self.names[i]])[m].flatten() for i, m in places]
+            drawn = [split[i][m].flatten() for i, m in places]
             yield term, drawn[0] if len(drawn) == 1 else torch.cat(drawn)
 
     @torch.no_grad()
