@@ -90,7 +90,11 @@ class Overhead:
 
         workload = self.training.workload(build, data.x_train, data.y_train)
         case = Case(workload, prior, self.training)
-        common = {**self.training.to_dict(), "num_data": workload.num_data}
+        common = {
+            **self.training.to_dict(),
+            "strength": case.strength,
+            "num_data": workload.num_data,
+        }
         watch = Stopwatch(workload.device)
         cost, steps, test = self.cost, self.cost.steps, (data.x_test, data.y_test)
         if NETS[net].share_alone:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bayes_htr.benchmarks.naive import NaiveEnergy
 from bayes_htr.benchmarks.training import Entry, Run, WithPrior, Workload, plain
 from bayes_htr.engine import Drift, Every, Exact, Refresh, bind
-from bayes_htr.experiments import named_priors
+from bayes_htr.experiments import PRIORS, named_priors
 from bayes_htr.priors import Priors
 
 REFRESHES = ("drift", "every", "exact")
@@ -97,10 +97,16 @@ class Case:
         """What an energy is multiplied by in the loss."""
         return 1 / self.workload.num_data
 
+    @property
+    def strength(self) -> float:
+        """The power of the prior."""
+        given = self.training.strength
+        return PRIORS[self.prior].own(self.workload.num_data) if given is None else given
+
     def priors(self) -> Priors:
         """The priors at the strength of the settings."""
         num_data = self.workload.num_data
-        return named_priors(self.prior, strength=self.training.strength, num_data=num_data)
+        return named_priors(self.prior, strength=self.strength, num_data=num_data)
 
     def seeded(self, seed: int) -> Case:
         """The same with another seed."""

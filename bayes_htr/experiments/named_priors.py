@@ -35,6 +35,17 @@ class Named(NamedTuple):
     mu: float
     strength: float | None = None
 
+    def own(self, num_data: int, *, posterior: bool = False) -> float:
+        """The strength that is taken if none is given.
+
+        Args:
+            num_data: The number of training examples.
+            posterior: Whether a posterior is wanted, and not a mode.
+        """
+        if posterior and self.strength is not None:
+            return self.strength
+        return self.mu * num_data
+
 
 PRIORS = {
     "frechet": Named(MaxEigenvalue(Frechet(2.0, 1.0)), 1e-2, 30.0),
@@ -74,10 +85,9 @@ def named_priors(
         raise PriorError(
             f"prior {str(name)!r} is not one of none, {', '.join(PRIORS)}, nor a .toml file"
         )
-    prior, mu, own = PRIORS[str(name)]
-    if strength is None:
-        strength = own if posterior and own is not None else mu * num_data
-    return Priors(prior).scaled(strength)
+    named = PRIORS[str(name)]
+    own = named.own(num_data, posterior=posterior) if strength is None else strength
+    return Priors(named.prior).scaled(own)
 
 
 def check_densities(priors: Priors, net: nn.Module, *, num_data: int) -> None:

@@ -72,6 +72,21 @@ def test_overhead_of_a_slow_network_is_the_priors_share(tmp_path, data_dir, caps
     assert 0 < result["share"] < 1
 
 
+def test_strengths_of_names_are_recorded_as_numbers(tmp_path, data_dir, capsys):
+    """So that results say what was measured, and names may change."""
+    options = ["--measure", "accuracy", "--seeds", "1", "--priors", "frechet", "powerlaw"]
+    assert main(tiny_overhead(tmp_path, data_dir, *options, "--strength", "named")) == 0
+    cells = json.loads((tmp_path / "overhead.json").read_text())["cells"]
+    settings = {cell: parts["accuracy/0"]["settings"] for cell, parts in cells.items()}
+    num_data = settings["lenet5/frechet"]["num_data"]
+    assert settings["lenet5/frechet"]["strength"] == pytest.approx(0.01 * num_data)
+    assert settings["lenet5/powerlaw"]["strength"] == pytest.approx(0.0001 * num_data)
+    given = ["--priors", "frechet", "--strength", str(settings["lenet5/frechet"]["strength"])]
+    capsys.readouterr()
+    assert main(tiny_overhead(tmp_path, data_dir, *options, *given)) == 0
+    assert "1 of 1 parts are in overhead.json already" in capsys.readouterr().out
+
+
 def test_growth(tmp_path, capsys):
     options = ["--sizes", "16", "8", "--steps", "4", "--naive-steps", "1", "--refresh", "exact"]
     assert main(["bench", "growth", "--out", str(tmp_path), *TINY, *options]) == 0
