@@ -40,9 +40,8 @@ class Hill(Value):
     exponent: Literal["density", "tail"] = "density"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "fraction", number(self.fraction, "Hill fraction", above=0))
-        if not self.fraction < 1:
-            raise PriorError(f"Hill fraction={self.fraction} must be less than 1")
+        fraction = number(self.fraction, "Hill fraction", above=0, below=1)
+        object.__setattr__(self, "fraction", fraction)
         if not isinstance(self.differentiable, bool):
             raise PriorError(f"Hill differentiable={self.differentiable!r} must be True or False")
         if self.exponent not in ("density", "tail"):

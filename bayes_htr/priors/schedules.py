@@ -16,7 +16,16 @@ from bayes_htr.priors.values import Value, integer, number
 
 @dataclass(frozen=True, repr=False)
 class Schedule(Value, abstract=True):
-    """A factor on the strength, a function of the epoch."""
+    """A factor on the strength, a function of the epoch.
+
+    Attributes:
+        k: How fast it decays.
+        period: Epochs for which the factor stays the same.
+        cutoff: A factor at or below it is 0. From 1 on nothing would ever act.
+
+    Raises:
+        PriorError: A negative or infinite `k`, a period below 1, or a cutoff outside [0, 1).
+    """
 
     k: float = 1.0
     period: int = 1
@@ -26,7 +35,8 @@ class Schedule(Value, abstract=True):
         name = type(self).__name__
         object.__setattr__(self, "k", number(self.k, f"{name} k", at_least=0))
         object.__setattr__(self, "period", integer(self.period, f"{name} period", at_least=1))
-        object.__setattr__(self, "cutoff", number(self.cutoff, f"{name} cutoff", at_least=0))
+        cutoff = number(self.cutoff, f"{name} cutoff", at_least=0, below=1)
+        object.__setattr__(self, "cutoff", cutoff)
 
     def __call__(self, epoch: int) -> float:
         """The factor at an epoch, counted from 0.

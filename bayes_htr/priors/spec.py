@@ -211,13 +211,18 @@ class Priors(Value):
 
         Raises:
             PriorError: A pattern that matches no parameter, or only ones that earlier patterns
-                have taken, or only vectors though its prior is spectral; one shared name for two
-                laws.
+                have taken, or only vectors though its prior is spectral; one prior for every
+                weight matrix where there is none; one shared name for two laws.
         """
         parameters = parameters_of(net)
         names = [p.name for p in parameters]
         used: dict[str, int] = dict.fromkeys((p for p, _ in self.priors), 0)
         assignments = [self._assign(parameter, used) for parameter in parameters]
+        if self.everywhere is not None and not any(p.matrices for p in parameters):
+            raise PriorError(
+                f"there is no weight matrix for {self.everywhere!r}; the parameters are "
+                f"{', '.join(names) or 'none'}"
+            )
         for pattern, prior in self.priors:
             if used[pattern]:
                 continue

@@ -170,9 +170,7 @@ class ESD(Statistic):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.tail is not None:
-            object.__setattr__(self, "tail", number(self.tail, "ESD tail", above=0))
-            if not self.tail < 1:
-                raise PriorError(f"ESD tail={self.tail} must be less than 1")
+            object.__setattr__(self, "tail", number(self.tail, "ESD tail", above=0, below=1))
             if isinstance(self.law, Powerlaw) and self.law.xmin is not None:
                 raise PriorError(
                     f"{self!r}: tail= sets xmin to lambda_(k+1); leave xmin out of the law"

@@ -95,7 +95,12 @@ def _parse(data: Any, where: str) -> Any:
 
 
 def number(
-    value: Any, what: str, *, above: float | None = None, at_least: float | None = None
+    value: Any,
+    what: str,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
 ) -> float:
     """`value` as a finite float within its bounds.
 
@@ -114,6 +119,8 @@ def number(
         raise PriorError(f"{what}={result} must be greater than {above:g}")
     if at_least is not None and not result >= at_least:
         raise PriorError(f"{what}={result} must be at least {at_least:g}")
+    if below is not None and not result < below:
+        raise PriorError(f"{what}={result} must be less than {below:g}")
     return result
 
 

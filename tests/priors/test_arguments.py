@@ -125,7 +125,7 @@ def test_the_exponent_of_a_density_is_greater_than_one(alpha):
         (lambda: htr.Priors(A).scheduled(0.5), "schedule=0.5"),
         *[(lambda k=k: htr.PowerDecay(k), "PowerDecay k") for k in (-1, math.inf, "a")],
         *[(lambda p=p: htr.ExpDecay(1.0, p), "ExpDecay period") for p in (0, 1.5, True)],
-        (lambda: htr.ExpDecay(1.0, 1, -0.1), "ExpDecay cutoff"),
+        *[(lambda c=c: htr.ExpDecay(1.0, 1, c), "ExpDecay cutoff") for c in (-0.1, 1.0, 7)],
         *[(lambda x=x: htr.Priors(x), "Priors takes") for x in (None, 3, [A], htr.Lomax(2.0))],
         (lambda: htr.Priors({"a": htr.Lomax(2.0)}), "'a'.*no prior"),
         (lambda: htr.Priors({3: A}), "pattern 3"),

@@ -56,6 +56,13 @@ def test_a_vector_goes_on_to_a_later_pattern(net):
     assert found["head.bias"] == B
 
 
+def test_one_prior_for_every_matrix_needs_one():
+    for net, there in ((nn.LayerNorm(4), "weight, bias"), (nn.ReLU(), "none")):
+        with pytest.raises(htr.PriorError, match=f"no weight matrix .* are {there}$"):
+            htr.Priors(A).resolve(net)
+        assert all(a.prior is None for a in htr.Priors({}).resolve(net))
+
+
 @pytest.mark.parametrize(
     ("patterns", "said"),
     [
