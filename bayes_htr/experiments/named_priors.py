@@ -11,6 +11,7 @@ from bayes_htr.errors import PriorError
 from bayes_htr.models.placed import placed_parameters
 from bayes_htr.priors import (
     ESD,
+    Exponential,
     Frechet,
     Hill,
     ImproperPowerlaw,
@@ -50,6 +51,7 @@ class Named(NamedTuple):
 PRIORS = {
     "frechet": Named(MaxEigenvalue(Frechet(2.0, 1.0)), 1e-2, 30.0),
     "lomax": Named(ESD(Lomax(2.0, 1.0)), 3e-4, 3.0),
+    "exponential": Named(ESD(Exponential(1.0)), 1e-3, 3.0),
     "powerlaw": Named(ESD(ImproperPowerlaw(Hill()), tail=0.5), 1e-4),
     "frechet_hill": Named(penalties.frechet(), 3e-3),
     "powerlaw_hill": Named(penalties.powerlaw(), 1e-5),
