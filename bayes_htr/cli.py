@@ -17,6 +17,7 @@ import bayes_htr
 from bayes_htr.analysis import add_analyze
 from bayes_htr.analysis.names import visible
 from bayes_htr.benchmarks import add_bench
+from bayes_htr.benchmarks.running import count
 from bayes_htr.errors import (
     CheckpointError,
     DataError,
@@ -183,7 +184,7 @@ def _add_training(fit: argparse.ArgumentParser) -> None:
         help="share of each label that is spread over all classes in training, the same in every "
         "run; scores are not smoothed",
     )
-    fit.add_argument("--seed", type=int, default=0, help="of weights, order and data split")
+    fit.add_argument("--seed", type=count, default=0, help="of weights, order and data split")
     fit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     fit.add_argument(
         "--threads",

@@ -106,6 +106,8 @@ def fit(
             measured = Batches(validation, batch_size=1024, name="validation", **where)
             measured.check_network(net)
         model.likelihood.check_classes(batches.check_network(net))
+        if world_size() == 1:
+            batches.check_last_batch(net)
         problem = Problem(
             model=model,
             net=net,
@@ -125,7 +127,8 @@ def fit(
         folder = RunFolder(out)
         checkpoint = from_main(partial(folder.start, config, resume=resume))
         problem = dataclasses.replace(problem, folder=folder, checkpoint=checkpoint)
-    posterior = _posterior(model, method.run(problem), config)
+    with torch.enable_grad():
+        posterior = _posterior(model, method.run(problem), config)
     if problem.folder is not None:
         from_main(partial(posterior.write, problem.folder))
     return posterior

@@ -281,6 +281,9 @@ def test_svi_from_a_run(run, tmp_path, capsys, guide):
     rows = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     earlier = [json.loads(line) for line in (first / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["train_nll"] < earlier[0]["train_nll"] / 1.5
+    start = load_file(out / "spectra_before.safetensors")
+    for name, lam in load_file(first / "spectra.safetensors").items():
+        torch.testing.assert_close(start[name], lam)
     assert rows[0]["loss"] == pytest.approx(rows[0]["train_nll"] + rows[0]["kl"] / 1437)
 
 

@@ -42,7 +42,7 @@ def test_analyze_checkpoint(tmp_path):
 
 def test_posterior_spectra(tmp_path):
     printed = run("posterior_spectra.py", tmp_path)
-    assert "mean [95 % credible interval]" in printed
+    assert "median [95 % credible interval]" in printed
     out = tmp_path / "runs" / "posterior_spectra"
     assert len(list(out.glob("*.png"))) == 10
     assert (out / "spectra.gif").read_bytes().startswith(b"GIF89a")

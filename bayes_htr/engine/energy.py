@@ -229,7 +229,10 @@ class SpectralEnergy(nn.Module):
 
         Raises:
             PriorError, SpectrumError: As `forward`.
+            RuntimeError: Inference mode, in which nothing has a gradient.
         """
+        if torch.is_inference_mode_enabled():
+            raise RuntimeError("energy.backward() within torch.inference_mode() has no gradients")
         with torch.enable_grad():
             summands = self._summands(epoch)
         with torch.no_grad():
@@ -241,6 +244,10 @@ class SpectralEnergy(nn.Module):
     @_in_full_precision
     def terms(self, epoch: int | None = None) -> dict[str, Tensor]:
         """The energy's summands: one for each parameter and one for each hyperparameter.
+
+        With gradients a call counts as a step, as one of `forward` does. To look at the summands
+        beside the loss, call it within `torch.no_grad()`: then they are exact, and what is held
+        stays as it is.
 
         Args:
             epoch: As in `forward`.

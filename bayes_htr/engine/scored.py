@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bayes_htr.engine.latents import Latent, latents_of
+from bayes_htr.errors import PriorError
 from bayes_htr.priors import Entries, Flat, Prior, factor_at
 from bayes_htr.spectra import (
     Factors,
@@ -81,11 +82,20 @@ class Scored:
         return needs
 
     def tensor(self, root: nn.Module) -> Tensor:
-        """The parameter in the unwrapped network; `get_parameter` without its costs."""
+        """The parameter in the unwrapped network; `get_parameter` without its costs.
+
+        Raises:
+            PriorError: It is there no more.
+        """
         *modules, name = self._steps
-        for module in modules:
-            root = root._modules[module]  # type: ignore[assignment]
-        return root._parameters[name]  # type: ignore[return-value]
+        try:
+            for module in modules:
+                root = root._modules[module]  # type: ignore[assignment]
+            return root._parameters[name]  # type: ignore[return-value]
+        except (KeyError, AttributeError) as error:
+            raise PriorError(
+                f"the network has no parameter {self.path!r} any more; bind its priors again"
+            ) from error
 
     @cached_property
     def _steps(self) -> list[str]:

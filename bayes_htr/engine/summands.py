@@ -78,7 +78,8 @@ def accumulate(entry: Input, scale: float) -> None:
             add_to_grad(part, gradient, scale)
             return
     with torch.enable_grad():  # the matrix is no view of the gradient
-        (scale * enter(grad.new_zeros(()), [gradient], [view(tensor)])).backward()
+        zero = torch.zeros((), dtype=grad.dtype, device=grad.device)
+        (scale * enter(zero, [gradient], [view(tensor)])).backward()
 
 
 def itself(tensor: Tensor) -> Tensor:

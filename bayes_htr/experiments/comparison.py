@@ -89,7 +89,8 @@ def compare(
             metadata={"data": data.name},
         )
     folders = {name: str(folder) for name, (_, folder) in runs.items()}
-    from_main(lambda: _write(RunFolder(out), data, net, fitted, folders))
+    start = net if init is None else init.network()
+    from_main(lambda: _write(RunFolder(out), data, start, fitted, folders))
     return fitted[label]
 
 

@@ -76,12 +76,14 @@ def named_priors(
         posterior: Whether a posterior is wanted, and not a mode.
 
     Raises:
-        PriorError: An unknown name, or a file that holds no valid priors.
+        PriorError: An unknown name, a strength for `"none"`, or a file that holds no valid priors.
     """
     if str(name).endswith(".toml"):
         priors = Priors.from_toml(name)
         return priors if strength is None else priors.scaled(strength)
     if name == "none":
+        if strength is not None:
+            raise PriorError(f"prior none has no strength; {strength} was given")
         return Priors({})
     if name not in PRIORS:
         raise PriorError(

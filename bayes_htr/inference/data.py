@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import zlib
 from collections.abc import Iterator, Sized
 from typing import Any, TypeAlias
@@ -9,6 +10,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -173,6 +175,29 @@ class Batches:
         self.check_labels(logits.shape[1], y)
         self._classes = logits.shape[1]
         return logits.shape[1]
+
+    def check_last_batch(self, net: nn.Module) -> None:
+        """Hold an epoch's last batch to what batch normalisation needs, which is two examples.
+
+        Raises:
+            DataError: One example is left, and the network cannot train on it.
+        """
+        mixes = any(isinstance(module, _BatchNorm) for module in net.modules())
+        sampler = self.loader.sampler
+        if not (mixes and self.loader.batch_size and isinstance(sampler, Sized)):
+            return
+        if self.loader.drop_last or len(sampler) % self.loader.batch_size != 1:
+            return
+        alone = self.first()[0][:1]
+        try:
+            with isolated_randomness(), torch.no_grad():
+                copy.deepcopy(net).train()(alone)
+        except ValueError as error:
+            raise DataError(
+                f"{self.name}: {len(sampler)} examples in batches of {self.loader.batch_size} "
+                f"leave a last batch of one, on which batch normalisation cannot train ({error}); "
+                "take another batch_size"
+            ) from error
 
     def check_labels(self, classes: int, batch: Tensor | None = None) -> None:
         """Raise `DataError` if a label is not less than `classes`, of all data if in memory."""

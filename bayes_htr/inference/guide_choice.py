@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bayes_htr.inference.guides import GUIDES, VariationalGuide
-from bayes_htr.inference.guides.autoguide import PyroGuide, is_pyro_guide, takes_scale
+from bayes_htr.inference.guides.autoguide import PYRO_GUIDES, PyroGuide, is_pyro_guide, takes_scale
 
 _OPTIONS = ("init_scale", "rank", "directions", "refresh")
 """Settings of `htr.SVI` of some guides alone."""
@@ -20,14 +20,14 @@ def guide_class(guide: Any) -> type[VariationalGuide]:
     """The class of guides that is asked for.
 
     Raises:
-        ValueError: Neither one of `guide_names` nor a class of `pyro.infer.autoguide`.
+        ValueError: Neither one of `guide_names` nor a class of `PYRO_GUIDES`.
     """
     if is_pyro_guide(guide):
         return PyroGuide
     if not (isinstance(guide, str) and guide in _by_name()):
         raise ValueError(
-            f"guide={guide!r} must be one of {', '.join(_by_name())}, or a class of "
-            "pyro.infer.autoguide, such as AutoNormal"
+            f"guide={guide!r} must be one of {', '.join(_by_name())}, or of the classes "
+            f"{', '.join(PYRO_GUIDES)} of pyro.infer.autoguide"
         )
     return _by_name()[guide]
 

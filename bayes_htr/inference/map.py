@@ -24,6 +24,7 @@ from bayes_htr.inference.distributed import Replica, align
 from bayes_htr.inference.problem import Fitted, Problem, evaluate_batches
 from bayes_htr.inference.progress import TrainingProgress
 from bayes_htr.inference.randomness import isolated_randomness
+from bayes_htr.inference.settings import HYPER_LR
 from bayes_htr.inference.training import (
     SchedulerFactory,
     TrainingRun,
@@ -31,8 +32,6 @@ from bayes_htr.inference.training import (
     check_settings,
     described_settings,
 )
-
-_HYPER_LR = 0.05
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class _Run(TrainingRun):
             for name, u in self.energy.latents().items():
                 u.copy_(problem.hyperparameters.get(name, u))
         hyper = list(self.energy.parameters())
-        self.hyper = torch.optim.Adam(hyper, lr=_HYPER_LR) if hyper else None
+        self.hyper = torch.optim.Adam(hyper, lr=HYPER_LR) if hyper else None
         self._start(self.weights)
         if self.needs_closure and self.energy.holds:
             raise ValueError(

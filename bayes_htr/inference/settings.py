@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import numbers
+import operator
 import re
 from collections.abc import Iterable
 from functools import partial
@@ -21,10 +22,24 @@ def fused_adam(parameters: Iterable[Tensor], lr: float) -> Optimizer:
     return torch.optim.Adam(parameters, lr=lr, fused=True)
 
 
+HYPER_LR = 0.05
+"""The learning rate of hyperparameters and of their laws, whose coordinates have no unit."""
+
+
 def is_positive(value: Any) -> bool:
     """Whether a setting is a positive finite number."""
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
     return is_number and 0 < float(value) < math.inf
+
+
+def check_whole(name: str, value: Any, least: int) -> None:
+    """Raise `ValueError` unless a setting is a whole number from `least` on."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = least - 1
+    if isinstance(value, bool) or number < least:
+        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
 
 
 def needs_closure(optimizer: Optimizer) -> bool:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-import operator
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -30,11 +29,12 @@ from bayes_htr.inference.guide_choice import check_options, guide_class
 from bayes_htr.inference.guides import SpectralGuide, VariationalGuide
 from bayes_htr.inference.guides.example_noise import ExampleNoise
 from bayes_htr.inference.guides.gaussian import unconstrained
+from bayes_htr.inference.guides.latent_laws import LatentLaws
 from bayes_htr.inference.modes import evaluation_mode
 from bayes_htr.inference.problem import Fitted, Problem
 from bayes_htr.inference.progress import TrainingProgress
 from bayes_htr.inference.randomness import isolated_randomness
-from bayes_htr.inference.settings import fused_adam, is_positive
+from bayes_htr.inference.settings import HYPER_LR, check_whole, fused_adam, is_positive
 from bayes_htr.inference.training import (
     SchedulerFactory,
     TrainingRun,
@@ -57,7 +57,7 @@ class SVI:
 
     Args:
         guide: The family of posteriors: `"spectral"`, over the spectra of matrices with a spectral
-            prior; `"meanfield"` and `"lowrank"`, over the weights; or a class of
+            prior; `"meanfield"` and `"lowrank"`, over the weights; or one of five classes of
             `pyro.infer.autoguide`, such as `AutoNormal`, over the weights.
         lr: Learning rate.
         optimizer: Called as `optimizer(parameters, lr=lr)`; Adam, in one kernel, if not given.
@@ -110,7 +110,7 @@ class SVI:
         self.guide_class()
         for name, least in (("particles", 1), ("kl_warmup", 0), ("rank", 1), ("directions", 1)):
             if not (name in ("rank", "directions") and getattr(self, name) is None):
-                _check_whole(name, getattr(self, name), least)
+                check_whole(name, getattr(self, name), least)
         if not (self.refresh is None or isinstance(self.refresh, Refresh)):
             raise ValueError(f"refresh={self.refresh!r} must be htr.Drift, htr.Every or htr.Exact")
         if self.noise not in ("shared", "example"):
@@ -157,14 +157,17 @@ class SVI:
 
         Raises:
             ValueError: Early stopping without validation data, nothing to train, an optimiser that
-                needs a closure, several processes, or `noise="example"` for a network that cannot
-                have it.
+                needs a closure, several processes, `noise="example"` for a network that cannot
+                have it, an embedding with sparse gradients, or with padding under a guide over
+                the weights.
             PriorError: A prior that is no density, or is none any more at some epoch.
             SpectrumError: Weights that a law cannot score.
         """
         check_patience(self, problem)
         for epoch in range(problem.epochs):
             placed_parameters(problem.model.priors, problem.net, epoch)
+        over_weights = not issubclass(self.guide_class(), SpectralGuide)
+        _check_embeddings(problem.net, over_weights=over_weights)
         if world_size() > 1:
             raise ValueError("SVI trains in one process; start one, or use htr.MAP")
         with isolated_randomness(), torch.no_grad():
@@ -182,6 +185,25 @@ class SVI:
         with isolated_randomness():
             torch.manual_seed(problem.seed)
             return _Run(self, problem).train()
+
+
+def _check_embeddings(net: nn.Module, *, over_weights: bool) -> None:
+    """Raise for sparse gradients, and for padding whose row draws of the weights would fill.
+
+    That row is not updated in training: the data say nothing of it, and a guide over the weights
+    would give it the prior's spread.
+    """
+    for path, module in unwrap(net).named_modules():
+        if not (isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.weight.requires_grad):
+            continue
+        if module.sparse:
+            raise ValueError(f"{path} has sparse gradients, which SVI cannot use; set sparse=False")
+        if over_weights and module.padding_idx is not None:
+            raise ValueError(
+                f"{path}.weight has padding_idx={module.padding_idx}, a row that the data do not "
+                "inform and that draws would fill with noise; take guide='spectral', freeze the "
+                "embedding, or mask the padding in the network"
+            )
 
 
 class _Run(TrainingRun):
@@ -203,12 +225,20 @@ class _Run(TrainingRun):
         if method.noise == "example":
             assert isinstance(self.guide, SpectralGuide)
             self.examples = ExampleNoise(self.guide, self.root)
-        self._start([p for p in self.guide.parameters() if p.requires_grad])
+        self._start(self._groups())
         if self.needs_closure:
             raise ValueError(
                 f"{type(self.optimizer).__name__} compares losses within a step, and those of SVI "
                 "are of different draws; take torch.optim.Adam"
             )
+
+    def _groups(self) -> list[Any]:
+        """What the optimiser learns; laws of hyperparameters have a rate of their own."""
+        laws = [module for module in self.guide.modules() if isinstance(module, LatentLaws)]
+        hyper = [p for law in laws for p in law.parameters()]
+        own = {id(p) for p in hyper}
+        rest = [p for p in self.guide.parameters() if p.requires_grad and id(p) not in own]
+        return [{"params": rest}, {"params": hyper, "lr": HYPER_LR}] if hyper else rest
 
     def train(self) -> Fitted:
         self._train_epochs()
@@ -370,12 +400,3 @@ def evaluate_draws(
             correct += int((mixed.argmax(1) == y).sum())
             count += len(y)
     return nll / count, correct / count
-
-
-def _check_whole(name: str, value: Any, least: int) -> None:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, ClassVar, Literal, Protocol
 
+import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
@@ -138,8 +139,12 @@ class TrainingRun(ABC):
         callbacks = problem.callbacks if is_main() else ()
         self.followers = [c for c in callbacks if isinstance(c, StepCallback)]
 
-    def _start(self, parameters: list[nn.Parameter]) -> None:
-        """Make the optimiser and its schedule, and go on from the checkpoint, if there is one."""
+    def _start(self, parameters: list[Any]) -> None:
+        """Make the optimiser and its schedule, and go on from the checkpoint, if there is one.
+
+        Args:
+            parameters: What is learnt, or groups of it, the first of which has the method's rate.
+        """
         self.optimizer = self.method.optimizer(parameters, lr=float(self.method.lr))
         self.needs_closure = needs_closure(self.optimizer)
         self.scheduler = self._scheduler()
@@ -270,7 +275,7 @@ class TrainingRun(ABC):
         with isolated_randomness():
             event = EpochEvent(self.epoch, dict(metrics), self.net)
             answers = [callback(event) for callback in self.problem.callbacks]
-        return any(answer is True for answer in answers)
+        return any(_is_true(answer) for answer in answers)
 
     def _diverged(self, reason: str, step: int, x: Tensor) -> Exception:
         folder = self.problem.folder
@@ -357,3 +362,10 @@ class TrainingRun(ABC):
                 f"the checkpoint in {self.problem.folder.path if self.problem.folder else ''} does "
                 f"not fit this run: {error}"
             ) from error
+
+
+def _is_true(answer: object) -> bool:
+    """Whether this is the boolean `True`, of Python, numpy or torch; other values say nothing."""
+    if isinstance(answer, Tensor) and answer.ndim == 0 and answer.dtype == torch.bool:
+        return bool(answer)
+    return isinstance(answer, (bool, np.bool_)) and bool(answer)

@@ -108,11 +108,16 @@ class Likelihood:
 def _checked_weights(class_weights: Any) -> tuple[float, ...] | None:
     if class_weights is None:
         return None
-    weights = torch.as_tensor(class_weights, dtype=torch.float64)
+    wrong = DataError(
+        f"class_weights={class_weights!r} must be a sequence of positive finite numbers, one per "
+        "class"
+    )
+    try:
+        weights = torch.as_tensor(class_weights, dtype=torch.float64)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise wrong from error
     if weights.ndim != 1 or not bool((torch.isfinite(weights) & (weights > 0)).all()):
-        raise DataError(
-            f"class_weights={class_weights!r} must be one positive finite number per class"
-        )
+        raise wrong
     return tuple(weights.tolist())
 
 

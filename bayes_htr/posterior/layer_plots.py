@@ -61,10 +61,10 @@ def plot_alpha(
             )
         else:
             ax.plot([alpha.low, alpha.high], [row, row], color=_POSTERIOR, lw=1.6)
-            ax.plot(alpha.mean, row, "o", color=_POSTERIOR, ms=5)
+            ax.plot(alpha.median, row, "o", color=_POSTERIOR, ms=5)
     ax.set_yticks(range(len(names)), names, fontsize=8)
     ax.set_ylim(len(names) - 0.5, -0.5)  # the first layer on top
-    ax.set_xlabel(rf"$\alpha$ of the tail: mean and {100 * level:g} % interval")
+    ax.set_xlabel(rf"$\alpha$ of the tail: median and {100 * level:g} % interval")
     ax.grid(axis="x", alpha=0.3)
     if path is not None:
         ax.figure.savefig(path, dpi=150)  # type: ignore[union-attr]
@@ -129,4 +129,4 @@ def _alpha(spectra: PosteriorSpectra, name: str, level: float) -> Interval | Non
         alpha = spectra.alpha(name, level)
     except SpectrumError:  # one eigenvalue, or ties
         return None
-    return alpha if alpha.mean <= TIES else None
+    return alpha if alpha.median <= TIES else None

@@ -205,7 +205,7 @@ def _draw_tail(ax: Axes, spectra: PosteriorSpectra, name: str, fraction: float) 
         alpha = spectra.alpha(name, fraction=fraction)
     except SpectrumError:  # one eigenvalue, or ties: no tail to draw
         return
-    if alpha.mean > TIES:
+    if alpha.median > TIES:
         ax.plot([], [], " ", label="the upper half is one value: no tail")
         return
     lam = spectra[name].double().mean(0).numpy()
@@ -219,10 +219,10 @@ def _draw_tail(ax: Axes, spectra: PosteriorSpectra, name: str, fraction: float) 
 
     ax.plot(
         x,
-        density(alpha.mean),
+        density(alpha.median),
         color=_TAIL,
         lw=1.6,
-        label=rf"$\alpha$ = {alpha.mean:.2f} [{alpha.low:.2f}, {alpha.high:.2f}]",
+        label=rf"$\alpha$ = {alpha.median:.2f} [{alpha.low:.2f}, {alpha.high:.2f}]",
     )
     ax.fill_between(x, density(alpha.low), density(alpha.high), color=_TAIL, alpha=0.2, lw=0)
 

@@ -18,6 +18,7 @@ from bayes_htr.errors import CheckpointError, PriorError
 from bayes_htr.inference.data import Batches, Data
 from bayes_htr.inference.guides import GUIDES, Guide
 from bayes_htr.inference.run_folder import CONFIG, GUIDE, SPECTRA, WEIGHTS, RunFolder
+from bayes_htr.inference.settings import check_whole
 from bayes_htr.models import BayesianClassifier, Likelihood
 from bayes_htr.posterior.checks import SpectrumCheck
 from bayes_htr.posterior.drawn import check_fits, place
@@ -291,8 +292,7 @@ class Posterior:
     def _draws(self, samples: int, seed: int) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
         """The network at each draw, and the hyperparameters; the next draw changes the network."""
         for name, value, least in (("samples", samples, 1), ("seed", seed, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+            check_whole(name, value, least)
         if self._guide is None:
             values = self.hyperparameters() if self._latents else {}
             yield self._net, {k: torch.tensor(v, dtype=torch.float64) for k, v in values.items()}

@@ -27,13 +27,22 @@ _ALPHA_DRAWS = 4000
 
 @dataclass(frozen=True)
 class Interval:
-    """A posterior quantity: its mean, standard deviation, credible interval, and draws."""
+    """A posterior quantity: its mean, standard deviation, credible interval, and draws.
+
+    The mean of `alpha` over draws of a spectrum of a few eigenvalues can be infinite, and then
+    that of a finite number of draws says little; `median` always lies within the interval.
+    """
 
     mean: float
     sd: float
     low: float
     high: float
     draws: np.ndarray
+
+    @property
+    def median(self) -> float:
+        """The median of the draws."""
+        return float(np.median(self.draws))
 
     def __repr__(self) -> str:
         return f"Interval({self.mean:.4g} +- {self.sd:.2g}, [{self.low:.4g}, {self.high:.4g}])"
@@ -215,10 +224,11 @@ class SpectraSummary:
         for row in self.rows:
             cells = (row.alpha, row.lambda_max, row.stable_rank)
             table.add_row(row.matrix.replace("[", r"\["), str(row.K), *map(_shown, cells))
-        console = Console(width=120, color_system=None)
+        longest = max((len(row.matrix) for row in self.rows), default=0)
+        console = Console(width=100 + longest, color_system=None)
         with console.capture() as capture:
             console.print(table)
-            console.print(f"mean [{100 * self.level:g} % credible interval]", markup=False)
+            console.print(f"median [{100 * self.level:g} % credible interval]", markup=False)
         return capture.get().rstrip()
 
 
@@ -226,8 +236,8 @@ def _shown(interval: Interval | None) -> str:
     if interval is None:
         return "-"
     if interval.low == interval.high:
-        return f"{interval.mean:.4g}"
-    return rf"{interval.mean:.4g} \[{interval.low:.4g}, {interval.high:.4g}]"
+        return f"{interval.median:.4g}"
+    return rf"{interval.median:.4g} \[{interval.low:.4g}, {interval.high:.4g}]"
 
 
 def _interval(draws: Tensor, level: float) -> Interval:

@@ -117,7 +117,8 @@ class Statistic(Prior, abstract=True):
             raise SpectrumError(
                 f"{view.name}: the energy of {self!r} is {energy.item()} "
                 f"(scored values from {x.min().item():.3g} to {x.max().item():.3g}); "
-                "these lie at or outside the end of the law's support"
+                "these lie at or outside the end of the law's support; if it is no weight matrix, "
+                'leave it out by patterns, as in Priors({"*.weight": ...})'
             )
         return energy
 
@@ -321,6 +322,7 @@ class StableRank(Statistic):
     def values(self, view: MatrixView) -> Tensor:
         if not bool(view.lambda_max > 0):
             raise SpectrumError(
-                f"{view.name} is zero, and has no stable rank; start from other weights"
+                f"{view.name} is zero, and has no stable rank; start from other weights, "
+                "or leave it out by patterns"
             )
         return (view.squared_norm / view.lambda_max).reshape(1)

@@ -5,6 +5,7 @@ A parameter with two or more dimensions is one matrix of shape `(out, everything
 - a convolution `[out, in, kh, kw]` is `out x (in kh kw)`, grouped or not;
 - a transposed convolution `[in, out / groups, kh, kw]` moves `out` first, group by group;
 - `MultiheadAttention.in_proj_weight` holds three: query, key and value;
+- the gains and biases of normalisation layers are none, of whatever shape;
 - tied parameters count once and answer to all their names.
 
 Names are those of `named_parameters()` of the plain network: the wrappers of
@@ -24,6 +25,8 @@ from torch.nn.utils.weight_norm import WeightNorm
 from bayes_htr.errors import SpectrumError
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+_NORMS = (nn.LayerNorm, nn.RMSNorm)
+"""Those whose parameters can have two or more dimensions."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +163,7 @@ def _is_computed_from(name: str, owner: nn.Module) -> bool:
 
 
 def _matrices(name: str, tensor: Tensor, owner: nn.Module) -> tuple[Matrix, ...]:
-    if tensor.ndim < 2 or tensor.numel() == 0:
+    if tensor.ndim < 2 or tensor.numel() == 0 or isinstance(owner, _NORMS):
         return ()
     if isinstance(owner, nn.MultiheadAttention) and name.endswith("in_proj_weight"):
         rows = tensor.shape[0] // 3
@@ -200,7 +203,8 @@ class _OutFirst:
 def check_finite(W: Tensor, name: str) -> None:
     """Raise `SpectrumError` naming the matrix if an entry is NaN or infinite."""
     # One pass without a temporary; NaN is passed on.
-    if W.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(W))).all()):
+    ends = torch.view_as_real(W.resolve_conj()) if W.is_complex() else W
+    if W.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(ends))).all()):
         bad = ~torch.isfinite(W)
         first = tuple(int(i) for i in bad.nonzero()[0])
         raise SpectrumError(

@@ -24,8 +24,16 @@ def working(W: Any) -> Tensor:
     """An array or tensor as a tensor of float32 or better (half precision and integers are cast).
 
     The gradient to the given tensor is kept.
+
+    Raises:
+        SpectrumError: Complex numbers.
     """
     tensor = W if isinstance(W, Tensor) else torch.as_tensor(np.asarray(W))
+    if tensor.is_complex():
+        raise SpectrumError(
+            f"a matrix of dtype {tensor.dtype}: spectra are of real matrices; pass its real and "
+            "imaginary parts, or abs()"
+        )
     return tensor.to(working_dtype(tensor.dtype))
 
 
@@ -111,7 +119,7 @@ def hill(
     if K < 2:
         raise SpectrumError(
             f"{name} has one eigenvalue, and Hill's estimate needs two; give it a prior "
-            "with a number for alpha"
+            "with a number for alpha, or leave it out by patterns"
         )
     k = tail_count(K, fraction)
     eps = torch.finfo(lam.dtype).eps

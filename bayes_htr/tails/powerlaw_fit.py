@@ -59,7 +59,9 @@ def fit_powerlaw(
     has another rule: `min_tail=8, correction="n-1"`), and powerlaw's with `min_tail=3`.
 
     Args:
-        lam: `(K,)` values in any order: an array, a list or a tensor. Zeros are left out.
+        lam: `(K,)` values in any order: an array, a list or a tensor. Zeros are left out; values
+            that are zero but for rounding, as those of a matrix without full rank, are not
+            (`bayes_htr.analyze` knows the matrix, and leaves them out).
         xmin: Where the tail begins, if known.
         xmax: A hard upper end of the law; larger values are left out. `"largest"` fits it: the
             largest value.

@@ -27,6 +27,8 @@ def test_strengths_are_those_of_a_mode_or_of_a_posterior(name):
 
 def test_unknown_names_and_none():
     assert named_priors("none", strength=None, num_data=10) == htr.Priors({})
+    with pytest.raises(htr.PriorError, match=r"none has no strength; 3\.0 was given"):
+        named_priors("none", strength=3.0, num_data=10)
     with pytest.raises(htr.PriorError, match=r"'lomaxx' is not one of none, frechet, lomax"):
         named_priors("lomaxx", strength=None, num_data=10)
 

@@ -147,7 +147,16 @@ def test_other_coordinates_raise(model, data, coordinates):
 
 
 @pytest.mark.parametrize(
-    "weights", [[1.0, 0.0, 1.0], [1.0, -1.0, 1.0], [1.0, float("nan"), 1.0], [[1.0]], 1.0]
+    "weights",
+    [
+        [1.0, 0.0, 1.0],
+        [1.0, -1.0, 1.0],
+        [1.0, float("nan"), 1.0],
+        [[1.0]],
+        1.0,
+        "balanced",
+        {0: 1.0},
+    ],
 )
 def test_bad_class_weights_raise(make_model, weights):
     with pytest.raises(htr.DataError, match="class_weights="):

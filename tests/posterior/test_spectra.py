@@ -141,9 +141,28 @@ def test_summary(make_spectra):
     assert row.lambda_max.mean == pytest.approx(values.mean())
     assert row.lambda_max.low == pytest.approx(np.quantile(values, 0.1))
     text = str(summary)
-    for shown in ("fc.weight", "other", f"{alpha.mean:.4g}", f"{alpha.low:.4g}", "80 %"):
+    for shown in ("fc.weight", "other", f"{alpha.median:.4g}", f"{alpha.low:.4g}", "80 %"):
         assert shown in text
     assert f"{alpha.mean:.4g}" in repr(alpha)
+
+
+def test_the_median_of_alpha_lies_within_where_the_mean_does_not():
+    """One eigenvalue in the tail: the mean over draws of the spectrum has no limit."""
+    torch.manual_seed(0)
+    lam = torch.stack([torch.tensor([1.0, 1.0 - 10.0**-k, 0.1]) for k in range(1, 6)])
+    spectra = htr.PosteriorSpectra(
+        {"head": torch.cat([lam, torch.tensor([[3.0, 1.0, 0.1]] * 200)])}
+    )
+    alpha = spectra.alpha("head")
+    assert not alpha.low < alpha.mean < alpha.high
+    assert alpha.low < alpha.median < alpha.high
+    assert f"{alpha.median:.4g}" in str(spectra.summary())
+
+
+def test_long_names_are_shown_whole():
+    names = [f"encoder.layers.0.self_attn.in_proj_weight[{part}]" for part in "qkv"]
+    text = str(htr.PosteriorSpectra({n: torch.rand(3, 9) for n in names}).summary())
+    assert all(name in text for name in names)
 
 
 @pytest.mark.parametrize("S", [1, 5])
@@ -153,7 +172,7 @@ def test_plot(make_spectra, tmp_path, S):
     assert isinstance(ax, Axes)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert (ax.get_title(), ax.get_xscale(), ax.get_yscale()) == ("fc.weight", "log", "log")
-    assert any(f"{spectra.alpha('fc.weight').mean:.2f}" in t.get_text() for t in ax.legend_.texts)
+    assert any(f"{spectra.alpha('fc.weight').median:.2f}" in t.get_text() for t in ax.legend_.texts)
     mine = plt.subplots()[1]
     assert spectra.plot("fc.weight", mine) is mine
     plt.close("all")

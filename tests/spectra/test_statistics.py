@@ -142,6 +142,8 @@ def test_what_has_no_spectrum(name):
     for bad in (torch.ones(3), torch.ones(0, 3), torch.tensor(1.0)):
         with pytest.raises(htr.SpectrumError, match="shape"):
             f(bad)
+    with pytest.raises(htr.SpectrumError, match=r"dtype torch\.complex64: spectra are of real"):
+        f(torch.ones(3, 4, dtype=torch.complex64))
     for entry in (float("nan"), float("inf")):
         W = torch.ones(3, 4)
         W[1, 2] = entry

@@ -31,6 +31,15 @@ from bayes_htr.models import BayesianClassifier
 from bayes_htr.models.matrix_prior import hyperprior
 from bayes_htr.models.placed import PlacedParameter, latents_of_all
 
+PYRO_GUIDES = (
+    "AutoDelta",
+    "AutoNormal",
+    "AutoDiagonalNormal",
+    "AutoLowRankMultivariateNormal",
+    "AutoMultivariateNormal",
+)
+"""Those that start at given weights, need no sample of the prior, and have a median."""
+
 
 class Drawn(dict[str, Tensor]):
     """A draw, and its log density under the guide."""
@@ -44,14 +53,11 @@ class PyroGuide(VariationalGuide):
     """An automatic guide of Pyro.
 
     Args:
-        guide: Its class, one of `pyro.infer.autoguide`.
+        guide: Its class, one of `PYRO_GUIDES` of `pyro.infer.autoguide`.
         placed: The trainable parameters with their densities; their values are the start.
         hyperparameters: Where hyperparameters start, by name, unconstrained.
         init_scale: The standard deviation at the start, of a guide that takes one; see
             `start_scale`.
-
-    Raises:
-        ValueError: The guide has no median, which is where its centre is.
     """
 
     kind: ClassVar[str] = "pyro"
@@ -80,10 +86,6 @@ class PyroGuide(VariationalGuide):
         with isolated_randomness(), _own_parameters():
             self.guide = guide(program, init_loc_fn=init_to_value(values=start), **options)
             self.guide()
-            try:
-                self.guide.median()
-            except NotImplementedError as error:
-                raise ValueError(f"{guide.__name__} has no median; take AutoNormal") from error
 
     @classmethod
     def around(
@@ -101,7 +103,7 @@ class PyroGuide(VariationalGuide):
         """
         guide = getattr(autoguide, str(options["guide"]), None)
         if not is_pyro_guide(guide):
-            raise ValueError(f"{options['guide']!r} is no guide of pyro.infer.autoguide")
+            raise ValueError(f"{options['guide']!r} is none of {', '.join(PYRO_GUIDES)}")
         return cls(
             guide, placed, hyperparameters, init_scale=options["init_scale"], constants=constants
         )
@@ -156,12 +158,8 @@ class PyroGuide(VariationalGuide):
 
 
 def is_pyro_guide(guide: object) -> bool:
-    """Whether this is a class of automatic guides that Pyro itself has."""
-    return (
-        isinstance(guide, type)
-        and issubclass(guide, autoguide.AutoGuide)
-        and getattr(autoguide, guide.__name__, None) is guide
-    )
+    """Whether this is one of the classes of `PYRO_GUIDES`."""
+    return any(getattr(autoguide, name) is guide for name in PYRO_GUIDES)
 
 
 class _Sites:

@@ -89,6 +89,8 @@ class ExampleNoise:
         Raises:
             ValueError: A layer is not called, or its weight is used elsewhere too.
         """
+        if not self.layers:
+            return
         called: set[str] = set()
 
         def hook_of(layer: _Layer) -> Any:

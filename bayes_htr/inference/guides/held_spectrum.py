@@ -217,7 +217,8 @@ class HeldSpectrum(nn.Module):
             raise SpectrumError(
                 f"{name} has rank {rank} of {K} (smallest singular value "
                 f"{found.values[-1].sqrt().item():.3g}), and the spectral guide is a law of the "
-                "logarithms of all its singular values; start from weights of full rank"
+                "logarithms of all its singular values; start from weights of full rank, or "
+                "leave it out by patterns"
             )
         if not bool(self.frames.any()):  # the first time
             return Eigen(found.values.double(), found.vectors, found.floor)

@@ -101,7 +101,7 @@ def test_saved_and_rebuilt(guide):
 def test_only_guides_of_pyro_are_built_by_name(name):
     model = htr.BayesianClassifier(torch.nn.Linear(4, 3), PRIORS)
     settings = {"guide": name, "names": ["weight", "bias"], "init_scale": 0.1}
-    with pytest.raises(CheckpointError, match=r"no guide of pyro.infer.autoguide"):
+    with pytest.raises(CheckpointError, match="is none of AutoDelta, AutoNormal"):
         PyroGuide.rebuilt(model, settings, {})
 
 
@@ -110,4 +110,13 @@ def test_which_classes_are_taken():
         pass
 
     assert is_pyro_guide(autoguide.AutoNormal)
-    assert not any(is_pyro_guide(g) for g in (Own, torch.nn.Linear, "AutoNormal", None))
+    others = (Own, torch.nn.Linear, "AutoNormal", None, autoguide.AutoIAFNormal)
+    assert not any(is_pyro_guide(g) for g in others)
+
+
+@pytest.mark.parametrize(
+    "name", ["AutoStructured", "AutoIAFNormal", "AutoGuideList", "AutoLaplaceApproximation"]
+)
+def test_the_classes_that_work_are_named_instead_of_others(name):
+    with pytest.raises(ValueError, match=rf"{name}.*must be one of .*AutoMultivariateNormal"):
+        htr.SVI(guide=getattr(autoguide, name))

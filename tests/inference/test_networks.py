@@ -1,0 +1,162 @@
+"""Networks whose parameters are no plain weight matrices: embeddings, norms, batch statistics."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from pyro.infer.autoguide import AutoNormal
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import bayes_htr as htr
+
+LOMAX = htr.Priors(htr.ESD(htr.Lomax(2.0)))
+
+
+class Words(nn.Module):
+    """Mean embeddings of five words, three classes."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.embedding = nn.Embedding(12, 4, **options)
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.out(self.embedding(x).mean(1))
+
+
+@pytest.fixture
+def words():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(0, 12, (40, 5), generator=generator)
+    return x, torch.randint(0, 3, (40,), generator=generator)
+
+
+def fitted(net, priors, data, method, **more):
+    return htr.fit(htr.BayesianClassifier(net, priors), data, method=method, **more)
+
+
+def test_sparse_gradients_take_that_of_the_prior():
+    net, twin = Words(sparse=True), Words()
+    twin.load_state_dict(net.state_dict())
+    x = torch.randint(0, 12, (6, 5))
+    for each in (net, twin):
+        each(x).square().sum().backward()
+        htr.bind(LOMAX, each, refresh=htr.Exact()).backward(0.5)
+    found = net.embedding.weight.grad.to_dense()
+    torch.testing.assert_close(found, twin.embedding.weight.grad)
+
+
+def test_sparse_gradients_in_fit(words):
+    sparse = fitted(Words(sparse=True), LOMAX, words, htr.MAP(optimizer=torch.optim.SGD), epochs=2)
+    assert sparse.history[1]["loss"] < sparse.history[0]["loss"]
+    with pytest.raises(ValueError, match="embedding has sparse gradients"):
+        fitted(Words(sparse=True), LOMAX, words, htr.SVI(), epochs=1)
+
+
+@pytest.mark.parametrize("guide", ["meanfield", "lowrank", AutoNormal], ids=str)
+def test_guides_over_weights_refuse_padding(words, guide, tmp_path):
+    net, entries = Words(padding_idx=0), htr.Priors({"*": htr.Entries(htr.Normal(0.0, 1.0))})
+    with pytest.raises(ValueError, match=r"embedding.weight has padding_idx=0.*guide='spectral'"):
+        fitted(net, entries, words, htr.SVI(guide=guide), epochs=1, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    net.embedding.weight.requires_grad_(False)
+    assert fitted(net, entries, words, htr.SVI(guide=guide), epochs=1).history
+
+
+def test_padding_stays_zero_in_draws_of_the_spectral_guide(words):
+    posterior = fitted(Words(padding_idx=0), LOMAX, words, htr.SVI(lr=0.01), epochs=2)
+    for draw in posterior._guide.draws(3, 0):
+        assert not draw["embedding.weight"][0].any()
+        assert draw["embedding.weight"][1:].any()
+
+
+def test_parameters_of_norms_are_no_matrices():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.LayerNorm([2, 4, 4]), nn.Flatten(), nn.Linear(32, 3))
+    data = torch.randn(16, 1, 6, 6), torch.arange(16) % 3
+    for method in (htr.MAP(), htr.SVI()):
+        spectra = fitted(net, LOMAX, data, method, epochs=1).spectra()
+        assert list(spectra) == ["0.weight", "3.weight"]
+    assert list(htr.bind(htr.Priors({"*": htr.Entries(htr.Normal(0.0, 1.0))}), net).terms()) == [
+        *("0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias")
+    ]
+    with pytest.raises(htr.PriorError, match=r"'1.weight' is a vector|vectors only"):
+        htr.bind(htr.Priors({"1.weight": htr.ESD(htr.Lomax(2.0))}), net)
+
+
+@pytest.mark.parametrize("method", [htr.MAP(), htr.SVI(guide="meanfield")], ids=["map", "svi"])
+@pytest.mark.parametrize("kind", ["arrays", "loader"])
+def test_a_last_batch_of_one_under_batch_normalisation(network, method, kind, tmp_path):
+    data = torch.randn(33, 6), torch.arange(33) % 3
+    given = data if kind == "arrays" else DataLoader(TensorDataset(*data), 16)
+    priors, out = htr.Priors({"*": htr.Entries(htr.Normal(0.0, 1.0))}), tmp_path / "run"
+    with pytest.raises(htr.errors.DataError, match="33 examples in batches of 16 leave a last"):
+        fitted(network("batchnorm"), priors, given, method, epochs=1, batch_size=16, out=out)
+    assert not out.exists()
+    assert fitted(network("mlp"), priors, given, method, epochs=1, batch_size=16).history
+    for fine in (
+        DataLoader(TensorDataset(*data), 16, drop_last=True),
+        DataLoader(TensorDataset(*data), 11),
+    ):
+        assert fitted(network("batchnorm"), priors, fine, method, epochs=1).history
+
+
+def test_batch_normalisation_of_images_takes_one_example():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(32, 3))
+    data = torch.randn(17, 1, 6, 6), torch.arange(17) % 3
+    assert fitted(net, LOMAX, data, htr.MAP(), epochs=1, batch_size=16).history
+
+
+@pytest.mark.parametrize("priors", [{}, {"*": htr.Entries(htr.Normal(0.0, 0.3))}], ids=str)
+def test_a_draw_for_each_example_where_no_spectrum_has_a_law(network, priors):
+    data = torch.randn(32, 6), torch.arange(32) % 3
+    net, priors = network(), htr.Priors(priors)
+    each = fitted(net, priors, data, htr.SVI(noise="example"), epochs=2)
+    shared = fitted(net, priors, data, htr.SVI(), epochs=2)
+    assert each.history[-1]["loss"] == pytest.approx(shared.history[-1]["loss"])
+
+
+def test_a_module_changed_after_bind_is_named(network):
+    net = network()
+    energy = htr.bind(LOMAX, net)
+    nn.utils.parametrizations.weight_norm(net.fc1)
+    with pytest.raises(htr.PriorError, match=r"no parameter 'fc1.weight' any more; bind"):
+        energy()
+
+
+def test_fit_within_no_grad_trains(network):
+    data = torch.randn(32, 6), torch.arange(32) % 3
+    expected = fitted(network(), LOMAX, data, htr.MAP(), epochs=1).history[0]["loss"]
+    with torch.no_grad():
+        assert fitted(network(), LOMAX, data, htr.MAP(), epochs=1).history[0]["loss"] == expected
+    with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
+        htr.bind(LOMAX, network()).backward()
+
+
+@pytest.mark.parametrize("answer", [True, np.bool_(True), torch.tensor(True)], ids=repr)
+def test_a_callback_ends_training_by_any_true(network, answer):
+    data = torch.randn(32, 6), torch.arange(32) % 3
+    for said, epochs in ((answer, 1), (None, 3), (1, 3), ("yes", 3), (np.bool_(False), 3)):
+        posterior = fitted(
+            network(), LOMAX, data, htr.MAP(), epochs=3, callbacks=[lambda event, say=said: say]
+        )
+        assert len(posterior.history) == epochs
+
+
+@pytest.mark.parametrize("guide", ["spectral", "meanfield"])
+def test_hyperparameters_are_learnt_at_a_rate_of_their_own(network, guide):
+    """A rate that hardly moves the weights finds the scale that they have."""
+    data = torch.randn(64, 6), torch.arange(64) % 3
+    priors = htr.Priors({"fc1.weight": htr.Entries(htr.Normal(0.0, htr.LogNormal(2.0, 1.0)))})
+    posterior = fitted(
+        network(),
+        priors,
+        data,
+        htr.SVI(guide=guide, lr=1e-5, scheduler=None),
+        epochs=150,
+        batch_size=64,
+    )
+    drawn = posterior.hyperparameter_draws(200)["fc1.weight:Entries.scale"]
+    (scale,) = (w.square().mean().sqrt() for w in [posterior.network().fc1.weight])
+    assert drawn.median().item() == pytest.approx(scale.item(), rel=0.25)
