@@ -56,7 +56,7 @@ PRIORS = {
     "frechet_hill": Named(penalties.frechet(), 3e-3),
     "powerlaw_hill": Named(penalties.powerlaw(), 1e-5),
     "weighted_alpha": Named(penalties.weighted_alpha(), 1e-2),
-    "stable_rank": Named(penalties.stable_rank(), 3e-3),
+    "stable_rank": Named(penalties.stable_rank(), 1e-2),
     "weight_decay": Named(penalties.weight_decay(), 2e-3),
     "spectral_norm": Named(penalties.spectral_norm(), 1e-1),
     "nuclear_norm": Named(penalties.nuclear_norm(), 3e-4),
