@@ -166,6 +166,18 @@ class MatrixPrior:
         terms = (*self.spectral, *self.entries)
         return {x.name: x for term in terms for x in term.latents.values()}
 
+    def informing_values(self) -> dict[str, float]:
+        """From how many values its hyperparameters are inferred; `p^s` counts one `s` times."""
+        counts: dict[str, float] = {}
+        for term in (*self.spectral, *self.entries):
+            if isinstance(term.statistic, MaxEigenvalue):
+                scored = 1
+            else:
+                scored = math.prod(self.shape) if term in self.entries else self.smaller
+            for latent in term.latents.values():
+                counts[latent.name] = counts.get(latent.name, 0.0) + term.strength * scored
+        return counts
+
     def log_spectral_density(self, eigenvalues: Tensor, values: Values) -> Tensor:
         """The log density of the ordered spectrum with respect to `d lambda`.
 

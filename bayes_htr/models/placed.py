@@ -203,3 +203,12 @@ def latents_of_all(parameters: list[PlacedParameter]) -> dict[str, Latent]:
         for m in p.matrices
         for name, latent in m.prior.latents.items()
     }
+
+
+def informing_values(parameters: list[PlacedParameter]) -> dict[str, float]:
+    """From how many values each hyperparameter is inferred; under `p^s` one counts `s` times."""
+    counts: dict[str, float] = {}
+    for matrix in (m for p in parameters for m in p.matrices):
+        for name, count in matrix.prior.informing_values().items():
+            counts[name] = counts.get(name, 0.0) + count
+    return counts

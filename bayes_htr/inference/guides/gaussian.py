@@ -27,7 +27,7 @@ from bayes_htr.inference.guides.latent_laws import LatentLaws
 from bayes_htr.inference.guides.spectrum_law import Given
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior, hyperprior
-from bayes_htr.models.placed import PlacedParameter, latents_of_all
+from bayes_htr.models.placed import PlacedParameter, informing_values, latents_of_all
 from bayes_htr.priors import Normal
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -59,7 +59,10 @@ class GaussianGuide(VariationalGuide):
         )
         self.random = tuple(p.name for p in placed if p.matrices)
         like = placed[0].parameter.tensor.detach()
-        self.hyper = LatentLaws(latents_of_all([*placed, *constants]), hyperparameters or {}, like)
+        informing = [*placed, *constants]
+        self.hyper = LatentLaws(
+            latents_of_all(informing), hyperparameters or {}, like, informing_values(informing)
+        )
 
     @classmethod
     def around(

@@ -40,6 +40,7 @@ class Hyperparameters(nn.Module):
         conjugate: Those of them whose law follows from those of the spectra.
         start: Where the others start, by name, unconstrained; may lack some.
         like: Of the dtype and device of those that are learnt.
+        counts: How many values each is inferred from.
     """
 
     def __init__(
@@ -48,11 +49,12 @@ class Hyperparameters(nn.Module):
         conjugate: tuple[str, ...],
         start: Mapping[str, Tensor],
         like: Tensor,
+        counts: Mapping[str, float],
     ) -> None:
         super().__init__()
         self.conjugate = {name: latents[name] for name in conjugate}
         learnt = {name: latent for name, latent in latents.items() if name not in conjugate}
-        self.learnt = LatentLaws(learnt, start, like)
+        self.learnt = LatentLaws(learnt, start, like, counts)
 
     def followed(self, updates: Mapping[str, Update]) -> dict[str, GammaLaw]:
         """The laws that follow from the spectra, by name, in float64."""

@@ -7,6 +7,7 @@ positive hyperparameter, a log-normal one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -29,15 +30,23 @@ class LatentLaws(nn.Module):
         latents: The hyperparameters by name.
         start: Where they start, by name, unconstrained; else where `Latent.start` says.
         like: Of their dtype and device.
+        counts: How many values each is inferred from, by name, on which depends how wide its law
+            is at the start; 0 if not given.
     """
 
     def __init__(
-        self, latents: Mapping[str, Latent], start: Mapping[str, Tensor], like: Tensor
+        self,
+        latents: Mapping[str, Latent],
+        start: Mapping[str, Tensor],
+        like: Tensor,
+        counts: Mapping[str, float] | None = None,
     ) -> None:
         super().__init__()
         self.latents = dict(latents)
         self.laws = nn.ParameterList(
-            _started(latent, start.get(name, latent.start()).to(like))
+            _started(
+                latent, start.get(name, latent.start()).to(like), (counts or {}).get(name, 0.0)
+            )
             for name, latent in self.latents.items()
         )
 
@@ -113,9 +122,13 @@ def gamma_draw(law: Gamma, generator: torch.Generator) -> Tensor:
     return unit.to(rate) / rate
 
 
-def _started(latent: Latent, u: Tensor) -> nn.Parameter:
-    """Logarithms of concentration and mean, which are orthogonal, or a location and log scale."""
+def _started(latent: Latent, u: Tensor, count: float) -> nn.Parameter:
+    """Logarithms of concentration and mean, which are orthogonal, or a location and log scale.
+
+    As wide as `count` values leave the logarithm of a scale or tail index, but for a factor.
+    """
     if isinstance(latent.law, GammaPrior):
-        concentration = u.new_tensor(latent.law.numbers()[0])
+        concentration = u.new_tensor(latent.law.numbers()[0] + count)
         return nn.Parameter(torch.stack([concentration.log(), u]))
-    return nn.Parameter(torch.stack([u, u.new_tensor(_START_SCALE).log()]))
+    scale = min(_START_SCALE, 1 / math.sqrt(max(count, 1.0)))
+    return nn.Parameter(torch.stack([u, u.new_tensor(scale).log()]))

@@ -34,7 +34,12 @@ from bayes_htr.inference.guides.hyperparameters import (
 from bayes_htr.inference.guides.spectrum_law import SpectrumLaw, log_ratio
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior
-from bayes_htr.models.placed import PlacedParameter, latents_of_all, scored_together
+from bayes_htr.models.placed import (
+    PlacedParameter,
+    informing_values,
+    latents_of_all,
+    scored_together,
+)
 
 Factored = Callable[[HeldSpectrum, Tensor], Tensor]
 Matrix = tuple[HeldSpectrum, Tensor]
@@ -108,6 +113,7 @@ class SpectralGuide(VariationalGuide):
             conjugate_names([*placed, *constants]),
             hyperparameters or {},
             self.weights[0].detach(),
+            informing_values([*placed, *constants]),
         )
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
         self._count: int | None = None

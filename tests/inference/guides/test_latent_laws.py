@@ -93,3 +93,26 @@ def test_draws_have_the_law(law):
 def test_it_starts_where_it_is_told(law):
     laws = LatentLaws({"h": Latent("h", law)}, {"h": torch.tensor(0.7)}, LIKE)
     assert laws.centre()["h"].item() == pytest.approx(math.exp(0.7))
+
+
+@pytest.mark.parametrize("count", [0.0, 1.0, 400.0, 1e6])
+def test_it_starts_as_wide_as_the_values_leave_it(count):
+    """A Gamma law as its exact conditional, whose concentration is the prior's plus the count."""
+    latents = {"a": Latent("a", htr.Gamma(9.0, 3.0)), "b": Latent("b", htr.LogNormal(0.3, 0.7))}
+    laws = LatentLaws(latents, {}, LIKE, {"a": count, "b": count}).laws_by_name()
+    assert laws["a"].concentration.item() == pytest.approx(9.0 + count)
+    assert laws["b"].scale.item() == pytest.approx(min(0.1, max(count, 1.0) ** -0.5))
+
+
+@pytest.mark.parametrize("guide", ["spectral", "meanfield"])
+def test_the_spread_of_a_scale_of_many_entries(guide):
+    """Its exact conditional has a standard deviation of `1 / sqrt(2 N)` in the logarithm."""
+    torch.manual_seed(0)
+    net = torch.nn.Linear(60, 50)
+    priors = htr.Priors({"weight": htr.Entries(htr.Normal(0.0, htr.LogNormal(0.0, 1.0)))})
+    data = torch.randn(64, 60), torch.arange(64) % 50
+    method = htr.SVI(guide=guide, lr=1e-4, scheduler=None, init_scale=None)
+    posterior = htr.fit(htr.BayesianClassifier(net, priors), data, method=method, epochs=100)
+    (drawn,) = posterior.hyperparameter_draws(400).values()
+    exact = (2 * 3000) ** -0.5
+    assert exact / 3 < drawn.log().std().item() < 3 * exact
