@@ -106,8 +106,6 @@ def fit(
             measured = Batches(validation, batch_size=1024, name="validation", **where)
             measured.check_network(net)
         model.likelihood.check_classes(batches.check_network(net))
-        if world_size() == 1:
-            batches.check_last_batch(net)
         problem = Problem(
             model=model,
             net=net,

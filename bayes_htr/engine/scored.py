@@ -91,7 +91,10 @@ class Scored:
         try:
             for module in modules:
                 root = root._modules[module]  # type: ignore[assignment]
-            return root._parameters[name]  # type: ignore[return-value]
+            found = root._parameters[name]
+            if found is None:
+                raise KeyError(name)
+            return found
         except (KeyError, AttributeError) as error:
             raise PriorError(
                 f"the network has no parameter {self.path!r} any more; bind its priors again"

@@ -182,21 +182,26 @@ class Batches:
         Raises:
             DataError: One example is left, and the network cannot train on it.
         """
-        mixes = any(isinstance(module, _BatchNorm) for module in net.modules())
-        sampler = self.loader.sampler
-        if not (mixes and self.loader.batch_size and isinstance(sampler, Sized)):
+        sampler, batches = _sampler(self.loader), self.loader.batch_sampler
+        size = getattr(batches, "batch_size", None)
+        if not (isinstance(sampler, Sized) and isinstance(size, int)):
             return
-        if self.loader.drop_last or len(sampler) % self.loader.batch_size != 1:
+        if (len(sampler) - 1) % size or (size > 1 and getattr(batches, "drop_last", False)):
             return
-        alone = self.first()[0][:1]
+        if not any(isinstance(module, _BatchNorm) for module in net.modules()):
+            return
+        alone, twin = self.first()[0][:1], copy.deepcopy(net)
+        if not twin.training:  # as in training, layers that the user has put into evaluation stay
+            twin.train()
         try:
             with isolated_randomness(), torch.no_grad():
-                copy.deepcopy(net).train()(alone)
+                twin(alone)
         except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
             raise DataError(
-                f"{self.name}: {len(sampler)} examples in batches of {self.loader.batch_size} "
-                f"leave a last batch of one, on which batch normalisation cannot train ({error}); "
-                "take another batch_size"
+                f"{self.name}: {len(sampler)} examples in batches of {size} leave a last batch of "
+                f"one, on which batch normalisation cannot train ({error}); take another batch_size"
             ) from error
 
     def check_labels(self, classes: int, batch: Tensor | None = None) -> None:

@@ -28,7 +28,7 @@ from bayes_htr.inference.settings import HYPER_LR
 from bayes_htr.inference.training import (
     SchedulerFactory,
     TrainingRun,
-    check_patience,
+    check_problem,
     check_settings,
     described_settings,
 )
@@ -80,7 +80,7 @@ class MAP:
             ValueError: Early stopping without validation data, or nothing to train.
             SpectrumError: Weights that a law cannot score.
         """
-        check_patience(self, problem)
+        check_problem(self, problem)
         with isolated_randomness(), torch.no_grad():
             _Run(self, problem).energy(epoch=0)
 

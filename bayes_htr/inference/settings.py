@@ -32,14 +32,19 @@ def is_positive(value: Any) -> bool:
     return is_number and 0 < float(value) < math.inf
 
 
-def check_whole(name: str, value: Any, least: int) -> None:
-    """Raise `ValueError` unless a setting is a whole number from `least` on."""
+def check_whole(name: str, value: Any, least: int) -> int:
+    """A setting as a whole number from `least` on.
+
+    Raises:
+        ValueError: It is none.
+    """
     try:
         number = operator.index(value)
     except TypeError:
         number = least - 1
     if isinstance(value, bool) or number < least:
         raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
+    return number
 
 
 def needs_closure(optimizer: Optimizer) -> bool:

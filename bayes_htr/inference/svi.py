@@ -25,6 +25,7 @@ from torch.optim import Optimizer
 
 from bayes_htr.engine import Drift, Refresh
 from bayes_htr.inference.data import Batches
+from bayes_htr.inference.embeddings import check_embeddings
 from bayes_htr.inference.guide_choice import check_options, guide_class
 from bayes_htr.inference.guides import SpectralGuide, VariationalGuide
 from bayes_htr.inference.guides.example_noise import ExampleNoise
@@ -38,7 +39,7 @@ from bayes_htr.inference.settings import HYPER_LR, check_whole, fused_adam, is_p
 from bayes_htr.inference.training import (
     SchedulerFactory,
     TrainingRun,
-    check_patience,
+    check_problem,
     check_settings,
     described_settings,
 )
@@ -59,7 +60,7 @@ class SVI:
         guide: The family of posteriors: `"spectral"`, over the spectra of matrices with a spectral
             prior; `"meanfield"` and `"lowrank"`, over the weights; or one of five classes of
             `pyro.infer.autoguide`, such as `AutoNormal`, over the weights.
-        lr: Learning rate.
+        lr: Learning rate; laws of hyperparameters have 0.05, by Adam, lowered as this one is.
         optimizer: Called as `optimizer(parameters, lr=lr)`; Adam, in one kernel, if not given.
         scheduler: As in `MAP`.
         particles: Draws of the weights in each step.
@@ -163,15 +164,14 @@ class SVI:
             PriorError: A prior that is no density, or is none any more at some epoch.
             SpectrumError: Weights that a law cannot score.
         """
-        check_patience(self, problem)
+        check_problem(self, problem)
         for epoch in range(problem.epochs):
             placed_parameters(problem.model.priors, problem.net, epoch)
-        over_weights = not issubclass(self.guide_class(), SpectralGuide)
-        _check_embeddings(problem.net, over_weights=over_weights)
         if world_size() > 1:
             raise ValueError("SVI trains in one process; start one, or use htr.MAP")
         with isolated_randomness(), torch.no_grad():
             run = _Run(self, problem)
+            check_embeddings(problem.net, run.guide.drawn)
             run.guide.divergence(run.guide.rsample())
             if run.examples is not None:
                 run.examples.check(problem.train.first()[0])
@@ -185,25 +185,6 @@ class SVI:
         with isolated_randomness():
             torch.manual_seed(problem.seed)
             return _Run(self, problem).train()
-
-
-def _check_embeddings(net: nn.Module, *, over_weights: bool) -> None:
-    """Raise for sparse gradients, and for padding whose row draws of the weights would fill.
-
-    That row is not updated in training: the data say nothing of it, and a guide over the weights
-    would give it the prior's spread.
-    """
-    for path, module in unwrap(net).named_modules():
-        if not (isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.weight.requires_grad):
-            continue
-        if module.sparse:
-            raise ValueError(f"{path} has sparse gradients, which SVI cannot use; set sparse=False")
-        if over_weights and module.padding_idx is not None:
-            raise ValueError(
-                f"{path}.weight has padding_idx={module.padding_idx}, a row that the data do not "
-                "inform and that draws would fill with noise; take guide='spectral', freeze the "
-                "embedding, or mask the padding in the network"
-            )
 
 
 class _Run(TrainingRun):
@@ -225,20 +206,16 @@ class _Run(TrainingRun):
         if method.noise == "example":
             assert isinstance(self.guide, SpectralGuide)
             self.examples = ExampleNoise(self.guide, self.root)
-        self._start(self._groups())
+        laws = [module for module in self.guide.modules() if isinstance(module, LatentLaws)]
+        hyper = [p for law in laws for p in law.parameters()]
+        self.hyper = torch.optim.Adam(hyper, lr=HYPER_LR) if hyper else None
+        own = {id(p) for p in hyper}
+        self._start([p for p in self.guide.parameters() if p.requires_grad and id(p) not in own])
         if self.needs_closure:
             raise ValueError(
                 f"{type(self.optimizer).__name__} compares losses within a step, and those of SVI "
                 "are of different draws; take torch.optim.Adam"
             )
-
-    def _groups(self) -> list[Any]:
-        """What the optimiser learns; laws of hyperparameters have a rate of their own."""
-        laws = [module for module in self.guide.modules() if isinstance(module, LatentLaws)]
-        hyper = [p for law in laws for p in law.parameters()]
-        own = {id(p) for p in hyper}
-        rest = [p for p in self.guide.parameters() if p.requires_grad and id(p) not in own]
-        return [{"params": rest}, {"params": hyper, "lr": HYPER_LR}] if hyper else rest
 
     def train(self) -> Fitted:
         self._train_epochs()
@@ -266,6 +243,7 @@ class _Run(TrainingRun):
         train = self.problem.train
         if self.epoch:
             self._follow(self.epoch)
+        self._schedule_hyper()
         totals = torch.zeros(3, dtype=torch.float64, device=train.device)  # nll, kl, correct
         unseen: list[Tensor] = []
         count = 0
@@ -292,9 +270,17 @@ class _Run(TrainingRun):
             "train_accuracy": correct_,
         }
 
+    def _schedule_hyper(self) -> None:
+        """Lower the rate of hyperparameters as the schedule has lowered that of the others."""
+        if self.hyper is not None:
+            left = min(1.0, float(self.optimizer.param_groups[0]["lr"]) / float(self.method.lr))
+            self.hyper.param_groups[0]["lr"] = HYPER_LR * left
+
     def _step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """One update: negative log likelihood, divergence, and labels right, before it."""
         self.optimizer.zero_grad()
+        if self.hyper is not None:
+            self.hyper.zero_grad()
         particles, weight = self.method.particles, self._warmth() / self.problem.train.num_data
         nlls, divergences, corrects = [], [], []
         for particle in range(particles):
@@ -314,6 +300,8 @@ class _Run(TrainingRun):
         if self.method.clip is not None:
             nn.utils.clip_grad_norm_(self.guide.parameters(), self.method.clip)
         self.optimizer.step()
+        if self.hyper is not None:
+            self.hyper.step()
         self.step += 1
         means = (torch.stack(values).double().mean() for values in (nlls, divergences, corrects))
         nll, kl, correct = means
@@ -365,12 +353,17 @@ class _Run(TrainingRun):
         }
 
     def _state(self) -> dict[str, Any]:
-        return {"guide": self.guide.state_dict()}
+        return {
+            "guide": self.guide.state_dict(),
+            "hyper": None if self.hyper is None else self.hyper.state_dict(),
+        }
 
     def _load_state(self, state: Mapping[str, Any]) -> None:
         if state["epoch"]:
             self._follow(state["epoch"] - 1)  # that of the state, before what belongs to it
         self.guide.load_state_dict(state["guide"])
+        if self.hyper is not None:
+            self.hyper.load_state_dict(state["hyper"])
 
 
 def set_weights(net: nn.Module, values: Mapping[str, Tensor]) -> None:

@@ -28,6 +28,7 @@ from bayes_htr.inference.progress import TrainingProgress
 from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.run_folder import CHECKPOINT, RunFolder
 from bayes_htr.inference.settings import cosine_rate, describe_setting, is_positive, needs_closure
+from bayes_htr.processes import world_size
 
 SchedulerFactory = Callable[[Optimizer], "LRScheduler | ReduceLROnPlateau"]
 
@@ -97,8 +98,15 @@ def described_settings(method: TrainingSettings) -> dict[str, Any]:
     }
 
 
-def check_patience(method: TrainingSettings, problem: Problem) -> None:
-    """Raise `ValueError` for early stopping without validation data."""
+def check_problem(method: TrainingSettings, problem: Problem) -> None:
+    """Look for what would stop training later.
+
+    Raises:
+        ValueError: Early stopping without validation data.
+        DataError: A last batch of one example, on which batch normalisation cannot train.
+    """
+    if problem.epochs and world_size() == 1:
+        problem.train.check_last_batch(problem.net)
     if method.patience is not None and problem.validation is None:
         raise ValueError(
             f"patience={method.patience} needs validation data; pass validation=(X, y)"

@@ -114,7 +114,7 @@ def _checked_weights(class_weights: Any) -> tuple[float, ...] | None:
     )
     try:
         weights = torch.as_tensor(class_weights, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise wrong from error
     if weights.ndim != 1 or not bool((torch.isfinite(weights) & (weights > 0)).all()):
         raise wrong

@@ -291,8 +291,7 @@ class Posterior:
 
     def _draws(self, samples: int, seed: int) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
         """The network at each draw, and the hyperparameters; the next draw changes the network."""
-        for name, value, least in (("samples", samples, 1), ("seed", seed, 0)):
-            check_whole(name, value, least)
+        samples, seed = check_whole("samples", samples, 1), check_whole("seed", seed, 0)
         if self._guide is None:
             values = self.hyperparameters() if self._latents else {}
             yield self._net, {k: torch.tensor(v, dtype=torch.float64) for k, v in values.items()}

@@ -5,7 +5,8 @@ A parameter with two or more dimensions is one matrix of shape `(out, everything
 - a convolution `[out, in, kh, kw]` is `out x (in kh kw)`, grouped or not;
 - a transposed convolution `[in, out / groups, kh, kw]` moves `out` first, group by group;
 - `MultiheadAttention.in_proj_weight` holds three: query, key and value;
-- the gains and biases of normalisation layers are none, of whatever shape;
+- the gains and biases of normalisation layers are none, of whatever shape, nor are complex
+  parameters;
 - tied parameters count once and answer to all their names.
 
 Names are those of `named_parameters()` of the plain network: the wrappers of
@@ -163,7 +164,9 @@ def _is_computed_from(name: str, owner: nn.Module) -> bool:
 
 
 def _matrices(name: str, tensor: Tensor, owner: nn.Module) -> tuple[Matrix, ...]:
-    if tensor.ndim < 2 or tensor.numel() == 0 or isinstance(owner, _NORMS):
+    if tensor.ndim < 2 or tensor.numel() == 0 or tensor.is_complex():
+        return ()
+    if isinstance(owner, _NORMS):
         return ()
     if isinstance(owner, nn.MultiheadAttention) and name.endswith("in_proj_weight"):
         rows = tensor.shape[0] // 3

@@ -87,6 +87,11 @@ class PyroGuide(VariationalGuide):
             self.guide = guide(program, init_loc_fn=init_to_value(values=start), **options)
             self.guide()
 
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """As in the base: all, but under `AutoDelta`."""
+        return () if isinstance(self.guide, autoguide.AutoDelta) else self.names
+
     @classmethod
     def around(
         cls,

@@ -82,6 +82,11 @@ class VariationalGuide(Guide):
         self.names = tuple(p.name for p in placed)
         self.placed = tuple(_without_values(p) for p in placed)
 
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """Names of the parameters of which every entry has a law; none in this class."""
+        return ()
+
     @classmethod
     @abstractmethod
     def around(

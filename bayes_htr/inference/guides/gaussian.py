@@ -64,6 +64,11 @@ class GaussianGuide(VariationalGuide):
             latents_of_all(informing), hyperparameters or {}, like, informing_values(informing)
         )
 
+    @property
+    def drawn(self) -> tuple[str, ...]:
+        """As in the base: those with a prior."""
+        return self.random
+
     @classmethod
     def around(
         cls: type[G],

@@ -81,6 +81,14 @@ class LatentLaws(nn.Module):
                 for name, law in self._all().items()
             }
 
+    def middles(self) -> Tensor:
+        """`(n,)` locations, of Gamma laws the logarithms of their means, without gradient."""
+        found = [
+            numbers[1] if isinstance(latent.law, GammaPrior) else numbers[0]
+            for latent, numbers in zip(self.latents.values(), self.laws, strict=True)
+        ]
+        return torch.stack(found).detach()
+
     def divergence(self) -> Tensor:
         """`KL(guide | hyperpriors)`: closed for Gamma laws, else by Gauss-Hermite quadrature."""
         total = torch.zeros((), dtype=torch.float64)

@@ -84,6 +84,7 @@ class SpectralGuide(VariationalGuide):
     kind: ClassVar[str] = "spectral"
     options: ClassVar[frozenset[str]] = frozenset({"init_scale", "directions", "refresh"})
     calls: Tensor
+    reference_middles: Tensor
 
     def __init__(
         self,
@@ -115,6 +116,8 @@ class SpectralGuide(VariationalGuide):
             self.weights[0].detach(),
             informing_values([*placed, *constants]),
         )
+        if self.hyperparameters.learnt.latents:
+            self.register_buffer("reference_middles", self.hyperparameters.learnt.middles())
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
         self._count: int | None = None
 
@@ -271,8 +274,11 @@ class SpectralGuide(VariationalGuide):
         Raises:
             SpectrumError: Weights that are not finite, or not of full rank.
         """
-        for held, W in self._matrices() if due is None else due:
+        due = list(self._matrices()) if due is None else due
+        for held, W in due:
             held.decompose(W)
+        if self.hyperparameters.learnt.latents and len(due) == len(self.spectra_held):
+            self.reference_middles.copy_(self.hyperparameters.learnt.middles())
         self.look()
 
     @torch.no_grad()
@@ -309,6 +315,10 @@ class SpectralGuide(VariationalGuide):
             return []
         if self._count % self.policy.check_every:
             return []
+        if self.hyperparameters.learnt.latents:
+            moved = self.hyperparameters.learnt.middles() - self.reference_middles
+            if not bool((moved.abs() <= self.policy.tol).all()):  # NaN too
+                return matrices
         flags = torch.stack([held.drifts(W, self.policy.tol) for held, W in matrices])
         return [m for m, flag in zip(matrices, flags.tolist(), strict=True) if flag]
 
