@@ -22,7 +22,7 @@ from bayes_htr.analysis.weights import (
     reason_against,
 )
 from bayes_htr.spectra import parameters_of
-from bayes_htr.spectra.matrices import hooked, plain_name, unwrap
+from bayes_htr.spectra.matrices import NORMS, hooked, plain_name, unwrap
 
 _KINDS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.Linear, "dense"),
@@ -73,6 +73,8 @@ def _add(
     skipped: dict[str, str],
 ) -> None:
     reason = reason_against(tuple(tensor.shape), tensor.is_floating_point(), str(tensor.dtype))
+    if isinstance(owner, NORMS):
+        reason = "a gain or bias of a normalisation is no weight matrix"
     if tensor.is_meta:
         reason = "it is on the meta device, without values"
     if reason is not None:

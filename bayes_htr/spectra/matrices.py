@@ -26,7 +26,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 from bayes_htr.errors import SpectrumError
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_NORMS = (nn.LayerNorm, nn.RMSNorm)
+NORMS = (nn.LayerNorm, nn.RMSNorm)
 """Those whose parameters can have two or more dimensions."""
 
 
@@ -166,7 +166,7 @@ def _is_computed_from(name: str, owner: nn.Module) -> bool:
 def _matrices(name: str, tensor: Tensor, owner: nn.Module) -> tuple[Matrix, ...]:
     if tensor.ndim < 2 or tensor.numel() == 0 or tensor.is_complex():
         return ()
-    if isinstance(owner, _NORMS):
+    if isinstance(owner, NORMS):
         return ()
     if isinstance(owner, nn.MultiheadAttention) and name.endswith("in_proj_weight"):
         rows = tensor.shape[0] // 3

@@ -12,6 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayes_htr as htr
+from bayes_htr.analysis.modules import module_source
 
 LOMAX = htr.Priors(htr.ESD(htr.Lomax(2.0)))
 
@@ -80,6 +81,9 @@ def test_parameters_of_norms_are_no_matrices():
     for method in (htr.MAP(), htr.SVI()):
         spectra = fitted(net, LOMAX, data, method, epochs=1).spectra()
         assert list(spectra) == ["0.weight", "3.weight"]
+    source = module_source(net)
+    assert [weight.name for weight in source.weights] == ["0.weight", "3.weight"]
+    assert "normalisation" in source.skipped["1.weight"]
     assert list(htr.bind(htr.Priors({"*": htr.Entries(htr.Normal(0.0, 1.0))}), net).terms()) == [
         *("0.weight", "0.bias", "1.weight", "1.bias", "3.weight", "3.bias")
     ]
