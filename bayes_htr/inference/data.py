@@ -30,6 +30,11 @@ Data: TypeAlias = "DataLoader[Any] | tuple[Any, Any]"
 """A `DataLoader` of `(x, y)` batches, or arrays or tensors `(X, y)`."""
 
 
+def mixes_examples(net: nn.Module) -> bool:
+    """Whether a network has batch normalisation, which takes statistics over examples."""
+    return any(isinstance(module, _BatchNorm) for module in net.modules())
+
+
 class Batches:
     """Batches `(x, y)` of a data set on a device, inputs cast to a network's dtype.
 
@@ -188,7 +193,7 @@ class Batches:
             return
         if (len(sampler) - 1) % size or (size > 1 and getattr(batches, "drop_last", False)):
             return
-        if not any(isinstance(module, _BatchNorm) for module in net.modules()):
+        if not mixes_examples(net):
             return
         alone, twin = self.first()[0][:1], copy.deepcopy(net)
         if not twin.training:  # as in training, layers that the user has put into evaluation stay

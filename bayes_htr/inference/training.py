@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
@@ -147,12 +147,8 @@ class TrainingRun(ABC):
         callbacks = problem.callbacks if is_main() else ()
         self.followers = [c for c in callbacks if isinstance(c, StepCallback)]
 
-    def _start(self, parameters: list[Any]) -> None:
-        """Make the optimiser and its schedule, and go on from the checkpoint, if there is one.
-
-        Args:
-            parameters: What is learnt, or groups of it, the first of which has the method's rate.
-        """
+    def _start(self, parameters: list[nn.Parameter]) -> None:
+        """Make the optimiser and its schedule, and go on from the checkpoint, if there is one."""
         self.optimizer = self.method.optimizer(parameters, lr=float(self.method.lr))
         self.needs_closure = needs_closure(self.optimizer)
         self.scheduler = self._scheduler()

@@ -173,7 +173,9 @@ class MatrixPrior:
             if isinstance(term.statistic, MaxEigenvalue):
                 scored = 1
             else:
-                scored = math.prod(self.shape) if term in self.entries else self.smaller
+                scored = (
+                    math.prod(self.shape) if isinstance(term.statistic, Entries) else self.smaller
+                )
             for latent in term.latents.values():
                 counts[latent.name] = counts.get(latent.name, 0.0) + term.strength * scored
         return counts

@@ -164,9 +164,7 @@ def _is_computed_from(name: str, owner: nn.Module) -> bool:
 
 
 def _matrices(name: str, tensor: Tensor, owner: nn.Module) -> tuple[Matrix, ...]:
-    if tensor.ndim < 2 or tensor.numel() == 0 or tensor.is_complex():
-        return ()
-    if isinstance(owner, NORMS):
+    if tensor.ndim < 2 or tensor.numel() == 0 or tensor.is_complex() or isinstance(owner, NORMS):
         return ()
     if isinstance(owner, nn.MultiheadAttention) and name.endswith("in_proj_weight"):
         rows = tensor.shape[0] // 3

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bayes_htr.inference.data import mixes_examples
 from bayes_htr.inference.guides.held_spectrum import HeldSpectrum
 from bayes_htr.inference.guides.spectral import SpectralGuide
 from bayes_htr.spectra import parameters_of
@@ -42,8 +43,7 @@ class _Layer:
 
 def finest_noise(net: nn.Module) -> Literal["example", "shared"]:
     """A draw for each example; one for a batch where batch normalisation mixes its examples."""
-    mixed = any(isinstance(module, _BatchNorm) for module in net.modules())
-    return "shared" if mixed else "example"
+    return "shared" if mixes_examples(net) else "example"
 
 
 class ExampleNoise:
