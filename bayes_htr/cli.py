@@ -17,7 +17,7 @@ import bayes_htr
 from bayes_htr.analysis import add_analyze
 from bayes_htr.analysis.names import visible
 from bayes_htr.benchmarks import add_bench
-from bayes_htr.benchmarks.running import count
+from bayes_htr.benchmarks.running import count, positive
 from bayes_htr.errors import (
     CheckpointError,
     DataError,
@@ -28,23 +28,23 @@ from bayes_htr.errors import (
     SpectrumError,
 )
 from bayes_htr.experiments import (
-    COMPARED,
     DATASETS,
     NETWORKS,
     PRIORS,
+    Entrant,
     Settings,
-    build_network,
+    Workers,
     check_densities,
     compare,
-    load_dataset,
     named_priors,
 )
 from bayes_htr.fit import load
 from bayes_htr.help_text import HelpFormatter
-from bayes_htr.inference import MAP, SVI, Method
+from bayes_htr.inference import MAP, SVI, Method, default_method
 from bayes_htr.inference.distributed import from_main, launched, process_group
 from bayes_htr.inference.guide_choice import guide_names
-from bayes_htr.inference.guides.example_noise import finest_noise
+from bayes_htr.priors import Priors
+from bayes_htr.processes import world_size
 from bayes_htr.report import RunReport
 
 _EXPECTED = (
@@ -104,8 +104,9 @@ def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     fit = commands.add_parser(
         "fit",
         help="train a classifier under a spectral prior",
-        description="Train a classifier under a spectral prior, and the same network without a "
-        "prior and with weight decay; print test scores and spectra.",
+        description="Find the posterior of a classifier under a spectral prior; train the same "
+        "network also by MAP under it, with weight decay and without a prior; print test scores "
+        "and spectra.",
         formatter_class=HelpFormatter,
     )
     _add_model(fit)
@@ -131,14 +132,15 @@ def _add_model(fit: argparse.ArgumentParser) -> None:
     fit.add_argument(
         "--prior",
         metavar="NAME|FILE.toml",
-        help=f"none, {', '.join(PRIORS)}, or a file of priors by pattern (default: frechet, and "
-        "lomax with --method svi)",
+        default="lomax",
+        help=f"none, {', '.join(PRIORS)}, or a file of priors by pattern",
     )
     fit.add_argument(
         "--method",
         choices=("map", "svi"),
-        default="map",
-        help="the inference method; with svi the compared runs are those of map",
+        default="svi",
+        help="svi for the posterior, map for its mode; what the posterior is compared with is "
+        "trained by map",
     )
     fit.add_argument(
         "--guide",
@@ -169,7 +171,7 @@ def _add_model(fit: argparse.ArgumentParser) -> None:
 def _add_training(fit: argparse.ArgumentParser) -> None:
     """How it is trained, and where."""
     fit.add_argument("--epochs", type=int, default=30, help="epochs in all")
-    fit.add_argument("--batch-size", type=int, default=64, help="examples per batch")
+    fit.add_argument("--batch-size", type=int, default=32, help="examples per batch")
     fit.add_argument(
         "--lr",
         type=float,
@@ -185,69 +187,103 @@ def _add_training(fit: argparse.ArgumentParser) -> None:
         "run; scores are not smoothed",
     )
     fit.add_argument("--seed", type=count, default=0, help="of weights, order and data split")
+    fit.add_argument(
+        "--seeds",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="train every fit with N seeds, from --seed on, several at a time; scores then have "
+        "standard errors, and paired differences intervals",
+    )
     fit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     fit.add_argument(
         "--threads",
         type=int,
-        help="of PyTorch on the CPU; 1 is best for small networks on a busy machine "
-        "(default: PyTorch's own)",
+        help="of PyTorch on the CPU, for each fit (default: 1 for networks of fewer than two "
+        "million parameters, which gain nothing by more and suffer on a busy machine)",
     )
 
 
 def _fit(args: argparse.Namespace, console: Console) -> None:
-    if args.threads is not None:
-        if args.threads < 1:
-            raise ValueError(f"--threads {args.threads}: give at least 1")
-        torch.set_num_threads(args.threads)
     if args.resume and args.out is None:
         raise ValueError("--resume needs --out, the folder of the run")
     if args.data == "digits" and args.data_dir is not None:
         raise ValueError("--data-dir: digits come with scikit-learn; leave it out, or name --data")
     for option in ("guide", "noise"):
         if (value := getattr(args, option)) is not None and args.method != "svi":
-            raise ValueError(f"--{option} {value} is of svi; add --method svi, or leave it out")
-    if args.prior is None:
-        args.prior = "lomax" if args.method == "svi" else "frechet"
+            raise ValueError(f"--{option} {value} is of svi; leave it out, or --method map")
+    if args.prior == "none" and args.method == "svi":
+        raise ValueError("--prior none has no posterior to look for; add --method map")
     with process_group(args.device) as device:
         _train(args, console, device)
 
 
 def _train(args: argparse.Namespace, console: Console, device: str) -> None:
-    data = from_main(lambda: load_dataset(args.data, args.data_dir, seed=args.seed))
-    num_data = len(data.y_train)
-    is_svi = args.method == "svi"
-    priors = named_priors(args.prior, strength=args.strength, num_data=num_data, posterior=is_svi)
-    net = build_network(args.net, data.input_shape, data.num_classes, seed=args.seed)
-    if is_svi:
-        check_densities(priors, net, num_data=num_data)
-    init = None if args.init is None else load(args.init, net)
-    name = f"{args.data}-{args.net}-{Path(args.prior).stem}"
-    out = from_main(lambda: args.out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
-    console.print(f"{args.net} on {args.data}: {num_data} training examples", highlight=False)
-    columns = ("parameter", "matrix", "prior", "density", "strength")
-    console.print(priors.explain(net, num_data=num_data).table(columns))
     settings = Settings(
-        method=_method(args, net),
-        compared=MAP() if is_svi else None,
+        data=args.data,
+        data_dir=args.data_dir,
+        net=args.net,
         epochs=args.epochs,
         batch_size=args.batch_size,
-        seed=args.seed,
         device=device,
         label_smoothing=args.label_smoothing,
     )
-    label = Path(args.prior).name
-    compare(
-        data,
+    data = from_main(lambda: settings.dataset(args.seed))
+    num_data = len(data.y_train)
+    net = settings.network(data, args.seed)
+    entrants = _entrants(args, net, num_data)
+    first = entrants[0]
+    if first.init is not None:
+        load(first.init, net)  # what cannot be started from is refused before anything is written
+    name = f"{args.data}-{args.net}-{Path(args.prior).stem}"
+    out = from_main(lambda: args.out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
+    seeds = range(args.seed, args.seed + args.seeds)
+    workers = Workers.chosen(
         net,
-        priors,
-        settings,
-        out,
-        label=label,
-        against=() if args.no_compare else tuple(c for c in COMPARED if c != label),
-        resume=args.resume,
-        init=init,
+        len(entrants) * len(seeds),
+        device=device,
+        threads=args.threads,
+        alone=len(seeds) == 1 or world_size() > 1,
     )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(workers.threads)
+    console.print(
+        f"{args.net} on {args.data}: {num_data} training examples; "
+        f"{len(entrants) * len(seeds)} fits of {args.epochs} epochs, {workers}",
+        highlight=False,
+    )
+    columns = ("parameter", "matrix", "prior", "density", "strength")
+    console.print(first.priors.explain(net, num_data=num_data).table(columns))
+    try:
+        compare(
+            settings, entrants, seeds, out, console=console, workers=workers, resume=args.resume
+        )
+    finally:
+        torch.set_num_threads(threads)
     from_main(lambda: _show(out, console))
+
+
+def _entrants(args: argparse.Namespace, net: nn.Module, num_data: int) -> list[Entrant]:
+    """The fit that is asked for, and what it is compared with."""
+    name, is_svi = Path(args.prior).stem, args.method == "svi"
+
+    def priors(prior: str, strength: float | None, *, posterior: bool = False) -> Priors:
+        return named_priors(prior, strength=strength, num_data=num_data, posterior=posterior)
+
+    fitted = priors(args.prior, args.strength, posterior=is_svi)
+    if is_svi:
+        check_densities(fitted, net, num_data=num_data)
+    mode = "none" if name == "none" else "MAP"
+    label = "posterior" if is_svi else mode
+    entrants = [Entrant(label, fitted, _method(args, net), init=args.init)]
+    if args.no_compare:
+        return entrants
+    if is_svi:
+        entrants.append(Entrant(mode, fitted, MAP(), "compare/map"))
+    for other, title in (("weight_decay", "weight decay"), ("none", "none")):
+        if name != other:
+            entrants.append(Entrant(title, priors(other, None), MAP(), f"compare/{other}"))
+    return entrants
 
 
 def _method(args: argparse.Namespace, net: nn.Module) -> Method:
@@ -258,9 +294,9 @@ def _method(args: argparse.Namespace, net: nn.Module) -> Method:
     }
     if args.method == "map":
         return MAP(**given)
-    if args.guide in (None, "spectral"):
-        given = {"lr": 6e-3, "init_scale": 0.3, "noise": finest_noise(net)} | given
-    return SVI(**given)
+    if given.pop("guide", "spectral") == "spectral":
+        return default_method(net, **given)
+    return SVI(guide=args.guide, **given)
 
 
 def _report(args: argparse.Namespace, console: Console) -> None:

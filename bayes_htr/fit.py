@@ -16,7 +16,18 @@ from torch import nn
 
 import bayes_htr
 from bayes_htr.devices import usable_device
-from bayes_htr.inference import Batches, Callback, Data, Fitted, Method, Problem, RunFolder
+from bayes_htr.inference import (
+    EPOCHS,
+    NUTS,
+    Batches,
+    Callback,
+    Data,
+    Fitted,
+    Method,
+    Problem,
+    RunFolder,
+    default_method,
+)
 from bayes_htr.inference.distributed import (
     check_same,
     from_main,
@@ -34,8 +45,8 @@ def fit(
     model: BayesianClassifier,
     train: Data,
     *,
-    method: Method,
-    epochs: int,
+    method: Method | None = None,
+    epochs: int | None = None,
     batch_size: int = 128,
     validation: Data | None = None,
     seed: int = 0,
@@ -57,8 +68,11 @@ def fit(
         model: The network with its priors.
         train: A `DataLoader`, taken as it is, or `(X, y)` of tensors or arrays, `X` of shape
             `(N, ...)` and `y` of `(N,)` integers.
-        method: How: `MAP(...)`, `SVI(...)` or `NUTS(...)`.
-        epochs: How many in all; a resumed run goes on to this number. `NUTS` has none: 0.
+        method: How: `MAP(...)`, `SVI(...)` or `NUTS(...)`. By default the posterior is found by
+            `SVI(guide="spectral", lr=0.006, init_scale=0.3, noise="example")`, with
+            `noise="shared"` for a network with batch normalisation.
+        epochs: How many in all, 30 by default; a resumed run goes on to this number. `NUTS` has
+            none: 0.
         batch_size: Examples per batch of `(X, y)`, of all processes together; the last batch may
             be shorter.
         validation: Data on which NLL and accuracy are measured after each epoch.
@@ -90,6 +104,9 @@ def fit(
     """
     with together():
         _check_types(model, method, init, callbacks)
+        method = default_method(model.net) if method is None else method
+        if epochs is None:
+            epochs = 0 if isinstance(method, NUTS) else EPOCHS
         epochs = _whole(epochs, "epochs", below=2**31)
         seed = _whole(seed, "seed", below=2**63)
         batch_size = _whole(batch_size, "batch_size", below=2**31)
@@ -175,7 +192,7 @@ def _device(device: str | torch.device | None, present: torch.device) -> torch.d
 def _check_types(model: Any, method: Any, init: Any, callbacks: Any) -> None:
     if not isinstance(model, BayesianClassifier):
         raise ValueError(f"model={model!r} must be a BayesianClassifier(net, priors)")
-    if isinstance(method, type) or not hasattr(method, "describe"):
+    if method is not None and (isinstance(method, type) or not hasattr(method, "describe")):
         raise ValueError(f"method={method!r} must be an inference method, such as MAP()")
     if init is not None and not isinstance(init, Posterior):
         raise ValueError(f"init={init!r} must be a Posterior")

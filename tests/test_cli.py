@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,43 +32,47 @@ def run(tmp_path_factory):
 
 def test_defaults_make_fit_alone_work():
     args = build_parser().parse_args(["fit"])
-    assert (args.data, args.net, args.method) == ("digits", "mlp", "map")
+    assert (args.data, args.net, args.method, args.prior) == ("digits", "mlp", "svi", "lomax")
 
 
 @pytest.mark.parametrize(
     ("options", "method", "law", "strength", "given"),
     [
-        ([], "map", "Frechet", 14.37, {"lr": 0.05}),
-        (["--prior", "lomax"], "map", "Lomax", 0.4311, {}),
-        (["--method", "svi"], "svi", "Lomax", 3.0, {"noise": "example", "init_scale": 0.3}),
+        (["--method", "map"], "map", "Lomax", 0.4311, {"lr": 0.05}),
+        (["--method", "map", "--prior", "frechet"], "map", "Frechet", 14.37, {}),
+        ([], "svi", "Lomax", 1.0, {"noise": "example", "init_scale": 0.3, "lr": 6e-3}),
         (
-            ["--method", "svi", "--prior", "frechet"],
+            ["--prior", "frechet"],
             "svi",
             "Frechet",
             30.0,
             {"guide": "spectral", "lr": 6e-3},
         ),
-        (["--method", "svi", "--prior", "exponential"], "svi", "Exponential", 3.0, {"lr": 6e-3}),
-        (["--method", "svi", "--noise", "shared"], "svi", "Lomax", 3.0, {"noise": "shared"}),
-        (["--method", "svi", "--net", "resnet18"], "svi", "Lomax", 3.0, {"noise": "shared"}),
-        (["--method", "svi", "--guide", "lowrank"], "svi", "Lomax", 3.0, {"noise": "shared"}),
+        (["--prior", "exponential"], "svi", "Exponential", 3.0, {"lr": 6e-3}),
+        (["--noise", "shared"], "svi", "Lomax", 1.0, {"noise": "shared"}),
+        (["--net", "resnet18"], "svi", "Lomax", 1.0, {"noise": "shared"}),
+        (["--guide", "lowrank"], "svi", "Lomax", 1.0, {"noise": "shared"}),
     ],
 )
 def test_what_fit_takes_if_not_told(options, method, law, strength, given, monkeypatch, tmp_path):
     """The prior, its strength and the noise are those of the method."""
     taken = {}
 
-    def compared(data, net, priors, settings, out, **more):
-        taken.update(
-            priors=priors.to_dict(), method=settings.method.describe(), label=more["label"]
-        )
+    def compared(settings, entrants, seeds, out, **more):
+        first, *others = entrants
+        taken.update(priors=first.priors.to_dict(), method=first.method.describe())
+        taken.update(label=first.label, others=[e.label for e in others], seeds=list(seeds))
+        if first.label == "posterior":
+            assert others[0].priors == first.priors  # the mode under the same prior
 
     monkeypatch.setattr(cli, "compare", compared)
     monkeypatch.setattr(cli, "_show", lambda out, console: None)
     assert main(["fit", *options, "--out", str(tmp_path / "run")]) == 0
-    assert taken["label"] == law.lower()
+    assert taken["label"] == ("MAP" if method == "map" else "posterior")
+    assert taken["others"] == ["MAP"] * (method == "svi") + ["weight decay", "none"]
+    assert taken["seeds"] == [0]
     assert law in json.dumps(taken["priors"])
-    assert taken["priors"]["strength"] == pytest.approx(strength)
+    assert taken["priors"].get("strength", 1.0) == pytest.approx(strength)
     assert taken["method"]["name"] == method
     assert {name: taken["method"][name] for name in given} == given
 
@@ -76,13 +81,14 @@ def test_last_line_holds_the_test_scores(run):
     out, printed = run
     line = printed.strip().splitlines()[-1]
     assert re.fullmatch(r"test_accuracy=0\.\d{4} test_nll=\S+ test_ece=\S+ test_brier=\S+", line)
-    scores = json.loads((out / "results.json").read_text())["scores"]["frechet"]
+    scores = json.loads((out / "results.json").read_text())["scores"]["posterior"]
     assert f"test_accuracy={scores['accuracy']:.4f}" in line
 
 
 def test_both_tables_are_printed(run):
     _, printed = run
-    for label in ("frechet", "none", "weight_decay", "fc1.weight", "Hill alpha", "stable rank"):
+    labels = ("posterior", "MAP", "none", "weight decay", "plain training")
+    for label in (*labels, "fc1.weight", "alpha", "stable rank", "whose start was searched"):
         assert label in printed
 
 
@@ -90,12 +96,13 @@ def test_run_folder_is_complete_and_loads(run):
     out, _ = run
     names = {p.name for p in out.iterdir()}
     assert names == {
-        "checkpoint.pt", "compare", "config.json", "metrics.jsonl", "results.json", "spectra.png",
-        "spectra.safetensors", "spectra_before.safetensors", "training.png", "weights.safetensors",
+        "checkpoint.pt", "compare", "config.json", "guide.safetensors", "metrics.jsonl",
+        "results.json", "spectra.png", "spectra.safetensors", "spectra_before.safetensors",
+        "training.png", "weights.safetensors",
     }  # fmt: skip
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
     posterior = htr.load(out, build_network("mlp", (1, 8, 8), 10))
-    assert posterior.priors.strength == pytest.approx(0.01 * 1437)
+    assert posterior.priors.strength == 1
     for picture in ("spectra.png", "training.png"):
         assert (out / picture).read_bytes().startswith(b"\x89PNG")
 
@@ -105,7 +112,7 @@ def test_scores_are_those_of_the_saved_posterior(run):
     data = load_dataset("digits")
     posterior = htr.load(out, build_network("mlp", (1, 8, 8), 10))
     scores = posterior.evaluate((data.x_test, data.y_test))
-    assert RunReport.read(out).scores["frechet"] == pytest.approx(scores)
+    assert RunReport.read(out).scores["posterior"] == pytest.approx(scores)
 
 
 def test_report_shows_the_same_again(run, capsys):
@@ -118,7 +125,7 @@ def test_compared_runs_start_alike(run):
     """The same order and weights: without a prior the first epoch's loss is the likelihood's."""
     out, _ = run
     history = RunReport.read(out).history
-    assert set(history) == {"frechet", "none", "weight_decay"}
+    assert set(history) == {"posterior", "MAP", "none", "weight decay"}
     none = history["none"][0]
     assert none["energy"] == 0.0
     assert none["loss"] == pytest.approx(none["train_nll"])
@@ -147,15 +154,16 @@ def test_label_smoothing_is_that_of_all_runs_and_not_of_scores(run, tmp_path):
     data = load_dataset("digits")
     probs = htr.load(out, build_network("mlp", (1, 8, 8), 10)).predict(data.x_test).probs
     nll = -probs.double().log()[range(len(probs)), data.y_test].mean().item()
-    assert RunReport.read(out).scores["frechet"]["nll"] == pytest.approx(nll, rel=1e-5)
+    assert RunReport.read(out).scores["posterior"]["nll"] == pytest.approx(nll, rel=1e-5)
 
 
-def test_two_processes(run, tmp_path):
+def test_two_processes(tmp_path):
     """The same weights, but for rounding, in all runs; printed once."""
-    one, _ = run
-    out = tmp_path / "run"
+    one, out = tmp_path / "one", tmp_path / "two"
+    options = ["fit", "--method", "map", "--epochs", "2", "--device", "cpu", "--out"]
+    assert main([*options, str(one)]) == 0
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    fit = ["-m", "bayes_htr", "fit", "--epochs", "2", "--device", "cpu", "--out", str(out)]
+    fit = ["-m", "bayes_htr", *options, str(out)]
     environment = os.environ | {"PYTHONPATH": str(Path(htr.__file__).parents[1])}
     done = subprocess.run(
         [*launcher, "--nproc-per-node", "2", *fit], capture_output=True, text=True, env=environment
@@ -168,6 +176,63 @@ def test_two_processes(run, tmp_path):
         assert found.keys() == expected.keys()
         for name, value in found.items():
             torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-5)
+
+
+def test_several_seeds_in_several_processes(run, tmp_path, capsys):
+    """Of each seed the fits are those of a run alone; scores are means, with errors."""
+    out = tmp_path / "run"
+    options = ["--epochs", "2", "--out", str(out)]
+    assert main(["fit", "--seeds", "2", *options]) == 0
+    printed = capsys.readouterr().out
+    for words in ("mean ± standard error over 2 seeds", "Paired differences", "with seed 0"):
+        assert words in printed
+    assert len(re.findall(r"^(posterior|MAP|weight decay|none), seed [01]: ", printed, re.M)) == 8
+    first, _ = run
+    report = RunReport.read(out)
+    assert report.seeds == [0, 1]
+    for label, rows in report.by_seed.items():
+        assert rows[0] == pytest.approx(RunReport.read(first).scores[label], rel=1e-6)
+        assert rows[1] != rows[0]
+    values = [row["nll"] for row in report.by_seed["posterior"]]
+    mean, error = sum(values) / 2, abs(values[0] - values[1]) / 2
+    assert f"{mean:.3f}±{error:.3f}" in printed
+    assert f"test_nll={mean:.4f}" in printed.strip().splitlines()[-1]
+    for folder in ("", "compare/map"):
+        found, expected = (load_file(f / folder / "weights.safetensors") for f in (out, first))
+        for name, value in found.items():
+            torch.testing.assert_close(value, expected[name])
+    other = out / "seeds" / "1"
+    assert htr.load(other / "compare" / "none", build_network("mlp", (1, 8, 8), 10)).priors == (
+        htr.Priors({})
+    )
+    assert json.loads((other / "config.json").read_text())["seed"] == 1
+    assert main(["fit", "--seeds", "2", *options]) == 1
+    assert "not empty" in capsys.readouterr().err
+    assert main(["fit", "--seeds", "2", "--resume", *options]) == 0
+    assert RunReport.read(out).by_seed == report.by_seed
+
+
+def test_an_error_in_one_of_several_processes_is_that_of_the_run(tmp_path, capsys):
+    out = tmp_path / "run"
+    options = ["--method", "map", "--lr", "1e9", "--epochs", "2", "--out", str(out)]
+    assert main(["fit", "--seeds", "2", *options]) == 1
+    assert "diverged" in capsys.readouterr().err
+    assert not (out / "results.json").exists()
+
+
+def test_a_run_of_an_earlier_version_is_shown(run, tmp_path, capsys):
+    """Scores without seeds, labels with the prior's name."""
+    old = tmp_path / "old"
+    shutil.copytree(run[0], old)
+    results = json.loads((old / "results.json").read_text())
+    names = {"posterior": "lomax", "weight decay": "weight_decay", "none": "none"}
+    for key in ("scores", "runs"):
+        results[key] = {names[k]: v for k, v in results[key].items() if k in names}
+    del results["seeds"], results["by_seed"]
+    (old / "results.json").write_text(json.dumps(results))
+    assert main(["report", str(old)]) == 0
+    printed = capsys.readouterr().out
+    assert "weight_decay" in printed and "plain training" in printed
 
 
 def test_an_error_is_printed_once_however_many_processes(tmp_path, capsys, monkeypatch):
@@ -202,7 +267,7 @@ def test_priors_from_a_file(tmp_path):
         (["--data-dir", "somewhere"], "--data-dir"),
         (["--threads", "0"], "--threads 0"),
         (["--label-smoothing", "1"], "label_smoothing=1.0"),
-        (["--lr", "1e9"], "diverged"),
+        (["--method", "map", "--lr", "1e9"], "diverged"),
     ],
 )
 def test_bad_input_is_named_and_no_result_is_written(tmp_path, capsys, options, message):
@@ -271,7 +336,7 @@ def test_svi_from_a_run(run, tmp_path, capsys, guide):
     first, _ = run
     before = (first / "weights.safetensors").read_bytes()
     out = tmp_path / "run"
-    options = ["--method", "svi", "--guide", guide, "--init", str(first), "--out", str(out)]
+    options = ["--guide", guide, "--init", str(first), "--out", str(out)]
     assert main(["fit", *QUICK, "--strength", "1", *options]) == 0
     last = capsys.readouterr().out.strip().splitlines()[-1]
     assert re.fullmatch(r"test_accuracy=0\.\d{4} test_nll=\S+ test_ece=\S+ test_brier=\S+", last)
@@ -282,16 +347,16 @@ def test_svi_from_a_run(run, tmp_path, capsys, guide):
     earlier = [json.loads(line) for line in (first / "metrics.jsonl").read_text().splitlines()]
     assert rows[0]["train_nll"] < earlier[0]["train_nll"] / 1.5
     start = load_file(out / "spectra_before.safetensors")
-    for name, lam in load_file(first / "spectra.safetensors").items():
-        torch.testing.assert_close(start[name], lam)
+    net = htr.load(first, build_network("mlp", (1, 8, 8), 10)).network()
+    for name in ("fc1.weight", "fc2.weight", "fc3.weight"):
+        torch.testing.assert_close(start[name][0], htr.spectrum(net.get_parameter(name)))
     assert rows[0]["loss"] == pytest.approx(rows[0]["train_nll"] + rows[0]["kl"] / 1437)
 
 
 def test_runs_compared_with_svi_are_those_of_map(run, tmp_path):
     first, _ = run
     out = tmp_path / "run"
-    options = ["--method", "svi", "--strength", "1", "--epochs", "2", "--out", str(out)]
-    assert main(["fit", *options]) == 0
+    assert main(["fit", "--method", "map", "--epochs", "2", "--out", str(out)]) == 0
     for name in ("none", "weight_decay"):
         file = Path("compare", name, "weights.safetensors")
         found, expected = load_file(out / file), load_file(first / file)
@@ -302,11 +367,12 @@ def test_runs_compared_with_svi_are_those_of_map(run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--guide", "lowrank"], "--method svi"),
-        (["--noise", "shared"], "--method svi"),
-        (["--method", "svi", "--guide", "lowrank", "--noise", "example"], "noise='shared'"),
-        (["--method", "svi", "--prior", "powerlaw"], "--prior frechet, lomax, exponential"),
-        (["--method", "svi", "--prior", "stable_rank"], "weight_decay"),
+        (["--method", "map", "--guide", "lowrank"], "--method map"),
+        (["--method", "map", "--noise", "shared"], "--method map"),
+        (["--guide", "lowrank", "--noise", "example"], "noise='shared'"),
+        (["--prior", "powerlaw"], "--prior frechet, lomax, exponential"),
+        (["--prior", "stable_rank"], "weight_decay"),
+        (["--prior", "none"], "--method map"),
         (["--init", "nowhere"], "nowhere"),
     ],
 )

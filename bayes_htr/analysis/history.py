@@ -205,27 +205,24 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
             raise ValueError(f"no record at or before step={step}{first}")
         return PosteriorSpectra({name: lams[row][None] for name, lams in self._spectra.items()})
 
-    def trace(
-        self, name: str, quantity: str, *, level: float = 0.95, fraction: float = 0.5
-    ) -> Trace:
+    def trace(self, name: str, quantity: str, *, level: float = 0.95) -> Trace:
         """A quantity of one matrix over the steps: see `traces.trace`.
 
         Args:
             name: The matrix.
             quantity: `lambda_max`, `alpha` or `stable_rank`.
             level: Of the credible interval of alpha.
-            fraction: The part of the spectrum that is its tail.
 
         Raises:
             KeyError: No such matrix.
-            ValueError: No such quantity, or `level` or `fraction` outside (0, 1).
+            ValueError: No such quantity, or `level` outside (0, 1).
         """
-        return trace(self[name], quantity, self.steps, level=level, fraction=fraction, name=name)
+        return trace(self[name], quantity, self.steps, level=level)
 
     def rows(self) -> list[dict[str, float]]:
         """A row for each record: `step`, `epoch` where it is known, and `NAME:QUANTITY`.
 
-        Alpha is left out where there is no tail. `pandas.DataFrame` takes them, and so does
+        Alpha is left out where no exponent can be read. `pandas.DataFrame` takes them, and so does
         `bayes_htr.posterior.plots.plot_trace`.
         """
         rows: list[dict[str, float]] = [{"step": float(step)} for step in self.steps]

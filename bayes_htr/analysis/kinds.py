@@ -63,7 +63,7 @@ KINDS = (
         "untold",
         "too little to tell",
         "too small or too uncertain to tell, or without a tail",
-        ("too few", "too uncertain", "no tail"),
+        ("too few", "too uncertain", "no tail", "tied"),
         "o",
         False,
     ),

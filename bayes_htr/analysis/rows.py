@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -18,9 +17,7 @@ from bayes_htr.analysis.verdict import LIGHT, VERY_HEAVY, verdict
 from bayes_htr.analysis.weights import Conv, Weight
 from bayes_htr.errors import SpectrumError
 from bayes_htr.spectra import hill
-from bayes_htr.tails import ALTERNATIVES, Comparison, PowerlawFit, fit_powerlaw
-
-_SMALL = 20
+from bayes_htr.tails import ALTERNATIVES, Comparison, PowerlawFit, SpectrumTail, fit_tail
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,8 @@ def analyse(weight: Weight, number: int, options: Options) -> Analysed:
         factor = weight.factor(options.conv)
         esd = esd_of(matrices, weight.name, factor)
         row = shape_columns(weight, esd, number, options.conv)
-        fit = fit_tail(esd, options)
+        tail = tail_of(esd, options)
+        fit = tail.fit
         bulk = fit_marchenko_pastur(esd) if options.mp_fit or options.randomize else None
         comparisons = _comparisons(fit) if options.compare and fit else []
         row |= _tail_columns(esd, fit)
@@ -86,35 +84,23 @@ def analyse(weight: Weight, number: int, options: Options) -> Analysed:
         if options.farms is not None:
             windows = farms_esd(matrices, options.farms, weight.name, factor)
             row |= _farms_columns(windows, options)
-    row["verdict"] = verdict(len(esd.values), fit, bulk, comparisons)
+    row["verdict"] = verdict(tail, bulk, comparisons)
     row["status"] = "failed" if fit is None else "success"
     row["warning"] = _warning(fit)
     known = {name: i for i, name in enumerate(COLUMNS)}
     return Analysed(dict(sorted(row.items(), key=lambda c: known[c[0]])), esd.values, fit, bulk)
 
 
-def fit_tail(esd: ESD, options: Options, *, bootstrap: bool = True) -> PowerlawFit | None:
-    """The power law of the tail; `None` where there is none to fit.
-
-    Eigenvalues that are zero to the accuracy of the stored weights are left out, and there is no
-    tail where all others are one to that accuracy, as in an orthogonal matrix. Fewer than 20 are
-    fitted by the rule that WeightWatcher has for them: at least 8 in the tail, and `alpha - 1`
-    corrected by `(n-1)/n`.
-    """
-    values = esd.values[esd.values > esd.floor]
-    if len(values) and values[-1] - values[0] <= esd.error:
-        return None
-    small: dict[str, Any] = {"min_tail": 8, "correction": "n-1"} if len(values) < _SMALL else {}
-    try:
-        return fit_powerlaw(
-            values,
-            level=options.level,
-            bootstrap=options.bootstrap if bootstrap else 0,
-            seed=options.seed,
-            **small,
-        )
-    except SpectrumError:
-        return None
+def tail_of(esd: ESD, options: Options, *, bootstrap: bool = True) -> SpectrumTail:
+    """The tail of an ESD; eigenvalues that the stored weights' rounding made are left out."""
+    return fit_tail(
+        esd.values,
+        floor=esd.floor,
+        error=esd.error,
+        level=options.level,
+        bootstrap=options.bootstrap if bootstrap else 0,
+        seed=options.seed,
+    )
 
 
 def _tail_columns(esd: ESD, fit: PowerlawFit | None) -> Row:
@@ -205,7 +191,7 @@ def _random_columns(random: Randomised, esd: ESD) -> Row:
 
 
 def _farms_columns(esd: ESD, options: Options) -> Row:
-    fit = fit_tail(esd, options, bootstrap=False)
+    fit = tail_of(esd, options, bootstrap=False).fit
     return {
         "farms_alpha": math.nan if fit is None else fit.alpha,
         "farms_hill": _hill(esd),

@@ -8,9 +8,8 @@ fit means nothing; is the power law rejected; and where does the whole interval 
 from __future__ import annotations
 
 from bayes_htr.analysis.marchenko_pastur import MarchenkoPasturFit
-from bayes_htr.tails import Comparison, PowerlawFit
+from bayes_htr.tails import Comparison, PowerlawFit, SpectrumTail
 
-FEWEST = 20
 REJECTED = 0.1
 VERY_HEAVY, LIGHT = 2.0, 6.0
 
@@ -22,27 +21,22 @@ _LAWS = {
 
 
 def verdict(
-    num_evals: int,
-    fit: PowerlawFit | None,
-    bulk: MarchenkoPasturFit | None,
-    comparisons: list[Comparison],
+    tail: SpectrumTail, bulk: MarchenkoPasturFit | None, comparisons: list[Comparison]
 ) -> str:
     """One sentence without a full stop.
 
     Args:
-        num_evals: Eigenvalues.
-        fit: Of the tail, if there is one.
+        tail: Of the spectrum.
         bulk: The Marchenko-Pastur bulk, if it was fitted.
         comparisons: With other laws.
     """
-    if num_evals < FEWEST:
-        return f"too few eigenvalues to tell ({num_evals})"
-    if fit is None:
-        return "no tail to fit"
-    if fit.n < FEWEST:
-        return f"too few eigenvalues that are not zero to tell ({fit.n})"
+    fit = tail.fit
+    if tail.few:
+        return tail.problem
     if bulk is not None and bulk.random_like:
         return "like a random matrix (Marchenko-Pastur)"
+    if tail.problem or fit is None:
+        return tail.problem
     if fit.p_value is not None and fit.p_value <= REJECTED:
         return f"power law rejected (p = {fit.p_value:.2g}){_better(comparisons)}"
     if better := _better(comparisons):

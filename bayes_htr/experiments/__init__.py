@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from bayes_htr.experiments.comparison import COMPARED, Settings, compare
+from bayes_htr.experiments.comparison import Entrant, Settings, compare
 from bayes_htr.experiments.datasets import DATASETS, Dataset, load_dataset
 from bayes_htr.experiments.named_priors import PRIORS, check_densities, named_priors
 from bayes_htr.experiments.networks import NETWORKS, build_network
+from bayes_htr.experiments.parallel import Workers
 
 __all__ = [
-    "COMPARED",
     "DATASETS",
     "NETWORKS",
     "PRIORS",
     "Dataset",
+    "Entrant",
     "Settings",
+    "Workers",
     "build_network",
     "check_densities",
     "compare",

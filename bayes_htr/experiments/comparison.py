@@ -1,109 +1,225 @@
-"""Train under a prior, without one, and with weight decay: the same data, steps and seed."""
+"""Train under a prior and without: the same data, steps and seeds, several fits at a time.
+
+A fit has a run folder: that of the first seed `out`, of what it is compared with
+`out/compare/NAME`; the same for every further seed below `out/seeds/SEED`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from rich.console import Console
 from torch import nn
 
-from bayes_htr.experiments.datasets import Dataset
-from bayes_htr.experiments.named_priors import named_priors
-from bayes_htr.fit import fit
-from bayes_htr.inference import Method, RunFolder
+from bayes_htr.experiments.datasets import Dataset, load_dataset
+from bayes_htr.experiments.networks import build_network
+from bayes_htr.experiments.parallel import Workers, run_parallel
+from bayes_htr.fit import fit, load
+from bayes_htr.inference import EpochEvent, Method, RunFolder
 from bayes_htr.inference.distributed import from_main
 from bayes_htr.models import BayesianClassifier
-from bayes_htr.posterior import Posterior, network_spectra
+from bayes_htr.posterior import network_spectra
 from bayes_htr.priors import Priors
 from bayes_htr.report import RESULTS, SPECTRA_BEFORE
-
-COMPARED = ("none", "weight_decay")
-"""What a prior is compared with, by the names of `named_priors`."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How every compared run is trained; those that are compared with by `compared`, if given."""
+    """How every fit of a comparison is trained.
 
-    method: Method
+    Attributes:
+        data: Name of the data set.
+        data_dir: Where its file is; `None` for where it comes from by itself.
+        net: Name of the network.
+        epochs: Of each fit.
+        batch_size: Examples per batch.
+        device: Where to train.
+        label_smoothing: Share of each label that is spread over all classes in training.
+    """
+
+    data: str
+    data_dir: Path | None
+    net: str
     epochs: int
     batch_size: int
-    seed: int
     device: str
-    progress: bool | None = None
-    compared: Method | None = None
     label_smoothing: float = 0.0
+
+    def dataset(self, seed: int) -> Dataset:
+        """The data, split by a seed where they come without a split."""
+        return load_dataset(self.data, self.data_dir, seed=seed)
+
+    def network(self, data: Dataset, seed: int) -> nn.Module:
+        """The network with the weights that training starts from."""
+        return build_network(self.net, data.input_shape, data.num_classes, seed=seed)
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """What is compared.
+
+    Attributes:
+        label: What results call it.
+        priors: Its priors.
+        method: Its inference method.
+        folder: Its run folder, below that of a seed.
+        init: The run folder of a fit to start from; else the network's initial weights.
+    """
+
+    label: str
+    priors: Priors
+    method: Method
+    folder: str = ""
+    init: Path | None = None
+
+
+class Job(NamedTuple):
+    """One fit: of an entrant, with a seed, in a folder."""
+
+    entrant: Entrant
+    seed: int
+    folder: Path
+    resume: bool
+
+
+def seed_folder(out: Path, seeds: Sequence[int], seed: int) -> Path:
+    """Where the fits of a seed are: of the first `out` itself."""
+    return out if seed == seeds[0] else out / "seeds" / str(seed)
 
 
 def compare(
-    data: Dataset,
-    net: nn.Module,
-    priors: Priors,
     settings: Settings,
+    entrants: Sequence[Entrant],
+    seeds: Sequence[int],
     out: Path,
     *,
-    label: str,
-    against: tuple[str, ...] = COMPARED,
+    console: Console,
+    workers: Workers,
     resume: bool = False,
-    init: Posterior | None = None,
-) -> Posterior:
-    """Fit under `priors` into `out`, and the runs compared with into `out/compare`.
+    progress: bool | None = None,
+) -> None:
+    """Fit every entrant with every seed, and write `results.json` into `out` last.
 
     Args:
-        data: The data set.
-        net: The network, trained from the same weights in every run.
-        priors: The priors.
         settings: How to train.
-        out: The run folder; `results.json` in it is written last.
-        label: What the results call the fit.
-        against: Names of the priors to compare with.
+        entrants: What is compared; the first is what the run is for.
+        seeds: Of split, initial weights and order of the data.
+        out: The run folder.
+        console: Where a line for each finished fit is printed.
+        workers: How many fits are trained at a time.
         resume: Go on with what is there.
-        init: Where the fit starts; what it is compared with starts from the network's weights.
-
-    Returns:
-        The fitted posterior.
+        progress: Whether to show a progress bar; by default on a terminal.
 
     Raises:
         What `bayes_htr.fit` raises.
     """
-    num_data = len(data.y_train)
-    runs = {label: (priors, Path())} | {
-        name: (named_priors(name, strength=None, num_data=num_data), Path("compare") / name)
-        for name in against
-    }
-    fitted: dict[str, Posterior] = {}
-    for name, (run_priors, folder) in runs.items():
-        fitted[name] = fit(
-            BayesianClassifier(net, run_priors, label_smoothing=settings.label_smoothing),
-            (data.x_train, data.y_train),
-            method=settings.method if name == label else settings.compared or settings.method,
-            epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
-            device=settings.device,
-            out=out / folder,
-            resume=resume,
-            init=init if name == label else None,
-            progress=settings.progress,
-            metadata={"data": data.name},
-        )
-    folders = {name: str(folder) for name, (_, folder) in runs.items()}
-    start = net if init is None else init.network()
-    from_main(lambda: _write(RunFolder(out), data, start, fitted, folders))
-    return fitted[label]
+    if not resume:
+        from_main(RunFolder(out).check_unused)
+    jobs = [
+        Job(entrant, seed, seed_folder(out, seeds, seed) / entrant.folder, resume)
+        for seed in seeds
+        for entrant in entrants
+    ]
+
+    def note(number: int, scores: Mapping[str, float]) -> None:
+        job = jobs[number]
+        seed = f", seed {job.seed}" if len(seeds) > 1 else ""
+        shown = "  ".join(f"{name} {value:.4f}" for name, value in scores.items())
+        console.print(f"{job.entrant.label}{seed}: {shown}", markup=False, highlight=False)
+
+    if workers.count == 1:
+        scores: list[Mapping[str, float]] = []
+        for number, job in enumerate(jobs):
+            scores.append(run_job(settings, job, progress=progress))
+            note(number, scores[-1])
+    else:
+        work = partial(run_job, settings)
+        epochs = len(jobs) * settings.epochs
+        scores = run_parallel(work, jobs, workers, epochs=epochs, note=note, progress=progress)
+    from_main(lambda: _write(RunFolder(out), settings, entrants, seeds, scores))
+
+
+def run_job(
+    settings: Settings,
+    job: Job,
+    *,
+    progress: bool | None = None,
+    on_epoch: Any = None,
+) -> dict[str, float]:
+    """Fit one entrant with one seed.
+
+    Args:
+        settings: How to train.
+        job: What to fit.
+        progress: As in `bayes_htr.fit`.
+        on_epoch: Called without arguments after every epoch.
+
+    Returns:
+        Its scores on the test data.
+    """
+    data = from_main(lambda: settings.dataset(job.seed))
+    net = settings.network(data, job.seed)
+    init = None if job.entrant.init is None else load(job.entrant.init, net)
+    posterior = fit(
+        BayesianClassifier(net, job.entrant.priors, label_smoothing=settings.label_smoothing),
+        (data.x_train, data.y_train),
+        method=job.entrant.method,
+        epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        seed=job.seed,
+        device=settings.device,
+        out=job.folder,
+        resume=job.resume,
+        init=init,
+        callbacks=() if on_epoch is None else [_Counter(on_epoch)],
+        progress=progress,
+        metadata={"data": data.name},
+    )
+    return from_main(lambda: posterior.evaluate((data.x_test, data.y_test)))
+
+
+class _Counter:
+    """A callback that counts epochs and asks for nothing."""
+
+    def __init__(self, on_epoch: Any) -> None:
+        self.on_epoch = on_epoch
+
+    def __call__(self, event: EpochEvent) -> None:
+        self.on_epoch()
 
 
 def _write(
     run: RunFolder,
-    data: Dataset,
-    net: nn.Module,
-    fitted: dict[str, Posterior],
-    folders: dict[str, str],
+    settings: Settings,
+    entrants: Sequence[Entrant],
+    seeds: Sequence[int],
+    scores: Sequence[Mapping[str, float]],
 ) -> None:
-    """Write the spectra before training, and the scores of every run."""
-    test = (data.x_test, data.y_test)
-    scores = {name: posterior.evaluate(test) for name, posterior in fitted.items()}
+    """Write the spectra before training, and the scores of every fit."""
+    first = entrants[0]
+    data = settings.dataset(seeds[0])
+    net = settings.network(data, seeds[0])
+    if first.init is not None:
+        net = load(first.init, net).network()
     before = {name: torch.stack([lam]) for name, lam in network_spectra(net).items()}
     run.write_tensors(SPECTRA_BEFORE, before)
-    run.write_json(RESULTS, {"scores": scores, "runs": folders})
+    by_seed = {
+        entrant.label: [dict(s) for s in scores[i :: len(entrants)]]
+        for i, entrant in enumerate(entrants)
+    }
+    results = {
+        "seeds": list(seeds),
+        "scores": {label: _mean(rows) for label, rows in by_seed.items()},
+        "by_seed": by_seed,
+        "runs": {entrant.label: entrant.folder or "." for entrant in entrants},
+    }
+    run.write_json(RESULTS, results)
+
+
+def _mean(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}

@@ -30,11 +30,13 @@ class Named(NamedTuple):
         prior: The prior.
         mu: For a mode: the coefficient `strength / num_data` beside the mean loss.
         strength: For a posterior, whatever the number of examples; as for a mode if none.
+        of_posterior: The prior for a posterior, where it is another than for a mode.
     """
 
     prior: Prior
     mu: float
     strength: float | None = None
+    of_posterior: Prior | None = None
 
     def own(self, num_data: int, *, posterior: bool = False) -> float:
         """The strength that is taken if none is given.
@@ -50,7 +52,7 @@ class Named(NamedTuple):
 
 PRIORS = {
     "frechet": Named(MaxEigenvalue(Frechet(2.0, 1.0)), 1e-2, 30.0),
-    "lomax": Named(ESD(Lomax(2.0, 1.0)), 3e-4, 3.0),
+    "lomax": Named(ESD(Lomax(2.0, 1.0)), 3e-4, 1.0, ESD(Lomax(2.5, 0.05))),
     "exponential": Named(ESD(Exponential(1.0)), 1e-3, 3.0),
     "powerlaw": Named(ESD(ImproperPowerlaw(Hill()), tail=0.5), 1e-4),
     "frechet_hill": Named(penalties.frechet(), 3e-3),
@@ -91,7 +93,8 @@ def named_priors(
         )
     named = PRIORS[str(name)]
     own = named.own(num_data, posterior=posterior) if strength is None else strength
-    return Priors(named.prior).scaled(own)
+    law = named.of_posterior if posterior and named.of_posterior else named.prior
+    return Priors(law).scaled(own)
 
 
 def check_densities(priors: Priors, net: nn.Module, *, num_data: int) -> None:

@@ -2,6 +2,7 @@
 
 from bayes_htr.inference.callbacks import Callback, EpochEvent, StepCallback, StepEvent
 from bayes_htr.inference.data import Batches, Data
+from bayes_htr.inference.defaults import EPOCHS, default_method
 from bayes_htr.inference.map import MAP
 from bayes_htr.inference.nuts import NUTS
 from bayes_htr.inference.problem import Fitted, Method, Problem
@@ -9,6 +10,7 @@ from bayes_htr.inference.run_folder import RunFolder
 from bayes_htr.inference.svi import SVI
 
 __all__ = [
+    "EPOCHS",
     "MAP",
     "NUTS",
     "SVI",
@@ -22,4 +24,5 @@ __all__ = [
     "RunFolder",
     "StepCallback",
     "StepEvent",
+    "default_method",
 ]

@@ -29,6 +29,8 @@ METRICS = "metrics.jsonl"
 WEIGHTS = "weights.safetensors"
 SPECTRA = "spectra.safetensors"
 GUIDE = "guide.safetensors"
+BESIDE = ("compare", "seeds")
+"""Folders below a run's that hold the runs it is compared with, which may start before it."""
 
 _FORMAT = 1
 _MAY_DIFFER = {"format", "epochs", "version", "device", "guide"}
@@ -64,21 +66,15 @@ class RunFolder:
             CheckpointError: It holds no run, another run, or a checkpoint that cannot be read.
         """
         checkpoint = None
-        if self.path.exists() and not self.path.is_dir():
-            raise OutputError(f"{self.path} is a file; name a folder")
         try:
-            names = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
-            leftovers = [name for name in names if _LEFTOVER.fullmatch(name)]
-            if len(names) > len(leftovers):  # a folder with leftovers alone counts as empty
-                if not resume:
-                    raise OutputError(
-                        f"{self.path} is not empty; resume the run there (resume=True, --resume), "
-                        "or name another folder"
-                    )
+            own, leftovers = self._contents()
+            if own and not resume:
+                raise self._used()
+            if own:
                 checkpoint = self._to_go_on_from(config)
             self.path.mkdir(parents=True, exist_ok=True)
             for name in leftovers:
-                (self.path / name).unlink()
+                (self.path / name).unlink(missing_ok=True)
             self.write_config(config)
         except OutputError:
             raise
@@ -87,6 +83,30 @@ class RunFolder:
                 f"{self.path} cannot be written: {error}; name another folder"
             ) from error
         return checkpoint
+
+    def check_unused(self) -> None:
+        """Look whether a new run can be started here, with others in folders below.
+
+        Raises:
+            OutputError: There is something.
+        """
+        if self.path.is_dir() and any(not _LEFTOVER.fullmatch(p.name) for p in self.path.iterdir()):
+            raise self._used()
+        self._contents()
+
+    def _contents(self) -> tuple[list[str], list[str]]:
+        """What is there, but for the folders of runs beside this one; and what may be removed."""
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputError(f"{self.path} is a file; name a folder")
+        names = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
+        leftovers = [name for name in names if _LEFTOVER.fullmatch(name)]
+        return [n for n in names if n not in (*leftovers, *BESIDE)], leftovers
+
+    def _used(self) -> OutputError:
+        return OutputError(
+            f"{self.path} is not empty; resume the run there (resume=True, --resume), or name "
+            "another folder"
+        )
 
     def write_config(self, config: Mapping[str, Any]) -> None:
         """Replace the configuration."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def to_inference_data(
-    spectra: PosteriorSpectra, *, repeats: int = 1, fraction: float = 0.5, seed: int = 0
+    spectra: PosteriorSpectra, *, repeats: int = 1, fraction: float | None = None, seed: int = 0
 ) -> Any:
     """The draws as an `arviz.InferenceData` with one chain.
 
@@ -26,7 +26,7 @@ def to_inference_data(
         spectra: The draws.
         repeats: How often each draw counts; alpha is drawn anew each time. For a point mass, whose
             one spectrum has a posterior of alpha all the same.
-        fraction: The part of the spectrum that is the tail.
+        fraction: The tail, as in `PosteriorSpectra.alpha`.
         seed: Of alpha.
 
     Raises:
@@ -48,7 +48,7 @@ def to_inference_data(
         values[f"{name}:log_lambda_max"] = np.log(lam[:, 0])
         values[f"{name}:stable_rank"] = lam.sum(1) / lam[:, 0]
         try:
-            gamma = spectra.tail_index_law(name, fraction)
+            gamma = spectra.tail_index_laws(name, fraction).gamma
         except SpectrumError:  # one eigenvalue, or ties: no tail
             continue
         drawn = gamma.rvs(size=(repeats, len(spectra[name])), random_state=generator)

@@ -12,14 +12,12 @@ import numpy as np
 from scipy import stats
 
 from bayes_htr.drawing import pyplot, tick
-from bayes_htr.errors import SpectrumError
 from bayes_htr.posterior.laws import prior_lambda_max
-from bayes_htr.posterior.plots import TIES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from bayes_htr.posterior.spectra import Interval, PosteriorSpectra
+    from bayes_htr.posterior.spectra import PosteriorSpectra
 
 _POSTERIOR, _PRIOR = "#1f5fa8", "#9a9a9a"
 
@@ -33,7 +31,7 @@ def plot_alpha(
 ) -> Axes:
     """The exponent of each matrix's tail with its credible interval.
 
-    A matrix without a tail to fit (one eigenvalue, or ties) has its place and no mark.
+    A matrix without an exponent (few eigenvalues, or ties) has its place, and words for a mark.
 
     Args:
         spectra: The draws.
@@ -48,11 +46,11 @@ def plot_alpha(
     if ax is None:
         size = (5.2, 1.2 + 0.32 * len(names))
         ax = pyplot().subplots(figsize=size, layout="constrained")[1]
-    for row, name in enumerate(names):
-        alpha = _alpha(spectra, name, level)
+    for row, summary in enumerate(spectra.summary(level).rows):
+        alpha = summary.alpha
         if alpha is None:
             ax.annotate(
-                "no tail",
+                summary.problem,
                 (0.02, row),
                 xycoords=("axes fraction", "data"),
                 va="center",
@@ -61,10 +59,10 @@ def plot_alpha(
             )
         else:
             ax.plot([alpha.low, alpha.high], [row, row], color=_POSTERIOR, lw=1.6)
-            ax.plot(alpha.median, row, "o", color=_POSTERIOR, ms=5)
+            ax.plot(alpha.mean, row, "o", color=_POSTERIOR, ms=5)
     ax.set_yticks(range(len(names)), names, fontsize=8)
     ax.set_ylim(len(names) - 0.5, -0.5)  # the first layer on top
-    ax.set_xlabel(rf"$\alpha$ of the tail: median and {100 * level:g} % interval")
+    ax.set_xlabel(rf"$\alpha$ of the tail: mean and {100 * level:g} % interval")
     ax.grid(axis="x", alpha=0.3)
     if path is not None:
         ax.figure.savefig(path, dpi=150)  # type: ignore[union-attr]
@@ -122,11 +120,3 @@ def _draw(ax: Axes, logs: np.ndarray, color: str, label: str) -> None:
     y = kernel(x)
     ax.plot(np.exp(x), y, color=color, lw=1.6, label=label)
     ax.fill_between(np.exp(x), y, color=color, alpha=0.25, lw=0)
-
-
-def _alpha(spectra: PosteriorSpectra, name: str, level: float) -> Interval | None:
-    try:
-        alpha = spectra.alpha(name, level)
-    except SpectrumError:  # one eigenvalue, or ties
-        return None
-    return alpha if alpha.median <= TIES else None

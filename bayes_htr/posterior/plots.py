@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bayes_htr.drawing import pyplot, tick
-from bayes_htr.errors import PriorError, SpectrumError
-from bayes_htr.spectra import tail_count
+from bayes_htr.drawing import literal, pyplot, tick
+from bayes_htr.errors import PriorError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,10 +22,11 @@ if TYPE_CHECKING:
 
     from bayes_htr.posterior.spectra import PosteriorSpectra
 
-TIES = 1e3
-"""An exponent above which the tail is one value to the eye, and no power law."""
+_PALETTE = (("#3b6fb6", "#1d3f73"), ("#b9b9b9", "#5d5d5d"))
+"""Of the spectrum and of the one beside it: its bars, and its tail."""
 
-_FITTED, _OTHER, _TAIL = "#1f5fa8", "#9a9a9a", "#c8401e"
+_WIDE, _NARROW = 3.4, 1.5
+"""Widths, in inches, of a panel with a spectrum and of one without."""
 
 
 def plot_spectrum(
@@ -34,76 +34,123 @@ def plot_spectrum(
     name: str,
     ax: Axes | None = None,
     *,
-    before: PosteriorSpectra | None = None,
+    label: str = "",
+    beside: tuple[str, PosteriorSpectra] | None = None,
     path: str | PathLike[str] | None = None,
-    fraction: float = 0.5,
 ) -> Axes:
-    """A matrix's ESD as a histogram in log bins, with the power law fitted to its upper tail.
+    """A matrix's spectrum on log-log axes: the density of `ln lambda`, with the fitted tail.
 
-    The band about the line is the 95 % credible interval of alpha. Of several draws the histogram
-    is the mean, with the 95 % credible band of its heights. Where the prior states a law it is
-    drawn too, at the hyperparameters of the posterior, before any strength.
+    A power law of exponent alpha is a straight line of slope `1 - alpha`: the flatter, the heavier
+    the tail. The line begins where the tail does, and has its share of the eigenvalues, so that it
+    lies on the bars of those that it is fitted to; the band about it is the 95 % credible interval
+    of alpha. Of several draws the bars are the mean, with the 95 % credible band of their heights.
+    Where no exponent can be read the legend says why. Where the prior states a law it is drawn too,
+    at the hyperparameters of the posterior, before any strength.
 
     Args:
         spectra: The draws.
         name: The matrix.
         ax: Where to draw; a new figure by default.
-        before: If given, the matrix's spectrum before training, as an outline.
+        label: What the legend calls the spectrum.
+        beside: If given, what the legend calls other spectra, and these: the matrix's is drawn
+            behind, in grey.
         path: If given, where the figure is saved.
-        fraction: The part of the spectrum that is fitted.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
     if ax is None:
         ax = pyplot().subplots(figsize=(4.8, 3.8), layout="constrained")[1]
-    values = _positive(spectra[name])
-    everything = [values] if before is None else [values, _positive(before[name])]
-    together = np.concatenate(everything)
-    if together.size and together.max() > together.min():
-        bins = list(log_bins(together, spectra[name].shape[1]))
-        if before is not None:
-            ax.hist(
-                everything[1],
-                bins=bins,
-                density=True,
-                histtype="step",
-                color=_OTHER,
-                label="before training",
-            )
-        _draw_heights(ax, spectra[name].double().numpy(), bins)
+    shown = [(label, spectra)] if beside is None else [(label, spectra), beside]
+    positive = [_positive(each[name]) for _, each in shown]
+    if all(values.size and values.max() > values.min() for values in positive):
+        together = np.concatenate(positive)
+        edges = log_bins(together, spectra[name].shape[1])
+        width, highest = float(np.log(edges[1] / edges[0])), 0.0
+        for place, (words, each) in reversed(list(enumerate(shown))):
+            color, dark = _PALETTE[place]
+            draws = each[name].double().numpy()
+            bins = _bins(each, name, width)
+            bars, mean = _draw_bars(ax, draws, bins, color, behind=place == 1)
+            _draw_tail(ax, each, name, words, dark, bars)
+            highest = max(highest, float(mean.max()))
         ax.set_xscale("log")
         ax.set_yscale("log")
-        bottom, top = ax.get_ylim()
-        _draw_tail(ax, spectra, name, fraction)
         _draw_law(ax, spectra, name, bins)
-        ax.set_ylim(bottom / 1.5, top * (top / bottom) ** 0.35)  # room for the legend
+        bottom = 0.2 / (spectra[name].shape[1] * width)  # a fifth of one eigenvalue in a bar
+        ax.set_ylim(bottom, highest * (highest / bottom) ** 0.5)  # room for the legend
         for axis in (ax.xaxis, ax.yaxis):
             tick(axis)
     else:
-        ax.axvline(float(together.max()) if together.size else 0.0, color=_FITTED, label="trained")
-    ax.set_title(name, fontsize=10)
+        for (words, each), (color, _) in zip(shown, _PALETTE, strict=False):
+            text = f"{words}: {each.tail(name).problem}" if words else each.tail(name).problem
+            ax.axvline(float(each.lambda_max(name).mean()), color=color, label=text)
+    ax.set_title(literal(name), fontsize=10)
     ax.set_xlabel(r"eigenvalue $\lambda$ of $W^\top W$")
-    ax.set_ylabel("density")
-    ax.legend(fontsize=7, frameon=False, loc="upper right")
+    ax.set_ylabel(r"density of $\ln\lambda$")
+    handles, texts = ax.get_legend_handles_labels()
+    ax.legend(handles[::-1], texts[::-1], fontsize=8, frameon=False, loc="upper right")
     if path is not None:
         ax.figure.savefig(path, dpi=150)  # type: ignore[union-attr]
     return ax
 
 
-def plot_spectra(spectra: PosteriorSpectra, *, before: PosteriorSpectra | None = None) -> Figure:
-    """A panel for each matrix, as `plot_spectrum`."""
+def plot_spectra(
+    spectra: PosteriorSpectra,
+    *,
+    label: str = "",
+    beside: tuple[str, PosteriorSpectra] | None = None,
+) -> Figure:
+    """A panel for each matrix, as `plot_spectrum`.
+
+    A matrix with too few eigenvalues for an exponent has a narrow panel that says so, and that
+    names its largest eigenvalue.
+    """
     plt = pyplot()
-    columns = min(4, max(1, len(spectra)))
-    rows = max(1, math.ceil(len(spectra) / columns))
-    figure, axes = plt.subplots(
-        rows, columns, figsize=(4.2 * columns, 3.4 * rows), squeeze=False, layout="constrained"
-    )
-    for ax in axes.flat[len(spectra) :]:
-        ax.set_axis_off()
-    for ax, name in zip(axes.flat, spectra, strict=False):
-        plot_spectrum(spectra, name, ax, before=before)
+    told = {name: not spectra.tail(name).few for name in spectra}
+    rows = _rows([_WIDE if told[name] else _NARROW for name in spectra])
+    width = max((sum(widths) for widths in rows), default=_WIDE)
+    figure = plt.figure(figsize=(width, 3.3 * max(1, len(rows))), layout="constrained")
+    names = iter(spectra)
+    for widths, part in zip(
+        rows, np.atleast_1d(figure.subfigures(max(1, len(rows)))), strict=False
+    ):
+        ratios = [*widths, width - sum(widths)] if sum(widths) < width - 1e-9 else widths
+        axes = part.subplots(1, len(ratios), width_ratios=ratios, squeeze=False)[0]
+        for ax in axes[len(widths) :]:
+            ax.set_axis_off()
+        for ax, name in zip(axes[: len(widths)], names, strict=False):
+            if told[name]:
+                plot_spectrum(spectra, name, ax, label=label, beside=beside)
+            else:
+                _say_few(ax, spectra, name, label, beside)
     return figure
+
+
+def _rows(widths: list[float]) -> list[list[float]]:
+    """Panels by row, none wider than four of the wide ones."""
+    rows: list[list[float]] = []
+    for width in widths:
+        if not rows or sum(rows[-1]) + width > 4 * _WIDE:
+            rows.append([])
+        rows[-1].append(width)
+    return rows
+
+
+def _say_few(
+    ax: Axes,
+    spectra: PosteriorSpectra,
+    name: str,
+    label: str,
+    beside: tuple[str, PosteriorSpectra] | None,
+) -> None:
+    """What there is to say of a matrix with few eigenvalues."""
+    lines = [f"{spectra[name].shape[1]} eigenvalues:", "too few for an", "exponent", ""]
+    for words, each in ((label, spectra),) if beside is None else ((label, spectra), beside):
+        lines += [f"{words}:", rf"$\lambda_1$ = {each.lambda_max(name).mean():.3g}"]
+    ax.text(0.0, 0.95, "\n".join(lines), transform=ax.transAxes, va="top", fontsize=8)
+    ax.set_title(literal(name), fontsize=10)
+    ax.set_axis_off()
 
 
 def plot_history(history: Mapping[str, list[dict[str, float]]]) -> Figure:
@@ -169,62 +216,68 @@ def plot_trace(
     return ax
 
 
-def _draw_heights(ax: Axes, draws: np.ndarray, bins: list[float]) -> None:
+def _draw_bars(
+    ax: Axes, draws: np.ndarray, bins: np.ndarray, color: str, *, behind: bool
+) -> tuple[Any, np.ndarray]:
     """The histogram of the draws: their mean, and its 95 % band if there are several."""
     each = np.stack([heights(row, bins) for row in draws])
     mean = each.mean(0)
-    floor = mean[mean > 0].min() / 4  # a log axis has no zero
-    if len(draws) == 1:
-        ax.stairs(mean, bins, fill=True, color=_FITTED, alpha=0.55, label="trained")
+    if behind or len(draws) == 1:
+        bars = ax.stairs(mean, bins, fill=True, color=color, alpha=0.75)
     else:
-        low, high = np.maximum(np.quantile(each, [0.025, 0.975], axis=0), floor)
-        ax.stairs(mean, bins, color=_FITTED, lw=1.4, label=f"mean of {len(draws)} draws")
-        ax.stairs(
-            high, bins, baseline=low, fill=True, color=_FITTED, alpha=0.3, label="95 % of draws"
-        )
+        bars = ax.stairs(mean, bins, color=color, lw=1.8, baseline=None)
+    if len(draws) > 1:
+        low, high = np.quantile(each, [0.025, 0.975], axis=0)
+        tiny = mean[mean > 0].min() * 1e-3  # a log axis has no zero
+        ax.stairs(high, bins, baseline=np.maximum(low, tiny), fill=True, color=color, alpha=0.25)
+    return bars, mean
 
 
 def heights(row: np.ndarray, bins: Sequence[float] | np.ndarray) -> np.ndarray:
-    """The density in each bin; values outside count in the whole."""
-    return np.histogram(row, bins)[0] / (len(row) * np.diff(bins))
+    """The density of `ln lambda` in each bin; values outside count in the whole."""
+    return np.histogram(row, bins)[0] / (len(row) * np.diff(np.log(bins)))
 
 
-def _draw_law(ax: Axes, spectra: PosteriorSpectra, name: str, bins: list[float]) -> None:
+def _draw_law(ax: Axes, spectra: PosteriorSpectra, name: str, bins: np.ndarray) -> None:
     try:
         law = spectra.laws.law(name)
         values = law.hyperparameters(spectra[name], spectra.hyperparameters)
     except PriorError:  # the prior states none
         return
     x = np.geomspace(bins[0], bins[-1], 200)
-    density = law.density(torch.as_tensor(x), values).numpy()
+    density = x * law.density(torch.as_tensor(x), values).numpy()
     ax.plot(x, density, color="black", ls="--", lw=1.2, label=f"prior: {law.label}")
 
 
-def _draw_tail(ax: Axes, spectra: PosteriorSpectra, name: str, fraction: float) -> None:
-    try:
-        alpha = spectra.alpha(name, fraction=fraction)
-    except SpectrumError:  # one eigenvalue, or ties: no tail to draw
+def _draw_tail(
+    ax: Axes, spectra: PosteriorSpectra, name: str, label: str, color: str, bars: Any
+) -> None:
+    """The fitted tail, and in the legend, beside the bars, its exponent or why there is none."""
+    row = spectra.row(name)
+    words = f"{label}: " if label else ""
+    if row.alpha is None or row.n_tail is None:
+        bars.set_label(f"{words}{row.problem}")
         return
-    if alpha.median > TIES:
-        ax.plot([], [], " ", label="the upper half is one value: no tail")
-        return
-    lam = spectra[name].double().mean(0).numpy()
-    k = tail_count(len(lam), fraction)
-    start = lam[k]
-    x = np.geomspace(start, lam[0], 50)
-    share = k / len(lam)
+    alpha, typical = row.alpha, spectra.typical(name)
+    share, start = row.n_tail / row.K, typical[row.n_tail - 1]
+    x = np.geomspace(start, typical[0], 50)
 
     def density(exponent: float) -> np.ndarray:
-        return share * (exponent - 1) / start * (x / start) ** -exponent
+        return share * (exponent - 1) * (x / start) ** (1 - exponent)
 
-    ax.plot(
-        x,
-        density(alpha.median),
-        color=_TAIL,
-        lw=1.6,
-        label=rf"$\alpha$ = {alpha.median:.2f} [{alpha.low:.2f}, {alpha.high:.2f}]",
-    )
-    ax.fill_between(x, density(alpha.low), density(alpha.high), color=_TAIL, alpha=0.2, lw=0)
+    ends = f"[{alpha.low:.2f}, {alpha.high:.2f}]"
+    bars.set_label(rf"{words}$\alpha$ = {alpha.mean:.2f} {ends}")
+    ax.plot(x, density(alpha.mean), color=color, lw=2)
+    ax.fill_between(x, density(alpha.low), density(alpha.high), color=color, alpha=0.25, lw=0)
+
+
+def _bins(spectra: PosteriorSpectra, name: str, width: float) -> np.ndarray:
+    """Edges `width` apart in the logarithm, one of them where the tail begins."""
+    values, row = _positive(spectra[name]), spectra.row(name)
+    start = values.min() if row.n_tail is None else spectra.typical(name)[row.n_tail - 1]
+    first = math.floor(math.log(values.min() / start) / width - 1e-9)
+    last = math.floor(math.log(values.max() / start) / width + 1e-9) + 1
+    return np.asarray(start * np.exp(width * np.arange(first, last + 1)))
 
 
 def _positive(draws: Any) -> np.ndarray:

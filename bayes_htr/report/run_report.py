@@ -1,4 +1,4 @@
-"""What a run of the command line shows: two tables, one line, and pictures.
+"""What a run of the command line shows: tables, one line, and pictures.
 
 Everything comes from the run folder, so that a finished run can be shown again.
 """
@@ -6,25 +6,35 @@ Everything comes from the run folder, so that a finished run can be shown again.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
+import numpy as np
+from rich import box
+from rich.console import Console, Group
 from rich.table import Table
-from torch import Tensor
+from scipy import stats
 
 from bayes_htr.drawing import pyplot
-from bayes_htr.errors import CheckpointError, SpectrumError
+from bayes_htr.errors import CheckpointError
 from bayes_htr.inference import RunFolder
 from bayes_htr.inference.run_folder import SPECTRA, write_aside
 from bayes_htr.posterior import PosteriorSpectra
-from bayes_htr.posterior.plots import TIES, plot_history, plot_spectra
+from bayes_htr.posterior.plots import plot_history, plot_spectra
+from bayes_htr.posterior.spectra import alpha_note
 
 RESULTS = "results.json"
 SPECTRA_BEFORE = "spectra_before.safetensors"
-_SCORES = ("accuracy", "nll", "ece", "brier")
+PLAIN = "none"
+"""What a run without a prior is called."""
+
 PICTURES = ("spectra.png", "training.png")
+_SCORES = ("accuracy", "nll", "ece", "brier")
+_CLEAR = 0.05
+_LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -33,17 +43,20 @@ class RunReport:
 
     Attributes:
         folder: Where it is.
-        scores: Test scores of the fitted posterior and of what it is compared with, by label;
-            the posterior comes first.
-        before: Spectra before training.
-        after: Spectra of the posterior.
-        history: Metrics by epoch of the same runs.
+        seeds: The seeds of split, initial weights and order that every fit was trained with.
+        by_seed: Test scores of the fitted posterior and of what it is compared with, by label; one
+            for each seed. The posterior comes first.
+        spectra: Of the posterior, with the first seed.
+        beside: What they are shown beside, by its label: the spectra of the run without a prior;
+            where there is none, those before training.
+        history: Metrics by epoch of all runs with the first seed.
     """
 
     folder: RunFolder
-    scores: dict[str, dict[str, float]]
-    before: PosteriorSpectra
-    after: PosteriorSpectra
+    seeds: list[int]
+    by_seed: dict[str, list[dict[str, float]]]
+    spectra: PosteriorSpectra
+    beside: tuple[str, PosteriorSpectra]
     history: dict[str, list[dict[str, float]]]
 
     @classmethod
@@ -58,59 +71,122 @@ class RunReport:
         file = folder.path / RESULTS
         try:
             results = json.loads(file.read_text(encoding="utf-8"))
-            scores = {
-                str(label): {name: float(row[name]) for name in _SCORES}
-                for label, row in results["scores"].items()
-            }
-            runs = {str(label): str(results["runs"][label]) for label in scores}
+            by_seed = _by_seed(results)
+            runs = {label: str(results["runs"][label]) for label in by_seed}
+            seeds = [int(seed) for seed in results.get("seeds", [0])]
             inside = folder.path.resolve()
-            if not scores or not all(
-                (inside / run).resolve().is_relative_to(inside) for run in runs.values()
-            ):
-                raise ValueError("no scores, or runs outside of the folder")
+            if not by_seed or any(len(rows) != len(seeds) for rows in by_seed.values()):
+                raise ValueError("no scores, or not one for each seed")
+            if not all((inside / run).resolve().is_relative_to(inside) for run in runs.values()):
+                raise ValueError("runs outside of the folder")
         except FileNotFoundError as error:
             raise CheckpointError(
                 f"{folder.path} has no {RESULTS}: the run has not finished; resume it"
             ) from error
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{file} cannot be read: {error}") from error
+        if PLAIN in runs and next(iter(runs)) != PLAIN:
+            plain = RunFolder(folder.path / runs[PLAIN]).tensors(SPECTRA)
+            beside = ("plain training", PosteriorSpectra(plain))
+        else:
+            beside = ("before training", PosteriorSpectra(folder.tensors(SPECTRA_BEFORE)))
         return cls(
             folder,
-            scores,
-            PosteriorSpectra(folder.tensors(SPECTRA_BEFORE)),
+            seeds,
+            by_seed,
             PosteriorSpectra(folder.tensors(SPECTRA)),
+            beside,
             {label: RunFolder(folder.path / run).metrics() for label, run in runs.items()},
         )
 
+    @property
+    def label(self) -> str:
+        """What the fitted posterior is called."""
+        return next(iter(self.by_seed))
+
+    @property
+    def scores(self) -> dict[str, dict[str, float]]:
+        """Mean scores over the seeds, by label."""
+        return {
+            label: {name: _values(rows, name).mean().item() for name in _SCORES}
+            for label, rows in self.by_seed.items()
+        }
+
     def score_table(self) -> Table:
         """Test scores, a row for each of the compared runs."""
-        table = Table("", *_SCORES, title="Test data")
-        for label, s in self.scores.items():
-            cells = (f"{s[name]:.4f}" for name in _SCORES)
-            table.add_row(label.replace("[", r"\["), *cells)
+        several = len(self.seeds) > 1
+        table = _table(
+            f"Test data: mean ± standard error over {len(self.seeds)} seeds"
+            if several
+            else "Test data"
+        )
+        for label, rows in self.by_seed.items():
+            table.add_row(label, *(_mean_and_error(_values(rows, name)) for name in _SCORES))
         return table
 
-    def spectra_table(self) -> Table:
-        """Hill's alpha, lambda_max and stable rank of each matrix, before and after training."""
-        columns = ("matrix", "K", "Hill alpha", "lambda_max", "stable rank")
-        table = Table(*columns, title="Spectra, before -> after")
-        for name in self.after:
+    def difference_table(self) -> Table:
+        """Paired differences over the seeds, with intervals; those that are clear have a mark."""
+        table = _table(
+            f"Paired differences: mean and {100 * _LEVEL:g} % interval; * where p < {_CLEAR:g}"
+        )
+        for label, other in self._pairs():
             cells = [
-                f"{_statistic(self.before, name, s)} -> {_statistic(self.after, name, s)}"
-                for s in ("hill", "lambda_max", "stable_rank")
+                _difference(_values(self.by_seed[label], name), _values(self.by_seed[other], name))
+                for name in _SCORES
             ]
-            table.add_row(name.replace("[", r"\["), str(self.after[name].shape[1]), *cells)
+            table.add_row(f"{label}\nminus {other}", *cells)
+        return table
+
+    def comparison(self) -> str:
+        """The posterior's NLL compared with that of the others, in words; empty without others."""
+        nll = {label: scores["nll"] for label, scores in self.scores.items()}
+        parts = [
+            f"{abs(1 - nll[self.label] / value):.0%} "
+            f"{'below' if nll[self.label] < value else 'above'} that of {label!r}"
+            for label, value in nll.items()
+            if label != self.label and value > 0
+        ]
+        return f"nll of {self.label!r}: {', '.join(parts)}" if parts else ""
+
+    def _pairs(self) -> Iterator[tuple[str, str]]:
+        """The posterior with each other run; and each other run with plain training."""
+        others = [label for label in self.by_seed if label != self.label]
+        yield from ((self.label, other) for other in reversed(others))
+        if PLAIN in others:
+            yield from ((other, PLAIN) for other in others if other != PLAIN)
+
+    def spectra_table(self) -> Table:
+        """Alpha, lambda_max and stable rank of each matrix, beside those of plain training."""
+        label, others = self.beside
+        title = "Spectra" if len(self.seeds) == 1 else f"Spectra with seed {self.seeds[0]}"
+        table = Table("matrix", "", label, self.label, title=title)
+        for name in self.spectra:
+            rows = [others.row(name) if name in others else None, self.spectra.row(name)]
+            cells = [("-",) * 3 if row is None else row.cells() for row in rows]
+            for number, what in enumerate(("alpha", "lambda_max", "stable rank")):
+                table.add_row(
+                    name if not number else "",
+                    what,
+                    *(part[number] for part in cells),
+                    end_section=number == 2,
+                )
         return table
 
     def last_line(self) -> str:
         """The fitted posterior's test scores: `test_accuracy=... test_nll=...`."""
-        first = next(iter(self.scores.values()))
+        first = self.scores[self.label]
         return " ".join(f"test_{name}={value:.4f}" for name, value in first.items())
+
+    def tables(self) -> Group:
+        """All tables, with the note on exponents."""
+        parts: list[Any] = [self.score_table()]
+        if len(self.seeds) > 1 and len(self.by_seed) > 1:
+            parts += [self.difference_table(), self.comparison(), ""]
+        return Group(*parts, self.spectra_table(), alpha_note(_LEVEL))
 
     def show(self, console: Console) -> None:
         """Print the tables, where the files are, and the last line."""
-        console.print(self.score_table())
-        console.print(self.spectra_table())
+        console.print(self.tables(), markup=False, highlight=False)
         where = f"run folder: {self.folder.path}"
         console.print(where, markup=False, highlight=False, soft_wrap=True)
         console.print(self.last_line(), markup=False, highlight=False, soft_wrap=True)
@@ -125,7 +201,10 @@ class RunReport:
             ImportError: matplotlib is not installed.
         """
         plt = pyplot()
-        figures = (plot_spectra(self.after, before=self.before), plot_history(self.history))
+        figures = (
+            plot_spectra(self.spectra, label=self.label, beside=self.beside),
+            plot_history(self.history),
+        )
         paths = [self.folder.path / name for name in PICTURES]
         for path, figure in zip(paths, figures, strict=True):
             write_aside(path, lambda aside, f=figure: f.savefig(aside, dpi=130, format="png"))  # type: ignore[misc]
@@ -133,10 +212,46 @@ class RunReport:
         return paths
 
 
-def _statistic(spectra: PosteriorSpectra, name: str, statistic: str) -> str:
-    try:
-        values: Tensor = getattr(spectra, statistic)(name)
-    except SpectrumError:  # one eigenvalue, or ties: no exponent
-        return "-"
-    mean = values.double().mean().item()
-    return "ties" if statistic == "hill" and mean > TIES else f"{mean:.3g}"
+def _by_seed(results: Any) -> dict[str, list[dict[str, float]]]:
+    """Scores by label and seed; runs of earlier versions have one seed, and means alone."""
+    found = results.get("by_seed")
+    if found is None:
+        found = {label: [row] for label, row in results["scores"].items()}
+    return {
+        str(label): [{name: float(row[name]) for name in _SCORES} for row in rows]
+        for label, rows in found.items()
+    }
+
+
+def _values(rows: list[dict[str, float]], name: str) -> np.ndarray:
+    return np.array([row[name] for row in rows])
+
+
+def _mean_and_error(values: np.ndarray) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
+    return f"{values.mean():.3f}±{stats.sem(values):.3f}"
+
+
+def _difference(values: np.ndarray, others: np.ndarray) -> str:
+    """The mean paired difference, its interval by Student's t, and a mark where it is clear."""
+    difference = values - others
+    if np.ptp(difference) == 0:
+        return f"{difference.mean():+.3f}"
+    test = stats.ttest_rel(values, others)
+    ends = test.confidence_interval(_LEVEL)
+    mark = "*" if test.pvalue < _CLEAR else ""
+    return f"{difference.mean():+.3f}±{(ends.high - ends.low) / 2:.3f}{mark}"
+
+
+def _table(title: str) -> Table:
+    """A table of scores that fits into 80 columns."""
+    return Table(
+        "",
+        *_SCORES,
+        title=title,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+        pad_edge=False,
+    )

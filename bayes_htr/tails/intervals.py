@@ -1,9 +1,11 @@
 """What the values of a tail say of `alpha`: posteriors in closed form, and their intervals.
 
 Above a known xmin, `t = log(x / xmin)` is exponential with rate `a = alpha - 1`: under Jeffreys'
-prior, density `1/a`, the posterior of `a` is `Gamma(m, S)`, with `m` values above xmin and `S` the
-sum of their `t`; under a `Gamma(a0, b0)` prior, `Gamma(m + a0, S + b0)`. A value equal to xmin is
-the threshold and says nothing of `a`, so that a tail searched among n values has `m = n - 1`.
+prior, density `1/a`, the posterior of `a` is `Gamma(n, S)`, with `n` values of at least xmin and
+`S` the sum of their `t`; under a `Gamma(a0, b0)` prior, `Gamma(n + a0, S + b0)`. Its mean under
+Jeffreys' prior is the estimate of maximum likelihood, `n / S`, so that an interval lies about its
+own alpha. Where xmin was searched it is itself one of the n values, which then adds nothing to `S`:
+a shift of `1/n`, and simulated samples do not tell its coverage from that of `Gamma(n - 1, S)`.
 With an upper end the likelihood is that of the exponential law cut off there, Jeffreys' prior is
 the root of its Fisher information, and the posterior is computed on a grid.
 
@@ -74,16 +76,16 @@ class GammaPosterior:
     rate: Array
 
     @classmethod
-    def of(cls, excess: Array, above: Array, prior: Prior) -> GammaPosterior:
+    def of(cls, excess: Array, n: Array, prior: Prior) -> GammaPosterior:
         """The posterior.
 
         Args:
             excess: `(K,)` sums of `log(x / xmin)`.
-            above: `(K,)` how many values lie above xmin.
+            n: `(K,)` how many values are at least xmin.
             prior: `"jeffreys"`, or shape and rate of a Gamma law.
         """
         a, b = (0.0, 0.0) if prior == "jeffreys" else prior
-        return cls(above + a, excess + b)
+        return cls(n + a, excess + b)
 
     def cdf(self, rate: float) -> Array:
         """`(K,)` probabilities that it is at most `rate`."""
@@ -107,27 +109,27 @@ class GridPosterior:
     mass: Array
 
     @classmethod
-    def of(cls, excess: Array, above: Array, span: Array, prior: Prior) -> GridPosterior:
+    def of(cls, excess: Array, n: Array, span: Array, prior: Prior) -> GridPosterior:
         """The posterior.
 
         Args:
             excess: `(K,)` sums of `log(x / xmin)` of the values between the ends.
-            above: `(K,)` how many there are.
+            n: `(K,)` how many there are.
             span: `(K,)` `log(xmax / xmin)`.
             prior: `"jeffreys"`, or shape and rate of a Gamma law, which allows no `alpha < 1`.
         """
         if prior != "jeffreys":
-            return cls._under_gamma(excess, above, span, prior)
-        mode = truncated_rate(excess / above, span)
-        sd = 1 / np.sqrt(above * fisher_information(mode, span))
+            return cls._under_gamma(excess, n, span, prior)
+        mode = truncated_rate(excess / n, span)
+        sd = 1 / np.sqrt(n * fisher_information(mode, span))
         grid = mode[:, None] + np.linspace(-_WIDTH, _WIDTH, _GRID) * sd[:, None]
-        log_density = -above[:, None] * log_normaliser(grid, span[:, None]) - grid * excess[:, None]
+        log_density = -n[:, None] * log_normaliser(grid, span[:, None]) - grid * excess[:, None]
         log_density += np.log(fisher_information(grid, span[:, None])) / 2
         return cls(grid, _cumulated(log_density))
 
     @classmethod
     def _under_gamma(
-        cls, excess: Array, above: Array, span: Array, prior: tuple[float, float]
+        cls, excess: Array, n: Array, span: Array, prior: tuple[float, float]
     ) -> GridPosterior:
         """On a grid of the rate's logarithm, drawn closer about the mode, wherever that lies.
 
@@ -137,12 +139,12 @@ class GridPosterior:
         a, b = prior
         total, rows = excess + b, np.arange(len(excess))
         low = np.log(a / total) - _NEGLIGIBLE / min(a, 1.0)
-        high = np.log(stats.gamma.isf(1e-16, above + a) / total)
+        high = np.log(stats.gamma.isf(1e-16, n + a) / total)
         for _ in range(_REFINED):
             logs = np.linspace(low, high, _GRID, axis=1)
             grid = np.exp(logs)
             log_density = a * logs - grid * total[:, None]
-            log_density -= above[:, None] * log_normaliser(grid, span[:, None])
+            log_density -= n[:, None] * log_normaliser(grid, span[:, None])
             seen = log_density > log_density.max(axis=1, keepdims=True) - _NEGLIGIBLE
             first, last = seen.argmax(axis=1), _GRID - 1 - seen[:, ::-1].argmax(axis=1)
             low = logs[rows, np.maximum(first - 1, 0)]

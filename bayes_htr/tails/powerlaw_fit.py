@@ -186,12 +186,12 @@ def _information(source: Source) -> float:
 def _posterior(source: Source, prior: Prior) -> RatePosterior:
     """Of each tail of the sample."""
     logs = source.log_values[: source.inside]  # a largest value that sets the end says nothing
-    first_above = np.searchsorted(logs, source.log_xmin, side="right")
-    above = (len(logs) - first_above).astype(float)
-    excess = np.cumsum(logs[::-1])[::-1][first_above] - above * source.log_xmin
+    first = np.searchsorted(logs, source.log_xmin, side="left")
+    n_tail = (len(logs) - first).astype(float)
+    excess = np.cumsum(logs[::-1])[::-1][first] - n_tail * source.log_xmin
     if source.span is None:
-        return GammaPosterior.of(excess, above, prior)
-    return GridPosterior.of(excess, above, source.span, prior)
+        return GammaPosterior.of(excess, n_tail, prior)
+    return GridPosterior.of(excess, n_tail, source.span, prior)
 
 
 def _frequencies(

@@ -94,12 +94,20 @@ def test_rounding_of_stored_weights_is_no_tail():
         assert row["num_spikes"] is None, "half of it is zero"
 
 
-@pytest.mark.parametrize("W", [torch.zeros(20, 30), torch.eye(20), torch.ones(20, 30)])
-def test_matrices_without_a_tail(W):
+@pytest.mark.parametrize(
+    ("W", "words"),
+    [
+        (torch.zeros(20, 30), "no tail: all eigenvalues are zero"),
+        (torch.eye(20), "tied: the 20 largest are equal"),
+        (torch.ones(20, 30), "too few eigenvalues that are not zero to tell (1)"),
+    ],
+    ids=["zeros", "eye", "ones"],
+)
+def test_matrices_without_a_tail(W, words):
     row = rows(W, randomize=True, farms=True, bootstrap=10)
     assert row["status"] == "failed" and math.isnan(row["alpha"])
     assert row["num_pl_spikes"] is None and row["interval_low"] is None
-    assert row["verdict"] == "no tail to fit"
+    assert row["verdict"] == words
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
@@ -109,7 +117,8 @@ def test_rounding_of_equal_eigenvalues_is_no_tail(dtype, shape):
     made = dtype if dtype == torch.float64 else torch.float32
     W = 3 * torch.nn.init.orthogonal_(torch.empty(shape, dtype=made))
     row = rows(W.to(dtype))
-    assert row["verdict"] == "no tail to fit" and math.isnan(row["alpha"])
+    K = min(shape)
+    assert row["verdict"] == f"tied: the {K} largest are equal" and math.isnan(row["alpha"])
     uneven = W.double() * torch.linspace(1, 2, shape[1], dtype=torch.float64)
     assert not math.isnan(rows(uneven.to(dtype))["alpha"])
 

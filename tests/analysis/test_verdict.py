@@ -10,7 +10,7 @@ import bayes_htr as htr
 from bayes_htr.analysis.esd import ESD
 from bayes_htr.analysis.marchenko_pastur import fit_marchenko_pastur
 from bayes_htr.analysis.verdict import verdict
-from bayes_htr.tails import Comparison
+from bayes_htr.tails import Comparison, SpectrumTail, fit_tail
 
 FIT = htr.fit_powerlaw(1 + np.random.default_rng(0).pareto(2.0, 300))
 RANDOM = fit_marchenko_pastur(
@@ -32,9 +32,9 @@ RANDOM = fit_marchenko_pastur(
 )
 def test_where_the_interval_lies(interval, words):
     fit = replace(FIT, alpha=3.0, interval=interval)
-    assert verdict(300, fit, None, []) == words
+    assert verdict(SpectrumTail(fit), None, []) == words
     searched = replace(FIT, alpha=3.0, interval=(0.0, 99.0), searched_interval=interval)
-    assert verdict(300, searched, None, []) == words
+    assert verdict(SpectrumTail(searched), None, []) == words
 
 
 def comparison(name, ratio, p):
@@ -43,25 +43,35 @@ def comparison(name, ratio, p):
 
 
 def test_the_power_law_is_rejected():
-    assert verdict(300, replace(FIT, p_value=0.02), None, []) == "power law rejected (p = 0.02)"
+    assert (
+        verdict(SpectrumTail(replace(FIT, p_value=0.02)), None, [])
+        == "power law rejected (p = 0.02)"
+    )
     better = [comparison("lognormal", -9.0, 0.001), comparison("exponential", -3.0, 0.01)]
-    assert verdict(300, replace(FIT, p_value=0.02), None, better) == (
+    assert verdict(SpectrumTail(replace(FIT, p_value=0.02)), None, better) == (
         "power law rejected (p = 0.02): a lognormal fits better (p = 0.001)"
     )
-    assert verdict(300, FIT, None, better[1:]) == (
+    assert verdict(SpectrumTail(FIT), None, better[1:]) == (
         "power law doubtful: an exponential fits better (p = 0.01)"
     )
     favoured = [comparison("exponential", 9.0, 0.01), comparison("lognormal", -0.1, 0.6)]
-    assert verdict(300, FIT, None, favoured).startswith("heavy-tailed")
-    assert verdict(300, replace(FIT, p_value=0.2), None, []).startswith("heavy-tailed")
-    assert verdict(300, replace(FIT, p_value=0.1), None, []).startswith("power law rejected")
+    assert verdict(SpectrumTail(FIT), None, favoured).startswith("heavy-tailed")
+    assert verdict(SpectrumTail(replace(FIT, p_value=0.2)), None, []).startswith("heavy-tailed")
+    assert verdict(SpectrumTail(replace(FIT, p_value=0.1)), None, []).startswith(
+        "power law rejected"
+    )
 
 
 def test_too_little_to_tell():
-    assert verdict(19, FIT, None, []) == "too few eigenvalues to tell (19)"
-    assert verdict(300, None, None, []) == "no tail to fit"
-    few = htr.fit_powerlaw(1 + np.random.default_rng(0).pareto(2.0, 19))
-    assert verdict(300, few, None, []) == "too few eigenvalues that are not zero to tell (19)"
+    values = 1 + np.random.default_rng(0).pareto(2.0, 19)
+    assert verdict(fit_tail(values), None, []) == "too few eigenvalues to tell (19)"
+    zeros = np.concatenate([values, np.zeros(300)])
+    assert verdict(fit_tail(zeros), None, []) == (
+        "too few eigenvalues that are not zero to tell (19)"
+    )
+    assert verdict(fit_tail(np.ones(30)), None, []) == "tied: the 30 largest are equal"
+    short = SpectrumTail(FIT, "too few eigenvalues in the tail (6 of 300)")
+    assert verdict(short, None, []) == short.problem
 
 
 def row_of(W, **options):

@@ -70,7 +70,7 @@ def test_alpha_of_one_draw_is_a_gamma(make_spectra, K, level, fraction):
 def test_alpha_of_several_draws_is_their_mixture(make_spectra, S):
     spectra = make_spectra(S, 30)
     components = gammas(spectra)
-    alpha = spectra.alpha("fc.weight", 0.9)
+    alpha = spectra.alpha("fc.weight", 0.9, fraction=0.5)
     generator = np.random.default_rng(0)
     sample = 1 + np.concatenate([g.rvs(400_000 // S, random_state=generator) for g in components])
     assert alpha.mean == pytest.approx(sample.mean(), rel=5e-3)
@@ -83,12 +83,68 @@ def test_alpha_of_several_draws_is_their_mixture(make_spectra, S):
     assert alpha.sd > spread  # wider than Hill's estimates alone
 
 
+@pytest.mark.parametrize("S", [1, 7])
+def test_alpha_is_of_the_tail_that_the_search_finds(make_spectra, S):
+    """The n largest of each draw, n from the typical spectrum; the mean is the fit's own alpha."""
+    spectra = make_spectra(S, 60)
+    lam = spectra["fc.weight"].numpy()
+    n = htr.fit_powerlaw(np.exp(np.log(lam).mean(0))).n_tail
+    laws = [stats.gamma(n, scale=1 / np.log(row[:n] / row[n - 1]).sum()) for row in lam]
+    alpha = spectra.alpha("fc.weight", 0.9)
+    assert alpha.mean == pytest.approx(1 + np.mean([law.mean() for law in laws]), rel=1e-9)
+    for end, q in ((alpha.low, 0.05), (alpha.high, 0.95)):
+        assert np.mean([law.cdf(end - 1) for law in laws]) == pytest.approx(q, abs=1e-8)
+    assert alpha.given == f"the {n} largest of 60 eigenvalues (xmin searched)"
+    assert alpha.given in repr(alpha)
+
+
+def test_one_alpha():
+    """Posterior spectra, their summary, a history and `analyze` give one number for one matrix."""
+    generator = torch.Generator().manual_seed(3)
+    net = nn.Linear(60, 40, bias=False)
+    net.weight.data = torch.randn(40, 60, generator=generator) * torch.linspace(3, 0.1, 60) ** 2
+    (row,) = htr.analyze(net).rows
+    spectra = htr.Posterior(net, htr.Priors({})).spectra()
+    alpha = spectra.alpha("weight")
+    history = htr.SpectrumHistory()
+    history.record(net, 0)
+    trace = history.trace("weight", "alpha")
+    assert alpha.mean == pytest.approx(row["alpha"], rel=1e-4)
+    assert spectra.summary().rows[0].alpha.mean == alpha.mean
+    assert trace.values[0] == pytest.approx(row["alpha"], rel=1e-4)
+    interval = (row["interval_low"], row["interval_high"])
+    assert (alpha.low, alpha.high) == pytest.approx(interval, rel=1e-4)
+    assert trace.interval[0] == pytest.approx(interval, rel=1e-4)
+    assert alpha.given == f"the {row['num_pl_spikes']} largest of 40 eigenvalues (xmin searched)"
+
+
+@pytest.mark.parametrize("spread", [0.0, 1e-4, 0.01])
+def test_ties_are_named_and_give_no_exponent(spread):
+    """Seven leading eigenvalues of 60 that are equal, or nearly so, above a power law."""
+    rng = np.random.default_rng(0)
+    lam = np.sort(rng.pareto(2.0, 60) + 1)
+    lam[-7:] = 1.3 * lam[-8] * (1 - spread * rng.random(7))
+    net = nn.Linear(60, 60, bias=False)
+    net.weight.data = torch.as_tensor(np.diag(lam**0.5), dtype=torch.float32)
+    spectra = htr.Posterior(net, htr.Priors({})).spectra()
+    (row,) = htr.analyze(net).rows
+    history = htr.SpectrumHistory()
+    history.record(net, 0)
+    assert math.isnan(row["alpha"])
+    assert row["verdict"].startswith("tied: the 7 largest are equal")
+    assert spectra.summary().rows[0].alpha is None
+    assert "tied: the 7 largest" in str(spectra.summary())
+    assert math.isnan(history.trace("weight", "alpha").values[0])
+    with pytest.raises(htr.SpectrumError, match="weight has no exponent: tied: the 7 largest"):
+        spectra.alpha("weight")
+
+
 def test_alpha_covers_the_truth():
     """95 % intervals of Pareto tails of known index hold it about 95 % of the time."""
     rng, hits = np.random.default_rng(0), 0
     for _ in range(300):
         lam = torch.as_tensor(rng.pareto(1.5, size=(1, 40)) + 1)
-        alpha = htr.PosteriorSpectra({"a": lam}).alpha("a")
+        alpha = htr.PosteriorSpectra({"a": lam}).alpha("a", fraction=0.5)
         hits += alpha.low <= 2.5 <= alpha.high
     assert abs(hits / 300 - 0.95) < 0.045
 
@@ -141,7 +197,8 @@ def test_summary(make_spectra):
     assert row.lambda_max.mean == pytest.approx(values.mean())
     assert row.lambda_max.low == pytest.approx(np.quantile(values, 0.1))
     text = str(summary)
-    for shown in ("fc.weight", "other", f"{alpha.median:.4g}", f"{alpha.low:.4g}", "80 %"):
+    assert summary.rows[1].problem == "too few eigenvalues to tell (4)"
+    for shown in ("fc.weight", "other", f"{alpha.mean:.3g}", f"{alpha.low:.3g}", "80 %", "(4)"):
         assert shown in text
     assert f"{alpha.mean:.4g}" in repr(alpha)
 
@@ -153,10 +210,10 @@ def test_the_median_of_alpha_lies_within_where_the_mean_does_not():
     spectra = htr.PosteriorSpectra(
         {"head": torch.cat([lam, torch.tensor([[3.0, 1.0, 0.1]] * 200)])}
     )
-    alpha = spectra.alpha("head")
+    alpha = spectra.alpha("head", fraction=0.5)
     assert not alpha.low < alpha.mean < alpha.high
     assert alpha.low < alpha.median < alpha.high
-    assert f"{alpha.median:.4g}" in str(spectra.summary())
+    assert "too few eigenvalues to tell (3)" in str(spectra.summary())
 
 
 def test_long_names_are_shown_whole():
@@ -172,7 +229,7 @@ def test_plot(make_spectra, tmp_path, S):
     assert isinstance(ax, Axes)
     assert path.read_bytes().startswith(b"\x89PNG")
     assert (ax.get_title(), ax.get_xscale(), ax.get_yscale()) == ("fc.weight", "log", "log")
-    assert any(f"{spectra.alpha('fc.weight').median:.2f}" in t.get_text() for t in ax.legend_.texts)
+    assert any(f"{spectra.alpha('fc.weight').mean:.2f}" in t.get_text() for t in ax.legend_.texts)
     mine = plt.subplots()[1]
     assert spectra.plot("fc.weight", mine) is mine
     plt.close("all")
