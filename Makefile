@@ -1,13 +1,21 @@
 # Two commands on a fresh machine with Python and git: `make demo` and `make test`.
+# `make readme` runs the demo and writes its output into README and docs.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
 
-.PHONY: demo test test-slow lint docs clean
+.PHONY: demo readme test test-slow lint docs clean
 
 demo: $(STAMP)
-	$(BIN)/bayes-htr fit --threads 1 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
+	@echo "Training 20 small networks on digits, as many at a time as there are processors;"
+	@echo "with two of them this takes about a minute."
+	@$(BIN)/bayes-htr fit --seeds 5 --out runs/demo-$$(date +%Y%m%d-%H%M%S)
+
+readme: $(STAMP)
+	rm -rf runs/readme
+	$(BIN)/bayes-htr fit --seeds 5 --out runs/readme
+	$(BIN)/python docs/update_demo.py runs/readme
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
@@ -26,11 +34,14 @@ docs: $(STAMP)
 
 # constraints.txt holds for Python 3.11; other versions install what is current.
 $(STAMP): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	if $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; \
+	@echo "Installing bayes_htr, PyTorch and Pyro into $(VENV): about a minute, and a few hundred"
+	@echo "megabytes if they have to be fetched. This is done once."
+	@$(PYTHON) -m venv $(VENV)
+	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; \
 	then $(BIN)/python -m pip install -q -c constraints.txt -e ".[all,test]"; \
 	else $(BIN)/python -m pip install -q -e ".[all,test]"; fi
-	touch $(STAMP)
+	@touch $(STAMP)
+	@echo "Installed."
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SIMULATIONS = 4000
+_REJECTED = 0.05
 _ROWS = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
 
 
@@ -87,6 +88,22 @@ class SpectrumCheck:
         within = (self.pit >= self.band[:, 0]) & (self.pit <= self.band[:, 1])
         return float(within.all(1).mean())
 
+    @property
+    def conclusion(self) -> str:
+        """What the p-value says, in words: rejected below 0.05, and then in which direction."""
+        if self.p_value >= _REJECTED:
+            return "The spectrum passes for a draw from this law."
+        middle = np.median(self.pit, axis=0)
+        low = int((middle < self.band[:, 0]).sum())
+        high = int((middle > self.band[:, 1]).sum())
+        k = self.pit.shape[1]
+        return (
+            f"The spectrum is no typical draw from this law: of {k} values {low} are smaller and "
+            f"{high} larger than such draws have. The data have moved it away from what the law "
+            "expects. That says nothing against the predictions; to describe the spectrum, name "
+            "another law, or give this one's arguments hyperpriors that can follow the data."
+        )
+
     def __str__(self) -> str:
         percent = f"{100 * self.level:g} %"
         columns = ("value", "eigenvalue", f"law \\[{percent} band]", "F(eigenvalue)", "band", "")
@@ -117,6 +134,7 @@ class SpectrumCheck:
                 f"{self.p_value:.3g}; {draws}{within} wholly within the band",
                 markup=False,
             )
+            console.print(self.conclusion, markup=False, highlight=False)
         return capture.get().rstrip()
 
     def plot(self, *, path: str | PathLike[str] | None = None) -> Figure:

@@ -116,6 +116,10 @@ class Law(Value, abstract=True):
     def energy(self, x: Tensor, a: Arguments) -> Tensor:
         """`-log p(x)` for each element of `x`, without what does not depend on `x`."""
 
+    def total_energy(self, x: Tensor, a: Arguments) -> Tensor:
+        """The sum of `energy` over the elements of `x`, `(n,)`: 0-d."""
+        return self.energy(x, a).sum()
+
     @abstractmethod
     def distribution_of(self, a: Arguments) -> Any:
         """The Pyro distribution for these arguments."""

@@ -98,7 +98,7 @@ class Statistic(Prior, abstract=True):
             assert isinstance(law, TailIndexed)
             energy = law.marginal_energy(x, a, start, strength)
         elif not latents:
-            energy = strength * law.energy(x, a).sum()
+            energy = strength * law.total_energy(x, a)
         elif start is None:
             try:
                 energy = -strength * law.distribution_of(dict(a)).log_prob(x).sum()

@@ -113,15 +113,25 @@ class RunReport:
         }
 
     def score_table(self) -> Table:
-        """Test scores, a row for each of the compared runs."""
-        several = len(self.seeds) > 1
-        table = _table(
-            f"Test data: mean ± standard error over {len(self.seeds)} seeds"
-            if several
-            else "Test data"
-        )
+        """Test scores, a row for each of the compared runs.
+
+        With several seeds means with standard errors, and a mark where the paired difference from
+        plain training is clear.
+        """
+        if len(self.seeds) == 1:
+            table = _table("Test data")
+        else:
+            table = _table(f"Test data: mean ± standard error over {len(self.seeds)} seeds")
+            if PLAIN in self.by_seed:
+                table.caption = f"* differs from {PLAIN!r} (paired t test, p < {_CLEAR:g})"
+        plain = self.by_seed.get(PLAIN)
         for label, rows in self.by_seed.items():
-            table.add_row(label, *(_mean_and_error(_values(rows, name)) for name in _SCORES))
+            cells = []
+            for name in _SCORES:
+                values = _values(rows, name)
+                clear = plain is not None and _is_clear(values, _values(plain, name))
+                cells.append(_mean_and_error(values) + "*" * clear)
+            table.add_row(label, *cells)
         return table
 
     def difference_table(self) -> Table:
@@ -181,7 +191,7 @@ class RunReport:
         """All tables, with the note on exponents."""
         parts: list[Any] = [self.score_table()]
         if len(self.seeds) > 1 and len(self.by_seed) > 1:
-            parts += [self.difference_table(), self.comparison(), ""]
+            parts += ["", self.difference_table(), self.comparison(), ""]
         return Group(*parts, self.spectra_table(), alpha_note(_LEVEL))
 
     def show(self, console: Console) -> None:
@@ -238,10 +248,16 @@ def _difference(values: np.ndarray, others: np.ndarray) -> str:
     difference = values - others
     if np.ptp(difference) == 0:
         return f"{difference.mean():+.3f}"
-    test = stats.ttest_rel(values, others)
-    ends = test.confidence_interval(_LEVEL)
-    mark = "*" if test.pvalue < _CLEAR else ""
-    return f"{difference.mean():+.3f}±{(ends.high - ends.low) / 2:.3f}{mark}"
+    half = stats.sem(difference) * stats.t.isf((1 - _LEVEL) / 2, len(difference) - 1)
+    mark = "*" if _is_clear(values, others) else ""
+    return f"{difference.mean():+.3f}±{half:.3f}{mark}"
+
+
+def _is_clear(values: np.ndarray, others: np.ndarray) -> bool:
+    """Whether the paired difference of two methods is clear by Student's t test."""
+    if len(values) == 1 or np.ptp(values - others) == 0:
+        return False
+    return bool(stats.ttest_rel(values, others).pvalue < _CLEAR)
 
 
 def _table(title: str) -> Table:

@@ -22,7 +22,9 @@ def test_strengths_are_those_of_a_mode_or_of_a_posterior(name):
     one = htr.bind(htr.Priors(named.prior), net, refresh=htr.Exact())().item()
     assert energy(name, net) == pytest.approx(1000 * named.mu * one, rel=1e-5)
     strength = 1000 * named.mu if named.strength is None else named.strength
-    assert energy(name, net, posterior=True) == pytest.approx(strength * one, rel=1e-5)
+    law = named.of_posterior or named.prior
+    of_posterior = htr.bind(htr.Priors(law), net, refresh=htr.Exact())().item()
+    assert energy(name, net, posterior=True) == pytest.approx(strength * of_posterior, rel=1e-5)
 
 
 def test_unknown_names_and_none():
