@@ -26,6 +26,7 @@ from bayes_htr.experiments import build_network, load_dataset
 LAWS = (None, (2.0, 1.0), (2.0, 0.1), (2.0, 0.03), (2.5, 0.05), (3.0, 0.1), (4.0, 0.3))
 SEEDS = range(100, 110)
 EPOCHS, BATCH = 30, 32
+SCORES = ("nll", "accuracy", "brier")
 
 
 def score(law: tuple[float, float] | None, seed: int) -> dict[str, float]:
@@ -64,9 +65,7 @@ def main() -> None:
     table = Table("law", "NLL", "accuracy", "Brier", "fewest in the tails")
     for law in LAWS:
         rows = [row for (other, _), row in zip(jobs, found, strict=True) if other == law]
-        means = [
-            sum(row[name] for row in rows) / len(rows) for name in ("nll", "accuracy", "brier")
-        ]
+        means = [sum(row[name] for row in rows) / len(rows) for name in SCORES]
         fewest = ", ".join(str(min(row[name] for row in rows)) for name in ("fc1", "fc2"))
         label = "none" if law is None else "Lomax({}, {})".format(*law)
         table.add_row(label, *(f"{mean:.4f}" for mean in means), fewest)

@@ -3,14 +3,17 @@
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy import stats
 
 import bayes_htr as htr
 from bayes_htr import cli
@@ -19,6 +22,7 @@ from bayes_htr.experiments import build_network, load_dataset
 from bayes_htr.report import RunReport
 
 QUICK = ["--epochs", "2", "--no-compare"]
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -220,6 +224,17 @@ def test_an_error_in_one_of_several_processes_is_that_of_the_run(tmp_path, capsy
     assert not (out / "results.json").exists()
 
 
+def test_every_mark_in_the_docs_has_a_part_of_the_demo(run):
+    demo = runpy.run_path(str(ROOT / "docs" / "update_demo.py"))
+    found = demo["parts"](RunReport.read(run[0]))
+    marks = set()
+    for page in demo["PAGES"]:
+        marks |= {match[2] for match in demo["MARKS"].finditer((ROOT / page).read_text())}
+    assert marks == {"scores", "differences", "spectra"}
+    assert marks <= found.keys()
+    assert "posterior" in found["scores"] and "plain training" in found["spectra"]
+
+
 def test_a_run_of_an_earlier_version_is_shown(run, tmp_path, capsys):
     """Scores without seeds, labels with the prior's name."""
     old = tmp_path / "old"
@@ -398,3 +413,26 @@ def test_help_has_the_options_of_svi(capsys):
     printed = capsys.readouterr().out
     for option in ("--method {map,svi}", "--guide", "meanfield", "lowrank", "--init RUN"):
         assert option in printed
+
+
+@pytest.mark.slow
+def test_the_demo_shows_what_the_method_is_for(tmp_path, capsys):
+    """What README says of `make demo`, with its five seeds."""
+    out = tmp_path / "demo"
+    assert main(["fit", "--seeds", "5", "--out", str(out)]) == 0
+    report = RunReport.read(out)
+    scores = {
+        label: {name: np.array([row[name] for row in rows]) for name in rows[0]}
+        for label, rows in report.by_seed.items()
+    }
+    posterior, none, decay = (scores[k] for k in ("posterior", "none", "weight decay"))
+    assert posterior["accuracy"].mean() >= 0.98
+    assert posterior["nll"].mean() <= 0.8 * none["nll"].mean()
+    assert posterior["nll"].mean() < decay["nll"].mean()
+    for other in (none, decay):
+        assert stats.ttest_rel(posterior["nll"], other["nll"]).pvalue < 0.05
+    _, plain = report.beside
+    for name in ("fc1.weight", "fc2.weight"):
+        assert report.spectra.alpha(name).high < plain.alpha(name).low
+    assert report.spectra.row("fc3.weight").alpha is None
+    assert "tied" not in capsys.readouterr().out

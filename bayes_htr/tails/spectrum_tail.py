@@ -12,7 +12,7 @@ of hundreds or thousands. The m largest eigenvalues are called tied if they lie 
 largest, and
 
 1. under the power law that continues below them, of exponent `1 + a`, so many values would lie so
-   close with a probability below 1e-4: given `lambda_m`, the m - 1 logarithms above it are
+   close with a probability below 1e-5: given `lambda_m`, the m - 1 logarithms above it are
    exponential of rate `a`, so that this probability is `(1 - exp(-a t))^(m - 1)`,
    `t = log(lambda_1 / lambda_m)`;
 2. the plateau ends: `t` is at most a quarter of `log(lambda_m / lambda_2m)`. At the soft edge of a
@@ -41,7 +41,7 @@ FEWEST_IN_TAIL = 10
 """Eigenvalues in the tail below which no exponent is read."""
 
 _TIE_WIDTH = 0.05
-_TIE_PROBABILITY = 1e-4
+_TIE_PROBABILITY = 1e-5
 _TIE_GAP = 0.25
 _NARROWEST = 0.07
 _SINGLE = float(np.finfo(np.float32).eps)
