@@ -184,8 +184,8 @@ class Posterior:
             ValueError: `samples` or `seed` out of range.
         """
         found, hyper = [], []
-        for net, values in self._draws(samples, seed):
-            found.append(network_spectra(net))
+        for spectra, values in self._spectrum_draws(samples, seed):
+            found.append(spectra)
             hyper.append(values)
         laws = StatedLaws.of(self.priors, self._net)
         return PosteriorSpectra(_stacked(found), laws=laws, hyperparameters=_stacked(hyper))
@@ -299,6 +299,27 @@ class Posterior:
         net = copy.deepcopy(self._net)
         for draw in self._guide.draws(samples, seed):
             yield net, place(net, draw)
+
+    def _spectrum_draws(
+        self, samples: int, seed: int
+    ) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
+        """The spectra of each of `_draws`, and the hyperparameters.
+
+        A guide that knows eigenvalues in closed form gives them; the other matrices are points.
+        """
+        samples, seed = check_whole("samples", samples, 1), check_whole("seed", seed, 0)
+        draws = None if self._guide is None else self._guide.spectrum_draws(samples, seed)
+        if draws is None:
+            for net, values in self._draws(samples, seed):
+                yield network_spectra(net), values
+            return
+        points = network_spectra(self.network())
+        for draw in draws:
+            drawn = {
+                name: draw.pop(name).to(like) if name in draw else like
+                for name, like in points.items()
+            }
+            yield drawn, draw
 
     def _batches(self, data: Data, name: str, kind: type[Batches] = Batches) -> Batches:
         first = next(self._net.parameters(), torch.zeros(()))

@@ -306,3 +306,50 @@ def test_a_point_mass_has_no_mutual_information(posterior, data):
 def test_ood_data_that_do_not_fit(sampled, data):
     with pytest.raises(htr.DataError, match="ood: the network does not take"):
         sampled.evaluate(data, ood=torch.zeros(3, 1, 5, 5))
+
+
+NATURAL = {
+    "Lomax": htr.ESD(htr.Lomax(2.0, 0.5)),
+    "largest": htr.MaxEigenvalue(htr.Frechet(2.0, 1.0)),
+    "lower end": htr.ESD(htr.Powerlaw(2.5, 1e-3)),
+    "tail index": htr.ESD(htr.Lomax(tail_index=htr.Gamma(9.0, 3.0))),
+    "scale": htr.ESD(htr.Lomax(2.0, scale=htr.LogNormal(0.0, 0.5))),
+}
+
+
+@pytest.mark.parametrize("directions", [None, 3])
+@pytest.mark.parametrize("name", NATURAL)
+def test_spectra_in_closed_form_are_those_of_the_drawn_weights(name, directions):
+    """Eigenvalues and hyperparameters of the spectral guide, draw by draw."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [torch.nn.Linear(6, 9), torch.nn.Linear(9, 5), torch.nn.Linear(5, 3)]
+        net = torch.nn.Sequential(*layers).double()
+        x, y = torch.randn(30, 6, dtype=torch.float64), torch.arange(30) % 3
+    net[2].weight.requires_grad_(False)  # a point: it has a prior, and no law
+    priors = htr.Priors({"[02].weight": NATURAL[name]})
+    method = htr.SVI(guide="spectral", lr=0.02, directions=directions)
+    model = htr.BayesianClassifier(net, priors)
+    posterior = htr.fit(model, (x, y), method=method, epochs=3, progress=False)
+    spectra = posterior.spectra(7, seed=3)
+    draws = list(posterior.guide.draws(7, 3))
+    for matrix in ("0.weight", "1.weight", "2.weight"):
+        for row, draw in zip(spectra[matrix], draws, strict=True):
+            W = draw.get(matrix, posterior.network().get_parameter(matrix))
+            torch.testing.assert_close(row, htr.spectrum(W.detach()), rtol=1e-9, atol=1e-12)
+    for latent, values in spectra.hyperparameters.items():
+        assert values.tolist() == [float(draw[latent]) for draw in draws]
+    assert len(spectra.hyperparameters) == (name in ("scale", "tail index"))
+
+
+def test_spectra_need_no_decomposition_for_each_draw(monkeypatch):
+    """Of 50 draws, three matrices are decomposed once each, for those that are points."""
+    net = torch.nn.Sequential(torch.nn.Linear(6, 9), torch.nn.ReLU(), torch.nn.Linear(9, 3))
+    model = htr.BayesianClassifier(net, htr.Priors({"*.weight": NATURAL["Lomax"]}))
+    x, y = torch.randn(30, 6), torch.arange(30) % 3
+    posterior = htr.fit(model, (x, y), epochs=1, progress=False)
+    calls = []
+    svdvals = torch.linalg.svdvals
+    monkeypatch.setattr(torch.linalg, "svdvals", lambda W: calls.append(W) or svdvals(W))
+    assert posterior.spectra(50)["0.weight"].shape == (50, 6)
+    assert len(calls) == 2

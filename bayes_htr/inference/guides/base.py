@@ -37,6 +37,16 @@ class Guide(nn.Module, ABC):
             in their own coordinates (not unconstrained ones).
         """
 
+    def spectrum_draws(self, samples: int, seed: int) -> Iterator[dict[str, Tensor]] | None:
+        """As `draws`, but with the eigenvalues of matrices in place of weights.
+
+        Returns:
+            For each draw the eigenvalues `(K,)` by the matrix's name, in any order, and the
+            hyperparameters; matrices that are points are not named. `None` if the guide does not
+            know eigenvalues without weights.
+        """
+        return None
+
     @abstractmethod
     def centre(self) -> dict[str, Tensor]:
         """Parameters and hyperparameters in the middle: means or medians, as `draw` has them."""

@@ -188,7 +188,8 @@ def _noisy(
     Y: Tensor | None = None
     if held.is_tall or held.law.needs_medians:
         Y = (matrix if held.is_tall else matrix.mT) @ V
-    factors, base = (_spread_out(f.to(x.dtype), x, is_linear) for f in held.factors(Y, noise))
+    medians = None if Y is None else Y.square().sum(0).double()
+    factors, base = (_spread_out(f.to(x.dtype), x, is_linear) for f in held.factors(medians, noise))
     if held.is_tall:
         assert Y is not None
         inner, outer = _inner(module, x, V), Y

@@ -103,26 +103,37 @@ class HeldSpectrum(nn.Module):
         V = self.frames if frames is None else frames
         tall = W.to(V.dtype) if self.is_tall else W.to(V.dtype).mT
         Y = tall @ V
-        factors, base = self.factors(Y, noise)
+        # |W v|^2 has the value-only gradient of an eigenvalue.
+        medians = Y.square().sum(0).double() if self.law.needs_medians else None
+        factors, base = self.factors(medians, noise)
         rest = base * tall if self.law.has_ratios else tall
         found = rest + (Y * (factors - base)) @ V.mT
         return (found if self.is_tall else found.mT).to(W.dtype)
 
-    def factors(self, Y: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def drawn_eigenvalues(self, W: Tensor, noise: Tensor) -> Tensor:
+        """The eigenvalues of `factored`, `(K,)` float64, without its matrix.
+
+        Args:
+            W: `(m, n)`.
+            noise: `(free,)` standard normal.
+        """
+        eigenvalues, free = self.present(W)[1], self.law.free
+        medians = eigenvalues[:free] if self.law.needs_medians else None
+        factors, base = self.factors(medians, noise)
+        found = eigenvalues * base.double().square()
+        found[:free] = eigenvalues[:free] * factors.double().square()
+        return found
+
+    def factors(self, medians: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
         """By what singular values are multiplied, and those that are points.
 
         Args:
-            Y: `W V` or `W' V`, `(larger, free)`; not needed unless `law.needs_medians`.
+            medians: `(free,)` eigenvalues; not needed unless `law.needs_medians`.
             noise: `(..., free)` standard normal.
 
         Returns:
             `(..., free)` and `(..., 1)`.
         """
-        medians = None
-        if self.law.needs_medians:
-            assert Y is not None
-            # |W v|^2 has the value-only gradient of an eigenvalue.
-            medians = Y.square().sum(0).double()
         found = self.law.factors(medians, self.spread.to(noise), noise).to(self.frames)
         return found, found[..., :1] if self.law.has_ratios else torch.ones_like(found[..., :1])
 
