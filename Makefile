@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
+# constraints.txt holds for Python 3.11; other versions install what is current.
+CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 
 .PHONY: demo readme test test-slow lint docs clean
 
@@ -29,17 +31,14 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 docs: $(STAMP)
-	$(BIN)/pip install -q "mkdocs-material>=9.5"
-	$(BIN)/mkdocs build --strict
+	$(BIN)/python -m pip install -q $(CONSTRAINTS) -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict -d build/site
 
-# constraints.txt holds for Python 3.11; other versions install what is current.
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing bayes_htr, PyTorch and Pyro into $(VENV): about a minute, and a few hundred"
 	@echo "megabytes if they have to be fetched. This is done once."
 	@$(PYTHON) -m venv $(VENV)
-	@if $(BIN)/python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))'; \
-	then $(BIN)/python -m pip install -q -c constraints.txt -e ".[all,test]"; \
-	else $(BIN)/python -m pip install -q -e ".[all,test]"; fi
+	@$(BIN)/python -m pip install -q $(CONSTRAINTS) -e ".[all,test]"
 	@touch $(STAMP)
 	@echo "Installed."
 
