@@ -29,6 +29,7 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 docs: $(STAMP)
 	$(BIN)/python -m pip install -q $(CONSTRAINTS) -e ".[docs]"
@@ -43,4 +44,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Installed."
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist

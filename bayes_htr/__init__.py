@@ -10,8 +10,6 @@ The layers, each of which knows only those before it: `distributions`, `spectra`
 `benchmarks` and the command line.
 """
 
-__version__ = "0.1.0"
-
 from bayes_htr import distributions
 from bayes_htr.analysis import (
     CheckpointComparison,
@@ -76,6 +74,7 @@ from bayes_htr.spectra import (
     stable_rank,
 )
 from bayes_htr.tails import HillCurve, PowerlawFit, fit_powerlaw, hill_curve
+from bayes_htr.version import __version__ as __version__
 
 __all__ = [
     "ESD",

@@ -13,7 +13,6 @@ import torch
 from rich.console import Console
 from torch import nn
 
-import bayes_htr
 from bayes_htr.analysis import add_analyze
 from bayes_htr.analysis.names import visible
 from bayes_htr.benchmarks import add_bench
@@ -46,6 +45,7 @@ from bayes_htr.inference.guide_choice import guide_names
 from bayes_htr.priors import Priors
 from bayes_htr.processes import world_size
 from bayes_htr.report import RunReport
+from bayes_htr.version import __version__
 
 _EXPECTED = (
     CheckpointError,
@@ -87,7 +87,7 @@ def build_parser() -> argparse.ArgumentParser:
         prog="bayes-htr",
         description="Bayesian training with heavy-tailed priors on weight spectra.",
     )
-    parser.add_argument("--version", action="version", version=bayes_htr.__version__)
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", required=True)
     _add_fit(commands)
     report = commands.add_parser(

@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import nn
 
-import bayes_htr
 from bayes_htr.devices import usable_device
 from bayes_htr.inference import (
     EPOCHS,
@@ -39,6 +38,7 @@ from bayes_htr.posterior import Posterior
 from bayes_htr.processes import world_size
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import check_finite
+from bayes_htr.version import __version__
 
 
 def fit(
@@ -237,7 +237,7 @@ def _config(
     metadata: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     config = {
-        "version": bayes_htr.__version__,
+        "version": __version__,
         "method": method.describe(),
         "priors": model.priors.to_dict(),
         "epochs": problem.epochs,

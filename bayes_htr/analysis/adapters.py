@@ -7,15 +7,12 @@ have to be whole in that process, as under data parallelism.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bayes_htr.inference.callbacks import StepEvent
-
-if TYPE_CHECKING:
-    from bayes_htr.analysis.history import SpectrumHistory
+from bayes_htr.inference.callbacks import StepCallback, StepEvent
 
 
-def lightning_callback(history: SpectrumHistory) -> Any:
+def lightning_callback(history: StepCallback) -> Any:
     """A `Callback` of Lightning; the network is the `LightningModule`.
 
     Raises:
@@ -46,7 +43,7 @@ def lightning_callback(history: SpectrumHistory) -> Any:
     return SpectrumCallback()
 
 
-def transformers_callback(history: SpectrumHistory) -> Any:
+def transformers_callback(history: StepCallback) -> Any:
     """A `TrainerCallback` of Transformers; the network is the trainer's model.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Two checkpoints of one network side by side.
+"""Two checkpoints of one network side by side, as numbers.
 
 The interval of the difference of two exponents comes from the intervals of both (MOVER): with
 estimates a, b and intervals (l, u), the ends of `b - a` are
@@ -14,36 +14,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from os import PathLike
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from bayes_htr.analysis.columns import interval_ends
+from bayes_htr.analysis.measured import MeasuredSpectra
 from bayes_htr.analysis.records import Records
 from bayes_htr.errors import DataError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from bayes_htr.analysis.report_table import SpectraReport
 
 _DOUBTS = ("like a random", "power law", "too few")
 
 
 @dataclass(frozen=True)
-class CheckpointComparison(Records):
-    """A row for each matrix that is in both networks with the same shape.
+class PairedSpectra(Records):
+    """The rows of a `CheckpointComparison`, which says what they are, and both networks."""
 
-    Attributes:
-        rows: `alpha` of both and their `difference` (second less first) with its interval, the
-            ratio of the largest eigenvalues, both stable ranks, and a verdict.
-        first: The report of the first.
-        second: That of the second.
-        unmatched: Names that are in one alone, or in another shape.
-    """
-
-    first: SpectraReport = field(repr=False)
-    second: SpectraReport = field(repr=False)
+    first: MeasuredSpectra = field(repr=False)
+    second: MeasuredSpectra = field(repr=False)
     unmatched: tuple[str, ...] = ()
 
     title: ClassVar[str] = "Spectra of two networks"
@@ -92,50 +78,6 @@ class CheckpointComparison(Records):
         names = [row["name"] for row in self.rows]
         if name not in names:
             raise ValueError(f"no matrix {name!r} in both networks; there are {names[:8]}, ...")
-
-    def plot(self, name: str | None = None, *, path: str | PathLike[str] | None = None) -> Figure:
-        """Exponents and largest eigenvalues of all matrices, or both ESDs of one.
-
-        Args:
-            name: The matrix; all by default.
-            path: If given, where the figure is saved.
-
-        Raises:
-            ValueError: No such matrix in both.
-            ImportError: matplotlib is not installed.
-        """
-        from bayes_htr.analysis.comparison_plots import plot_comparison, plot_pair
-
-        if name is None:
-            return plot_comparison(self, path=path)
-        return plot_pair(self, name, path=path)
-
-    def to_html(self, path: str | PathLike[str]) -> Path:
-        """Write the report of the first network with the comparison in it, as one HTML file.
-
-        Raises:
-            OutputError: It cannot be written.
-        """
-        from bayes_htr.analysis.page import write_page
-
-        return write_page(path, self.first, self)
-
-
-def compare_reports(first: SpectraReport, second: SpectraReport) -> CheckpointComparison:
-    """Compare two reports.
-
-    Raises:
-        DataError: No matrix of one name and shape is in both.
-        ValueError: Intervals of different levels.
-    """
-    levels = [report.settings.get("level") for report in (first, second)]
-    if levels[0] != levels[1]:
-        raise ValueError(
-            f"the intervals are of level={levels[0]} and level={levels[1]}, and a difference has "
-            "one; analyse both networks with the same"
-        )
-    rows, unmatched = compare_rows(first.rows, second.rows)
-    return CheckpointComparison(rows, first, second, unmatched)
 
 
 def compare_rows(

@@ -8,10 +8,9 @@ from pathlib import Path
 from rich.console import Console
 
 from bayes_htr.analysis.analyze import analyze
-from bayes_htr.analysis.checkpoints import CheckpointComparison
 from bayes_htr.analysis.names import visible
 from bayes_htr.analysis.records import check_suffix, import_parquet
-from bayes_htr.analysis.report_table import SpectraReport
+from bayes_htr.analysis.report_table import CheckpointComparison, SpectraReport
 from bayes_htr.errors import OutputError
 from bayes_htr.help_text import HelpFormatter
 

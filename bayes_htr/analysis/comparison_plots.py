@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayes_htr.analysis.checkpoints import PairedSpectra
 from bayes_htr.analysis.curves import histogram, log_edges, matrix_spectrum, tail_density
 from bayes_htr.analysis.kinds import kind_of
 from bayes_htr.analysis.plots import (
@@ -24,13 +25,11 @@ from bayes_htr.drawing import literal, pyplot, tick
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from bayes_htr.analysis.checkpoints import CheckpointComparison
-
 _SHIFT = 0.14
 
 
 def plot_comparison(
-    comparison: CheckpointComparison, *, path: str | PathLike[str] | None = None
+    comparison: PairedSpectra, *, path: str | PathLike[str] | None = None
 ) -> Figure:
     """Alpha with its interval and the largest eigenvalue of each matrix, in both networks.
 
@@ -66,7 +65,7 @@ def plot_comparison(
 
 
 def plot_pair(
-    comparison: CheckpointComparison,
+    comparison: PairedSpectra,
     name: str,
     *,
     path: str | PathLike[str] | None = None,

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from bayes_htr.analysis.esd import ESD, Array
 from bayes_htr.analysis.marchenko_pastur import MarchenkoPasturFit, unit_law
+from bayes_htr.analysis.measured import MeasuredSpectra
 from bayes_htr.tails import PowerlawFit
-
-if TYPE_CHECKING:
-    from bayes_htr.analysis.report_table import SpectraReport
 
 _DECADES = 6
 _FEWEST_BINS, _MOST_BINS = 16, 60
@@ -78,7 +76,7 @@ class MatrixSpectrum:
     bulk: MarchenkoPasturFit | None
 
 
-def matrix_spectrum(report: SpectraReport, name: str) -> MatrixSpectrum:
+def matrix_spectrum(report: MeasuredSpectra, name: str) -> MatrixSpectrum:
     """What is drawn of a matrix of a report.
 
     Raises:

@@ -7,7 +7,7 @@ matrix; a step without one costs a comparison.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -19,9 +19,8 @@ from torch.optim import Optimizer
 
 from bayes_htr.analysis.log_steps import next_log_step
 from bayes_htr.analysis.names import matches
-from bayes_htr.analysis.traces import QUANTITIES, Trace, trace
+from bayes_htr.analysis.spectrum_records import SpectrumRecords
 from bayes_htr.inference.callbacks import StepCallback, StepEvent
-from bayes_htr.posterior import PosteriorSpectra
 from bayes_htr.spectra import matrices_of, singular_values
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
+class SpectrumHistory(StepCallback, SpectrumRecords):
     """Spectra by matrix over steps: `history["fc1.weight"]` is `(T, K)`, each row descending.
 
     A callback of `htr.fit`; for other loops there are `watch`, `record`, `lightning` and
@@ -56,30 +55,8 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         per_decade: float = 8,
         path: str | PathLike[str] | None = None,
     ) -> None:
-        if isinstance(per_decade, bool) or not 0 < per_decade < float("inf"):
-            raise ValueError(f"per_decade={per_decade!r} must be a positive number")
-        self.matrices = (matrices,) if isinstance(matrices, str) else tuple(matrices)
-        self.per_decade = per_decade
+        super().__init__(matrices, per_decade=per_decade)
         self.path = None if path is None else Path(path)
-        self.steps: list[int] = []
-        self.epochs: list[float | None] = []
-        self._spectra: dict[str, list[Tensor]] = {}
-
-    def __getitem__(self, name: str) -> Tensor:
-        try:
-            return torch.stack(self._spectra[name])
-        except KeyError:
-            raise KeyError(f"no matrix {name!r}; there are {', '.join(self) or 'none'}") from None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._spectra)
-
-    def __len__(self) -> int:
-        return len(self._spectra)
-
-    def __repr__(self) -> str:
-        span = f", steps {self.steps[0]} to {self.steps[-1]}" if self.steps else ""
-        return f"SpectrumHistory({len(self)} matrices, {len(self.steps)} records{span})"
 
     # Recording
 
@@ -191,51 +168,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
 
         return transformers_callback(self)
 
-    # Reading
-
-    def at(self, step: int) -> PosteriorSpectra:
-        """The spectra at the last record that is not after a step, as those of a point mass.
-
-        Raises:
-            ValueError: There is none.
-        """
-        row = sum(s <= step for s in self.steps) - 1
-        if row < 0:
-            first = f"; the first is {self.steps[0]}" if self.steps else ""
-            raise ValueError(f"no record at or before step={step}{first}")
-        return PosteriorSpectra({name: lams[row][None] for name, lams in self._spectra.items()})
-
-    def trace(self, name: str, quantity: str, *, level: float = 0.95) -> Trace:
-        """A quantity of one matrix over the steps: see `traces.trace`.
-
-        Args:
-            name: The matrix.
-            quantity: `lambda_max`, `alpha` or `stable_rank`.
-            level: Of the credible interval of alpha.
-
-        Raises:
-            KeyError: No such matrix.
-            ValueError: No such quantity, or `level` outside (0, 1).
-        """
-        return trace(self[name], quantity, self.steps, level=level)
-
-    def rows(self) -> list[dict[str, float]]:
-        """A row for each record: `step`, `epoch` where it is known, and `NAME:QUANTITY`.
-
-        Alpha is left out where no exponent can be read. `pandas.DataFrame` takes them, and so does
-        `bayes_htr.posterior.plots.plot_trace`.
-        """
-        rows: list[dict[str, float]] = [{"step": float(step)} for step in self.steps]
-        for row, epoch in zip(rows, self.epochs, strict=True):
-            if epoch is not None:
-                row["epoch"] = epoch
-        for name in self:
-            for quantity in QUANTITIES:
-                values = self.trace(name, quantity).values
-                for row, value in zip(rows, values.tolist(), strict=True):
-                    if value == value:
-                        row[f"{name}:{quantity}"] = value
-        return rows
+    # Files
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write a safetensors file of the spectra, with all else in its header.

@@ -7,26 +7,24 @@ from functools import partial
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bayes_htr.analysis.spectrum_records import SpectrumRecords
 from bayes_htr.errors import CheckpointError, OutputError
 from bayes_htr.inference.run_folder import write_aside
 
-if TYPE_CHECKING:
-    from bayes_htr.analysis.history import SpectrumHistory
-
-H = TypeVar("H", bound="SpectrumHistory")
+H = TypeVar("H", bound=SpectrumRecords)
 
 _FORMAT = "bayes_htr spectrum history 2"
 _ABOUT = "about"
 
 
-def write(history: SpectrumHistory, path: str | PathLike[str]) -> None:
+def write(history: SpectrumRecords, path: str | PathLike[str]) -> None:
     """Write the file aside and rename it; see `SpectrumHistory.save`.
 
     Raises:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayes_htr.analysis.spectrum_records import SpectrumRecords
 from bayes_htr.analysis.traces import QUANTITIES
 from bayes_htr.drawing import literal, pyplot, tick
 from bayes_htr.inference.run_folder import write_aside
@@ -22,8 +23,6 @@ from bayes_htr.posterior.plots import heights, log_bins
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from bayes_htr.analysis.history import SpectrumHistory
 
 _NOW, _FIRST, _TAIL = "#1f5fa8", "#9a9a9a", "#c8401e"
 _LABELS = {
@@ -36,7 +35,7 @@ _APART = 10
 
 
 def plot_steps(
-    history: SpectrumHistory,
+    history: SpectrumRecords,
     name: str,
     *,
     panels: int = 8,
@@ -87,7 +86,7 @@ def plot_steps(
 
 
 def plot_trace(
-    history: SpectrumHistory,
+    history: SpectrumRecords,
     quantity: str,
     names: str | Sequence[str] | None = None,
     ax: Axes | None = None,
@@ -138,7 +137,7 @@ def plot_trace(
 
 
 def plot_traces(
-    history: SpectrumHistory,
+    history: SpectrumRecords,
     names: str | Sequence[str] | None = None,
     *,
     against: str = "step",
@@ -161,7 +160,7 @@ def plot_traces(
 
 
 def animate(
-    history: SpectrumHistory,
+    history: SpectrumRecords,
     path: str | PathLike[str],
     names: str | Sequence[str] | None = None,
     *,
@@ -218,7 +217,7 @@ def animate(
 class _Esd:
     """The ESD of one matrix at any of its records, always on the same axes."""
 
-    def __init__(self, history: SpectrumHistory, name: str) -> None:
+    def __init__(self, history: SpectrumRecords, name: str) -> None:
         lam = history[name].double().numpy()
         self.lam = np.maximum(lam, 1e-12 * (lam.max() or 1.0))
         self.alpha = history.trace(name, "alpha")
@@ -257,7 +256,7 @@ class _Esd:
         ax.tick_params(labelsize=8)
 
 
-def _chosen(history: SpectrumHistory, names: str | Sequence[str] | None) -> list[str]:
+def _chosen(history: SpectrumRecords, names: str | Sequence[str] | None) -> list[str]:
     if not history.steps:
         raise ValueError("nothing is recorded; record a network first")
     chosen = list(history) if names is None else [names] if isinstance(names, str) else list(names)
@@ -266,7 +265,7 @@ def _chosen(history: SpectrumHistory, names: str | Sequence[str] | None) -> list
     return chosen
 
 
-def _abscissa(history: SpectrumHistory, against: str) -> list[float]:
+def _abscissa(history: SpectrumRecords, against: str) -> list[float]:
     if against not in ("step", "epoch"):
         raise ValueError(f"against={against!r} must be 'step' or 'epoch'")
     if against == "step":
@@ -285,7 +284,7 @@ def _colors(count: int) -> Sequence[Any]:
     return list(mpl.colormaps["viridis"](np.linspace(0, 0.9, count)))
 
 
-def _when(history: SpectrumHistory, row: int) -> str:
+def _when(history: SpectrumRecords, row: int) -> str:
     epoch = history.epochs[row]
     return f"step {history.steps[row]}" + ("" if epoch is None else f" (epoch {epoch:.3g})")
 

@@ -23,24 +23,22 @@ from bayes_htr.analysis.curves import (
     tail_density,
 )
 from bayes_htr.analysis.kinds import KINDS, kind_of
+from bayes_htr.analysis.measured import MeasuredSpectra
 from bayes_htr.analysis.verdict import LIGHT, VERY_HEAVY
 from bayes_htr.drawing import literal, pyplot, tick
 from bayes_htr.errors import SpectrumError
 from bayes_htr.tails import hill_curve
-from bayes_htr.tails.plots import plot_fit, plot_hill
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from bayes_htr.analysis.report_table import SpectraReport
 
 VALUES, LAW, BULK, QUIET = "#1f5fa8", "#c8401e", "#0b7a75", "#8a8a8a"
 _PICTURED = 6
 
 
 def plot_matrix(
-    report: SpectraReport, name: str, *, path: str | PathLike[str] | None = None
+    report: MeasuredSpectra, name: str, *, path: str | PathLike[str] | None = None
 ) -> Figure:
     """One matrix: its ESD, the share of eigenvalues at least as large, and its Hill curve.
 
@@ -63,9 +61,9 @@ def plot_matrix(
         axes[1].set(xlabel="value", ylabel="share of values at least as large")
         logarithmic(axes[1])
     else:
-        plot_fit(spectrum.fit, axes[1])
+        spectrum.fit.plot(axes[1])
     try:
-        plot_hill(hill_curve(spectrum.values, level=report.settings["level"]), axes[2])
+        hill_curve(spectrum.values, level=report.settings["level"]).plot(axes[2])
     except SpectrumError:
         say(axes[2], "no tail")
     else:
@@ -74,7 +72,7 @@ def plot_matrix(
     return saved(figure, path)
 
 
-def plot_report(report: SpectraReport, *, path: str | PathLike[str] | None = None) -> Figure:
+def plot_report(report: MeasuredSpectra, *, path: str | PathLike[str] | None = None) -> Figure:
     """The network: alpha against depth, and the ESDs of up to six matrices from first to last.
 
     Args:
@@ -99,7 +97,7 @@ def plot_report(report: SpectraReport, *, path: str | PathLike[str] | None = Non
     return saved(figure, path)
 
 
-def plot_alpha(report: SpectraReport, ax: Axes | None = None) -> Axes:
+def plot_alpha(report: MeasuredSpectra, ax: Axes | None = None) -> Axes:
     """Alpha of each matrix, by depth, with its interval; markers by the kind of verdict.
 
     Hollow markers: the tail is not known to be a power law.

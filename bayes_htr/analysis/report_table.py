@@ -1,28 +1,25 @@
-"""`SpectraReport`: what `analyze` returns."""
+"""`SpectraReport`, what `analyze` returns, and `CheckpointComparison`, two of them side by side.
+
+Their numbers are in `bayes_htr.analysis.measured` and `bayes_htr.analysis.checkpoints`; here are
+the pictures and pages that are made from them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
-from rich.table import Table
-
-import bayes_htr
-from bayes_htr.analysis.checkpoints import CheckpointComparison, compare_reports
-from bayes_htr.analysis.esd import Array
-from bayes_htr.analysis.marchenko_pastur import MarchenkoPasturFit
-from bayes_htr.analysis.records import Records
-from bayes_htr.tails import PowerlawFit
+from bayes_htr.analysis.checkpoints import PairedSpectra, compare_rows
+from bayes_htr.analysis.measured import MeasuredSpectra
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
-class SpectraReport(Records):
+class SpectraReport(MeasuredSpectra):
     """The spectra of a network, a row per matrix; `print` shows the most important columns.
 
     Attributes:
@@ -34,54 +31,6 @@ class SpectraReport(Records):
         skipped: Tensors of two or more dimensions that are not in the report, and why.
         settings: How it was made.
     """
-
-    label: str = ""
-    spectra: dict[str, Array] = field(default_factory=dict, repr=False)
-    fits: dict[str, PowerlawFit | None] = field(default_factory=dict, repr=False)
-    bulks: dict[str, MarchenkoPasturFit | None] = field(default_factory=dict, repr=False)
-    skipped: dict[str, str] = field(default_factory=dict)
-    settings: dict[str, Any] = field(default_factory=dict)
-
-    title: ClassVar[str] = "Spectra"
-    shown: ClassVar[tuple[str, ...]] = (
-        "name",
-        "N",
-        "M",
-        "alpha",
-        "interval_low",
-        "interval_high",
-        "searched_low",
-        "searched_high",
-        "p_value",
-        "num_pl_spikes",
-        "stable_rank",
-        "num_spikes",
-        "verdict",
-    )
-    headings: ClassVar[dict[str, str]] = {
-        "interval_low": "low",
-        "interval_high": "high",
-        "searched_low": "low",
-        "searched_high": "high",
-        "p_value": "p",
-        "num_pl_spikes": "in tail",
-        "stable_rank": "stable rank",
-        "num_spikes": "spikes",
-    }
-
-    def table(self, columns: Sequence[str] | None = None) -> Table:
-        """A table for the terminal; with the intervals over xmin where there are such.
-
-        Args:
-            columns: Which; the most important ones by default.
-
-        Raises:
-            ValueError: A column that there is not.
-        """
-        if columns is None and "searched_low" in self.columns:
-            known = ("interval_low", "interval_high")
-            columns = [c for c in self.shown if c in self.columns and c not in known]
-        return super().table(columns)
 
     def compare(self, other: SpectraReport) -> CheckpointComparison:
         """The same matrices in two networks, side by side; see `CheckpointComparison`.
@@ -119,12 +68,62 @@ class SpectraReport(Records):
 
         return write_page(path, self)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The report as plain data; what is not a finite number is `None`."""
-        return {
-            **super().to_dict(),
-            "network": self.label,
-            "version": bayes_htr.__version__,
-            "settings": self.settings,
-            "skipped": self.skipped,
-        }
+
+@dataclass(frozen=True)
+class CheckpointComparison(PairedSpectra):
+    """A row for each matrix that is in both networks with the same shape.
+
+    Attributes:
+        rows: `alpha` of both and their `difference` (second less first) with its interval, the
+            ratio of the largest eigenvalues, both stable ranks, and a verdict.
+        first: The report of the first.
+        second: That of the second.
+        unmatched: Names that are in one alone, or in another shape.
+    """
+
+    first: SpectraReport = field(repr=False)
+    second: SpectraReport = field(repr=False)
+
+    def plot(self, name: str | None = None, *, path: str | PathLike[str] | None = None) -> Figure:
+        """Exponents and largest eigenvalues of all matrices, or both ESDs of one.
+
+        Args:
+            name: The matrix; all by default.
+            path: If given, where the figure is saved.
+
+        Raises:
+            ValueError: No such matrix in both.
+            ImportError: matplotlib is not installed.
+        """
+        from bayes_htr.analysis.comparison_plots import plot_comparison, plot_pair
+
+        if name is None:
+            return plot_comparison(self, path=path)
+        return plot_pair(self, name, path=path)
+
+    def to_html(self, path: str | PathLike[str]) -> Path:
+        """Write the report of the first network with the comparison in it, as one HTML file.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        from bayes_htr.analysis.page import write_page
+
+        return write_page(path, self.first, self)
+
+
+def compare_reports(first: SpectraReport, second: SpectraReport) -> CheckpointComparison:
+    """Compare two reports.
+
+    Raises:
+        DataError: No matrix of one name and shape is in both.
+        ValueError: Intervals of different levels.
+    """
+    levels = [report.settings.get("level") for report in (first, second)]
+    if levels[0] != levels[1]:
+        raise ValueError(
+            f"the intervals are of level={levels[0]} and level={levels[1]}, and a difference has "
+            "one; analyse both networks with the same"
+        )
+    rows, unmatched = compare_rows(first.rows, second.rows)
+    return CheckpointComparison(rows, first, second, unmatched)

@@ -26,8 +26,8 @@ from bayes_htr.benchmarks.compared import INPUTS
 from bayes_htr.benchmarks.stopwatch import Steps
 from bayes_htr.experiments import build_network
 from bayes_htr.inference import MAP, SVI, Batches, Problem
-from bayes_htr.inference.distributed import Replica
 from bayes_htr.inference.map import _Run as MAPRun
+from bayes_htr.inference.replica import Replica
 from bayes_htr.inference.settings import fused_adam
 from bayes_htr.inference.svi import _Run as SVIRun
 from bayes_htr.models import BayesianClassifier

@@ -211,13 +211,10 @@ class _Target:
             for name, latent in self.latents.items()
         }
         found = spectral_start(self.parameters, hyper)
-        for m in self.matrices:
-            for side in ("left", "right") if m.spectral else ():
-                name = f"{m.name}:{side}"
-                if self.method.frames == "held":
-                    del found[name]
-                else:  # as long as a normal matrix's columns are; the frame is the same
-                    found[name] = found[name] * math.sqrt(len(found[name]))
+        if self.method.frames == "held":
+            for m in self.matrices:
+                for side in ("left", "right") if m.spectral else ():
+                    del found[f"{m.name}:{side}"]
         return found
 
     def log_density_at_start(self) -> float:

@@ -4,7 +4,8 @@ from bayes_htr.posterior.checks import SpectrumCheck
 from bayes_htr.posterior.posterior import Posterior, network_spectra
 from bayes_htr.posterior.prediction import Prediction
 from bayes_htr.posterior.prior_predictive import prior_predictive
-from bayes_htr.posterior.spectra import Interval, PosteriorSpectra
+from bayes_htr.posterior.spectra import PosteriorSpectra
+from bayes_htr.posterior.spectrum_draws import Interval
 
 __all__ = [
     "Interval",

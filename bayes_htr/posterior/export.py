@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from bayes_htr.errors import SpectrumError
-
-if TYPE_CHECKING:
-    from bayes_htr.posterior.spectra import PosteriorSpectra
+from bayes_htr.posterior.spectrum_draws import SpectrumDraws
 
 
 def to_inference_data(
-    spectra: PosteriorSpectra, *, repeats: int = 1, fraction: float | None = None, seed: int = 0
+    spectra: SpectrumDraws, *, repeats: int = 1, fraction: float | None = None, seed: int = 0
 ) -> Any:
     """The draws as an `arviz.InferenceData` with one chain.
 

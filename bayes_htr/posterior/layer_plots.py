@@ -13,17 +13,16 @@ from scipy import stats
 
 from bayes_htr.drawing import pyplot, tick
 from bayes_htr.posterior.laws import prior_lambda_max
+from bayes_htr.posterior.spectrum_draws import SpectrumDraws
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from bayes_htr.posterior.spectra import PosteriorSpectra
 
 _POSTERIOR, _PRIOR = "#1f5fa8", "#9a9a9a"
 
 
 def plot_alpha(
-    spectra: PosteriorSpectra,
+    spectra: SpectrumDraws,
     ax: Axes | None = None,
     *,
     level: float = 0.95,
@@ -70,7 +69,7 @@ def plot_alpha(
 
 
 def plot_lambda_max(
-    spectra: PosteriorSpectra,
+    spectra: SpectrumDraws,
     name: str,
     ax: Axes | None = None,
     *,

@@ -15,12 +15,11 @@ import torch
 
 from bayes_htr.drawing import literal, pyplot, tick
 from bayes_htr.errors import PriorError
+from bayes_htr.posterior.spectrum_draws import SpectrumDraws
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-    from bayes_htr.posterior.spectra import PosteriorSpectra
 
 _PALETTE = (("#3b6fb6", "#1d3f73"), ("#b9b9b9", "#5d5d5d"))
 """Of the spectrum and of the one beside it: its bars, and its tail."""
@@ -30,12 +29,12 @@ _WIDE, _NARROW = 3.4, 1.5
 
 
 def plot_spectrum(
-    spectra: PosteriorSpectra,
+    spectra: SpectrumDraws,
     name: str,
     ax: Axes | None = None,
     *,
     label: str = "",
-    beside: tuple[str, PosteriorSpectra] | None = None,
+    beside: tuple[str, SpectrumDraws] | None = None,
     path: str | PathLike[str] | None = None,
 ) -> Axes:
     """A matrix's spectrum on log-log axes: the density of `ln lambda`, with the fitted tail.
@@ -96,10 +95,10 @@ def plot_spectrum(
 
 
 def plot_spectra(
-    spectra: PosteriorSpectra,
+    spectra: SpectrumDraws,
     *,
     label: str = "",
-    beside: tuple[str, PosteriorSpectra] | None = None,
+    beside: tuple[str, SpectrumDraws] | None = None,
 ) -> Figure:
     """A panel for each matrix, as `plot_spectrum`.
 
@@ -139,10 +138,10 @@ def _rows(widths: list[float]) -> list[list[float]]:
 
 def _say_few(
     ax: Axes,
-    spectra: PosteriorSpectra,
+    spectra: SpectrumDraws,
     name: str,
     label: str,
-    beside: tuple[str, PosteriorSpectra] | None,
+    beside: tuple[str, SpectrumDraws] | None,
 ) -> None:
     """What there is to say of a matrix with few eigenvalues."""
     lines = [f"{spectra[name].shape[1]} eigenvalues:", "too few for an", "exponent", ""]
@@ -238,7 +237,7 @@ def heights(row: np.ndarray, bins: Sequence[float] | np.ndarray) -> np.ndarray:
     return np.histogram(row, bins)[0] / (len(row) * np.diff(np.log(bins)))
 
 
-def _draw_law(ax: Axes, spectra: PosteriorSpectra, name: str, bins: np.ndarray) -> None:
+def _draw_law(ax: Axes, spectra: SpectrumDraws, name: str, bins: np.ndarray) -> None:
     try:
         law = spectra.laws.law(name)
         values = law.hyperparameters(spectra[name], spectra.hyperparameters)
@@ -250,7 +249,7 @@ def _draw_law(ax: Axes, spectra: PosteriorSpectra, name: str, bins: np.ndarray) 
 
 
 def _draw_tail(
-    ax: Axes, spectra: PosteriorSpectra, name: str, label: str, color: str, bars: Any
+    ax: Axes, spectra: SpectrumDraws, name: str, label: str, color: str, bars: Any
 ) -> None:
     """The fitted tail, and in the legend, beside the bars, its exponent or why there is none."""
     row = spectra.row(name)
@@ -271,7 +270,7 @@ def _draw_tail(
     ax.fill_between(x, density(alpha.low), density(alpha.high), color=color, alpha=0.25, lw=0)
 
 
-def _bins(spectra: PosteriorSpectra, name: str, width: float) -> np.ndarray:
+def _bins(spectra: SpectrumDraws, name: str, width: float) -> np.ndarray:
     """Edges `width` apart in the logarithm, one of them where the tail begins."""
     values, row = _positive(spectra[name]), spectra.row(name)
     start = values.min() if row.n_tail is None else spectra.typical(name)[row.n_tail - 1]

@@ -11,9 +11,8 @@ from bayes_htr.priors.heavy_tailed_laws import (
     Powerlaw,
     TruncatedPowerlaw,
 )
-from bayes_htr.priors.hyperparameters import Hill, Joint, Shared
-from bayes_htr.priors.law import Law
-from bayes_htr.priors.prior import Flat, Gate, Prior, Term
+from bayes_htr.priors.law import Hill, Joint, Law, Shared
+from bayes_htr.priors.prior import Flat, Gate, Prior, Statistic, Term
 from bayes_htr.priors.schedules import ExpDecay, PowerDecay, Schedule, factor_at
 from bayes_htr.priors.spec import Assignment, Priors
 from bayes_htr.priors.statistics import (
@@ -22,7 +21,6 @@ from bayes_htr.priors.statistics import (
     MaxEigenvalue,
     SingularValues,
     StableRank,
-    Statistic,
 )
 
 __all__ = [

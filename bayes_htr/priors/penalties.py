@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bayes_htr.priors.common_laws import Exponential, Normal
 from bayes_htr.priors.heavy_tailed_laws import Frechet, ImproperPowerlaw
-from bayes_htr.priors.hyperparameters import Hill
+from bayes_htr.priors.law import Hill
 from bayes_htr.priors.prior import Prior
 from bayes_htr.priors.statistics import (
     ESD,

@@ -20,8 +20,7 @@ from torch import nn
 
 from bayes_htr.errors import PriorError
 from bayes_htr.priors.explain import Explanation, explain_row
-from bayes_htr.priors.hyperparameters import Shared
-from bayes_htr.priors.law import Law
+from bayes_htr.priors.law import Law, Shared
 from bayes_htr.priors.prior import Prior
 from bayes_htr.priors.schedules import Schedule
 from bayes_htr.priors.values import Value, number

@@ -11,7 +11,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -21,139 +20,9 @@ from torch import Tensor
 
 from bayes_htr.errors import PriorError, SpectrumError
 from bayes_htr.priors.heavy_tailed_laws import Lomax, Powerlaw, TailIndexed
-from bayes_htr.priors.law import Arguments, Law
-from bayes_htr.priors.prior import Flat, Prior, Term
+from bayes_htr.priors.prior import Statistic
 from bayes_htr.priors.values import number
 from bayes_htr.spectra import MatrixView, Need, tail_count
-
-
-@dataclass(frozen=True, repr=False)
-class Statistic(Prior, abstract=True):
-    """A law on a statistic of a matrix."""
-
-    law: Law
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.law, Law):
-            raise PriorError(
-                f"{type(self).__name__} law={self.law!r} must be a law, such as Lomax(2.0)"
-            )
-        if isinstance(self.law, Powerlaw) and self.law.xmin is None and self._start_from is None:
-            raise PriorError(f"{self!r}: the law needs xmin, the start of its tail")
-
-    needs_matrix: ClassVar[bool] = True
-    """Whether it is defined for matrices alone."""
-    is_density: ClassVar[bool] = True
-    """Whether a law on it is a density over some coordinate of the matrix."""
-    _start_from: ClassVar[float | None] = None
-
-    def flat(self) -> Flat:
-        return Flat((Term(self),), ())
-
-    def is_proper(self, strength: float = 1.0) -> bool:
-        """Whether `p^strength` is a density up to a finite constant."""
-        return self.law.is_proper(strength)
-
-    @property
-    @abstractmethod
-    def own_needs(self) -> Need:
-        """What the statistic itself needs of a matrix."""
-
-    @property
-    def needs(self) -> Need:
-        """What the statistic and the law's plug-in estimate need of a matrix."""
-        if self.law.hill is None:
-            return self.own_needs
-        return self.own_needs | Need(upper=self.law.hill.fraction)
-
-    @abstractmethod
-    def values(self, view: MatrixView) -> Tensor:
-        """The scored values, one-dimensional, with gradient to the matrix."""
-
-    def start(self, view: MatrixView) -> Tensor | None:
-        """Where the scored tail starts, a constant; `None` for the law's own support."""
-        return None
-
-    def energy(
-        self, view: MatrixView, latents: Mapping[str, Tensor], strength: float = 1.0
-    ) -> Tensor:
-        """The energy at a strength: `-strength log p`, without what depends on nothing here.
-
-        Args:
-            view: The matrix.
-            latents: The values of the law's hyperparameters by argument name.
-            strength: The power of the law.
-
-        Returns:
-            0-d, with gradient to the matrix and the latents.
-
-        Raises:
-            SpectrumError: The energy is not finite, or the law's support holds none of the values.
-        """
-        law, x = self.law, self.values(view)
-        a = self._arguments(view, latents)
-        start = self.start(view)
-        x = self._supported(view, x, a)
-        if law.conjugate is not None:
-            assert isinstance(law, TailIndexed)
-            energy = law.marginal_energy(x, a, start, strength)
-        elif not latents:
-            energy = strength * law.total_energy(x, a)
-        elif start is None:
-            try:
-                energy = -strength * law.distribution_of(dict(a)).log_prob(x).sum()
-            except ValueError as error:
-                raise SpectrumError(f"{view.name}: {self!r} cannot be scored: {error}") from error
-        else:
-            assert isinstance(law, TailIndexed)
-            t = law.exponent(a) - 1.0
-            excess = law.log_ratio(x, a) - law.log_ratio(start, a)
-            rest = law.log_slope(x, a)
-            energy = strength * (t * excess + rest - torch.as_tensor(t).log()).sum()
-        return self._finite(view, energy, x)
-
-    def _finite(self, view: MatrixView, energy: Tensor, x: Tensor) -> Tensor:
-        if not bool(torch.isfinite(energy)):
-            raise SpectrumError(
-                f"{view.name}: the energy of {self!r} is {energy.item()} "
-                f"(scored values from {x.min().item():.3g} to {x.max().item():.3g}); "
-                "these lie at or outside the end of the law's support; if it is no weight matrix, "
-                'leave it out by patterns, as in Priors({"*.weight": ...})'
-            )
-        return energy
-
-    def _arguments(self, view: MatrixView, latents: Mapping[str, Tensor]) -> Arguments:
-        """The law's arguments as numbers and tensors; a conjugate tail index has none."""
-        arguments: dict[str, Tensor | float] = {}
-        for name, value in self.law.arguments.items():
-            if isinstance(value, float):
-                arguments[name] = value
-            elif value is self.law.hill:
-                assert self.law.hill is not None
-                lam = view.eigenvalues
-                if not self.law.hill.differentiable:
-                    lam = lam.detach()
-                arguments[name] = self.law.hill(lam, view.name)
-            elif name in latents:
-                arguments[name] = latents[name]
-        return arguments
-
-    def _supported(self, view: MatrixView, x: Tensor, a: Arguments) -> Tensor:
-        law = self.law
-        if law.positive and bool((x < 0).any()):
-            raise SpectrumError(
-                f"{view.name}: {law!r} is a law of positive numbers, and {int((x < 0).sum())} of "
-                f"{x.numel()} values are negative (the least {x.min().item():.3g}); "
-                "for entries of both signs take Normal"
-            )
-        inside = law.on_support(x, a)
-        if x.numel() and not view.started and bool((inside != x).all()):
-            raise SpectrumError(
-                f"{view.name}: all {x.numel()} values, from {x.min().item():.3g} to "
-                f"{x.max().item():.3g}, lie outside the support of {law!r}, so that the prior "
-                "would do nothing; lower xmin (or raise xmax), or take Lomax"
-            )
-        return inside
 
 
 @dataclass(frozen=True, repr=False)

@@ -24,7 +24,7 @@ from bayes_htr.inference import RunFolder
 from bayes_htr.inference.run_folder import SPECTRA, write_aside
 from bayes_htr.posterior import PosteriorSpectra
 from bayes_htr.posterior.plots import plot_history, plot_spectra
-from bayes_htr.posterior.spectra import alpha_note
+from bayes_htr.posterior.spectrum_draws import alpha_note
 
 RESULTS = "results.json"
 SPECTRA_BEFORE = "spectra_before.safetensors"

@@ -53,7 +53,8 @@ class HillCurve:
         """
         from bayes_htr.tails.plots import plot_hill
 
-        return plot_hill(self, ax, path=path)
+        band = (self.low, self.high)
+        return plot_hill(self.k, self.alpha, band, self.level, ax, path=path)
 
 
 def hill_curve(lam: Any, *, level: float = 0.95) -> HillCurve:

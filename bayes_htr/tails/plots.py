@@ -9,23 +9,34 @@ import numpy as np
 
 from bayes_htr.drawing import pyplot, tick
 from bayes_htr.tails.rules import Array, law_cdf
+from bayes_htr.tails.search import Index
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-    from bayes_htr.tails.hill_curve import HillCurve
-    from bayes_htr.tails.result import PowerlawFit
 
 _VALUES, _LAW = "#1f5fa8", "#c8401e"
 
 
 def plot_fit(
-    fit: PowerlawFit, ax: Axes | None = None, *, path: str | PathLike[str] | None = None
+    values: Array,
+    n_tail: int,
+    alpha: float,
+    interval: tuple[float, float],
+    xmin: float,
+    xmax: float | None,
+    ax: Axes | None = None,
+    *,
+    path: str | PathLike[str] | None = None,
 ) -> Axes:
     """The share of values at least as large on log-log axes, with the law and its interval.
 
     Args:
-        fit: The fit.
+        values: `(n,)` all values, ascending.
+        n_tail: How many of them are in the tail.
+        alpha: Exponent of the law.
+        interval: That of alpha.
+        xmin: Where the tail begins.
+        xmax: The law's upper end, or `None`.
         ax: Where to draw; a new figure by default.
         path: If given, where the figure is saved.
 
@@ -34,17 +45,23 @@ def plot_fit(
     """
     if ax is None:
         ax = pyplot().subplots(figsize=(4.8, 3.8), layout="constrained")[1]
-    share = np.arange(fit.n, 0, -1) / fit.n
-    ax.plot(fit.values, share, ".", ms=4, color=_VALUES, label=f"{fit.n} values")
-    x = np.geomspace(fit.xmin, fit.values[-1], 200)[: None if fit.xmax is None else -1]
-    low, high = fit.searched_interval or fit.interval
-    label = rf"$\alpha$ = {fit.alpha:.2f} [{low:.2f}, {high:.2f}]"
-    ax.plot(x, _survival(fit, fit.alpha, x), color=_LAW, lw=1.6, label=label)
-    ax.fill_between(x, _survival(fit, high, x), _survival(fit, low, x), color=_LAW, alpha=0.2, lw=0)
-    ax.axvline(fit.xmin, color="#9a9a9a", lw=1, ls="--", label=f"xmin = {fit.xmin:.3g}")
+    n = len(values)
+    share = np.arange(n, 0, -1) / n
+    ax.plot(values, share, ".", ms=4, color=_VALUES, label=f"{n} values")
+    x = np.geomspace(xmin, values[-1], 200)[: None if xmax is None else -1]
+    span = None if xmax is None else np.log(xmax / xmin)
+
+    def survival(exponent: float) -> Array:
+        return n_tail / n * (1 - law_cdf(exponent - 1, np.log(x / xmin), span))
+
+    low, high = interval
+    label = rf"$\alpha$ = {alpha:.2f} [{low:.2f}, {high:.2f}]"
+    ax.plot(x, survival(alpha), color=_LAW, lw=1.6, label=label)
+    ax.fill_between(x, survival(high), survival(low), color=_LAW, alpha=0.2, lw=0)
+    ax.axvline(xmin, color="#9a9a9a", lw=1, ls="--", label=f"xmin = {xmin:.3g}")
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.set_ylim(0.5 / fit.n, 1.5)
+    ax.set_ylim(0.5 / n, 1.5)
     for axis in (ax.xaxis, ax.yaxis):
         tick(axis)
     ax.set_xlabel("value")
@@ -56,12 +73,21 @@ def plot_fit(
 
 
 def plot_hill(
-    curve: HillCurve, ax: Axes | None = None, *, path: str | PathLike[str] | None = None
+    k: Index,
+    alpha: Array,
+    band: tuple[Array, Array],
+    level: float,
+    ax: Axes | None = None,
+    *,
+    path: str | PathLike[str] | None = None,
 ) -> Axes:
     """Alpha against k with its band.
 
     Args:
-        curve: The curve.
+        k: `(P,)` numbers of largest values.
+        alpha: `(P,)` the estimates.
+        band: `(P,)` lower and `(P,)` upper ends of their intervals.
+        level: Probability of the intervals.
         ax: Where to draw; a new figure by default.
         path: If given, where the figure is saved.
 
@@ -70,17 +96,13 @@ def plot_hill(
     """
     if ax is None:
         ax = pyplot().subplots(figsize=(4.8, 3.8), layout="constrained")[1]
-    ax.plot(curve.k, curve.alpha, color=_VALUES, lw=1.4)
-    ax.fill_between(curve.k, curve.low, curve.high, color=_VALUES, alpha=0.2, lw=0)
-    settled = curve.k >= min(10, int(curve.k[-1]))  # the first few estimates are all over the place
-    ax.set_ylim(1, 1.1 * float(curve.high[settled].max()))
+    low, high = band
+    ax.plot(k, alpha, color=_VALUES, lw=1.4)
+    ax.fill_between(k, low, high, color=_VALUES, alpha=0.2, lw=0)
+    settled = k >= min(10, int(k[-1]))  # the first few estimates are all over the place
+    ax.set_ylim(1, 1.1 * float(high[settled].max()))
     ax.set_xlabel("number of largest values k")
-    ax.set_ylabel(rf"$\alpha$, with its {100 * curve.level:g} % interval")
+    ax.set_ylabel(rf"$\alpha$, with its {100 * level:g} % interval")
     if path is not None:
         ax.figure.savefig(path, dpi=150)  # type: ignore[union-attr]
     return ax
-
-
-def _survival(fit: PowerlawFit, alpha: float, x: Array) -> Array:
-    span = None if fit.xmax is None else np.log(fit.xmax / fit.xmin)
-    return fit.n_tail / fit.n * (1 - law_cdf(alpha - 1, np.log(x / fit.xmin), span))

@@ -126,7 +126,16 @@ class PowerlawFit:
         """
         from bayes_htr.tails.plots import plot_fit
 
-        return plot_fit(self, ax, path=path)
+        return plot_fit(
+            self.values,
+            self.n_tail,
+            self.alpha,
+            self.searched_interval or self.interval,
+            self.xmin,
+            self.xmax,
+            ax,
+            path=path,
+        )
 
     def __repr__(self) -> str:
         low, high = self.searched_interval or self.interval

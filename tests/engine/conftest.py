@@ -17,12 +17,6 @@ class OneMatrix(nn.Module):
         self.weight = nn.Parameter(W.clone())
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
-
-
 @pytest.fixture
 def one_matrix():
     return OneMatrix

@@ -268,6 +268,16 @@ def test_starts_at_the_weights_and_at_given_hyperparameters():
     torch.testing.assert_close(start["0.weight:spectrum"], lam)
 
 
+def test_frames_start_as_long_as_normal_columns():
+    """The matrix behind a frame of `n` rows is normal: its columns are about `sqrt(n)` long."""
+    shape = (12, 30)
+    model = htr.BayesianClassifier(linear(30, 12), htr.Priors(LOMAX))
+    start = nuts._Target(htr.NUTS(), problem_of(model, nothing_learnt(30))).start
+    for side, rows in zip(("left", "right"), shape, strict=True):
+        norms = start[f"weight:{side}"].norm(dim=0)
+        torch.testing.assert_close(norms, torch.full_like(norms, math.sqrt(rows)))
+
+
 def test_history():
     model, data = two_layers()
     fitted = fit(model, data, SHORT)

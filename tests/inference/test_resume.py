@@ -7,6 +7,7 @@ import json
 import math
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -104,10 +105,11 @@ def test_another_horizon_follows_the_longer_curve(lengthened, same_weights):
     assert [row["lr"] for row in posterior.history] == pytest.approx(rates, rel=1e-9)
 
 
-def test_a_run_that_lost_patience_does_not_go_on(resumed, same_weights):
+def test_a_run_that_lost_patience_does_not_go_on(tmp_path, resumed, same_weights):
     make = CASES["patience"]()
-    before = htr.load(resumed / "patience", network_of("patience"))
-    after = make(epochs=30, out=resumed / "patience", resume=True)
+    run = shutil.copytree(resumed / "patience", tmp_path / "run")
+    before = htr.load(run, network_of("patience"))
+    after = make(epochs=30, out=run, resume=True)
     check_same(after, before, same_weights)
 
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from torch import nn
 
 from tests.priors.examples import LAWS, OTHERS, PRIORS, WHOLE
@@ -13,12 +12,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name, table in tables.items():
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, table, ids=lambda v: repr(v)[:60])
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-    torch.manual_seed(0)
 
 
 @pytest.fixture

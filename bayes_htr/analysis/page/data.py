@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from bayes_htr.analysis.checkpoints import PairedSpectra
 from bayes_htr.analysis.columns import COLUMNS, interval_ends
 from bayes_htr.analysis.curves import (
     Curve,
@@ -21,19 +22,16 @@ from bayes_htr.analysis.curves import (
     thin,
 )
 from bayes_htr.analysis.kinds import KINDS, kind_of
+from bayes_htr.analysis.measured import MeasuredSpectra
 from bayes_htr.analysis.plots import alpha_limits
 from bayes_htr.errors import SpectrumError
 from bayes_htr.tails import hill_curve
-
-if TYPE_CHECKING:
-    from bayes_htr.analysis.checkpoints import CheckpointComparison
-    from bayes_htr.analysis.report_table import SpectraReport
 
 _DIGITS = 5
 _HILL_POINTS = 140
 
 
-def page_data(report: SpectraReport, comparison: CheckpointComparison | None) -> dict[str, Any]:
+def page_data(report: MeasuredSpectra, comparison: PairedSpectra | None) -> dict[str, Any]:
     """Rows in full; curves thinned and rounded to five digits."""
     columns = report.columns
     data: dict[str, Any] = {
@@ -58,7 +56,7 @@ def page_data(report: SpectraReport, comparison: CheckpointComparison | None) ->
 
 
 def _comparison(
-    report: SpectraReport, comparison: CheckpointComparison, layers: list[dict[str, Any]]
+    report: MeasuredSpectra, comparison: PairedSpectra, layers: list[dict[str, Any]]
 ) -> dict[str, Any]:
     """The second network beside the first; its curves go to the layers of the first."""
     places = {str(row["name"]): i for i, row in enumerate(report.rows)}
@@ -89,7 +87,7 @@ def _comparison(
     }
 
 
-def _curves(spectrum: MatrixSpectrum, report: SpectraReport) -> dict[str, Any]:
+def _curves(spectrum: MatrixSpectrum, report: MeasuredSpectra) -> dict[str, Any]:
     found = histogram(spectrum)
     if found is None:
         return {}

@@ -12,8 +12,9 @@ import hashlib
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from bayes_htr.analysis.checkpoints import PairedSpectra
+from bayes_htr.analysis.measured import MeasuredSpectra
 from bayes_htr.analysis.page.data import page_data
 from bayes_htr.analysis.page.parts import (
     comparison_part,
@@ -27,17 +28,13 @@ from bayes_htr.analysis.page.text import escaped, inline_json
 from bayes_htr.errors import OutputError
 from bayes_htr.inference.run_folder import write_aside
 
-if TYPE_CHECKING:
-    from bayes_htr.analysis.checkpoints import CheckpointComparison
-    from bayes_htr.analysis.report_table import SpectraReport
-
 _SCRIPTS = ("svg.js", "axes.js", "figures.js", "page.js")
 
 
 def write_page(
     path: str | PathLike[str],
-    report: SpectraReport,
-    comparison: CheckpointComparison | None = None,
+    report: MeasuredSpectra,
+    comparison: PairedSpectra | None = None,
 ) -> Path:
     """Write the page aside and rename it.
 
@@ -53,7 +50,7 @@ def write_page(
     return target
 
 
-def page(report: SpectraReport, comparison: CheckpointComparison | None = None) -> str:
+def page(report: MeasuredSpectra, comparison: PairedSpectra | None = None) -> str:
     """The page as text."""
     style, script = _resource("style.css"), "\n".join(map(_resource, _SCRIPTS))
     script = f'"use strict";\n(() => {{\n{script}}})();\n'

@@ -9,16 +9,14 @@ from __future__ import annotations
 import math
 import re
 import statistics
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import bayes_htr
+from bayes_htr.analysis.checkpoints import PairedSpectra
 from bayes_htr.analysis.columns import interval_ends
 from bayes_htr.analysis.kinds import KINDS, kind_of
+from bayes_htr.analysis.measured import MeasuredSpectra
 from bayes_htr.analysis.page.text import escaped
-
-if TYPE_CHECKING:
-    from bayes_htr.analysis.checkpoints import CheckpointComparison
-    from bayes_htr.analysis.report_table import SpectraReport
+from bayes_htr.version import __version__
 
 _HEADINGS = {
     "layer_id": ("#", "number of the matrix, from the first to the last"),
@@ -44,7 +42,7 @@ _CLASSES = {"name": "name", "verdict": "v", "layer_id": "n id"}
 _NUMBER, _MAIN_NUMBER = "n more", "n main"
 
 
-def summary_part(report: SpectraReport) -> str:
+def summary_part(report: MeasuredSpectra) -> str:
     """Counts of verdicts in plain words, and where alpha lies."""
     counts = {k: sum(kind_of(r["verdict"]) is k for r in report.rows) for k in KINDS}
     total = len(report.rows)
@@ -72,7 +70,7 @@ def summary_part(report: SpectraReport) -> str:
 </section>"""
 
 
-def pictures_part(report: SpectraReport) -> str:
+def pictures_part(report: MeasuredSpectra) -> str:
     """The picture of alpha by depth, which the script draws."""
     level = f"{100 * report.settings['level']:g}"
     return f"""<section aria-labelledby="depth">
@@ -86,7 +84,7 @@ heavy tails. Hollow: not known to be a power law. Small alpha: heavy tail.
 </section>"""
 
 
-def comparison_part(comparison: CheckpointComparison) -> str:
+def comparison_part(comparison: PairedSpectra) -> str:
     """Two pictures and a table of the differences."""
     (first, _), (second, _) = comparison.sides()
     head = "".join(
@@ -123,7 +121,7 @@ be.</figcaption>
 {apart}</section>"""
 
 
-def table_part(report: SpectraReport) -> str:
+def table_part(report: MeasuredSpectra) -> str:
     """A row per matrix, and below each the place for its pictures."""
     names = [name for name in _HEADINGS if name in report.columns]
     head = "".join(
@@ -225,7 +223,7 @@ def number_text(value: Any) -> str:
     return escaped(f"{value:.3g}" if isinstance(value, float) else str(value)).replace("-", "−")
 
 
-def methods_part(report: SpectraReport) -> str:
+def methods_part(report: MeasuredSpectra) -> str:
     """How to read it."""
     searched = "searched_low" in report.columns
     interval = (
@@ -260,13 +258,13 @@ whole interval of alpha lie, below 2 (very heavy tail), from 2 to 6 (heavy), abo
 </section>"""
 
 
-def settings_part(report: SpectraReport) -> str:
+def settings_part(report: MeasuredSpectra) -> str:
     """Version and settings."""
     rows = "".join(
         f'<tr><th scope="row">{escaped(str(name))}</th><td>{escaped(str(value))}</td></tr>\n'
         for name, value in {
             "network": report.label,
-            "bayes_htr": bayes_htr.__version__,
+            "bayes_htr": __version__,
             **report.settings,
         }.items()
     )
