@@ -39,7 +39,7 @@ from bayes_htr.experiments import (
 )
 from bayes_htr.fit import load
 from bayes_htr.help_text import HelpFormatter
-from bayes_htr.inference import MAP, SVI, Method, default_method
+from bayes_htr.inference import MAP, SVI, Method, RunFolder, default_method
 from bayes_htr.inference.distributed import from_main, launched, process_group
 from bayes_htr.inference.guide_choice import guide_names
 from bayes_htr.priors import Priors
@@ -133,7 +133,8 @@ def _add_model(fit: argparse.ArgumentParser) -> None:
         "--prior",
         metavar="NAME|FILE.toml",
         default="lomax",
-        help=f"none, {', '.join(PRIORS)}, or a file of priors by pattern",
+        help=f"none, {', '.join(PRIORS)}, or a file of priors by pattern; lomax is "
+        "Lomax(2.5, 0.05) for svi and Lomax(2, 1) for map",
     )
     fit.add_argument(
         "--method",
@@ -157,7 +158,8 @@ def _add_model(fit: argparse.ArgumentParser) -> None:
         "--init",
         type=Path,
         metavar="RUN",
-        help="run folder of a fit of the same network to start from (default: fresh weights)",
+        help="run folder of a fit of the same network, with the same seed, to start from "
+        "(default: fresh weights)",
     )
     fit.add_argument(
         "--strength",
@@ -234,7 +236,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
     entrants = _entrants(args, net, num_data)
     first = entrants[0]
     if first.init is not None:
-        load(first.init, net)  # what cannot be started from is refused before anything is written
+        _check_init(args, first.init, net)
     name = f"{args.data}-{args.net}-{Path(args.prior).stem}"
     out = from_main(lambda: args.out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
     seeds = range(args.seed, args.seed + args.seeds)
@@ -249,9 +251,10 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
     torch.set_num_threads(workers.threads)
     console.print(
         f"{args.net} on {args.data}: {num_data} training examples; "
-        f"{len(entrants) * len(seeds)} fits of {args.epochs} epochs, {workers}",
+        f"{_count(len(entrants) * len(seeds), 'fit')} of {_count(args.epochs, 'epoch')}, {workers}",
         highlight=False,
     )
+    console.print(f"run folder: {out}", markup=False, highlight=False, soft_wrap=True)
     columns = ("parameter", "matrix", "prior", "density", "strength")
     console.print(first.priors.explain(net, num_data=num_data).table(columns))
     try:
@@ -265,7 +268,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
 
 def _entrants(args: argparse.Namespace, net: nn.Module, num_data: int) -> list[Entrant]:
     """The fit that is asked for, and what it is compared with."""
-    name, is_svi = Path(args.prior).stem, args.method == "svi"
+    name, is_svi = args.prior, args.method == "svi"
 
     def priors(prior: str, strength: float | None, *, posterior: bool = False) -> Priors:
         return named_priors(prior, strength=strength, num_data=num_data, posterior=posterior)
@@ -278,12 +281,36 @@ def _entrants(args: argparse.Namespace, net: nn.Module, num_data: int) -> list[E
     entrants = [Entrant(label, fitted, _method(args, net), init=args.init)]
     if args.no_compare:
         return entrants
+    trained = MAP() if is_svi else entrants[0].method
     if is_svi:
-        entrants.append(Entrant(mode, fitted, MAP(), "compare/map"))
+        entrants.append(Entrant(mode, fitted, trained, "compare/map"))
     for other, title in (("weight_decay", "weight decay"), ("none", "none")):
         if name != other:
-            entrants.append(Entrant(title, priors(other, None), MAP(), f"compare/{other}"))
+            entrants.append(Entrant(title, priors(other, None), trained, f"compare/{other}"))
     return entrants
+
+
+def _check_init(args: argparse.Namespace, run: Path, net: nn.Module) -> None:
+    """Refuse a start that does not fit, before anything is written.
+
+    Raises:
+        CheckpointError: No finished run of such a network.
+        ValueError: One that has seen other images than this fit will be trained on.
+    """
+    load(run, net)
+    if args.seeds > 1:
+        raise ValueError("--init starts a single fit; leave out --seeds")
+    seed = RunFolder(run).config().get("seed")
+    if args.data == "digits" and seed != args.seed:
+        raise ValueError(
+            f"the run in {run} was trained with seed {seed}, and --seed is {args.seed}: digits "
+            "are split by the seed, so that it has seen images that this fit is tested on; give "
+            f"--seed {seed}"
+        )
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _method(args: argparse.Namespace, net: nn.Module) -> Method:

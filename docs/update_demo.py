@@ -26,7 +26,6 @@ def parts(report: RunReport) -> dict[str, str]:
         "scores": text(Group(report.score_table(), "", report.comparison())),
         "spectra": text(report.spectra_table()),
         "differences": text(report.difference_table()),
-        "last": report.last_line(),
     }
 
 

@@ -146,7 +146,7 @@ def _reach(length: float) -> float:
 
 def _verdict(low: float, high: float, *verdicts: str) -> str:
     if math.isnan(low) or math.isnan(high):
-        return "no tail in one of them"
+        return "no exponent in one of them"
     doubt = ", if these are power laws" if any(v.startswith(_DOUBTS) for v in verdicts) else ""
     if low <= 0 <= high:
         return f"no difference to tell{doubt}"

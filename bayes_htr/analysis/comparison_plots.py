@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from os import PathLike
 from typing import TYPE_CHECKING
 
@@ -95,7 +96,8 @@ def plot_pair(
         found = histogram(spectrum, edges)
         assert found is not None  # the edges are given
         alpha = spectrum.row["alpha"]
-        label = rf"{literal(called)}: $\alpha$ = {alpha:.2f}"
+        exponent = "no exponent" if math.isnan(alpha) else rf"$\alpha$ = {alpha:.2f}"
+        label = f"{literal(called)}: {exponent}"
         ax.stairs(found.density, edges, color=color, lw=1.2, label=label)
         tail = tail_density(spectrum)
         if tail is not None:

@@ -44,7 +44,7 @@ def plot_steps(
     """The ESD of a matrix on log-log axes, a panel for each of several records.
 
     All panels have the same axes and bins; the first record is an outline in each. Alpha, with
-    its 95 % interval, is that of the upper half.
+    its 95 % interval, is that of the tail whose start was searched.
 
     Args:
         history: The history.

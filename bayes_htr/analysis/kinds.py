@@ -62,7 +62,7 @@ KINDS = (
     Kind(
         "untold",
         "too little to tell",
-        "too small or too uncertain to tell, or without a tail",
+        "too small or too uncertain to tell, tied, or without a tail",
         ("too few", "too uncertain", "no tail", "tied"),
         "o",
         False,

@@ -86,7 +86,7 @@ def analyse(weight: Weight, number: int, options: Options) -> Analysed:
             row |= _farms_columns(windows, options)
     row["verdict"] = verdict(tail, bulk, comparisons)
     row["status"] = "failed" if fit is None else "success"
-    row["warning"] = _warning(fit)
+    row["warning"] = _warning(tail)
     known = {name: i for i, name in enumerate(COLUMNS)}
     return Analysed(dict(sorted(row.items(), key=lambda c: known[c[0]])), esd.values, fit, bulk)
 
@@ -123,8 +123,10 @@ def _hill(esd: ESD) -> float:
         return math.nan
 
 
-def _warning(fit: PowerlawFit | None) -> str:
-    if fit is None or VERY_HEAVY <= fit.alpha <= LIGHT:
+def _warning(tail: SpectrumTail) -> str:
+    """WeightWatcher's word for the exponent, where it may be read."""
+    fit = tail.fit
+    if fit is None or tail.problem or VERY_HEAVY <= fit.alpha <= LIGHT:
         return ""
     return "over-trained" if fit.alpha < VERY_HEAVY else "under-trained"
 

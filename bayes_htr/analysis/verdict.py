@@ -9,15 +9,10 @@ from __future__ import annotations
 
 from bayes_htr.analysis.marchenko_pastur import MarchenkoPasturFit
 from bayes_htr.tails import Comparison, PowerlawFit, SpectrumTail
+from bayes_htr.tails.spectrum_tail import LAW_NAMES
 
 REJECTED = 0.1
 VERY_HEAVY, LIGHT = 2.0, 6.0
-
-_LAWS = {
-    "lognormal": "a lognormal",
-    "exponential": "an exponential",
-    "truncated_power_law": "a power law with an exponential cut-off",
-}
 
 
 def verdict(
@@ -51,7 +46,7 @@ def _better(comparisons: list[Comparison]) -> str:
         return ""
     best = min(better, key=lambda c: c.ratio)
     p = best.vuong_p if best.nested_p is None else best.nested_p
-    return f": {_LAWS[best.name]} fits better (p = {p:.2g})"
+    return f": {LAW_NAMES[best.name]} fits better (p = {p:.2g})"
 
 
 def _of_interval(fit: PowerlawFit) -> str:

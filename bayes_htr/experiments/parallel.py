@@ -9,6 +9,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -64,7 +65,7 @@ class Workers:
             alone: Whether fits follow each other in this process.
 
         Raises:
-            ValueError: Fewer than one thread, or a device that there is not.
+            ValueError: Fewer than one thread, or a device that does not exist.
         """
         if threads is not None and threads < 1:
             raise ValueError(f"--threads {threads}: give at least 1")
@@ -120,6 +121,7 @@ def run_parallel(
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
     results: dict[int, Mapping[str, float]] = {}
+    others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
         workers.count,
         mp_context=context,
@@ -140,11 +142,11 @@ def run_parallel(
                 bar.show(len(results), counter.value)
     except BrokenProcessPool as error:
         raise ProcessError(
-            "a training process ended without a word, as one does that the system kills for its "
-            "memory; go on with --resume, and fewer fits at a time (--seeds 1)"
+            "a training process was ended from outside, by the system for want of memory for "
+            "instance; go on with --resume, and train fewer fits at a time by a higher --threads"
         ) from error
     except BaseException:
-        for process in multiprocessing.active_children():
+        for process in set(multiprocessing.active_children()) - others:
             process.terminate()  # every file is written aside and renamed: no half ones
         raise
     finally:
@@ -180,6 +182,15 @@ def _start_worker(threads: int, counter: Any) -> None:
     _counter = counter
     torch.set_num_threads(threads)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends the others
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """End this process when the first one has ended, whatever ended it."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _count_epoch() -> None:

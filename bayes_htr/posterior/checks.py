@@ -102,10 +102,10 @@ class SpectrumCheck:
         high = int((middle > self.band[:, 1]).sum())
         k = self.pit.shape[1]
         return (
-            f"The spectrum is no typical draw from this law: of {k} values {low} are smaller and "
-            f"{high} larger than such draws have. The data have moved it away from what the law "
-            "expects. That says nothing against the predictions; to describe the spectrum, name "
-            "another law, or give this one's arguments hyperpriors that can follow the data."
+            f"The spectrum is not a typical draw from this law: of {k} values {low} are smaller "
+            f"and {high} larger than such draws have. The data have moved it away from what the "
+            "law expects. That says nothing against the predictions; to describe the spectrum, "
+            "name another law, or give this one's arguments hyperpriors that can follow the data."
         )
 
     def __str__(self) -> str:

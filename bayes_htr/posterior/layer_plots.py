@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy import stats
 
-from bayes_htr.drawing import pyplot, tick
+from bayes_htr.drawing import literal, pyplot, tick
 from bayes_htr.posterior.laws import prior_lambda_max
 from bayes_htr.posterior.spectrum_draws import SpectrumDraws
 
@@ -59,7 +59,7 @@ def plot_alpha(
         else:
             ax.plot([alpha.low, alpha.high], [row, row], color=_POSTERIOR, lw=1.6)
             ax.plot(alpha.mean, row, "o", color=_POSTERIOR, ms=5)
-    ax.set_yticks(range(len(names)), names, fontsize=8)
+    ax.set_yticks(range(len(names)), [literal(name) for name in names], fontsize=8)
     ax.set_ylim(len(names) - 0.5, -0.5)  # the first layer on top
     ax.set_xlabel(rf"$\alpha$ of the tail: mean and {100 * level:g} % interval")
     ax.grid(axis="x", alpha=0.3)
@@ -99,7 +99,7 @@ def plot_lambda_max(
     ax.set_xscale("log")
     tick(ax.xaxis)
     ax.set_ylim(bottom=0)
-    ax.set_title(name, fontsize=10)
+    ax.set_title(literal(name), fontsize=10)
     ax.set_xlabel(r"largest eigenvalue $\lambda_1$")
     ax.set_ylabel(r"density of $\log\,\lambda_1$")
     ax.legend(fontsize=8, frameon=False)

@@ -6,6 +6,7 @@ Needs matplotlib: `pip install "bayes-htr[plot]"`.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 _PALETTE = (("#3b6fb6", "#1d3f73"), ("#b9b9b9", "#5d5d5d"))
 """Of the spectrum and of the one beside it: its bars, and its tail."""
+
+_LEGEND = 40
+"""Characters of a line in a legend."""
 
 _WIDE, _NARROW = 3.4, 1.5
 """Widths, in inches, of a panel with a spectrum and of one without."""
@@ -255,7 +259,7 @@ def _draw_tail(
     row = spectra.row(name)
     words = f"{label}: " if label else ""
     if row.alpha is None or row.n_tail is None:
-        bars.set_label(f"{words}{row.problem}")
+        bars.set_label(textwrap.fill(f"{words}{row.problem}", _LEGEND))
         return
     alpha, typical = row.alpha, spectra.typical(name)
     share, start = row.n_tail / row.K, typical[row.n_tail - 1]

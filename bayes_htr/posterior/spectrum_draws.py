@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,8 +124,8 @@ class SpectrumDraws(Mapping[str, Tensor]):
             seed: Of the returned draws.
 
         Raises:
-            SpectrumError: A spectrum without an exponent: too few eigenvalues to fit, or ties of
-                the largest.
+            SpectrumError: A spectrum without an exponent: too few eigenvalues, ties of the largest,
+                or no tail. Give `fraction` for a tail of your own all the same.
             ValueError: `level` or `fraction` out of range.
         """
         if not 0 < level < 1:
@@ -148,6 +148,9 @@ class SpectrumDraws(Mapping[str, Tensor]):
         The typical spectrum has at each rank the geometric mean over the draws; of a point mass it
         is the spectrum itself.
         """
+        zero = self.lambda_max(name) == 0
+        if bool(zero.any()) and not bool(zero.all()):
+            return SpectrumTail(None, f"no tail: {int(zero.sum())} of {len(zero)} draws are zero")
         return fit_tail(self.typical(name))
 
     def typical(self, name: str) -> np.ndarray:
@@ -171,14 +174,14 @@ class SpectrumDraws(Mapping[str, Tensor]):
             n = tail_count(K, fraction)
             given = f"the {n} largest of {K} eigenvalues (the upper {100 * fraction:g} %)"
         else:
-            n = self.tail(name).required(name).n_tail
+            n = self.tail(name).readable(name).n_tail
             with np.errstate(divide="ignore", invalid="ignore"):
                 estimate = 1 / np.mean(np.log(lam[:, :n] / lam[:, n - 1 : n]), axis=1)
             given = f"the {n} largest of {K} eigenvalues (xmin searched)"
             if not np.all(np.isfinite(estimate)):
                 raise SpectrumError(
-                    f"{name} has no exponent: in a draw the {n} largest eigenvalues are equal or "
-                    "zero; name another tail by fraction="
+                    f"{name} has no exponent: in a draw the {n} largest eigenvalues are all equal, "
+                    "or some of them zero; name another tail by fraction="
                 )
         return TailLaws(stats.gamma(a=n, scale=estimate / n), given)  # rate S = n / Hill's index
 
@@ -211,18 +214,19 @@ class SpectrumDraws(Mapping[str, Tensor]):
     def row(self, name: str, level: float = 0.95) -> SummaryRow:
         """The summary of one matrix."""
         tail = self.tail(name)
-        alpha, problem = None, tail.problem
+        alpha, problem, doubt = None, tail.problem, ""
         if not problem:
             try:
-                alpha = self.alpha(name, level)
+                alpha, doubt = self.alpha(name, level), tail.doubt
             except SpectrumError:
-                problem = "ties in a draw"
+                problem = "no tail in some of the draws"
         return SummaryRow(
             matrix=name,
             K=self[name].shape[1],
             n_tail=None if alpha is None or tail.fit is None else tail.fit.n_tail,
             alpha=alpha,
             problem=problem,
+            doubt=doubt,
             lambda_max=_interval(self.lambda_max(name), level),
             stable_rank=_interval(self.stable_rank(name), level),
         )
@@ -238,6 +242,7 @@ class SummaryRow:
         n_tail: How many of them are in the tail that alpha is of.
         alpha: The exponent of the tail; `None` where none can be read.
         problem: Why none can be, else empty.
+        doubt: Which other law fits the tail better, in words; empty if none does.
         lambda_max: The largest eigenvalue.
         stable_rank: `sum lambda / lambda_max`.
     """
@@ -247,12 +252,14 @@ class SummaryRow:
     n_tail: int | None
     alpha: Interval | None
     problem: str
+    doubt: str
     lambda_max: Interval
     stable_rank: Interval
 
     def cells(self) -> tuple[str, str, str]:
         """Alpha, largest eigenvalue and stable rank as text, with intervals where there are."""
-        alpha = self.problem if self.alpha is None else shown_interval(self.alpha)
+        mark = " ?" if self.doubt else ""
+        alpha = self.problem if self.alpha is None else shown_interval(self.alpha) + mark
         return alpha, shown_interval(self.lambda_max), shown_interval(self.stable_rank)
 
 
@@ -273,16 +280,25 @@ class SpectraSummary:
         console = Console(width=130 + longest, color_system=None)
         with console.capture() as capture:
             console.print(table)
-            console.print(alpha_note(self.level), markup=False, soft_wrap=True)
+            console.print(alpha_note(self.rows, self.level), markup=False, soft_wrap=True)
         return capture.get().rstrip()
 
 
-def alpha_note(level: float) -> str:
-    """What stands below every table of exponents: the estimator, and what its interval means."""
-    return (
+def alpha_note(rows: Iterable[SummaryRow], level: float) -> str:
+    """What stands below every table of exponents: the estimator, and what its interval means.
+
+    If an exponent has a mark, also what that says.
+    """
+    note = (
         "alpha: exponent of the power law in the tail, whose start was searched; mean "
         f"[{100 * level:g} % credible interval given that tail]"
     )
+    if doubts := sorted({row.doubt for row in rows if row.doubt}):
+        note += (
+            f"\n?: {' or '.join(doubts)} fits this tail better; read alpha as a summary of how "
+            "slowly it falls"
+        )
+    return note
 
 
 def shown_interval(interval: Interval) -> str:

@@ -122,7 +122,7 @@ class RunReport:
             table = _table("Test data")
         else:
             table = _table(f"Test data: mean ± standard error over {len(self.seeds)} seeds")
-            if PLAIN in self.by_seed:
+            if PLAIN in self.by_seed and len(self.by_seed) > 1:
                 table.caption = f"* differs from {PLAIN!r} (paired t test, p < {_CLEAR:g})"
         plain = self.by_seed.get(PLAIN)
         for label, rows in self.by_seed.items():
@@ -165,13 +165,15 @@ class RunReport:
         if PLAIN in others:
             yield from ((other, PLAIN) for other in others if other != PLAIN)
 
-    def spectra_table(self) -> Table:
+    def spectra_table(self) -> Group:
         """Alpha, lambda_max and stable rank of each matrix, beside those of plain training."""
         label, others = self.beside
         title = "Spectra" if len(self.seeds) == 1 else f"Spectra with seed {self.seeds[0]}"
         table = Table("matrix", "", label, self.label, title=title)
+        shown = []
         for name in self.spectra:
             rows = [others.row(name) if name in others else None, self.spectra.row(name)]
+            shown += [row for row in rows if row is not None]
             cells = [("-",) * 3 if row is None else row.cells() for row in rows]
             for number, what in enumerate(("alpha", "lambda_max", "stable rank")):
                 table.add_row(
@@ -180,7 +182,7 @@ class RunReport:
                     *(part[number] for part in cells),
                     end_section=number == 2,
                 )
-        return table
+        return Group(table, alpha_note(shown, _LEVEL))
 
     def last_line(self) -> str:
         """The fitted posterior's test scores: `test_accuracy=... test_nll=...`."""
@@ -192,7 +194,7 @@ class RunReport:
         parts: list[Any] = [self.score_table()]
         if len(self.seeds) > 1 and len(self.by_seed) > 1:
             parts += ["", self.difference_table(), self.comparison(), ""]
-        return Group(*parts, self.spectra_table(), alpha_note(_LEVEL))
+        return Group(*parts, self.spectra_table())
 
     def show(self, console: Console) -> None:
         """Print the tables, where the files are, and the last line."""

@@ -18,7 +18,8 @@ largest, and
 2. the plateau ends: `t` is at most a quarter of `log(lambda_m / lambda_2m)`. At the soft edge of a
    random matrix the eigenvalues lie close as well, but go on as they began.
 
-A fitted tail that spans less than 7 % as a whole is a plateau too.
+A fitted tail whose values all lie within 7 % of the largest has no exponent either: it is too
+narrow for one. The whole spectrum of a random matrix with many more columns than rows is.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from typing import Any
 import numpy as np
 
 from bayes_htr.errors import SpectrumError
+from bayes_htr.tails.alternatives import ALTERNATIVES
 from bayes_htr.tails.powerlaw_fit import fit_powerlaw
 from bayes_htr.tails.result import PowerlawFit
 from bayes_htr.tails.rules import Array
@@ -39,6 +41,13 @@ FEWEST = 20
 
 FEWEST_IN_TAIL = 10
 """Eigenvalues in the tail below which no exponent is read."""
+
+LAW_NAMES = {
+    "lognormal": "a lognormal",
+    "exponential": "an exponential",
+    "truncated_power_law": "a power law with an exponential cut-off",
+}
+"""What sentences call the alternatives."""
 
 _TIE_WIDTH = 0.05
 _TIE_PROBABILITY = 1e-5
@@ -63,22 +72,30 @@ class SpectrumTail:
     ties: int = 0
     few: bool = False
 
-    def required(self, name: str) -> PowerlawFit:
-        """The fit.
+    def readable(self, name: str) -> PowerlawFit:
+        """The fit, if its exponent may be read.
 
         Raises:
-            SpectrumError: There is none; the message names the matrix and says why.
+            SpectrumError: It may not; the message names the matrix and says why.
         """
-        if self.fit is None:
+        if self.fit is None or self.problem:
             raise SpectrumError(f"{name} has no exponent: {self.problem}")
         return self.fit
+
+    @property
+    def doubt(self) -> str:
+        """Which other law fits the tail better at the 10 % level, in words; empty if none does."""
+        if self.fit is None:
+            return ""
+        better = [c for c in map(self.fit.compare, ALTERNATIVES) if c.favours == c.name]
+        return LAW_NAMES[min(better, key=lambda c: c.ratio).name] if better else ""
 
 
 def fit_tail(
     eigenvalues: Any,
     *,
     floor: float | None = None,
-    error: float = 0.0,
+    error: float | None = None,
     level: float = 0.95,
     bootstrap: int = 0,
     seed: int = 0,
@@ -92,7 +109,8 @@ def fit_tail(
         eigenvalues: `(K,)` in any order.
         floor: Eigenvalues up to it are zero but for rounding; by default those that float32
             cannot tell from zero.
-        error: What rounding may put between two eigenvalues that are equal.
+        error: What rounding may put between two eigenvalues that are equal; by default what that
+            of float32 does.
         level: Probability of the intervals.
         bootstrap: Replicates, as in `fit_powerlaw`.
         seed: Of the replicates.
@@ -104,6 +122,8 @@ def fit_tail(
         return SpectrumTail(None, "no tail: all eigenvalues are zero")
     if floor is None:
         floor = float(values[-1]) * (len(values) * _SINGLE) ** 2
+    if error is None:
+        error = 8 * _SINGLE * float(values[-1])
     used = values[values > floor]
     if ties := tied(used, error):
         apart = _within(used[-1] - used[-ties], used[-1], error)
@@ -116,11 +136,9 @@ def fit_tail(
         fit = fit_powerlaw(used, level=level, bootstrap=bootstrap, seed=seed, **small)
     except SpectrumError:
         return SpectrumTail(None, few if small else "no tail to fit", few=bool(small))
-    span = math.log(used[-1] / fit.xmin)
-    if span < _NARROWEST:
-        apart = _within(used[-1] - fit.xmin, used[-1], error)
-        problem = f"tied: the {fit.n_tail} of the tail are equal{apart}"
-        return SpectrumTail(None, problem, fit.n_tail)
+    if math.log(used[-1] / fit.xmin) < _NARROWEST:
+        width = 100 * (1 - fit.xmin / used[-1])
+        return SpectrumTail(None, f"no tail: its {fit.n_tail} values lie within {width:.2g} %")
     if small:
         return SpectrumTail(fit, few, few=True)
     if fit.n_tail < FEWEST_IN_TAIL:
@@ -140,21 +158,19 @@ def tied(values: Array, error: float = 0.0) -> int:
         return K
     logs = np.log(values[::-1])
     below = logs[0] - logs  # 0 for the largest
-    counts = np.arange(1, K + 1)
-    close = counts[(counts >= 3) & (2 * counts <= K) & (below <= _TIE_WIDTH)]
-    for m in close[::-1]:
-        t, gap = below[m - 1], logs[m - 1] - logs[2 * m - 1]
+    close = np.flatnonzero(below <= _TIE_WIDTH) + 1
+    for m in close[(close >= 3) & (close < K)][::-1].tolist():
+        t, gap = float(below[m - 1]), float(logs[m - 1] - logs[min(2 * m, K) - 1])
         if t > _TIE_GAP * gap:
             continue
-        rate = _rate_below(logs, int(m))
-        if (1 - math.exp(-rate * t)) ** (m - 1) < _TIE_PROBABILITY:
-            return int(m)
+        if (1 - math.exp(-_rate_below(logs, m) * t)) ** (m - 1) < _TIE_PROBABILITY:
+            return m
     return 0
 
 
 def _rate_below(logs: Array, m: int) -> float:
     """Hill's tail index of the upper half, or of the 2m largest, without the m largest."""
-    last = max(len(logs) // 2, 2 * m) - 1
+    last = min(max(len(logs) // 2, 2 * m), len(logs)) - 1
     excess = float(np.sum(logs[m - 1 : last] - logs[last]))
     return (last - m + 1) / excess if excess > 0 else math.inf
 

@@ -176,7 +176,7 @@ def test_comparison_of_two_networks(report):
     assert first["difference_low"] == pytest.approx(first["difference"] - down)
     assert first["difference_high"] == pytest.approx(first["difference"] + up)
     assert first["lambda_max_ratio"] == pytest.approx(b["lambda_max"] / a["lambda_max"])
-    assert found.rows[2]["verdict"] == "no tail in one of them"
+    assert found.rows[2]["verdict"] == "no exponent in one of them"
     assert "difference" in str(found)
     assert first["first_verdict"].startswith("like a random matrix")
     assert first["verdict"].endswith(", if these are power laws")

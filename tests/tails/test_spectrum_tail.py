@@ -52,12 +52,28 @@ def test_a_plateau_is_tied(kind, width, size):
             assert (" within " in tail.problem) == (width > 1e-5)
 
 
+@pytest.mark.parametrize("shape", [(64, 5000), (20, 4000), (256, 3000)])
+def test_a_wide_random_matrix_is_narrow_and_not_tied(shape):
+    rng = np.random.default_rng(3)
+    for _ in range(10):
+        tail = fit_tail(eigenvalues_of_random(rng, *shape))
+        assert "tied" not in tail.problem
+        assert tail.fit is None or tail.fit.alpha < 60
+
+
+@pytest.mark.parametrize("size", [35, 50, 63])
+def test_a_plateau_of_more_than_half(size):
+    values = np.sort(1 + np.random.default_rng(4).pareto(2.0, 64))
+    values[-size:] = 1.5 * values[-size - 1] * np.linspace(0.99, 1.0, size)
+    assert fit_tail(values).ties == size
+
+
 def test_an_ordinary_spectrum_has_the_fit_of_the_search():
     values = 1 + np.random.default_rng(2).pareto(1.5, 300)
     tail, fit = fit_tail(values, bootstrap=20), htr.fit_powerlaw(values, bootstrap=20)
     assert tail.problem == "" and not tail.few and tail.ties == 0
     assert tail.fit.to_dict() == fit.to_dict()
-    assert tail.required("fc") is tail.fit
+    assert tail.readable("fc") is tail.fit
 
 
 def test_zeros_but_for_rounding_are_left_out():
@@ -77,7 +93,7 @@ def test_zeros_but_for_rounding_are_left_out():
         ([3.0, 2.0, 1.0], "too few eigenvalues to tell (3)"),
         ([3.0, 2.0, 0.0], "too few eigenvalues that are not zero to tell (2)"),
         ([2.0, 2.0, 2.0], "tied: the 3 largest are equal"),
-        (np.geomspace(1, 1.05, 40), "tied: the 40 of the tail are equal within 4.8 %"),
+        (np.geomspace(1, 1.05, 40), "no tail: its 40 values lie within 4.8 %"),
     ],
 )
 def test_there_is_no_exponent(values, problem):
@@ -85,7 +101,7 @@ def test_there_is_no_exponent(values, problem):
     assert tail.problem == problem
     assert tail.fit is None
     with pytest.raises(htr.SpectrumError, match="fc has no exponent"):
-        tail.required("fc")
+        tail.readable("fc")
 
 
 def test_few_values_are_fitted_but_not_to_be_read():
