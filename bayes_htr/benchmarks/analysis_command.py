@@ -10,7 +10,8 @@ import argparse
 from rich.console import Console
 
 from bayes_htr.benchmarks.analysis_speed import NETS, WORK, AnalysisSpeed, analysis_tables
-from bayes_htr.benchmarks.running import Commands, add_command, positive, run_benchmark
+from bayes_htr.benchmarks.running import Commands, add_command, run_benchmark
+from bayes_htr.help_text import positive
 
 
 def add_analyze_speed(kinds: Commands[argparse.ArgumentParser]) -> None:

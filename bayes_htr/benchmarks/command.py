@@ -19,10 +19,11 @@ from bayes_htr.benchmarks.naive import ENERGIES
 from bayes_htr.benchmarks.overhead import MEASURED, NETS, Overhead, overhead_tables
 from bayes_htr.benchmarks.pictures import Limits, draw_growth, draw_overhead
 from bayes_htr.benchmarks.posterior_command import add_guides, add_posterior
-from bayes_htr.benchmarks.running import Commands, add_command, count, positive, run_benchmark
+from bayes_htr.benchmarks.running import Commands, add_command, run_benchmark
 from bayes_htr.benchmarks.settings import DTYPES, REFRESHES, Training, refresh_policy
 from bayes_htr.benchmarks.tail_command import add_search, add_tails
 from bayes_htr.engine import Drift
+from bayes_htr.help_text import count, positive
 
 
 def add_bench(commands: Commands[argparse.ArgumentParser]) -> None:

@@ -14,7 +14,8 @@ from bayes_htr.benchmarks.guides_picture import draw_guides
 from bayes_htr.benchmarks.posterior import OTHERS, PosteriorBenchmark, StudySettings
 from bayes_htr.benchmarks.posterior_picture import draw_posterior
 from bayes_htr.benchmarks.posterior_tables import posterior_tables, study_settings
-from bayes_htr.benchmarks.running import Commands, add_command, positive, run_benchmark
+from bayes_htr.benchmarks.running import Commands, add_command, run_benchmark
+from bayes_htr.help_text import positive
 
 
 def add_guides(kinds: Commands[argparse.ArgumentParser]) -> None:

@@ -15,31 +15,11 @@ from bayes_htr.benchmarks.parts import Part, perform
 from bayes_htr.benchmarks.results import Results
 from bayes_htr.benchmarks.tables import TextTable, page, part_settings
 from bayes_htr.devices import usable_device
-from bayes_htr.help_text import HelpFormatter
+from bayes_htr.help_text import HelpFormatter, positive
 
 Commands = argparse._SubParsersAction  # the type of what add_subparsers returns
 
 _INTERRUPTED = "interrupted; the same command goes on with what is left to measure"
-
-
-def positive(text: str) -> int:
-    """An option's whole number from 1 on."""
-    return _at_least(text, 1)
-
-
-def count(text: str) -> int:
-    """An option's whole number from 0 on."""
-    return _at_least(text, 0)
-
-
-def _at_least(text: str, least: int) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = least - 1
-    if value < least:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {least} on")
-    return value
 
 
 class Benchmark(Protocol):

@@ -6,11 +6,12 @@ import argparse
 
 from rich.console import Console
 
-from bayes_htr.benchmarks.running import Commands, add_command, positive, run_benchmark
+from bayes_htr.benchmarks.running import Commands, add_command, run_benchmark
 from bayes_htr.benchmarks.tail_samples import LAWS
 from bayes_htr.benchmarks.tail_speed import LAWS as SPEED_LAWS
 from bayes_htr.benchmarks.tail_speed import SearchSpeed, speed_tables
 from bayes_htr.benchmarks.tails import Calibration, calibration_tables
+from bayes_htr.help_text import positive
 
 
 def add_tails(kinds: Commands[argparse.ArgumentParser]) -> None:

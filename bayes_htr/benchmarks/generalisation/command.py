@@ -16,9 +16,10 @@ from bayes_htr.benchmarks.generalisation.protocol import Protocol, Settings
 from bayes_htr.benchmarks.generalisation.report import write_report
 from bayes_htr.benchmarks.generalisation.run_log import RunLog
 from bayes_htr.benchmarks.machine import machine_facts
-from bayes_htr.benchmarks.running import Commands, add_command, positive
+from bayes_htr.benchmarks.running import Commands, add_command
 from bayes_htr.devices import usable_device
 from bayes_htr.errors import CheckpointError
+from bayes_htr.help_text import positive
 
 QUICK = {
     "methods": ["none", "weight_decay", "spectral_norm", "frechet", "svi_lomax"],
