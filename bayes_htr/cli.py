@@ -1,8 +1,9 @@
-"""The command line, `bayes-htr` or `python -m bayes_htr`: fit, report, analyze and bench."""
+"""The command line, `bayes-htr` or `python -m bayes_htr`: fit, report and analyze."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -16,7 +17,6 @@ from torch import nn
 import bayes_htr
 from bayes_htr.analysis import add_analyze
 from bayes_htr.analysis.names import visible
-from bayes_htr.benchmarks import add_bench
 from bayes_htr.errors import (
     CheckpointError,
     DataError,
@@ -108,7 +108,13 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("folder", type=Path, help="the run folder")
     report.set_defaults(run=_report, interrupted="interrupted")
     add_analyze(commands)
-    add_bench(commands)
+    bench = commands.add_parser(
+        "bench",
+        help="say how benchmarks are run",
+        description="Say how benchmarks are run: from a clone, by `python -m benchmarks`.",
+    )
+    bench.add_argument("words", nargs=argparse.REMAINDER, help="of the benchmark's command line")
+    bench.set_defaults(run=_bench, interrupted="interrupted")
     return parser
 
 
@@ -309,6 +315,11 @@ def _method(args: argparse.Namespace, net: nn.Module) -> Method:
     if given.pop("guide", "spectral") == "spectral":
         return default_method(net, **given)
     return SVI(guide=args.guide, **given)
+
+
+def _bench(args: argparse.Namespace, console: Console) -> None:
+    command = shlex.join(["python", "-m", "benchmarks", *(args.words or ["--help"])])
+    raise ValueError(f"benchmarks are run from a clone of the repository: {command}")
 
 
 def _report(args: argparse.Namespace, console: Console) -> None:

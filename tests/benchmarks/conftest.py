@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 import bayes_htr as htr
-from bayes_htr.benchmarks.settings import Case, Training
+from benchmarks.cost.settings import Case, Training
 
 
 class FakeClock:
