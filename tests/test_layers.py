@@ -1,4 +1,4 @@
-"""A lower layer never imports a higher one, and the library never imports the benchmarks."""
+"""No layer imports a higher one, the library no benchmark, and no kind of benchmarks another."""
 
 import ast
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 import bayes_htr
 
 PACKAGE = Path(bayes_htr.__file__).parent
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 LAYERS = [
     "errors",
     "processes",
@@ -53,3 +54,10 @@ def test_imports_go_down(path: Path):
 @pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=str)
 def test_the_library_does_not_import_the_benchmarks(path: Path):
     assert not imports(path, "benchmarks")
+
+
+@pytest.mark.parametrize("kind", ["common", "cost", "tails", "study"])
+def test_a_kind_of_benchmarks_imports_no_other_kind(kind: str):
+    for path in (BENCHMARKS / kind).rglob("*.py"):
+        others = imports(path, "benchmarks") - {kind, "common"}
+        assert not others, f"{path} imports {others}"

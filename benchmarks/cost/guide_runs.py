@@ -29,21 +29,18 @@ from bayes_htr.inference.map import _Run as MAPRun
 from bayes_htr.inference.settings import fused_adam
 from bayes_htr.inference.svi import _Run as SVIRun
 from bayes_htr.models import BayesianClassifier
-from bayes_htr.priors import ESD, Entries, Frechet, Lomax, MaxEigenvalue, Normal, Priors
+from bayes_htr.priors import ESD, Frechet, Lomax, MaxEigenvalue, Priors
+from benchmarks.common.mlp import INPUTS, normal_entries, with_normal_biases
 from benchmarks.common.stopwatch import Steps
-from benchmarks.study.posterior.methods import INPUTS
 
 SHAPE = (1, 28, 28)
 CLASSES = 10
 SCALE = 0.05
 """Standard deviation of the guides at the start, in the laws' own coordinates."""
 
-NORMAL = Priors(
-    {f"{layer}.*": Entries(Normal(0.0, inputs**-0.5)) for layer, inputs in INPUTS.items()}
-)
-_BIASES = {"*.bias": Entries(Normal(0.0, 1.0))}
-FRECHET = Priors({"*.weight": MaxEigenvalue(Frechet(2.0, 1.0)), **_BIASES})
-LOMAX = Priors({"*.weight": ESD(Lomax(2.0, 1.0)), **_BIASES})
+NORMAL = normal_entries()
+FRECHET = with_normal_biases(MaxEigenvalue(Frechet(2.0, 1.0)))
+LOMAX = with_normal_biases(ESD(Lomax(2.0, 1.0)))
 
 
 @dataclass(frozen=True)

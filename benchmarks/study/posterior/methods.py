@@ -7,7 +7,6 @@ the same count of trials.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,21 +17,17 @@ from pyro.infer.autoguide import AutoNormal
 from bayes_htr.inference import MAP, SVI, Method
 from bayes_htr.priors import (
     ESD,
-    Entries,
     Frechet,
     Lomax,
     MaxEigenvalue,
-    Normal,
     Prior,
     Priors,
     penalties,
 )
+from benchmarks.common.mlp import normal_entries, with_normal_biases
 
 Numbers = Mapping[str, float]
 """What a trial sets; `epochs` always, the others as the method takes them."""
-
-INPUTS = {"fc1": 784, "fc2": 512, "fc3": 256}
-"""The inputs of each layer of the network that is trained."""
 
 
 @dataclass(frozen=True)
@@ -65,19 +60,11 @@ def _on_matrices(prior: Prior, numbers: Numbers) -> Priors:
 
 
 def _normal_entries(numbers: Numbers) -> Priors:
-    """Normal entries with standard deviation `scale / sqrt(inputs)`, biases as the weights."""
-    laws = {
-        f"{layer}.*": Entries(Normal(0.0, numbers["scale"] / math.sqrt(inputs)))
-        for layer, inputs in INPUTS.items()
-    }
-    return Priors(laws).scaled(numbers.get("strength", 1.0))
+    return normal_entries(numbers["scale"]).scaled(numbers.get("strength", 1.0))
 
 
 def _spectral(prior: Prior, numbers: Numbers) -> Priors:
-    """A spectral prior on the matrices, standard normal biases."""
-    return Priors({"*.weight": prior, "*.bias": Entries(Normal(0.0, 1.0))}).scaled(
-        numbers.get("strength", 1.0)
-    )
+    return with_normal_biases(prior).scaled(numbers.get("strength", 1.0))
 
 
 def _map(numbers: Numbers) -> Method:
