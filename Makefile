@@ -5,7 +5,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
 
-.PHONY: demo readme test test-slow lint docs clean
+.PHONY: demo readme test test-library test-slow lint docs clean
 
 demo: $(STAMP)
 	@echo "Training 20 small networks on digits, as many at a time as there are processors;"
@@ -19,6 +19,9 @@ readme: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
+
+test-library: $(STAMP)
+	$(BIN)/python -m pytest -q -m "not slow and not benchmarks"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow

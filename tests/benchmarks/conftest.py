@@ -1,6 +1,8 @@
-"""Small cases that take milliseconds."""
+"""Small cases that take milliseconds, and the mark that all tests of the benchmarks have."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,12 @@ from torch import nn
 
 import bayes_htr as htr
 from benchmarks.cost.settings import Case, Training
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.benchmarks)
 
 
 class FakeClock:
