@@ -7,7 +7,7 @@ STAMP = $(VENV)/installed
 # constraints.txt holds for Python 3.11; other versions install what is current.
 CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 
-.PHONY: demo readme test test-slow lint docs clean
+.PHONY: demo readme test test-library test-slow lint docs clean
 
 demo: $(STAMP)
 	@echo "Training 20 small networks on digits, as many at a time as there are processors;"
@@ -21,6 +21,9 @@ readme: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest -q
+
+test-library: $(STAMP)
+	$(BIN)/python -m pytest -q -m "not slow and not benchmarks"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow

@@ -6,8 +6,8 @@
     >>> posterior = htr.fit(model, (X, y), method=htr.MAP(lr=0.05), epochs=20)
 
 The layers, each of which knows only those before it: `distributions`, `spectra`, `tails`,
-`priors`, `engine`, `models`, `inference`, `posterior`; then `analysis`, `report`, `experiments`,
-`benchmarks` and the command line.
+`priors`, `engine`, `models`, `inference`, `posterior`; then `analysis`, `report`, `experiments`
+and the command line.
 """
 
 from bayes_htr import distributions

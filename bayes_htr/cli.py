@@ -1,8 +1,9 @@
-"""The command line, `bayes-htr` or `python -m bayes_htr`: fit, report, analyze and bench."""
+"""The command line, `bayes-htr` or `python -m bayes_htr`: fit, report and analyze."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -15,8 +16,6 @@ from torch import nn
 
 from bayes_htr.analysis import add_analyze
 from bayes_htr.analysis.names import visible
-from bayes_htr.benchmarks import add_bench
-from bayes_htr.benchmarks.running import count, positive
 from bayes_htr.errors import (
     CheckpointError,
     DataError,
@@ -38,7 +37,7 @@ from bayes_htr.experiments import (
     named_priors,
 )
 from bayes_htr.fit import load
-from bayes_htr.help_text import HelpFormatter
+from bayes_htr.help_text import HelpFormatter, count, positive
 from bayes_htr.inference import MAP, SVI, Method, RunFolder, default_method
 from bayes_htr.inference.distributed import from_main, launched, process_group
 from bayes_htr.inference.guide_choice import guide_names
@@ -61,11 +60,24 @@ _EXPECTED = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0, 1 for an error, 130 if interrupted.
+    """Run `bayes-htr`; returns the exit status, as `run_command` does."""
+    return run_command(build_parser(), argv)
+
+
+def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
+    """Run the command that a command line names.
 
     Of the processes that `torchrun` starts, all train and the first alone prints.
+
+    Args:
+        parser: Gives each command its `run`, called with the arguments and a console, and
+            `interrupted`, what is said when it is interrupted.
+        argv: The words of the command line after the program's name; without them, this process's.
+
+    Returns:
+        The exit status: 0, 1 for an error, 130 if interrupted.
     """
-    args = build_parser().parse_args(argv)
+    args = parser.parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
     silent = launched()[0] > 0
     errors = Console(stderr=True, quiet=silent)
@@ -73,10 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.run(args, Console(quiet=silent))
     except _EXPECTED as error:
         lines = "\n".join(map(visible, str(error).split("\n")))  # with names from strangers' files
-        errors.print(f"bayes-htr: {lines}", markup=False, highlight=False, soft_wrap=True)
+        errors.print(f"{parser.prog}: {lines}", markup=False, highlight=False, soft_wrap=True)
         return 1
     except KeyboardInterrupt:
-        errors.print(f"bayes-htr: {args.interrupted}")
+        errors.print(f"{parser.prog}: {args.interrupted}")
         return 130
     return 0
 
@@ -96,7 +108,13 @@ def build_parser() -> argparse.ArgumentParser:
     report.add_argument("folder", type=Path, help="the run folder")
     report.set_defaults(run=_report, interrupted="interrupted")
     add_analyze(commands)
-    add_bench(commands)
+    bench = commands.add_parser(
+        "bench",
+        help="say how benchmarks are run",
+        description="Say how benchmarks are run: from a clone, by `python -m benchmarks`.",
+    )
+    bench.add_argument("words", nargs=argparse.REMAINDER, help="of the benchmark's command line")
+    bench.set_defaults(run=_bench, interrupted="interrupted")
     return parser
 
 
@@ -324,6 +342,11 @@ def _method(args: argparse.Namespace, net: nn.Module) -> Method:
     if given.pop("guide", "spectral") == "spectral":
         return default_method(net, **given)
     return SVI(guide=args.guide, **given)
+
+
+def _bench(args: argparse.Namespace, console: Console) -> None:
+    command = shlex.join(["python", "-m", "benchmarks", *(args.words or ["--help"])])
+    raise ValueError(f"benchmarks are run from a clone of the repository: {command}")
 
 
 def _report(args: argparse.Namespace, console: Console) -> None:

@@ -398,10 +398,26 @@ def test_bad_options_of_svi_are_named(tmp_path, capsys, options, message):
     assert not out.exists()
 
 
-@pytest.mark.parametrize("command", [["fit"], ["analyze"], ["bench", "guides"]])
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ([], "python -m benchmarks --help"),
+        (["growth", "--out", "a b", "--help"], "python -m benchmarks growth --out 'a b' --help"),
+    ],
+)
+def test_bench_says_where_benchmarks_are(words, told, capsys):
+    assert main(["bench", *words]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.splitlines() == [
+        f"bayes-htr: benchmarks are run from a clone of the repository: {told}"
+    ]
+    assert printed.out == ""
+
+
+@pytest.mark.parametrize("command", ["fit", "analyze"])
 def test_help_tells_defaults_only_where_there_are_some(command, capsys):
     with pytest.raises(SystemExit):
-        main([*command, "--help"])
+        main([command, "--help"])
     shown = capsys.readouterr().out
     assert "(default: " in shown
     assert "None)" not in shown and "False)" not in shown

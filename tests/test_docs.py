@@ -1,8 +1,9 @@
 """The documentation runs: Python blocks, TOML files of priors, and command lines.
 
 In README.md and docs/*.md, the blocks of a file marked `python` are executed in order in one
-namespace; each `toml` block is read as priors; each `bayes-htr` line of a `bash` block goes through
-the command line's parser. What must not run is marked `text`, and shown output `console`.
+namespace; each `toml` block is read as priors; each line of a `bash` block that starts with
+`bayes-htr`, `python -m bayes_htr` or `python -m benchmarks` goes through the parser of that command
+line. What must not run is marked `text`, and shown output `console`.
 """
 
 import re
@@ -16,12 +17,19 @@ import pytest
 import torch
 
 import bayes_htr as htr
-from bayes_htr import progress_bar
+from bayes_htr import cli, progress_bar
+from benchmarks import __main__ as benchmarks
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [p for p in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))] if p.exists()]
 LANGUAGES = {"python", "toml", "bash", "console", "text", "bibtex"}
 MUST_RUN = ("README.md", "docs/tutorial.md")
+COMMANDS = {
+    ("bayes-htr",): cli.build_parser,
+    ("python", "-m", "bayes_htr"): cli.build_parser,
+    ("python", "-m", "benchmarks"): benchmarks.build_parser,
+}
+"""How a command line starts, and what parses the rest of it."""
 
 
 class Block(NamedTuple):
@@ -107,13 +115,14 @@ def test_toml_blocks_are_priors(page, block, tmp_path):
 
 @pytest.mark.parametrize(("page", "block"), chosen("bash"))
 def test_bash_blocks_parse(page, block):
-    cli = pytest.importorskip("bayes_htr.cli")
     for line in block.code.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
-        for start in (["bayes-htr"], ["python", "-m", "bayes_htr"]):
-            if words[: len(start)] == start and words != [*start, "--help"]:
+        while words and "=" in words[0]:  # a variable of the environment
+            del words[0]
+        for start, build_parser in COMMANDS.items():
+            if words[: len(start)] == [*start] and words[len(start) :] != ["--help"]:
                 try:
-                    cli.build_parser().parse_args(words[len(start) :])
+                    build_parser().parse_args(words[len(start) :])
                 except SystemExit as stopped:
                     assert not stopped.code, f"{written(page)}: {line!r} is no command"
 

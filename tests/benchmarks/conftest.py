@@ -1,6 +1,8 @@
-"""Small cases that take milliseconds."""
+"""Small cases that take milliseconds, and the mark that all tests of the benchmarks have."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +10,13 @@ import torch
 from torch import nn
 
 import bayes_htr as htr
-from bayes_htr.benchmarks.settings import Case, Training
+from benchmarks.cost.settings import Case, Training
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.benchmarks)
 
 
 class FakeClock:

@@ -1,4 +1,4 @@
-"""`bench analyze` with a stand-in for WeightWatcher; no number of seconds is asserted."""
+"""`analyze` with a stand-in for WeightWatcher; no number of seconds is asserted."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from bayes_htr.analysis import analyze
-from bayes_htr.cli import main
+from benchmarks.__main__ import main
 
 
 class Details(list):
@@ -43,7 +43,7 @@ class StandIn:
 
 def command(out):
     options = ["--nets", "lenet5", "--repeats", "1", "--threads", "1"]
-    return ["bench", "analyze", "--out", str(out), *options]
+    return ["analyze", "--out", str(out), *options]
 
 
 def test_both_are_timed(tmp_path, monkeypatch, capsys):

@@ -5,8 +5,8 @@ import sys
 
 import pytest
 
-from bayes_htr.benchmarks import overhead
-from bayes_htr.cli import build_parser, main
+from benchmarks.__main__ import build_parser, main
+from benchmarks.cost import overhead
 
 TINY = ["--threads", "1", "--warmup", "1", "--batch-size", "8"]
 TINY_COST = ["--steps", "4", "--pairs", "2", "--turn", "3"]
@@ -14,7 +14,7 @@ TINY_COST = ["--steps", "4", "--pairs", "2", "--turn", "3"]
 
 def tiny_overhead(out, data_dir, *options):
     given = ["--out", str(out), "--data-dir", str(data_dir), "--nets", "lenet5"]
-    return ["bench", "overhead", *given, *TINY, *TINY_COST, "--naive-steps", "1", *options]
+    return ["overhead", *given, *TINY, *TINY_COST, "--naive-steps", "1", *options]
 
 
 def test_overhead(tmp_path, data_dir, capsys, monkeypatch):
@@ -89,7 +89,7 @@ def test_strengths_of_names_are_recorded_as_numbers(tmp_path, data_dir, capsys):
 
 def test_growth(tmp_path, capsys):
     options = ["--sizes", "16", "8", "--steps", "4", "--naive-steps", "1", "--refresh", "exact"]
-    assert main(["bench", "growth", "--out", str(tmp_path), *TINY, *options]) == 0
+    assert main(["growth", "--out", str(tmp_path), *TINY, *options]) == 0
     data = json.loads((tmp_path / "growth.json").read_text())
     assert list(data["cells"]) == ["8/lomax", "16/lomax"]
     result = data["cells"]["8/lomax"]["growth"]["result"]
@@ -100,7 +100,7 @@ def test_growth(tmp_path, capsys):
 
 def test_gpu_is_the_same_code_on_the_cpu(tmp_path, capsys):
     options = ["--device", "cpu", "--nets", "lenet5", "--sizes", "8", "--priors", "lomax"]
-    command = ["bench", "gpu", "--out", str(tmp_path), *TINY, *TINY_COST, *options]
+    command = ["gpu", "--out", str(tmp_path), *TINY, *TINY_COST, *options]
     assert main([*command, "--layer-steps", "4"]) == 0
     data = json.loads((tmp_path / "gpu.json").read_text())
     assert data["cells"]["lenet5/lomax"]["cost"]["settings"]["dtype"] == "bfloat16"
@@ -126,10 +126,18 @@ def test_bad_input_is_named(tmp_path, data_dir, capsys, options, message):
     assert not (tmp_path / "overhead.json").exists()
 
 
+def test_help_tells_defaults_only_where_there_are_some(capsys):
+    with pytest.raises(SystemExit):
+        main(["guides", "--help"])
+    shown = capsys.readouterr().out
+    assert "(default: " in shown
+    assert "None)" not in shown and "False)" not in shown
+
+
 @pytest.mark.parametrize("value", ["0", "-3", "many"])
 def test_counts_are_whole_and_positive(value, capsys):
     with pytest.raises(SystemExit):
-        build_parser().parse_args(["bench", "growth", "--out", "x", "--threads", value])
+        build_parser().parse_args(["growth", "--out", "x", "--threads", value])
     assert "give a whole number from 1 on" in capsys.readouterr().err
 
 
@@ -145,7 +153,7 @@ def test_an_interruption_says_how_to_go_on(tmp_path, data_dir, capsys, monkeypat
 def test_without_matplotlib_there_are_tables(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.pyplot", None)
     options = ["--sizes", "8", "--steps", "2", "--naive-steps", "1"]
-    assert main(["bench", "growth", "--out", str(tmp_path), *TINY, *options]) == 0
+    assert main(["growth", "--out", str(tmp_path), *TINY, *options]) == 0
     assert "bayes-htr[plot]" in capsys.readouterr().out
     assert (tmp_path / "growth.md").exists()
     assert not (tmp_path / "growth.png").exists()

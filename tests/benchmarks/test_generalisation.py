@@ -14,16 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bayes_htr.benchmarks.generalisation import command
-from bayes_htr.benchmarks.generalisation.cells import Base
-from bayes_htr.benchmarks.generalisation.fits import Run, perform
-from bayes_htr.benchmarks.generalisation.methods import METHODS
-from bayes_htr.benchmarks.generalisation.outcomes import Outcomes
-from bayes_htr.benchmarks.generalisation.pool import Pool
-from bayes_htr.benchmarks.generalisation.protocol import TUNING_SEEDS, Protocol, Settings
-from bayes_htr.benchmarks.generalisation.run_log import FILE, RunLog
-from bayes_htr.cli import main
 from bayes_htr.errors import DataError
+from benchmarks.__main__ import main
+from benchmarks.study.generalisation import command
+from benchmarks.study.generalisation.cells import Base
+from benchmarks.study.generalisation.fits import Run, perform
+from benchmarks.study.generalisation.methods import METHODS
+from benchmarks.study.generalisation.outcomes import Outcomes
+from benchmarks.study.generalisation.pool import Pool
+from benchmarks.study.generalisation.protocol import TUNING_SEEDS, Protocol, Settings
+from benchmarks.study.generalisation.run_log import FILE, RunLog
 
 FEW = ("none", "weight_decay", "spectral_norm", "frechet", "stable_rank", "stable_rank_above")
 CELL = "mlp-digits"
@@ -31,7 +31,7 @@ CELL = "mlp-digits"
 
 def study(out, *more):
     given = ["--out", str(out), "--cells", CELL, "--methods", *FEW, "--processes", "1"]
-    return ["bench", "generalisation", *given, "--seeds", "2", "--epochs", "1", *more]
+    return ["generalisation", *given, "--seeds", "2", "--epochs", "1", *more]
 
 
 class InProcess:
@@ -172,7 +172,7 @@ def test_entrants_stay_when_methods_are_added(studied, tmp_path, in_process):
 
 
 def test_the_report(studied, capsys):
-    assert main(["bench", "report", "--out", str(studied)]) == 0
+    assert main(["report", "--out", str(studied)]) == 0
     printed = capsys.readouterr().out
     for word in ("Confirmatory", "Exploratory", "(entrant)", "lower threshold", "correlation"):
         assert word in printed
@@ -192,13 +192,13 @@ def test_other_options_in_the_same_folder(studied, capsys):
 
 
 def test_a_report_of_nothing(tmp_path, capsys):
-    assert main(["bench", "report", "--out", str(tmp_path)]) == 1
+    assert main(["report", "--out", str(tmp_path)]) == 1
     assert "holds no runs" in capsys.readouterr().err
 
 
 def test_a_foreign_file(tmp_path, capsys):
     (tmp_path / FILE).write_text('{"kind": "run"}\n')
-    assert main(["bench", "report", "--out", str(tmp_path)]) == 1
+    assert main(["report", "--out", str(tmp_path)]) == 1
     assert "line 1" in capsys.readouterr().err
     assert (tmp_path / FILE).read_text() == '{"kind": "run"}\n'
 
@@ -249,7 +249,7 @@ def test_a_pool(tmp_path, monkeypatch):
 @pytest.mark.parametrize("what", ["ctrl-c", "terminated", "a process killed"])
 def test_an_interrupted_study(tmp_path, what):
     """It ends at once with its processes, though their runs would take minutes."""
-    words = [sys.executable, "-m", "bayes_htr", *study(tmp_path)]
+    words = [sys.executable, "-m", "benchmarks", *study(tmp_path)]
     words[words.index("--epochs") + 1] = "9000"
     with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
         children, worker = [], None

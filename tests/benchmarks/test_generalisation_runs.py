@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from bayes_htr.benchmarks.generalisation import cells, fits, methods
-from bayes_htr.benchmarks.generalisation.cells import CELLS, Base, split
-from bayes_htr.benchmarks.generalisation.fits import Run, packed, perform, unpacked
-from bayes_htr.benchmarks.generalisation.methods import METHODS, TUNED, Setting
 from bayes_htr.engine import bind
 from bayes_htr.errors import DataError
 from bayes_htr.experiments import build_network
+from benchmarks.study.generalisation import cells, fits, methods
+from benchmarks.study.generalisation.cells import CELLS, Base, split
+from benchmarks.study.generalisation.fits import Run, packed, perform, unpacked
+from benchmarks.study.generalisation.methods import METHODS, TUNED, Setting
 
 CELL = "mlp-digits"
 

@@ -8,11 +8,11 @@ import torch
 from pyro.infer import Trace_ELBO
 
 import bayes_htr as htr
-from bayes_htr.benchmarks import guide_runs, guides, memory
-from bayes_htr.benchmarks.guide_runs import NORMAL, PLAIN, TIMED, PyroNetwork, Work, svi_run
-from bayes_htr.benchmarks.guides import GuideSettings, map_of, measure_times
-from bayes_htr.cli import main
 from bayes_htr.errors import ProcessError
+from benchmarks.__main__ import main
+from benchmarks.cost import guide_runs, guides, memory
+from benchmarks.cost.guide_runs import NORMAL, PLAIN, TIMED, PyroNetwork, Work, svi_run
+from benchmarks.cost.guides import GuideSettings, map_of, measure_times
 
 FEW = ["--rounds", "2", "--steps", "2", "--warmup", "1", "--memory-steps", "1"]
 SMALL = ["--examples", "16", "--batch-size", "8", "--threads", "1"]
@@ -24,7 +24,7 @@ def work():
 
 
 def test_the_benchmark(tmp_path, capsys):
-    command = ["bench", "guides", "--out", str(tmp_path), *FEW, *SMALL, "--runs", "meanfield"]
+    command = ["guides", "--out", str(tmp_path), *FEW, *SMALL, "--runs", "meanfield"]
     assert main(command) == 0
     printed = capsys.readouterr().out
     for word in ("to plain", "mean field, normal entries", "Peak memory of a fresh process"):

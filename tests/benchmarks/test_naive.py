@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 import bayes_htr as htr
-from bayes_htr.benchmarks.naive import ENERGIES, TOP_ALONE, NaiveEnergy
 from bayes_htr.experiments import PRIORS, named_priors
+from benchmarks.cost.naive import ENERGIES, TOP_ALONE, NaiveEnergy
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bayes_htr.benchmarks.generalisation.paired import (
+from benchmarks.study.generalisation.paired import (
     difference,
     difference_over_images,
     holm,

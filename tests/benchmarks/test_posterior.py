@@ -5,16 +5,16 @@ import json
 import pytest
 import torch
 
-from bayes_htr.benchmarks import compared, posterior
-from bayes_htr.benchmarks.compared import METHODS, Compared
-from bayes_htr.benchmarks.posterior import Cut, StudySettings, chosen_trial
-from bayes_htr.benchmarks.posterior_tables import baseline_of, by_seed, relative_difference
-from bayes_htr.benchmarks.results import Results
-from bayes_htr.benchmarks.scores import Predicted, all_scores, fitted_temperature, tempered
-from bayes_htr.cli import main
 from bayes_htr.experiments import load_dataset
 from bayes_htr.posterior.evaluation import scores
 from bayes_htr.posterior.prediction import Prediction
+from benchmarks.__main__ import main
+from benchmarks.common.results import Results
+from benchmarks.study.posterior import protocol
+from benchmarks.study.posterior.methods import METHODS, Compared
+from benchmarks.study.posterior.protocol import Cut, StudySettings, chosen_trial
+from benchmarks.study.posterior.tables import baseline_of, by_seed, relative_difference
+from benchmarks.study.scores import Predicted, all_scores, fitted_temperature, tempered
 
 SHORT = ["--seeds", "2", "--samples", "2", "--batch-size", "8", "--epochs", "1", "--threads", "1"]
 FEW = ["--validation", "6", "--ood", "4"]
@@ -25,12 +25,12 @@ def two_trials(monkeypatch):
     """The first two trials of every method."""
     for name, method in METHODS.items():
         short = Compared(**{**vars(method), "trials": method.trials[:2]})
-        monkeypatch.setitem(compared.METHODS, name, short)
+        monkeypatch.setitem(METHODS, name, short)
 
 
 def study(out, data_dir, *methods):
     given = ["--out", str(out), "--data-dir", str(data_dir), "--data", "kmnist"]
-    return ["bench", "posterior", *given, *SHORT, *FEW, "--methods", *methods]
+    return ["posterior", *given, *SHORT, *FEW, "--methods", *methods]
 
 
 def test_the_study(tmp_path, data_dir, capsys, monkeypatch, two_trials):
@@ -60,7 +60,7 @@ def test_the_study(tmp_path, data_dir, capsys, monkeypatch, two_trials):
     assert "differences to MAP, weight decay" in page
     assert str(data_dir) not in page
 
-    monkeypatch.setattr(posterior, "fit", None)
+    monkeypatch.setattr(protocol, "fit", None)
     assert main(study(tmp_path, data_dir, *methods)) == 0
     assert "parts are in posterior.json already" in capsys.readouterr().out
 

@@ -7,9 +7,9 @@ import torch
 from scipy import stats
 
 import bayes_htr as htr
-from bayes_htr.benchmarks.comparison import paired_difference
-from bayes_htr.benchmarks.naive import ENERGIES
-from bayes_htr.benchmarks.quality import (
+from benchmarks.common.paired_mean import paired_difference
+from benchmarks.cost.naive import ENERGIES
+from benchmarks.cost.quality import (
     WHOLE,
     Note,
     accuracy,

@@ -8,10 +8,10 @@ import torch
 from rich.console import Console
 
 import bayes_htr as htr
-from bayes_htr.benchmarks.machine import command_line, machine_facts
-from bayes_htr.benchmarks.parts import Part, perform
-from bayes_htr.benchmarks.results import Results
-from bayes_htr.benchmarks.tables import TextTable
+from benchmarks.common.machine import command_line, machine_facts
+from benchmarks.common.parts import Part, perform
+from benchmarks.common.results import Results
+from benchmarks.common.tables import TextTable
 
 MACHINE = {"cpu": "a", "gpu": None, "cores": 2, "threads": 1, "torch": "2", "bayes_htr": "0"}
 QUIET = Console(quiet=True)
@@ -101,14 +101,14 @@ def test_a_folder_that_cannot_be_made(tmp_path):
 
 
 def test_machine_facts_name_no_host_and_no_path(tmp_path):
-    words = ["bench", "growth", "--out", "/home/me/x", "--data-dir=/secret", "--sizes", "8"]
+    words = ["growth", "--out", "/home/me/x", "--data-dir=/secret", "--sizes", "8"]
     facts = machine_facts(torch.device("cpu"), words)
-    assert facts["command"] == "bayes-htr bench growth --out DIR --data-dir=DIR --sizes 8"
+    assert facts["command"] == "python -m benchmarks growth --out DIR --data-dir=DIR --sizes 8"
     assert set(facts) == {
         *("cpu", "gpu", "cores", "threads", "torch", "python", "bayes_htr", "date", "command")
     }
     assert platform.node() not in map(str, facts.values())
-    assert command_line(["bench"]) == "bayes-htr bench"
+    assert command_line([]) == "python -m benchmarks"
 
 
 def test_latex():

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from bayes_htr.benchmarks.generalisation.run_log import FILE, RunLog
 from bayes_htr.errors import CheckpointError
+from benchmarks.study.generalisation.run_log import FILE, RunLog
 
 
 def test_two_logs_of_one_file(tmp_path):

@@ -16,17 +16,17 @@ import torch
 from rich.console import Console
 from scipy import stats
 
-from bayes_htr.benchmarks.generalisation import study_pictures
-from bayes_htr.benchmarks.generalisation.cells import MAIN, Base
-from bayes_htr.benchmarks.generalisation.claims import by_strength, correlation
-from bayes_htr.benchmarks.generalisation.fits import COLUMNS, Run, packed
-from bayes_htr.benchmarks.generalisation.methods import METHODS
-from bayes_htr.benchmarks.generalisation.outcomes import CHANCE, Outcomes
-from bayes_htr.benchmarks.generalisation.paired import holm
-from bayes_htr.benchmarks.generalisation.report import write_report
-from bayes_htr.benchmarks.generalisation.run_log import FILE, RunLog
-from bayes_htr.benchmarks.generalisation.study_csv import write_csv
-from bayes_htr.benchmarks.generalisation.study_tables import study_tables
+from benchmarks.study.generalisation import pictures
+from benchmarks.study.generalisation.cells import MAIN, Base
+from benchmarks.study.generalisation.claims import by_strength, correlation
+from benchmarks.study.generalisation.csv_files import write_csv
+from benchmarks.study.generalisation.fits import COLUMNS, Run, packed
+from benchmarks.study.generalisation.methods import METHODS
+from benchmarks.study.generalisation.outcomes import CHANCE, Outcomes
+from benchmarks.study.generalisation.paired import holm
+from benchmarks.study.generalisation.report import write_report
+from benchmarks.study.generalisation.run_log import FILE, RunLog
+from benchmarks.study.generalisation.tables import study_tables
 
 BASE = Base(3, 0.1, "cosine")
 CELL = "mlp-kmnist"
@@ -115,7 +115,7 @@ def test_a_method_that_always_diverged_is_there(story):
     outcomes = story.outcomes()
     assert "(2 diverged: counted as chance)" in text_of(outcomes)
     assert outcomes.compared(CELL, "lomax", "none", "nll").mean == CHANCE["nll"] - 0.5
-    assert study_pictures._mean_curves(outcomes, CELL).keys() == {"none", "weight_decay"}
+    assert pictures._mean_curves(outcomes, CELL).keys() == {"none", "weight_decay"}
 
 
 def test_holm_over_cells_and_over_all(story):
@@ -273,7 +273,7 @@ def test_the_forest(story):
         "lomax": 0.81,
     }.items():
         story.tests(CELL, method, around(middle, seed=len(method)))
-    figure = study_pictures._forest(story.outcomes())
+    figure = pictures._forest(story.outcomes())
     labels = figure.axes[0].get_yticklabels()
     shown = ["none", "spectral_norm", "dropout", "lomax", "frechet", "ensemble"]
     assert [label.get_text() for label in labels] == [METHODS[m].label for m in shown]
@@ -283,7 +283,7 @@ def test_the_forest(story):
     low, high = figure.axes[0].get_xlim()
     assert -10 < low < 0 < high < 10
     assert any(text.get_text().startswith("◂ -5") for text in figure.axes[0].texts)
-    study_pictures.pyplot().close(figure)
+    pictures.pyplot().close(figure)
 
 
 def test_csv(story):

@@ -1,4 +1,4 @@
-"""`bench tails` on a few samples, `bench search` where WeightWatcher is, and what is sampled."""
+"""`tails` on a few samples, `search` where WeightWatcher is, and what is sampled."""
 
 import json
 import sys
@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 from scipy import integrate, stats
 
-from bayes_htr.benchmarks.tail_samples import LAWS
-from bayes_htr.benchmarks.tail_speed import wishart_eigenvalues
-from bayes_htr.benchmarks.tails import uniformity
-from bayes_htr.cli import main
+from benchmarks.__main__ import main
+from benchmarks.tails.calibration import uniformity
+from benchmarks.tails.samples import LAWS
+from benchmarks.tails.search_speed import wishart_eigenvalues
 
 
 def test_calibration(tmp_path, capsys):
     options = ["--sizes", "30", "12", "--samples", "6", "--bootstrap", "19"]
-    command = ["bench", "tails", "--out", str(tmp_path), *options]
+    command = ["tails", "--out", str(tmp_path), *options]
     assert main(command) == 0
     printed = capsys.readouterr().out
     for word in ("xmin known", "xmin searched", "lognormal by Vuong", "smooth"):
@@ -35,19 +35,19 @@ def test_calibration(tmp_path, capsys):
 
 
 def test_bad_input_is_named(tmp_path, capsys):
-    assert main(["bench", "tails", "--out", str(tmp_path), "--alpha", "0.5"]) == 1
+    assert main(["tails", "--out", str(tmp_path), "--alpha", "0.5"]) == 1
     assert "--alpha 0.5" in capsys.readouterr().err
 
 
 def test_search_needs_weightwatcher(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "weightwatcher.WW_powerlaw", None)
-    assert main(["bench", "search", "--out", str(tmp_path), "--sizes", "50"]) == 1
+    assert main(["search", "--out", str(tmp_path), "--sizes", "50"]) == 1
     assert "bayes-htr[peers]" in capsys.readouterr().err
 
 
 def test_search(tmp_path, capsys):
     pytest.importorskip("weightwatcher")
-    assert main(["bench", "search", "--out", str(tmp_path), "--sizes", "1024"]) == 0
+    assert main(["search", "--out", str(tmp_path), "--sizes", "1024"]) == 0
     cells = json.loads((tmp_path / "search.json").read_text())["cells"]
     for cell in cells.values():
         result = cell["speed"]["result"]

@@ -6,11 +6,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from bayes_htr.benchmarks.cost import CostSettings, measure_cost
-from bayes_htr.benchmarks.layers import LayerSettings, measure_growth, measure_refresh
-from bayes_htr.benchmarks.settings import Training
-from bayes_htr.benchmarks.share import measure_share
-from bayes_htr.benchmarks.stopwatch import Stopwatch, no_collection, summary, take_turns
+from benchmarks.common.stopwatch import Stopwatch, no_collection, summary, take_turns
+from benchmarks.cost.layers import LayerSettings, measure_growth, measure_refresh
+from benchmarks.cost.ratio import CostSettings, measure_cost
+from benchmarks.cost.settings import Training
+from benchmarks.cost.share import measure_share
 
 CPU = torch.device("cpu")
 

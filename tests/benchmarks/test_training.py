@@ -62,7 +62,7 @@ def test_batches_have_one_size_and_an_order_of_the_seed(case):
 
 
 def test_more_examples_per_batch_than_there_are(data):
-    from bayes_htr.benchmarks.settings import Training
+    from benchmarks.cost.settings import Training
 
     with pytest.raises(ValueError, match=r"batch_size=71.*70"):
         Training(batch_size=71).workload(lambda seed: torch.nn.Linear(12, 4), *data)

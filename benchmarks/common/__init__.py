@@ -1,0 +1,1 @@
+"""What all benchmarks share: results, tables, fair timing, pictures and common options."""

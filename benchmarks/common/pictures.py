@@ -1,0 +1,38 @@
+"""What pictures of results share.
+
+Needs matplotlib: `pip install "bayes-htr[plot]"`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bayes_htr.drawing import pyplot
+from benchmarks.common.results import write_file
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def log_axis(ax: Axes) -> None:
+    """A logarithmic scale with plain numbers, at 1, 2 and 5 where it spans little."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high < 200 * low else (1.0,)))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write a figure as PNG, aside first, and close it.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    write_file(path, lambda aside: figure.savefig(aside, dpi=130, format="png"))
+    pyplot().close(figure)
+    return path

@@ -1,0 +1,245 @@
+"""What `python -m benchmarks guides` takes steps of: plain training, each guide, and Pyro's own.
+
+Ours are the steps of `htr.MAP` and `htr.SVI`, with everything that happens in one. Pyro's are those
+of `pyro.infer.SVI` with `AutoNormal` over the `PyroSample` weights of the same network, as Pyro's
+own examples of Bayesian networks are written.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer.autoguide import AutoNormal
+from pyro.nn import PyroModule, PyroSample
+from pyro.params.param_store import StateDict
+from torch import Tensor, nn
+
+from bayes_htr.experiments import build_network
+from bayes_htr.inference import MAP, SVI, Batches, Problem
+from bayes_htr.inference.map import _Run as MAPRun
+from bayes_htr.inference.replica import Replica
+from bayes_htr.inference.settings import fused_adam
+from bayes_htr.inference.svi import _Run as SVIRun
+from bayes_htr.models import BayesianClassifier
+from bayes_htr.priors import ESD, Frechet, Lomax, MaxEigenvalue, Priors
+from benchmarks.common.mlp import INPUTS, normal_entries, with_normal_biases
+from benchmarks.common.stopwatch import Steps
+
+SHAPE = (1, 28, 28)
+CLASSES = 10
+SCALE = 0.05
+"""Standard deviation of the guides at the start, in the laws' own coordinates."""
+
+NORMAL = normal_entries()
+FRECHET = with_normal_biases(MaxEigenvalue(Frechet(2.0, 1.0)))
+LOMAX = with_normal_biases(ESD(Lomax(2.0, 1.0)))
+
+
+@dataclass(frozen=True)
+class Work:
+    """The data that every run takes its steps on.
+
+    Attributes:
+        x: Images.
+        y: Labels.
+        batch_size: Examples per step.
+        seed: Of the network and of the order.
+    """
+
+    x: Tensor
+    y: Tensor
+    batch_size: int = 128
+    seed: int = 0
+
+    @classmethod
+    def random(cls, examples: int, batch_size: int, seed: int) -> Work:
+        """Random images: steps on them take as long as on real ones."""
+        generator = torch.Generator().manual_seed(seed)
+        x = torch.randn(examples, *SHAPE, generator=generator)
+        y = torch.randint(CLASSES, (examples,), generator=generator)
+        return cls(x, y, batch_size, seed)
+
+    def network(self) -> nn.Module:
+        """A fresh network, always the same."""
+        return build_network("mlp", SHAPE, CLASSES, seed=self.seed)
+
+    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Batches of one size without end."""
+        generator = torch.Generator().manual_seed(self.seed)
+        while True:
+            order = torch.randperm(len(self.x), generator=generator)
+            for start in range(0, len(self.x) - self.batch_size + 1, self.batch_size):
+                chosen = order[start : start + self.batch_size]
+                yield self.x[chosen], self.y[chosen]
+
+
+class _Loop:
+    """A step, called with a batch, again and again."""
+
+    def __init__(self, work: Work, step: Callable[[Tensor, Tensor], Any]) -> None:
+        self._batches = work.batches()
+        self._step = step
+
+    def steps(self, count: int) -> None:
+        """Take `count` steps."""
+        for _ in range(count):
+            self._step(*next(self._batches))
+
+
+def plain_run(work: Work, optimizer: Callable[..., torch.optim.Optimizer]) -> Steps:
+    """Training without a prior, as a loop is written."""
+    net = work.network().train()
+    updates = optimizer(net.parameters())
+
+    def step(x: Tensor, y: Tensor) -> None:
+        updates.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        updates.step()
+
+    return _Loop(work, step)
+
+
+def map_run(work: Work, priors: Priors) -> Steps:
+    """Steps of `htr.MAP`, by SGD with momentum."""
+    problem = _problem(work, priors)
+    run = MAPRun(MAP(lr=0.05), problem)
+    run.replica = Replica(problem.net, problem.model.likelihood)
+    return _Loop(work, lambda x, y: run._step(x, y, len(y)))
+
+
+def svi_run(work: Work, priors: Priors, method: SVI) -> Steps:
+    """Steps of `htr.SVI`."""
+    return _Loop(work, SVIRun(method, _problem(work, priors))._step)
+
+
+def _problem(work: Work, priors: Priors) -> Problem:
+    """What `htr.fit` gives a method."""
+    net = work.network().train()
+    first = next(net.parameters())
+    train = Batches(
+        (work.x, work.y),
+        batch_size=work.batch_size,
+        device=first.device,
+        dtype=first.dtype,
+        seed=work.seed,
+        name="train",
+    )
+    return Problem(
+        model=BayesianClassifier(copy.deepcopy(net), priors),
+        net=net,
+        train=train,
+        validation=None,
+        epochs=1,
+        seed=work.seed,
+        progress=False,
+    )
+
+
+class PyroNetwork(PyroModule):
+    """The network with `PyroSample` weights, under the prior `NORMAL`.
+
+    Args:
+        num_data: The number of examples.
+    """
+
+    def __init__(self, num_data: int) -> None:
+        super().__init__()
+        self.num_data = num_data
+        outputs = [*list(INPUTS.values())[1:], CLASSES]
+        for (layer, inputs), out in zip(INPUTS.items(), outputs, strict=True):
+            linear: Any = PyroModule[nn.Linear]
+            linear = linear(inputs, out)
+            law = dist.Normal(0.0, inputs**-0.5)
+            linear.weight = PyroSample(law.expand([out, inputs]).to_event(2))
+            linear.bias = PyroSample(law.expand([out]).to_event(1))
+            setattr(self, layer, linear)
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> Tensor:
+        """Logits `(N, classes)`, with the labels as observed sites."""
+        hidden = F.relu(self.fc2(F.relu(self.fc1(x.flatten(1)))))
+        logits: Tensor = self.fc3(hidden)
+        with pyro.plate("data", self.num_data, subsample_size=len(x)):
+            pyro.sample("y", dist.Categorical(logits=logits), obs=y)
+        return logits
+
+
+class _PyroLoop(_Loop):
+    """Steps of Pyro's SVI, with a parameter store that is put back after them."""
+
+    def __init__(self, work: Work, elbo: Any) -> None:
+        self._store: StateDict = {"params": {}, "constraints": {}}
+        model = PyroNetwork(len(work.x))
+        guide = AutoNormal(model, init_scale=SCALE)
+        svi = pyro.infer.SVI(
+            model, guide, pyro.optim.PyroOptim(torch.optim.Adam, {"lr": 1e-3}), elbo
+        )
+        super().__init__(work, svi.step)
+
+    def steps(self, count: int) -> None:
+        """Take `count` steps."""
+        with pyro.get_param_store().scope(self._store):
+            super().steps(count)
+
+
+def _guide(name: str, priors: Priors, **settings: Any) -> Callable[[Work], Steps]:
+    return lambda work: svi_run(work, priors, SVI(guide=name, **settings))
+
+
+@dataclass(frozen=True)
+class Timed:
+    """Something whose steps are timed.
+
+    Attributes:
+        label: What tables call it.
+        run: Makes a fresh run.
+    """
+
+    label: str
+    run: Callable[[Work], Steps]
+
+
+PLAIN = "plain"
+TIMED = {
+    PLAIN: Timed(
+        "plain training, SGD",
+        lambda work: plain_run(work, lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9)),
+    ),
+    "plain_adam": Timed(
+        "plain training, Adam", lambda work: plain_run(work, lambda p: fused_adam(p, lr=1e-3))
+    ),
+    "map_lomax": Timed("MAP, Lomax prior", lambda work: map_run(work, LOMAX)),
+    "map_frechet": Timed("MAP, Fréchet prior", lambda work: map_run(work, FRECHET)),
+    "meanfield": Timed("mean field, normal entries", _guide("meanfield", NORMAL, init_scale=SCALE)),
+    "lowrank": Timed("low rank, normal entries", _guide("lowrank", NORMAL)),
+    "spectral_lomax": Timed("spectral guide, Lomax prior", _guide("spectral", LOMAX)),
+    "spectral_lomax_8": Timed(
+        "spectral guide, Lomax prior, 8 directions", _guide("spectral", LOMAX, directions=8)
+    ),
+    "spectral_lomax_example": Timed(
+        "spectral guide, Lomax prior, noise per example",
+        _guide("spectral", LOMAX, noise="example"),
+    ),
+    "spectral_lomax_8_example": Timed(
+        "spectral guide, Lomax prior, 8 directions, noise per example",
+        _guide("spectral", LOMAX, directions=8, noise="example"),
+    ),
+    "spectral_frechet": Timed("spectral guide, Fréchet prior", _guide("spectral", FRECHET)),
+    "meanfield_lomax": Timed("mean field, Lomax prior", _guide("meanfield", LOMAX)),
+    "meanfield_frechet": Timed("mean field, Fréchet prior", _guide("meanfield", FRECHET)),
+    "pyro_trace": Timed(
+        "Pyro's AutoNormal, Trace_ELBO", lambda work: _PyroLoop(work, Trace_ELBO())
+    ),
+    "pyro_meanfield": Timed(
+        "Pyro's AutoNormal, TraceMeanField_ELBO",
+        lambda work: _PyroLoop(work, TraceMeanField_ELBO()),
+    ),
+}
+"""What is timed, by name. Ratios are to `PLAIN`, and to both of Pyro's."""

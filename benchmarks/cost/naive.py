@@ -1,0 +1,92 @@
+"""The same priors as anyone would write them: all singular values, and autograd through them.
+
+`torch.linalg.svdvals` at every step, a formula on its squares, `backward`. This is what the
+library's energies are compared with in time, and in float64 what their gradients are held to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from bayes_htr.priors import Priors
+from benchmarks.cost.training import Backward
+
+
+def hill(lam: Tensor) -> Tensor:
+    """Hill's exponent of the upper half of a descending spectrum."""
+    k = max(1, len(lam) // 2)
+    return 1 + k / (lam[:k] / lam[k]).log().sum()
+
+
+def frechet(lam: Tensor) -> Tensor:
+    """`MaxEigenvalue(Frechet(2, 1))`."""
+    return 3 * lam[0].log() + lam[0] ** -2
+
+
+def lomax(lam: Tensor) -> Tensor:
+    """`ESD(Lomax(2, 1))`."""
+    return 2 * lam.log1p().sum()
+
+
+def powerlaw(lam: Tensor) -> Tensor:
+    """`ESD(ImproperPowerlaw(Hill()), tail=0.5)`: the exponent is a constant of the moment."""
+    return hill(lam).detach() * lam[: max(1, len(lam) // 2)].log().sum()
+
+
+def weighted_alpha(lam: Tensor) -> Tensor:
+    """`penalties.weighted_alpha()`: differentiated through the exponent."""
+    return hill(lam) * lam[0].log()
+
+
+ENERGIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "frechet": frechet,
+    "lomax": lomax,
+    "powerlaw": powerlaw,
+    "weighted_alpha": weighted_alpha,
+}
+"""The priors that are measured, by the names of `experiments.named_priors`."""
+
+TOP_ALONE = frozenset({"frechet"})
+"""Those whose gradient acts through the largest singular value alone."""
+
+
+class NaiveEnergy:
+    """The energy of every matrix of a network.
+
+    Args:
+        name: A key of `ENERGIES`.
+        priors: The library's priors of that name, for their strength.
+        net: The network.
+        dtype: What it is computed in.
+    """
+
+    def __init__(
+        self, name: str, priors: Priors, net: nn.Module, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self.weights = {n: p for n, p in net.named_parameters() if p.ndim > 1}
+        self._energy = ENERGIES[name]
+        self._strength = priors.strength
+        self._dtype = dtype
+
+    def __call__(self) -> Tensor:
+        """The energy, 0-d, with a graph."""
+        spectra = (
+            torch.linalg.svdvals(W.flatten(1).to(self._dtype)) ** 2 for W in self.weights.values()
+        )
+        return self._strength * torch.stack([self._energy(lam) for lam in spectra]).sum()
+
+    def gradients(self) -> dict[str, Tensor]:
+        """The gradient by each weight, by name."""
+        found = torch.autograd.grad(self(), list(self.weights.values()))
+        return dict(zip(self.weights, found, strict=True))
+
+    def line(self, scale: float) -> Backward:
+        """The line of a training loop under this energy."""
+
+        def backward(loss: Tensor) -> None:
+            (loss + self() * scale).backward()
+
+        return backward

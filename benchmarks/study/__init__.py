@@ -1,0 +1,1 @@
+"""Studies of predictions on test data: posteriors, and regularisation by priors."""

@@ -1,0 +1,1 @@
+"""`python -m benchmarks posterior`: what the uncertainty of a posterior buys in predictions."""

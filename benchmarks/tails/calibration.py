@@ -1,0 +1,228 @@
+"""`python -m benchmarks tails`: do the intervals and p-values of tail fits keep their promises?
+
+Samples are drawn from laws whose tail is known and fitted by `htr.fit_powerlaw`; counted is how
+often an interval holds the true alpha, and how often a p-value is small.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from bayes_htr.tails import PowerlawFit, fit_powerlaw
+from benchmarks.common.parts import Part
+from benchmarks.common.results import Results
+from benchmarks.common.stopwatch import Tick
+from benchmarks.common.tables import TextTable
+from benchmarks.tails.samples import LAWS, Draw, lognormal, pure
+
+_SMALL_P = 0.1
+_REFUSALS = ("small_p", "small_clauset_p", "nested", "vuong")
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """The whole benchmark.
+
+    Attributes:
+        laws: Names in `LAWS`, for searched xmin.
+        sizes: Values of a sample.
+        samples: Samples of each law and size.
+        bootstrap: Replicates of each sample.
+        alpha: The true exponent.
+        level: Nominal, of the intervals.
+        seed: Of the samples.
+    """
+
+    laws: Sequence[str]
+    sizes: Sequence[int]
+    samples: int
+    bootstrap: int
+    alpha: float
+    level: float
+    seed: int
+
+    def parts(self) -> list[Part]:
+        """A part for each law, size and way to find xmin."""
+        kinds: list[tuple[str, str, Callable[..., dict[str, Any]], Draw]] = [
+            ("pure", "known", self.known, pure),
+            *((law, "searched", self.searched, LAWS[law]) for law in self.laws),
+            ("lognormal", "power", self.power, lognormal),
+        ]
+        settings = {k: v for k, v in vars(self).items() if k not in ("laws", "sizes")}
+        return [
+            Part(f"{law}/{n}", kind, self.samples, partial(measure, n, draw), settings)
+            for n in sorted(self.sizes)
+            for law, kind, measure, draw in kinds
+        ]
+
+    def known(self, n: int, draw: Draw, tick: Tick) -> dict[str, Any]:
+        """Coverage and p-values with xmin given."""
+        fits = self._fits(n, draw, tick, xmin=1.0)
+        p = np.array([fit.p_value for fit in fits])
+        return {
+            "plain": self._coverage([fit.interval for fit in fits]),
+            "small_p": float(np.mean(p <= _SMALL_P)),
+            "uniform_p": uniformity(p, self.bootstrap),
+            "alpha": _spread([fit.alpha for fit in fits]),
+        }
+
+    def searched(self, n: int, draw: Draw, tick: Tick) -> dict[str, Any]:
+        """Coverage and p-values with xmin searched."""
+        fits = self._fits(n, draw, tick)
+        p = np.array([fit.p_value for fit in fits])
+        first = np.array([fit.clauset_p_value for fit in fits])
+        averaged = [fit.searched_interval for fit in fits if fit.searched_interval is not None]
+        return {
+            "plain": self._coverage([fit.interval for fit in fits]),
+            "averaged": self._coverage(averaged),
+            "small_p": float(np.mean(p <= _SMALL_P)),
+            "small_clauset_p": float(np.mean(first <= _SMALL_P)),
+            "alpha": _spread([fit.alpha for fit in fits]),
+            "n_tail": _spread([fit.n_tail for fit in fits]),
+            "refused": self._refused(fits),
+        }
+
+    def power(self, n: int, draw: Draw, tick: Tick) -> dict[str, Any]:
+        """How often a power law is refused: by its p-value, and for a lognormal law."""
+        fits = self._fits(n, draw, tick)
+        n_tail = _spread([fit.n_tail for fit in fits])
+        return {"refused": self._refused(fits), "n_tail": n_tail}
+
+    def _refused(self, fits: Sequence[PowerlawFit]) -> dict[str, float]:
+        """How often a power law is refused, and a lognormal law favoured."""
+        found = [fit.compare("lognormal") for fit in fits]
+        return {
+            "small_p": _share(fit.p_value for fit in fits),
+            "small_clauset_p": _share(fit.clauset_p_value for fit in fits),
+            "nested": float(np.mean([(c.nested_p or 0) <= _SMALL_P for c in found])),
+            "vuong": float(np.mean([c.ratio < 0 and c.vuong_p <= _SMALL_P for c in found])),
+        }
+
+    def _fits(self, n: int, draw: Draw, tick: Tick, **given: float) -> list[PowerlawFit]:
+        fits = []
+        for number in range(self.samples):
+            sample = draw(n, self.alpha, np.random.default_rng([self.seed, n, number]))
+            options: dict[str, Any] = {**given, "level": self.level, "seed": number}
+            fit = fit_powerlaw(sample, bootstrap=self.bootstrap, **options)
+            fits.append(fit)
+            tick(1)
+        return fits
+
+    def _coverage(self, intervals: Sequence[tuple[float, float]]) -> dict[str, float]:
+        low, high = np.array(intervals).T
+        return {
+            "covers": float(np.mean((low <= self.alpha) & (self.alpha <= high))),
+            "above": float(np.mean(low > self.alpha)),
+            "below": float(np.mean(high < self.alpha)),
+            "width": float(np.median(high - low)),
+        }
+
+
+def uniformity(p: np.ndarray, bootstrap: int) -> float:
+    """The p-value of a Kolmogorov-Smirnov test that bootstrap p-values are uniform on their steps.
+
+    They are multiples of `1 / (B + 1)`; taken at these the test is conservative.
+
+    Args:
+        p: `(S,)` p-values.
+        bootstrap: Replicates B.
+    """
+    steps = np.arange(1, bootstrap + 2) / (bootstrap + 1)
+    shares = np.searchsorted(np.sort(p), steps + 1e-12) / len(p)
+    return float(stats.kstwo.sf(np.abs(shares - steps).max(), len(p)))
+
+
+def _share(p_values: Iterable[float | None]) -> float:
+    """Of p-values that are small."""
+    return float(np.mean([p is not None and p <= _SMALL_P for p in p_values]))
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    array = np.asarray(values, float)
+    return {"median": float(np.median(array)), "mean": float(array.mean())}
+
+
+def calibration_tables(results: Results) -> list[TextTable]:
+    """Known xmin, searched xmin, and how often a power law is refused; shares in percent."""
+    return [_known_table(results), _searched_table(results), _power_table(results)]
+
+
+def _known_table(results: Results) -> TextTable:
+    rows = [
+        [
+            str(n),
+            law,
+            _percent(r["plain"]["covers"]),
+            f"{r['plain']['width']:.2f}",
+            _percent(r["small_p"]),
+            f"{r['uniform_p']:.2f}",
+            f"{r['alpha']['mean']:.3f}",
+        ]
+        for n, law, r in _rows(results, "known")
+    ]
+    columns = ("n", "law", "covers %", "width", "p <= 0.1, %", "p uniform (KS)", "mean alpha")
+    return TextTable("xmin known", columns, rows)
+
+
+def _searched_table(results: Results) -> TextTable:
+    rows = [
+        [
+            str(n),
+            law,
+            _percent(r["plain"]["covers"]),
+            f"{r['plain']['width']:.2f}",
+            _percent(r["averaged"]["covers"]),
+            f"{r['averaged']['width']:.2f}",
+            f"{_percent(r['averaged']['above'])}, {_percent(r['averaged']['below'])}",
+            _percent(r["small_p"]),
+            _percent(r["small_clauset_p"]),
+            f"{r['alpha']['median']:.3f}",
+            f"{r['n_tail']['median']:.0f}",
+        ]
+        for n, law, r in _rows(results, "searched")
+    ]
+    columns = (
+        *("n", "law", "plain covers %", "width", "searched covers %", "width"),
+        *("lies above, below %", "p <= 0.1, %", "Clauset's, %", "median alpha", "median tail"),
+    )
+    return TextTable("xmin searched", columns, rows)
+
+
+def _power_table(results: Results) -> TextTable:
+    rows = [
+        [
+            str(n),
+            law,
+            *(_percent(r["refused"][name]) for name in _REFUSALS),
+            f"{r['n_tail']['median']:.0f}",
+        ]
+        for n, law, r in sorted(
+            [*_rows(results, "power"), *_rows(results, "searched")], key=lambda row: row[0]
+        )
+    ]
+    columns = (
+        *("n", "law", "p <= 0.1, %", "Clauset's, %", "lognormal by its ratio's law, %"),
+        *("lognormal by Vuong, %", "median tail"),
+    )
+    return TextTable("A power law is refused at the 10 % level", columns, rows)
+
+
+def _rows(results: Results, part: str) -> list[tuple[int, str, dict[str, Any]]]:
+    found = []
+    for cell in results.cells:
+        law, n = cell.split("/")
+        result = results.result(cell, part)
+        if result is not None:
+            found.append((int(n), law, result))
+    return sorted(found, key=lambda row: row[0])
+
+
+def _percent(share: float) -> str:
+    return "-" if math.isnan(share) else f"{100 * share:.1f}"
