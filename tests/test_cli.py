@@ -235,6 +235,35 @@ def test_every_mark_in_the_docs_has_a_part_of_the_demo(run):
     assert "posterior" in found["scores"] and "plain training" in found["spectra"]
 
 
+def test_runs_compared_with_a_mode_are_trained_like_it(tmp_path):
+    out = tmp_path / "run"
+    options = ["--method", "map", "--lr", "0.01", "--epochs", "1", "--out", str(out)]
+    assert main(["fit", *options]) == 0
+    folders = ("", "compare/none", "compare/weight_decay")
+    configs = [json.loads((out / f / "config.json").read_text()) for f in folders]
+    assert [config["method"]["lr"] for config in configs] == [0.01] * 3
+
+
+def test_a_file_of_any_name_is_a_file_of_priors(tmp_path):
+    """`none.toml` is no plain training, and hides none of the runs that are compared."""
+    file, out = tmp_path / "none.toml", tmp_path / "run"
+    file.write_text('[priors."fc1.weight"]\ntype = "ESD"\nlaw = { type = "Lomax", alpha = 2.0 }\n')
+    options = ["--method", "map", "--prior", str(file), "--epochs", "1", "--out", str(out)]
+    assert main(["fit", *options]) == 0
+    assert list(RunReport.read(out).by_seed) == ["MAP", "weight decay", "none"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [(["--seed", "1"], "give --seed 0"), (["--seeds", "2"], "leave out --seeds")],
+)
+def test_no_start_has_seen_the_test_images(run, tmp_path, capsys, options, message):
+    out = tmp_path / "run"
+    assert main(["fit", *QUICK, "--init", str(run[0]), "--out", str(out), *options]) == 1
+    assert message in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_a_run_of_an_earlier_version_is_shown(run, tmp_path, capsys):
     """Scores without seeds, labels with the prior's name."""
     old = tmp_path / "old"

@@ -168,7 +168,9 @@ class SVI:
         for epoch in range(problem.epochs):
             placed_parameters(problem.model.priors, problem.net, epoch)
         if world_size() > 1:
-            raise ValueError("SVI trains in one process; start one, or use htr.MAP")
+            raise ValueError(
+                "SVI trains in one process; start one, or train a mode: htr.MAP, --method map"
+            )
         with isolated_randomness(), torch.no_grad():
             run = _Run(self, problem)
             check_embeddings(problem.net, run.guide.drawn)

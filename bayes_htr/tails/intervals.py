@@ -4,8 +4,9 @@ Above a known xmin, `t = log(x / xmin)` is exponential with rate `a = alpha - 1`
 prior, density `1/a`, the posterior of `a` is `Gamma(n, S)`, with `n` values of at least xmin and
 `S` the sum of their `t`; under a `Gamma(a0, b0)` prior, `Gamma(n + a0, S + b0)`. Its mean under
 Jeffreys' prior is the estimate of maximum likelihood, `n / S`, so that an interval lies about its
-own alpha. Where xmin was searched it is itself one of the n values, which then adds nothing to `S`:
-a shift of `1/n`, and simulated samples do not tell its coverage from that of `Gamma(n - 1, S)`.
+own alpha. Where xmin is itself one of the n values this one adds nothing to `S`, and the exact
+posterior is `Gamma(n - 1, S)`: a shift of `1/n`, by which an interval of 95 % covers 93 % with
+n = 10 and 91 % with n = 5.
 With an upper end the likelihood is that of the exponential law cut off there, Jeffreys' prior is
 the root of its Fisher information, and the posterior is computed on a grid.
 
