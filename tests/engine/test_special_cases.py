@@ -216,7 +216,7 @@ def test_gradcheck_at_frozen_alpha(prior, one_matrix):
         ),
         (htr.Entries(htr.Normal(0.0, 4.0**-0.5)), lambda W: 4 * PENALTIES["weight_decay"](W)),
     ],
-    ids=repr,
+    ids=lambda v: repr(v) if isinstance(v, htr.priors.Prior) else "",
 )
 def test_other_energies_by_their_formula(prior, expected, evaluate):
     W = torch.randn(6, 9, dtype=torch.float64, requires_grad=True)

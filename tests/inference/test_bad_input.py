@@ -144,7 +144,9 @@ def test_networks(untouched, net, priors, error, message):
         ({"method": htr.MAP(patience=3)}, ValueError, "patience=3 needs validation"),
         ({"device": "nowhere"}, ValueError, "device='nowhere' cannot be used"),
         ({"method": htr.MAP(optimizer=partial(torch.optim.Adam, betas=2))}, TypeError, "int"),
-        ({"method": htr.MAP(scheduler=lambda o, extra: None)}, TypeError, "extra"),
+        pytest.param(
+            {"method": htr.MAP(scheduler=lambda o, extra: None)}, TypeError, "extra", id="scheduler"
+        ),
     ],
     ids=str,
 )
