@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bayes_htr.engine.latents import Latent, latents_of
 from bayes_htr.errors import PriorError
-from bayes_htr.priors import Entries, Flat, Prior, factor_at
+from bayes_htr.priors import Flat, Prior, factor_at
 from bayes_htr.spectra import (
     Factors,
     Gradient,
@@ -61,13 +61,13 @@ class Scored:
     @cached_property
     def is_cheap(self) -> bool:
         """Whether only entries are scored: then nothing is worth holding."""
-        return all(isinstance(t.statistic, Entries) for t in self.flat.terms)
+        return all(not t.statistic.of_spectrum for t in self.flat.terms)
 
     @cached_property
     def holds_entries(self) -> bool:
         """Whether a hyperparameter of the entries' law needs them at every call."""
         pairs = zip(self.flat.terms, self.latents, strict=True)
-        return any(isinstance(t.statistic, Entries) and latents for t, latents in pairs)
+        return any(not t.statistic.of_spectrum and latents for t, latents in pairs)
 
     def strengths(self, strength: float, epoch: int | None) -> tuple[float, ...]:
         """The strength of each term at an epoch, that of all priors included."""

@@ -36,7 +36,6 @@ from bayes_htr.models.generative import FRAMES, Frames
 from bayes_htr.models.matrix_prior import MatrixPrior, hyperprior
 from bayes_htr.models.placed import latents_of_all
 from bayes_htr.models.programs import spectral_program, spectral_start
-from bayes_htr.priors import ESD, MaxEigenvalue
 from bayes_htr.processes import world_size
 from bayes_htr.spectra import parameters_of
 
@@ -263,9 +262,9 @@ class _Target:
 def log_eigenvalues(prior: MatrixPrior, sites: dict[str, Tensor]) -> Tensor:
     """Log eigenvalues `(..., K)` of a matrix by label, from draws `(..., *shape)` of its sites."""
     statistic = prior.spectral[0].statistic
-    if not isinstance(statistic, MaxEigenvalue):
-        x = sites[f"{prior.name}:spectrum"].log()
-        return x if isinstance(statistic, ESD) else 2 * x
+    if not statistic.of_largest:
+        x = sites[f"{prior.name}:spectrum"]
+        return statistic.to_eigenvalues(x.double()).log().to(x)
     top = sites[f"{prior.name}:lambda_max"].unsqueeze(-1).log()
     if prior.smaller == 1:
         return top

@@ -27,7 +27,6 @@ import torch
 from torch import Tensor
 
 from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior
-from bayes_htr.priors import ESD, MaxEigenvalue
 from bayes_htr.spectra.frames import frame_of
 
 Frames = Literal["sampled", "held"]
@@ -79,7 +78,7 @@ def _spectrum(
 ) -> Tensor:
     """The eigenvalues, from the sites of the first spectral factor."""
     name, K, law = prior.name, prior.smaller, term.law(values, like)
-    if isinstance(term.statistic, MaxEigenvalue):
+    if term.statistic.of_largest:
         top = pyro.sample(f"{name}:lambda_max", law)
         if K == 1:
             return top.reshape(1)
@@ -87,7 +86,7 @@ def _spectrum(
         ratios = pyro.sample(f"{name}:ratios", unit.expand((K - 1,)).to_event(1))
         return torch.cat([top.reshape(1), top * ratios])
     x = pyro.sample(f"{name}:spectrum", law.expand((K,)).to_event(1))
-    return x if isinstance(term.statistic, ESD) else x.square()
+    return term.statistic.to_eigenvalues(x)
 
 
 def _frames(name: str, prior: MatrixPrior, like: Tensor) -> tuple[Tensor, Tensor]:

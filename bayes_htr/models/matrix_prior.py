@@ -17,17 +17,7 @@ from torch.distributions import biject_to
 
 from bayes_htr.engine.latents import Latent, latents_of
 from bayes_htr.errors import PriorError
-from bayes_htr.priors import (
-    ESD,
-    Entries,
-    Law,
-    MaxEigenvalue,
-    Prior,
-    SingularValues,
-    StableRank,
-    Statistic,
-    factor_at,
-)
+from bayes_htr.priors import Law, Prior, Statistic, factor_at
 from bayes_htr.spectra.volume import log_frame_constant, log_jacobian
 
 Values = Mapping[str, Tensor]
@@ -74,11 +64,7 @@ class DensityTerm:
         Returns:
             `(...)`.
         """
-        if isinstance(self.statistic, MaxEigenvalue):
-            return self.log_prob(eigenvalues.amax(-1, keepdim=True), values)
-        if isinstance(self.statistic, ESD):
-            return self.log_prob(eigenvalues, values)
-        return self.log_prob(eigenvalues.sqrt(), values)
+        return self.log_prob(self.statistic.of_eigenvalues(eigenvalues), values)
 
 
 @dataclass(frozen=True)
@@ -140,13 +126,8 @@ class MatrixPrior:
         return cls(
             name,
             shape,
-            tuple(
-                t
-                for kind in (ESD, SingularValues, MaxEigenvalue)
-                for t in terms
-                if isinstance(t.statistic, kind)
-            ),
-            tuple(t for t in terms if isinstance(t.statistic, Entries)),
+            tuple(sorted((t for t in terms if t.statistic.of_spectrum), key=_precedence)),
+            tuple(t for t in terms if not t.statistic.of_spectrum),
             vector,
         )
 
@@ -170,12 +151,7 @@ class MatrixPrior:
         """From how many values its hyperparameters are inferred; `p^s` counts one `s` times."""
         counts: dict[str, float] = {}
         for term in (*self.spectral, *self.entries):
-            if isinstance(term.statistic, MaxEigenvalue):
-                scored = 1
-            else:
-                scored = (
-                    math.prod(self.shape) if isinstance(term.statistic, Entries) else self.smaller
-                )
+            scored = term.statistic.num_values(self.shape)
             for latent in term.latents.values():
                 counts[latent.name] = counts.get(latent.name, 0.0) + term.strength * scored
         return counts
@@ -243,24 +219,22 @@ def spectral_log_prob(term: DensityTerm, eigenvalues: Tensor, values: Values) ->
     `K! prod p(lambda)`, `K! prod p(sigma) / (2 sigma)`, or `(K-1)! p(lambda_1) lambda_1^-(K-1)`;
     strength is a power of `p` alone.
     """
-    K = eigenvalues.shape[-1]
-    log_p = term.log_factor(eigenvalues, values)
-    if isinstance(term.statistic, ESD):
-        return math.lgamma(K + 1) + log_p
-    if isinstance(term.statistic, SingularValues):
-        return math.lgamma(K + 1) + log_p - (2 * eigenvalues.sqrt()).log().sum(-1)
-    return math.lgamma(K) + log_p - (K - 1) * eigenvalues.amax(-1).log()
+    return term.log_factor(eigenvalues, values) + term.statistic.log_volume(eigenvalues)
+
+
+def _precedence(term: DensityTerm) -> int:
+    return term.statistic.precedence
 
 
 def _require_density(term: DensityTerm, name: str) -> None:
     """Raise unless a term is a proper density of a matrix."""
     statistic, law = term.statistic, term.statistic.law
     power = "" if term.strength == 1 else f" at strength {term.strength:g}"
-    if not isinstance(statistic, ESD | SingularValues | MaxEigenvalue | Entries):
+    if not statistic.is_density:
         reason = "is a factor and no density"
     elif law.hill is not None:
         reason = "takes its exponent from the matrix itself"
-    elif isinstance(statistic, ESD) and statistic.tail is not None:
+    elif statistic.scores_part:
         reason = "scores the upper tail alone"
     elif not statistic.is_proper(term.strength):
         reason = f"has no finite integral{power}"
@@ -274,8 +248,4 @@ def _require_density(term: DensityTerm, name: str) -> None:
 
 def _proper_instead(term: DensityTerm) -> str:
     """A prior on the same statistic that is proper at the same strength."""
-    if isinstance(term.statistic, Entries):
-        return "Entries(Normal(0.0, 1.0))"
-    kind = type(term.statistic) if not isinstance(term.statistic, StableRank) else ESD
-    alpha = max(2.0, math.ceil(20 / term.strength) / 10)
-    return f"{kind.__name__}(Lomax({alpha}))"
+    return term.statistic.proper_example(max(2.0, math.ceil(20 / term.strength) / 10))

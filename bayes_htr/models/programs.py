@@ -16,7 +16,6 @@ from torch import Tensor
 from bayes_htr.models.generative import Frames, sample_matrix
 from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior, hyperprior
 from bayes_htr.models.placed import PlacedParameter, latents_of_all
-from bayes_htr.priors import ESD, MaxEigenvalue
 
 Weights = Callable[[], dict[str, Tensor]]
 """A program that samples the trainable parameters, and returns them by name."""
@@ -110,7 +109,7 @@ def _matrix_start(prior: MatrixPrior, W: Tensor, hyper: Mapping[str, Tensor]) ->
     sides = {"left": U * len(U) ** 0.5, "right": Vh.mT * Vh.shape[1] ** 0.5}
     found = {f"{name}:{side}": frame.to(like) for side, frame in sides.items()}
     first = prior.spectral[0]
-    if isinstance(first.statistic, MaxEigenvalue):
+    if first.statistic.of_largest:
         top = _inside(first, sigma[:1].square(), hyper)
         found[f"{name}:lambda_max"] = top.to(like).squeeze()
         if prior.smaller > 1:
@@ -118,7 +117,7 @@ def _matrix_start(prior: MatrixPrior, W: Tensor, hyper: Mapping[str, Tensor]) ->
             ratios = (sigma[1:].square() / top).clamp(eps**2, 1 - eps)
             found[f"{name}:ratios"] = ratios.to(like)
         return found
-    x = sigma.square() if isinstance(first.statistic, ESD) else sigma
+    x = first.statistic.of_eigenvalues(sigma.square())
     return found | {f"{name}:spectrum": _inside(first, x, hyper).to(like)}
 
 

@@ -13,7 +13,6 @@ from bayes_htr.errors import PriorError
 from bayes_htr.models.classifier import BayesianClassifier
 from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior, hyperprior
 from bayes_htr.models.placed import PlacedParameter, latents_of_all
-from bayes_htr.priors import ESD, MaxEigenvalue
 from bayes_htr.priors.tempered import tempered_distribution
 from bayes_htr.spectra.frames import haar
 
@@ -116,11 +115,10 @@ def _only_factor(prior: MatrixPrior) -> DensityTerm:
 
 def _spectra(term: DensityTerm, law: Any, n: int, K: int) -> Tensor:
     """Draws of the spectrum, `(n, K)`."""
-    if isinstance(term.statistic, MaxEigenvalue):
+    if term.statistic.of_largest:
         top = law.expand((n, 1)).sample()
         return torch.cat([top, top * torch.rand(n, K - 1, dtype=top.dtype)], dim=1)
-    x = law.expand((n, K)).sample()
-    return x if isinstance(term.statistic, ESD) else x.square()
+    return term.statistic.to_eigenvalues(law.expand((n, K)).sample())
 
 
 def _simulated_law(term: DensityTerm, values: Mapping[str, Tensor], name: str) -> Any:

@@ -17,7 +17,7 @@ from bayes_htr.engine.latents import Latent, latents_of
 from bayes_htr.errors import PriorError
 from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior, hyperprior
 from bayes_htr.models.simulate import simulate, simulate_spectrum
-from bayes_htr.priors import MaxEigenvalue, Prior, Priors, SingularValues
+from bayes_htr.priors import Prior, Priors
 from bayes_htr.priors.heavy_tailed_laws import TailIndexed
 from bayes_htr.priors.prior import Product
 from bayes_htr.spectra import top_pair
@@ -50,14 +50,11 @@ class SpectrumLaw:
 
     def scored(self, eigenvalues: Tensor) -> Tensor:
         """What has the law, ascending: of `(S, K)` eigenvalues, all, their roots, or the first."""
-        if isinstance(self.term.statistic, MaxEigenvalue):
-            return eigenvalues.amax(1, keepdim=True)
-        x = eigenvalues.sort(1).values
-        return x.sqrt() if isinstance(self.term.statistic, SingularValues) else x
+        return self.term.statistic.of_eigenvalues(eigenvalues.sort(1).values)
 
     def eigenvalues(self, x: Tensor) -> Tensor:
         """Values of the statistic as eigenvalues."""
-        return x.square() if isinstance(self.term.statistic, SingularValues) else x
+        return self.term.statistic.to_eigenvalues(x)
 
     def hyperparameters(
         self, eigenvalues: Tensor, given: Mapping[str, Tensor], seed: int = 0
@@ -102,11 +99,10 @@ class SpectrumLaw:
             hyperparameters: `(S,)` by name.
         """
         law, x = self.distribution(hyperparameters), eigenvalues.double()
-        if isinstance(self.term.statistic, SingularValues):
-            sigma = x.sqrt()
-            return _density(law, sigma) / (2 * sigma)
-        if not isinstance(self.term.statistic, MaxEigenvalue):
-            return _density(law, x)
+        statistic = self.term.statistic
+        if not statistic.of_largest:
+            slope = statistic.log_derivative(x).exp()
+            return _density(law, statistic.of_eigenvalues(x)) * slope
         # The others are uniform below the largest: their density is E[1(T > x) / T].
         tops = quantiles(law, (torch.arange(_GRID, dtype=torch.float64) + 0.5) / _GRID)
         tops = tops.reshape(-1).sort().values

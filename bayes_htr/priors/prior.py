@@ -6,6 +6,7 @@ epochs, `.above(t)` lets the penalty act only while it is at least `t`.
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -115,7 +116,48 @@ class Statistic(Prior, abstract=True):
     """Whether it is defined for matrices alone."""
     is_density: ClassVar[bool] = True
     """Whether a law on it is a density over some coordinate of the matrix."""
+    of_spectrum: ClassVar[bool] = True
+    """Whether it is a function of the spectrum; else it is one of the entries."""
+    of_largest: ClassVar[bool] = False
+    """Whether the largest eigenvalue alone has the law, and the ratios of the others to it are
+    uniform: the natural coordinates are then these, and else the values themselves."""
+    precedence: ClassVar[int] = 0
+    """Of several on one spectrum that of the lowest says most of it: it decides what is sampled."""
     _start_from: ClassVar[float | None] = None
+
+    @property
+    def scores_part(self) -> bool:
+        """Whether a part of the spectrum is scored and the rest left flat."""
+        return False
+
+    def of_eigenvalues(self, eigenvalues: Tensor) -> Tensor:
+        """What has the law, from eigenvalues `(..., K)`; their own order is kept."""
+        return eigenvalues
+
+    def to_eigenvalues(self, values: Tensor) -> Tensor:
+        """Values that have the law as eigenvalues, element by element."""
+        return values
+
+    def log_derivative(self, eigenvalues: Tensor) -> Tensor:
+        """`log |dx / dlambda|` of each value `x` that has the law by its eigenvalue."""
+        return torch.zeros_like(eigenvalues)
+
+    def log_volume(self, eigenvalues: Tensor) -> Tensor:
+        """What makes the product of `p` the density of the ordered spectrum, its logarithm.
+
+        `K! prod |dx / dlambda|`: the density of eigenvalues `(..., K)` in descending order is
+        `prod p(x_i)` times this.
+        """
+        K = eigenvalues.shape[-1]
+        return math.lgamma(K + 1) + self.log_derivative(eigenvalues).sum(-1)
+
+    def num_values(self, shape: tuple[int, int]) -> int:
+        """How many values of a matrix of a shape have the law."""
+        return min(shape)
+
+    def proper_example(self, alpha: float) -> str:
+        """A prior of this kind with a proper heavy-tailed law, as it would be written."""
+        return f"{type(self).__name__}(Lomax({alpha}))"
 
     def flat(self) -> Flat:
         return Flat((Term(self),), ())

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -36,6 +37,10 @@ class ESD(Statistic):
     """
 
     tail: float | None = None
+
+    @property
+    def scores_part(self) -> bool:
+        return self.tail is not None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -122,6 +127,17 @@ class SingularValues(Statistic):
         law: The law.
     """
 
+    precedence: ClassVar[int] = 1
+
+    def of_eigenvalues(self, eigenvalues: Tensor) -> Tensor:
+        return eigenvalues.sqrt()
+
+    def to_eigenvalues(self, values: Tensor) -> Tensor:
+        return values.square()
+
+    def log_derivative(self, eigenvalues: Tensor) -> Tensor:
+        return -(2 * eigenvalues.sqrt()).log()
+
     @property
     def own_needs(self) -> Need:
         return Need(singular_values=True, digits=self.law.singular_at_zero)
@@ -140,6 +156,20 @@ class MaxEigenvalue(Statistic):
         law: The law.
     """
 
+    of_largest: ClassVar[bool] = True
+    precedence: ClassVar[int] = 2
+
+    def of_eigenvalues(self, eigenvalues: Tensor) -> Tensor:
+        return eigenvalues.amax(-1, keepdim=True)
+
+    def log_volume(self, eigenvalues: Tensor) -> Tensor:
+        """`(K - 1)! lambda_1^-(K-1)`: the ratios of the others are uniform."""
+        K = eigenvalues.shape[-1]
+        return math.lgamma(K) - (K - 1) * eigenvalues.amax(-1).log()
+
+    def num_values(self, shape: tuple[int, int]) -> int:
+        return 1
+
     @property
     def own_needs(self) -> Need:
         return Need(top=True)
@@ -157,6 +187,13 @@ class Entries(Statistic):
     """
 
     needs_matrix: ClassVar[bool] = False
+    of_spectrum: ClassVar[bool] = False
+
+    def num_values(self, shape: tuple[int, int]) -> int:
+        return math.prod(shape)
+
+    def proper_example(self, alpha: float) -> str:
+        return "Entries(Normal(0.0, 1.0))"
 
     @property
     def own_needs(self) -> Need:
@@ -180,6 +217,15 @@ class StableRank(Statistic):
     """
 
     is_density: ClassVar[bool] = False
+
+    def of_eigenvalues(self, eigenvalues: Tensor) -> Tensor:
+        return eigenvalues.sum(-1, keepdim=True) / eigenvalues.amax(-1, keepdim=True)
+
+    def num_values(self, shape: tuple[int, int]) -> int:
+        return 1
+
+    def proper_example(self, alpha: float) -> str:
+        return f"ESD(Lomax({alpha}))"
 
     @property
     def own_needs(self) -> Need:

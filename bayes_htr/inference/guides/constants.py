@@ -11,7 +11,6 @@ from bayes_htr.errors import PriorError
 from bayes_htr.inference.guides.spectrum_law import Given
 from bayes_htr.models.matrix_prior import DensityTerm, spectrum_of
 from bayes_htr.models.placed import PlacedParameter
-from bayes_htr.priors import Entries, MaxEigenvalue, SingularValues
 
 
 class Constants(nn.Module):
@@ -62,9 +61,6 @@ class Constants(nn.Module):
 
 
 def _statistic(term: DensityTerm, W: Tensor) -> Tensor:
-    if isinstance(term.statistic, Entries):
+    if not term.statistic.of_spectrum:
         return W.flatten().double()
-    eigenvalues = spectrum_of(W)
-    if isinstance(term.statistic, MaxEigenvalue):
-        return eigenvalues[:1]
-    return eigenvalues.sqrt() if isinstance(term.statistic, SingularValues) else eigenvalues
+    return term.statistic.of_eigenvalues(spectrum_of(W))

@@ -26,7 +26,6 @@ from torch import Tensor
 
 from bayes_htr.errors import PriorError
 from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior
-from bayes_htr.priors import ESD, MaxEigenvalue, SingularValues
 from bayes_htr.priors.heavy_tailed_laws import TailIndexed
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
@@ -229,9 +228,9 @@ class SpectrumLaw:
         """How many values a term scores, and `E sum r(x)` over them, of a tail index `t`."""
 
         def r(x: Tensor) -> Tensor:
-            return log_ratio(term, _statistic(term, x), {})
+            return log_ratio(term, term.statistic.of_eigenvalues(x), {})
 
-        if isinstance(term.statistic, MaxEigenvalue):
+        if term.statistic.of_largest:
             return 1.0, self._mean_of_top(r, eigenvalues, spread)
         mean = self._mean_of_free(r, eigenvalues, spread)
         return float(len(eigenvalues)), mean + self._mean_of_points(r, eigenvalues, spread)
@@ -241,14 +240,13 @@ class SpectrumLaw:
 
         The first law has the Jacobian of its natural coordinate, the others are functions.
         """
-        is_of_sigma = self._of_all and isinstance(self._of_all[0].statistic, SingularValues)
 
         def density(x: Tensor) -> Tensor:
-            values = (given.log_prob(t, _statistic(t, x)) for t in self._of_all)
+            values = (given.log_prob(t, t.statistic.of_eigenvalues(x)) for t in self._of_all)
             return sum(values, torch.zeros_like(x))
 
         def natural(x: Tensor) -> Tensor:
-            return density(x) - (2 * x.sqrt()).log() if is_of_sigma else density(x)
+            return density(x) + self._of_all[0].statistic.log_derivative(x)
 
         def top(x: Tensor) -> Tensor:
             # A density of lambda_1 has lambda_1^-(K-1), which the coordinates take back.
@@ -299,11 +297,11 @@ class SpectrumLaw:
 
     @cached_property
     def _of_top(self) -> tuple[DensityTerm, ...]:
-        return tuple(t for t in self.prior.spectral if isinstance(t.statistic, MaxEigenvalue))
+        return tuple(t for t in self.prior.spectral if t.statistic.of_largest)
 
     @cached_property
     def _of_all(self) -> tuple[DensityTerm, ...]:
-        return tuple(t for t in self.prior.spectral if not isinstance(t.statistic, MaxEigenvalue))
+        return tuple(t for t in self.prior.spectral if not t.statistic.of_largest)
 
 
 def _mean(values: Tensor) -> Tensor:
@@ -320,22 +318,14 @@ def _mean(values: Tensor) -> Tensor:
     return (values.sum(-1) @ weights).mean()
 
 
-def _statistic(term: DensityTerm, eigenvalues: Tensor) -> Tensor:
-    """What the law of a term is a law of."""
-    of_eigenvalues = isinstance(term.statistic, ESD | MaxEigenvalue)
-    return eigenvalues if of_eigenvalues else eigenvalues.sqrt()
-
-
 def _support(terms: tuple[DensityTerm, ...]) -> tuple[float, float]:
     """The eigenvalues that all these laws allow."""
     one = torch.ones((), dtype=torch.float64)
     lower, upper = 0.0, math.inf
     for term in terms:
         support = term.law({u.name: one for u in term.latents.values()}, one).support
-        ends = (
-            max(0.0, float(getattr(support, "lower_bound", 0.0))),
-            float(getattr(support, "upper_bound", math.inf)),
-        )
-        power = 1 if isinstance(term.statistic, ESD | MaxEigenvalue) else 2
-        lower, upper = max(lower, ends[0] ** power), min(upper, ends[1] ** power)
+        low = max(0.0, float(getattr(support, "lower_bound", 0.0)))
+        high = float(getattr(support, "upper_bound", math.inf))
+        ends = term.statistic.to_eigenvalues(one.new_tensor([low, high])).tolist()
+        lower, upper = max(lower, ends[0]), min(upper, ends[1])
     return lower, upper
