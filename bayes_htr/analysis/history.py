@@ -21,12 +21,13 @@ from bayes_htr.analysis.log_steps import next_log_step
 from bayes_htr.analysis.names import matches
 from bayes_htr.analysis.traces import QUANTITIES, Trace, trace
 from bayes_htr.inference.callbacks import StepCallback, StepEvent
-from bayes_htr.posterior import PosteriorSpectra
 from bayes_htr.spectra import matrices_of, singular_values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from bayes_htr.posterior import PosteriorSpectra
 
 
 class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
@@ -203,6 +204,8 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         if row < 0:
             first = f"; the first is {self.steps[0]}" if self.steps else ""
             raise ValueError(f"no record at or before step={step}{first}")
+        from bayes_htr.posterior import PosteriorSpectra
+
         return PosteriorSpectra({name: lams[row][None] for name, lams in self._spectra.items()})
 
     def trace(self, name: str, quantity: str, *, level: float = 0.95) -> Trace:
