@@ -38,7 +38,7 @@ from bayes_htr.experiments import (
     compare,
     named_priors,
 )
-from bayes_htr.fit import load
+from bayes_htr.fitting import load
 from bayes_htr.help_text import HelpFormatter
 from bayes_htr.inference import MAP, SVI, Method, default_method
 from bayes_htr.inference.distributed import from_main, launched, process_group

@@ -10,6 +10,8 @@ import bayes_htr
 PACKAGE = Path(bayes_htr.__file__).parent
 LAYERS = [
     "errors",
+    "launcher",
+    "visible",
     "processes",
     "drawing",
     "distributions",
@@ -21,11 +23,11 @@ LAYERS = [
     "inference",
     "posterior",
     "analysis",
-    "fit",
-    "analysis",
+    "fitting",
     "report",
     "experiments",
     "benchmarks",
+    "commands",
     "cli",
     "__main__",
 ]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.table import Table
 
-import bayes_htr
+from bayes_htr._version import __version__
 from bayes_htr.analysis.checkpoints import CheckpointComparison, compare_reports
 from bayes_htr.analysis.esd import Array
 from bayes_htr.analysis.marchenko_pastur import MarchenkoPasturFit
@@ -124,7 +124,7 @@ class SpectraReport(Records):
         return {
             **super().to_dict(),
             "network": self.label,
-            "version": bayes_htr.__version__,
+            "version": __version__,
             "settings": self.settings,
             "skipped": self.skipped,
         }

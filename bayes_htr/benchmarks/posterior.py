@@ -21,7 +21,7 @@ from bayes_htr.benchmarks.results import Results
 from bayes_htr.benchmarks.scores import Predicted, all_scores, mean_prediction
 from bayes_htr.benchmarks.stopwatch import Stopwatch, Tick
 from bayes_htr.experiments import Dataset, build_network, load_dataset
-from bayes_htr.fit import fit
+from bayes_htr.fitting import fit
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.posterior import Posterior
 from bayes_htr.posterior.evaluation import scores

@@ -11,7 +11,7 @@ import re
 import statistics
 from typing import TYPE_CHECKING, Any
 
-import bayes_htr
+from bayes_htr._version import __version__
 from bayes_htr.analysis.columns import interval_ends
 from bayes_htr.analysis.kinds import KINDS, kind_of
 from bayes_htr.analysis.page.text import escaped
@@ -266,7 +266,7 @@ def settings_part(report: SpectraReport) -> str:
         f'<tr><th scope="row">{escaped(str(name))}</th><td>{escaped(str(value))}</td></tr>\n'
         for name, value in {
             "network": report.label,
-            "bayes_htr": bayes_htr.__version__,
+            "bayes_htr": __version__,
             **report.settings,
         }.items()
     )

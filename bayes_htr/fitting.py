@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-import bayes_htr
+from bayes_htr._version import __version__
 from bayes_htr.devices import usable_device
 from bayes_htr.inference import (
     EPOCHS,
@@ -237,7 +237,7 @@ def _config(
     metadata: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     config = {
-        "version": bayes_htr.__version__,
+        "version": __version__,
         "method": method.describe(),
         "priors": model.priors.to_dict(),
         "epochs": problem.epochs,
