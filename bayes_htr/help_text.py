@@ -1,4 +1,4 @@
-"""What the help of all commands shares."""
+"""What the options of all commands share: help with defaults, and whole numbers in a range."""
 
 from __future__ import annotations
 
@@ -11,3 +11,23 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str | None:
         left_out = action.default is None or action.default is False
         return action.help if left_out else super()._get_help_string(action)
+
+
+def positive(text: str) -> int:
+    """An option's whole number from 1 on."""
+    return _at_least(text, 1)
+
+
+def count(text: str) -> int:
+    """An option's whole number from 0 on."""
+    return _at_least(text, 0)
+
+
+def _at_least(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {least} on")
+    return value

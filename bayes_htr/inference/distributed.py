@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from bayes_htr.errors import ProcessError
+from bayes_htr.launcher import launched
 from bayes_htr.models import Likelihood
 from bayes_htr.processes import all_sum, connected, gathered, rank, world_size
 
@@ -31,13 +32,6 @@ T = TypeVar("T")
 def is_main() -> bool:
     """Whether this is the process that writes files, shows progress and prints."""
     return rank() == 0
-
-
-def launched() -> tuple[int, int]:
-    """The rank and the number of processes that a launcher such as `torchrun` announces."""
-    if "RANK" not in os.environ:
-        return 0, 1
-    return int(os.environ["RANK"]), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager
