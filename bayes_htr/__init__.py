@@ -10,71 +10,94 @@ The layers, each of which knows only those before it: `distributions`, `spectra`
 and the command line.
 """
 
-from bayes_htr import distributions
-from bayes_htr.analysis import (
-    CheckpointComparison,
-    Farms,
-    SpectraReport,
-    SpectrumHistory,
-    analyze,
-)
-from bayes_htr.engine import Drift, Every, Exact, SpectralEnergy, bind
-from bayes_htr.errors import (
-    CheckpointError,
-    DataError,
-    DivergenceError,
-    OutputError,
-    PriorError,
-    ProcessError,
-    SpectrumError,
-)
-from bayes_htr.fit import fit, load
-from bayes_htr.inference import MAP, NUTS, SVI, EpochEvent
-from bayes_htr.models import BayesianClassifier, sample_prior
-from bayes_htr.posterior import (
-    Interval,
-    Posterior,
-    PosteriorSpectra,
-    Prediction,
-    SpectrumCheck,
-    prior_predictive,
-)
-from bayes_htr.priors import (
-    ESD,
-    Entries,
-    ExpDecay,
-    Exponential,
-    Frechet,
-    Gamma,
-    HalfCauchy,
-    Hill,
-    ImproperPowerlaw,
-    Joint,
-    LogNormal,
-    Lomax,
-    MarchenkoPastur,
-    MaxEigenvalue,
-    Normal,
-    PowerDecay,
-    Powerlaw,
-    Priors,
-    Shared,
-    SingularValues,
-    StableRank,
-    TruncatedPowerlaw,
-    penalties,
-)
-from bayes_htr.spectra import (
-    frobenius_norm,
-    hill,
-    matrices_of,
-    nuclear_norm,
-    spectral_norm,
-    spectrum,
-    stable_rank,
-)
-from bayes_htr.tails import HillCurve, PowerlawFit, fit_powerlaw, hill_curve
-from bayes_htr.version import __version__ as __version__
+from typing import TYPE_CHECKING
+
+from bayes_htr._lazy import lazy
+from bayes_htr._version import __version__ as __version__
+
+if TYPE_CHECKING:
+    from bayes_htr import distributions
+    from bayes_htr.analysis import CheckpointComparison, Farms, SpectraReport, SpectrumHistory
+    from bayes_htr.analysis.analyze import analyze
+    from bayes_htr.engine import Drift, Every, Exact, SpectralEnergy, bind
+    from bayes_htr.errors import (
+        CheckpointError,
+        DataError,
+        DivergenceError,
+        OutputError,
+        PriorError,
+        ProcessError,
+        SpectrumError,
+    )
+    from bayes_htr.fitting import fit, load
+    from bayes_htr.inference import MAP, NUTS, SVI, EpochEvent
+    from bayes_htr.models import BayesianClassifier, sample_prior
+    from bayes_htr.posterior import (
+        Interval,
+        Posterior,
+        PosteriorSpectra,
+        Prediction,
+        SpectrumCheck,
+    )
+    from bayes_htr.posterior.prior_predictive import prior_predictive
+    from bayes_htr.priors import (
+        ESD,
+        Entries,
+        ExpDecay,
+        Exponential,
+        Frechet,
+        Gamma,
+        HalfCauchy,
+        Hill,
+        ImproperPowerlaw,
+        Joint,
+        LogNormal,
+        Lomax,
+        MarchenkoPastur,
+        MaxEigenvalue,
+        Normal,
+        PowerDecay,
+        Powerlaw,
+        Priors,
+        Shared,
+        SingularValues,
+        StableRank,
+        TruncatedPowerlaw,
+        penalties,
+    )
+    from bayes_htr.spectra import (
+        frobenius_norm,
+        hill,
+        matrices_of,
+        nuclear_norm,
+        spectral_norm,
+        spectrum,
+        stable_rank,
+    )
+    from bayes_htr.tails import HillCurve, PowerlawFit, fit_powerlaw, hill_curve
+else:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "analysis": "CheckpointComparison Farms SpectraReport SpectrumHistory analyze",
+            "engine": "Drift Every Exact SpectralEnergy bind",
+            "errors": "CheckpointError DataError DivergenceError OutputError PriorError "
+            "ProcessError SpectrumError",
+            "fitting": "fit load",
+            "inference": "MAP NUTS SVI EpochEvent",
+            "models": "BayesianClassifier sample_prior",
+            "posterior": "Interval Posterior PosteriorSpectra Prediction SpectrumCheck "
+            "prior_predictive",
+            "priors": "ESD Entries ExpDecay Exponential Frechet Gamma HalfCauchy Hill "
+            "ImproperPowerlaw Joint LogNormal Lomax MarchenkoPastur MaxEigenvalue Normal "
+            "PowerDecay Powerlaw Priors Shared SingularValues StableRank TruncatedPowerlaw "
+            "penalties",
+            "spectra": "frobenius_norm hill matrices_of nuclear_norm spectral_norm spectrum "
+            "stable_rank",
+            "tails": "HillCurve PowerlawFit fit_powerlaw hill_curve",
+            "distributions": "",
+        },
+    )
 
 __all__ = [
     "ESD",

@@ -6,16 +6,12 @@ import argparse
 import shlex
 import sys
 from collections.abc import Sequence
-from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-import torch
 from rich.console import Console
-from torch import nn
 
-from bayes_htr.analysis import add_analyze
-from bayes_htr.analysis.names import visible
+from bayes_htr._version import __version__
+from bayes_htr.choices import DATASETS, GUIDES, NETWORKS, PRIORS
 from bayes_htr.errors import (
     CheckpointError,
     DataError,
@@ -25,26 +21,9 @@ from bayes_htr.errors import (
     ProcessError,
     SpectrumError,
 )
-from bayes_htr.experiments import (
-    DATASETS,
-    NETWORKS,
-    PRIORS,
-    Entrant,
-    Settings,
-    Workers,
-    check_densities,
-    compare,
-    named_priors,
-)
-from bayes_htr.fit import load
 from bayes_htr.help_text import HelpFormatter, count, positive
-from bayes_htr.inference import MAP, SVI, Method, RunFolder, default_method
-from bayes_htr.inference.distributed import from_main, launched, process_group
-from bayes_htr.inference.guide_choice import guide_names
-from bayes_htr.priors import Priors
-from bayes_htr.processes import world_size
-from bayes_htr.report import RunReport
-from bayes_htr.version import __version__
+from bayes_htr.launcher import launched
+from bayes_htr.visible import visible
 
 _EXPECTED = (
     CheckpointError,
@@ -107,7 +86,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     report.add_argument("folder", type=Path, help="the run folder")
     report.set_defaults(run=_report, interrupted="interrupted")
-    add_analyze(commands)
+    _add_analyze(commands)
     bench = commands.add_parser(
         "bench",
         help="say how benchmarks are run",
@@ -163,7 +142,7 @@ def _add_model(fit: argparse.ArgumentParser) -> None:
     )
     fit.add_argument(
         "--guide",
-        choices=guide_names(),
+        choices=GUIDES,
         help="of svi: the family of posteriors over the weights (default: that of htr.SVI)",
     )
     fit.add_argument(
@@ -224,6 +203,47 @@ def _add_training(fit: argparse.ArgumentParser) -> None:
     )
 
 
+def _add_analyze(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "analyze",
+        help="show the spectra of a trained network",
+        description="Show the spectra of the weight matrices of a network: power-law exponents "
+        "with intervals, the random bulk, and a verdict for each matrix.",
+        formatter_class=HelpFormatter,
+    )
+    add = parser.add_argument
+    add("path", type=Path, help=".pt, .pth or .safetensors file, index of a sharded one, or folder")
+    add("--out", type=Path, metavar="FILE", help="also write all columns: .csv, .json, .parquet")
+    add("--report", type=Path, metavar="FILE.html", help="also write a report with pictures")
+    add("--layers", nargs="+", default=[], metavar="PATTERN", help="weights to analyse")
+    add("--exclude", nargs="+", default=[], metavar="PATTERN", help="weights to leave out")
+    add("--min-size", type=int, default=8, metavar="K", help="fewest eigenvalues of a matrix")
+    add(
+        "--conv",
+        choices=("flatten", "slices"),
+        default="flatten",
+        help="convolutions as one matrix, or as one for each position of the kernel",
+    )
+    add("--level", type=float, default=0.95, help="probability of the intervals")
+    add(
+        "--bootstrap",
+        type=int,
+        default=0,
+        metavar="N",
+        help="replicates for p-values and for intervals over xmin; 0 for none",
+    )
+    add("--randomize", action="store_true", help="compare with the entries in random order")
+    add("--farms", action="store_true", help="also fit windows of one aspect ratio")
+    add("--seed", type=int, default=0, help="of bootstrap and random order")
+    add(
+        "--compare",
+        type=Path,
+        metavar="OTHER",
+        help="another checkpoint of the same network: show, and write, the differences",
+    )
+    parser.set_defaults(run=_analyze, interrupted="interrupted; nothing was written")
+
+
 def _fit(args: argparse.Namespace, console: Console) -> None:
     if args.resume and args.out is None:
         raise ValueError("--resume needs --out, the folder of the run")
@@ -234,114 +254,9 @@ def _fit(args: argparse.Namespace, console: Console) -> None:
             raise ValueError(f"--{option} {value} is of svi; leave it out, or --method map")
     if args.prior == "none" and args.method == "svi":
         raise ValueError("--prior none has no posterior to look for; add --method map")
-    with process_group(args.device) as device:
-        _train(args, console, device)
+    from bayes_htr.commands import run_fit
 
-
-def _train(args: argparse.Namespace, console: Console, device: str) -> None:
-    settings = Settings(
-        data=args.data,
-        data_dir=args.data_dir,
-        net=args.net,
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        device=device,
-        label_smoothing=args.label_smoothing,
-    )
-    data = from_main(lambda: settings.dataset(args.seed))
-    num_data = len(data.y_train)
-    net = settings.network(data, args.seed)
-    entrants = _entrants(args, net, num_data)
-    first = entrants[0]
-    if first.init is not None:
-        _check_init(args, first.init, net)
-    name = f"{args.data}-{args.net}-{Path(args.prior).stem}"
-    out = from_main(lambda: args.out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
-    seeds = range(args.seed, args.seed + args.seeds)
-    workers = Workers.chosen(
-        net,
-        len(entrants) * len(seeds),
-        device=device,
-        threads=args.threads,
-        alone=len(seeds) == 1 or world_size() > 1,
-    )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(workers.threads)
-    console.print(
-        f"{args.net} on {args.data}: {num_data} training examples; "
-        f"{_count(len(entrants) * len(seeds), 'fit')} of {_count(args.epochs, 'epoch')}, {workers}",
-        highlight=False,
-    )
-    console.print(f"run folder: {out}", markup=False, highlight=False, soft_wrap=True)
-    columns = ("parameter", "matrix", "prior", "density", "strength")
-    console.print(first.priors.explain(net, num_data=num_data).table(columns))
-    try:
-        compare(
-            settings, entrants, seeds, out, console=console, workers=workers, resume=args.resume
-        )
-    finally:
-        torch.set_num_threads(threads)
-    from_main(lambda: _show(out, console))
-
-
-def _entrants(args: argparse.Namespace, net: nn.Module, num_data: int) -> list[Entrant]:
-    """The fit that is asked for, and what it is compared with."""
-    name, is_svi = args.prior, args.method == "svi"
-
-    def priors(prior: str, strength: float | None, *, posterior: bool = False) -> Priors:
-        return named_priors(prior, strength=strength, num_data=num_data, posterior=posterior)
-
-    fitted = priors(args.prior, args.strength, posterior=is_svi)
-    if is_svi:
-        check_densities(fitted, net, num_data=num_data)
-    mode = "none" if name == "none" else "MAP"
-    label = "posterior" if is_svi else mode
-    entrants = [Entrant(label, fitted, _method(args, net), init=args.init)]
-    if args.no_compare:
-        return entrants
-    trained = MAP() if is_svi else entrants[0].method
-    if is_svi:
-        entrants.append(Entrant(mode, fitted, trained, "compare/map"))
-    for other, title in (("weight_decay", "weight decay"), ("none", "none")):
-        if name != other:
-            entrants.append(Entrant(title, priors(other, None), trained, f"compare/{other}"))
-    return entrants
-
-
-def _check_init(args: argparse.Namespace, run: Path, net: nn.Module) -> None:
-    """Refuse a start that does not fit, before anything is written.
-
-    Raises:
-        CheckpointError: No finished run of such a network.
-        ValueError: One that has seen other images than this fit will be trained on.
-    """
-    load(run, net)
-    if args.seeds > 1:
-        raise ValueError("--init starts a single fit; leave out --seeds")
-    seed = RunFolder(run).config().get("seed")
-    if args.data == "digits" and seed != args.seed:
-        raise ValueError(
-            f"the run in {run} was trained with seed {seed}, and --seed is {args.seed}: digits "
-            "are split by the seed, so that it has seen images that this fit is tested on; give "
-            f"--seed {seed}"
-        )
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
-
-
-def _method(args: argparse.Namespace, net: nn.Module) -> Method:
-    given: dict[str, Any] = {
-        name: value
-        for name in ("lr", "guide", "noise")
-        if (value := getattr(args, name)) is not None
-    }
-    if args.method == "map":
-        return MAP(**given)
-    if given.pop("guide", "spectral") == "spectral":
-        return default_method(net, **given)
-    return SVI(guide=args.guide, **given)
+    run_fit(args, console)
 
 
 def _bench(args: argparse.Namespace, console: Console) -> None:
@@ -350,17 +265,12 @@ def _bench(args: argparse.Namespace, console: Console) -> None:
 
 
 def _report(args: argparse.Namespace, console: Console) -> None:
-    if launched()[0] == 0:
-        _show(args.folder, console)
+    from bayes_htr.commands import run_report
+
+    run_report(args, console)
 
 
-def _show(folder: Path, console: Console) -> None:
-    report = RunReport.read(folder)
-    try:
-        pictures = report.draw()
-    except ImportError as error:
-        console.print(f"no pictures: {error}", markup=False)
-    else:
-        for picture in pictures:
-            console.print(f"picture: {picture}", markup=False, highlight=False, soft_wrap=True)
-    report.show(console)
+def _analyze(args: argparse.Namespace, console: Console) -> None:
+    from bayes_htr.analysis.command import run_analyze
+
+    run_analyze(args, console)

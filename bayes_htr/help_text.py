@@ -1,4 +1,4 @@
-"""What the options of all commands share: help with defaults, and whole numbers."""
+"""What the options of all commands share: help with defaults, and whole numbers in a range."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from scipy import stats
 
 import bayes_htr as htr
-from bayes_htr import cli
+from bayes_htr import commands
 from bayes_htr.cli import build_parser, main
 from bayes_htr.experiments import build_network, load_dataset
 from bayes_htr.report import RunReport
@@ -69,8 +69,8 @@ def test_what_fit_takes_if_not_told(options, method, law, strength, given, monke
         if first.label == "posterior":
             assert others[0].priors == first.priors  # the mode under the same prior
 
-    monkeypatch.setattr(cli, "compare", compared)
-    monkeypatch.setattr(cli, "_show", lambda out, console: None)
+    monkeypatch.setattr(commands, "compare", compared)
+    monkeypatch.setattr(commands, "_show", lambda out, console: None)
     assert main(["fit", *options, "--out", str(tmp_path / "run")]) == 0
     assert taken["label"] == ("MAP" if method == "map" else "posterior")
     assert taken["others"] == ["MAP"] * (method == "svi") + ["weight decay", "none"]

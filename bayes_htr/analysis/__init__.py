@@ -2,7 +2,6 @@
 
 from bayes_htr.analysis.analyze import analyze
 from bayes_htr.analysis.columns import COLUMNS
-from bayes_htr.analysis.command import add_analyze
 from bayes_htr.analysis.esd import ESD
 from bayes_htr.analysis.farms import Farms
 from bayes_htr.analysis.history import SpectrumHistory
@@ -20,7 +19,6 @@ __all__ = [
     "Records",
     "SpectraReport",
     "SpectrumHistory",
-    "add_analyze",
     "analyze",
     "fit_marchenko_pastur",
     "open_source",

@@ -8,60 +8,17 @@ from pathlib import Path
 from rich.console import Console
 
 from bayes_htr.analysis.analyze import analyze
-from bayes_htr.analysis.names import visible
 from bayes_htr.analysis.records import check_suffix, import_parquet
 from bayes_htr.analysis.report_table import CheckpointComparison, SpectraReport
 from bayes_htr.errors import OutputError
-from bayes_htr.help_text import HelpFormatter
+from bayes_htr.visible import visible
 
 _WIDE = 110
 _NARROW = ("name", "alpha", "verdict")
-_Commands = argparse._SubParsersAction  # the type of what add_subparsers returns
 
 
-def add_analyze(commands: _Commands[argparse.ArgumentParser]) -> None:
-    """Add `analyze` to the command line."""
-    parser = commands.add_parser(
-        "analyze",
-        help="show the spectra of a trained network",
-        description="Show the spectra of the weight matrices of a network: power-law exponents "
-        "with intervals, the random bulk, and a verdict for each matrix.",
-        formatter_class=HelpFormatter,
-    )
-    add = parser.add_argument
-    add("path", type=Path, help=".pt, .pth or .safetensors file, index of a sharded one, or folder")
-    add("--out", type=Path, metavar="FILE", help="also write all columns: .csv, .json, .parquet")
-    add("--report", type=Path, metavar="FILE.html", help="also write a report with pictures")
-    add("--layers", nargs="+", default=[], metavar="PATTERN", help="weights to analyse")
-    add("--exclude", nargs="+", default=[], metavar="PATTERN", help="weights to leave out")
-    add("--min-size", type=int, default=8, metavar="K", help="fewest eigenvalues of a matrix")
-    add(
-        "--conv",
-        choices=("flatten", "slices"),
-        default="flatten",
-        help="convolutions as one matrix, or as one for each position of the kernel",
-    )
-    add("--level", type=float, default=0.95, help="probability of the intervals")
-    add(
-        "--bootstrap",
-        type=int,
-        default=0,
-        metavar="N",
-        help="replicates for p-values and for intervals over xmin; 0 for none",
-    )
-    add("--randomize", action="store_true", help="compare with the entries in random order")
-    add("--farms", action="store_true", help="also fit windows of one aspect ratio")
-    add("--seed", type=int, default=0, help="of bootstrap and random order")
-    add(
-        "--compare",
-        type=Path,
-        metavar="OTHER",
-        help="another checkpoint of the same network: show, and write, the differences",
-    )
-    parser.set_defaults(run=_analyze, interrupted="interrupted; nothing was written")
-
-
-def _analyze(args: argparse.Namespace, console: Console) -> None:
+def run_analyze(args: argparse.Namespace, console: Console) -> None:
+    """Analyse, show, and write what is asked for; `args` are those of `bayes_htr.cli`."""
     _check_outputs(args)
     report = _report(args, args.path)
     shown: SpectraReport | CheckpointComparison = report

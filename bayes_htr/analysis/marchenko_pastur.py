@@ -26,11 +26,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
+import scipy
 import torch
-from scipy import stats
 
 from bayes_htr.analysis.esd import ESD, Array
-from bayes_htr.distributions import MarchenkoPastur
+from bayes_htr.distributions.bulk import Bulk
 
 _FALSE_SPIKE = 0.01
 _TURNS = 20
@@ -103,9 +103,9 @@ def fit_marchenko_pastur(esd: ESD) -> MarchenkoPasturFit | None:
     )
 
 
-def unit_law(ratio: float) -> MarchenkoPastur:
+def unit_law(ratio: float) -> Bulk:
     """The law with mean 1, in float64: whatever the scale of the matrix, it stays there."""
-    return MarchenkoPastur(torch.tensor(ratio, dtype=torch.float64), validate_args=False)
+    return Bulk(torch.tensor(ratio, dtype=torch.float64), torch.ones((), dtype=torch.float64))
 
 
 @lru_cache(maxsize=1024)
@@ -121,11 +121,12 @@ def _threshold(N: int, M: int, matrices: int) -> float:
         return math.inf
     a, b = math.sqrt(N - 1), math.sqrt(M)
     width = (a + b) * (1 / a + 1 / b) ** (1 / 3)
-    tracy_widom = stats.gamma.ppf(1 - _FALSE_SPIKE / matrices, 46.446, scale=0.186054) - 9.84801
-    return (a + b) ** 2 + width * float(tracy_widom)
+    gamma = scipy.stats.gamma.ppf(1 - _FALSE_SPIKE / matrices, 46.446, scale=0.186054)
+    tracy_widom = float(gamma) - 9.84801
+    return (a + b) ** 2 + width * tracy_widom
 
 
-def _distance(values: Array, law: MarchenkoPastur) -> float:
+def _distance(values: Array, law: Bulk) -> float:
     n = len(values)
     cdf = law.cdf(torch.from_numpy(values.copy())).numpy()
     steps = np.arange(n + 1) / n

@@ -8,11 +8,11 @@ from typing import Any, ClassVar
 
 from rich.table import Table
 
+from bayes_htr._version import __version__
 from bayes_htr.analysis.esd import Array
 from bayes_htr.analysis.marchenko_pastur import MarchenkoPasturFit
 from bayes_htr.analysis.records import Records
 from bayes_htr.tails import PowerlawFit
-from bayes_htr.version import __version__
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,12 @@
-"""Names of weights: made plain, matched with patterns, and shown. Strangers' files hold any."""
+"""Names of weights: made plain, and matched with patterns. Strangers' files hold any."""
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
 
 from bayes_htr.spectra.matrices import without_wrappers
-
-_HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def plain_names(names: Iterable[str]) -> dict[str, str]:
@@ -25,14 +22,3 @@ def plain_names(names: Iterable[str]) -> dict[str, str]:
 def matches(name: str, patterns: Sequence[str]) -> bool:
     """Whether a name is one of the patterns, as `proj[q]`, or matches one, as of `fnmatch`."""
     return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def visible(text: str) -> str:
-    """The text with characters that cannot be seen, or that turn others around, as escapes.
-
-    A terminal obeys some of them.
-    """
-    return "".join(
-        c.encode("unicode_escape").decode() if unicodedata.category(c) in _HIDDEN else c
-        for c in text
-    )

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from importlib import import_module
 from typing import TypeVar
 
 import torch
@@ -35,6 +36,7 @@ def single_threaded() -> Iterator[None]:
 
     In the whole process, also for threads that are started meanwhile; afterwards as before.
     """
+    import_module("scipy.stats")  # only libraries that are loaded are limited
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

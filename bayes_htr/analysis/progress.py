@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 
-from bayes_htr.analysis.names import visible
 from bayes_htr.progress_bar import ProgressBar
+from bayes_htr.visible import visible
 
 
 class AnalysisProgress(ProgressBar):

@@ -19,9 +19,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bayes_htr.analysis.names import visible
 from bayes_htr.errors import OutputError
 from bayes_htr.inference.run_folder import write_aside
+from bayes_htr.visible import visible
 
 _WIDTH = 160
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from bayes_htr.analysis.traces import QUANTITIES, Trace, trace
-from bayes_htr.posterior import PosteriorSpectra
+
+if TYPE_CHECKING:
+    from bayes_htr.posterior import PosteriorSpectra
 
 
 class SpectrumRecords(Mapping[str, Tensor]):
@@ -49,6 +52,8 @@ class SpectrumRecords(Mapping[str, Tensor]):
         if row < 0:
             first = f"; the first is {self.steps[0]}" if self.steps else ""
             raise ValueError(f"no record at or before step={step}{first}")
+        from bayes_htr.posterior import PosteriorSpectra
+
         return PosteriorSpectra({name: lams[row][None] for name, lams in self._spectra.items()})
 
     def trace(self, name: str, quantity: str, *, level: float = 0.95) -> Trace:

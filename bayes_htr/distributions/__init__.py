@@ -16,14 +16,32 @@ tail probability, one less.
 
 from __future__ import annotations
 
-from pyro.distributions import Exponential, Gamma, HalfCauchy, LogNormal, Normal
+from typing import TYPE_CHECKING
 
-from bayes_htr.distributions.frechet import Frechet
-from bayes_htr.distributions.improper_powerlaw import ImproperPowerlaw
-from bayes_htr.distributions.lomax import Lomax
-from bayes_htr.distributions.marchenko_pastur import MarchenkoPastur
-from bayes_htr.distributions.powerlaw import Powerlaw
-from bayes_htr.distributions.truncated_powerlaw import TruncatedPowerlaw
+from bayes_htr._lazy import lazy
+
+if TYPE_CHECKING:
+    from pyro.distributions import Exponential, Gamma, HalfCauchy, LogNormal, Normal
+
+    from bayes_htr.distributions.frechet import Frechet
+    from bayes_htr.distributions.improper_powerlaw import ImproperPowerlaw
+    from bayes_htr.distributions.lomax import Lomax
+    from bayes_htr.distributions.marchenko_pastur import MarchenkoPastur
+    from bayes_htr.distributions.powerlaw import Powerlaw
+    from bayes_htr.distributions.truncated_powerlaw import TruncatedPowerlaw
+else:
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "pyro.distributions": "Exponential Gamma HalfCauchy LogNormal Normal",
+            "frechet": "Frechet",
+            "improper_powerlaw": "ImproperPowerlaw",
+            "lomax": "Lomax",
+            "marchenko_pastur": "MarchenkoPastur",
+            "powerlaw": "Powerlaw",
+            "truncated_powerlaw": "TruncatedPowerlaw",
+        },
+    )
 
 __all__ = [
     "Exponential",

@@ -19,7 +19,7 @@ from torch import nn
 from bayes_htr.experiments.datasets import Dataset, load_dataset
 from bayes_htr.experiments.networks import build_network
 from bayes_htr.experiments.parallel import Workers, run_parallel
-from bayes_htr.fit import fit, load
+from bayes_htr.fitting import fit, load
 from bayes_htr.inference import EpochEvent, Method, RunFolder
 from bayes_htr.inference.distributed import from_main
 from bayes_htr.models import BayesianClassifier

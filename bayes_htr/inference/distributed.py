@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bayes_htr.errors import ProcessError
+from bayes_htr.launcher import launched
 from bayes_htr.processes import connected, gathered, rank, world_size
 
 T = TypeVar("T")
@@ -24,13 +25,6 @@ T = TypeVar("T")
 def is_main() -> bool:
     """Whether this is the process that writes files, shows progress and prints."""
     return rank() == 0
-
-
-def launched() -> tuple[int, int]:
-    """The rank and the number of processes that a launcher such as `torchrun` announces."""
-    if "RANK" not in os.environ:
-        return 0, 1
-    return int(os.environ["RANK"]), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 @contextmanager

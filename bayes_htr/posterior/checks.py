@@ -21,10 +21,10 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 import numpy as np
+import scipy
 import torch
 from rich.console import Console
 from rich.table import Table
-from scipy import special, stats
 from torch import Tensor
 
 from bayes_htr.drawing import pyplot, tick
@@ -211,7 +211,7 @@ def check_spectrum(
         band=band,
         eigenvalue_band=np.stack([eigenvalue_at(band[:, 0]), eigenvalue_at(band[:, 1])], 1),
         distances=distances,
-        p_values=stats.kstwo.sf(distances, k),
+        p_values=scipy.stats.kstwo.sf(distances, k),
     )
 
 
@@ -231,10 +231,10 @@ def uniform_band(n: int, level: float) -> np.ndarray:
     least = np.empty(_SIMULATIONS)
     for s in range(_SIMULATIONS):
         u = np.sort(generator.random(n))
-        below = special.betainc(i, n + 1 - i, u)
+        below = scipy.special.betainc(i, n + 1 - i, u)
         least[s] = 2 * np.minimum(below, 1 - below).min()
     g = np.quantile(least, 1 - level)
-    limits = [special.betaincinv(i, n + 1 - i, q) for q in (g / 2, 1 - g / 2)]
+    limits = [scipy.special.betaincinv(i, n + 1 - i, q) for q in (g / 2, 1 - g / 2)]
     band = np.stack(limits, axis=1)
     band.flags.writeable = False
     return band

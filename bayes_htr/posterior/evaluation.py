@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy
 import torch
 import torch.nn.functional as F
-from scipy import stats
 from torch import Tensor
 
 from bayes_htr.posterior.prediction import Prediction
@@ -69,7 +69,9 @@ def auroc(positive: Tensor, negative: Tensor) -> float:
         positive: `(P,)` scores.
         negative: `(N,)` scores.
     """
-    ranks = stats.rankdata(np.concatenate([positive.double().numpy(), negative.double().numpy()]))
+    ranks = scipy.stats.rankdata(
+        np.concatenate([positive.double().numpy(), negative.double().numpy()])
+    )
     p, n = len(positive), len(negative)
     return float((ranks[:p].sum() - p * (p + 1) / 2) / (p * n))
 

@@ -9,7 +9,7 @@ from os import PathLike
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from bayes_htr.drawing import literal, pyplot, tick
 from bayes_htr.posterior.laws import prior_lambda_max
@@ -113,7 +113,7 @@ def _draw(ax: Axes, logs: np.ndarray, color: str, label: str) -> None:
         ax.axvline(np.exp(logs[0]), color=color, lw=1.6, label=label)
         return
     low, high = np.quantile(logs, [0.001, 0.999])  # a heavy tail would squeeze the rest
-    kernel = stats.gaussian_kde(logs)
+    kernel = scipy.stats.gaussian_kde(logs)
     room = 3 * float(kernel.covariance[0, 0]) ** 0.5
     x = np.linspace(low - room, high + room, 400)
     y = kernel(x)

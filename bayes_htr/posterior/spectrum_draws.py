@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy
 from rich.console import Console
 from rich.table import Table
-from scipy import optimize, stats
 from torch import Tensor
 
 from bayes_htr.errors import SpectrumError
@@ -183,7 +183,9 @@ class SpectrumDraws(Mapping[str, Tensor]):
                     f"{name} has no exponent: in a draw the {n} largest eigenvalues are all equal, "
                     "or some of them zero; name another tail by fraction="
                 )
-        return TailLaws(stats.gamma(a=n, scale=estimate / n), given)  # rate S = n / Hill's index
+        return TailLaws(
+            scipy.stats.gamma(a=n, scale=estimate / n), given
+        )  # rate S = n / Hill's index
 
     def hill(self, name: str, *, fraction: float = 0.5, exponent: str = "density") -> Tensor:
         """Hill's estimate for each draw: `(S,)`."""
@@ -314,10 +316,10 @@ def _interval(draws: Tensor, level: float) -> Interval:
     return Interval(float(values.mean()), float(values.std()), float(low), float(high), values)
 
 
-def _mixture_quantile(components: stats.rv_frozen, q: float) -> float:
+def _mixture_quantile(components: scipy.stats.rv_frozen, q: float) -> float:
     """The `q` quantile of the equal mixture of distributions."""
     quantiles = components.ppf(q)
     low, high = float(np.min(quantiles)), float(np.max(quantiles))
     if low == high:
         return low
-    return float(optimize.brentq(lambda x: np.mean(components.cdf(x)) - q, low, high))
+    return float(scipy.optimize.brentq(lambda x: np.mean(components.cdf(x)) - q, low, high))

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import scipy
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table
-from scipy import stats
 
 from bayes_htr.drawing import pyplot
 from bayes_htr.errors import CheckpointError
@@ -242,7 +242,7 @@ def _values(rows: list[dict[str, float]], name: str) -> np.ndarray:
 def _mean_and_error(values: np.ndarray) -> str:
     if len(values) == 1:
         return f"{values[0]:.4f}"
-    return f"{values.mean():.3f}±{stats.sem(values):.3f}"
+    return f"{values.mean():.3f}±{scipy.stats.sem(values):.3f}"
 
 
 def _difference(values: np.ndarray, others: np.ndarray) -> str:
@@ -250,7 +250,7 @@ def _difference(values: np.ndarray, others: np.ndarray) -> str:
     difference = values - others
     if np.ptp(difference) == 0:
         return f"{difference.mean():+.3f}"
-    half = stats.sem(difference) * stats.t.isf((1 - _LEVEL) / 2, len(difference) - 1)
+    half = scipy.stats.sem(difference) * scipy.stats.t.isf((1 - _LEVEL) / 2, len(difference) - 1)
     mark = "*" if _is_clear(values, others) else ""
     return f"{difference.mean():+.3f}±{half:.3f}{mark}"
 
@@ -259,7 +259,7 @@ def _is_clear(values: np.ndarray, others: np.ndarray) -> bool:
     """Whether the paired difference of two methods is clear by Student's t test."""
     if len(values) == 1 or np.ptp(values - others) == 0:
         return False
-    return bool(stats.ttest_rel(values, others).pvalue < _CLEAR)
+    return bool(scipy.stats.ttest_rel(values, others).pvalue < _CLEAR)
 
 
 def _table(title: str) -> Table:

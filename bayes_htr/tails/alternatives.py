@@ -34,7 +34,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import special, stats
+import scipy
 
 from bayes_htr.tails.exponential_family import Excess, HalfSquare
 from bayes_htr.tails.rules import Array
@@ -114,12 +114,12 @@ def _judge(name: str, parameters: dict[str, float], ratios: Array, *, nested: bo
     nested_p = None
     if nested:
         share = 0.5 if name == "lognormal" and ratio < 0 else 1.0
-        nested_p = share * float(stats.chi2.sf(max(0.0, -2 * ratio), 1))
+        nested_p = share * float(scipy.stats.chi2.sf(max(0.0, -2 * ratio), 1))
     return Comparison(
         name,
         {key: float(value) for key, value in parameters.items()},
         ratio,
         normalised,
-        float(special.erfc(abs(normalised) / math.sqrt(2))),
+        float(scipy.special.erfc(abs(normalised) / math.sqrt(2))),
         nested_p,
     )

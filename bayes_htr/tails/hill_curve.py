@@ -15,7 +15,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import stats
+import scipy
 
 from bayes_htr.tails.rules import Array
 from bayes_htr.tails.search import Index
@@ -78,5 +78,5 @@ def hill_curve(lam: Any, *, level: float = 0.95) -> HillCurve:
     S = np.cumsum(logs)[:-1] - k * logs[1:]
     kept = logs[0] > logs[1:]
     k, S, threshold = k[kept], S[kept], np.exp(logs[1:][kept])
-    low, high = (stats.gamma.ppf(q, k) / S for q in ((1 - level) / 2, (1 + level) / 2))
+    low, high = (scipy.stats.gamma.ppf(q, k) / S for q in ((1 - level) / 2, (1 + level) / 2))
     return HillCurve(k, threshold, 1 + k / S, 1 + low, 1 + high, level)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import numpy as np
-from scipy import optimize, stats
+import scipy
 
 from bayes_htr.tails.rules import Array
 from bayes_htr.tails.truncated import fisher_information, log_normaliser, truncated_rate
@@ -90,11 +90,11 @@ class GammaPosterior:
 
     def cdf(self, rate: float) -> Array:
         """`(K,)` probabilities that it is at most `rate`."""
-        return np.asarray(stats.gamma.cdf(rate * self.rate, self.shape))
+        return np.asarray(scipy.stats.gamma.cdf(rate * self.rate, self.shape))
 
     def quantile(self, q: float) -> Array:
         """`(K,)` quantiles."""
-        return np.asarray(stats.gamma.ppf(q, self.shape) / self.rate)
+        return np.asarray(scipy.stats.gamma.ppf(q, self.shape) / self.rate)
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ class GridPosterior:
         a, b = prior
         total, rows = excess + b, np.arange(len(excess))
         low = np.log(a / total) - _NEGLIGIBLE / min(a, 1.0)
-        high = np.log(stats.gamma.isf(1e-16, n + a) / total)
+        high = np.log(scipy.stats.gamma.isf(1e-16, n + a) / total)
         for _ in range(_REFINED):
             logs = np.linspace(low, high, _GRID, axis=1)
             grid = np.exp(logs)
@@ -188,4 +188,6 @@ def _quantile(posterior: RatePosterior, weights: Array, q: float) -> float:
     low, high = float(each.min()), float(each.max())
     if high - low <= 1e-12 * abs(high):
         return low
-    return float(optimize.brentq(lambda x: weights @ posterior.cdf(x) - q, low, high, rtol=1e-12))
+    return float(
+        scipy.optimize.brentq(lambda x: weights @ posterior.cdf(x) - q, low, high, rtol=1e-12)
+    )

@@ -1,7 +1,11 @@
 """Small matrices at once, large ones alone, and the numbers of threads as they were."""
 
+import os
+import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,6 +37,19 @@ def test_threads_are_one_inside_and_as_before_outside(four_threads):
         raise KeyError
     assert torch.get_num_threads() == 4
     assert blas_threads() == before
+
+
+def test_libraries_that_nothing_has_used_yet_have_one_thread_too():
+    code = """
+from threadpoolctl import threadpool_info
+from bayes_htr.analysis.parallel import single_threaded
+with single_threaded():
+    import scipy.linalg
+    assert {p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"} == {1}
+"""
+    several = {f"{name}_NUM_THREADS": "2" for name in ("OMP", "OPENBLAS", "MKL")}
+    environment = os.environ | several | {"PYTHONPATH": str(Path(htr.__file__).parents[1])}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
 
 
 def test_small_jobs_meet_and_large_ones_follow_alone(four_threads):

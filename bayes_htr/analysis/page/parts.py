@@ -11,12 +11,12 @@ import re
 import statistics
 from typing import Any
 
+from bayes_htr._version import __version__
 from bayes_htr.analysis.checkpoints import PairedSpectra
 from bayes_htr.analysis.columns import interval_ends
 from bayes_htr.analysis.kinds import KINDS, kind_of
 from bayes_htr.analysis.measured import MeasuredSpectra
 from bayes_htr.analysis.page.text import escaped
-from bayes_htr.version import __version__
 
 _HEADINGS = {
     "layer_id": ("#", "number of the matrix, from the first to the last"),

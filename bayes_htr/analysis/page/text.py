@@ -7,7 +7,7 @@ import json
 import math
 from typing import Any
 
-from bayes_htr.analysis.names import visible
+from bayes_htr.visible import visible
 
 
 def escaped(text: str) -> str:

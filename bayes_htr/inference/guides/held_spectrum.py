@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import scipy
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from bayes_htr.errors import SpectrumError
@@ -242,6 +242,6 @@ class HeldSpectrum(nn.Module):
         first = 1 if self.law.has_ratios else 0
         places = torch.arange(self.law.free)
         old, new = self.frames[:, first:].to(vectors), vectors[:, first:]
-        _, columns = linear_sum_assignment(-(old.mT @ new).square().cpu().numpy())
+        _, columns = scipy.optimize.linear_sum_assignment(-(old.mT @ new).square().cpu().numpy())
         places[first:] = torch.as_tensor(columns) + first
         return places

@@ -18,7 +18,7 @@ from bayes_htr.analysis import analyze
 from bayes_htr.engine import bind
 from bayes_htr.errors import DivergenceError, SpectrumError
 from bayes_htr.experiments import build_network
-from bayes_htr.fit import fit
+from bayes_htr.fitting import fit
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.posterior import Posterior
 from bayes_htr.posterior.evaluation import scores

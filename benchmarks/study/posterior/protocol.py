@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bayes_htr.experiments import Dataset, build_network, load_dataset
-from bayes_htr.fit import fit
+from bayes_htr.fitting import fit
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.posterior import Posterior
 from bayes_htr.posterior.evaluation import scores

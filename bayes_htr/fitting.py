@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bayes_htr._version import __version__
 from bayes_htr.devices import usable_device
 from bayes_htr.inference import (
     EPOCHS,
@@ -38,7 +39,6 @@ from bayes_htr.posterior import Posterior
 from bayes_htr.processes import world_size
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import check_finite
-from bayes_htr.version import __version__
 
 
 def fit(

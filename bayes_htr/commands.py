@@ -1,0 +1,158 @@
+"""What `bayes-htr fit` and `bayes-htr report` do; `bayes_htr.cli` has their options."""
+
+from __future__ import annotations
+
+import argparse
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from bayes_htr.experiments import (
+    Entrant,
+    Settings,
+    Workers,
+    check_densities,
+    compare,
+    named_priors,
+)
+from bayes_htr.fitting import load
+from bayes_htr.inference import MAP, SVI, Method, RunFolder, default_method
+from bayes_htr.inference.distributed import from_main, process_group
+from bayes_htr.launcher import launched
+from bayes_htr.priors import Priors
+from bayes_htr.processes import world_size
+from bayes_htr.report import RunReport
+
+
+def run_fit(args: argparse.Namespace, console: Console) -> None:
+    """Train what is asked for and what it is compared with, and show the run."""
+    with process_group(args.device) as device:
+        _train(args, console, device)
+
+
+def run_report(args: argparse.Namespace, console: Console) -> None:
+    """Show a finished run, in the first process of several."""
+    if launched()[0] == 0:
+        _show(args.folder, console)
+
+
+def _train(args: argparse.Namespace, console: Console, device: str) -> None:
+    settings = Settings(
+        data=args.data,
+        data_dir=args.data_dir,
+        net=args.net,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        device=device,
+        label_smoothing=args.label_smoothing,
+    )
+    data = from_main(lambda: settings.dataset(args.seed))
+    num_data = len(data.y_train)
+    net = settings.network(data, args.seed)
+    entrants = _entrants(args, net, num_data)
+    first = entrants[0]
+    if first.init is not None:
+        _check_init(args, first.init, net)
+    name = f"{args.data}-{args.net}-{Path(args.prior).stem}"
+    out = from_main(lambda: args.out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
+    seeds = range(args.seed, args.seed + args.seeds)
+    workers = Workers.chosen(
+        net,
+        len(entrants) * len(seeds),
+        device=device,
+        threads=args.threads,
+        alone=len(seeds) == 1 or world_size() > 1,
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(workers.threads)
+    console.print(
+        f"{args.net} on {args.data}: {num_data} training examples; "
+        f"{_count(len(entrants) * len(seeds), 'fit')} of {_count(args.epochs, 'epoch')}, {workers}",
+        highlight=False,
+    )
+    console.print(f"run folder: {out}", markup=False, highlight=False, soft_wrap=True)
+    columns = ("parameter", "matrix", "prior", "density", "strength")
+    console.print(first.priors.explain(net, num_data=num_data).table(columns))
+    try:
+        compare(
+            settings, entrants, seeds, out, console=console, workers=workers, resume=args.resume
+        )
+    finally:
+        torch.set_num_threads(threads)
+    from_main(lambda: _show(out, console))
+
+
+def _entrants(args: argparse.Namespace, net: nn.Module, num_data: int) -> list[Entrant]:
+    """The fit that is asked for, and what it is compared with."""
+    name, is_svi = args.prior, args.method == "svi"
+
+    def priors(prior: str, strength: float | None, *, posterior: bool = False) -> Priors:
+        return named_priors(prior, strength=strength, num_data=num_data, posterior=posterior)
+
+    fitted = priors(args.prior, args.strength, posterior=is_svi)
+    if is_svi:
+        check_densities(fitted, net, num_data=num_data)
+    mode = "none" if name == "none" else "MAP"
+    label = "posterior" if is_svi else mode
+    entrants = [Entrant(label, fitted, _method(args, net), init=args.init)]
+    if args.no_compare:
+        return entrants
+    trained = MAP() if is_svi else entrants[0].method
+    if is_svi:
+        entrants.append(Entrant(mode, fitted, trained, "compare/map"))
+    for other, title in (("weight_decay", "weight decay"), ("none", "none")):
+        if name != other:
+            entrants.append(Entrant(title, priors(other, None), trained, f"compare/{other}"))
+    return entrants
+
+
+def _check_init(args: argparse.Namespace, run: Path, net: nn.Module) -> None:
+    """Refuse a start that does not fit, before anything is written.
+
+    Raises:
+        CheckpointError: No finished run of such a network.
+        ValueError: One that has seen other images than this fit will be trained on.
+    """
+    load(run, net)
+    if args.seeds > 1:
+        raise ValueError("--init starts a single fit; leave out --seeds")
+    seed = RunFolder(run).config().get("seed")
+    if args.data == "digits" and seed != args.seed:
+        raise ValueError(
+            f"the run in {run} was trained with seed {seed}, and --seed is {args.seed}: digits "
+            "are split by the seed, so that it has seen images that this fit is tested on; give "
+            f"--seed {seed}"
+        )
+
+
+def _count(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def _method(args: argparse.Namespace, net: nn.Module) -> Method:
+    given: dict[str, Any] = {
+        name: value
+        for name in ("lr", "guide", "noise")
+        if (value := getattr(args, name)) is not None
+    }
+    if args.method == "map":
+        return MAP(**given)
+    if given.pop("guide", "spectral") == "spectral":
+        return default_method(net, **given)
+    return SVI(guide=args.guide, **given)
+
+
+def _show(folder: Path, console: Console) -> None:
+    report = RunReport.read(folder)
+    try:
+        pictures = report.draw()
+    except ImportError as error:
+        console.print(f"no pictures: {error}", markup=False)
+    else:
+        for picture in pictures:
+            console.print(f"picture: {picture}", markup=False, highlight=False, soft_wrap=True)
+    report.show(console)
