@@ -2,7 +2,7 @@
 
 Starts a process for each row of the table, `RUNS` times in turn, and prints the medians of the CPU
 time, which is user and system time together and does not wait for other programs as the time on the
-clock does. Takes about two minutes.
+clock does. Takes one to two minutes.
 
 Run: `python benchmarks/imports.py`.
 """
