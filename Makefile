@@ -20,10 +20,10 @@ readme: $(STAMP)
 	$(BIN)/python docs/update_demo.py runs/readme
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n auto
 
 test-library: $(STAMP)
-	$(BIN)/python -m pytest -q -m "not slow and not benchmarks"
+	$(BIN)/python -m pytest -q -n auto -m "not slow and not benchmarks"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
