@@ -19,9 +19,10 @@ from typing import Any, ClassVar
 from bayes_htr.analysis.columns import interval_ends
 from bayes_htr.analysis.measured import MeasuredSpectra
 from bayes_htr.analysis.records import Records
+from bayes_htr.analysis.verdict import DOUBTFUL, RANDOM_LIKE, UNTOLD, Verdict
 from bayes_htr.errors import DataError
 
-_DOUBTS = ("like a random", "power law", "too few")
+_DOUBTS = (RANDOM_LIKE, DOUBTFUL, UNTOLD)
 
 
 @dataclass(frozen=True)
@@ -144,10 +145,10 @@ def _reach(length: float) -> float:
     return length if math.isnan(length) else max(length, 0.0)
 
 
-def _verdict(low: float, high: float, *verdicts: str) -> str:
+def _verdict(low: float, high: float, *verdicts: Verdict) -> str:
     if math.isnan(low) or math.isnan(high):
         return "no exponent in one of them"
-    doubt = ", if these are power laws" if any(v.startswith(_DOUBTS) for v in verdicts) else ""
+    doubt = ", if these are power laws" if any(v.kind in _DOUBTS for v in verdicts) else ""
     if low <= 0 <= high:
         return f"no difference to tell{doubt}"
     return f"{'heavier' if high < 0 else 'lighter'}-tailed in the second{doubt}"

@@ -10,7 +10,6 @@ import numpy as np
 
 from bayes_htr.analysis.checkpoints import PairedSpectra
 from bayes_htr.analysis.curves import histogram, log_edges, matrix_spectrum, tail_density
-from bayes_htr.analysis.kinds import kind_of
 from bayes_htr.analysis.plots import (
     LAW,
     VALUES,
@@ -21,6 +20,7 @@ from bayes_htr.analysis.plots import (
     saved,
     say,
 )
+from bayes_htr.analysis.verdict import kind_of
 from bayes_htr.drawing import literal, pyplot, tick
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def plot_comparison(
     sides = list(zip(comparison.sides(), (VALUES, LAW), "os", (-_SHIFT, _SHIFT), strict=True))
     for (label, rows), color, mark, shift in sides:
         for filled in (True, False):  # hollow: not known to be a power law
-            places = [i for i, r in enumerate(rows) if kind_of(r["verdict"]).filled is filled]
+            places = [i for i, r in enumerate(rows) if kind_of(r).filled is filled]
             draw_intervals(axes[0], rows, places, color, mark, filled, "", shift)
         largest = [row["lambda_max"] for row in rows]
         x = np.arange(len(rows)) + shift

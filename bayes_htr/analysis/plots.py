@@ -22,9 +22,8 @@ from bayes_htr.analysis.curves import (
     survival,
     tail_density,
 )
-from bayes_htr.analysis.kinds import KINDS, kind_of
 from bayes_htr.analysis.measured import MeasuredSpectra
-from bayes_htr.analysis.verdict import LIGHT, VERY_HEAVY
+from bayes_htr.analysis.verdict import KINDS, LIGHT, VERY_HEAVY, kind_of
 from bayes_htr.drawing import literal, pyplot, tick
 from bayes_htr.errors import SpectrumError
 from bayes_htr.tails import hill_curve
@@ -108,7 +107,7 @@ def plot_alpha(report: MeasuredSpectra, ax: Axes | None = None) -> Axes:
     if ax is None:
         ax = pyplot().subplots(figsize=(8, 3.6), layout="constrained")[1]
     for kind in KINDS:
-        places = [i for i, row in enumerate(report.rows) if kind_of(row["verdict"]) is kind]
+        places = [i for i, row in enumerate(report.rows) if kind_of(row) is kind]
         if not places:
             continue
         color = VALUES if kind.filled else QUIET

@@ -14,6 +14,7 @@ from torch import nn
 
 import bayes_htr as htr
 from bayes_htr.analysis.checkpoints import compare_rows
+from bayes_htr.analysis.verdict import HEAVY_TAILED, Verdict
 from bayes_htr.cli import main
 from bayes_htr.errors import DataError, OutputError
 
@@ -199,7 +200,11 @@ def test_differences_are_told_where_there_are_any():
 
 def test_an_interval_that_does_not_reach_its_estimate():
     row = {"name": "w", "N": 9, "M": 9, "rf": 1, "lambda_max": 1.0, "stable_rank": 1.0}
-    row |= {"verdict": "heavy-tailed", "interval_low": 2.0, "interval_high": 3.0}
+    row |= {
+        "verdict": Verdict("heavy-tailed", HEAVY_TAILED),
+        "interval_low": 2.0,
+        "interval_high": 3.0,
+    }
     beyond = {**row, "alpha": 2.5, "searched_low": 2.7, "searched_high": 3.5}
     ((found,), _) = compare_rows([{**row, "alpha": 2.5}], [beyond])
     assert (found["difference_low"], found["difference_high"]) == pytest.approx(

@@ -9,9 +9,7 @@ import torch
 import bayes_htr as htr
 from bayes_htr.analysis import curves
 from bayes_htr.analysis.curves import matrix_spectrum
-from bayes_htr.analysis.kinds import KINDS, kind_of
-from bayes_htr.analysis.verdict import verdict
-from bayes_htr.tails import fit_tail
+from bayes_htr.analysis.verdict import KINDS, kind_of
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg", force=True)
@@ -212,24 +210,6 @@ def test_matrices_that_there_are_not(report, comparison):
         comparison.plot("fc")
 
 
-def test_every_verdict_has_a_kind(report):
-    seen = {kind_of(row["verdict"]).key for row in report.rows}
-    assert seen == {"random", "heavy", "untold"}
-    assert kind_of(verdict(fit_tail(np.ones(9)), None, [])).key == "untold"
-    for words, key in [
-        ("very heavy-tailed: alpha 1.5 (1.2 to 1.9)", "heavy"),
-        ("heavy- or very heavy-tailed: alpha 2.0 (1.5 to 2.5)", "heavy"),
-        ("heavy- or light-tailed: alpha 5.0 (4.0 to 7.0)", "light"),
-        ("light-tailed: alpha 9.0 (7.0 to 11.0)", "light"),
-        ("power law rejected (p = 0.01): a lognormal fits better (p = 0.02)", "doubtful"),
-        ("power law doubtful: an exponential fits better (p = 0.02)", "doubtful"),
-        ("too few eigenvalues that are not zero to tell (1)", "untold"),
-        ("too uncertain to tell: alpha 3.0 (1.5 to 7.0)", "untold"),
-        ("no tail to fit", "untold"),
-        ("tied: the 7 largest are equal within 0.1 %", "untold"),
-        ("too few eigenvalues in the tail (6 of 300)", "untold"),
-    ]:
-        assert kind_of(words).key == key
+def test_every_row_has_a_kind(report):
+    assert {kind_of(row).key for row in report.rows} == {"random", "heavy", "untold"}
     assert len({kind.mark + str(kind.filled) for kind in KINDS}) == len(KINDS)
-    with pytest.raises(ValueError, match="no verdict"):
-        kind_of("splendid")

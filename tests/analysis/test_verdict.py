@@ -1,5 +1,8 @@
 """The words follow from the numbers."""
 
+import copy
+import json
+import pickle
 from dataclasses import replace
 
 import numpy as np
@@ -9,7 +12,7 @@ import torch
 import bayes_htr as htr
 from bayes_htr.analysis.esd import ESD
 from bayes_htr.analysis.marchenko_pastur import fit_marchenko_pastur
-from bayes_htr.analysis.verdict import verdict
+from bayes_htr.analysis.verdict import DOUBTFUL, UNTOLD, verdict
 from bayes_htr.tails import Comparison, SpectrumTail, fit_tail
 
 FIT = htr.fit_powerlaw(1 + np.random.default_rng(0).pareto(2.0, 300))
@@ -72,6 +75,31 @@ def test_too_little_to_tell():
     assert verdict(fit_tail(np.ones(30)), None, []) == "tied: the 30 largest are equal"
     short = SpectrumTail(FIT, "too few eigenvalues in the tail (6 of 300)")
     assert verdict(short, None, []) == short.problem
+
+
+KINDS_OF = {
+    "heavy": [(2.5, 3.5), (1.4, 1.9), (1.8, 3.5)],
+    "light": [(6.1, 9.0), (4.8, 7.0)],
+    "untold": [(1.8, 7.0)],
+}
+
+
+@pytest.mark.parametrize("key", KINDS_OF)
+def test_kinds_follow_from_the_interval(key):
+    for interval in KINDS_OF[key]:
+        found = verdict(SpectrumTail(replace(FIT, alpha=3.0, interval=interval)), None, [])
+        assert found.kind.key == key
+
+
+def test_other_kinds_and_copies():
+    rejected = verdict(SpectrumTail(replace(FIT, p_value=0.02)), None, [])
+    doubtful = verdict(SpectrumTail(FIT), None, [comparison("exponential", -3.0, 0.01)])
+    assert rejected.kind == doubtful.kind == DOUBTFUL
+    assert verdict(fit_tail(np.ones(30)), None, []).kind == UNTOLD
+    assert verdict(fit_tail(np.ones(9)), None, []).kind == UNTOLD
+    for again in (copy.deepcopy(rejected), pickle.loads(pickle.dumps(rejected))):
+        assert again == rejected and again.kind == rejected.kind
+    assert json.loads(json.dumps(rejected)) == str(rejected)
 
 
 def row_of(W, **options):

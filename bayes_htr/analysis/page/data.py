@@ -21,9 +21,9 @@ from bayes_htr.analysis.curves import (
     tail_survival,
     thin,
 )
-from bayes_htr.analysis.kinds import KINDS, kind_of
 from bayes_htr.analysis.measured import MeasuredSpectra
 from bayes_htr.analysis.plots import alpha_limits
+from bayes_htr.analysis.verdict import KINDS, kind_of
 from bayes_htr.errors import SpectrumError
 from bayes_htr.tails import hill_curve
 
@@ -42,7 +42,7 @@ def page_data(report: MeasuredSpectra, comparison: PairedSpectra | None) -> dict
         "kinds": [asdict(kind) for kind in KINDS],
         "layers": [
             {
-                "kind": kind_of(row["verdict"]).key,
+                "kind": kind_of(row).key,
                 "interval": list(interval_ends(row)),
                 "curves": _curves(matrix_spectrum(report, str(row["name"])), report),
             }
@@ -77,7 +77,7 @@ def _comparison(
                     "alpha": row["alpha"],
                     "interval": list(interval_ends(row)),
                     "lambda_max": row["lambda_max"],
-                    "kind": kind_of(row["verdict"]).key,
+                    "kind": kind_of(row).key,
                 }
                 for row in rows
             ]

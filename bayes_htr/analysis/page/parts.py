@@ -14,9 +14,9 @@ from typing import Any
 from bayes_htr._version import __version__
 from bayes_htr.analysis.checkpoints import PairedSpectra
 from bayes_htr.analysis.columns import interval_ends
-from bayes_htr.analysis.kinds import KINDS, kind_of
 from bayes_htr.analysis.measured import MeasuredSpectra
 from bayes_htr.analysis.page.text import escaped
+from bayes_htr.analysis.verdict import KINDS, kind_of
 
 _HEADINGS = {
     "layer_id": ("#", "number of the matrix, from the first to the last"),
@@ -44,7 +44,7 @@ _NUMBER, _MAIN_NUMBER = "n more", "n main"
 
 def summary_part(report: MeasuredSpectra) -> str:
     """Counts of verdicts in plain words, and where alpha lies."""
-    counts = {k: sum(kind_of(r["verdict"]) is k for r in report.rows) for k in KINDS}
+    counts = {k: sum(kind_of(r) is k for r in report.rows) for k in KINDS}
     total = len(report.rows)
     items = "".join(
         f'<li><svg class="mark" data-mark="{kind.key}" width="16" height="16" aria-hidden="true">'
@@ -52,7 +52,7 @@ def summary_part(report: MeasuredSpectra) -> str:
         for kind, count in counts.items()
         if count
     )
-    fitted = [r["alpha"] for r in report.rows if kind_of(r["verdict"]).filled]
+    fitted = [r["alpha"] for r in report.rows if kind_of(r).filled]
     middle = (
         f"The {len(fitted)} with a tail that passes for a power law have a median alpha of "
         f"<strong>{statistics.median(fitted):.2f}</strong>, from {min(fitted):.2f} to "
@@ -170,7 +170,7 @@ def _cell(number: int, row: dict[str, Any], name: str) -> str:
     if name == "name":
         return _heading(str(value), f' id="row-{number}"')
     if name == "verdict":
-        mark = f'<svg class="mark" data-mark="{kind_of(str(value)).key}" width="16" height="16" '
+        mark = f'<svg class="mark" data-mark="{kind_of(row).key}" width="16" height="16" '
         text = f'{mark}aria-hidden="true"></svg>{escaped(str(value))}'
     elif name == "alpha":
         text = _with_interval(number_text(value), *interval_ends(row))
