@@ -43,7 +43,7 @@ from bayes_htr.inference.training import (
     check_settings,
     described_settings,
 )
-from bayes_htr.models.placed import PlacedParameter, informing_parameters, placed_parameters
+from bayes_htr.models.placed import placed_parameters
 from bayes_htr.processes import world_size
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import unwrap
@@ -165,8 +165,9 @@ class SVI:
             SpectrumError: Weights that a law cannot score.
         """
         check_problem(self, problem)
-        for epoch in range(problem.epochs):
-            placed_parameters(problem.model.priors, problem.net, epoch)
+        if problem.model.priors.is_scheduled:
+            for epoch in range(1, problem.epochs):
+                placed_parameters(problem.model.priors, problem.net, epoch)
         if world_size() > 1:
             raise ValueError(
                 "SVI trains in one process; start one, or train a mode: htr.MAP, --method map"
@@ -197,9 +198,14 @@ class _Run(TrainingRun):
 
     def __init__(self, method: SVI, problem: Problem) -> None:
         super().__init__(method, problem)
-        placed = self._placed(0)
+        self.placed = placed_parameters(problem.model.priors, self.net, 0)
+        self.trainable = self._trainable()
         self.guide: VariationalGuide = method.guide_class().around(
-            problem.model, placed, problem.hyperparameters, method.options(), self._constants(0)
+            problem.model,
+            self.placed.trainable,
+            problem.hyperparameters,
+            method.options(),
+            self.placed.informing,
         )
         self.guide.to(self.weights[0].device)
         self.root = unwrap(self.net)
@@ -227,19 +233,22 @@ class _Run(TrainingRun):
             self.guide.load_state_dict(self.best["guide"])
         self._centre_network()
         self.net.eval()
-        latents = unconstrained(self.guide, [*self._placed(0), *self._constants(0)])
+        latents = unconstrained(self.guide, [*self.placed.trainable, *self.placed.informing])
         latents = {name: u.detach().cpu().clone() for name, u in latents.items()}
         return Fitted(self.net, latents, self.history, guide=self.guide)
 
-    def _placed(self, epoch: int) -> list[PlacedParameter]:
-        return placed_parameters(self.problem.model.priors, self.net, epoch)
-
-    def _constants(self, epoch: int) -> list[PlacedParameter]:
-        return informing_parameters(self.problem.model.priors, self.net, epoch)
+    def _trainable(self) -> frozenset[str]:
+        return frozenset(name for name, p in self.net.named_parameters() if p.requires_grad)
 
     def _follow(self, epoch: int) -> None:
-        """Take the priors as a schedule has them at an epoch."""
-        self.guide.follow(self._placed(epoch), self._constants(epoch), epoch)
+        """Take the priors as they are at an epoch: a schedule or freezing may have changed them."""
+        trainable = self._trainable()
+        if trainable == self.trainable and not self.problem.model.priors.is_scheduled:
+            self.guide.epoch = epoch
+            return
+        self.trainable = trainable
+        now = placed_parameters(self.problem.model.priors, self.net, epoch)
+        self.guide.follow(now.trainable, now.informing, epoch)
 
     def _train_batches(self, bar: TrainingProgress) -> dict[str, float]:
         train = self.problem.train

@@ -20,7 +20,7 @@ from torch.func import functional_call
 from bayes_htr.engine import bind
 from bayes_htr.models.generative import FRAMES, Frames
 from bayes_htr.models.likelihood import SMOOTHING_SITE, Likelihood
-from bayes_htr.models.placed import PlacedParameter, informing_parameters, placed_parameters
+from bayes_htr.models.placed import PlacedParameter, placed_parameters
 from bayes_htr.models.programs import Weights, spectral_program, weight_program
 from bayes_htr.priors import Priors
 from bayes_htr.spectra import parameters_of
@@ -164,11 +164,11 @@ class BayesianClassifier:
         Raises:
             PriorError: A prior that is no density.
         """
-        return placed_parameters(self.priors, self.net, epoch)
+        return placed_parameters(self.priors, self.net, epoch).trainable
 
     def informing(self, epoch: int | None = None) -> list[PlacedParameter]:
         """The frozen parameters that share hyperparameters with trainable ones."""
-        return informing_parameters(self.priors, self.net, epoch)
+        return placed_parameters(self.priors, self.net, epoch).informing
 
     def _weights_program(self, coordinates: str, epoch: int | None, frames: Frames) -> Weights:
         if coordinates == "weight":

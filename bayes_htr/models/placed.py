@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from bayes_htr.engine.latents import Latent
 from bayes_htr.errors import PriorError
 from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior
-from bayes_htr.priors import Prior, Priors, factor_at
+from bayes_htr.priors import Assignment, Prior, Priors, factor_at
 from bayes_htr.spectra import Parameter
 
 
@@ -142,25 +143,25 @@ def scored_together(
     return small + large
 
 
-def informing_parameters(
-    priors: Priors, net: nn.Module, epoch: int | None
-) -> list[PlacedParameter]:
-    """The frozen parameters that share hyperparameters with trainable ones, and so inform these."""
-    shared = latents_of_all(placed_parameters(priors, net, epoch)).keys()
-    frozen = placed_parameters(priors, net, epoch, frozen=True)
-    return [p for p in frozen if latents_of_all([p]).keys() & shared]
+class Placed(NamedTuple):
+    """The parameters of a network with their densities.
+
+    Attributes:
+        trainable: The trainable ones.
+        informing: The frozen ones that share hyperparameters with these, and so inform them.
+    """
+
+    trainable: list[PlacedParameter]
+    informing: list[PlacedParameter]
 
 
-def placed_parameters(
-    priors: Priors, net: nn.Module, epoch: int | None, *, frozen: bool = False
-) -> list[PlacedParameter]:
-    """The trainable parameters of a network with their densities.
+def placed_parameters(priors: Priors, net: nn.Module, epoch: int | None) -> Placed:
+    """The parameters of a network with their densities.
 
     Args:
         priors: The priors.
         net: The network.
         epoch: Counted from 0; needed where a prior is scheduled.
-        frozen: Instead, the frozen parameters whose priors have hyperparameters.
 
     Raises:
         PriorError: A prior that is no density (`MatrixPrior.of`), or a threshold on the sum of all.
@@ -173,22 +174,32 @@ def placed_parameters(
             ".above(...), as in Priors(ESD(Lomax(2.0))), or use htr.MAP"
         )
     strength = priors.strength * factor_at(priors.schedules, epoch)
-    found = []
-    for a in assignments:
+    trainable = [_placed(a, strength, epoch) for a in assignments if _requires_grad(a)]
+    frozen = [
+        _placed(a, strength, epoch)
+        for a in assignments
+        if not _requires_grad(a) and _has_latents(a.prior)
+    ]
+    shared = latents_of_all(trainable).keys()
+    return Placed(trainable, [p for p in frozen if latents_of_all([p]).keys() & shared])
+
+
+def _placed(a: Assignment, strength: float, epoch: int | None) -> PlacedParameter:
+    matrices = []
+    if a.prior is not None:
         tensor = a.parameter.tensor
-        if tensor.requires_grad is frozen or (frozen and not _has_latents(a.prior)):
-            continue
-        matrices = []
-        if a.prior is not None:
-            places = torch.arange(tensor.numel()).reshape(tensor.shape)
-            views = {m.name: m.view(places) for m in a.parameter.matrices}
-            for name, index in (views or {a.parameter.name: places.reshape(1, -1)}).items():
-                shape = (index.shape[0], index.shape[1])
-                prior = MatrixPrior.of(a.prior, name, shape, strength, epoch, vector=not views)
-                if prior.spectral or prior.entries:
-                    matrices.append(PlacedMatrix(prior, _place(index)))
-        found.append(PlacedParameter(a.parameter, tuple(matrices)))
-    return found
+        places = torch.arange(tensor.numel()).reshape(tensor.shape)
+        views = {m.name: m.view(places) for m in a.parameter.matrices}
+        for name, index in (views or {a.parameter.name: places.reshape(1, -1)}).items():
+            shape = (index.shape[0], index.shape[1])
+            prior = MatrixPrior.of(a.prior, name, shape, strength, epoch, vector=not views)
+            if prior.spectral or prior.entries:
+                matrices.append(PlacedMatrix(prior, _place(index)))
+    return PlacedParameter(a.parameter, tuple(matrices))
+
+
+def _requires_grad(a: Assignment) -> bool:
+    return a.parameter.tensor.requires_grad
 
 
 def _has_latents(prior: Prior | None) -> bool:

@@ -121,6 +121,13 @@ class Priors(Value):
         """The strength multiplied by `schedule(epoch)`; repeated calls multiply."""
         return self._with(schedules=(*self.schedules, schedule))
 
+    @property
+    def is_scheduled(self) -> bool:
+        """Whether the strength of all of them, or of any, changes from epoch to epoch."""
+        stated = [prior for _, prior in self.priors]
+        stated += [] if self.everywhere is None else [self.everywhere]
+        return bool(self.schedules) or any(t.schedules for prior in stated for t in prior.terms)
+
     def above(self, threshold: float) -> Priors:
         """The sum of all penalties (before strength) acts only while at least `threshold`."""
         threshold = number(threshold, "threshold")

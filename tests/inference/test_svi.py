@@ -406,3 +406,23 @@ def test_clip(make_model, data):
         for a, b in zip(start.parameters(), result.guide.parameters(), strict=True)
     ]
     assert math.sqrt(sum(moved)) == pytest.approx(1e-3, rel=1e-2)
+
+
+def test_priors_are_resolved_once_unless_a_schedule_changes_them(monkeypatch):
+    counts = []
+    resolve = htr.Priors.resolve
+    monkeypatch.setattr(
+        htr.Priors, "resolve", lambda self, net: counts.append(1) or resolve(self, net)
+    )
+    net = torch.nn.Linear(6, 4)
+    data = torch.randn(20, 6), torch.arange(20) % 4
+    fixed = htr.Priors({"weight": htr.ESD(htr.Lomax(2.5, 0.05))})
+    found = {}
+    for name, priors in (("fixed", fixed), ("fading", fixed.scheduled(htr.PowerDecay(1.0, 2)))):
+        for epochs in (2, 6):
+            model = htr.BayesianClassifier(net, priors)
+            counts.clear()
+            htr.fit(model, data, epochs=epochs, progress=False)
+            found[name, epochs] = len(counts)
+    assert found["fixed", 2] == found["fixed", 6] <= 4
+    assert found["fading", 6] > found["fading", 2]

@@ -19,11 +19,11 @@ def test_values_of_each_statistic_and_strength():
             "2.bias": htr.Entries(htr.Normal(0.0, htr.Shared("width", LAW))),
         }
     ).scaled(1.5)
-    assert informing_values(placed_parameters(priors, net, 0)) == pytest.approx(
+    assert informing_values(placed_parameters(priors, net, 0).trainable) == pytest.approx(
         {
             "0.weight:ESD.scale": 2 * 1.5 * 3,
             "width": 1.5 * (24 + 5),
             "2.weight:MaxEigenvalue.scale": 1.5,
         }
     )
-    assert informing_values(placed_parameters(htr.Priors({}), net, 0)) == {}
+    assert informing_values(placed_parameters(htr.Priors({}), net, 0).trainable) == {}

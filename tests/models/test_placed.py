@@ -26,7 +26,7 @@ def test_join_is_the_inverse_of_split(layer):
     prior = htr.Entries(htr.Normal()) if layer == "empty" else htr.ESD(htr.Lomax(2.0))
     placed = [
         p
-        for p in placed_parameters(htr.Priors({"*weight*": prior}), LAYERS[layer], 0)
+        for p in placed_parameters(htr.Priors({"*weight*": prior}), LAYERS[layer], 0).trainable
         if p.matrices
     ]
     assert placed
@@ -46,7 +46,7 @@ def test_join_is_the_inverse_of_split(layer):
 def test_small_entries_are_scored_together():
     net = nn.Sequential(nn.Linear(200, 100), nn.Linear(100, 3), nn.Linear(3, 2))
     priors = {"*.bias": htr.Entries(htr.Normal()), "*.weight": htr.Entries(htr.Normal(0.0, 2.0))}
-    found = scored_together(placed_parameters(htr.Priors(priors), net, 0))
+    found = scored_together(placed_parameters(htr.Priors(priors), net, 0).trainable)
     assert [[name for _, name in places] for _, places in found] == [
         ["0.bias", "1.bias", "2.bias"],
         ["1.weight", "2.weight"],

@@ -203,3 +203,26 @@ def test_what_a_weight_is_computed_from_has_no_spectrum(wrap):
             priors.resolve(net)
     assert list(htr.matrices_of(net)) == ["1.weight"]
     htr.Priors({"*": htr.penalties.weight_decay()}).resolve(net)
+
+
+@pytest.mark.parametrize(
+    ("priors", "scheduled"),
+    [
+        (htr.Priors({}), False),
+        (htr.Priors(htr.ESD(htr.Lomax(2.0))), False),
+        (htr.Priors(htr.ESD(htr.Lomax(2.0))).scheduled(htr.PowerDecay(1.0, 2)), True),
+        (htr.Priors(htr.ESD(htr.Lomax(2.0)).scheduled(htr.PowerDecay(1.0, 2))), True),
+        (
+            htr.Priors(
+                {
+                    "a": htr.Entries(htr.Normal(0.0, 1.0)),
+                    "b": htr.ESD(htr.Lomax(2.0))
+                    & htr.Entries(htr.Normal(0.0, 1.0)).scheduled(htr.PowerDecay(1.0, 2)),
+                }
+            ),
+            True,
+        ),
+    ],
+)
+def test_whether_anything_is_scheduled(priors, scheduled):
+    assert priors.is_scheduled is scheduled
