@@ -19,6 +19,7 @@ from bayes_htr.experiments import (
     compare,
     named_priors,
 )
+from bayes_htr.experiments.parallel import plural
 from bayes_htr.fitting import load
 from bayes_htr.inference import MAP, SVI, Method, RunFolder, default_method
 from bayes_htr.inference.distributed import from_main, process_group
@@ -71,7 +72,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
     torch.set_num_threads(workers.threads)
     console.print(
         f"{args.net} on {args.data}: {num_data} training examples; "
-        f"{_count(len(entrants) * len(seeds), 'fit')} of {_count(args.epochs, 'epoch')}, {workers}",
+        f"{plural(len(entrants) * len(seeds), 'fit')} of {plural(args.epochs, 'epoch')}, {workers}",
         highlight=False,
     )
     console.print(f"run folder: {out}", markup=False, highlight=False, soft_wrap=True)
@@ -127,10 +128,6 @@ def _check_init(args: argparse.Namespace, run: Path, net: nn.Module) -> None:
             "are split by the seed, so that it has seen images that this fit is tested on; give "
             f"--seed {seed}"
         )
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def _method(args: argparse.Namespace, net: nn.Module) -> Method:

@@ -80,7 +80,7 @@ def plot_steps(
         ax.set_title(_when(history, int(row)), fontsize=9)
     figure.suptitle(literal(name), fontsize=11)
     figure.supxlabel(r"eigenvalue $\lambda$ of $W^\top W$", fontsize=10)
-    figure.supylabel("density", fontsize=10)
+    figure.supylabel(r"density of $\ln\lambda$", fontsize=10)
     _save(figure, path)
     return figure
 

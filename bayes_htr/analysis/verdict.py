@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from bayes_htr.analysis.marchenko_pastur import MarchenkoPasturFit
 from bayes_htr.tails import Comparison, PowerlawFit, SpectrumTail
-from bayes_htr.tails.spectrum_tail import LAW_NAMES
+from bayes_htr.tails.alternatives import LAW_NAMES, favoured
 
 REJECTED = 0.1
 VERY_HEAVY, LIGHT = 2.0, 6.0
@@ -134,10 +134,9 @@ def verdict(
 
 def _better(comparisons: list[Comparison]) -> str:
     """The alternative that is favoured most."""
-    better = [c for c in comparisons if c.favours == c.name]
-    if not better:
+    best = favoured(comparisons)
+    if best is None:
         return ""
-    best = min(better, key=lambda c: c.ratio)
     p = best.vuong_p if best.nested_p is None else best.nested_p
     return f": {LAW_NAMES[best.name]} fits better (p = {p:.2g})"
 

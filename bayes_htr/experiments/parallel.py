@@ -83,7 +83,7 @@ class Workers:
 
     def __str__(self) -> str:
         at_a_time = "one fit" if self.count == 1 else f"{self.count} fits"
-        return f"{at_a_time} at a time, {_plural(self.threads, 'thread')} each"
+        return f"{at_a_time} at a time, {plural(self.threads, 'thread')} each"
 
 
 def available_cores() -> int:
@@ -202,5 +202,6 @@ def _work(work: Callable[..., T], job: Any) -> T:
     return work(job, progress=False, on_epoch=_count_epoch)
 
 
-def _plural(count: int, word: str) -> str:
+def plural(count: int, word: str) -> str:
+    """So many of what a word says."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"

@@ -16,7 +16,7 @@ import torch
 
 from bayes_htr.drawing import literal, pyplot, tick
 from bayes_htr.errors import PriorError
-from bayes_htr.posterior.spectrum_draws import SpectrumDraws
+from bayes_htr.posterior.spectrum_draws import SpectrumDraws, SummaryRow
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -73,9 +73,10 @@ def plot_spectrum(
         for place, (words, each) in reversed(list(enumerate(shown))):
             color, dark = _PALETTE[place]
             draws = each[name].double().numpy()
-            bins = _bins(each, name, width)
+            row = each.row(name)
+            bins = _bins(each, row, width)
             bars, mean = _draw_bars(ax, draws, bins, color, behind=place == 1)
-            _draw_tail(ax, each, name, words, dark, bars)
+            _draw_tail(ax, each, row, words, dark, bars)
             highest = max(highest, float(mean.max()))
         ax.set_xscale("log")
         ax.set_yscale("log")
@@ -253,15 +254,14 @@ def _draw_law(ax: Axes, spectra: SpectrumDraws, name: str, bins: np.ndarray) -> 
 
 
 def _draw_tail(
-    ax: Axes, spectra: SpectrumDraws, name: str, label: str, color: str, bars: Any
+    ax: Axes, spectra: SpectrumDraws, row: SummaryRow, label: str, color: str, bars: Any
 ) -> None:
     """The fitted tail, and in the legend, beside the bars, its exponent or why there is none."""
-    row = spectra.row(name)
     words = f"{label}: " if label else ""
     if row.alpha is None or row.n_tail is None:
         bars.set_label(textwrap.fill(f"{words}{row.problem}", _LEGEND))
         return
-    alpha, typical = row.alpha, spectra.typical(name)
+    alpha, typical = row.alpha, spectra.typical(row.matrix)
     share, start = row.n_tail / row.K, typical[row.n_tail - 1]
     x = np.geomspace(start, typical[0], 50)
 
@@ -274,10 +274,10 @@ def _draw_tail(
     ax.fill_between(x, density(alpha.low), density(alpha.high), color=color, alpha=0.25, lw=0)
 
 
-def _bins(spectra: SpectrumDraws, name: str, width: float) -> np.ndarray:
+def _bins(spectra: SpectrumDraws, row: SummaryRow, width: float) -> np.ndarray:
     """Edges `width` apart in the logarithm, one of them where the tail begins."""
-    values, row = _positive(spectra[name]), spectra.row(name)
-    start = values.min() if row.n_tail is None else spectra.typical(name)[row.n_tail - 1]
+    values = _positive(spectra[row.matrix])
+    start = values.min() if row.n_tail is None else spectra.typical(row.matrix)[row.n_tail - 1]
     first = math.floor(math.log(values.min() / start) / width - 1e-9)
     last = math.floor(math.log(values.max() / start) / width + 1e-9) + 1
     return np.asarray(start * np.exp(width * np.arange(first, last + 1)))

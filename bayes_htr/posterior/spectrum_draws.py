@@ -82,6 +82,7 @@ class SpectrumDraws(Mapping[str, Tensor]):
     ) -> None:
         self.laws = laws or StatedLaws()
         self.hyperparameters = dict(hyperparameters or {})
+        self._tails: dict[str, SpectrumTail] = {}
         self._draws = {
             name: lam.detach().cpu().sort(dim=1, descending=True).values
             for name, lam in draws.items()
@@ -148,6 +149,11 @@ class SpectrumDraws(Mapping[str, Tensor]):
         The typical spectrum has at each rank the geometric mean over the draws; of a point mass it
         is the spectrum itself.
         """
+        if name not in self._tails:
+            self._tails[name] = self._fitted_tail(name)
+        return self._tails[name]
+
+    def _fitted_tail(self, name: str) -> SpectrumTail:
         zero = self.lambda_max(name) == 0
         if bool(zero.any()) and not bool(zero.all()):
             return SpectrumTail(None, f"no tail: {int(zero.sum())} of {len(zero)} draws are zero")

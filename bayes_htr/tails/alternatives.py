@@ -31,6 +31,7 @@ References:
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,7 +40,14 @@ import scipy
 from bayes_htr.tails.exponential_family import Excess, HalfSquare
 from bayes_htr.tails.rules import Array
 
-ALTERNATIVES = ("lognormal", "exponential", "truncated_power_law")
+LAW_NAMES = {
+    "lognormal": "a lognormal",
+    "exponential": "an exponential",
+    "truncated_power_law": "a power law with an exponential cut-off",
+}
+"""The alternatives, and what sentences call them."""
+
+ALTERNATIVES = tuple(LAW_NAMES)
 
 _LOGNORMAL, _TRUNCATED_POWER_LAW = HalfSquare(), Excess()
 
@@ -106,6 +114,12 @@ def compare(t: Array, xmin: float, name: str) -> Comparison:
         parameters = {"alpha": b - c + 1, "Lambda": c / xmin}
     other = -b * t - c * family.s(t) - log_z
     return _judge(name, parameters, power - other, nested=True)
+
+
+def favoured(comparisons: Sequence[Comparison]) -> Comparison | None:
+    """That with the alternative which fits best, of those that fit better than the power law."""
+    better = [c for c in comparisons if c.favours == c.name]
+    return min(better, key=lambda c: c.ratio) if better else None
 
 
 def _judge(name: str, parameters: dict[str, float], ratios: Array, *, nested: bool) -> Comparison:

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from bayes_htr.errors import SpectrumError
-from bayes_htr.tails.alternatives import ALTERNATIVES
+from bayes_htr.tails.alternatives import ALTERNATIVES, LAW_NAMES, favoured
 from bayes_htr.tails.powerlaw_fit import fit_powerlaw
 from bayes_htr.tails.result import PowerlawFit
 from bayes_htr.tails.rules import Array
@@ -41,13 +41,6 @@ FEWEST = 20
 
 FEWEST_IN_TAIL = 10
 """Eigenvalues in the tail below which no exponent is read."""
-
-LAW_NAMES = {
-    "lognormal": "a lognormal",
-    "exponential": "an exponential",
-    "truncated_power_law": "a power law with an exponential cut-off",
-}
-"""What sentences call the alternatives."""
 
 _TIE_WIDTH = 0.05
 _TIE_PROBABILITY = 1e-5
@@ -87,8 +80,8 @@ class SpectrumTail:
         """Which other law fits the tail better at the 10 % level, in words; empty if none does."""
         if self.fit is None:
             return ""
-        better = [c for c in map(self.fit.compare, ALTERNATIVES) if c.favours == c.name]
-        return LAW_NAMES[min(better, key=lambda c: c.ratio).name] if better else ""
+        best = favoured([self.fit.compare(name) for name in ALTERNATIVES])
+        return LAW_NAMES[best.name] if best else ""
 
 
 def fit_tail(
