@@ -14,7 +14,7 @@ from typing_extensions import Self
 
 from bayes_htr.analysis.marchenko_pastur import MarchenkoPasturFit
 from bayes_htr.tails import Comparison, PowerlawFit, SpectrumTail
-from bayes_htr.tails.alternatives import LAW_NAMES, favoured
+from bayes_htr.tails.alternatives import LAW_NAMES, best_alternative
 
 REJECTED = 0.1
 VERY_HEAVY, LIGHT = 2.0, 6.0
@@ -134,7 +134,7 @@ def verdict(
 
 def _better(comparisons: list[Comparison]) -> str:
     """The alternative that is favoured most."""
-    best = favoured(comparisons)
+    best = best_alternative(comparisons)
     if best is None:
         return ""
     p = best.vuong_p if best.nested_p is None else best.nested_p
