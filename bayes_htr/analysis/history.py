@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bayes_htr.analysis.log_steps import next_log_step
-from bayes_htr.analysis.names import matches
 from bayes_htr.analysis.spectrum_records import SpectrumRecords
+from bayes_htr.analysis.weights import matches
 from bayes_htr.inference.callbacks import StepCallback, StepEvent
 from bayes_htr.spectra import matrices_of, singular_values
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bayes_htr.analysis.names import matches
-from bayes_htr.analysis.weights import Conv, Source, Weight
+from bayes_htr.analysis.weights import Conv, Source, Weight, matches
 from bayes_htr.errors import DataError
 
 
