@@ -13,7 +13,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import bayes_htr as htr
-from bayes_htr.analysis.checkpoints import compare_rows
+from bayes_htr.analysis.matrix import MatrixSpectrum
+from bayes_htr.analysis.report import compare_matrices
 from bayes_htr.analysis.verdict import HEAVY_TAILED, Verdict
 from bayes_htr.cli import main
 from bayes_htr.errors import DataError, OutputError
@@ -206,7 +207,10 @@ def test_an_interval_that_does_not_reach_its_estimate():
         "interval_high": 3.0,
     }
     beyond = {**row, "alpha": 2.5, "searched_low": 2.7, "searched_high": 3.5}
-    ((found,), _) = compare_rows([{**row, "alpha": 2.5}], [beyond])
+    first, second = (
+        MatrixSpectrum(r, np.ones(9), None, None) for r in ({**row, "alpha": 2.5}, beyond)
+    )
+    ((found,), _) = compare_matrices([first], [second])
     assert (found["difference_low"], found["difference_high"]) == pytest.approx(
         (-0.5, math.hypot(1.0, 0.5))
     )
