@@ -8,7 +8,7 @@ the spectrum of one matrix.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -111,15 +111,6 @@ COLUMNS = {
 def in_order(row: Row) -> Row:
     """The row with its columns in the order of `COLUMNS`."""
     return {name: row[name] for name in COLUMNS if name in row}
-
-
-def interval_of(row: Mapping[str, Any]) -> tuple[float, float]:
-    """The interval of alpha that is shown: over xmin if there is one, NaN without a tail."""
-    ends = (row.get("searched_low"), row.get("searched_high"))
-    if None in ends:
-        ends = (row["interval_low"], row["interval_high"])
-    low, high = (math.nan if end is None else float(end) for end in ends)
-    return low, high
 
 
 # Shape and norms

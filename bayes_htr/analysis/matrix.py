@@ -7,21 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from bayes_htr.analysis import columns
 from bayes_htr.analysis.bulk import MarchenkoPasturFit, fit_marchenko_pastur
-from bayes_htr.analysis.columns import (
-    Row,
-    bulk_columns,
-    comparison_columns,
-    erg_columns,
-    farms_columns,
-    in_order,
-    interval_of,
-    norm_columns,
-    random_columns,
-    shape_columns,
-    status_columns,
-    tail_columns,
-)
+from bayes_htr.analysis.columns import Row
 from bayes_htr.analysis.esd import ESD, Array, esd_of
 from bayes_htr.analysis.resampled import Farms, farms_esd, randomised
 from bayes_htr.analysis.verdict import Kind, verdict
@@ -86,12 +74,12 @@ class MatrixSpectrum:
     @property
     def alpha(self) -> float:
         """The exponent of the tail; NaN without a tail."""
-        return float(self.row["alpha"])
+        return math.nan if self.fit is None else self.fit.alpha
 
     @property
     def interval(self) -> tuple[float, float]:
         """The interval of alpha that is shown; NaN without a tail."""
-        return interval_of(self.row)
+        return (math.nan, math.nan) if self.fit is None else self.fit.shown_interval
 
     @property
     def kind(self) -> Kind:
@@ -129,21 +117,26 @@ def analyse(weight: Weight, number: int, options: Options) -> MatrixSpectrum:
         comparisons = []
         if options.compare and fit is not None:
             comparisons = [fit.compare(name) for name in ALTERNATIVES]
-        row = shape_columns(weight, esd, number, options.conv)
-        row |= tail_columns(esd, fit) | status_columns(tail) | erg_columns(esd, fit)
-        row |= norm_columns(esd, math.nan if fit is None else fit.alpha)
+        row = columns.shape_columns(weight, esd, number, options.conv)
+        row |= (
+            columns.tail_columns(esd, fit)
+            | columns.status_columns(tail)
+            | columns.erg_columns(esd, fit)
+        )
+        row |= columns.erg_columns(esd, fit)
+        row |= columns.norm_columns(esd, math.nan if fit is None else fit.alpha)
         if options.compare:
-            row |= comparison_columns(comparisons)
+            row |= columns.comparison_columns(comparisons)
         if options.mp_fit:
-            row |= bulk_columns(bulk)
+            row |= columns.bulk_columns(bulk)
         if options.randomize and esd.values[-1] > 0:  # a zero matrix has no order
             replicas = randomised(matrices, esd, weight.name, options.seed, factor)
-            row |= random_columns(replicas, esd)
+            row |= columns.random_columns(replicas, esd)
         if options.farms is not None:
             windows = farms_esd(matrices, options.farms, weight.name, factor)
-            row |= farms_columns(windows, _tail(windows, options, 0).fit)
+            row |= columns.farms_columns(windows, _tail(windows, options, 0).fit)
     row["verdict"] = verdict(tail, bulk, comparisons)
-    return MatrixSpectrum(in_order(row), esd.values, fit, bulk)
+    return MatrixSpectrum(columns.in_order(row), esd.values, fit, bulk)
 
 
 def _tail(esd: ESD, options: Options, bootstrap: int) -> SpectrumTail:

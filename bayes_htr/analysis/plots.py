@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayes_htr.analysis.curves import (
-    alpha_limits,
-    bulk_density,
-    density,
-    log_edges,
-    survival,
-    tail_density,
-)
+from bayes_htr.analysis import curves
 from bayes_htr.analysis.esd import Array
 from bayes_htr.analysis.matrix import MatrixSpectrum
 from bayes_htr.analysis.verdict import KINDS, LIGHT, VERY_HEAVY
@@ -55,7 +48,7 @@ def plot_matrix(spectrum: MatrixSpectrum, level: float, *, path: Path = None) ->
     if not len(spectrum.values):
         _say(axes[1], "all eigenvalues are zero")
     elif spectrum.fit is None:
-        x, y = survival(spectrum)
+        x, y = curves.survival(spectrum)
         axes[1].plot(x, y, ".", ms=4, color=_VALUES)
         axes[1].set(xlabel="value", ylabel="share of values at least as large")
         _make_logarithmic(axes[1])
@@ -121,7 +114,7 @@ def plot_comparison(
         axes[1].plot(x, largest, mark, color=color, ms=5, label=literal(label))
     both = [s for _, spectra in sides for s in spectra]
     axes[0].set_yscale("log")
-    axes[0].set_ylim(*alpha_limits(both))
+    axes[0].set_ylim(*curves.alpha_limits(both))
     if any(s.row["lambda_max"] > 0 for s in both):
         axes[1].set_yscale("log")
         tick(axes[1].yaxis)
@@ -145,11 +138,11 @@ def plot_pair(sides: Sequence[tuple[str, MatrixSpectrum]], *, path: Path = None)
         ImportError: matplotlib is not installed.
     """
     figure, ax = pyplot().subplots(figsize=(5.6, 4.2), layout="constrained")
-    edges = log_edges(np.sort(np.concatenate([s.values for _, s in sides])))
+    edges = curves.log_edges(np.sort(np.concatenate([s.values for _, s in sides])))
     if edges is None:
         _say(ax, "all eigenvalues are equal")
         return _saved(figure, path)
-    densities = [density(s, edges) for _, s in sides]
+    densities = [curves.density(s, edges) for _, s in sides]
     for (label, spectrum), heights, color in zip(sides, densities, (_VALUES, _LAW), strict=True):
         exponent = rf"$\alpha$ = {spectrum.alpha:.2f}"
         if math.isnan(spectrum.alpha):
@@ -175,7 +168,7 @@ def _draw_alpha(ax: Axes, spectra: Sequence[MatrixSpectrum], level: float) -> No
             _draw_intervals(ax, spectra, places, color, kind.mark, kind.filled, label)
     ax.axhspan(VERY_HEAVY, LIGHT, color=_QUIET, alpha=0.12, lw=0)
     ax.set_yscale("log")
-    ax.set_ylim(*alpha_limits(spectra))
+    ax.set_ylim(*curves.alpha_limits(spectra))
     tick(ax.yaxis)
     _number_depth(ax, len(spectra))
     ax.set_ylabel(rf"$\alpha$, with its {100 * level:g} % interval")
@@ -184,14 +177,14 @@ def _draw_alpha(ax: Axes, spectra: Sequence[MatrixSpectrum], level: float) -> No
 
 def _draw_esd(ax: Axes, spectrum: MatrixSpectrum, *, legend: bool) -> None:
     """Draw the ESD on log-log axes with the fitted tail, its band, and the random bulk."""
-    edges = log_edges(spectrum.values)
+    edges = curves.log_edges(spectrum.values)
     if edges is None:
         _say(ax, "all eigenvalues are equal")
         return
-    heights = density(spectrum, edges)
+    heights = curves.density(spectrum, edges)
     ax.stairs(heights, edges, fill=True, color=_VALUES, alpha=0.3)
     ax.stairs(heights, edges, color=_VALUES, lw=1, label=f"{spectrum.count} eigenvalues")
-    x, y = bulk_density(spectrum, float(edges[0]))
+    x, y = curves.bulk_density(spectrum, float(edges[0]))
     if len(x):
         ax.plot(x, y, "--", color=_BULK, lw=1.6, label="Marchenko-Pastur bulk")
     if spectrum.fit is not None:
@@ -208,7 +201,7 @@ def _draw_tail(
     ax: Axes, spectrum: MatrixSpectrum, color: str, *, band: float, label: str | None = None
 ) -> None:
     """Draw the fitted tail, with a band of opacity `band`, if there is a fit."""
-    tail = tail_density(spectrum)
+    tail = curves.tail_density(spectrum)
     if tail is not None:
         ax.plot(tail.x, tail.y, color=color, lw=1.6, label=label)
         ax.fill_between(tail.x, tail.low, tail.high, color=color, alpha=band, lw=0)

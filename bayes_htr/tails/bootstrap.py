@@ -32,23 +32,6 @@ _VALUES_AT_A_TIME = 30_000  # over all replicates that are fitted together
 
 
 @dataclass(frozen=True)
-class Replicates:
-    """The tails that B replicates were fitted with.
-
-    Attributes:
-        log_xmin: `(B,)`.
-        D: `(B,)` distances; infinite where a replicate has no tail to fit.
-    """
-
-    log_xmin: Array
-    D: Array
-
-    def p_value(self, D: float) -> float:
-        """The probability of a distance as large as `D` if the fitted law were true."""
-        return float((1 + np.sum(self.D >= D)) / (1 + len(self.D)))
-
-
-@dataclass(frozen=True)
 class FittedTails:
     """M tails of one sample, from which replicates are drawn in turn.
 
@@ -102,44 +85,59 @@ class FittedTails:
         return samples[:, -1] if self.free_xmax else self.log_xmin[which] + self.span[which]
 
 
+def p_value(replicates: Array, D: float) -> float:
+    """The probability of a distance as large as `D`, given `(B,)` distances of replicates."""
+    return float((1 + np.sum(replicates >= D)) / (1 + len(replicates)))
+
+
 def bootstrap_searched(
     tails: FittedTails, rule: Rule, count: int, random: np.random.Generator
-) -> Replicates:
-    """Draw and fit replicates of a fit whose xmin was searched."""
+) -> tuple[Array, Array]:
+    """Draw and fit replicates of a fit whose xmin was searched.
+
+    Returns:
+        `(B,)` logarithms of their xmins, and `(B,)` distances, which are nan and infinite where a
+        replicate has no tail to fit.
+    """
     parts = []
     for which in _batches(count, len(tails.start), len(tails.log_values)):
         samples = tails.draw_samples(which, random)
         chosen = search_xmin(samples, rule, tails.log_xmax(which, samples))
-        parts.append((samples[np.arange(len(which)), chosen.start], chosen.D))
-    return Replicates(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+        log_xmin = samples[np.arange(len(which)), chosen.start]
+        parts.append((np.where(np.isfinite(chosen.D), log_xmin, np.nan), chosen.D))
+    log_xmins, D = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return log_xmins, D
 
 
 def second_round(
-    tails: FittedTails, rule: Rule, first: Replicates, random: np.random.Generator
-) -> Replicates:
+    tails: FittedTails, rule: Rule, log_xmin: Array, random: np.random.Generator
+) -> tuple[Array, Array]:
     """Draw and fit replicates from the sample's tails at the xmins that a first round chose.
 
     Args:
         tails: The fit from which the first round was drawn.
         rule: How tails are fitted and judged.
-        first: The first round.
+        log_xmin: `(B,)` logarithms of the xmins of the first round.
         random: The random generator.
+
+    Returns:
+        As `bootstrap_searched`.
     """
-    starts = chosen_starts(tails, rule, first)
-    return bootstrap_searched(tails_at(tails, rule, starts), rule, len(first.D), random)
+    starts = chosen_starts(tails, rule, log_xmin)
+    return bootstrap_searched(tails_at(tails, rule, starts), rule, len(log_xmin), random)
 
 
-def chosen_starts(tails: FittedTails, rule: Rule, replicates: Replicates) -> Index:
+def chosen_starts(tails: FittedTails, rule: Rule, log_xmin: Array) -> Index:
     """`(B',)` indices where tails of the sample begin at the xmins of replicates.
 
     A replicate's xmin stands for the lowest value of the sample that is not below it. Replicates
-    without a tail are left out.
+    without a tail, whose `log_xmin` is nan, are left out.
     """
     logs = tails.log_values
     largest = logs[tails.num_below_xmax - 1]
     last = min(len(logs) - rule.min_tail, int(np.searchsorted(logs, largest)) - 1)
-    log_xmin = replicates.log_xmin[np.isfinite(replicates.D)]
-    starts = np.minimum(np.searchsorted(logs, log_xmin - ROUNDING), last)
+    places = np.searchsorted(logs, log_xmin[np.isfinite(log_xmin)] - ROUNDING)
+    starts = np.minimum(places, last)
     return np.searchsorted(logs, logs[starts])  # the first of equal values
 
 
@@ -161,8 +159,8 @@ def excess_and_size(logs: Array, starts: Index, log_xmin: Array) -> tuple[Array,
 
 def bootstrap_known(
     tails: FittedTails, rule: Rule, count: int, random: np.random.Generator
-) -> Replicates:
-    """Draw and fit replicates of the tail alone, for a fit with a known xmin."""
+) -> Array:
+    """`(B,)` distances of replicates of the tail alone, for a fit with a known xmin."""
     n = len(tails.log_values) - int(tails.start[0])
     parts = []
     for which in _batches(count, 1, n):
@@ -170,7 +168,7 @@ def bootstrap_known(
         log_xmax, log_xmin = tails.log_xmax(which, samples), tails.log_xmin[which]
         span = None if log_xmax is None else (log_xmax - log_xmin)[:, None]
         parts.append(fit_known(samples - log_xmin[:, None], rule, span)[1])
-    return Replicates(np.full(count, tails.log_xmin[0]), np.concatenate(parts))
+    return np.concatenate(parts)
 
 
 def fit_known(t: Array, rule: Rule, span: Array | None) -> tuple[Array, Array]:

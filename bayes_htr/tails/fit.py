@@ -23,6 +23,7 @@ from bayes_htr.tails.bootstrap import (
     chosen_starts,
     excess_and_size,
     fit_known,
+    p_value,
     second_round,
     tails_at,
 )
@@ -128,26 +129,10 @@ class PowerlawFit:
 
     def to_dict(self) -> dict[str, Any]:
         """The fit as plain data, without the values and the frequencies of xmin."""
-        ends = self.searched_interval
-        return {
-            "alpha": self.alpha,
-            "xmin": self.xmin,
-            "xmax": self.xmax,
-            "D": self.D,
-            "sigma": self.sigma,
-            "n": self.n,
-            "n_tail": self.n_tail,
-            "level": self.level,
-            "interval": list(self.interval),
-            "searched_interval": None if ends is None else list(ends),
-            "p_value": self.p_value,
-            "clauset_p_value": self.clauset_p_value,
-            "searched": self.searched,
-            "zeros": self.zeros,
-            "above": self.above,
-            **vars(self.rule),
-            "bootstrap": self.bootstrap,
-        }
+        left_out = ("rule", "values", "xmin_frequencies")
+        data = {name: value for name, value in vars(self).items() if name not in left_out}
+        lists = {name: list(value) for name, value in data.items() if isinstance(value, tuple)}
+        return data | lists | vars(self.rule)
 
     def plot(self, ax: Axes | None = None, *, path: str | PathLike[str] | None = None) -> Axes:
         """Draw the share of values at least as large, with the fitted law and its interval.
@@ -311,22 +296,18 @@ def _with_bootstrap(
     """The fit with its p-values and, where xmin was searched, the interval over xmin."""
     rule, D = fit.rule, fit.D
     if not fit.searched:
-        p_value = bootstrap_known(tails, rule, fit.bootstrap, random).p_value(D)
-        return replace(fit, p_value=p_value, clauset_p_value=p_value)
+        p = p_value(bootstrap_known(tails, rule, fit.bootstrap, random), D)
+        return replace(fit, p_value=p, clauset_p_value=p)
     first = bootstrap_searched(tails, rule, fit.bootstrap, random)
-    second = second_round(tails, rule, first, random)
-    both = replace(
-        first,
-        log_xmin=np.concatenate([first.log_xmin, second.log_xmin]),
-        D=np.concatenate([first.D, second.D]),
-    )
-    starts, counts = np.unique(chosen_starts(tails, rule, both), return_counts=True)
+    second = second_round(tails, rule, first[0], random)
+    log_xmin, distances = (np.concatenate(pair) for pair in zip(first, second, strict=True))
+    starts, counts = np.unique(chosen_starts(tails, rule, log_xmin), return_counts=True)
     shares = counts / counts.sum()
     posterior = _posterior(tails_at(tails, rule, starts), prior)
     return replace(
         fit,
-        p_value=both.p_value(D),
-        clauset_p_value=first.p_value(D),
+        p_value=p_value(distances, D),
+        clauset_p_value=p_value(first[1], D),
         searched_interval=mixture_interval(posterior, shares, fit.level),
         xmin_frequencies=dict(zip(fit.values[starts].tolist(), shares.tolist(), strict=True)),
     )

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -201,15 +202,11 @@ def test_differences_are_told_where_there_are_any():
 
 def test_an_interval_that_does_not_reach_its_estimate():
     row = {"name": "w", "N": 9, "M": 9, "rf": 1, "lambda_max": 1.0, "stable_rank": 1.0}
-    row |= {
-        "verdict": Verdict("heavy-tailed", HEAVY_TAILED),
-        "interval_low": 2.0,
-        "interval_high": 3.0,
-    }
-    beyond = {**row, "alpha": 2.5, "searched_low": 2.7, "searched_high": 3.5}
-    first, second = (
-        MatrixSpectrum(r, np.ones(9), None, None) for r in ({**row, "alpha": 2.5}, beyond)
-    )
+    row |= {"verdict": Verdict("heavy-tailed", HEAVY_TAILED), "alpha": 2.5}
+    fit = htr.fit_powerlaw(1 + np.random.default_rng(0).pareto(1.5, 100))
+    inside = replace(fit, alpha=2.5, interval=(2.0, 3.0))
+    beyond = replace(inside, searched_interval=(2.7, 3.5))
+    first, second = (MatrixSpectrum(row, fit.values, f, None) for f in (inside, beyond))
     ((found,), _) = compare_matrices([first], [second])
     assert (found["difference_low"], found["difference_high"]) == pytest.approx(
         (-0.5, math.hypot(1.0, 0.5))

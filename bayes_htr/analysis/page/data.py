@@ -10,19 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from bayes_htr.analysis import curves
 from bayes_htr.analysis.columns import COLUMNS, Row
-from bayes_htr.analysis.curves import (
-    Curve,
-    alpha_limits,
-    bulk_density,
-    density,
-    log_edges,
-    num_below,
-    survival,
-    tail_density,
-    tail_survival,
-    thinned,
-)
 from bayes_htr.analysis.esd import Array
 from bayes_htr.analysis.matrix import MatrixSpectrum
 from bayes_htr.analysis.tables import columns_of
@@ -57,7 +46,7 @@ def page_data(matrices: Sequence[MatrixSpectrum], level: float) -> dict[str, Any
             }
             for matrix in matrices
         ],
-        "alpha_limits": alpha_limits(matrices),
+        "alpha_limits": curves.alpha_limits(matrices),
     }
 
 
@@ -97,7 +86,7 @@ def add_comparison(
             ]
             for side in (before, after)
         ],
-        "alpha_limits": alpha_limits([*before, *after]),
+        "alpha_limits": curves.alpha_limits([*before, *after]),
     }
 
 
@@ -117,31 +106,31 @@ def _in_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[list[Any]]:
 
 
 def _curves(spectrum: MatrixSpectrum, level: float) -> dict[str, Any]:
-    edges = log_edges(spectrum.values)
+    edges = curves.log_edges(spectrum.values)
     if edges is None:
         return {}
-    x, y = bulk_density(spectrum, float(edges[0]))
-    values, shares = survival(spectrum)
+    x, y = curves.bulk_density(spectrum, float(edges[0]))
+    values, shares = curves.survival(spectrum)
     return {
         "edges": _rounded(edges),
-        "density": _rounded(density(spectrum, edges)),
-        "left_out": num_below(spectrum, edges),
+        "density": _rounded(curves.density(spectrum, edges)),
+        "left_out": curves.num_below(spectrum, edges),
         "bulk": [_rounded(x), _rounded(y)] if len(x) else None,
-        "tail": _curve(tail_density(spectrum)),
+        "tail": _curve(curves.tail_density(spectrum)),
         "survival": [_rounded(values), _rounded(shares)],
-        "tail_survival": _curve(tail_survival(spectrum)),
+        "tail_survival": _curve(curves.tail_survival(spectrum)),
         "hill": _hill(spectrum, level),
     }
 
 
 def _overlay(first: MatrixSpectrum, second: MatrixSpectrum) -> dict[str, Any]:
-    edges = log_edges(np.sort(np.concatenate([first.values, second.values])))
+    edges = curves.log_edges(np.sort(np.concatenate([first.values, second.values])))
     if edges is None:
         return {}
     return {
         "edges": _rounded(edges),
-        "densities": [_rounded(density(s, edges)) for s in (first, second)],
-        "tails": [_curve(tail_density(s)) for s in (first, second)],
+        "densities": [_rounded(curves.density(s, edges)) for s in (first, second)],
+        "tails": [_curve(curves.tail_density(s)) for s in (first, second)],
     }
 
 
@@ -150,12 +139,12 @@ def _hill(spectrum: MatrixSpectrum, level: float) -> list[list[float]] | None:
         hill = hill_curve(spectrum.values, level=level)
     except SpectrumError:
         return None
-    places = thinned(len(hill.k), _HILL_POINTS)
+    places = curves.thinned(len(hill.k), _HILL_POINTS)
     parts = (hill.k, hill.alpha, hill.low, hill.high)
     return [_rounded(np.asarray(part[places], dtype=float)) for part in parts]
 
 
-def _curve(curve: Curve | None) -> list[list[float]] | None:
+def _curve(curve: curves.Curve | None) -> list[list[float]] | None:
     return None if curve is None else [_rounded(part) for part in curve]
 
 

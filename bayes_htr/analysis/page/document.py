@@ -15,16 +15,9 @@ from typing import Any
 
 from bayes_htr.analysis.columns import Row
 from bayes_htr.analysis.matrix import MatrixSpectrum
+from bayes_htr.analysis.page import parts
 from bayes_htr.analysis.page.data import add_comparison, inline_json, page_data
-from bayes_htr.analysis.page.parts import (
-    comparison_part,
-    escaped,
-    methods_part,
-    pictures_part,
-    settings_part,
-    summary_part,
-    table_part,
-)
+from bayes_htr.analysis.page.parts import escaped
 
 _SCRIPTS = ("svg.js", "axes.js", "figures.js", "page.js")
 
@@ -57,7 +50,7 @@ def page(
     data, comparison = page_data(matrices, level), ""
     if sides:
         title += f" and {other_label}"
-        comparison = comparison_part([name for name, _ in sides], differences, unmatched)
+        comparison = parts.comparison([name for name, _ in sides], differences, unmatched)
         add_comparison(data, matrices, sides, differences)
     style, script = _resource("style.css"), "\n".join(map(_resource, _SCRIPTS))
     script = f'"use strict";\n(() => {{\n{script}}})();\n'
@@ -85,12 +78,12 @@ def page(
 </header>
 <main>
 <noscript><p class="note">The pictures need JavaScript; the tables do not.</p></noscript>
-{summary_part(matrices)}
-{pictures_part(level)}
+{parts.summary(matrices)}
+{parts.pictures(level)}
 {comparison}
-{table_part(matrices, skipped)}
-{methods_part(data["columns"])}
-{settings_part(label, settings)}
+{parts.table(matrices, skipped)}
+{parts.methods(data["columns"])}
+{parts.settings(label, settings)}
 </main>
 <div id="tip" class="tip" hidden aria-hidden="true"></div>
 <script type="application/json" id="data">{inline_json(data)}</script>

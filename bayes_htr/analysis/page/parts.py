@@ -49,7 +49,7 @@ def escaped(text: str) -> str:
     return html.escape(visible(text), quote=True)
 
 
-def summary_part(matrices: Sequence[MatrixSpectrum]) -> str:
+def summary(matrices: Sequence[MatrixSpectrum]) -> str:
     """The counts of verdicts in plain words, and where alpha lies."""
     counts = {kind: sum(m.kind is kind for m in matrices) for kind in KINDS}
     total = len(matrices)
@@ -77,7 +77,7 @@ def summary_part(matrices: Sequence[MatrixSpectrum]) -> str:
 </section>"""
 
 
-def pictures_part(level: float) -> str:
+def pictures(level: float) -> str:
     """The place of the picture of alpha by depth, which the script draws."""
     percent = f"{100 * level:g}"
     return f"""<section aria-labelledby="depth">
@@ -91,9 +91,7 @@ heavy tails. Hollow: not known to be a power law. Small alpha: heavy tail.
 </section>"""
 
 
-def comparison_part(
-    labels: Sequence[str], differences: Sequence[Row], unmatched: Sequence[str]
-) -> str:
+def comparison(labels: Sequence[str], differences: Sequence[Row], unmatched: Sequence[str]) -> str:
     """The places of two pictures, and a table of the differences.
 
     Args:
@@ -136,7 +134,7 @@ be.</figcaption>
 {apart}</section>"""
 
 
-def table_part(matrices: Sequence[MatrixSpectrum], skipped: Mapping[str, str]) -> str:
+def table(matrices: Sequence[MatrixSpectrum], skipped: Mapping[str, str]) -> str:
     """A table with a row per matrix, and below each row the place of its pictures.
 
     Args:
@@ -245,7 +243,7 @@ def _number(value: Any) -> str:
     return escaped(f"{value:.3g}" if isinstance(value, float) else str(value)).replace("-", "−")
 
 
-def methods_part(columns: Sequence[str]) -> str:
+def methods(columns: Sequence[str]) -> str:
     """How to read the page, whose table has these columns."""
     searched = "searched_low" in columns
     interval = (
@@ -280,9 +278,9 @@ whole interval of alpha lie, below 2 (very heavy tail), from 2 to 6 (heavy), abo
 </section>"""
 
 
-def settings_part(label: str, settings: Mapping[str, Any]) -> str:
+def settings(label: str, options: Mapping[str, Any]) -> str:
     """The network, the version and the settings."""
-    shown = {"network": label, "bayes_htr": __version__, **settings}
+    shown = {"network": label, "bayes_htr": __version__, **options}
     rows = "".join(
         f'<tr><th scope="row">{escaped(str(name))}</th><td>{escaped(str(value))}</td></tr>\n'
         for name, value in shown.items()
