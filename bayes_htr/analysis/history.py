@@ -23,6 +23,7 @@ from bayes_htr.analysis.traces import QUANTITIES, Trace, trace
 from bayes_htr.analysis.weights import matches
 from bayes_htr.inference.callbacks import StepCallback, StepEvent
 from bayes_htr.spectra import matrices_of, singular_values
+from bayes_htr.tails.plots import saved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -318,8 +319,8 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         """
         from bayes_htr.analysis.history_plots import plot_steps
 
-        lam, alpha = self[name], self.trace(name, "alpha")
-        return plot_steps(name, lam, alpha, self._titles(), panels=panels, path=path)
+        alpha = self.trace(name, "alpha")
+        return saved(plot_steps(name, self[name], alpha, self._titles(), panels), path)
 
     def plot_trace(
         self,
@@ -353,7 +354,9 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
 
         traces = self._traces(quantity, names, level)
         x = self._positions(against)
-        return plot_trace(x, traces, quantity, ax, against=against, level=level, path=path)
+        ax = plot_trace(x, traces, quantity, ax, against=against, level=level)
+        saved(ax.figure, path)
+        return ax
 
     def plot_traces(
         self,
@@ -370,7 +373,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         from bayes_htr.analysis.history_plots import plot_traces
 
         traces = {quantity: self._traces(quantity, names) for quantity in QUANTITIES}
-        return plot_traces(self._positions(against), traces, against=against, path=path)
+        return saved(plot_traces(self._positions(against), traces, against=against), path)
 
     def animate(
         self,

@@ -1,6 +1,7 @@
 """Pictures of spectra over the steps of training, from spectra and traces.
 
-They need matplotlib: `pip install "bayes-htr[plot]"`. `SpectrumHistory` describes the pictures.
+They need matplotlib (`pip install "bayes-htr[plot]"`), and raise an `ImportError` without it. The
+methods of `SpectrumHistory` describe the pictures.
 """
 
 from __future__ import annotations
@@ -39,9 +40,7 @@ def plot_steps(
     lam: Tensor,
     alpha: Trace,
     titles: Sequence[str],
-    *,
     panels: int,
-    path: str | PathLike[str] | None,
 ) -> Figure:
     """Draw the ESD of a matrix, a panel for each of several records.
 
@@ -51,11 +50,9 @@ def plot_steps(
         alpha: The trace of its exponent.
         titles: `T` titles of panels.
         panels: The largest number of panels.
-        path: If given, the file in which the figure is saved.
 
     Raises:
         ValueError: `panels` is less than 1.
-        ImportError: matplotlib is not installed.
     """
     if isinstance(panels, bool) or panels < 1:
         raise ValueError(f"panels={panels!r} must be at least 1")
@@ -68,7 +65,6 @@ def plot_steps(
     figure.suptitle(literal(name), fontsize=11)
     figure.supxlabel(r"eigenvalue $\lambda$ of $W^\top W$", fontsize=10)
     figure.supylabel(r"density of $\ln\lambda$", fontsize=10)
-    _save(figure, path)
     return figure
 
 
@@ -80,7 +76,6 @@ def plot_trace(
     *,
     against: str,
     level: float = 0.95,
-    path: str | PathLike[str] | None = None,
 ) -> Axes:
     """Draw a quantity of each matrix over the records.
 
@@ -91,10 +86,6 @@ def plot_trace(
         ax: The axes to draw on; those of a new figure by default.
         against: `step` or `epoch`.
         level: Probability of the intervals.
-        path: If given, the file in which the figure is saved.
-
-    Raises:
-        ImportError: matplotlib is not installed.
     """
     if ax is None:
         ax = pyplot().subplots(figsize=(5.6, 3.6), layout="constrained")[1]
@@ -112,7 +103,6 @@ def plot_trace(
     ax.grid(alpha=0.25)
     if few:
         ax.legend(fontsize=8, frameon=False)
-    _save(ax.figure, path)
     return ax
 
 
@@ -121,7 +111,6 @@ def plot_traces(
     traces: Mapping[str, Mapping[str, Trace]],
     *,
     against: str,
-    path: str | PathLike[str] | None,
 ) -> Figure:
     """Draw a panel for each quantity, as `plot_trace` does.
 
@@ -129,10 +118,6 @@ def plot_traces(
         x: The `T` records in steps or epochs.
         traces: By quantity, the trace of each matrix.
         against: `step` or `epoch`.
-        path: If given, the file in which the figure is saved.
-
-    Raises:
-        ImportError: matplotlib is not installed.
     """
     size = (4.1 * len(traces), 3.4)
     figure, axes = pyplot().subplots(1, len(traces), figsize=size, layout="constrained")
@@ -140,7 +125,6 @@ def plot_traces(
         plot_trace(x, traces[quantity], quantity, ax, against=against)
         if ax is not axes[0] and ax.legend_ is not None:
             ax.legend_.remove()
-    _save(figure, path)
     return figure
 
 
@@ -247,8 +231,3 @@ def _colors(count: int) -> Sequence[Any]:
     if count <= _MOST_COLOURS:
         return [f"C{i}" for i in range(count)]
     return list(mpl.colormaps["viridis"](np.linspace(0, 0.9, count)))
-
-
-def _save(figure: Any, path: str | PathLike[str] | None) -> None:
-    if path is not None:
-        figure.savefig(path, dpi=150)

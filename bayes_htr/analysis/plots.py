@@ -1,13 +1,13 @@
-"""Pictures of analysed matrices. They need matplotlib: `pip install "bayes-htr[plot]"`.
+"""Pictures of analysed matrices.
 
-The arrays come from `bayes_htr.analysis.curves`; the HTML page draws the same ones.
+They need matplotlib (`pip install "bayes-htr[plot]"`), and raise an `ImportError` without it. The
+arrays come from `bayes_htr.analysis.curves`; the HTML page draws the same ones.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from os import PathLike
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,23 +24,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-Path = str | PathLike[str] | None
-
 _VALUES, _LAW, _BULK, _QUIET = "#1f5fa8", "#c8401e", "#0b7a75", "#8a8a8a"
 _MOST_ESDS = 6
 _SHIFT = 0.14
 
 
-def plot_matrix(spectrum: MatrixSpectrum, level: float, *, path: Path = None) -> Figure:
+def plot_matrix(spectrum: MatrixSpectrum, level: float) -> Figure:
     """Draw the ESD of a matrix, the share of eigenvalues at least as large, and its Hill curve.
 
     Args:
         spectrum: The matrix.
         level: Probability of the intervals of the Hill curve.
-        path: If given, the file in which the figure is saved.
-
-    Raises:
-        ImportError: matplotlib is not installed.
     """
     figure, axes = pyplot().subplots(1, 3, figsize=(13, 4.2), layout="constrained")
     figure.suptitle(literal(f"{spectrum.name}: {spectrum.row['verdict']}"), fontsize=11)
@@ -61,22 +55,16 @@ def plot_matrix(spectrum: MatrixSpectrum, level: float, *, path: Path = None) ->
     else:
         if spectrum.fit is not None:
             axes[2].plot(spectrum.fit.n_tail, spectrum.fit.alpha, "o", color=_LAW, ms=6)
-    return _saved(figure, path)
+    return figure
 
 
-def plot_network(
-    spectra: Sequence[MatrixSpectrum], label: str, level: float, *, path: Path = None
-) -> Figure:
+def plot_network(spectra: Sequence[MatrixSpectrum], label: str, level: float) -> Figure:
     """Draw alpha against depth, and the ESDs of up to six matrices from the first to the last.
 
     Args:
         spectra: The matrices of the network.
         label: What the title calls the network.
         level: Probability of the intervals of alpha.
-        path: If given, the file in which the figure is saved.
-
-    Raises:
-        ImportError: matplotlib is not installed.
     """
     places = np.unique(np.linspace(0, len(spectra) - 1, _MOST_ESDS).round().astype(int))
     rows = -(-len(places) // 3)
@@ -88,20 +76,14 @@ def plot_network(
         ax = figure.add_subplot(grid[1 + i // 3, i % 3])
         _draw_esd(ax, spectra[place], legend=i == 0)
         ax.set_title(literal(f"{place}: {spectra[place].name}"), fontsize=9)
-    return _saved(figure, path)
+    return figure
 
 
-def plot_comparison(
-    sides: Sequence[tuple[str, Sequence[MatrixSpectrum]]], *, path: Path = None
-) -> Figure:
+def plot_comparison(sides: Sequence[tuple[str, Sequence[MatrixSpectrum]]]) -> Figure:
     """Draw alpha with its interval and the largest eigenvalue of each matrix in both networks.
 
     Args:
         sides: The label and the matrices of each network, the same matrices in the same order.
-        path: If given, the file in which the figure is saved.
-
-    Raises:
-        ImportError: matplotlib is not installed.
     """
     figure, axes = pyplot().subplots(2, 1, figsize=(10, 6.4), sharex=True, layout="constrained")
     styles = zip((_VALUES, _LAW), "os", (-_SHIFT, _SHIFT), strict=True)
@@ -124,24 +106,20 @@ def plot_comparison(
         ax.grid(axis="x", alpha=0.3)
     axes[1].legend(fontsize=8, frameon=False, loc="upper right")
     _number_depth(axes[1], len(both) // 2)
-    return _saved(figure, path)
+    return figure
 
 
-def plot_pair(sides: Sequence[tuple[str, MatrixSpectrum]], *, path: Path = None) -> Figure:
+def plot_pair(sides: Sequence[tuple[str, MatrixSpectrum]]) -> Figure:
     """Draw the ESDs of one matrix in both networks, with their fitted tails.
 
     Args:
         sides: The label of each network, and the matrix in it.
-        path: If given, the file in which the figure is saved.
-
-    Raises:
-        ImportError: matplotlib is not installed.
     """
     figure, ax = pyplot().subplots(figsize=(5.6, 4.2), layout="constrained")
     edges = curves.log_edges(np.sort(np.concatenate([s.values for _, s in sides])))
     if edges is None:
         _say(ax, "all eigenvalues are equal")
-        return _saved(figure, path)
+        return figure
     densities = [curves.density(s, edges) for _, s in sides]
     for (label, spectrum), heights, color in zip(sides, densities, (_VALUES, _LAW), strict=True):
         exponent = rf"$\alpha$ = {spectrum.alpha:.2f}"
@@ -152,7 +130,7 @@ def plot_pair(sides: Sequence[tuple[str, MatrixSpectrum]], *, path: Path = None)
     _finish_densities(ax, np.concatenate(densities), room=4)
     ax.set_title(literal(sides[0][1].name), fontsize=10)
     ax.legend(fontsize=7, frameon=False, loc="lower left")
-    return _saved(figure, path)
+    return figure
 
 
 def _draw_alpha(ax: Axes, spectra: Sequence[MatrixSpectrum], level: float) -> None:
@@ -255,9 +233,3 @@ def _say(ax: Axes, words: str) -> None:
     ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", color=_QUIET)
     ax.set_xticks([])
     ax.set_yticks([])
-
-
-def _saved(figure: Figure, path: Path) -> Figure:
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure

@@ -26,10 +26,13 @@ from bayes_htr.analysis.bulk import MarchenkoPasturFit
 from bayes_htr.analysis.columns import Row
 from bayes_htr.analysis.esd import Array
 from bayes_htr.analysis.matrix import MatrixSpectrum
+from bayes_htr.analysis.page import page
+from bayes_htr.analysis.plots import plot_comparison, plot_matrix, plot_network, plot_pair
 from bayes_htr.analysis.tables import Records, write_text
 from bayes_htr.analysis.verdict import DOUBTFUL, RANDOM_LIKE, UNTOLD
 from bayes_htr.errors import DataError
 from bayes_htr.tails import PowerlawFit
+from bayes_htr.tails.plots import saved
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -56,22 +59,11 @@ class SpectraReport(Records):
     settings: dict[str, Any]
 
     title: ClassVar[str] = "Spectra"
-    shown: ClassVar[tuple[str, ...]] = (
-        "name",
-        "N",
-        "M",
-        "alpha",
-        "interval_low",
-        "interval_high",
-        "searched_low",
-        "searched_high",
-        "p_value",
-        "num_pl_spikes",
-        "stable_rank",
-        "num_spikes",
-        "verdict",
-    )
     headings: ClassVar[dict[str, str]] = {
+        "name": "name",
+        "N": "N",
+        "M": "M",
+        "alpha": "alpha",
         "interval_low": "low",
         "interval_high": "high",
         "searched_low": "low",
@@ -80,6 +72,7 @@ class SpectraReport(Records):
         "num_pl_spikes": "in tail",
         "stable_rank": "stable rank",
         "num_spikes": "spikes",
+        "verdict": "verdict",
     }
 
     def __post_init__(self) -> None:
@@ -122,7 +115,7 @@ class SpectraReport(Records):
         """
         if columns is None and "searched_low" in self.columns:
             with_known_xmin = ("interval_low", "interval_high")
-            columns = [c for c in self.shown if c in self.columns and c not in with_known_xmin]
+            columns = [c for c in self.headings if c in self.columns and c not in with_known_xmin]
         return super().table(columns)
 
     def to_dict(self) -> dict[str, Any]:
@@ -162,12 +155,12 @@ class SpectraReport(Records):
             ValueError: No such matrix.
             ImportError: matplotlib is not installed.
         """
-        from bayes_htr.analysis.plots import plot_matrix, plot_network
-
         level = self.settings["level"]
         if name is None:
-            return plot_network(list(self.matrices.values()), self.label, level, path=path)
-        return plot_matrix(self.matrix(name), level, path=path)
+            figure = plot_network(list(self.matrices.values()), self.label, level)
+        else:
+            figure = plot_matrix(self.matrix(name), level)
+        return saved(figure, path)
 
     def to_html(self, path: str | PathLike[str]) -> Path:
         """Write the report as one HTML file that needs nothing else.
@@ -175,8 +168,6 @@ class SpectraReport(Records):
         Raises:
             OutputError: The file cannot be written.
         """
-        from bayes_htr.analysis.page import page
-
         matrices = list(self.matrices.values())
         return write_text(path, page(self.label, matrices, self.skipped, self.settings))
 
@@ -198,25 +189,17 @@ class CheckpointComparison(Records):
     unmatched: tuple[str, ...] = ()
 
     title: ClassVar[str] = "Spectra of two networks"
-    shown: ClassVar[tuple[str, ...]] = (
-        "name",
-        "alpha",
-        "other_alpha",
-        "difference",
-        "difference_low",
-        "difference_high",
-        "lambda_max_ratio",
-        "stable_rank",
-        "other_stable_rank",
-        "verdict",
-    )
     headings: ClassVar[dict[str, str]] = {
+        "name": "name",
+        "alpha": "alpha",
         "other_alpha": "second",
+        "difference": "difference",
         "difference_low": "low",
         "difference_high": "high",
         "lambda_max_ratio": "ratio of lambda_max",
         "stable_rank": "stable rank",
         "other_stable_rank": "second",
+        "verdict": "verdict",
     }
 
     def sides(self) -> list[tuple[str, list[MatrixSpectrum]]]:
@@ -245,15 +228,15 @@ class CheckpointComparison(Records):
             ValueError: No such matrix in both networks.
             ImportError: matplotlib is not installed.
         """
-        from bayes_htr.analysis.plots import plot_comparison, plot_pair
-
-        if name is None:
-            return plot_comparison(self.sides(), path=path)
         names = [row["name"] for row in self.rows]
-        if name not in names:
+        if name is None:
+            figure = plot_comparison(self.sides())
+        elif name in names:
+            place = names.index(name)
+            figure = plot_pair([(label, side[place]) for label, side in self.sides()])
+        else:
             raise ValueError(f"no matrix {name!r} in both networks; there are {names[:8]}, ...")
-        place = names.index(name)
-        return plot_pair([(label, side[place]) for label, side in self.sides()], path=path)
+        return saved(figure, path)
 
     def to_html(self, path: str | PathLike[str]) -> Path:
         """Write the report of the first network with the comparison in it, as one HTML file.
@@ -261,8 +244,6 @@ class CheckpointComparison(Records):
         Raises:
             OutputError: The file cannot be written.
         """
-        from bayes_htr.analysis.page import page
-
         first = self.first
         text = page(
             first.label,

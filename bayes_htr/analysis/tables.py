@@ -37,10 +37,8 @@ class Records:
     rows: list[dict[str, Any]]
 
     title: ClassVar[str] = ""
-    shown: ClassVar[tuple[str, ...]] = ()
-    """The columns of the terminal table."""
     headings: ClassVar[dict[str, str]] = {}
-    """Shorter names of columns in the terminal table."""
+    """The most important columns, which the terminal table shows, with their headings there."""
 
     @property
     def columns(self) -> list[str]:
@@ -124,7 +122,7 @@ class Records:
         Raises:
             ValueError: A column that does not exist.
         """
-        names = [c for c in self.shown if c in self.columns] if columns is None else list(columns)
+        names = [c for c in self.headings if c in self.columns] if columns is None else columns
         for name in names:
             if name not in self.columns:
                 raise ValueError(f"no column {name!r}; there are {', '.join(self.columns)}")

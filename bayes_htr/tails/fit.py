@@ -36,6 +36,7 @@ from bayes_htr.tails.intervals import (
     check_prior,
     mixture_interval,
 )
+from bayes_htr.tails.plots import plot_fit, saved
 from bayes_htr.tails.search import KS, ROUNDING, Correction, Rule, search_xmin
 from bayes_htr.tails.truncated import Array, fisher_information
 
@@ -144,10 +145,10 @@ class PowerlawFit:
         Raises:
             ImportError: matplotlib is not installed.
         """
-        from bayes_htr.tails.plots import plot_fit
-
         law = (self.alpha, self.shown_interval, self.xmin, self.xmax)
-        return plot_fit(self.values, self.n_tail, *law, ax, path=path)
+        ax = plot_fit(self.values, self.n_tail, *law, ax)
+        saved(ax.figure, path)
+        return ax
 
     def __repr__(self) -> str:
         low, high = self.shown_interval

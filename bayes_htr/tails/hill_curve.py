@@ -18,6 +18,7 @@ import numpy as np
 
 from bayes_htr.tails.fit import read_values
 from bayes_htr.tails.intervals import GammaPosterior, check_level, intervals
+from bayes_htr.tails.plots import plot_hill, saved
 from bayes_htr.tails.search import Index
 from bayes_htr.tails.truncated import Array
 
@@ -55,10 +56,9 @@ class HillCurve:
         Raises:
             ImportError: matplotlib is not installed.
         """
-        from bayes_htr.tails.plots import plot_hill
-
-        band = (self.low, self.high)
-        return plot_hill(self.k, self.alpha, band, self.level, ax, path=path)
+        ax = plot_hill(self.k, self.alpha, (self.low, self.high), self.level, ax)
+        saved(ax.figure, path)
+        return ax
 
 
 def hill_curve(lam: Any, *, level: float = 0.95) -> HillCurve:

@@ -1,9 +1,12 @@
-"""Pictures of fitted tails, from arrays. They need matplotlib: `pip install "bayes-htr[plot]"`."""
+"""Pictures of fitted tails, from arrays.
+
+They need matplotlib (`pip install "bayes-htr[plot]"`), and raise an `ImportError` without it.
+"""
 
 from __future__ import annotations
 
 from os import PathLike
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,8 +28,6 @@ def plot_fit(
     xmin: float,
     xmax: float | None,
     ax: Axes | None = None,
-    *,
-    path: str | PathLike[str] | None = None,
 ) -> Axes:
     """Draw the share of values at least as large on log-log axes, with the law and its interval.
 
@@ -38,10 +39,6 @@ def plot_fit(
         xmin: Where the tail begins.
         xmax: The law's upper end, or `None`.
         ax: The axes to draw on; those of a new figure by default.
-        path: If given, the file in which the figure is saved.
-
-    Raises:
-        ImportError: matplotlib is not installed.
     """
     ax = _axes(ax)
     n = len(values)
@@ -66,7 +63,7 @@ def plot_fit(
     ax.set_xlabel("value")
     ax.set_ylabel("share of values at least as large")
     ax.legend(fontsize=7, frameon=False, loc="upper right")
-    return _saved(ax, path)
+    return ax
 
 
 def plot_hill(
@@ -75,8 +72,6 @@ def plot_hill(
     band: tuple[Array, Array],
     level: float,
     ax: Axes | None = None,
-    *,
-    path: str | PathLike[str] | None = None,
 ) -> Axes:
     """Draw alpha against k with its band.
 
@@ -86,10 +81,6 @@ def plot_hill(
         band: `(P,)` lower and `(P,)` upper ends of their intervals.
         level: Probability of the intervals.
         ax: The axes to draw on; those of a new figure by default.
-        path: If given, the file in which the figure is saved.
-
-    Raises:
-        ImportError: matplotlib is not installed.
     """
     ax = _axes(ax)
     low, high = band
@@ -99,16 +90,17 @@ def plot_hill(
     ax.set_ylim(1, 1.1 * float(high[settled].max()))
     ax.set_xlabel("number of largest values k")
     ax.set_ylabel(rf"$\alpha$, with its {100 * level:g} % interval")
-    return _saved(ax, path)
+    return ax
+
+
+def saved(figure: Any, path: str | PathLike[str] | None) -> Any:
+    """The figure, saved in a file if a path is given."""
+    if path is not None:
+        figure.savefig(path, dpi=150)
+    return figure
 
 
 def _axes(ax: Axes | None) -> Axes:
     if ax is not None:
         return ax
     return pyplot().subplots(figsize=(4.8, 3.8), layout="constrained")[1]
-
-
-def _saved(ax: Axes, path: str | PathLike[str] | None) -> Axes:
-    if path is not None:
-        ax.figure.savefig(path, dpi=150)  # type: ignore[union-attr]
-    return ax
