@@ -9,12 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayes_htr.distributed import world_size
 from bayes_htr.engine.keeper import Job
 from bayes_htr.engine.lagged import Flags, Mark
 from bayes_htr.engine.refresh import Drift, Refresh
 from bayes_htr.engine.scored import Evaluation
 from bayes_htr.engine.sharing import Sharing
-from bayes_htr.processes import world_size
 
 
 class Refresher:

@@ -1,4 +1,4 @@
-"""What a run shows to those who follow it: its epochs, and the steps within them."""
+"""How a run is followed: callbacks after epochs and between steps, and a progress bar."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from torch import nn
+
+from bayes_htr.progress_bar import ProgressBar
 
 
 @dataclass(frozen=True)
@@ -15,9 +18,9 @@ class EpochEvent:
     """What a callback is given after every epoch.
 
     Attributes:
-        epoch: How many epochs are done, from 1.
-        metrics: The epoch's metrics, also the line in the run folder.
-        network: The network as it is now; not to be changed.
+        epoch: The number of epochs done, from 1.
+        metrics: The epoch's metrics, as the run folder has them.
+        network: The network as it is now; callbacks must not change it.
     """
 
     epoch: int
@@ -26,7 +29,7 @@ class EpochEvent:
 
 
 Callback = Callable[[EpochEvent], Any]
-"""Called after every epoch; returning `True` ends training after it."""
+"""A callable that is called after every epoch; if it returns `True`, training ends."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +37,10 @@ class StepEvent:
     """What a `StepCallback` is given.
 
     Attributes:
-        step: How many updates are done, from 0.
+        step: The number of updates done, from 0.
         epoch: The same in epochs, with a fraction; `None` where it is not known.
-        network: The network as it is now, under SVI at the guide's centre; not to be changed.
+        network: The network as it is now, under SVI at the guide's centre; callbacks must not
+            change it.
     """
 
     step: int
@@ -51,21 +55,55 @@ class StepCallback(ABC):
     """
 
     def __call__(self, event: EpochEvent) -> Any:
-        """Called after every epoch, as any other callback: nothing to do."""
+        """Do nothing after an epoch; a subclass may do more."""
         return None
 
     @abstractmethod
     def is_due(self, step: int) -> bool:
-        """Whether `on_step` is to be called after this many updates."""
+        """Return whether `on_step` is to be called after this many updates."""
 
     @abstractmethod
     def on_start(self, event: StepEvent) -> None:
-        """Called before the first update; of a resumed run with the updates done before."""
+        """Act before the first update; a resumed run tells the updates done before."""
 
     @abstractmethod
     def on_step(self, event: StepEvent) -> None:
-        """Called after an update that is due."""
+        """Act after an update that is due."""
 
     @abstractmethod
     def on_end(self, event: StepEvent) -> None:
-        """Called once after the last update, before early stopping goes back to the best."""
+        """Act once after the last update, before early stopping restores the best weights."""
+
+
+class TrainingProgress(ProgressBar):
+    """A bar over epochs and batches with the last epoch's metrics, on standard error.
+
+    Args:
+        show: Whether to show the bar; `None` shows it where standard error is a terminal.
+        label: The text before the bar.
+        epochs: The number of epochs.
+        done: The number of epochs that are done already.
+        batches: The number of batches per epoch.
+    """
+
+    def __init__(
+        self, show: bool | None, label: str, *, epochs: int, done: int, batches: int
+    ) -> None:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[metrics]}"),
+            TimeRemainingColumn(),
+        )
+        total, completed = epochs * batches, done * batches
+        super().__init__(
+            columns, show, description=label, total=total, completed=completed, metrics=""
+        )
+
+    def show_metrics(self, metrics: dict[str, float]) -> None:
+        """Show the metrics of the epoch that has just ended."""
+        shown = [f"loss {metrics['loss']:.4f}", f"acc {metrics['train_accuracy']:.4f}"]
+        if "val_nll" in metrics:
+            shown.append(f"val nll {metrics['val_nll']:.4f} acc {metrics['val_accuracy']:.4f}")
+        self._progress.update(self._task, metrics="  ".join(shown))

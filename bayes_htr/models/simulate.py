@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayes_htr._checks import whole_number
 from bayes_htr.errors import PriorError
 from bayes_htr.models.classifier import BayesianClassifier
 from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior, hyperprior
@@ -42,8 +43,7 @@ def sample_prior(
         PriorError: A prior that is no density, or a product or power that cannot be simulated.
         ValueError: `n` is less than 1.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n={n!r} must be a whole number of at least 1")
+    n = whole_number(n, "n", at_least=1)
     parameters = model.placed(epoch)
     warn_of_flat(parameters, stacklevel=3)
     return simulated(parameters, n, seed)

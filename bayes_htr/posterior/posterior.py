@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 from torch.utils.data import DataLoader
 
+from bayes_htr._checks import whole_number
 from bayes_htr.engine import bind
 from bayes_htr.errors import CheckpointError, PriorError
 from bayes_htr.inference.data import Batches, Data
 from bayes_htr.inference.guides import GUIDES, Guide
 from bayes_htr.inference.run_folder import CONFIG, GUIDE, SPECTRA, WEIGHTS, RunFolder
-from bayes_htr.inference.settings import check_whole
 from bayes_htr.models import BayesianClassifier, Likelihood
 from bayes_htr.posterior.checks import SpectrumCheck
 from bayes_htr.posterior.drawn import check_fits, place
@@ -291,7 +291,7 @@ class Posterior:
 
     def _draws(self, samples: int, seed: int) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
         """The network at each draw, and the hyperparameters; the next draw changes the network."""
-        samples, seed = check_whole("samples", samples, 1), check_whole("seed", seed, 0)
+        samples, seed = whole_number(samples, "samples", at_least=1), whole_number(seed, "seed")
         if self._guide is None:
             values = self.hyperparameters() if self._latents else {}
             yield self._net, {k: torch.tensor(v, dtype=torch.float64) for k, v in values.items()}
@@ -307,7 +307,7 @@ class Posterior:
 
         A guide that knows eigenvalues in closed form gives them; the other matrices are points.
         """
-        samples, seed = check_whole("samples", samples, 1), check_whole("seed", seed, 0)
+        samples, seed = whole_number(samples, "samples", at_least=1), whole_number(seed, "seed")
         draws = None if self._guide is None else self._guide.spectrum_draws(samples, seed)
         if draws is None:
             for net, values in self._draws(samples, seed):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from bayes_htr._checks import whole_number
 from bayes_htr.inference.data import Batches
 from bayes_htr.inference.modes import evaluation_mode
 from bayes_htr.inference.randomness import isolated_randomness
@@ -48,8 +49,7 @@ def prior_predictive(
         DataError: Inputs that the network does not take, or that are not finite.
         ValueError: `samples` is less than 1.
     """
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise ValueError(f"samples={samples!r} must be a whole number of at least 1")
+    samples = whole_number(samples, "samples", at_least=1)
     parameters = model.placed(epoch)
     warn_of_flat(parameters, stacklevel=3)
     batches = _batches(model, x)

@@ -15,7 +15,7 @@ Names are those of `named_parameters()` of the plain network: the wrappers of
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -121,6 +121,26 @@ def parameters_of(module: nn.Module) -> list[Parameter]:
         matrices = () if computed else _matrices(aliases[0], tensor, owner)
         found.append(Parameter(aliases[0], aliases, raw, tensor, matrices, computed))
     return found
+
+
+def set_parameters(
+    parameters: Iterable[Parameter], values: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """Write values into parameters, in place; parameters that are not named stay as they are.
+
+    Args:
+        parameters: What `parameters_of` returns.
+        values: Tensors by name, with the shapes of the parameters.
+
+    Returns:
+        The values whose names are not those of parameters, such as hyperparameters.
+    """
+    rest = dict(values)
+    with torch.no_grad():
+        for p in parameters:
+            if p.name in rest:
+                p.tensor.copy_(rest.pop(p.name))
+    return rest
 
 
 def matrices_of(module: nn.Module) -> dict[str, Tensor]:

@@ -24,10 +24,7 @@ from torch import Tensor, nn
 
 from bayes_htr.experiments import build_network
 from bayes_htr.inference import MAP, SVI, Batches, Problem
-from bayes_htr.inference.map import _Run as MAPRun
-from bayes_htr.inference.replica import Replica
 from bayes_htr.inference.settings import fused_adam
-from bayes_htr.inference.svi import _Run as SVIRun
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.priors import ESD, Frechet, Lomax, MaxEigenvalue, Priors
 from benchmarks.common.mlp import INPUTS, normal_entries, with_normal_biases
@@ -109,15 +106,14 @@ def plain_run(work: Work, optimizer: Callable[..., torch.optim.Optimizer]) -> St
 
 def map_run(work: Work, priors: Priors) -> Steps:
     """Steps of `htr.MAP`, by SGD with momentum."""
-    problem = _problem(work, priors)
-    run = MAPRun(MAP(lr=0.05), problem)
-    run.replica = Replica(problem.net, problem.model.likelihood)
-    return _Loop(work, lambda x, y: run._step(x, y, len(y)))
+    trainer = MAP(lr=0.05).prepare(_problem(work, priors))
+    return _Loop(work, lambda x, y: trainer.update(x, y, len(y)))
 
 
 def svi_run(work: Work, priors: Priors, method: SVI) -> Steps:
     """Steps of `htr.SVI`."""
-    return _Loop(work, SVIRun(method, _problem(work, priors))._step)
+    trainer = method.prepare(_problem(work, priors))
+    return _Loop(work, lambda x, y: trainer.update(x, y, len(y)))
 
 
 def _problem(work: Work, priors: Priors) -> Problem:

@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -123,8 +124,9 @@ def test_fit_passes_a_methods_guide_on(network, data, draws, tmp_path):
     from bayes_htr.inference import Fitted
 
     class Stored(htr.MAP):
-        def run(self, problem):
-            return Fitted(problem.net, {}, [], Samples(draws))
+        def prepare(self, problem):
+            fitted = Fitted(problem.net, {}, [], Samples(draws))
+            return SimpleNamespace(run=lambda folder, checkpoint: fitted)
 
     model = htr.BayesianClassifier(
         network(), htr.Priors(htr.ESD(htr.Lomax(tail_index=htr.Gamma(9.0, 3.0))))
