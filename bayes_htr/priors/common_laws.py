@@ -30,7 +30,7 @@ class Normal(Law):
         return ((x - a["loc"]) / a["scale"]).square() / 2
 
     def total_energy(self, x: Tensor, a: Arguments) -> Tensor:
-        """As of any law; about zero one pass over `x`, which is what weight decay costs."""
+        """The sum of the energies. If `loc` is 0 it takes one pass over `x`, like weight decay."""
         if isinstance(a["loc"], float) and a["loc"] == 0:
             return x.dot(x) / (2 * a["scale"] ** 2)
         return self.energy(x, a).sum()
@@ -81,7 +81,7 @@ class Gamma(Law):
         return super().is_proper(strength) and integrable
 
     def numbers(self) -> tuple[float, float]:
-        """`(concentration, rate)` of a hyperprior, which holds numbers alone."""
+        """The numbers `(concentration, rate)` of a Gamma hyperprior."""
         assert isinstance(self.concentration, float)
         assert isinstance(self.rate, float)
         return self.concentration, self.rate
@@ -97,7 +97,7 @@ class Gamma(Law):
 
 @dataclass(frozen=True, repr=False)
 class LogNormal(Law):
-    """The law of `exp` of a normal; energy `log x + (log x - loc)^2 / (2 scale^2)`.
+    """The law of `exp(y)` for a normal `y`; energy `log x + (log x - loc)^2 / (2 scale^2)`.
 
     Args:
         loc: Mean of the logarithm; a number or a hyperprior.
@@ -119,7 +119,7 @@ class LogNormal(Law):
 
 @dataclass(frozen=True, repr=False)
 class HalfCauchy(Law):
-    """The positive half of Cauchy's law; energy `log(1 + (x / scale)^2)`.
+    """The positive half of the Cauchy law; energy `log(1 + (x / scale)^2)`.
 
     Args:
         scale: Positive; a number or a hyperprior.
