@@ -1,4 +1,4 @@
-"""What a fit knows: prediction, evaluation, draws of spectra, and checks of their laws."""
+"""The result of a fit: predictions, evaluation, draws of spectra, and checks of their laws."""
 
 from bayes_htr.posterior.checks import SpectrumCheck
 from bayes_htr.posterior.posterior import Posterior, network_spectra

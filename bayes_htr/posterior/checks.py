@@ -1,15 +1,15 @@
-"""Predictive checks: does a matrix's spectrum look like a draw from a law?
+"""Predictive checks: does the spectrum of a matrix look like a sample from a law?
 
-Under the law of its prior, with the hyperparameters of the same posterior draw, the transforms
-`u_i = F(lambda_i)` of a spectrum are independent and uniform on (0, 1), whatever the law: a pivotal
-quantity. If the model is right this holds for each posterior draw, averaged over data sets
-(Johnson 2007, Bayesian Analysis 2(4); Yuan & Johnson 2012, Biometrics 68). For a point mass it
-asks whether the trained spectrum itself could be a sample.
+Take the law of the prior, with the hyperparameters of the same posterior draw. Under this law, the
+transformed values `u_i = F(lambda_i)` of a spectrum are independent and uniform on (0, 1), whatever
+the law is: they are a pivotal quantity. If the model is correct, this holds for each posterior
+draw, averaged over data sets (Johnson 2007, Bayesian Analysis 2(4); Yuan & Johnson 2012, Biometrics
+68). For a point estimate, the check asks whether the trained spectrum itself could be a sample.
 
-The band is simultaneous: with probability `level` all order statistics of a uniform sample lie
-within. Each limit is a quantile of its Beta law, at one probability for all that is found by
-simulation (Aldor-Noiman et al. 2013, The American Statistician 67; Säilynoja et al. 2022,
-Statistics and Computing 32).
+The band is simultaneous: with probability `level`, all order statistics of a uniform sample lie
+within it. Each limit is a quantile of a Beta distribution. All limits use the same probability,
+which is found by simulation (Aldor-Noiman et al. 2013, The American Statistician 67; Säilynoja et
+al. 2022, Statistics and Computing 32).
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ _ROWS = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
 
 @dataclass(frozen=True, eq=False)
 class SpectrumCheck:
-    """A spectrum against a law: the `k` scored values of each of `S` draws, ascending.
+    """A spectrum compared with a law: `k` values of the statistic for each of `S` draws, ascending.
 
-    Under `MaxEigenvalue` the largest eigenvalue alone is scored.
+    Under `MaxEigenvalue` only the largest eigenvalue has the law.
 
     Attributes:
-        matrix: The matrix's name.
-        law: The law, as it was stated.
-        level: Of the band.
+        matrix: The name of the matrix.
+        law: The law as an expression.
+        level: Probability of the band.
         eigenvalues: `(S, k)`.
-        pit: `(S, k)`: `F` of them, the probability integral transforms.
-        expected: `(k,)` the law's quantiles at `i / (k + 1)`, as eigenvalues; the median over draws
-            of hyperparameters.
-        band: `(k, 2)`: the simultaneous band of `pit` under the law.
-        eigenvalue_band: `(k, 2)`: the same as eigenvalues.
-        distances: `(S,)`: of Kolmogorov and Smirnov, between `F` and the draw.
-        p_values: `(S,)`: the probability of a larger distance in a replicate of the spectrum.
+        pit: `(S, k)`: `F` of the eigenvalues, the probability integral transforms.
+        expected: `(k,)`, the quantiles of the law at `i / (k + 1)`, as eigenvalues; the median over
+            draws of the hyperparameters.
+        band: `(k, 2)`, the simultaneous band of `pit` under the law.
+        eigenvalue_band: `(k, 2)`, the same band as eigenvalues.
+        distances: `(S,)`, the Kolmogorov-Smirnov distance between `F` and each draw.
+        p_values: `(S,)`, the probability of a larger distance in a replicate of the spectrum.
     """
 
     matrix: str
@@ -81,20 +81,20 @@ class SpectrumCheck:
     def p_value(self) -> float:
         """The posterior predictive p-value: how often a replicate is further from the law.
 
-        Of one draw it is uniform on (0, 1) under the law; the mean over draws, which are alike,
-        is closer to 1/2.
+        For a single draw it is uniform on (0, 1) under the law. For several draws it is the mean
+        over similar values, which is closer to 1/2.
         """
         return float(self.p_values.mean())
 
     @property
     def inside(self) -> float:
-        """The share of draws that lie within the band as a whole."""
+        """The share of draws that lie entirely within the band."""
         within = (self.pit >= self.band[:, 0]) & (self.pit <= self.band[:, 1])
         return float(within.all(1).mean())
 
     @property
     def conclusion(self) -> str:
-        """What the p-value says, in words: rejected below 0.05, and then in which direction."""
+        """The result in words: a p-value below 0.05 rejects the law, and in which direction."""
         if self.p_value >= _REJECTED:
             return "The spectrum passes for a draw from this law."
         middle = np.median(self.pit, axis=0)
@@ -142,14 +142,15 @@ class SpectrumCheck:
         return capture.get().rstrip()
 
     def plot(self, *, path: str | PathLike[str] | None = None) -> Figure:
-        """Q-Q plot of the spectrum, and its transforms, both with the band.
+        """Q-Q plot of the spectrum and plot of the transformed values, both with the band.
 
-        Left: eigenvalues against the law's quantiles on log axes. Right: how far the transforms are
-        from those of a perfect sample, `F(lambda_(i)) - i / (k + 1)`. Of several draws the left
-        shows the median with 95 % intervals, and the right up to 50 of them.
+        The left panel shows the eigenvalues against the quantiles of the law on logarithmic axes.
+        The right panel shows the differences from a perfect sample, `F(lambda_(i)) - i / (k + 1)`.
+        With several draws, the left panel shows the median with 95 % intervals, and the right panel
+        shows up to 50 draws.
 
         Args:
-            path: If given, where the figure is saved.
+            path: If given, the file to which the figure is saved.
 
         Raises:
             ImportError: matplotlib is not installed.
@@ -172,17 +173,17 @@ def check_spectrum(
     level: float = 0.95,
     seed: int = 0,
 ) -> SpectrumCheck:
-    """Hold draws of a spectrum to a law.
+    """Compare draws of a spectrum with a law.
 
     Args:
         law: The law.
         eigenvalues: `(S, K)`.
         hyperparameters: Draws `(S,)` by name.
-        level: Of the band.
-        seed: Of a tail index that was integrated out.
+        level: Probability of the band.
+        seed: Seed of the draws of a tail index that was integrated out.
 
     Raises:
-        PriorError: No value for a hyperparameter.
+        PriorError: A hyperparameter has no value.
         ValueError: `level` outside (0, 1).
     """
     if not 0 < level < 1:
@@ -217,11 +218,11 @@ def check_spectrum(
 
 @lru_cache(maxsize=64)
 def uniform_band(n: int, level: float) -> np.ndarray:
-    """Limits within which all order statistics of `n` uniform values lie with a probability.
+    """Limits that contain all order statistics of `n` uniform values with a given probability.
 
-    The `i`-th of them is `Beta(i, n + 1 - i)`. The limits are its quantiles at `g / 2` and
-    `1 - g / 2`, where `g` is the `1 - level` quantile, over 4000 simulated samples, of the least
-    two-sided tail probability of a sample: the coverage is `level` to about 0.005.
+    The `i`-th order statistic is `Beta(i, n + 1 - i)`. The limits are its quantiles at `g / 2` and
+    `1 - g / 2`. Here `g` is the `1 - level` quantile, over 4000 simulated samples, of the smallest
+    two-sided tail probability of a sample. The coverage is `level` to about 0.005.
 
     Returns:
         `(n, 2)`.

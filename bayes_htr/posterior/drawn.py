@@ -1,4 +1,4 @@
-"""Draws of weights in a network: how they are put there, and whether they fit."""
+"""Writing draws of weights into a network, and checking that they fit."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from bayes_htr.spectra import parameters_of
 
 
 def place(net: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Write parameters into a network by name, in place; those not named stay.
+    """Write parameters into a network by name, in place; parameters without a value do not change.
 
     Returns:
-        The values that are no parameters: hyperparameters.
+        The values that are not parameters: hyperparameters.
     """
     rest = dict(values)
     with torch.no_grad():
@@ -27,7 +27,7 @@ def place(net: nn.Module, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_fits(values: Mapping[str, Tensor], net: nn.Module, priors: Priors) -> None:
-    """Raise unless values are parameters and hyperparameters of a network under its priors.
+    """Raise an error unless the values fit the parameters and hyperparameters of a network.
 
     Raises:
         ValueError: A name that the network and its priors do not have, another shape, or a value

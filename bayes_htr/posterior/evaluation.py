@@ -1,4 +1,4 @@
-"""How good predictions are: accuracy, NLL, calibration error, Brier score, and OOD detection."""
+"""Scores of predictions: accuracy, NLL, calibration error, Brier score, and OOD detection."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def scores(prediction: Prediction, y: Tensor) -> dict[str, float]:
     """The scores of predictions.
 
     Args:
-        prediction: Of `N` examples.
+        prediction: The predictions of `N` examples.
         y: `(N,)` labels.
 
     Returns:
-        `accuracy` in [0, 1]; `nll` in nats per example; `ece`, the expected calibration
-        error with 15 bins of equal width and the L1 norm (Guo et al. 2017); `brier`, the mean over
-        examples of the sum over classes of squared differences (Brier 1950), in [0, 2].
+        `accuracy` in [0, 1]; `nll` in nats per example; `ece`, the expected calibration error with
+        15 bins of equal width and the L1 norm (Guo et al. 2017); `brier`, the mean over examples of
+        the sum over classes of squared differences (Brier 1950), in [0, 2].
     """
     log_probs = prediction.log_probs.double()
     probs = log_probs.exp()
@@ -37,16 +37,16 @@ def scores(prediction: Prediction, y: Tensor) -> dict[str, float]:
 
 
 def ood_scores(inside: Prediction, outside: Prediction) -> dict[str, float]:
-    """How well the uncertainty of predictions tells examples outside the distribution.
+    """How well the uncertainty of predictions detects examples from outside the distribution.
 
     Args:
-        inside: Of examples like the training data.
-        outside: Of others.
+        inside: Predictions of examples like the training data.
+        outside: Predictions of other examples.
 
     Returns:
         The area under the ROC curve of three detectors: `ood_auroc_entropy`,
-        `ood_auroc_mutual_information` (0.5 for a point mass, which has none) and
-        `ood_auroc_confidence`, of one less the largest probability.
+            `ood_auroc_mutual_information` (0.5 for a point estimate, whose mutual information is
+            zero) and `ood_auroc_confidence` (one minus the largest probability).
     """
 
     def unsure(prediction: Prediction) -> Tensor:
@@ -61,9 +61,10 @@ def ood_scores(inside: Prediction, outside: Prediction) -> dict[str, float]:
 
 
 def auroc(positive: Tensor, negative: Tensor) -> float:
-    """The probability that a positive scores above a negative, ties counted as halves.
+    """The probability that a positive scores higher than a negative, where ties count as one half.
 
-    The Mann-Whitney statistic by ranks: the area under the ROC curve (Hanley & McNeil 1982).
+    This is the Mann-Whitney statistic, computed from ranks, and equals the area under the ROC curve
+    (Hanley & McNeil 1982).
 
     Args:
         positive: `(P,)` scores.
@@ -79,7 +80,7 @@ def auroc(positive: Tensor, negative: Tensor) -> float:
 def _calibration_error(confidence: Tensor, correct: Tensor) -> float:
     """`sum_b n_b / N |accuracy_b - confidence_b|` over bins `[b / 15, (b + 1) / 15)`.
 
-    The last bin holds 1 too. (torchmetrics 1.9 gives a confidence of 1 a bin of its own.)
+    The last bin also contains 1. (torchmetrics 1.9 has a separate bin for a confidence of 1.)
     """
     bins = (confidence * ECE_BINS).long().clamp(0, ECE_BINS - 1)
     excess = torch.zeros(ECE_BINS, dtype=torch.float64)

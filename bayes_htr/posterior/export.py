@@ -1,4 +1,4 @@
-"""Posterior spectra for ArviZ. Needs it: `pip install "bayes-htr[arviz]"`."""
+"""Export of posterior spectra to ArviZ. Requires `pip install "bayes-htr[arviz]"`."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def to_inference_data(
 ) -> Any:
     """The draws as an `arviz.InferenceData` with one chain.
 
-    The group `posterior` holds for each matrix, here `w`: `w:eigenvalues` with the dimension
-    `w:rank` counted from 1, `w:lambda_max`, `w:log_lambda_max`, `w:stable_rank` and `w:alpha`, one
-    draw of the exponent for each draw of the spectrum (left out where there is no tail to fit); and
-    the hyperparameters under their own names.
+    For each matrix, here `w`, the group `posterior` contains `w:eigenvalues` with the dimension
+    `w:rank` (counted from 1), `w:lambda_max`, `w:log_lambda_max`, `w:stable_rank`, and `w:alpha`
+    with one draw of the exponent for each draw of the spectrum. `w:alpha` is missing if there is no
+    tail to fit. The group also contains the hyperparameters under their own names.
 
     Args:
         spectra: The draws.
-        repeats: How often each draw counts; alpha is drawn anew each time. For a point mass, whose
-            one spectrum has a posterior of alpha all the same.
+        repeats: How often each draw is repeated; alpha is drawn again each time. Use this for a
+            point estimate, whose single spectrum still has a posterior of alpha.
         fraction: The tail, as in `PosteriorSpectra.alpha`.
-        seed: Of alpha.
+        seed: Seed of the draws of alpha.
 
     Raises:
         ImportError: ArviZ is not installed.

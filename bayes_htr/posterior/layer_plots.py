@@ -1,6 +1,6 @@
-"""Pictures of one number per matrix: alpha with its interval, prior and posterior of lambda_max.
+"""Figures with one number per matrix: alpha with its interval, and the largest eigenvalue.
 
-Needs matplotlib: `pip install "bayes-htr[plot]"`.
+Requires matplotlib: `pip install "bayes-htr[plot]"`.
 """
 
 from __future__ import annotations
@@ -28,15 +28,16 @@ def plot_alpha(
     level: float = 0.95,
     path: str | PathLike[str] | None = None,
 ) -> Axes:
-    """The exponent of each matrix's tail with its credible interval.
+    """The exponent of the tail of each matrix with its credible interval.
 
-    A matrix without an exponent (few eigenvalues, or ties) has its place, and words for a mark.
+    A matrix without an exponent (few eigenvalues, or ties) has a row with a short text instead of a
+    marker.
 
     Args:
         spectra: The draws.
-        ax: Where to draw; a new figure by default.
-        level: Of the intervals.
-        path: If given, where the figure is saved.
+        ax: Axes to draw on; a new figure by default.
+        level: Probability of the intervals.
+        path: If given, the file to which the figure is saved.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -75,16 +76,17 @@ def plot_lambda_max(
     *,
     path: str | PathLike[str] | None = None,
 ) -> Axes:
-    """The largest eigenvalue of a matrix: its law under the prior, and its posterior.
+    """The prior and the posterior of the largest eigenvalue of a matrix.
 
-    Densities of `log lambda_max`, from draws by a Gaussian kernel; the prior is the stated one,
-    before any strength, its hyperparameters drawn too. One draw is a line.
+    The plot shows densities of `log lambda_max`, estimated from draws with a Gaussian kernel. The
+    prior is shown before any strength, with its hyperparameters drawn as well. A single draw is
+    shown as a line.
 
     Args:
         spectra: The draws.
         name: The matrix.
-        ax: Where to draw; a new figure by default.
-        path: If given, where the figure is saved.
+        ax: Axes to draw on; a new figure by default.
+        path: If given, the file to which the figure is saved.
 
     Raises:
         PriorError: The matrix has no prior that can be simulated.

@@ -1,6 +1,6 @@
-"""Pictures of spectra: the empirical spectral density on log-log axes with tail and law.
+"""Figures of spectra: the density on logarithmic axes, with the fitted tail and the prior's law.
 
-Needs matplotlib: `pip install "bayes-htr[plot]"`.
+Requires matplotlib: `pip install "bayes-htr[plot]"`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _PALETTE = (("#3b6fb6", "#1d3f73"), ("#b9b9b9", "#5d5d5d"))
-"""Of the spectrum and of the one beside it: its bars, and its tail."""
+"""Colours of the bars and of the tail, for the spectrum and for the one it is compared with."""
 
 _LEGEND = 40
-"""Characters of a line in a legend."""
+"""Largest number of characters in a line of a legend."""
 
 _WIDE, _NARROW = 3.4, 1.5
-"""Widths, in inches, of a panel with a spectrum and of one without."""
+"""Widths, in inches, of a panel with a spectrum and of a panel without one."""
 
 
 def plot_spectrum(
@@ -41,23 +41,24 @@ def plot_spectrum(
     beside: tuple[str, SpectrumDraws] | None = None,
     path: str | PathLike[str] | None = None,
 ) -> Axes:
-    """A matrix's spectrum on log-log axes: the density of `ln lambda`, with the fitted tail.
+    """The spectrum of a matrix: the density of `ln lambda` on logarithmic axes, and its tail.
 
-    A power law of exponent alpha is a straight line of slope `1 - alpha`: the flatter, the heavier
-    the tail. The line begins where the tail does, and has its share of the eigenvalues, so that it
-    lies on the bars of those that it is fitted to; the band about it is the 95 % credible interval
-    of alpha. Of several draws the bars are the mean, with the 95 % credible band of their heights.
-    Where no exponent can be read the legend says why. Where the prior states a law it is drawn too,
-    at the hyperparameters of the posterior, before any strength.
+    A power law with exponent alpha is a straight line of slope `1 - alpha`: the flatter the line,
+    the heavier the tail. The line begins where the tail begins, and is scaled to the tail's share
+    of the eigenvalues, so that it lies on the bars to which it is fitted. The band around it is the
+    95 % credible interval of alpha. With several draws, the bars show the mean and the 95 %
+    credible band of their heights. If there is no exponent, the legend says why. If the prior
+    states a law, the figure shows it before any strength, with the hyperparameters of the
+    posterior.
 
     Args:
         spectra: The draws.
         name: The matrix.
-        ax: Where to draw; a new figure by default.
-        label: What the legend calls the spectrum.
-        beside: If given, what the legend calls other spectra, and these: the matrix's is drawn
-            behind, in grey.
-        path: If given, where the figure is saved.
+        ax: Axes to draw on; a new figure by default.
+        label: Name of the spectrum in the legend.
+        beside: If given, the name in the legend of other spectra and these spectra; that of the
+            same matrix is drawn behind in grey.
+        path: If given, the file to which the figure is saved.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -105,10 +106,10 @@ def plot_spectra(
     label: str = "",
     beside: tuple[str, SpectrumDraws] | None = None,
 ) -> Figure:
-    """A panel for each matrix, as `plot_spectrum`.
+    """A panel for each matrix, as in `plot_spectrum`.
 
-    A matrix with too few eigenvalues for an exponent has a narrow panel that says so, and that
-    names its largest eigenvalue.
+    A matrix with too few eigenvalues for an exponent has a narrow panel with a text that says so
+    and states its largest eigenvalue.
     """
     plt = pyplot()
     told = {name: not spectra.tail(name).few for name in spectra}
@@ -132,7 +133,7 @@ def plot_spectra(
 
 
 def _rows(widths: list[float]) -> list[list[float]]:
-    """Panels by row, none wider than four of the wide ones."""
+    """The panels in rows, none wider than four wide panels."""
     rows: list[list[float]] = []
     for width in widths:
         if not rows or sum(rows[-1]) + width > 4 * _WIDE:
@@ -148,7 +149,7 @@ def _say_few(
     label: str,
     beside: tuple[str, SpectrumDraws] | None,
 ) -> None:
-    """What there is to say of a matrix with few eigenvalues."""
+    """Write the text for a matrix with few eigenvalues."""
     lines = [f"{spectra[name].shape[1]} eigenvalues:", "too few for an", "exponent", ""]
     for words, each in ((label, spectra),) if beside is None else ((label, spectra), beside):
         lines += [f"{words}:", rf"$\lambda_1$ = {each.lambda_max(name).mean():.3g}"]
@@ -158,7 +159,7 @@ def _say_few(
 
 
 def plot_history(history: Mapping[str, list[dict[str, float]]]) -> Figure:
-    """Loss and accuracy by epoch of one or several runs, by name."""
+    """Loss and accuracy by epoch for one or several runs, by name."""
     plt = pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4), layout="constrained")
     for name, all_rows in history.items():
@@ -183,16 +184,16 @@ def plot_trace(
     *,
     path: str | PathLike[str] | None = None,
 ) -> Axes:
-    """Quantities of a history over epochs.
+    """Quantities of a history over the epochs.
 
     Args:
         history: Metrics by epoch, or `SpectrumHistory.rows()`.
-        quantities: One or several of their names.
-        ax: Where to draw; a new figure by default.
-        path: If given, where the figure is saved.
+        quantities: The name of a quantity, or several names.
+        ax: Axes to draw on; a new figure by default.
+        path: If given, the file to which the figure is saved.
 
     Raises:
-        ValueError: The history is empty, or lacks a quantity.
+        ValueError: The history is empty, or does not contain a quantity.
         ImportError: matplotlib is not installed.
     """
     names = [quantities] if isinstance(quantities, str) else list(quantities)
@@ -223,7 +224,7 @@ def plot_trace(
 def _draw_bars(
     ax: Axes, draws: np.ndarray, bins: np.ndarray, color: str, *, behind: bool
 ) -> tuple[Any, np.ndarray]:
-    """The histogram of the draws: their mean, and its 95 % band if there are several."""
+    """Draw the histogram: the mean over the draws, and its 95 % band if there are several."""
     each = np.stack([heights(row, bins) for row in draws])
     mean = each.mean(0)
     if behind or len(draws) == 1:
@@ -238,7 +239,7 @@ def _draw_bars(
 
 
 def heights(row: np.ndarray, bins: Sequence[float] | np.ndarray) -> np.ndarray:
-    """The density of `ln lambda` in each bin; values outside count in the whole."""
+    """The density of `ln lambda` in each bin, relative to all values, even outside the bins."""
     return np.histogram(row, bins)[0] / (len(row) * np.diff(np.log(bins)))
 
 
@@ -256,7 +257,7 @@ def _draw_law(ax: Axes, spectra: SpectrumDraws, name: str, bins: np.ndarray) -> 
 def _draw_tail(
     ax: Axes, spectra: SpectrumDraws, row: SummaryRow, label: str, color: str, bars: Any
 ) -> None:
-    """The fitted tail, and in the legend, beside the bars, its exponent or why there is none."""
+    """Draw the fitted tail, and add its exponent, or why there is none, to the legend."""
     words = f"{label}: " if label else ""
     if row.alpha is None or row.n_tail is None:
         bars.set_label(textwrap.fill(f"{words}{row.problem}", _LEGEND))
@@ -275,7 +276,7 @@ def _draw_tail(
 
 
 def _bins(spectra: SpectrumDraws, row: SummaryRow, width: float) -> np.ndarray:
-    """Edges `width` apart in the logarithm, one of them where the tail begins."""
+    """Bin edges that are `width` apart in the logarithm, one of them where the tail begins."""
     values = _positive(spectra[row.matrix])
     start = values.min() if row.n_tail is None else spectra.typical(row.matrix)[row.n_tail - 1]
     first = math.floor(math.log(values.min() / start) / width - 1e-9)
@@ -291,6 +292,6 @@ def _positive(draws: Any) -> np.ndarray:
 
 
 def log_bins(values: np.ndarray, count: int) -> np.ndarray:
-    """Edges of bins, even in the logarithm, for positive values of spectra of `count`."""
+    """Bin edges, evenly spaced in the logarithm, for positive values from `count` spectra."""
     low, high = np.quantile(values, 0.002), values.max()
     return np.geomspace(min(low, high / 1.001), high * 1.0001, max(8, min(40, int(2 * count**0.5))))

@@ -1,4 +1,4 @@
-"""`Posterior`: what `htr.fit` returns."""
+"""`Posterior`: the result of `htr.fit`."""
 
 from __future__ import annotations
 
@@ -36,21 +36,23 @@ if TYPE_CHECKING:
 _HYPER = "hyperparameter:"
 _BATCH = 1024
 _HELD = 2**28
-"""Bytes of inputs that are held while draws of the network pass over them."""
+"""Bytes of inputs that are kept in memory while the draws of the network pass over them."""
 
 
 class Posterior:
-    """The posterior over a classifier's weights.
+    """The posterior over the weights of a classifier.
 
-    For MAP a point mass at the mode, else what a guide draws.
+    For MAP it is a point estimate at the mode. Otherwise it is the distribution of a guide.
 
     Args:
-        net: The trained network; with a guide it gives what the guide does not draw.
-        priors: The priors it was trained under.
-        guide: The distribution over weights and hyperparameters; `None` for a point mass.
-        hyperparameters: Of a point mass, unconstrained coordinates of the hyperparameters by name.
+        net: The trained network. With a guide, it provides the parameters that the guide does not
+            draw.
+        priors: The priors with which the network was trained.
+        guide: The distribution over weights and hyperparameters; `None` for a point estimate.
+        hyperparameters: For a point estimate, the hyperparameters by name, in unconstrained
+            coordinates.
         history: Metrics by epoch.
-        config: What the run was, as plain data.
+        config: The settings of the run, as plain data.
 
     Raises:
         ValueError: A guide whose draws do not fit the network and its priors.
@@ -81,20 +83,24 @@ class Posterior:
 
     @property
     def guide(self) -> Guide | None:
-        """The distribution over weights and hyperparameters; `None` for a point mass."""
+        """The distribution over weights and hyperparameters; `None` for a point estimate."""
         return self._guide
 
     def network(self) -> nn.Module:
-        """A copy of the network in evaluation mode: at the mode, or at the guide's centre."""
+        """A copy of the network in evaluation mode, with the weights of the point estimate.
+
+        These are the mode under MAP, and the point estimate of the guide otherwise.
+        """
         net = copy.deepcopy(self._net)
         if self._guide is not None:
             place(net, self._guide.centre())
         return net
 
     def hyperparameters(self) -> dict[str, float]:
-        """The hyperparameters that have hyperpriors, by name: at the mode, or posterior means.
+        """The hyperparameters with hyperpriors, by name: at the mode, or posterior means.
 
-        With a guide, its centre. A tail index that MAP integrates out is none of them.
+        With a guide, they are those of its point estimate. A tail index that MAP integrates out is
+        not included.
         """
         if self._guide is not None:
             rest = place(copy.deepcopy(self._net), self._guide.centre())
@@ -106,11 +112,11 @@ class Posterior:
         }
 
     def hyperparameter_draws(self, samples: int = 100, *, seed: int = 0) -> dict[str, Tensor]:
-        """Draws of the hyperparameters by name, `(samples,)` each; a point mass has one."""
+        """Draws of the hyperparameters by name, `(samples,)` each; one for a point estimate."""
         return _stacked([hyper for _, hyper in self._draws(samples, seed)])
 
     def unconstrained_hyperparameters(self) -> dict[str, Tensor]:
-        """The hyperparameters in unconstrained coordinates, by name: what a fit starts from."""
+        """The hyperparameters in unconstrained coordinates, by name, to start a fit from."""
         if self._guide is None:
             return {name: u.clone() for name, u in self._latents.items()}
         laws = hyperparameters_of(self.priors, self._net)
@@ -124,11 +130,11 @@ class Posterior:
 
         Args:
             x: `(N, ...)` tensor or array.
-            samples: Draws of the weights to average; a point mass needs one.
-            seed: Of the draws.
+            samples: Number of draws of the weights to average; a point estimate needs one.
+            seed: Seed of the draws.
 
         Raises:
-            DataError: Inputs that the network does not take, or that are not finite.
+            DataError: Inputs that the network does not accept, or that are not finite.
             ValueError: `samples` or `seed` out of range.
         """
         batches = self._unlabelled(x, "x")
@@ -149,13 +155,13 @@ class Posterior:
             data: A `DataLoader` or `(X, y)`.
             samples: As in `predict`.
             ood: Examples outside the distribution: inputs `X`, `(X, y)`, or a `DataLoader`; labels
-                are not looked at.
-            seed: Of the draws.
+                are ignored.
+            seed: Seed of the draws.
 
         Returns:
-            `accuracy`, `nll`, `ece`, `brier` (`bayes_htr.posterior.evaluation.scores`); with
-            `ood`, also `ood_auroc_entropy`, `ood_auroc_mutual_information` and
-            `ood_auroc_confidence`: how well each tells the two data sets apart (`ood_scores`).
+            `accuracy`, `nll`, `ece`, `brier` (`bayes_htr.posterior.evaluation.scores`); with `ood`,
+            also `ood_auroc_entropy`, `ood_auroc_mutual_information` and `ood_auroc_confidence`: how
+            well each separates the two data sets (`ood_scores`).
 
         Raises:
             DataError: Data that do not fit the network, as in `bayes_htr.fit`.
@@ -174,11 +180,11 @@ class Posterior:
         return found | ood_scores(prediction, self._predict(others, samples, seed)[0])
 
     def spectra(self, samples: int = 100, *, seed: int = 0) -> PosteriorSpectra:
-        """Draws of the spectrum of every weight matrix, with those of the hyperparameters.
+        """Draws of the spectrum of every weight matrix, together with draws of the hyperparameters.
 
         Args:
-            samples: How many; a point mass has one.
-            seed: Of the draws.
+            samples: Number of draws; a point estimate has one.
+            seed: Seed of the draws.
 
         Raises:
             ValueError: `samples` or `seed` out of range.
@@ -199,18 +205,18 @@ class Posterior:
         level: float = 0.95,
         seed: int = 0,
     ) -> SpectrumCheck:
-        """Does a matrix's spectrum look like a draw from a law? See `SpectrumCheck`.
+        """Does the spectrum of a matrix look like a sample from a law? See `SpectrumCheck`.
 
         Args:
             name: The matrix.
-            prior: The law, as `ESD(Lomax(2.0))`; by default the one that the matrix's own prior
-                states, whatever its strength.
-            samples: Draws of the spectrum; a point mass has one.
-            level: Of the band.
-            seed: Of the draws.
+            prior: The law, such as `ESD(Lomax(2.0))`; by default the law of the matrix's own prior,
+                whatever its strength.
+            samples: Number of draws of the spectrum; a point estimate has one.
+            level: Probability of the band.
+            seed: Seed of the draws.
 
         Raises:
-            PriorError: A prior that states no law for the spectrum.
+            PriorError: A prior that does not state a law for the spectrum.
             KeyError: No such matrix.
         """
         return self.spectra(samples, seed=seed).check(name, prior, level=level, seed=seed)
@@ -222,10 +228,10 @@ class Posterior:
         *,
         path: str | PathLike[str] | None = None,
     ) -> Axes:
-        """Quantities of the history over epochs, such as `"val_nll"`: `plots.plot_trace`.
+        """Quantities of the history over the epochs, such as `"val_nll"`; see `plots.plot_trace`.
 
-        Spectra are not among them: a `SpectrumHistory` among the callbacks of `fit` records those,
-        and has `plot_trace` of its own.
+        The history does not contain spectra. To record spectra, pass a `SpectrumHistory` to `fit`
+        as a callback, and use its own `plot_trace`.
         """
         from bayes_htr.posterior.plots import plot_trace
 
@@ -235,14 +241,14 @@ class Posterior:
         """Write the posterior into a new folder: configuration, weights, metrics and spectra.
 
         Raises:
-            OutputError: The folder cannot be written, or already holds something.
+            OutputError: The folder cannot be written, or is not empty.
         """
         folder = RunFolder(path)
         folder.start(self._saved_config(), resume=False)
         self.write(folder)
 
     def write(self, folder: RunFolder) -> None:
-        """Write the result into a run folder; the weights come last, and mark it as finished."""
+        """Write the result into a run folder; the weights come last and mark it as finished."""
         if self._guide is not None:
             folder.write_config(self._saved_config())
             folder.write_tensors(GUIDE, self._guide.state_dict())
@@ -290,7 +296,7 @@ class Posterior:
         return config
 
     def _draws(self, samples: int, seed: int) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
-        """The network at each draw, and the hyperparameters; the next draw changes the network."""
+        """The network at each draw, and the hyperparameters; each draw changes the same network."""
         samples, seed = check_whole("samples", samples, 1), check_whole("seed", seed, 0)
         if self._guide is None:
             values = self.hyperparameters() if self._latents else {}
@@ -305,7 +311,8 @@ class Posterior:
     ) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
         """The spectra of each of `_draws`, and the hyperparameters.
 
-        A guide that knows eigenvalues in closed form gives them; the other matrices are points.
+        If a guide knows eigenvalues in closed form, they come from the guide. The other matrices
+        are point estimates.
         """
         samples, seed = check_whole("samples", samples, 1), check_whole("seed", seed, 0)
         draws = None if self._guide is None else self._guide.spectrum_draws(samples, seed)
@@ -327,7 +334,7 @@ class Posterior:
         return kind(data, batch_size=_BATCH, device=first.device, dtype=dtype, name=name)
 
     def _unlabelled(self, x: Any, name: str) -> Batches:
-        """Batches of inputs alone, or of data whose labels are not looked at."""
+        """Batches of inputs, or of data whose labels are ignored."""
         if isinstance(x, DataLoader):
             return self._batches(x, name, _AnyLabels)
         inputs = x[0] if isinstance(x, tuple) and len(x) == 2 else x
@@ -348,10 +355,10 @@ class Posterior:
 
 
 class _AnyLabels(Batches):
-    """Batches whose labels may be those of other classes."""
+    """Batches whose labels may belong to other classes."""
 
     def check_labels(self, classes: int, batch: Tensor | None = None) -> None:
-        """Nothing to check."""
+        """Do nothing: any labels are accepted."""
 
 
 def network_spectra(net: nn.Module) -> dict[str, Tensor]:
@@ -363,7 +370,7 @@ def network_spectra(net: nn.Module) -> dict[str, Tensor]:
 def _rebuilt(
     folder: RunFolder, described: Any, net: nn.Module, priors: Priors, config: Any
 ) -> Guide:
-    """The guide that a run folder holds."""
+    """The guide that is stored in a run folder."""
     state = folder.tensors(GUIDE)
     try:
         kind, settings = described["kind"], described["settings"]
@@ -381,10 +388,10 @@ def _rebuilt(
 
 
 def _chunks(batches: Batches, size: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Batches, together until their inputs have `size` bytes.
+    """Batches, concatenated until their inputs have `size` bytes.
 
-    All draws pass over a chunk before the next: a loader that shuffles gives each pass
-    another order.
+    All draws pass over a chunk before the next chunk is read, because a loader that shuffles gives
+    another order at each pass.
     """
     held: list[tuple[Tensor, Tensor]] = []
     count = 0

@@ -15,9 +15,9 @@ class Prediction:
     """The predictive distribution of `N` examples over `C` classes, on the CPU.
 
     Attributes:
-        log_probs: `(N, C)`, logarithms of the probabilities averaged over draws.
-        mutual_information: `(N,)` in nats: what the label would tell of the weights (epistemic
-            uncertainty); zero for a point estimate.
+        log_probs: `(N, C)`, logarithms of the probabilities, averaged over draws.
+        mutual_information: `(N,)` in nats, between label and weights (epistemic uncertainty); zero
+            for a point estimate.
     """
 
     log_probs: Tensor
@@ -35,21 +35,20 @@ class Prediction:
 
     @property
     def entropy(self) -> Tensor:
-        """`(N,)` in nats: the whole predictive uncertainty."""
+        """`(N,)` in nats, the total predictive uncertainty."""
         return _entropy(self.log_probs)
 
     @property
     def aleatoric(self) -> Tensor:
-        """`(N,)` in nats: the mean entropy of the draws; with `mutual_information`, `entropy`."""
+        """`(N,)` in nats, the mean entropy of the draws: `entropy` minus `mutual_information`."""
         return (self.entropy - self.mutual_information).clamp_min(0)
 
 
 def mix(log_probs: Iterable[Tensor]) -> Prediction:
     """The prediction that averages the probabilities of draws, each `(N, C)`.
 
-    The mutual information is the entropy of the mean less the mean of the entropies
-    (Houlsby et al. 2011; Depeweg et al. 2018). The draws are taken one at a time, and summed in
-    float64.
+    The mutual information is the entropy of the mean minus the mean of the entropies (Houlsby et
+    al. 2011; Depeweg et al. 2018). The draws are read one at a time and summed in float64.
     """
     draws = iter(log_probs)
     first = next(draws)
@@ -66,7 +65,7 @@ def mix(log_probs: Iterable[Tensor]) -> Prediction:
 
 
 def joined(parts: Iterable[Prediction]) -> Prediction:
-    """The prediction of all examples from those of their parts, in order."""
+    """The prediction of all examples, concatenated from predictions of parts in order."""
     several = list(parts)
     return Prediction(
         torch.cat([p.log_probs for p in several]),

@@ -1,4 +1,4 @@
-"""What a network predicts under its priors alone, before any data."""
+"""The predictions of a network under its priors, before any data."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ def prior_predictive(
 ) -> Prediction:
     """The predictive distribution before any data: softmax outputs averaged over prior draws.
 
-    The draws are those of `sample_prior(model, samples, seed=seed)`, all in memory at once; the
-    network is in evaluation mode, with its present buffers.
+    The draws are those of `sample_prior(model, samples, seed=seed)`, all in memory at once. The
+    network is in evaluation mode, with its current buffers.
 
     Args:
         model: The model. It is not changed.
         x: `(N, ...)` tensor or array.
-        samples: How many draws.
-        seed: Of the draws.
-        epoch: The epoch at which scheduled priors are taken.
+        samples: Number of draws.
+        seed: Seed of the draws.
+        epoch: The epoch at which schedules of priors are evaluated.
 
     Returns:
-        The prediction; its mutual information is what the labels would tell of the weights.
+        The prediction; its mutual information is that between labels and weights.
 
     Raises:
-        PriorError: A prior that is no density, or cannot be simulated.
-        DataError: Inputs that the network does not take, or that are not finite.
+        PriorError: A prior that is not a density, or cannot be simulated.
+        DataError: Inputs that the network does not accept, or that are not finite.
         ValueError: `samples` is less than 1.
     """
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:

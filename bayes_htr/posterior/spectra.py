@@ -1,4 +1,4 @@
-"""Draws of the spectra of a network's matrices, with their pictures and exports."""
+"""Draws of the spectra of a network's matrices, with their figures and exports."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ class PosteriorSpectra(SpectrumDraws):
 
     Args:
         draws: `(S, K)` eigenvalues for each matrix by name.
-        laws: What the priors say of the matrices.
-        hyperparameters: `(S,)` draws by name that go with those of the spectra.
+        laws: The laws that the priors state for the matrices.
+        hyperparameters: `(S,)` draws by name that belong to those of the spectra.
 
     Attributes:
         laws: As given, or none.
@@ -27,7 +27,7 @@ class PosteriorSpectra(SpectrumDraws):
     def plot(
         self, name: str, ax: Axes | None = None, *, path: str | PathLike[str] | None = None
     ) -> Axes:
-        """The matrix's ESD on log-log axes, its tail and its law: `plots.plot_spectrum`."""
+        """The spectrum of a matrix on logarithmic axes with its tail; see `plots.plot_spectrum`."""
         from bayes_htr.posterior.plots import plot_spectrum
 
         return plot_spectrum(self, name, ax, path=path)
@@ -39,7 +39,7 @@ class PosteriorSpectra(SpectrumDraws):
         level: float = 0.95,
         path: str | PathLike[str] | None = None,
     ) -> Axes:
-        """Alpha of every matrix with its interval: `layer_plots.plot_alpha`."""
+        """Alpha of every matrix with its interval; see `layer_plots.plot_alpha`."""
         from bayes_htr.posterior.layer_plots import plot_alpha
 
         return plot_alpha(self, ax, level=level, path=path)
@@ -47,13 +47,13 @@ class PosteriorSpectra(SpectrumDraws):
     def plot_lambda_max(
         self, name: str, ax: Axes | None = None, *, path: str | PathLike[str] | None = None
     ) -> Axes:
-        """Prior and posterior of a largest eigenvalue: `layer_plots.plot_lambda_max`."""
+        """Prior and posterior of a largest eigenvalue; see `layer_plots.plot_lambda_max`."""
         from bayes_htr.posterior.layer_plots import plot_lambda_max
 
         return plot_lambda_max(self, name, ax, path=path)
 
     def to_arviz(self, *, repeats: int = 1, fraction: float | None = None, seed: int = 0) -> Any:
-        """The draws as an `arviz.InferenceData`: `export.to_inference_data`."""
+        """The draws as an `arviz.InferenceData`; see `export.to_inference_data`."""
         from bayes_htr.posterior.export import to_inference_data
 
         return to_inference_data(self, repeats=repeats, fraction=fraction, seed=seed)

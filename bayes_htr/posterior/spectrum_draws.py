@@ -1,4 +1,4 @@
-"""Draws of the spectra of a network's matrices as numbers, and what they say of tails."""
+"""Numerical draws of the spectra of a network's matrices, and the exponents of their tails."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _ALPHA_DRAWS = 4000
 class Interval:
     """A posterior quantity: its mean, standard deviation, credible interval, and draws.
 
-    Where a tail holds only a few eigenvalues the mean of `alpha` over draws of the spectrum can be
-    infinite, and then that of a finite number of draws says little; `median` always lies within the
-    interval.
+    If a tail has only a few eigenvalues, the mean of `alpha` over draws of the spectrum can be
+    infinite, and the mean of finitely many draws is then not informative. The `median` always lies
+    within the interval.
 
     Attributes:
         mean: The posterior mean.
@@ -36,7 +36,7 @@ class Interval:
         low: Lower end of the credible interval.
         high: Upper end.
         draws: Draws of the quantity.
-        given: What the interval takes as known, in words; empty if nothing.
+        given: What the interval conditions on, in words; empty if nothing.
     """
 
     mean: float
@@ -62,8 +62,8 @@ class TailLaws:
     """The posterior of the tail index `alpha - 1` given each draw of a spectrum.
 
     Attributes:
-        gamma: The `S` Gamma laws, frozen, of `scipy.stats`.
-        given: The tail that they take as known, in words.
+        gamma: The `S` Gamma distributions, frozen, from `scipy.stats`.
+        given: The tail on which they condition, in words.
     """
 
     gamma: Any
@@ -71,7 +71,7 @@ class TailLaws:
 
 
 class SpectrumDraws(Mapping[str, Tensor]):
-    """The numbers of `PosteriorSpectra`, which adds their pictures and exports."""
+    """The numerical part of `PosteriorSpectra`, which adds figures and exports."""
 
     def __init__(
         self,
@@ -110,23 +110,24 @@ class SpectrumDraws(Mapping[str, Tensor]):
     ) -> Interval:
         """The exponent of the density of the tail, with its credible interval.
 
-        Given a spectrum whose tail holds its n largest eigenvalues, the tail index `alpha - 1` of a
-        power law that starts at the smallest of them, xmin, is `Gamma(n, S)` under Jeffreys' prior,
-        with `S = sum_{i<=n} ln(lambda_i / xmin)`. The posterior mixes these laws over the draws. By
-        default n is found as `htr.analyze` finds it, by the search for xmin of Clauset, Shalizi and
-        Newman (`tail`), so that for one spectrum the mean is the `alpha` of its report. The
-        interval takes n as known. Hill's estimate of each draw is another thing: `hill`.
+        Let the tail of a spectrum contain its n largest eigenvalues, and let xmin be the smallest
+        of them. Under Jeffreys' prior, the tail index `alpha - 1` of a power law that starts at
+        xmin is `Gamma(n, S)`, with `S = sum_{i<=n} ln(lambda_i / xmin)`. The posterior is the
+        mixture of these distributions over the draws. By default, n comes from the search for xmin
+        of Clauset, Shalizi and Newman (`tail`), as in `htr.analyze`, so for a single spectrum the
+        mean is the `alpha` of its report. The interval conditions on n. Hill's estimate of each
+        draw is a different quantity, `hill`.
 
         Args:
             name: The matrix.
-            level: Of the interval, equal-tailed.
-            fraction: If given, the tail is this part of the spectrum instead, and starts at the
+            level: Probability of the equal-tailed interval.
+            fraction: If given, the tail is this fraction of the spectrum instead, and starts at the
                 next eigenvalue: `n = max(1, floor(fraction K))`, `xmin = lambda_{n+1}`.
-            seed: Of the returned draws.
+            seed: Seed of the returned draws.
 
         Raises:
             SpectrumError: A spectrum without an exponent: too few eigenvalues, ties of the largest,
-                or no tail. Give `fraction` for a tail of your own all the same.
+                or no tail. Pass `fraction` to choose the tail yourself.
             ValueError: `level` or `fraction` out of range.
         """
         if not 0 < level < 1:
@@ -144,10 +145,10 @@ class SpectrumDraws(Mapping[str, Tensor]):
         )
 
     def tail(self, name: str) -> SpectrumTail:
-        """The power law of the matrix's typical spectrum, and whether its exponent may be read.
+        """The power law of the typical spectrum of the matrix, and whether it has an exponent.
 
-        The typical spectrum has at each rank the geometric mean over the draws; of a point mass it
-        is the spectrum itself.
+        The typical spectrum consists of the geometric means over the draws at each rank. For a
+        point estimate it is the spectrum itself.
         """
         if name not in self._tails:
             self._tails[name] = self._fitted_tail(name)
@@ -168,7 +169,7 @@ class SpectrumDraws(Mapping[str, Tensor]):
             return np.exp(np.log(lam).mean(axis=0))
 
     def tail_index_laws(self, name: str, fraction: float | None = None) -> TailLaws:
-        """The posterior of the tail index given each draw, and the tail that it takes as known.
+        """The posterior of the tail index given each draw, and the tail on which it conditions.
 
         Raises:
             SpectrumError: As `alpha`.
@@ -203,7 +204,7 @@ class SpectrumDraws(Mapping[str, Tensor]):
         return self[name][:, 0]
 
     def stable_rank(self, name: str) -> Tensor:
-        """`sum lambda / lambda_1` of each draw: `(S,)`; nan for a zero matrix."""
+        """`sum lambda / lambda_1` of each draw: `(S,)`; NaN for a zero matrix."""
         lam = self[name]
         return lam.sum(1) / lam[:, 0]
 
@@ -214,7 +215,7 @@ class SpectrumDraws(Mapping[str, Tensor]):
     def check(
         self, name: str, prior: Prior | None = None, *, level: float = 0.95, seed: int = 0
     ) -> SpectrumCheck:
-        """Does a spectrum look like a draw from a law? See `Posterior.check`."""
+        """Does a spectrum look like a sample from a law? See `Posterior.check`."""
         K = self[name].shape[1]
         law = self.laws.law(name) if prior is None else law_of(prior, name, (K, K))
         return check_spectrum(law, self[name], self.hyperparameters, level=level, seed=seed)
@@ -242,15 +243,15 @@ class SpectrumDraws(Mapping[str, Tensor]):
 
 @dataclass(frozen=True)
 class SummaryRow:
-    """One matrix.
+    """The summary of one matrix.
 
     Attributes:
-        matrix: Its name.
-        K: How many eigenvalues it has.
-        n_tail: How many of them are in the tail that alpha is of.
-        alpha: The exponent of the tail; `None` where none can be read.
-        problem: Why none can be, else empty.
-        doubt: Which other law fits the tail better, in words; empty if none does.
+        matrix: The name of the matrix.
+        K: Its number of eigenvalues.
+        n_tail: Number of eigenvalues in the tail to which alpha belongs.
+        alpha: The exponent of the tail; `None` if there is no exponent.
+        problem: Why there is no exponent; empty if there is one.
+        doubt: Another law that fits the tail better, in words; empty if there is none.
         lambda_max: The largest eigenvalue.
         stable_rank: `sum lambda / lambda_max`.
     """
@@ -265,7 +266,7 @@ class SummaryRow:
     stable_rank: Interval
 
     def cells(self) -> tuple[str, str, str]:
-        """Alpha, largest eigenvalue and stable rank as text, with intervals where there are."""
+        """Alpha, largest eigenvalue and stable rank as text, with intervals if there are any."""
         mark = " ?" if self.doubt else ""
         alpha = self.problem if self.alpha is None else shown_interval(self.alpha) + mark
         return alpha, shown_interval(self.lambda_max), shown_interval(self.stable_rank)
@@ -273,7 +274,7 @@ class SummaryRow:
 
 @dataclass(frozen=True)
 class SpectraSummary:
-    """The rows of `PosteriorSpectra.summary`; `print` shows them as a table."""
+    """The rows of `PosteriorSpectra.summary`, which print as a table."""
 
     rows: tuple[SummaryRow, ...]
     level: float
@@ -293,9 +294,9 @@ class SpectraSummary:
 
 
 def alpha_note(rows: Iterable[SummaryRow], level: float) -> str:
-    """What stands below every table of exponents: the estimator, and what its interval means.
+    """The note below every table of exponents: the estimator, and the meaning of its interval.
 
-    If an exponent has a mark, also what that says.
+    If an exponent has a question mark, the note explains the mark as well.
     """
     note = (
         "alpha: exponent of the power law in the tail, whose start was searched; mean "
@@ -310,7 +311,7 @@ def alpha_note(rows: Iterable[SummaryRow], level: float) -> str:
 
 
 def shown_interval(interval: Interval) -> str:
-    """The mean and, unless it has no width, the interval."""
+    """The mean and, if the interval has a positive width, the interval."""
     if interval.low == interval.high:
         return f"{interval.mean:.3g}"
     return f"{interval.mean:.3g} [{interval.low:.3g}, {interval.high:.3g}]"
@@ -323,7 +324,7 @@ def _interval(draws: Tensor, level: float) -> Interval:
 
 
 def _mixture_quantile(components: scipy.stats.rv_frozen, q: float) -> float:
-    """The `q` quantile of the equal mixture of distributions."""
+    """The `q` quantile of the mixture of distributions with equal weights."""
     quantiles = components.ppf(q)
     low, high = float(np.min(quantiles)), float(np.max(quantiles))
     if low == high:
