@@ -128,11 +128,11 @@ class SpectrumLaw:
 
 
 class StatedLaws:
-    """The priors of a network's matrices as densities, and why other priors are not densities.
+    """The priors of a network's matrices as densities, and why others are none.
 
     Args:
         priors: The densities by matrix.
-        refusals: For each other matrix, the reason why it has no density.
+        refusals: Of the other matrices, why they have none.
     """
 
     def __init__(
@@ -145,7 +145,7 @@ class StatedLaws:
 
     @classmethod
     def of(cls, priors: Priors, net: nn.Module) -> StatedLaws:
-        """The densities for a network."""
+        """Those of a network."""
         found, refused = {}, {}
         for a in priors.resolve(net):
             for matrix in a.parameter.matrices:
@@ -159,7 +159,7 @@ class StatedLaws:
         """The density of a matrix.
 
         Raises:
-            PriorError: The matrix has no density; the message names the matrices that have one.
+            PriorError: It has none; the message names those that have one.
         """
         if name not in self._priors:
             reason = self._refusals.get(name, f"{name}: no prior is known")
@@ -171,8 +171,7 @@ class StatedLaws:
         """The law of the spectrum of a matrix.
 
         Raises:
-            PriorError: The prior does not state a law; the message names the matrices whose priors
-                do.
+            PriorError: Its prior states none; the message names those that do.
         """
         if name in self._priors:
             prior = self._priors[name]
@@ -222,7 +221,7 @@ def law_of(prior: Prior, name: str, shape: tuple[int, int]) -> SpectrumLaw:
 
 
 def hyperparameters_of(priors: Priors, net: nn.Module) -> dict[str, Latent]:
-    """All hyperparameters with hyperpriors by name, including a Gamma tail index."""
+    """All hyperparameters with hyperpriors by name; a Gamma tail index is one of them."""
     found: dict[str, Latent] = {}
     for a in priors.resolve(net):
         if a.prior is None:

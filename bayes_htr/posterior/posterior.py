@@ -296,7 +296,7 @@ class Posterior:
         return config
 
     def _draws(self, samples: int, seed: int) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
-        """The network at each draw, and the hyperparameters; each draw changes the same network."""
+        """The network at each draw, and the hyperparameters; the next draw changes the network."""
         samples, seed = check_whole("samples", samples, 1), check_whole("seed", seed, 0)
         if self._guide is None:
             values = self.hyperparameters() if self._latents else {}

@@ -30,7 +30,7 @@ class Normal(Law):
         return ((x - a["loc"]) / a["scale"]).square() / 2
 
     def total_energy(self, x: Tensor, a: Arguments) -> Tensor:
-        """The sum of the energies. If `loc` is 0 it takes one pass over `x`, like weight decay."""
+        """As of any law; about zero one pass over `x`, which is what weight decay costs."""
         if isinstance(a["loc"], float) and a["loc"] == 0:
             return x.dot(x) / (2 * a["scale"] ** 2)
         return self.energy(x, a).sum()
@@ -81,7 +81,7 @@ class Gamma(Law):
         return super().is_proper(strength) and integrable
 
     def numbers(self) -> tuple[float, float]:
-        """The numbers `(concentration, rate)` of a Gamma hyperprior."""
+        """`(concentration, rate)` of a hyperprior, which holds numbers alone."""
         assert isinstance(self.concentration, float)
         assert isinstance(self.rate, float)
         return self.concentration, self.rate

@@ -78,7 +78,7 @@ def explain_row(
     strength: float,
     num_data: int | None,
 ) -> list[ExplainedRow]:
-    """The rows of one parameter: one for each of its matrices, or one for a vector."""
+    """The rows of one parameter: one for each of its matrices, one for a vector."""
     shape = "x".join(map(str, parameter.tensor.shape))
     if prior is None:
         shown = f"flat ({note})" if note else "flat"

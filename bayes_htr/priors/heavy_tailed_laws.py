@@ -70,19 +70,17 @@ class TailIndexed(Law, abstract=True):
     def marginal_energy(
         self, x: Tensor, a: Arguments, start: Tensor | None, strength: float
     ) -> Tensor:
-        """The energy with a Gamma tail index integrated out, without constants.
+        """`-log` of the integral of `p(x)^strength` over a Gamma tail index, without constants.
 
-        It is `-log` of the integral of `p(x | t)^strength` times the hyperprior over the tail index
-        `t`. With `S = sum r(x)`, the tail index given `x` is `Gamma(a + s k, b + s S)`, and
-        integrating it out gives the term `(a + s k) log(b + s S)`. The strength tempers the law and
-        not the hyperprior.
+        With `S = sum r(x)` the tail index given `x` is `Gamma(a + s k, b + s S)`; integrated out it
+        leaves `(a + s k) log(b + s S)`. Strength tempers the law and not the hyperprior.
         """
         S = self.log_ratio(x, a) - (0.0 if start is None else self.log_ratio(start, a))
         rest = self.log_slope(x, a).sum()
         return self.marginal_energy_of_sums(S.sum(), rest, x.numel(), strength)
 
     def marginal_energy_of_sums(self, S: Tensor, rest: Tensor, k: int, strength: float) -> Tensor:
-        """`marginal_energy`, computed from the sums of `k` log ratios and log slopes."""
+        """`marginal_energy` from the sums of `k` log ratios and log slopes."""
         gamma = self.conjugate
         assert gamma is not None
         shape, rate = gamma.numbers()

@@ -117,7 +117,7 @@ class Law(Value, abstract=True):
 
     @property
     def arguments(self) -> dict[str, Argument]:
-        """The arguments by name, without those that were left out."""
+        """The arguments by name, those left out without."""
         return {name: getattr(self, name) for name in self.ranges if name in self._given()}
 
     @property
@@ -127,7 +127,7 @@ class Law(Value, abstract=True):
 
     @property
     def latents(self) -> dict[str, Law | Joint | Shared]:
-        """The hyperpriors among the arguments, by argument name."""
+        """The hyperpriors among the arguments by argument name."""
         found = self.arguments.items()
         return {k: v for k, v in found if isinstance(v, Law | Joint | Shared)}
 
@@ -152,7 +152,7 @@ class Law(Value, abstract=True):
         """`-log p(x)` for each element of `x`, without terms that do not depend on `x`."""
 
     def total_energy(self, x: Tensor, a: Arguments) -> Tensor:
-        """The sum of `energy` over the elements of `x` of shape `(n,)`, 0-d."""
+        """The sum of `energy` over the elements of `x`, `(n,)`: 0-d."""
         return self.energy(x, a).sum()
 
     @abstractmethod

@@ -39,7 +39,7 @@ class Gate(NamedTuple):
 
 
 class Flat(NamedTuple):
-    """A prior as a list of terms and gates, which is the form that an engine evaluates."""
+    """A prior taken apart: what an engine evaluates."""
 
     terms: tuple[Term, ...]
     gates: tuple[Gate, ...]
@@ -90,7 +90,7 @@ class Prior(Value, abstract=True):
 
     @property
     def status(self) -> str:
-        """`"proper"`, `"improper"`, or `"factor"` if it is not a density in any coordinate."""
+        """`"proper"`, `"improper"`, or `"factor"` where it is a density over no coordinate."""
         if not all(term.statistic.is_density for term in self.terms):
             return "factor"
         gated = bool(self.flat().gates)
@@ -237,7 +237,7 @@ class Statistic(Prior, abstract=True):
         return energy
 
     def _arguments(self, view: MatrixView, latents: Mapping[str, Tensor]) -> Arguments:
-        """The law's arguments as numbers and tensors, without a conjugate tail index."""
+        """The law's arguments as numbers and tensors; a conjugate tail index has none."""
         arguments: dict[str, Tensor | float] = {}
         for name, value in self.law.arguments.items():
             if isinstance(value, float):

@@ -35,7 +35,7 @@ else:
 
 @dataclass(frozen=True)
 class Assignment:
-    """The prior of one parameter (`None` if flat), and the pattern that assigned it.
+    """What holds for one parameter: its prior (`None` if flat) and the pattern that gave it.
 
     `note` says why a parameter is flat, or that its prior is a constant.
     """
@@ -213,7 +213,7 @@ class Priors(Value):
             raise PriorError(f"{path}: {error}") from error
 
     def resolve(self, net: nn.Module) -> list[Assignment]:
-        """The assignment of a prior to each parameter of a network.
+        """What holds for each parameter of a network.
 
         Raises:
             PriorError: A pattern matches no parameter, or only parameters that earlier patterns

@@ -1,7 +1,7 @@
-"""Frames: matrices with orthonormal columns, and their uniform (Haar) distribution.
+"""Frames: matrices with orthonormal columns, and their uniform (Haar) law.
 
-The orthonormal factor of a matrix of independent normal entries is Haar distributed if the diagonal
-of the triangular factor is made positive (Mezzadri 2007). LAPACK does not do this.
+The orthonormal factor of a matrix of independent normal entries is Haar distributed if the signs of
+the triangular factor's diagonal are fixed (Mezzadri 2007); those that LAPACK returns are not.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ def haar(
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
-    """Uniformly distributed frames of `K` orthonormal columns in `n` dimensions.
+    """Frames of `K` orthonormal columns in `n` dimensions, uniformly distributed.
 
     Args:
-        n: Number of rows.
-        K: Number of columns, at most `n`.
-        sample_shape: Shape of the draws.
-        generator: Generator of the draws; the global one by default.
-        dtype: Dtype of the result.
+        n: Rows.
+        K: Columns, at most `n`.
+        sample_shape: Of the draws.
+        generator: Of the draws; the global one by default.
+        dtype: Of the result.
 
     Returns:
         `(*sample_shape, n, K)`.

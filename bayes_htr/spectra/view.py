@@ -22,18 +22,18 @@ from bayes_htr.spectra.top import BLOCK, TopPair, top_pair
 
 
 class Factors(NamedTuple):
-    """A matrix of low rank: `left @ right`, `(m, b)` and `(b, n)`, or an outer product."""
+    """A matrix of low rank: `left @ right` of `(m, b)` and `(b, n)`, or the product of vectors."""
 
     left: Tensor
     right: Tensor
 
 
 class Gradient(NamedTuple):
-    """A gradient with respect to a matrix: the sum of two parts, either of which may be absent.
+    """A gradient with respect to a matrix: the sum of both parts, either of which may be absent.
 
     Attributes:
-        rest: The part that does not act through the largest singular value.
-        top: The part that acts through the largest singular value.
+        rest: All but the next.
+        top: What acts through the largest singular value.
     """
 
     rest: Tensor | None
@@ -41,11 +41,11 @@ class Gradient(NamedTuple):
 
 
 class PulledBack(NamedTuple):
-    """A gradient with respect to a matrix, in two parts.
+    """A gradient with respect to a matrix, and a slope in its largest singular value.
 
     Attributes:
-        rest: The part of the gradient that does not act through the largest singular value.
-        slope: The derivative with respect to the largest singular value, 0-d.
+        rest: The gradient of all that does not act through that.
+        slope: 0-d.
     """
 
     rest: Tensor | None
@@ -191,7 +191,7 @@ class MatrixView:
             )
 
     def pull_back(self, slopes: Mapping[str, Tensor | None]) -> PulledBack:
-        """The gradient with respect to the matrix, from the derivatives of the parts."""
+        """The gradient with respect to the matrix of what has these slopes in the parts."""
         rest: list[Tensor] = []
         top = None
         for name, slope in slopes.items():

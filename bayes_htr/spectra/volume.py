@@ -1,9 +1,8 @@
-"""The Jacobian between a distribution of the spectrum and a density over matrices.
+"""How a law of the spectrum becomes a density over matrices.
 
 `W = U diag(sqrt(lambda)) V'` with `K` eigenvalues and sides `K <= M` has the volume element
 `2^-K J(lambda) d lambda (dU)(dV)` (Muirhead 1982; Edelman & Rao 2005; `docs/theory.md`). With
-Haar-distributed singular vectors, the density of `W` is that of its ordered spectrum divided by
-`C J`.
+Haar frames the density of `W` is that of its ordered spectrum over `C J`.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ def log_jacobian(eigenvalues: Tensor, M: int) -> Tensor:
         M: The larger side of the matrix.
 
     Returns:
-        `(...)`; minus infinity if two eigenvalues are equal. Use float64, because differences of
-        close values lose digits.
+        `(...)`; minus infinity where two are equal. Use float64: differences of close values
+        lose digits.
     """
     K = eigenvalues.shape[-1]
     i, j = torch.triu_indices(K, K, offset=1, device=eigenvalues.device)
@@ -34,8 +33,7 @@ def log_jacobian(eigenvalues: Tensor, M: int) -> Tensor:
 def log_frame_constant(K: int, M: int) -> float:
     """`log C = (MK + K^2)/2 log pi - log Gamma_K(M/2) - log Gamma_K(K/2)`.
 
-    It contains the volumes of the manifolds of left and right singular vectors, divided by the
-    `2^K` signs that give the same matrix.
+    The volumes of both frames' manifolds, over the `2^K` signs that give the same matrix.
     """
     return (
         (M * K + K * K) / 2 * math.log(math.pi)
