@@ -6,10 +6,10 @@ import torch
 
 
 def usable_device(name: str | torch.device) -> torch.device:
-    """A device, after something has been put on it.
+    """A device, after checking that a tensor can be put on it.
 
     Raises:
-        ValueError: There is no such device here.
+        ValueError: There is no such device on this machine.
     """
     try:
         return torch.zeros((), device=name).device

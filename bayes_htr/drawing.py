@@ -1,4 +1,4 @@
-"""What all pictures need of matplotlib: `pip install "bayes-htr[plot]"`."""
+"""Functions of matplotlib that all figures need: `pip install "bayes-htr[plot]"`."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def pyplot() -> Any:
 
 
 def literal(text: str) -> str:
-    """A name as it is: a dollar sign in it begins no formula."""
+    """A name without formulas: dollar signs are escaped."""
     return text.replace("$", r"\$")
 
 
 def tick(axis: Axis) -> None:
-    """Ticks at 1, 2 and 5 as plain numbers where the axis spans little, at decades elsewhere."""
+    """Ticks at 1, 2 and 5 as plain numbers if the axis spans little, and at decades otherwise."""
     from matplotlib.ticker import (
         LogFormatterSciNotation,
         LogLocator,

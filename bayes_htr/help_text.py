@@ -1,4 +1,4 @@
-"""What the options of all commands share: help with defaults, and whole numbers in a range."""
+"""Help and number types that the options of all commands share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Help with defaults, but for options that are left out by default."""
+    """Help with defaults, except for options that are left out by default."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         left_out = action.default is None or action.default is False
@@ -14,12 +14,12 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def positive(text: str) -> int:
-    """An option's whole number from 1 on."""
+    """The value of an option: a whole number of at least 1."""
     return _at_least(text, 1)
 
 
 def count(text: str) -> int:
-    """An option's whole number from 0 on."""
+    """The value of an option: a whole number of at least 0."""
     return _at_least(text, 0)
 
 

@@ -1,4 +1,4 @@
-"""What all progress bars share: they stand on standard error, if that is a terminal."""
+"""The base of all progress bars. They are written to standard error if it is a terminal."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing_extensions import Self
 
 
 class ProgressBar(AbstractContextManager["ProgressBar"]):
-    """A bar of one task.
+    """A progress bar for one task.
 
     Args:
-        columns: What it shows.
-        show: Whether to show it; `None` for where standard error is a terminal.
-        task: As `rich.progress.Progress.add_task` takes it.
+        columns: The columns that it shows.
+        show: Whether to show it; by default (`None`) if standard error is a terminal.
+        task: The arguments of `rich.progress.Progress.add_task`.
     """
 
     def __init__(self, columns: tuple[ProgressColumn, ...], show: bool | None, **task: Any) -> None:
@@ -27,7 +27,7 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
         self._task = self._progress.add_task(**task)
 
     def advance(self, amount: float = 1) -> None:
-        """So much more is done."""
+        """Advance the bar by a number of steps."""
         self._progress.advance(self._task, amount)
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Text from strangers' files, made fit for a terminal."""
+"""Text from untrusted files, made safe for a terminal."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ _HIDDEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def visible(text: str) -> str:
-    """The text with characters that cannot be seen, or that turn others around, as escapes.
+    """The text with invisible and direction-changing characters escaped.
 
-    A terminal obeys some of them.
+    A terminal would execute some of them as commands.
     """
     return "".join(
         c.encode("unicode_escape").decode() if unicodedata.category(c) in _HIDDEN else c
