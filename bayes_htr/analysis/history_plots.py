@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayes_htr._files import atomic_write
+from bayes_htr._plotting import literal, pyplot, tick
 from bayes_htr.analysis.spectrum_records import SpectrumRecords
 from bayes_htr.analysis.traces import QUANTITIES
-from bayes_htr.drawing import literal, pyplot, tick
-from bayes_htr.inference.run_folder import write_aside
 from bayes_htr.posterior.plots import heights, log_bins
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def animate(
                 figure.suptitle(_when(history, row), fontsize=11)
                 writer.grab_frame()
         plt.close(figure)
-        write_aside(Path(path), lambda aside: aside.write_bytes(file.read_bytes()))
+        atomic_write(Path(path), lambda aside: aside.write_bytes(file.read_bytes()))
 
 
 class _Esd:

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bayes_htr.drawing import pyplot, tick
+from bayes_htr._plotting import pyplot, tick
 from bayes_htr.posterior.laws import SpectrumLaw, quantiles
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy
 
-from bayes_htr.drawing import literal, pyplot, tick
+from bayes_htr._plotting import literal, pyplot, tick
 from bayes_htr.posterior.laws import prior_lambda_max
 from bayes_htr.posterior.spectrum_draws import SpectrumDraws
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from bayes_htr.drawing import literal, pyplot, tick
+from bayes_htr._plotting import literal, pyplot, tick
 from bayes_htr.errors import PriorError
 from bayes_htr.posterior.spectrum_draws import SpectrumDraws, SummaryRow
 

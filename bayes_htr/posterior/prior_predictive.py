@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
+from bayes_htr._torch import evaluation_mode, isolated_randomness
 from bayes_htr.inference.data import Batches
-from bayes_htr.inference.modes import evaluation_mode
-from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.models.simulate import simulated, warn_of_flat
 from bayes_htr.posterior.prediction import Prediction, mix

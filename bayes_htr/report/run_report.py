@@ -18,10 +18,11 @@ from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 
-from bayes_htr.drawing import pyplot
+from bayes_htr._files import atomic_write
+from bayes_htr._plotting import pyplot
 from bayes_htr.errors import CheckpointError
 from bayes_htr.inference import RunFolder
-from bayes_htr.inference.run_folder import SPECTRA, write_aside
+from bayes_htr.inference.run_folder import SPECTRA
 from bayes_htr.posterior import PosteriorSpectra
 from bayes_htr.posterior.plots import plot_history, plot_spectra
 from bayes_htr.posterior.spectrum_draws import alpha_note
@@ -219,7 +220,7 @@ class RunReport:
         )
         paths = [self.folder.path / name for name in PICTURES]
         for path, figure in zip(paths, figures, strict=True):
-            write_aside(path, lambda aside, f=figure: f.savefig(aside, dpi=130, format="png"))  # type: ignore[misc]
+            atomic_write(path, lambda aside, f=figure: f.savefig(aside, dpi=130, format="png"))  # type: ignore[misc]
             plt.close(figure)
         return paths
 
