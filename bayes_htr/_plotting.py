@@ -1,12 +1,15 @@
-"""What all figures share: matplotlib itself, the colours, ticks, labels, and how to save one.
+"""What all figures share: matplotlib itself, colours, bins, ticks, labels, and how to save one.
 
 matplotlib is optional: `pip install "bayes-htr[plot]"`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +24,10 @@ TEAL = "#0b7a75"
 """The colour of the bulk that random matrix theory predicts."""
 GREY = "#9a9a9a"
 """The colour of what data are compared with, such as a prior, and of notes."""
+BLUE_BARS, BLUE_LINE = "#3b6fb6", "#1d3f73"
+"""The colours of a histogram, and of a line that lies on its bars."""
+GREY_BARS, GREY_LINE = "#b9b9b9", "#5d5d5d"
+"""The colours of a histogram behind another one, and of a line that lies on its bars."""
 
 
 def pyplot() -> Any:
@@ -77,3 +84,24 @@ def tick(axis: Axis) -> None:
     else:
         axis.set_major_formatter(LogFormatterSciNotation())
     axis.set_minor_formatter(NullFormatter())
+
+
+def log_bins(values: np.ndarray, count: int) -> np.ndarray:
+    """Edges of bins of equal width in the logarithm.
+
+    Args:
+        values: Positive values, `(N,)`, of one or several spectra.
+        count: The number of eigenvalues in a spectrum, which decides the number of bins.
+    """
+    low, high = np.quantile(values, 0.002), values.max()
+    bins = max(8, min(40, int(2 * count**0.5)))
+    return np.geomspace(min(low, high / 1.001), high * 1.0001, bins)
+
+
+def log_density(values: np.ndarray, edges: Sequence[float] | np.ndarray) -> np.ndarray:
+    """The density of the logarithm of values in each bin.
+
+    Values outside of all bins belong to the total, so that the densities may integrate to less
+    than 1.
+    """
+    return np.histogram(values, edges)[0] / (len(values) * np.diff(np.log(edges)))

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bayes_htr._plotting import pyplot, tick
+from bayes_htr._plotting import BLUE, GREY, pyplot, save, tick
 from bayes_htr.posterior.laws import SpectrumLaw, quantiles
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 _SIMULATIONS = 4000
 _REJECTED = 0.05
-_DATA, _LAW = "#1f5fa8", "#9a9a9a"
 _SHOWN = 50
 _ROWS = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
 
@@ -159,8 +158,7 @@ class SpectrumCheck:
         _transforms(right, self)
         title = f"{self.matrix} against {self.law}: p = {self.p_value:.2g}"
         figure.suptitle(title, fontsize=10)
-        if path is not None:
-            figure.savefig(path, dpi=150)
+        save(figure, path)
         return figure
 
 
@@ -246,9 +244,9 @@ def _quantiles(ax: Axes, check: SpectrumCheck) -> None:
     ax.plot(x, x, color="black", lw=0.8, ls="--", marker="_" if len(x) == 1 else "")
     low, middle, high = np.quantile(check.eigenvalues, [0.025, 0.5, 0.975], axis=0)
     size = 5 if len(x) < 60 else 2.5
-    ax.plot(x, middle, "o", color=_DATA, ms=size, label="spectrum")
+    ax.plot(x, middle, "o", color=BLUE, ms=size, label="spectrum")
     if len(check.eigenvalues) > 1:
-        ax.vlines(x, low, high, color=_DATA, lw=1)
+        ax.vlines(x, low, high, color=BLUE, lw=1)
     ax.set_xscale("log")
     ax.set_yscale("log")
     if len(x) == 1:
@@ -268,7 +266,7 @@ def _transforms(ax: Axes, check: SpectrumCheck) -> None:
     shown = check.pit[:: -(-len(check.pit) // _SHOWN)] - perfect
     faint = 1.0 if len(shown) == 1 else 0.3
     marker = "." if k < 60 else ""
-    ax.plot(perfect, shown.T, color=_DATA, lw=1, alpha=faint, marker=marker)
+    ax.plot(perfect, shown.T, color=BLUE, lw=1, alpha=faint, marker=marker)
     ax.set_xlim(0, 1)
     ax.set(xlabel=r"$i / (k + 1)$", ylabel=r"$F(\lambda_{(i)}) - i / (k + 1)$")
 
@@ -276,6 +274,6 @@ def _transforms(ax: Axes, check: SpectrumCheck) -> None:
 def _band(ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, level: float) -> None:
     label = f"{100 * level:g} % band of the law"
     if len(x) == 1:
-        ax.vlines(x, low, high, color=_LAW, lw=6, alpha=0.5, label=label)
+        ax.vlines(x, low, high, color=GREY, lw=6, alpha=0.5, label=label)
     else:
-        ax.fill_between(x, low, high, color=_LAW, alpha=0.4, lw=0, label=label)
+        ax.fill_between(x, low, high, color=GREY, alpha=0.4, lw=0, label=label)

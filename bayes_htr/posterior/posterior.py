@@ -18,6 +18,7 @@ from bayes_htr.inference.settings import check_whole
 from bayes_htr.models import BayesianClassifier, Likelihood
 from bayes_htr.posterior.checks import SpectrumCheck
 from bayes_htr.posterior.laws import StatedLaws, hyperparameters_of
+from bayes_htr.posterior.plots import plot_trace
 from bayes_htr.posterior.prediction import (
     Prediction,
     batches_for,
@@ -26,9 +27,9 @@ from bayes_htr.posterior.prediction import (
     scores,
     unlabelled_batches,
 )
-from bayes_htr.posterior.spectra import PosteriorSpectra
+from bayes_htr.posterior.spectra import PosteriorSpectra, network_spectra
 from bayes_htr.priors import Prior, Priors
-from bayes_htr.spectra import matrices_of, parameters_of, spectrum
+from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import check_finite, unwrap
 
 if TYPE_CHECKING:
@@ -247,8 +248,6 @@ class Posterior:
         The history contains no spectra. To record them, pass a `SpectrumHistory` to `fit` among the
         callbacks; it has a `plot_trace` of its own.
         """
-        from bayes_htr.posterior.plots import plot_trace
-
         return plot_trace(self.history, quantities, ax, path=path)
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -338,12 +337,6 @@ class Posterior:
             return (net for net, _ in self._draws(samples, seed))
 
         return predict_batches(networks, batches)
-
-
-def network_spectra(net: nn.Module) -> dict[str, Tensor]:
-    """The spectrum of every matrix of a network by name, on the CPU: `(K,)` each."""
-    with torch.no_grad():
-        return {name: spectrum(W).cpu() for name, W in matrices_of(net).items()}
 
 
 def _set_weights(net: nn.Module, values: Mapping[str, Tensor]) -> None:

@@ -25,7 +25,8 @@ from bayes_htr.inference import RunFolder
 from bayes_htr.inference.run_folder import SPECTRA
 from bayes_htr.posterior import PosteriorSpectra
 from bayes_htr.posterior.plots import plot_history, plot_spectra
-from bayes_htr.posterior.spectrum_draws import alpha_note
+from bayes_htr.posterior.spectra import plotted_spectrum
+from bayes_htr.posterior.summary import alpha_note
 
 RESULTS = "results.json"
 SPECTRA_BEFORE = "spectra_before.safetensors"
@@ -215,7 +216,15 @@ class RunReport:
         """
         plt = pyplot()
         figures = (
-            plot_spectra(self.spectra, label=self.label, beside=self.beside),
+            plot_spectra(
+                [
+                    [
+                        plotted_spectrum(spectra, name, label)
+                        for label, spectra in ((self.label, self.spectra), self.beside)
+                    ]
+                    for name in self.spectra
+                ]
+            ),
             plot_history(self.history),
         )
         paths = [self.folder.path / name for name in PICTURES]

@@ -12,6 +12,7 @@ import torch
 
 import bayes_htr as htr
 from bayes_htr.posterior.plots import plot_spectra
+from bayes_htr.posterior.spectra import plotted_spectrum
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +73,10 @@ def test_spectra_beside_others(make_spectra, tmp_path):
     few, tied = torch.rand(3, 10), torch.ones(3, 30)
     lam = {"few": few, "tied": tied, "flat$": torch.rand(3, 40)}
     one, other = make_spectra(3, 40, **lam), make_spectra(1, 40, seed=1, **lam)
-    figure = plot_spectra(one, label="posterior", beside=("plain training", other))
+    both = {"posterior": one, "plain training": other}
+    figure = plot_spectra(
+        [[plotted_spectrum(s, n, label) for label, s in both.items()] for n in one]
+    )
     panels = {ax.get_title(): ax for ax in figure.get_axes() if ax.get_title()}
     assert list(panels) == ["fc.weight", "few", "tied", r"flat\$"]
     words = labels(panels["fc.weight"])
