@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bayes_htr._terminal import HelpFormatter, count, positive, visible
 from bayes_htr._version import __version__
 from bayes_htr.choices import DATASETS, GUIDES, NETWORKS, PRIORS
 from bayes_htr.errors import (
@@ -21,9 +22,7 @@ from bayes_htr.errors import (
     ProcessError,
     SpectrumError,
 )
-from bayes_htr.help_text import HelpFormatter, count, positive
 from bayes_htr.launcher import launched
-from bayes_htr.visible import visible
 
 _EXPECTED = (
     CheckpointError,

@@ -22,9 +22,9 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from bayes_htr.devices import usable_device
+from bayes_htr._terminal import ProgressBar
+from bayes_htr._torch import usable_device
 from bayes_htr.errors import ProcessError
-from bayes_htr.progress_bar import ProgressBar
 
 _SMALL = 2_000_000
 _POLL = 0.2  # seconds between two updates of the progress bar
