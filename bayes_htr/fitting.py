@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from bayes_htr._checks import whole_number
+from bayes_htr._torch import usable_device
 from bayes_htr._version import __version__
-from bayes_htr.devices import usable_device
 from bayes_htr.distributed import check_same, fail_together, own_device, run_on_rank0, world_size
 from bayes_htr.inference import (
     EPOCHS,

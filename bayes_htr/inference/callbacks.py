@@ -1,4 +1,4 @@
-"""How a run is followed: callbacks after epochs and between steps, and a progress bar."""
+"""Callbacks: what follows a run after its epochs and between its steps."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from torch import nn
-
-from bayes_htr.progress_bar import ProgressBar
 
 
 @dataclass(frozen=True)
@@ -73,37 +70,3 @@ class StepCallback(ABC):
     @abstractmethod
     def on_end(self, event: StepEvent) -> None:
         """Act once after the last update, before early stopping restores the best weights."""
-
-
-class TrainingProgress(ProgressBar):
-    """A bar over epochs and batches with the last epoch's metrics, on standard error.
-
-    Args:
-        show: Whether to show the bar; `None` shows it where standard error is a terminal.
-        label: The text before the bar.
-        epochs: The number of epochs.
-        done: The number of epochs that are done already.
-        batches: The number of batches per epoch.
-    """
-
-    def __init__(
-        self, show: bool | None, label: str, *, epochs: int, done: int, batches: int
-    ) -> None:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[metrics]}"),
-            TimeRemainingColumn(),
-        )
-        total, completed = epochs * batches, done * batches
-        super().__init__(
-            columns, show, description=label, total=total, completed=completed, metrics=""
-        )
-
-    def show_metrics(self, metrics: dict[str, float]) -> None:
-        """Show the metrics of the epoch that has just ended."""
-        shown = [f"loss {metrics['loss']:.4f}", f"acc {metrics['train_accuracy']:.4f}"]
-        if "val_nll" in metrics:
-            shown.append(f"val nll {metrics['val_nll']:.4f} acc {metrics['val_accuracy']:.4f}")
-        self._progress.update(self._task, metrics="  ".join(shown))

@@ -20,7 +20,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
 
-from bayes_htr.inference.randomness import isolated_randomness
+from bayes_htr._torch import isolated_randomness
 
 Program = Callable[[], Any]
 """A Pyro program without arguments."""

@@ -21,9 +21,8 @@ from torch.utils.data import (
 )
 
 from bayes_htr._checks import whole_number
+from bayes_htr._torch import evaluation_mode, isolated_randomness
 from bayes_htr.errors import DataError
-from bayes_htr.inference.modes import evaluation_mode
-from bayes_htr.inference.randomness import isolated_randomness
 
 Data: TypeAlias = "DataLoader[Any] | tuple[Any, Any]"
 """A `DataLoader` of `(x, y)` batches, or arrays or tensors `(X, y)`."""

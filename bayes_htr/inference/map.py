@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from bayes_htr._terminal import TrainingProgress
+from bayes_htr._torch import isolated_randomness
 from bayes_htr.distributed import copy_from_rank0, rank, run_on_rank0, world_size
 from bayes_htr.engine import Drift, Refresh, SpectralEnergy, bind
 from bayes_htr.errors import SpectrumError
-from bayes_htr.inference.callbacks import TrainingProgress
 from bayes_htr.inference.problem import Fitted, Problem, score_sums
-from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.replica import Replica, evaluate_replicas
 from bayes_htr.inference.run_folder import RunFolder
 from bayes_htr.inference.settings import SchedulerFactory, check_settings, describe_settings

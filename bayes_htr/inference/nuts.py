@@ -23,14 +23,14 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from bayes_htr._checks import number, whole_number
+from bayes_htr._terminal import TrainingProgress
+from bayes_htr._torch import isolated_randomness
 from bayes_htr.distributed import world_size
 from bayes_htr.errors import CheckpointError, DataError
-from bayes_htr.inference.callbacks import TrainingProgress
 from bayes_htr.inference.chains import Chains, ChainSettings, run_chains
 from bayes_htr.inference.diagnostics import FEWEST, bulk_ess, split_rhat
 from bayes_htr.inference.guides import Samples
 from bayes_htr.inference.problem import Fitted, Problem
-from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.run_folder import WEIGHTS, RunFolder
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.models.generative import FRAMES, Frames

@@ -24,19 +24,18 @@ from torch.func import functional_call
 from torch.optim import Optimizer
 
 from bayes_htr._checks import number, whole_number
+from bayes_htr._terminal import TrainingProgress
+from bayes_htr._torch import evaluation_mode, isolated_randomness
 from bayes_htr.distributed import world_size
 from bayes_htr.engine import Drift, Refresh
 from bayes_htr.errors import DivergenceError
-from bayes_htr.inference.callbacks import TrainingProgress
 from bayes_htr.inference.data import Batches
 from bayes_htr.inference.guides import GUIDES, SpectralGuide, VariationalGuide
 from bayes_htr.inference.guides.autoguide import PYRO_GUIDES, PyroGuide, is_pyro_guide, takes_scale
 from bayes_htr.inference.guides.example_noise import ExampleNoise, finest_noise
 from bayes_htr.inference.guides.gaussian import unconstrained
 from bayes_htr.inference.guides.latent_laws import LatentLaws
-from bayes_htr.inference.modes import evaluation_mode
 from bayes_htr.inference.problem import Fitted, Problem
-from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.settings import (
     HYPER_LR,
     SchedulerFactory,

@@ -18,11 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
+from bayes_htr._terminal import TrainingProgress
+from bayes_htr._torch import isolated_randomness, modes_of, set_modes
 from bayes_htr.errors import CheckpointError, DivergenceError, SpectrumError
-from bayes_htr.inference.callbacks import EpochEvent, StepCallback, StepEvent, TrainingProgress
-from bayes_htr.inference.modes import modes_of, set_modes
+from bayes_htr.inference.callbacks import EpochEvent, StepCallback, StepEvent
 from bayes_htr.inference.problem import Fitted, Problem
-from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.run_folder import CHECKPOINT, RunFolder
 from bayes_htr.inference.settings import HYPER_LR, TrainingSettings, needs_closure, stretch_cosine
 
@@ -159,7 +159,7 @@ class Trainer(ABC):
             with bar:
                 while self.epoch < problem.epochs and not self.is_out_of_patience():
                     metrics = self.train_epoch(bar)
-                    bar.show_metrics(metrics)
+                    bar.epoch(metrics)
                     self.save()
                     if self.should_stop(metrics):
                         break
