@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from bayes_htr.inference.guides.example_noise import finest_noise
+from bayes_htr.inference.guides.per_example import finest_noise
 from bayes_htr.inference.svi import SVI
 
 EPOCHS = 30

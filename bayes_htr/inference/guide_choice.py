@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bayes_htr.inference.guides import GUIDES, VariationalGuide
-from bayes_htr.inference.guides.autoguide import PYRO_GUIDES, PyroGuide, is_pyro_guide, takes_scale
+from bayes_htr.inference.guides.pyro_guide import PYRO_GUIDES, PyroGuide, is_pyro_guide, takes_scale
 
 _OPTIONS = ("init_scale", "rank", "directions", "refresh")
 """Settings of `htr.SVI` of some guides alone."""

@@ -112,7 +112,7 @@ class _Run(TrainingRun):
         hyper = list(self.energy.parameters())
         self.hyper = torch.optim.Adam(hyper, lr=HYPER_LR) if hyper else None
         self._start(self.weights)
-        if self.needs_closure and self.energy.holds:
+        if self.needs_closure and self.energy.caches:
             raise ValueError(
                 f"{type(self.optimizer).__name__} compares losses within a step, and "
                 f"{self.method.refresh!r} holds the prior's between refreshes; pass refresh=Exact()"

@@ -2,7 +2,7 @@
 
 Update: Hamiltonian trajectories that double until they turn, on all training data at once.
 Target: `log p(D | W)` plus the density of spectra, frames and hyperparameters
-(`bayes_htr.models.generative`), without approximation. Not for `W` itself: its density has poles
+(`bayes_htr.models.programs`), without approximation. Not for `W` itself: its density has poles
 where eigenvalues meet.
 Source: Hoffman & Gelman (2014), *JMLR* 15; `docs/nuts.md`.
 """
@@ -32,10 +32,9 @@ from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.run_folder import WEIGHTS
 from bayes_htr.inference.settings import is_positive
 from bayes_htr.models import BayesianClassifier
-from bayes_htr.models.generative import FRAMES, Frames
-from bayes_htr.models.matrix_prior import MatrixPrior, hyperprior
-from bayes_htr.models.placed import latents_of_all
-from bayes_htr.models.programs import spectral_program, spectral_start
+from bayes_htr.models.programs import FRAMES, Frames, spectral_program, spectral_start
+from bayes_htr.priors import MatrixPrior
+from bayes_htr.priors.parameter_prior import hyperparameters_by_name
 from bayes_htr.processes import world_size
 from bayes_htr.spectra import parameters_of
 
@@ -168,8 +167,9 @@ class _Target:
         self.model = BayesianClassifier(
             net, problem.model.priors, **problem.model.likelihood.to_dict()
         )
-        self.parameters = self.model.placed()
-        self.latents = latents_of_all([*self.parameters, *self.model.informing()])
+        densities = self.model.densities()
+        self.parameters = densities.trainable
+        self.latents = hyperparameters_by_name([*densities.trainable, *densities.frozen])
         self.hyperparameters = problem.hyperparameters
         x = x.double() if x.dtype.is_floating_point else x
         model = self.model.pyro_model("spectral", frames=method.frames)
@@ -182,7 +182,7 @@ class _Target:
 
     @property
     def matrices(self) -> list[MatrixPrior]:
-        return [m.prior for p in self.parameters for m in p.matrices]
+        return [m for p in self.parameters for m in p.matrices]
 
     def require_small(self) -> None:
         if not self.matrices:
@@ -374,6 +374,6 @@ def _fitted(
     hyper = {}
     for name, latent in target.latents.items():
         value = centre[name]
-        support = hyperprior(latent, value).support
+        support = latent.distribution(value).support
         hyper[name] = biject_to(support).inv(value).cpu()
     return Fitted(problem.net.eval(), hyper, history, guide)

@@ -28,9 +28,7 @@ from bayes_htr.inference.data import Batches
 from bayes_htr.inference.embeddings import check_embeddings
 from bayes_htr.inference.guide_choice import check_options, guide_class
 from bayes_htr.inference.guides import SpectralGuide, VariationalGuide
-from bayes_htr.inference.guides.example_noise import ExampleNoise
-from bayes_htr.inference.guides.gaussian import unconstrained
-from bayes_htr.inference.guides.latent_laws import LatentLaws
+from bayes_htr.inference.guides.per_example import ExampleNoise
 from bayes_htr.inference.modes import evaluation_mode
 from bayes_htr.inference.problem import Fitted, Problem
 from bayes_htr.inference.progress import TrainingProgress
@@ -43,7 +41,6 @@ from bayes_htr.inference.training import (
     check_settings,
     described_settings,
 )
-from bayes_htr.models.placed import placed_parameters
 from bayes_htr.processes import world_size
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import unwrap
@@ -167,7 +164,7 @@ class SVI:
         check_problem(self, problem)
         if problem.model.priors.is_scheduled:
             for epoch in range(1, problem.epochs):
-                placed_parameters(problem.model.priors, problem.net, epoch)
+                problem.model.priors.densities(problem.net, epoch)
         if world_size() > 1:
             raise ValueError(
                 "SVI trains in one process; start one, or train a mode: htr.MAP, --method map"
@@ -198,14 +195,10 @@ class _Run(TrainingRun):
 
     def __init__(self, method: SVI, problem: Problem) -> None:
         super().__init__(method, problem)
-        self.placed = placed_parameters(problem.model.priors, self.net, 0)
+        densities = problem.model.priors.densities(self.net, 0)
         self.trainable = self._trainable()
         self.guide: VariationalGuide = method.guide_class().around(
-            problem.model,
-            self.placed.trainable,
-            problem.hyperparameters,
-            method.options(),
-            self.placed.informing,
+            densities, problem.hyperparameters, method.options()
         )
         self.guide.to(self.weights[0].device)
         self.root = unwrap(self.net)
@@ -214,8 +207,7 @@ class _Run(TrainingRun):
         if method.noise == "example":
             assert isinstance(self.guide, SpectralGuide)
             self.examples = ExampleNoise(self.guide, self.root)
-        laws = [module for module in self.guide.modules() if isinstance(module, LatentLaws)]
-        hyper = [p for law in laws for p in law.parameters()]
+        hyper = self.guide.hyperparameter_coordinates()
         self.hyper = torch.optim.Adam(hyper, lr=HYPER_LR) if hyper else None
         own = {id(p) for p in hyper}
         self._start([p for p in self.guide.parameters() if p.requires_grad and id(p) not in own])
@@ -233,7 +225,7 @@ class _Run(TrainingRun):
             self.guide.load_state_dict(self.best["guide"])
         self._centre_network()
         self.net.eval()
-        latents = unconstrained(self.guide, [*self.placed.trainable, *self.placed.informing])
+        latents = self.guide.unconstrained_hyperparameters()
         latents = {name: u.detach().cpu().clone() for name, u in latents.items()}
         return Fitted(self.net, latents, self.history, guide=self.guide)
 
@@ -247,8 +239,7 @@ class _Run(TrainingRun):
             self.guide.epoch = epoch
             return
         self.trainable = trainable
-        now = placed_parameters(self.problem.model.priors, self.net, epoch)
-        self.guide.follow(now.trainable, now.informing, epoch)
+        self.guide.follow(self.problem.model.priors.densities(self.net, epoch), epoch)
 
     def _train_batches(self, bar: TrainingProgress) -> dict[str, float]:
         train = self.problem.train

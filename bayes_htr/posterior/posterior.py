@@ -102,7 +102,7 @@ class Posterior:
         energy = bind(self.priors, self._net)
         return {
             name: float(latent.value(self._latents[name]))
-            for name, latent in energy.latent_laws.items()
+            for name, latent in energy.hyperpriors.items()
         }
 
     def hyperparameter_draws(self, samples: int = 100, *, seed: int = 0) -> dict[str, Tensor]:

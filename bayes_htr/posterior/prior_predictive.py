@@ -50,7 +50,7 @@ def prior_predictive(
     """
     if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
         raise ValueError(f"samples={samples!r} must be a whole number of at least 1")
-    parameters = model.placed(epoch)
+    parameters = model.densities(epoch).trainable
     warn_of_flat(parameters, stacklevel=3)
     batches = _batches(model, x)
     batches.check_network(model.net)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from torch import nn
 
 from bayes_htr.inference import MAP, SVI, Method
-from bayes_htr.inference.guides.example_noise import finest_noise
+from bayes_htr.inference.guides.per_example import finest_noise
 from bayes_htr.priors import (
     ESD,
     Entries,
