@@ -23,16 +23,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
+from bayes_htr._terminal import TrainingProgress
+from bayes_htr._torch import evaluation_mode, isolated_randomness
 from bayes_htr.engine import Drift, Refresh
 from bayes_htr.inference.data import Batches
 from bayes_htr.inference.embeddings import check_embeddings
 from bayes_htr.inference.guide_choice import check_options, guide_class
 from bayes_htr.inference.guides import SpectralGuide, VariationalGuide
 from bayes_htr.inference.guides.per_example import ExampleNoise
-from bayes_htr.inference.modes import evaluation_mode
 from bayes_htr.inference.problem import Fitted, Problem
-from bayes_htr.inference.progress import TrainingProgress
-from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.settings import HYPER_LR, check_whole, fused_adam, is_positive
 from bayes_htr.inference.training import (
     SchedulerFactory,
@@ -225,7 +224,7 @@ class _Run(TrainingRun):
             self.guide.load_state_dict(self.best["guide"])
         self._centre_network()
         self.net.eval()
-        latents = self.guide.unconstrained_hyperparameters()
+        latents = self.guide.coordinates(self.guide.hyperpriors)
         latents = {name: u.detach().cpu().clone() for name, u in latents.items()}
         return Fitted(self.net, latents, self.history, guide=self.guide)
 

@@ -39,6 +39,11 @@ class Hyperparameter:
         result: Tensor = biject_to(self.distribution(u).support)(u)
         return result
 
+    def coordinate(self, value: Tensor) -> Tensor:
+        """The unconstrained coordinate of a value of the hyperparameter."""
+        result: Tensor = biject_to(self.distribution(value).support).inv(value)
+        return result
+
     def energy(self, u: Tensor) -> Tensor:
         """`-log` of the density of `u`: hyperprior and Jacobian, with all constants."""
         distribution = self.distribution(u)

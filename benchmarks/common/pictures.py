@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bayes_htr.drawing import pyplot
+from bayes_htr._plotting import pyplot
 from benchmarks.common.results import write_file
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bayes_htr._files import atomic_write
 from bayes_htr.errors import CheckpointError, OutputError
-from bayes_htr.inference.run_folder import write_aside
 from benchmarks.common.machine import COMPARABLE
 
 _FORMAT = 1
@@ -128,7 +128,7 @@ def write_file(path: Path, write: Callable[[Path], Any]) -> Path:
         OutputError: It cannot be written.
     """
     try:
-        write_aside(path, write)
+        atomic_write(path, write)
     except OSError as error:
         raise OutputError(
             f"{path} cannot be written: {error}; make room, or name another folder"

@@ -10,8 +10,8 @@ from typing import Protocol, runtime_checkable
 import torch
 from rich.console import Console
 
-from bayes_htr.devices import usable_device
-from bayes_htr.help_text import HelpFormatter, positive
+from bayes_htr._terminal import HelpFormatter, positive
+from bayes_htr._torch import usable_device
 from benchmarks.common.machine import machine_facts
 from benchmarks.common.parts import Part, perform
 from benchmarks.common.results import Results

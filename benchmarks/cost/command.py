@@ -9,8 +9,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bayes_htr._terminal import count, positive
 from bayes_htr.engine import Drift
-from bayes_htr.help_text import count, positive
 from benchmarks.common.running import Commands, add_command, run_benchmark
 from benchmarks.cost.gpu import Gpu, gpu_tables
 from benchmarks.cost.growth import Growth, growth_tables

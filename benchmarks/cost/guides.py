@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from bayes_htr.inference.randomness import isolated_randomness
+from bayes_htr._torch import isolated_randomness
 from benchmarks.common.parts import Part
 from benchmarks.common.results import Results
 from benchmarks.common.stopwatch import Stopwatch, Tick, summary, take_turns

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bayes_htr.drawing import pyplot
+from bayes_htr._plotting import pyplot
 from benchmarks.common.pictures import save
 from benchmarks.common.results import Results
 from benchmarks.cost.guide_runs import PLAIN, TIMED

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
+from bayes_htr._torch import isolated_randomness
 from bayes_htr.errors import ProcessError
-from bayes_htr.inference.randomness import isolated_randomness
 from benchmarks.cost.guide_runs import TIMED, Work
 
 _STATUS = Path("/proc/self/status")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bayes_htr.drawing import pyplot
+from bayes_htr._plotting import pyplot
 from benchmarks.common.pictures import log_axis, save
 from benchmarks.common.results import Results
 from benchmarks.cost.growth import LINES, growth_points

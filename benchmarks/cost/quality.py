@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayes_htr._torch import evaluation_mode
 from bayes_htr.engine import Exact
-from bayes_htr.inference.modes import evaluation_mode
 from benchmarks.common.stopwatch import Tick
 from benchmarks.cost.naive import TOP_ALONE, NaiveEnergy
 from benchmarks.cost.settings import Case

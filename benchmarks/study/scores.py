@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 
-from bayes_htr.posterior.evaluation import ood_scores, scores
-from bayes_htr.posterior.prediction import Prediction, mix
+from bayes_htr.posterior.prediction import Prediction, mix, ood_scores, scores
 
 _RANGE = math.log(20)
 

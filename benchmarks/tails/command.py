@@ -9,7 +9,7 @@ import argparse
 
 from rich.console import Console
 
-from bayes_htr.help_text import positive
+from bayes_htr._terminal import positive
 from benchmarks.common.running import Commands, add_command, run_benchmark
 from benchmarks.tails.analysis_speed import NETS, WORK, AnalysisSpeed, analysis_tables
 from benchmarks.tails.calibration import Calibration, calibration_tables

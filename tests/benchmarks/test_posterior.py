@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from bayes_htr.experiments import load_dataset
-from bayes_htr.posterior.evaluation import scores
-from bayes_htr.posterior.prediction import Prediction
+from bayes_htr.posterior.prediction import Prediction, scores
 from benchmarks.__main__ import main
 from benchmarks.common.results import Results
 from benchmarks.study.posterior import protocol

@@ -8,12 +8,11 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import biject_to
 
 from bayes_htr.errors import CheckpointError
 from bayes_htr.inference.guides.hyperparameters import FrozenEvidence
 from bayes_htr.models import BayesianClassifier
-from bayes_htr.priors import Densities, ParameterPrior
+from bayes_htr.priors import Densities, Hyperparameter, ParameterPrior
 from bayes_htr.priors.parameter_prior import hyperparameters_by_name
 
 V = TypeVar("V", bound="VariationalGuide")
@@ -51,6 +50,16 @@ class Guide(nn.Module, ABC):
     @abstractmethod
     def centre(self) -> dict[str, Tensor]:
         """Parameters and hyperparameters in the middle: means or medians, as `draw` has them."""
+
+    def coordinates(self, hyperpriors: Mapping[str, Hyperparameter]) -> dict[str, Tensor]:
+        """The hyperparameters at the centre in unconstrained coordinates, by name, 0-d each.
+
+        Args:
+            hyperpriors: Hyperparameters with their hyperpriors, by name; those that the guide does
+                not have are left out.
+        """
+        centre = self.centre()
+        return {n: h.coordinate(centre[n]) for n, h in hyperpriors.items() if n in centre}
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
@@ -150,16 +159,13 @@ class VariationalGuide(Guide):
         """What is learnt of the posteriors of hyperparameters, if the guide learns it apart."""
         return []
 
-    def unconstrained_hyperparameters(self) -> dict[str, Tensor]:
-        """The hyperparameters of `centre` in unconstrained coordinates, by name."""
-        hyperparameters = hyperparameters_by_name(self.priors)
+    @property
+    def hyperpriors(self) -> dict[str, Hyperparameter]:
+        """The hyperparameters that it has posteriors of, by name."""
+        hyperpriors = hyperparameters_by_name(self.priors)
         for term in self.evidence.terms:
-            hyperparameters |= {h.name: h for h in term.hyperparameters.values()}
-        centre = self.centre()
-        return {
-            name: biject_to(h.distribution(centre[name]).support).inv(centre[name])
-            for name, h in hyperparameters.items()
-        }
+            hyperpriors |= {h.name: h for h in term.hyperparameters.values()}
+        return hyperpriors
 
     @abstractmethod
     def rsample(self, *, again: bool = False) -> dict[str, Tensor]:

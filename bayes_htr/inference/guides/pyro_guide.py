@@ -23,9 +23,9 @@ from pyro.infer import autoguide
 from pyro.infer.autoguide.initialization import init_to_value
 from torch import Tensor
 
+from bayes_htr._torch import isolated_randomness
 from bayes_htr.inference.guides.base import VariationalGuide, start_scale
 from bayes_htr.inference.guides.hyperparameters import HyperparameterMoments
-from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.priors import Densities, Hyperparameter
 from bayes_htr.priors.parameter_prior import hyperparameters_by_name
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from rich.console import Console
 
-from bayes_htr.devices import usable_device
+from bayes_htr._terminal import positive
+from bayes_htr._torch import usable_device
 from bayes_htr.errors import CheckpointError
-from bayes_htr.help_text import positive
 from benchmarks.common.machine import machine_facts
 from benchmarks.common.running import Commands, add_command
 from benchmarks.study.generalisation.cells import CELLS, MAIN, check_data

@@ -21,8 +21,7 @@ from bayes_htr.experiments import build_network
 from bayes_htr.fitting import fit
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.posterior import Posterior
-from bayes_htr.posterior.evaluation import scores
-from bayes_htr.posterior.prediction import Prediction
+from bayes_htr.posterior.prediction import Prediction, scores
 from bayes_htr.priors import Priors
 from benchmarks.study.generalisation.cells import (
     CELLS,

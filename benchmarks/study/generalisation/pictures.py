@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bayes_htr.drawing import pyplot, tick
+from bayes_htr._plotting import pyplot, tick
 from benchmarks.common.pictures import log_axis, save
 from benchmarks.study.generalisation.claims import (
     FORMS,

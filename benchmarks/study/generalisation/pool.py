@@ -26,8 +26,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from bayes_htr._terminal import ProgressBar
 from bayes_htr.errors import ProcessError
-from bayes_htr.progress_bar import ProgressBar
 from benchmarks.study.generalisation.fits import Run, perform
 
 _COLUMNS = (

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bayes_htr.help_text import positive
+from bayes_htr._terminal import positive
 from benchmarks.common.running import Commands, add_command, run_benchmark
 from benchmarks.study.posterior.methods import METHODS
 from benchmarks.study.posterior.picture import draw_posterior

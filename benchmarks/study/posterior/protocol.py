@@ -19,7 +19,7 @@ from bayes_htr.experiments import Dataset, build_network, load_dataset
 from bayes_htr.fitting import fit
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.posterior import Posterior
-from bayes_htr.posterior.evaluation import scores
+from bayes_htr.posterior.prediction import scores
 from benchmarks.common.parts import Part
 from benchmarks.common.results import Results
 from benchmarks.common.stopwatch import Stopwatch, Tick
