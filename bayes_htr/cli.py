@@ -10,6 +10,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bayes_htr._terminal import HelpFormatter, count, positive, visible
 from bayes_htr._version import __version__
 from bayes_htr.choices import DATASETS, GUIDES, NETWORKS, PRIORS
 from bayes_htr.errors import (
@@ -21,9 +22,7 @@ from bayes_htr.errors import (
     ProcessError,
     SpectrumError,
 )
-from bayes_htr.help_text import HelpFormatter, count, positive
 from bayes_htr.launcher import launched
-from bayes_htr.visible import visible
 
 _EXPECTED = (
     CheckpointError,
@@ -39,19 +38,20 @@ _EXPECTED = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `bayes-htr`; returns the exit status, as `run_command` does."""
+    """Run `bayes-htr` and return the exit status, as `run_command` does."""
     return run_command(build_parser(), argv)
 
 
 def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Run the command that a command line names.
 
-    Of the processes that `torchrun` starts, all train and the first alone prints.
+    Under `torchrun`, all processes train and only the first one prints.
 
     Args:
-        parser: Gives each command its `run`, called with the arguments and a console, and
-            `interrupted`, what is said when it is interrupted.
-        argv: The words of the command line after the program's name; without them, this process's.
+        parser: Sets for each command `run`, which is called with the arguments and a console, and
+            `interrupted`, the message for an interruption.
+        argv: The words of the command line after the name of the program; by default those of this
+            process.
 
     Returns:
         The exit status: 0, 1 for an error, 130 if interrupted.
@@ -117,7 +117,7 @@ def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _add_model(fit: argparse.ArgumentParser) -> None:
-    """What is trained, and how its posterior is found."""
+    """Add the options for the model and the inference method."""
     fit.add_argument("--data", choices=DATASETS, default="digits", help="the data set")
     fit.add_argument(
         "--data-dir",
@@ -168,7 +168,7 @@ def _add_model(fit: argparse.ArgumentParser) -> None:
 
 
 def _add_training(fit: argparse.ArgumentParser) -> None:
-    """How it is trained, and where."""
+    """Add the options for training."""
     fit.add_argument("--epochs", type=int, default=30, help="epochs in all")
     fit.add_argument("--batch-size", type=int, default=32, help="examples per batch")
     fit.add_argument(

@@ -1,4 +1,4 @@
-"""What `bayes-htr fit` and `bayes-htr report` do; `bayes_htr.cli` has their options."""
+"""The commands `bayes-htr fit` and `bayes-htr report`; their options are in `bayes_htr.cli`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from bayes_htr.report import RunReport
 
 
 def run_fit(args: argparse.Namespace, console: Console) -> None:
-    """Train what is asked for and what it is compared with, and show the run."""
+    """Train the requested fit and those for comparison, and show the run."""
     with process_group(args.device) as device:
         _train(args, console, device)
 
@@ -88,7 +88,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
 
 
 def _entrants(args: argparse.Namespace, net: nn.Module, num_data: int) -> list[Entrant]:
-    """The fit that is asked for, and what it is compared with."""
+    """The requested fit, and the fits that it is compared with."""
     name, is_svi = args.prior, args.method == "svi"
 
     def priors(prior: str, strength: float | None, *, posterior: bool = False) -> Priors:
@@ -112,11 +112,11 @@ def _entrants(args: argparse.Namespace, net: nn.Module, num_data: int) -> list[E
 
 
 def _check_init(args: argparse.Namespace, run: Path, net: nn.Module) -> None:
-    """Refuse a start that does not fit, before anything is written.
+    """Refuse a starting point that does not fit, before anything is written.
 
     Raises:
-        CheckpointError: No finished run of such a network.
-        ValueError: One that has seen other images than this fit will be trained on.
+        CheckpointError: The folder has no finished run of such a network.
+        ValueError: The starting point was trained on other images than this fit.
     """
     load(run, net)
     if args.seeds > 1:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from bayes_htr._torch import usable_device
 from bayes_htr._version import __version__
-from bayes_htr.devices import usable_device
 from bayes_htr.inference import (
     EPOCHS,
     NUTS,

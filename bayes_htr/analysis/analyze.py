@@ -17,9 +17,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bayes_htr._terminal import AnalysisProgress
 from bayes_htr.analysis.farms import Farms
 from bayes_htr.analysis.parallel import is_small, run_all
-from bayes_htr.analysis.progress import AnalysisProgress
 from bayes_htr.analysis.report_table import SpectraReport
 from bayes_htr.analysis.rows import Analysed, Options, analyse
 from bayes_htr.analysis.selection import select

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayes_htr._plotting import literal, pyplot, tick
 from bayes_htr.analysis.checkpoints import PairedSpectra
 from bayes_htr.analysis.curves import histogram, log_edges, matrix_spectrum, tail_density
 from bayes_htr.analysis.plots import (
@@ -21,7 +22,6 @@ from bayes_htr.analysis.plots import (
     say,
 )
 from bayes_htr.analysis.verdict import kind_of
-from bayes_htr.drawing import literal, pyplot, tick
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

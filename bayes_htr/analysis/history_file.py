@@ -6,7 +6,6 @@ import json
 from functools import partial
 from itertools import pairwise
 from os import PathLike
-from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -14,9 +13,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from bayes_htr._files import write_output
 from bayes_htr.analysis.spectrum_records import SpectrumRecords
-from bayes_htr.errors import CheckpointError, OutputError
-from bayes_htr.inference.run_folder import write_aside
+from bayes_htr.errors import CheckpointError
 
 H = TypeVar("H", bound=SpectrumRecords)
 
@@ -31,7 +30,6 @@ def write(history: SpectrumRecords, path: str | PathLike[str]) -> None:
         OutputError: It cannot be written.
         ValueError: Nothing is recorded.
     """
-    target = Path(path)
     if not history.steps:
         raise ValueError("nothing is recorded yet; record a network first")
     about = {
@@ -44,11 +42,7 @@ def write(history: SpectrumRecords, path: str | PathLike[str]) -> None:
     }
     tensors = {name: history[name].contiguous() for name in history}
     save = partial(save_file, tensors, metadata={_ABOUT: json.dumps(about)})
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_aside(target, save)
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"{target} cannot be written: {error}; name another file") from error
+    write_output(path, save, make_folder=True)
 
 
 def read(kind: type[H], path: str | PathLike[str]) -> H:

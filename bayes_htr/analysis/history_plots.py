@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayes_htr._files import atomic_write
+from bayes_htr._plotting import literal, log_bins, log_density, pyplot, tick
 from bayes_htr.analysis.spectrum_records import SpectrumRecords
 from bayes_htr.analysis.traces import QUANTITIES
-from bayes_htr.drawing import literal, pyplot, tick
-from bayes_htr.inference.run_folder import write_aside
-from bayes_htr.posterior.plots import heights, log_bins
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -211,7 +210,7 @@ def animate(
                 figure.suptitle(_when(history, row), fontsize=11)
                 writer.grab_frame()
         plt.close(figure)
-        write_aside(Path(path), lambda aside: aside.write_bytes(file.read_bytes()))
+        atomic_write(Path(path), lambda aside: aside.write_bytes(file.read_bytes()))
 
 
 class _Esd:
@@ -222,7 +221,7 @@ class _Esd:
         self.lam = np.maximum(lam, 1e-12 * (lam.max() or 1.0))
         self.alpha = history.trace(name, "alpha")
         self.bins = log_bins(self.lam.reshape(-1), self.lam.shape[1])
-        densities = np.stack([heights(row, self.bins) for row in self.lam])
+        densities = np.stack([log_density(row, self.bins) for row in self.lam])
         self.densities = densities
         some = densities[densities > 0]
         self.low = float(some.min() / 2) if some.size else 0.1

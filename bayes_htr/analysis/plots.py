@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayes_htr._plotting import literal, pyplot, tick
 from bayes_htr.analysis.columns import interval_ends
 from bayes_htr.analysis.curves import (
     MatrixSpectrum,
@@ -24,7 +25,6 @@ from bayes_htr.analysis.curves import (
 )
 from bayes_htr.analysis.measured import MeasuredSpectra
 from bayes_htr.analysis.verdict import KINDS, LIGHT, VERY_HEAVY, kind_of
-from bayes_htr.drawing import literal, pyplot, tick
 from bayes_htr.errors import SpectrumError
 from bayes_htr.tails import hill_curve
 

@@ -19,9 +19,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bayes_htr.errors import OutputError
-from bayes_htr.inference.run_folder import write_aside
-from bayes_htr.visible import visible
+from bayes_htr._files import write_output
+from bayes_htr._terminal import visible
 
 _WIDTH = 160
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -77,7 +76,7 @@ class Records:
                 for row in self.rows:
                     writer.writerow({k: _no_formula(v) for k, v in _defined(row).items()})
 
-        return _write(path, write)
+        return write_output(path, write)
 
     def to_json(self, path: str | PathLike[str]) -> Path:
         """Write a JSON file: `title`, `rows` and what else belongs to the report.
@@ -86,7 +85,7 @@ class Records:
             OutputError: It cannot be written.
         """
         text = json.dumps(self.to_dict(), indent=2, allow_nan=False, default=_plain) + "\n"
-        return _write(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+        return write_output(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
     def to_parquet(self, path: str | PathLike[str]) -> Path:
         """Write a Parquet file.
@@ -100,7 +99,7 @@ class Records:
             name: [_encodable(_defined(r).get(name)) for r in self.rows] for name in self.columns
         }
         table = pyarrow.table(data)
-        return _write(path, lambda aside: parquet.write_table(table, aside))
+        return write_output(path, lambda aside: parquet.write_table(table, aside))
 
     def write(self, path: str | PathLike[str]) -> Path:
         """Write the file whose kind its name says: `.csv`, `.json` or `.parquet`.
@@ -193,12 +192,3 @@ def _encodable(value: Any) -> Any:
 def _no_formula(value: Any) -> Any:
     """Text that no spreadsheet computes: names come from strangers' files."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
-
-
-def _write(path: str | PathLike[str], write: Any) -> Path:
-    target = Path(path)
-    try:
-        write_aside(target, write)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error}; name another file") from error
-    return target

@@ -1,4 +1,4 @@
-"""What the command line and the benchmarks train on: data sets, networks, priors by name."""
+"""Data sets, networks and named priors for the command line and the benchmarks."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ import torch
 from pyro.infer import mcmc
 from torch import Tensor
 
-from bayes_htr.inference.randomness import isolated_randomness
+from bayes_htr._torch import isolated_randomness
 from bayes_htr.inference.unconstrained import Program, at, coordinates_of
 
 _TRIES = 100

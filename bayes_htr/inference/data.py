@@ -20,10 +20,9 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from bayes_htr._torch import evaluation_mode, isolated_randomness
 from bayes_htr.errors import DataError
 from bayes_htr.inference.distributed import drawn_alike, part
-from bayes_htr.inference.modes import evaluation_mode
-from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.processes import world_size
 
 Data: TypeAlias = "DataLoader[Any] | tuple[Any, Any]"

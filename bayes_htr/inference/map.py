@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from bayes_htr._terminal import TrainingProgress
+from bayes_htr._torch import isolated_randomness
 from bayes_htr.engine import Drift, Refresh, SpectralEnergy, bind
 from bayes_htr.errors import SpectrumError
 from bayes_htr.inference.distributed import align
 from bayes_htr.inference.problem import Fitted, Problem, evaluate_batches
-from bayes_htr.inference.progress import TrainingProgress
-from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.replica import Replica
 from bayes_htr.inference.settings import HYPER_LR
 from bayes_htr.inference.training import (

@@ -22,13 +22,13 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to
 
+from bayes_htr._terminal import TrainingProgress
+from bayes_htr._torch import isolated_randomness
 from bayes_htr.errors import CheckpointError, DataError
 from bayes_htr.inference.chains import Chains, Settings, run_chains
 from bayes_htr.inference.diagnostics import FEWEST, bulk_ess, split_rhat
 from bayes_htr.inference.guides import Samples
 from bayes_htr.inference.problem import Fitted, Problem
-from bayes_htr.inference.progress import TrainingProgress
-from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.run_folder import WEIGHTS
 from bayes_htr.inference.settings import is_positive
 from bayes_htr.models import BayesianClassifier

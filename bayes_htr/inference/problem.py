@@ -9,12 +9,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from bayes_htr._torch import evaluation_mode, isolated_randomness
 from bayes_htr.inference.callbacks import Callback
 from bayes_htr.inference.data import Batches
 from bayes_htr.inference.distributed import together
 from bayes_htr.inference.guides.base import Guide
-from bayes_htr.inference.modes import evaluation_mode
-from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.run_folder import RunFolder
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.processes import all_sum

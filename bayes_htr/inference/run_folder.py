@@ -5,11 +5,8 @@ Every file is written aside and renamed, so that a reader or a killed process ne
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import tempfile
 from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -21,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from bayes_htr._files import atomic_write
 from bayes_htr.errors import CheckpointError, OutputError
 
 CONFIG = "config.json"
@@ -220,7 +218,7 @@ class RunFolder:
         return checkpoint
 
     def _write(self, name: str, write: Callable[[Path], Any]) -> None:
-        write_aside(self.path / name, write)
+        atomic_write(self.path / name, write)
 
 
 def _leaves(data: Any, path: str = "") -> dict[str, Any]:
@@ -244,29 +242,3 @@ def _plain(value: Any) -> Any:
     if type(value) is dict:
         return {_plain(k): _plain(v) for k, v in value.items()}
     return value
-
-
-def write_aside(target: Path, write: Callable[[Path], Any]) -> None:
-    """Let `write` make a file beside `target`, and then rename it to that.
-
-    Raises:
-        OSError: What writing raised; `target` is then as it was.
-    """
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent)
-    os.close(handle)
-    aside = Path(name)
-    try:
-        write(aside)
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.chmod(0o666 & ~_umask())
-        aside.replace(target)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            aside.unlink()
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

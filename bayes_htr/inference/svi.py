@@ -23,6 +23,8 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
+from bayes_htr._terminal import TrainingProgress
+from bayes_htr._torch import evaluation_mode, isolated_randomness
 from bayes_htr.engine import Drift, Refresh
 from bayes_htr.inference.data import Batches
 from bayes_htr.inference.embeddings import check_embeddings
@@ -31,10 +33,7 @@ from bayes_htr.inference.guides import SpectralGuide, VariationalGuide
 from bayes_htr.inference.guides.example_noise import ExampleNoise
 from bayes_htr.inference.guides.gaussian import unconstrained
 from bayes_htr.inference.guides.latent_laws import LatentLaws
-from bayes_htr.inference.modes import evaluation_mode
 from bayes_htr.inference.problem import Fitted, Problem
-from bayes_htr.inference.progress import TrainingProgress
-from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.settings import HYPER_LR, check_whole, fused_adam, is_positive
 from bayes_htr.inference.training import (
     SchedulerFactory,

@@ -18,14 +18,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
+from bayes_htr._terminal import TrainingProgress
+from bayes_htr._torch import isolated_randomness, modes_of, set_modes
 from bayes_htr.errors import CheckpointError, SpectrumError
 from bayes_htr.inference.callbacks import EpochEvent, StepCallback, StepEvent
 from bayes_htr.inference.distributed import from_main, is_main, raise_failures
 from bayes_htr.inference.divergence import divergence
-from bayes_htr.inference.modes import modes_of, set_modes
 from bayes_htr.inference.problem import Problem
-from bayes_htr.inference.progress import TrainingProgress
-from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.run_folder import CHECKPOINT, RunFolder
 from bayes_htr.inference.settings import cosine_rate, describe_setting, is_positive, needs_closure
 from bayes_htr.processes import world_size

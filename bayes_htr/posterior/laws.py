@@ -1,7 +1,8 @@
-"""What priors say of spectra: the law of each matrix, as it is stated, before any strength.
+"""The law that a prior states for the spectrum of each matrix, before any strength.
 
-A prior states a law for a spectrum if it is one factor, `ESD`, `SingularValues` or `MaxEigenvalue`,
-whose law is a distribution. Its hyperparameters are numbers, or draws of their posterior.
+A prior states a law for a spectrum if it has a single factor, `ESD`, `SingularValues` or
+`MaxEigenvalue`, whose law is a distribution. The hyperparameters of the law are numbers or
+posterior draws.
 """
 
 from __future__ import annotations
@@ -45,32 +46,35 @@ class SpectrumLaw:
 
     @property
     def label(self) -> str:
-        """As it was stated."""
+        """The law as an expression."""
         return repr(self.term.statistic)
 
     def scored(self, eigenvalues: Tensor) -> Tensor:
-        """What has the law, ascending: of `(S, K)` eigenvalues, all, their roots, or the first."""
+        """The values that have the law, ascending, for eigenvalues `(S, K)`.
+
+        These are all eigenvalues, all singular values, or the largest eigenvalue.
+        """
         return self.term.statistic.of_eigenvalues(eigenvalues.sort(1).values)
 
     def eigenvalues(self, x: Tensor) -> Tensor:
-        """Values of the statistic as eigenvalues."""
+        """The eigenvalues for values of the statistic."""
         return self.term.statistic.to_eigenvalues(x)
 
     def hyperparameters(
         self, eigenvalues: Tensor, given: Mapping[str, Tensor], seed: int = 0
     ) -> dict[str, Tensor]:
-        """The law's hyperparameters by name, `(S,)` each: one for each draw of the spectrum.
+        """The hyperparameters of the law by name: `(S,)`, one value for each draw of the spectrum.
 
-        A tail index that MAP integrated out is drawn from its posterior given the spectrum,
+        If MAP integrated out a tail index, it is drawn from its posterior given the spectrum,
         `Gamma(a + k, b + sum r(x))`.
 
         Args:
             eigenvalues: `(S, K)`.
             given: Draws `(S,)` by name.
-            seed: Of a tail index that was integrated out.
+            seed: Seed of the draws of a tail index that was integrated out.
 
         Raises:
-            PriorError: One that is neither given nor was integrated out.
+            PriorError: A hyperparameter that is not given and was not integrated out.
         """
         found = {}
         for argument, latent in self.term.latents.items():
@@ -86,13 +90,13 @@ class SpectrumLaw:
         return found
 
     def distribution(self, hyperparameters: Mapping[str, Tensor]) -> Any:
-        """The law, of batch shape `()`, or `(S, 1)` if it has hyperparameters, in float64."""
+        """The law in float64, with batch shape `()`, or `(S, 1)` if it has hyperparameters."""
         return self.term.law({k: v.unsqueeze(-1) for k, v in hyperparameters.items()}, _FLOAT64)
 
     def density(self, eigenvalues: Tensor, hyperparameters: Mapping[str, Tensor]) -> Tensor:
-        """The density of one eigenvalue chosen at random, averaged over hyperparameters.
+        """The density of an eigenvalue that is chosen at random, averaged over hyperparameters.
 
-        Under `MaxEigenvalue` this is the law with the uniform ratios of the others beside it.
+        Under `MaxEigenvalue` this includes the other eigenvalues, whose ratios are uniform.
 
         Args:
             eigenvalues: `(B,)` positive values.
@@ -164,7 +168,7 @@ class StatedLaws:
         return self._priors[name]
 
     def law(self, name: str) -> SpectrumLaw:
-        """The law of a matrix's spectrum.
+        """The law of the spectrum of a matrix.
 
         Raises:
             PriorError: Its prior states none; the message names those that do.
@@ -208,7 +212,7 @@ def law_of(prior: Prior, name: str, shape: tuple[int, int]) -> SpectrumLaw:
     """The law that a single prior states for the spectrum of a matrix.
 
     Raises:
-        PriorError: It states none.
+        PriorError: The prior does not state a law.
     """
     law = _law(stated(prior, name, shape))
     if law is None:
@@ -229,12 +233,13 @@ def hyperparameters_of(priors: Priors, net: nn.Module) -> dict[str, Latent]:
 
 
 def prior_lambda_max(prior: MatrixPrior, seed: int = 0) -> Tensor:
-    """Draws of the largest eigenvalue under a prior, its hyperparameters drawn too.
+    """Draws of the largest eigenvalue under a prior, including its hyperparameters.
 
-    4000, or 200 where whole matrices have to be drawn. The global random state is left as it was.
+    There are 4000 draws, or 200 if whole matrices have to be drawn. The global random state does
+    not change.
 
     Raises:
-        PriorError: A product, which has no simulator.
+        PriorError: A product, which cannot be simulated.
     """
     n = _SPECTRA if prior.spectral else _MATRICES
     with torch.random.fork_rng(devices=[]):
@@ -247,7 +252,7 @@ def prior_lambda_max(prior: MatrixPrior, seed: int = 0) -> Tensor:
 
 
 def quantiles(law: Any, p: Tensor) -> Tensor:
-    """Where a positive law's distribution function reaches `p`, `(k,)`: `(k,)` or `(S, k)`."""
+    """The quantiles of a positive law at probabilities `p`, `(k,)`: `(k,)` or `(S, k)`."""
     try:
         return law.icdf(p)
     except NotImplementedError:  # Gamma has none in Torch
@@ -267,7 +272,7 @@ def _law(prior: MatrixPrior) -> SpectrumLaw | None:
 
 
 def _density(law: Any, x: Tensor) -> Tensor:
-    """The density at `x`, `(B,)`, averaged over the law's draws of hyperparameters; 0 outside."""
+    """The density at `x`, `(B,)`, averaged over hyperparameters; 0 outside the support."""
     inside = law.support.check(x)
     log_prob = law.log_prob(torch.where(inside, x, _inside(law)))
     density = torch.where(inside, log_prob.exp(), 0.0)

@@ -1,4 +1,4 @@
-"""Laws, statistics and priors as values, and the specification that gives each parameter one."""
+"""Laws, statistics and priors as values, and `Priors`, which assigns them to parameters."""
 
 from bayes_htr.priors import penalties
 from bayes_htr.priors.common_laws import Exponential, Gamma, HalfCauchy, LogNormal, Normal

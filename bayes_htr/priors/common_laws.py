@@ -97,7 +97,7 @@ class Gamma(Law):
 
 @dataclass(frozen=True, repr=False)
 class LogNormal(Law):
-    """The law of `exp` of a normal; energy `log x + (log x - loc)^2 / (2 scale^2)`.
+    """The law of `exp(y)` for a normal `y`; energy `log x + (log x - loc)^2 / (2 scale^2)`.
 
     Args:
         loc: Mean of the logarithm; a number or a hyperprior.
@@ -119,7 +119,7 @@ class LogNormal(Law):
 
 @dataclass(frozen=True, repr=False)
 class HalfCauchy(Law):
-    """The positive half of Cauchy's law; energy `log(1 + (x / scale)^2)`.
+    """The positive half of the Cauchy law; energy `log(1 + (x / scale)^2)`.
 
     Args:
         scale: Positive; a number or a hyperprior.

@@ -1,4 +1,4 @@
-"""The table that says what a set of priors means for a network."""
+"""The table that shows what a set of priors means for a network."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from bayes_htr.spectra import Parameter, plan
 
 @dataclass(frozen=True)
 class ExplainedRow:
-    """One matrix (or vector) and what holds for it.
+    """One matrix or vector, with its prior and how the prior is computed.
 
     Attributes:
-        parameter: Its name; with `[q]`, `[k]`, `[v]` for stacked projections.
-        shape: The parameter's shape.
-        matrix: Rows x columns of the matrix, or empty.
-        pattern: The pattern that gave the prior.
+        parameter: Name of the parameter, with `[q]`, `[k]`, `[v]` for stacked projections.
+        shape: Shape of the parameter.
+        matrix: Rows x columns of the matrix, or empty for a vector.
+        pattern: The pattern that assigned the prior.
         prior: The prior as it prints, or `flat (why)`.
         density: `proper`, `improper`, `factor`, or empty.
-        strength: The power of the law; with `num_data` also the coefficient on the mean loss.
+        strength: The power of the law, and with `num_data` also the coefficient on the mean loss.
         algorithm: How the spectrum is computed.
         cost: Floating-point operations per evaluation.
     """
@@ -41,16 +41,16 @@ class ExplainedRow:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The rows of `Priors.explain`; `print` shows them as a table."""
+    """The rows of `Priors.explain`, which print as a table."""
 
     rows: tuple[ExplainedRow, ...]
     notes: tuple[str, ...] = ()
 
     def table(self, columns: Sequence[str] | None = None) -> Table:
-        """The rows as a table of `rich`.
+        """The rows as a `rich` table.
 
         Args:
-            columns: Which fields of a row; all by default, but for those that would be empty.
+            columns: Names of the fields to show; by default all fields that are not empty.
         """
         names = [f.name for f in fields(ExplainedRow)] if columns is None else columns
         shown = [name for name in names if any(getattr(row, name) for row in self.rows)]

@@ -1,8 +1,8 @@
-"""Heavy-tailed laws as values, and the random bulk that they are told apart from.
+"""Heavy-tailed laws as values, and the Marchenko-Pastur law of a random matrix.
 
-When to use which: `Lomax` for a whole spectrum, `Frechet` for a largest eigenvalue, `Powerlaw`
-for a tail with a known start, `ImproperPowerlaw` to follow the paper to the letter.
-`docs/theory.md` derives each; the distributions are in `bayes_htr.distributions`.
+Use `Lomax` for a whole spectrum, `Frechet` for a largest eigenvalue, `Powerlaw` for a tail with a
+known start, and `ImproperPowerlaw` only to reproduce published penalties. `docs/theory.md` derives
+each law, and `bayes_htr.distributions` has the distributions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from bayes_htr.priors.law import POSITIVE, Argument, Arguments, Law, Range
 
 @dataclass(frozen=True, repr=False)
 class TailIndexed(Law, abstract=True):
-    """A law with exponent `alpha > 1`, also given as `tail_index = alpha - 1 > 0`."""
+    """A law with an exponent `alpha > 1`, also given as `tail_index = alpha - 1 > 0`."""
 
     alpha: Argument | None = None
 
@@ -56,7 +56,7 @@ class TailIndexed(Law, abstract=True):
 
     @staticmethod
     def exponent(a: Arguments) -> Tensor | float:
-        """`alpha` from whichever of the two was given."""
+        """The exponent `alpha`, computed from `alpha` or `tail_index`, whichever was given."""
         return a["alpha"] if "alpha" in a else 1.0 + a["tail_index"]
 
     @abstractmethod
@@ -65,7 +65,7 @@ class TailIndexed(Law, abstract=True):
 
     @abstractmethod
     def log_slope(self, x: Tensor, a: Arguments) -> Tensor:
-        """`-log r'(x)` without constants: `-log p = tail_index r - log tail_index + this`."""
+        """`-log r'(x)` without constants: `-log p = tail_index r - log tail_index + log_slope`."""
 
     def marginal_energy(
         self, x: Tensor, a: Arguments, start: Tensor | None, strength: float
@@ -89,11 +89,11 @@ class TailIndexed(Law, abstract=True):
 
 @dataclass(frozen=True, repr=False)
 class Powerlaw(TailIndexed):
-    """`p(x) = (alpha - 1) / xmin (x / xmin)^-alpha` for `x >= xmin`: Pareto's law.
+    """`p(x) = (alpha - 1) / xmin (x / xmin)^-alpha` for `x >= xmin`: the Pareto law.
 
     Args:
         alpha: Exponent of the density, greater than 1; a number or `Hill`.
-        xmin: Start of the tail, positive. Left out under `ESD(..., tail=)`, which sets it.
+        xmin: Start of the tail, positive. Leave it out with `ESD(..., tail=)`, which sets it.
         tail_index: `alpha - 1`, instead of `alpha`; a number or a hyperprior.
     """
 
@@ -131,7 +131,7 @@ class Powerlaw(TailIndexed):
 
 @dataclass(frozen=True, repr=False)
 class ImproperPowerlaw(Law):
-    """`x^-alpha` for `x > 0`: the paper's power law, which is no density.
+    """`x^-alpha` for `x > 0`: an improper power law, which is not a density.
 
     Args:
         alpha: Exponent, positive; a number or `Hill`.
@@ -156,7 +156,7 @@ class ImproperPowerlaw(Law):
 class Lomax(TailIndexed):
     """`p(x) = (alpha - 1) / scale (1 + x / scale)^-alpha` for `x >= 0`: a soft lower end.
 
-    The law to take for a whole spectrum.
+    This is the recommended law for a whole spectrum.
 
     Args:
         alpha: Exponent of the density, greater than 1; a number or `Hill`.
@@ -236,10 +236,11 @@ class Frechet(Law):
     The limit law of the largest of many heavy-tailed values.
 
     Args:
-        alpha: Shape (the tail index: the density falls as `x^-(alpha + 1)`), positive; a number,
-            `Hill` or a hyperprior.
-        scale: Positive; a number or a hyperprior. With 1 the energy has its minimum at
-            `(alpha / (alpha + 1))^(1 / alpha)`: the scale is a real choice.
+        alpha: Shape (the tail index: the density falls off as `x^-(alpha + 1)`), positive; a
+            number, `Hill` or a hyperprior.
+        scale: Positive; a number or a hyperprior. The energy has its minimum at
+            `loc + scale (alpha / (alpha + 1))^(1 / alpha)`, so choose the scale near the expected
+            value.
         loc: Lower end of the support.
     """
 
@@ -276,11 +277,12 @@ class Frechet(Law):
 class MarchenkoPastur(Law):
     """The bulk of the spectrum of a `K x M` matrix with independent entries, `K <= M`.
 
-    Support `size variance (1 -+ sqrt(ratio))^2`. With `size=1` eigenvalues are those of `WW'/M`.
+    The support has the ends `size variance (1 -+ sqrt(ratio))^2`. With `size=1` the eigenvalues are
+    those of `WW'/M`.
 
     Args:
         ratio: `K / M`, in (0, 1].
-        variance: Of the entries, positive.
+        variance: Variance of the entries, positive.
         size: `M`.
     """
 

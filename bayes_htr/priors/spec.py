@@ -1,8 +1,8 @@
-"""`Priors`: which prior each parameter of a network has, by patterns on parameter names.
+"""`Priors`: the assignment of priors to the parameters of a network by patterns on their names.
 
-Patterns are those of `fnmatch`; the first that matches a parameter wins. A parameter that none
-matches keeps a flat prior. `Priors.resolve` meets a network and tells what holds for it,
-`Priors.explain` prints that.
+Patterns are those of `fnmatch`, and the first pattern that matches a parameter wins. A parameter
+without a matching pattern has a flat prior. `Priors.resolve` applies the patterns to a network, and
+`Priors.explain` prints the result.
 """
 
 from __future__ import annotations
@@ -51,12 +51,12 @@ class Priors(Value):
     """Priors on the parameters of a network.
 
     Args:
-        priors: Either one prior for every weight matrix, or an ordered mapping of patterns (as in
-            `fnmatch`) on parameter names to priors, the first match winning. An empty mapping is a
-            flat prior on everything: plain training.
+        priors: Either one prior for every weight matrix, or an ordered mapping from patterns on
+            parameter names (as in `fnmatch`) to priors, where the first match wins. An empty
+            mapping is a flat prior on everything: plain training.
 
     Raises:
-        PriorError: Something that is no prior, or no pattern.
+        PriorError: A value that is not a prior, or a key that is not a pattern.
 
     Example:
         >>> priors = Priors({"fc*.weight": MaxEigenvalue(Frechet(2.0, 1.0))}).scaled(80.0)
@@ -112,24 +112,24 @@ class Priors(Value):
     def scaled(self, strength: float) -> Priors:
         """All priors to the power `strength`; repeated calls multiply.
 
-        `strength=1` is Bayes' rule; a penalty coefficient `mu` on the mean loss is
-        `mu * num_data`.
+        `strength=1` is Bayes' rule. A penalty coefficient `mu` on the mean loss corresponds to the
+        strength `mu * num_data`.
         """
         return self._with(strength=self.strength * number(strength, "strength", at_least=0))
 
     def scheduled(self, schedule: Schedule) -> Priors:
-        """The strength multiplied by `schedule(epoch)`; repeated calls multiply."""
+        """All strengths multiplied by `schedule(epoch)`; repeated calls multiply."""
         return self._with(schedules=(*self.schedules, schedule))
 
     @property
     def is_scheduled(self) -> bool:
-        """Whether the strength of all of them, or of any, changes from epoch to epoch."""
+        """Whether the strength of any prior changes from epoch to epoch."""
         stated = [prior for _, prior in self.priors]
         stated += [] if self.everywhere is None else [self.everywhere]
         return bool(self.schedules) or any(t.schedules for prior in stated for t in prior.terms)
 
     def above(self, threshold: float) -> Priors:
-        """The sum of all penalties (before strength) acts only while at least `threshold`."""
+        """The priors whose penalties act only if their sum is at least `threshold`."""
         threshold = number(threshold, "threshold")
         return self._with(
             threshold=threshold if self.threshold is None else max(threshold, self.threshold)
@@ -161,10 +161,10 @@ class Priors(Value):
 
     @classmethod
     def from_dict(cls, data: Any) -> Priors:
-        """The priors that `to_dict` made this of; `type` may be left out.
+        """The priors from which `to_dict` made this dictionary; `type` may be left out.
 
         Raises:
-            PriorError: A missing, unknown or doubled key, or a value that is not valid.
+            PriorError: A missing, unknown or repeated key, or a value that is not valid.
         """
         if not isinstance(data, Mapping):
             raise PriorError(f"expected a table of priors, got {data!r}")
@@ -216,9 +216,9 @@ class Priors(Value):
         """What holds for each parameter of a network.
 
         Raises:
-            PriorError: A pattern that matches no parameter, or only ones that earlier patterns
-                have taken, or only vectors though its prior is spectral; one prior for every
-                weight matrix where there is none; one shared name for two laws.
+            PriorError: A pattern matches no parameter, or only parameters that earlier patterns
+                have taken, or only vectors although its prior is spectral; there is one prior for
+                every weight matrix, but no weight matrix; or a shared name has two laws.
         """
         parameters = parameters_of(net)
         names = [p.name for p in parameters]
@@ -276,7 +276,7 @@ class Priors(Value):
         return flat if flat.note else dataclasses.replace(flat, note="no pattern matches")
 
     def _refuse_raw(self, parameter: Parameter) -> None:
-        """Raise if a spectral prior would score what a weight is only computed from."""
+        """Raise if a spectral prior is on a parameter from which the actual weight is computed."""
         matching = [prior for pattern, prior in self.priors if _matches(pattern, parameter)]
         prior = self.everywhere or next(iter(matching), None)
         if prior is not None and prior.spectral:
@@ -301,15 +301,15 @@ class Priors(Value):
                             )
 
     def explain(self, net: nn.Module, *, num_data: int | None = None) -> Explanation:
-        """A row per parameter: its prior, whether that is proper, its algorithm and cost.
+        """A table with a row per parameter: its prior, whether it is proper, algorithm and cost.
 
         Args:
             net: The network.
-            num_data: If given, the strength is also shown as the coefficient `mu = s / num_data`
-                on the mean loss.
+            num_data: If given, the strength is also shown as the coefficient `mu = s / num_data` on
+                the mean loss.
 
         Returns:
-            Prints as a table; `.rows` holds the same as values.
+            The table to print; `.rows` contains the same as values.
 
         Raises:
             PriorError: As `resolve`.

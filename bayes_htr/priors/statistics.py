@@ -32,8 +32,8 @@ class ESD(Statistic):
 
     Args:
         law: The law.
-        tail: If given, only the `k = max(1, floor(tail * K))` largest eigenvalues are scored, with
-            `xmin = lambda_{k+1}` held constant; the rest is flat.
+        tail: If given, the law applies only to the `k = max(1, floor(tail * K))` largest
+            eigenvalues, with `xmin = lambda_{k+1}` as a constant, and the rest has a flat prior.
     """
 
     tail: float | None = None
@@ -69,7 +69,7 @@ class ESD(Statistic):
 
     @property
     def _is_log_det(self) -> bool:
-        """Whether the energy is one of `log det(I + W'W / scale)`: no eigenvalue is needed."""
+        """Whether the energy is a multiple of `log det(I + W'W / scale)`, without eigenvalues."""
         law = self.law
         return (
             isinstance(law, Lomax)
@@ -150,7 +150,7 @@ class SingularValues(Statistic):
 
 @dataclass(frozen=True, repr=False)
 class MaxEigenvalue(Statistic):
-    """A law on the largest eigenvalue of `W'W`; the others' ratios to it are uniform.
+    """A law on the largest eigenvalue of `W'W`; the ratios of the others to it are uniform.
 
     Args:
         law: The law.
@@ -163,7 +163,7 @@ class MaxEigenvalue(Statistic):
         return eigenvalues.amax(-1, keepdim=True)
 
     def log_volume(self, eigenvalues: Tensor) -> Tensor:
-        """`(K - 1)! lambda_1^-(K-1)`: the ratios of the others are uniform."""
+        """`(K - 1)! lambda_1^-(K-1)`: the ratios of the other eigenvalues are uniform."""
         K = eigenvalues.shape[-1]
         return math.lgamma(K) - (K - 1) * eigenvalues.amax(-1).log()
 
@@ -180,10 +180,10 @@ class MaxEigenvalue(Statistic):
 
 @dataclass(frozen=True, repr=False)
 class Entries(Statistic):
-    """A law on every entry, also of a vector.
+    """A law on every entry of a matrix or vector.
 
     Args:
-        law: The law; one of both signs (`Normal`) for ordinary weights.
+        law: The law. Use one on all real numbers, such as `Normal`, for ordinary weights.
     """
 
     needs_matrix: ClassVar[bool] = False

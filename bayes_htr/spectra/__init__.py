@@ -1,4 +1,4 @@
-"""Matrices of a module, their decompositions, and statistics of their spectra."""
+"""The matrices of a module, their decompositions, and statistics of their spectra."""
 
 from bayes_htr.spectra.cluster import Cluster, Followed, follow, shares
 from bayes_htr.spectra.gram import eigenvalues

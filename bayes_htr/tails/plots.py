@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayes_htr.drawing import pyplot, tick
+from bayes_htr._plotting import pyplot, tick
 from bayes_htr.tails.rules import Array, law_cdf
 from bayes_htr.tails.search import Index
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from bayes_htr.drawing import pyplot
+from bayes_htr._plotting import pyplot as pyplot
+from bayes_htr._plotting import tick as tick
 from benchmarks.common.results import write_file
 
 if TYPE_CHECKING:

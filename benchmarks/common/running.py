@@ -13,8 +13,10 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bayes_htr.devices import usable_device
-from bayes_htr.help_text import HelpFormatter, positive
+from bayes_htr._terminal import HelpFormatter
+from bayes_htr._terminal import count as count
+from bayes_htr._terminal import positive as positive
+from bayes_htr._torch import usable_device as usable_device
 from benchmarks.common.results import Results, machine_facts, write_text
 from benchmarks.common.stopwatch import Tick
 from benchmarks.common.tables import TextTable, page, part_settings

@@ -15,11 +15,9 @@ from typing import Any
 import torch
 
 import bayes_htr as htr
-from bayes_htr.drawing import pyplot
-from bayes_htr.help_text import positive
-from benchmarks.common.pictures import grid, save
+from benchmarks.common.pictures import grid, pyplot, save
 from benchmarks.common.results import Results
-from benchmarks.common.running import Benchmark, Part, from_options
+from benchmarks.common.running import Benchmark, Part, from_options, positive
 from benchmarks.common.stopwatch import Stopwatch, Tick, summary, take_turns
 from benchmarks.common.tables import NOTHING, TextTable, number, spread
 from benchmarks.cost.guide_runs import PLAIN, TIMED, Work

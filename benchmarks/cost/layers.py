@@ -16,12 +16,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from bayes_htr.drawing import pyplot
 from bayes_htr.experiments import NETWORKS, build_network
-from bayes_htr.help_text import positive
-from benchmarks.common.pictures import grid, log_axis, save
+from benchmarks.common.pictures import grid, log_axis, pyplot, save
 from benchmarks.common.results import Results
-from benchmarks.common.running import Benchmark, Part, from_options
+from benchmarks.common.running import Benchmark, Part, from_options, positive
 from benchmarks.common.stopwatch import Stopwatch, Tick, no_collection, take_turns
 from benchmarks.common.tables import TextTable, counts, spread
 from benchmarks.cost.timing import CostSettings, add_cost, measure_cost

@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from bayes_htr.drawing import pyplot
 from bayes_htr.experiments import Dataset, build_network, load_dataset
-from bayes_htr.help_text import positive
 from benchmarks.common.paired import Difference, student_difference
-from benchmarks.common.pictures import grid, log_axis, save
+from benchmarks.common.pictures import grid, log_axis, pyplot, save
 from benchmarks.common.results import Results
-from benchmarks.common.running import Benchmark, Part, from_options
+from benchmarks.common.running import Benchmark, Part, from_options, positive
 from benchmarks.common.stopwatch import Stopwatch
 from benchmarks.common.tables import NOTHING, TextTable, counts, number, spread
 from benchmarks.cost.quality import WHOLE, measure_accuracy, measure_quality

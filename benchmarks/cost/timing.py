@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bayes_htr.help_text import count, positive
+from benchmarks.common.running import count, positive
 from benchmarks.common.stopwatch import Stopwatch, Tick, no_collection, summary, take_turns
 from benchmarks.cost.training import Case
 

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 import bayes_htr as htr
 from bayes_htr.engine import Refresh
 from bayes_htr.experiments import PRIORS, named_priors
-from bayes_htr.help_text import positive
-from benchmarks.common.running import from_options
+from benchmarks.common.running import from_options, positive
 from benchmarks.cost.naive import ENERGIES, NaiveEnergy
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

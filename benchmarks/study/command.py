@@ -10,10 +10,8 @@ from typing import Any
 from rich.console import Console
 
 import bayes_htr as htr
-from bayes_htr.devices import usable_device
-from bayes_htr.help_text import positive
 from benchmarks.common.results import machine_facts
-from benchmarks.common.running import Commands, add_command
+from benchmarks.common.running import Commands, add_command, positive, usable_device
 from benchmarks.study.cells import check_data
 from benchmarks.study.log import Log
 from benchmarks.study.protocol import Protocol

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bayes_htr.drawing import pyplot, tick
-from benchmarks.common.pictures import grid, log_axis, save
+from benchmarks.common.pictures import grid, log_axis, pyplot, save, tick
 from benchmarks.study import posterior_tables
 from benchmarks.study.generalisation_tables import (
     FORMS,

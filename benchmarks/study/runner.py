@@ -25,7 +25,7 @@ from rich.progress import (
 )
 
 import bayes_htr as htr
-from bayes_htr.progress_bar import ProgressBar
+from bayes_htr._terminal import ProgressBar
 from benchmarks.study.runs import Run
 
 _COLUMNS = (

@@ -18,9 +18,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 import bayes_htr as htr
-from bayes_htr.help_text import positive
 from benchmarks.common.results import Results
-from benchmarks.common.running import Benchmark, Part, from_options
+from benchmarks.common.running import Benchmark, Part, from_options, positive
 from benchmarks.common.stopwatch import Tick
 from benchmarks.common.tables import TextTable
 

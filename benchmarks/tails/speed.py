@@ -24,9 +24,8 @@ from torch import nn
 
 import bayes_htr as htr
 from bayes_htr.experiments import NETWORKS, build_network
-from bayes_htr.help_text import positive
 from benchmarks.common.results import Results
-from benchmarks.common.running import Benchmark, Part
+from benchmarks.common.running import Benchmark, Part, positive
 from benchmarks.common.stopwatch import Stopwatch, Tick
 from benchmarks.common.tables import TextTable
 

@@ -290,7 +290,7 @@ def test_a_page_that_fails_leaves_the_old_one(report, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr("bayes_htr.inference.run_folder.os.fsync", fail)
+    monkeypatch.setattr("bayes_htr._files.os.fsync", fail)
     with pytest.raises(OutputError, match="no space left"):
         report.to_html(path)
     assert path.read_bytes() == old and [p.name for p in tmp_path.iterdir()] == ["report.html"]

@@ -13,6 +13,7 @@ from importlib.resources import files
 from os import PathLike
 from pathlib import Path
 
+from bayes_htr._files import write_output
 from bayes_htr.analysis.checkpoints import PairedSpectra
 from bayes_htr.analysis.measured import MeasuredSpectra
 from bayes_htr.analysis.page.data import page_data
@@ -25,8 +26,6 @@ from bayes_htr.analysis.page.parts import (
     table_part,
 )
 from bayes_htr.analysis.page.text import escaped, inline_json
-from bayes_htr.errors import OutputError
-from bayes_htr.inference.run_folder import write_aside
 
 _SCRIPTS = ("svg.js", "axes.js", "figures.js", "page.js")
 
@@ -41,13 +40,8 @@ def write_page(
     Raises:
         OutputError: It cannot be written; what was there is as it was.
     """
-    target = Path(path)
     text = page(report, comparison)
-    try:
-        write_aside(target, lambda aside: aside.write_text(text, encoding="utf-8"))
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error}; name another file") from error
-    return target
+    return write_output(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 
 
 def page(report: MeasuredSpectra, comparison: PairedSpectra | None = None) -> str:

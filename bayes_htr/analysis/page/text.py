@@ -7,7 +7,7 @@ import json
 import math
 from typing import Any
 
-from bayes_htr.visible import visible
+from bayes_htr._terminal import visible
 
 
 def escaped(text: str) -> str:

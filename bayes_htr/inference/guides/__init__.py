@@ -4,6 +4,7 @@ from bayes_htr.inference.guides.autoguide import PyroGuide
 from bayes_htr.inference.guides.base import Guide, VariationalGuide
 from bayes_htr.inference.guides.lowrank import LowRank
 from bayes_htr.inference.guides.meanfield import MeanField
+from bayes_htr.inference.guides.point_mass import PointMass
 from bayes_htr.inference.guides.samples import Samples
 from bayes_htr.inference.guides.spectral import SpectralGuide
 
@@ -17,6 +18,7 @@ __all__ = [
     "Guide",
     "LowRank",
     "MeanField",
+    "PointMass",
     "PyroGuide",
     "Samples",
     "SpectralGuide",

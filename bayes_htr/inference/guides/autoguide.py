@@ -23,10 +23,10 @@ from pyro.infer import autoguide
 from pyro.infer.autoguide.initialization import init_to_value
 from torch import Tensor
 
+from bayes_htr._torch import isolated_randomness
 from bayes_htr.engine.latents import Latent
 from bayes_htr.inference.guides.base import VariationalGuide, start_scale
 from bayes_htr.inference.guides.spectrum_law import Given
-from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.models.matrix_prior import hyperprior
 from bayes_htr.models.placed import PlacedParameter, latents_of_all

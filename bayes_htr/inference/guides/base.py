@@ -9,7 +9,9 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import biject_to
 
+from bayes_htr.engine.latents import Latent
 from bayes_htr.errors import CheckpointError
 from bayes_htr.inference.guides.constants import Constants
 from bayes_htr.models import BayesianClassifier
@@ -50,6 +52,20 @@ class Guide(nn.Module, ABC):
     @abstractmethod
     def centre(self) -> dict[str, Tensor]:
         """Parameters and hyperparameters in the middle: means or medians, as `draw` has them."""
+
+    def coordinates(self, latents: Mapping[str, Latent]) -> dict[str, Tensor]:
+        """The hyperparameters at the centre in unconstrained coordinates, by name, 0-d each.
+
+        Args:
+            latents: Hyperparameters with their hyperpriors by name; others are left out.
+        """
+        centre = {name: value for name, value in self.centre().items() if name in latents}
+        return {
+            name: biject_to(latents[name].law.distribution().support).inv(
+                torch.tensor(float(value))
+            )
+            for name, value in centre.items()
+        }
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:

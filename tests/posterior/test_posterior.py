@@ -3,25 +3,15 @@
 from __future__ import annotations
 
 import copy
-import json
-import pickle
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from sklearn.metrics import roc_auc_score
 from torch.func import functional_call
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayes_htr as htr
-from bayes_htr.inference import Batches
 from bayes_htr.inference.guides import Samples
-from bayes_htr.posterior.evaluation import auroc, ood_scores
-from bayes_htr.posterior.posterior import _chunks
 
 TAIL = "conv.weight:ESD.tail_index"
 
@@ -67,19 +57,12 @@ def test_seed_decides_the_draws(sampled, data):
 @pytest.mark.parametrize("held", [0, 300, 2**28])
 def test_a_loader_that_shuffles_mixes_no_examples(sampled, data, monkeypatch, held):
     """Each draw is one pass; a loader gives each pass another order."""
-    monkeypatch.setattr("bayes_htr.posterior.posterior._HELD", held)
+    monkeypatch.setattr("bayes_htr.posterior.prediction._CHUNK_BYTES", held)
     loader = DataLoader(TensorDataset(*data), 7, shuffle=True)
     expected = sampled.evaluate(data, samples=12)
     assert sampled.evaluate(loader, samples=np.int64(12), seed=np.int64(0)) == pytest.approx(
         expected, rel=1e-5
     )
-
-
-def test_no_more_batches_are_held_than_needed(data):
-    batches = Batches(DataLoader(TensorDataset(*data), 7))  # 448 bytes each, the last 256
-    found = [len(chunk) for chunk in _chunks(batches, 1000)]
-    assert found == [3, 3, 3]
-    assert [len(chunk) for chunk in _chunks(batches, 0)] == [1] * 9
 
 
 def test_network_is_the_centre(sampled, draws):
@@ -158,154 +141,6 @@ def test_a_guide_of_another_network(sampled, network, name, value, message):
 def test_bad_seed(sampled, data, seed):
     with pytest.raises(ValueError, match=f"seed={seed}"):
         sampled.predict(data[0], seed=seed)
-
-
-# Saving
-
-
-SCRIPT = """
-import runpy, sys, torch
-import bayes_htr as htr
-
-torch.set_num_threads(1)
-conftest, folder, x, out = sys.argv[1:]
-posterior = htr.load(folder, runpy.run_path(conftest)["make_network"]())
-log_probs = posterior.predict(torch.load(x), samples=20, seed=5).log_probs
-torch.save((log_probs, posterior.hyperparameters(), repr(posterior)), out)
-"""
-
-
-@pytest.fixture
-def saved(sampled, tmp_path):
-    sampled.save(tmp_path / "run")
-    return tmp_path / "run"
-
-
-def test_a_new_process_loads_the_same(sampled, saved, data, tmp_path):
-    torch.save(data[0], tmp_path / "x.pt")
-    conftest = Path(__file__).with_name("conftest.py")
-    arguments = [conftest, saved, tmp_path / "x.pt", tmp_path / "out.pt"]
-    command = [sys.executable, "-c", SCRIPT, *map(str, arguments)]
-    subprocess.run(command, check=True, cwd=Path(htr.__file__).parents[1], timeout=120)
-    log_probs, hyperparameters, shown = torch.load(tmp_path / "out.pt")
-    assert torch.equal(log_probs, sampled.predict(data[0], samples=20, seed=5).log_probs)
-    assert hyperparameters == sampled.hyperparameters()
-    assert shown == repr(sampled)
-
-
-def test_load_restores_everything(sampled, saved, network):
-    loaded = htr.load(saved, network())
-    assert loaded.config == sampled.config
-    loaded.save(saved.parent / "again")
-    for file in saved.iterdir():
-        assert (saved.parent / "again" / file.name).read_bytes() == file.read_bytes(), file.name
-    assert (saved / "guide.safetensors").exists()
-
-
-@pytest.mark.parametrize("part", [None, 0.0, 0.5, 0.99])
-def test_truncated_guide(saved, network, part):
-    file = saved / "guide.safetensors"
-    content = file.read_bytes()
-    file.unlink()
-    if part is not None:
-        file.write_bytes(content[: int(part * len(content))])
-    with pytest.raises(htr.CheckpointError, match=r"guide\.safetensors"):
-        htr.load(saved, network())
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"kind": "nonsense"},
-        {"kind": ["samples"]},
-        {"settings": {}},
-        {"settings": {"names": ["fc9.weight"]}},
-        {"settings": {"names": ["fc.bias", "fc.weight"]}},
-    ],
-    ids=str,
-)
-def test_foreign_guide(saved, network, change):
-    config = json.loads((saved / "config.json").read_text())
-    config["guide"] |= change
-    (saved / "config.json").write_text(json.dumps(config))
-    with pytest.raises(htr.CheckpointError, match=r"guide\.safetensors .* do not fit"):
-        htr.load(saved, network())
-
-
-def test_guide_that_is_not_finite(saved, network):
-    state = load_file(saved / "guide.safetensors")
-    state["draws0"][0] = float("inf")
-    save_file(state, saved / "guide.safetensors")
-    with pytest.raises(htr.CheckpointError, match="not finite"):
-        htr.load(saved, network())
-
-
-def test_a_pickle_in_place_of_a_guide_does_not_run(saved, network, tmp_path):
-    marker = tmp_path / "ran"
-
-    class Code:
-        def __reduce__(self):
-            return (Path.touch, (marker,))
-
-    (saved / "guide.safetensors").write_bytes(pickle.dumps(Code()))
-    with pytest.raises(htr.CheckpointError, match="cannot be read"):
-        htr.load(saved, network())
-    assert not marker.exists()
-
-
-@pytest.mark.parametrize("how", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))])
-def test_copies(sampled, data, how):
-    copied = how(sampled)
-    expected = sampled.predict(data[0], samples=20).log_probs
-    assert torch.equal(copied.predict(data[0], samples=20).log_probs, expected)
-    again = how(sampled.spectra(3))
-    assert torch.equal(again["fc.weight"], sampled.spectra(3)["fc.weight"])
-    assert str(again.check("conv.weight")) == str(sampled.spectra(3).check("conv.weight"))
-
-
-# Examples outside the distribution
-
-
-@pytest.mark.parametrize("ties", [False, True])
-@pytest.mark.parametrize(("p", "n"), [(1, 1), (40, 7), (300, 500)])
-def test_auroc(ties, p, n):
-    rng = np.random.default_rng(p)
-    scores = rng.normal(size=p + n) + np.repeat([0.5, 0.0], [p, n])
-    scores = scores.round(0 if ties else 12)
-    expected = roc_auc_score(np.repeat([1, 0], [p, n]), scores)
-    found = auroc(torch.as_tensor(scores[:p]), torch.as_tensor(scores[p:]))
-    assert found == pytest.approx(expected, abs=1e-12)
-
-
-@pytest.mark.parametrize("form", ["inputs", "pair", "loader"])
-def test_ood_scores(sampled, data, form):
-    x = 3 * torch.randn(25, 1, 4, 4, generator=torch.Generator().manual_seed(8))
-    y = torch.arange(25) + 90  # classes that the network does not know
-    ood = {"inputs": x, "pair": (x, y), "loader": DataLoader(TensorDataset(x, y), 4)}[form]
-    found = sampled.evaluate(data, samples=12, ood=ood)
-    assert {k: v for k, v in found.items() if "ood" not in k} == sampled.evaluate(data, samples=12)
-    inside, outside = (sampled.predict(z, samples=12) for z in (data[0], x))
-    labels = np.repeat([0, 1], [60, 25])
-    scores = {
-        "entropy": lambda p: p.entropy,
-        "mutual_information": lambda p: p.mutual_information,
-        "confidence": lambda p: -p.probs.amax(1),
-    }
-    for name, score in scores.items():
-        expected = roc_auc_score(labels, torch.cat([score(inside), score(outside)]))
-        assert found[f"ood_auroc_{name}"] == pytest.approx(expected, abs=1e-3), name
-    assert found["ood_auroc_mutual_information"] > 0.6
-
-
-def test_a_point_mass_has_no_mutual_information(posterior, data):
-    prediction = posterior.predict(data[0])
-    assert ood_scores(prediction, prediction)["ood_auroc_mutual_information"] == 0.5
-    torch.testing.assert_close(prediction.aleatoric, prediction.entropy)
-
-
-def test_ood_data_that_do_not_fit(sampled, data):
-    with pytest.raises(htr.DataError, match="ood: the network does not take"):
-        sampled.evaluate(data, ood=torch.zeros(3, 1, 5, 5))
 
 
 NATURAL = {
