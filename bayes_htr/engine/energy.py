@@ -17,6 +17,7 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import torch
 from torch import Tensor, nn
 
+from bayes_htr.distributed import world_size
 from bayes_htr.engine.autograd import (
     Derivative,
     Summand,
@@ -31,7 +32,6 @@ from bayes_htr.engine.refresh import Drift, Refresh, RefreshScheduler
 from bayes_htr.engine.sharing import Sharing
 from bayes_htr.errors import PriorError
 from bayes_htr.priors import Hyperparameter, Priors
-from bayes_htr.processes import world_size
 from bayes_htr.spectra import Gradient, working
 from bayes_htr.spectra.matrices import unwrap
 

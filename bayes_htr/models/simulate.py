@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from bayes_htr._checks import whole_number
 from bayes_htr.models.classifier import BayesianClassifier
 from bayes_htr.priors import ParameterPrior
 from bayes_htr.priors.parameter_prior import hyperparameters_by_name
@@ -39,8 +40,7 @@ def sample_prior(
         PriorError: A prior that is no density, or a product or power that cannot be simulated.
         ValueError: `n` is less than 1.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n={n!r} must be a whole number of at least 1")
+    n = whole_number(n, "n", at_least=1)
     parameters = model.densities(epoch).trainable
     warn_of_flat(parameters, stacklevel=3)
     return simulated(parameters, n, seed)

@@ -15,7 +15,7 @@ Names are those of `named_parameters()` of the plain network, without the prefix
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -122,6 +122,19 @@ def parameters_of(module: nn.Module) -> list[Parameter]:
         matrices = () if computed else _matrices(aliases[0], tensor, owner)
         found.append(Parameter(aliases[0], aliases, raw, tensor, matrices, computed))
     return found
+
+
+def set_parameters(parameters: Iterable[Parameter], values: Mapping[str, Tensor]) -> None:
+    """Write values into parameters, in place; those without a value stay as they are.
+
+    Args:
+        parameters: What `parameters_of` returns.
+        values: Tensors by name, with the shapes of the parameters; other names are ignored.
+    """
+    with torch.no_grad():
+        for p in parameters:
+            if p.name in values:
+                p.tensor.copy_(values[p.name])
 
 
 def matrices_of(module: nn.Module) -> dict[str, Tensor]:

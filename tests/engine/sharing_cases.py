@@ -12,10 +12,10 @@ import torch.distributed as dist
 from torch import nn
 
 import bayes_htr as htr
+from bayes_htr.distributed import rank
 from bayes_htr.engine import Drift, Every, Exact
 from bayes_htr.engine.evaluation import Evaluation
 from bayes_htr.engine.matrix_energy import MatrixEnergy
-from bayes_htr.processes import rank
 from tests.inference.distributed_cases import data, network, save_results
 
 LAYERS = 6
