@@ -26,7 +26,7 @@ from bayes_htr.inference import (
     Problem,
     RunFolder,
 )
-from bayes_htr.inference.guides.example_noise import finest_noise
+from bayes_htr.inference.guides.per_example import finest_noise
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.posterior import Posterior
 from bayes_htr.spectra import parameters_of

@@ -118,10 +118,10 @@ class MAPTrainer(Trainer):
         super().__init__(method, problem, self.energy, self.weights, hyperparameters)
         self.likelihood = problem.model.likelihood
         self.num_data = problem.train.num_data
-        if self.needs_closure and self.energy.holds:
+        if self.needs_closure and self.energy.caches:
             raise ValueError(
                 f"{type(self.optimizer).__name__} compares losses within a step, and "
-                f"{method.refresh!r} holds the prior's between refreshes; pass refresh=Exact()"
+                f"under {method.refresh!r} that of the prior is cached; pass refresh=Exact()"
             )
 
     def update(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 Update: Hamiltonian trajectories that double until they turn, on all training data at once.
 Target: `log p(D | W)` plus the density of spectra, frames and hyperparameters
-(`bayes_htr.models.generative`), without approximation. Not for `W` itself: its density has poles
+(`bayes_htr.models.programs`), without approximation. Not for `W` itself: its density has poles
 where eigenvalues meet.
 Source: Hoffman & Gelman (2014), *JMLR* 15; `docs/nuts.md`.
 """
@@ -20,7 +20,6 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from torch.distributions import biject_to
 
 from bayes_htr._checks import number, whole_number
 from bayes_htr._terminal import TrainingProgress
@@ -33,10 +32,9 @@ from bayes_htr.inference.guides import Samples
 from bayes_htr.inference.problem import Fitted, Problem
 from bayes_htr.inference.run_folder import WEIGHTS, RunFolder
 from bayes_htr.models import BayesianClassifier
-from bayes_htr.models.generative import FRAMES, Frames
-from bayes_htr.models.matrix_prior import MatrixPrior, hyperprior
-from bayes_htr.models.placed import latents_of_all
-from bayes_htr.models.programs import spectral_program, spectral_start
+from bayes_htr.models.programs import FRAMES, Frames, spectral_program, spectral_start
+from bayes_htr.priors import MatrixPrior
+from bayes_htr.priors.parameter_prior import hyperparameters_by_name
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import set_parameters
 
@@ -144,8 +142,9 @@ class NUTSSampler:
         self.model = BayesianClassifier(
             net, problem.model.priors, **problem.model.likelihood.to_dict()
         )
-        self.parameters = self.model.placed()
-        self.latents = latents_of_all([*self.parameters, *self.model.informing()])
+        densities = self.model.densities()
+        self.parameters = densities.trainable
+        self.latents = hyperparameters_by_name([*densities.trainable, *densities.frozen])
         self.hyperparameters = problem.hyperparameters
         x = x.double() if x.dtype.is_floating_point else x
         model = self.model.pyro_model("spectral", frames=method.frames)
@@ -204,15 +203,14 @@ class NUTSSampler:
         net, centre = self.problem.net, guide.centre()
         set_parameters(parameters_of(net), centre)
         hyperparameters = {}
-        for name, latent in self.latents.items():
-            support = hyperprior(latent, centre[name]).support
-            hyperparameters[name] = biject_to(support).inv(centre[name]).cpu()
+        for name, hyperparameter in self.latents.items():
+            hyperparameters[name] = hyperparameter.coordinate(centre[name]).cpu()
         return Fitted(net.eval(), hyperparameters, history, guide)
 
     @property
     def matrices(self) -> list[MatrixPrior]:
         """The priors of the matrices that are sampled."""
-        return [m.prior for p in self.parameters for m in p.matrices]
+        return [m for p in self.parameters for m in p.matrices]
 
     def require_small(self) -> None:
         """Raise `ValueError` if there is nothing to sample, or too much."""

@@ -31,10 +31,13 @@ from bayes_htr.engine import Drift, Refresh
 from bayes_htr.errors import DivergenceError
 from bayes_htr.inference.data import Batches
 from bayes_htr.inference.guides import GUIDES, SpectralGuide, VariationalGuide
-from bayes_htr.inference.guides.autoguide import PYRO_GUIDES, PyroGuide, is_pyro_guide, takes_scale
-from bayes_htr.inference.guides.example_noise import ExampleNoise
-from bayes_htr.inference.guides.gaussian import unconstrained
-from bayes_htr.inference.guides.latent_laws import LatentLaws
+from bayes_htr.inference.guides.per_example import ExampleNoise
+from bayes_htr.inference.guides.pyro_guide import (
+    PYRO_GUIDES,
+    PyroGuide,
+    is_pyro_guide,
+    takes_scale,
+)
 from bayes_htr.inference.problem import Fitted, Problem
 from bayes_htr.inference.settings import (
     HYPER_LR,
@@ -44,7 +47,6 @@ from bayes_htr.inference.settings import (
     fused_adam,
 )
 from bayes_htr.inference.trainer import Trainer, trainable_weights
-from bayes_htr.models.placed import placed_parameters
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import Parameter, set_parameters, unwrap
 
@@ -217,7 +219,7 @@ class SVI:
             problem.train.check_last_batch(problem.net)
         if problem.model.priors.is_scheduled:
             for epoch in range(1, problem.epochs):
-                placed_parameters(problem.model.priors, problem.net, epoch)
+                problem.model.priors.densities(problem.net, epoch)
         with isolated_randomness():
             torch.manual_seed(problem.seed)
             trainer = SVITrainer(self, problem)
@@ -249,17 +251,12 @@ class SVITrainer(Trainer):
 
     def __init__(self, method: SVI, problem: Problem) -> None:
         weights = trainable_weights(problem.net)
-        self.placed = placed_parameters(problem.model.priors, problem.net, 0)
+        densities = problem.model.priors.densities(problem.net, 0)
         self.guide: VariationalGuide = method.guide_class().around(
-            problem.model,
-            self.placed.trainable,
-            problem.hyperparameters,
-            method.options(),
-            self.placed.informing,
+            densities, problem.hyperparameters, method.options()
         )
         self.guide.to(weights[0].device)
-        laws = [module for module in self.guide.modules() if isinstance(module, LatentLaws)]
-        hyper = [p for law in laws for p in law.parameters()]
+        hyper = self.guide.hyperparameter_coordinates()
         own = {id(p) for p in hyper}
         rest = [p for p in self.guide.parameters() if p.requires_grad and id(p) not in own]
         super().__init__(method, problem, self.guide, rest, hyper)
@@ -352,8 +349,7 @@ class SVITrainer(Trainer):
             self.guide.epoch = epoch
             return
         self.trainable = trainable
-        now = placed_parameters(self.problem.model.priors, self.net, epoch)
-        self.guide.follow(now.trainable, now.informing, epoch)
+        self.guide.follow(self.problem.model.priors.densities(self.net, epoch), epoch)
 
     def _trainable_names(self) -> frozenset[str]:
         return frozenset(name for name, p in self.net.named_parameters() if p.requires_grad)
@@ -381,9 +377,9 @@ class SVITrainer(Trainer):
     def fitted(self) -> Fitted:
         """Return the guide, and the network at its centre."""
         set_parameters(self.parameters, self.guide.centre())
-        latents = unconstrained(self.guide, [*self.placed.trainable, *self.placed.informing])
-        latents = {name: u.detach().cpu().clone() for name, u in latents.items()}
-        return Fitted(self.net.eval(), latents, self.history, guide=self.guide)
+        coordinates = self.guide.coordinates(self.guide.hyperpriors)
+        coordinates = {name: u.detach().cpu().clone() for name, u in coordinates.items()}
+        return Fitted(self.net.eval(), coordinates, self.history, guide=self.guide)
 
 
 def evaluate_draws(

@@ -46,7 +46,7 @@ def prior_predictive(
         ValueError: `samples` is less than 1.
     """
     samples = whole_number(samples, "samples", at_least=1)
-    parameters = model.placed(epoch)
+    parameters = model.densities(epoch).trainable
     warn_of_flat(parameters, stacklevel=3)
     batches = unlabelled_batches(model.net, x, "x")
     batches.check_network(model.net)

@@ -160,6 +160,11 @@ def as_matrix(W: Tensor) -> Tensor:
     return W if W.ndim == 2 else W.reshape(W.shape[0], -1)
 
 
+def as_row(tensor: Tensor) -> Tensor:
+    """A tensor as a matrix of one row, in which priors see vectors."""
+    return tensor.reshape(1, -1)
+
+
 def hooked(owner: nn.Module) -> dict[str, WeightNorm | SpectralNorm]:
     """The older normalisations, which compute a weight before each call, by its name."""
     hooks = owner._forward_pre_hooks.values()

@@ -1,8 +1,8 @@
-"""What `python -m benchmarks guides` takes steps of: plain training, each guide, and Pyro's own.
+"""The runs of `python -m benchmarks guides`: plain training, our guides, and Pyro's.
 
-Ours are the steps of `htr.MAP` and `htr.SVI`, with everything that happens in one. Pyro's are those
-of `pyro.infer.SVI` with `AutoNormal` over the `PyroSample` weights of the same network, as Pyro's
-own examples of Bayesian networks are written.
+Our steps are whole steps of `htr.MAP` and `htr.SVI`. Pyro's steps are those of `pyro.infer.SVI`
+with `AutoNormal` over the `PyroSample` weights of the same network, as in Pyro's own examples of
+Bayesian networks.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pyro
@@ -22,22 +23,24 @@ from pyro.nn import PyroModule, PyroSample
 from pyro.params.param_store import StateDict
 from torch import Tensor, nn
 
+import bayes_htr as htr
 from bayes_htr.experiments import build_network
-from bayes_htr.inference import MAP, SVI, Batches, Problem
-from bayes_htr.inference.settings import fused_adam
-from bayes_htr.models import BayesianClassifier
-from bayes_htr.priors import ESD, Frechet, Lomax, MaxEigenvalue, Priors
-from benchmarks.common.mlp import INPUTS, normal_entries, with_normal_biases
+from bayes_htr.inference import Batches, Problem
 from benchmarks.common.stopwatch import Steps
 
 SHAPE = (1, 28, 28)
 CLASSES = 10
 SCALE = 0.05
-"""Standard deviation of the guides at the start, in the laws' own coordinates."""
+"""Standard deviation of the guides at the start, in the coordinates of the laws."""
+INPUTS = {"fc1": 784, "fc2": 512, "fc3": 256}
+"""The number of inputs of each layer of the network."""
 
-NORMAL = normal_entries()
-FRECHET = with_normal_biases(MaxEigenvalue(Frechet(2.0, 1.0)))
-LOMAX = with_normal_biases(ESD(Lomax(2.0, 1.0)))
+_NORMAL_BIASES = {"*.bias": htr.Entries(htr.Normal(0.0, 1.0))}
+NORMAL = htr.Priors(
+    {f"{name}.*": htr.Entries(htr.Normal(0.0, inputs**-0.5)) for name, inputs in INPUTS.items()}
+)
+FRECHET = htr.Priors({"*.weight": htr.MaxEigenvalue(htr.Frechet(2.0, 1.0)), **_NORMAL_BIASES})
+LOMAX = htr.Priors({"*.weight": htr.ESD(htr.Lomax(2.0, 1.0)), **_NORMAL_BIASES})
 
 
 @dataclass(frozen=True)
@@ -45,10 +48,10 @@ class Work:
     """The data that every run takes its steps on.
 
     Attributes:
-        x: Images.
-        y: Labels.
+        x: Images `(N, 1, 28, 28)`.
+        y: Labels `(N,)`.
         batch_size: Examples per step.
-        seed: Of the network and of the order.
+        seed: The seed of the network and of the order of the data.
     """
 
     x: Tensor
@@ -65,7 +68,7 @@ class Work:
         return cls(x, y, batch_size, seed)
 
     def network(self) -> nn.Module:
-        """A fresh network, always the same."""
+        """A fresh network, the same at every call."""
         return build_network("mlp", SHAPE, CLASSES, seed=self.seed)
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -79,7 +82,7 @@ class Work:
 
 
 class _Loop:
-    """A step, called with a batch, again and again."""
+    """A step that is called with one batch after another."""
 
     def __init__(self, work: Work, step: Callable[[Tensor, Tensor], Any]) -> None:
         self._batches = work.batches()
@@ -92,7 +95,7 @@ class _Loop:
 
 
 def plain_run(work: Work, optimizer: Callable[..., torch.optim.Optimizer]) -> Steps:
-    """Training without a prior, as a loop is written."""
+    """Training without a prior, as anyone would write the loop."""
     net = work.network().train()
     updates = optimizer(net.parameters())
 
@@ -104,19 +107,19 @@ def plain_run(work: Work, optimizer: Callable[..., torch.optim.Optimizer]) -> St
     return _Loop(work, step)
 
 
-def map_run(work: Work, priors: Priors) -> Steps:
+def map_run(work: Work, priors: htr.Priors) -> Steps:
     """Steps of `htr.MAP`, by SGD with momentum."""
-    trainer = MAP(lr=0.05).prepare(_problem(work, priors))
+    trainer = htr.MAP(lr=0.05).prepare(_problem(work, priors))
     return _Loop(work, lambda x, y: trainer.update(x, y, len(y)))
 
 
-def svi_run(work: Work, priors: Priors, method: SVI) -> Steps:
+def svi_run(work: Work, priors: htr.Priors, method: htr.SVI) -> Steps:
     """Steps of `htr.SVI`."""
     trainer = method.prepare(_problem(work, priors))
     return _Loop(work, lambda x, y: trainer.update(x, y, len(y)))
 
 
-def _problem(work: Work, priors: Priors) -> Problem:
+def _problem(work: Work, priors: htr.Priors) -> Problem:
     """What `htr.fit` gives a method."""
     net = work.network().train()
     first = next(net.parameters())
@@ -129,7 +132,7 @@ def _problem(work: Work, priors: Priors) -> Problem:
         name="train",
     )
     return Problem(
-        model=BayesianClassifier(copy.deepcopy(net), priors),
+        model=htr.BayesianClassifier(copy.deepcopy(net), priors),
         net=net,
         train=train,
         validation=None,
@@ -168,7 +171,7 @@ class PyroNetwork(PyroModule):
 
 
 class _PyroLoop(_Loop):
-    """Steps of Pyro's SVI, with a parameter store that is put back after them."""
+    """Steps of Pyro's SVI. The parameter store is as before after each call."""
 
     def __init__(self, work: Work, elbo: Any) -> None:
         self._store: StateDict = {"params": {}, "constraints": {}}
@@ -185,16 +188,16 @@ class _PyroLoop(_Loop):
             super().steps(count)
 
 
-def _guide(name: str, priors: Priors, **settings: Any) -> Callable[[Work], Steps]:
-    return lambda work: svi_run(work, priors, SVI(guide=name, **settings))
+def _guide(name: str, priors: htr.Priors, **settings: Any) -> Callable[[Work], Steps]:
+    return lambda work: svi_run(work, priors, htr.SVI(guide=name, **settings))
 
 
 @dataclass(frozen=True)
 class Timed:
-    """Something whose steps are timed.
+    """A run whose steps are timed.
 
     Attributes:
-        label: What tables call it.
+        label: Its name in tables.
         run: Makes a fresh run.
     """
 
@@ -206,10 +209,11 @@ PLAIN = "plain"
 TIMED = {
     PLAIN: Timed(
         "plain training, SGD",
-        lambda work: plain_run(work, lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9)),
+        lambda work: plain_run(work, partial(torch.optim.SGD, lr=0.05, momentum=0.9)),
     ),
     "plain_adam": Timed(
-        "plain training, Adam", lambda work: plain_run(work, lambda p: fused_adam(p, lr=1e-3))
+        "plain training, Adam",
+        lambda work: plain_run(work, partial(torch.optim.Adam, lr=1e-3, fused=True)),
     ),
     "map_lomax": Timed("MAP, Lomax prior", lambda work: map_run(work, LOMAX)),
     "map_frechet": Timed("MAP, Fréchet prior", lambda work: map_run(work, FRECHET)),
@@ -238,4 +242,4 @@ TIMED = {
         lambda work: _PyroLoop(work, TraceMeanField_ELBO()),
     ),
 }
-"""What is timed, by name. Ratios are to `PLAIN`, and to both of Pyro's."""
+"""What is timed, by name. Ratios are to `PLAIN`, and to both runs of Pyro."""

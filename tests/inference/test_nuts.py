@@ -108,7 +108,7 @@ def test_tail_index_given_the_spectrum_is_gamma(kind):
     x, y = nothing_learnt(K)
     program = model.pyro_model("spectral", frames="held")
     pinned = pyro.poutine.condition(program, data={"weight:spectrum": lam})
-    (name,) = model.placed()[0].matrices[0].prior.latents
+    (name,) = model.densities().trainable[0].matrices[0].hyperparameters
     chains = run_chains(
         lambda: pinned(x.double(), y, num_data=3),
         {name: torch.tensor(3.0, dtype=torch.float64)},

@@ -258,7 +258,7 @@ def test_the_mean_field_bound_of_a_linear_gaussian_model_is_the_log_evidence():
     y = X @ torch.randn(d, dtype=torch.float64) + noise * torch.randn(n, dtype=torch.float64)
     net = nn.Linear(d, 1, bias=False).double()
     model = htr.BayesianClassifier(net, htr.Priors(htr.Entries(htr.Normal(0.0, tau))))
-    guide = MeanField(model.placed(), init_scale=0.1)
+    guide = MeanField(model.densities(), init_scale=0.1)
 
     def bound(sample):
         """One-sample negative bound; the likelihood's expectation over the noise is closed too."""
@@ -400,7 +400,7 @@ def test_clip(make_model, data):
     method = htr.SVI("meanfield", lr=1.0, optimizer=SGD, scheduler=None, clip=1e-3)
     model = make_model(NORMAL)
     result = fitted(model, data, method, batch_size=50)
-    start = MeanField(model.placed())
+    start = MeanField(model.densities())
     moved = [
         (a - b).detach().square().sum().item()
         for a, b in zip(start.parameters(), result.guide.parameters(), strict=True)
