@@ -20,7 +20,8 @@ from benchmarks.common.results import Results
 from benchmarks.common.running import Benchmark, Part, from_options, positive
 from benchmarks.common.stopwatch import Stopwatch, Tick, summary, take_turns
 from benchmarks.common.tables import NOTHING, TextTable, number, spread
-from benchmarks.cost.guide_runs import PLAIN, TIMED, Work
+from benchmarks.cost.guide_runs import PLAIN, TIMED, random_images
+from benchmarks.cost.training import Workload
 
 CELL = "mlp/guides"
 _PYRO = ("pyro_trace", "pyro_meanfield")
@@ -68,7 +69,7 @@ def _parts(args: argparse.Namespace) -> list[Part]:
     """One part for all times, which are of one run, and one for the memory of each run."""
     s = from_options(GuideSettings, args)
     names = list(dict.fromkeys([PLAIN, *args.runs]))
-    work = Work.random(s.examples, s.batch_size, s.seed)
+    work = random_images(s.examples, s.batch_size, s.seed)
     common = {"examples": s.examples, "batch_size": s.batch_size, "seed": s.seed}
     timing = {"rounds": s.rounds, "steps": s.steps, "warmup": s.warmup}
     time = Part(
@@ -86,7 +87,7 @@ def _parts(args: argparse.Namespace) -> list[Part]:
 
 
 def measure_times(
-    names: Sequence[str], work: Work, settings: GuideSettings, tick: Tick
+    names: Sequence[str], work: Workload, settings: GuideSettings, tick: Tick
 ) -> dict[str, Any]:
     """Milliseconds per step of runs that take turns.
 
@@ -129,7 +130,7 @@ def measure_times(
 # Memory: each run has a process of its own, so that nothing counts that another one has left.
 
 
-def measure_memory(name: str, work: Work, steps: int, tick: Tick) -> dict[str, float]:
+def measure_memory(name: str, work: Workload, steps: int, tick: Tick) -> dict[str, float]:
     """The largest memory of a fresh process that takes some steps of a run (Linux).
 
     Args:
@@ -146,7 +147,8 @@ def measure_memory(name: str, work: Work, steps: int, tick: Tick) -> dict[str, f
     Raises:
         ProcessError: The process failed; the message holds the end of its output.
     """
-    numbers = (len(work.x), work.batch_size, work.seed, steps, torch.get_num_threads())
+    training, threads = work.training, torch.get_num_threads()
+    numbers = (work.num_data, training.batch_size, training.seed, steps, threads)
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.cost.guides", name, *map(str, numbers)],
         cwd=_CLONE,
@@ -166,7 +168,7 @@ def _own_memory(
 ) -> dict[str, float]:
     """What `measure_memory` returns, of this process."""
     torch.set_num_threads(threads)
-    work = Work.random(examples, batch_size, seed)
+    work = random_images(examples, batch_size, seed)
     before = _status("VmRSS")
     TIMED[name].run(work).steps(steps)
     peak = _status("VmHWM")

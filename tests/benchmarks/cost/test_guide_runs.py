@@ -7,12 +7,12 @@ from pyro.infer import Trace_ELBO
 
 import bayes_htr as htr
 from benchmarks.cost import guide_runs
-from benchmarks.cost.guide_runs import NORMAL, PyroNetwork, Work, svi_run
+from benchmarks.cost.guide_runs import NORMAL, PyroNetwork, random_images, svi_run
 
 
 @pytest.fixture
 def work():
-    return Work.random(16, 8, seed=0)
+    return random_images(16, 8, seed=0)
 
 
 def test_pyros_network_is_the_same_model(work):
