@@ -59,10 +59,15 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--rounds", type=positive, default=default.rounds, help="turns that each run has")
     add("--steps", type=positive, default=default.steps, help="steps of a run in its turn")
     add("--warmup", type=positive, default=default.warmup, help="steps before the clock runs")
-    add("--memory-steps", type=positive, default=default.memory_steps, help="to measure memory")
+    add(
+        "--memory-steps",
+        type=positive,
+        default=default.memory_steps,
+        help="steps to measure memory",
+    )
     add("--examples", type=positive, default=default.examples, help="random images")
     add("--batch-size", type=positive, default=default.batch_size, help="examples per step")
-    add("--seed", type=int, default=default.seed, help="of networks and images")
+    add("--seed", type=int, default=default.seed, help="seed of networks and images")
 
 
 def _parts(args: argparse.Namespace) -> list[Part]:

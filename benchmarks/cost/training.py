@@ -285,10 +285,15 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     )
     add("--batch-size", type=positive, default=default.batch_size, help="examples per step")
     add("--lr", type=float, default=default.lr, help="learning rate of SGD, momentum 0.9")
-    add("--seed", type=int, default=default.seed, help="of weights and of the order of the data")
+    add("--seed", type=int, default=default.seed, help="seed of weights and of the order of data")
     add("--warmup", type=positive, default=5, help="steps of runs thrown away before timing")
     add("--device", default=default.device, help="cpu, cuda, cuda:1, ...")
-    add("--dtype", choices=DTYPES, default=default.dtype, help="of the forward pass, by autocast")
+    add(
+        "--dtype",
+        choices=DTYPES,
+        default=default.dtype,
+        help="type of the forward pass, by autocast",
+    )
 
 
 def training_of(args: argparse.Namespace) -> Training:
