@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -12,7 +13,6 @@ from rich.console import Console
 
 from bayes_htr._terminal import HelpFormatter, count, positive, visible
 from bayes_htr._version import __version__
-from bayes_htr.choices import DATASETS, GUIDES, NETWORKS, PRIORS
 from bayes_htr.errors import (
     CheckpointError,
     DataError,
@@ -22,7 +22,24 @@ from bayes_htr.errors import (
     ProcessError,
     SpectrumError,
 )
-from bayes_htr.launcher import launched
+
+# The choices of options, as plain data, so that the help needs no other module.
+DATASETS = ("digits", "fashion_mnist", "kmnist", "cifar10")
+NETWORKS = ("mlp", "lenet5", "resnet18")
+PRIORS = (
+    "frechet",
+    "lomax",
+    "exponential",
+    "powerlaw",
+    "frechet_hill",
+    "powerlaw_hill",
+    "weighted_alpha",
+    "stable_rank",
+    "weight_decay",
+    "spectral_norm",
+    "nuclear_norm",
+)
+GUIDES = ("spectral", "meanfield", "lowrank")
 
 _EXPECTED = (
     CheckpointError,
@@ -58,7 +75,7 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
     """
     args = parser.parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
-    silent = launched()[0] > 0
+    silent = is_silent()
     errors = Console(stderr=True, quiet=silent)
     try:
         args.run(args, Console(quiet=silent))
@@ -70,6 +87,11 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
         errors.print(f"{parser.prog}: {args.interrupted}")
         return 130
     return 0
+
+
+def is_silent() -> bool:
+    """Return whether this is one of the processes of `torchrun`, but not the first."""
+    return int(os.environ.get("RANK", "0")) > 0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -265,9 +287,10 @@ def _bench(args: argparse.Namespace, console: Console) -> None:
 
 
 def _report(args: argparse.Namespace, console: Console) -> None:
-    from bayes_htr.commands import run_report
+    if not is_silent():
+        from bayes_htr.commands import show_run
 
-    run_report(args, console)
+        show_run(args.folder, console)
 
 
 def _analyze(args: argparse.Namespace, console: Console) -> None:

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from bayes_htr.distributed import process_group, run_on_rank0, world_size
 from bayes_htr.experiments import (
     Entrant,
     Settings,
@@ -22,10 +23,7 @@ from bayes_htr.experiments import (
 from bayes_htr.experiments.parallel import plural
 from bayes_htr.fitting import load
 from bayes_htr.inference import MAP, SVI, Method, RunFolder, default_method
-from bayes_htr.inference.distributed import from_main, process_group
-from bayes_htr.launcher import launched
 from bayes_htr.priors import Priors
-from bayes_htr.processes import world_size
 from bayes_htr.report import RunReport
 
 
@@ -33,12 +31,6 @@ def run_fit(args: argparse.Namespace, console: Console) -> None:
     """Train the requested fit and those for comparison, and show the run."""
     with process_group(args.device) as device:
         _train(args, console, device)
-
-
-def run_report(args: argparse.Namespace, console: Console) -> None:
-    """Show a finished run, in the first process of several."""
-    if launched()[0] == 0:
-        _show(args.folder, console)
 
 
 def _train(args: argparse.Namespace, console: Console, device: str) -> None:
@@ -51,7 +43,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
         device=device,
         label_smoothing=args.label_smoothing,
     )
-    data = from_main(lambda: settings.dataset(args.seed))
+    data = run_on_rank0(lambda: settings.dataset(args.seed))
     num_data = len(data.y_train)
     net = settings.network(data, args.seed)
     entrants = _entrants(args, net, num_data)
@@ -59,7 +51,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
     if first.init is not None:
         _check_init(args, first.init, net)
     name = f"{args.data}-{args.net}-{Path(args.prior).stem}"
-    out = from_main(lambda: args.out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
+    out = run_on_rank0(lambda: args.out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
     seeds = range(args.seed, args.seed + args.seeds)
     workers = Workers.chosen(
         net,
@@ -84,7 +76,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
         )
     finally:
         torch.set_num_threads(threads)
-    from_main(lambda: _show(out, console))
+    run_on_rank0(lambda: show_run(out, console))
 
 
 def _entrants(args: argparse.Namespace, net: nn.Module, num_data: int) -> list[Entrant]:
@@ -143,7 +135,8 @@ def _method(args: argparse.Namespace, net: nn.Module) -> Method:
     return SVI(guide=args.guide, **given)
 
 
-def _show(folder: Path, console: Console) -> None:
+def show_run(folder: Path, console: Console) -> None:
+    """Draw the pictures of a finished run, and show its tables."""
     report = RunReport.read(folder)
     try:
         pictures = report.draw()

@@ -17,12 +17,12 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from bayes_htr.distributed import run_on_rank0
 from bayes_htr.experiments.datasets import Dataset, load_dataset
 from bayes_htr.experiments.networks import build_network
 from bayes_htr.experiments.parallel import Workers, run_parallel
 from bayes_htr.fitting import fit, load
 from bayes_htr.inference import EpochEvent, Method, RunFolder
-from bayes_htr.inference.distributed import from_main
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.posterior import network_spectra
 from bayes_htr.priors import Priors
@@ -120,7 +120,7 @@ def compare(
         The errors of `bayes_htr.fit`.
     """
     if not resume:
-        from_main(RunFolder(out).check_unused)
+        run_on_rank0(RunFolder(out).check_unused)
     jobs = [
         Job(entrant, seed, seed_folder(out, seeds, seed) / entrant.folder, resume)
         for seed in seeds
@@ -142,7 +142,7 @@ def compare(
         work = partial(run_job, settings)
         epochs = len(jobs) * settings.epochs
         scores = run_parallel(work, jobs, workers, epochs=epochs, note=note, progress=progress)
-    from_main(lambda: _write(RunFolder(out), settings, entrants, seeds, scores))
+    run_on_rank0(lambda: _write(RunFolder(out), settings, entrants, seeds, scores))
 
 
 def run_job(
@@ -163,7 +163,7 @@ def run_job(
     Returns:
         The scores on the test data.
     """
-    data = from_main(lambda: settings.dataset(job.seed))
+    data = run_on_rank0(lambda: settings.dataset(job.seed))
     net = settings.network(data, job.seed)
     init = None if job.entrant.init is None else load(job.entrant.init, net)
     posterior = fit(
@@ -181,7 +181,7 @@ def run_job(
         progress=progress,
         metadata={"data": data.name},
     )
-    return from_main(lambda: posterior.evaluate((data.x_test, data.y_test)))
+    return run_on_rank0(lambda: posterior.evaluate((data.x_test, data.y_test)))
 
 
 class _Counter:

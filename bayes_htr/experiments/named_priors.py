@@ -8,7 +8,6 @@ from typing import NamedTuple
 from torch import nn
 
 from bayes_htr.errors import PriorError
-from bayes_htr.models.placed import placed_parameters
 from bayes_htr.priors import (
     ESD,
     Exponential,
@@ -105,13 +104,13 @@ def check_densities(priors: Priors, net: nn.Module, *, num_data: int) -> None:
         PriorError: A prior is not a density; the message lists the named priors that are.
     """
     try:
-        placed_parameters(priors, net, 0)
+        priors.densities(net, 0)
     except PriorError as error:
         proper = []
         for name in PRIORS:
             try:
                 own = named_priors(name, strength=None, num_data=num_data, posterior=True)
-                placed_parameters(own, net, 0)
+                own.densities(net, 0)
             except PriorError:
                 continue
             proper.append(name)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from bayes_htr._checks import whole_number
 from bayes_htr.errors import CheckpointError, PriorError
 from bayes_htr.inference.data import Batches, Data
 from bayes_htr.inference.guides import GUIDES, Guide, PointMass
 from bayes_htr.inference.run_folder import CONFIG, GUIDE, SPECTRA, WEIGHTS, RunFolder
-from bayes_htr.inference.settings import check_whole
 from bayes_htr.models import BayesianClassifier, Likelihood
 from bayes_htr.posterior.checks import SpectrumCheck
 from bayes_htr.posterior.laws import StatedLaws, hyperparameters_of
@@ -30,7 +30,7 @@ from bayes_htr.posterior.prediction import (
 from bayes_htr.posterior.spectra import PosteriorSpectra, network_spectra
 from bayes_htr.priors import Prior, Priors
 from bayes_htr.spectra import parameters_of
-from bayes_htr.spectra.matrices import check_finite, unwrap
+from bayes_htr.spectra.matrices import check_finite, set_parameters, unwrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -99,7 +99,7 @@ class Posterior:
         For a point mass these are the weights at the mode.
         """
         net = copy.deepcopy(self._net)
-        _set_weights(net, self._guide.centre())
+        set_parameters(parameters_of(net), self._guide.centre())
         return net
 
     def hyperparameters(self) -> dict[str, float]:
@@ -116,7 +116,7 @@ class Posterior:
         Raises:
             ValueError: `samples` or `seed` is out of range.
         """
-        samples, seed = check_whole("samples", samples, 1), check_whole("seed", seed, 0)
+        samples, seed = whole_number(samples, "samples", at_least=1), whole_number(seed, "seed")
         return _stacked([self._without_weights(d) for d in self._guide.draws(samples, seed)])
 
     def unconstrained_hyperparameters(self) -> dict[str, Tensor]:
@@ -192,7 +192,7 @@ class Posterior:
         Raises:
             ValueError: `samples` or `seed` is out of range.
         """
-        samples, seed = check_whole("samples", samples, 1), check_whole("seed", seed, 0)
+        samples, seed = whole_number(samples, "samples", at_least=1), whole_number(seed, "seed")
         spectra: list[dict[str, Tensor]] = []
         hyperparameters: list[dict[str, Tensor]] = []
         draws = self._guide.spectrum_draws(samples, seed)
@@ -326,25 +326,17 @@ class Posterior:
             hyperparameters = self._without_weights(draw)
             if net is self._net and len(hyperparameters) < len(draw):
                 net = copy.deepcopy(net)  # the draw has weights, which would overwrite our own
-            _set_weights(net, draw)
+            set_parameters(parameters_of(net), draw)
             yield net, hyperparameters
 
     def _predict(self, batches: Batches, samples: int, seed: int) -> tuple[Prediction, Tensor]:
         """The prediction and the labels, in the order of one pass through the data."""
-        samples, seed = check_whole("samples", samples, 1), check_whole("seed", seed, 0)
+        samples, seed = whole_number(samples, "samples", at_least=1), whole_number(seed, "seed")
 
         def networks() -> Iterator[Callable[[Tensor], Tensor]]:
             return (net for net, _ in self._draws(samples, seed))
 
         return predict_batches(networks, batches)
-
-
-def _set_weights(net: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Write parameters into a network by name; the others keep their values."""
-    with torch.no_grad():
-        for p in parameters_of(net):
-            if p.name in values:
-                p.tensor.copy_(values[p.name])
 
 
 def _check_draw(draw: Mapping[str, Tensor], net: nn.Module, priors: Priors) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.func import functional_call
 
+from bayes_htr._checks import whole_number
 from bayes_htr._torch import evaluation_mode, isolated_randomness
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.models.simulate import simulated, warn_of_flat
@@ -44,9 +45,8 @@ def prior_predictive(
         DataError: The network does not accept the inputs, or some are not finite.
         ValueError: `samples` is less than 1.
     """
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise ValueError(f"samples={samples!r} must be a whole number of at least 1")
-    parameters = model.placed(epoch)
+    samples = whole_number(samples, "samples", at_least=1)
+    parameters = model.densities(epoch).trainable
     warn_of_flat(parameters, stacklevel=3)
     batches = unlabelled_batches(model.net, x, "x")
     batches.check_network(model.net)

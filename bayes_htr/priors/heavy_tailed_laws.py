@@ -11,8 +11,10 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from bayes_htr import distributions as dist
@@ -46,10 +48,13 @@ class TailIndexed(Law, abstract=True):
             return super()._instead(name)
         return "pass it as tail_index= (that is alpha - 1), so that any positive law is valid"
 
-    @property
+    @cached_property
     def conjugate(self) -> Gamma | None:
+        # A scale with a hyperprior keeps the tail index a hyperparameter too: their joint
+        # normaliser matters.
         tail_index = getattr(self, "tail_index", None)
-        return tail_index if isinstance(tail_index, Gamma) else None
+        alone = len(self.latents) == 1
+        return tail_index if isinstance(tail_index, Gamma) and alone else None
 
     def is_proper(self, strength: float = 1.0) -> bool:
         return super().is_proper(strength) and self._tail_is_finite(self.alpha, strength)
@@ -67,24 +72,34 @@ class TailIndexed(Law, abstract=True):
     def log_slope(self, x: Tensor, a: Arguments) -> Tensor:
         """`-log r'(x)` without constants: `-log p = tail_index r - log tail_index + log_slope`."""
 
-    def marginal_energy(
-        self, x: Tensor, a: Arguments, start: Tensor | None, strength: float
+    def total_energy(
+        self, x: Tensor, a: Arguments, start: Tensor | None = None, strength: float = 1.0
     ) -> Tensor:
+        """As of any law; a Gamma tail index is integrated out (`marginal_energy`)."""
+        if self.conjugate is None and (start is None or not self.latents):
+            return super().total_energy(x, a, start, strength)
+        excess = self.log_ratio(x, a) - (0.0 if start is None else self.log_ratio(start, a))
+        slopes = self.log_slope(x, a)
+        if self.conjugate is not None:
+            return self.marginal_energy(excess.sum(), slopes.sum(), x.numel(), strength)
+        t = self.exponent(a) - 1.0
+        return strength * (t * excess + slopes - torch.as_tensor(t).log()).sum()
+
+    def marginal_energy(self, S: Tensor, slopes: Tensor, k: int, strength: float) -> Tensor:
         """`-log` of the integral of `p(x)^strength` over a Gamma tail index, without constants.
 
-        With `S = sum r(x)` the tail index given `x` is `Gamma(a + s k, b + s S)`; integrated out it
-        leaves `(a + s k) log(b + s S)`. Strength tempers the law and not the hyperprior.
-        """
-        S = self.log_ratio(x, a) - (0.0 if start is None else self.log_ratio(start, a))
-        rest = self.log_slope(x, a).sum()
-        return self.marginal_energy_of_sums(S.sum(), rest, x.numel(), strength)
+        The tail index given `x` is `Gamma(a + s k, b + s S)`; integrated out it leaves
+        `(a + s k) log(b + s S)`. Strength tempers the law and not the hyperprior.
 
-    def marginal_energy_of_sums(self, S: Tensor, rest: Tensor, k: int, strength: float) -> Tensor:
-        """`marginal_energy` from the sums of `k` log ratios and log slopes."""
-        gamma = self.conjugate
-        assert gamma is not None
-        shape, rate = gamma.numbers()
-        return (shape + strength * k) * (rate + strength * S).log() + strength * rest
+        Args:
+            S: The sum of `log_ratio` over `k` values, 0-d.
+            slopes: That of `log_slope`, 0-d.
+            k: How many values there are.
+            strength: The power of the law.
+        """
+        assert self.conjugate is not None
+        shape, rate = self.conjugate.concentration_and_rate()
+        return (shape + strength * k) * (rate + strength * S).log() + strength * slopes
 
 
 @dataclass(frozen=True, repr=False)
@@ -172,11 +187,6 @@ class Lomax(TailIndexed):
         "tail_index": POSITIVE,
     }
     optional: ClassVar[tuple[str, ...]] = ("alpha", "tail_index")
-
-    @property
-    def conjugate(self) -> Gamma | None:
-        # A latent scale keeps the tail index a latent too: their joint normaliser matters.
-        return super().conjugate if isinstance(self.scale, float) else None
 
     def energy(self, x: Tensor, a: Arguments) -> Tensor:
         return self.exponent(a) * (x / a["scale"]).log1p()

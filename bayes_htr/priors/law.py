@@ -15,6 +15,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor
@@ -115,23 +116,33 @@ class Law(Value, abstract=True):
                 f"{self!r} as a hyperprior: take a proper law whose arguments are numbers"
             )
 
-    @property
+    @cached_property
     def arguments(self) -> dict[str, Argument]:
-        """The arguments by name, those left out without."""
-        return {name: getattr(self, name) for name in self.ranges if name in self._given()}
+        """The arguments by name, without those that were left out."""
+        stated = self._given()
+        return {name: stated[name] for name in self.ranges if name in stated}
 
-    @property
+    @cached_property
+    def numbers(self) -> dict[str, float]:
+        """The arguments that are numbers, by name."""
+        return {k: v for k, v in self.arguments.items() if isinstance(v, float)}
+
+    def numbers_like(self, like: Tensor) -> dict[str, Tensor]:
+        """The arguments that are numbers as tensors of the dtype and on the device of `like`."""
+        return {k: like.new_tensor(v) for k, v in self.numbers.items()}
+
+    @cached_property
     def hill(self) -> Hill | None:
         """The plug-in estimate among the arguments, if there is one (no law takes two)."""
         return next((a for a in self.arguments.values() if isinstance(a, Hill)), None)
 
-    @property
+    @cached_property
     def latents(self) -> dict[str, Law | Joint | Shared]:
-        """The hyperpriors among the arguments by argument name."""
-        found = self.arguments.items()
-        return {k: v for k, v in found if isinstance(v, Law | Joint | Shared)}
+        """The hyperpriors among the arguments, by argument name."""
+        arguments = self.arguments.items()
+        return {k: v for k, v in arguments if isinstance(v, Law | Joint | Shared)}
 
-    @property
+    @cached_property
     def conjugate(self) -> Law | None:
         """The Gamma hyperprior that is integrated out in closed form, if there is one."""
         return None
@@ -151,9 +162,26 @@ class Law(Value, abstract=True):
     def energy(self, x: Tensor, a: Arguments) -> Tensor:
         """`-log p(x)` for each element of `x`, without terms that do not depend on `x`."""
 
-    def total_energy(self, x: Tensor, a: Arguments) -> Tensor:
-        """The sum of `energy` over the elements of `x`, `(n,)`: 0-d."""
-        return self.energy(x, a).sum()
+    def total_energy(
+        self, x: Tensor, a: Arguments, start: Tensor | None = None, strength: float = 1.0
+    ) -> Tensor:
+        """`-strength` times the log density of all elements of `x`: 0-d.
+
+        Constants are dropped where no argument is a hyperparameter, and kept where one is, since
+        they depend on it.
+
+        Args:
+            x: `(n,)` values on the support.
+            a: The arguments.
+            start: Where the scored tail starts, if it is not the law's own support.
+            strength: The power of the law.
+
+        Raises:
+            ValueError: Hyperparameters outside the law's range.
+        """
+        if not self.latents:
+            return strength * self.energy(x, a).sum()
+        return -strength * self.distribution_of(dict(a)).log_prob(x).sum()
 
     @abstractmethod
     def distribution_of(self, a: Arguments) -> Any:
@@ -165,13 +193,11 @@ class Law(Value, abstract=True):
         Raises:
             PriorError: An argument is a plug-in estimate, a hyperprior, or missing.
         """
-        arguments = self.arguments
-        numbers = {k: v for k, v in arguments.items() if isinstance(v, float)}
-        if len(numbers) < len(arguments):
+        if len(self.numbers) < len(self.arguments):
             raise PriorError(
                 f"{self!r} has no distribution of its own: not all arguments are numbers"
             )
-        return self.distribution_of(numbers)
+        return self.distribution_of(self.numbers)
 
     def on_support(self, x: Tensor, a: Arguments) -> Tensor:
         """`x`, moved to the nearest end of the support where the energy continues as a constant.

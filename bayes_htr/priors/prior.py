@@ -10,13 +10,14 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bayes_htr.errors import PriorError, SpectrumError
-from bayes_htr.priors.heavy_tailed_laws import Powerlaw, TailIndexed
+from bayes_htr.priors.heavy_tailed_laws import Powerlaw
 from bayes_htr.priors.law import Arguments, Law
 from bayes_htr.priors.schedules import Schedule
 from bayes_htr.priors.values import Value, number
@@ -38,11 +39,19 @@ class Gate(NamedTuple):
     terms: tuple[int, ...]
 
 
-class Flat(NamedTuple):
-    """A prior taken apart: what an engine evaluates."""
+class Terms(NamedTuple):
+    """A prior taken apart: its terms, and which of them act only above a threshold."""
 
     terms: tuple[Term, ...]
     gates: tuple[Gate, ...]
+
+    @property
+    def status(self) -> str:
+        """`"proper"`, `"improper"`, or `"factor"` where it is a density over no coordinate."""
+        if not all(term.statistic.is_density for term in self.terms):
+            return "factor"
+        is_proper = all(term.statistic.is_proper(term.strength) for term in self.terms)
+        return "proper" if is_proper and not self.gates else "improper"
 
 
 @dataclass(frozen=True, repr=False)
@@ -67,15 +76,15 @@ class Prior(Value, abstract=True):
         return Product((self, other))
 
     @abstractmethod
-    def flat(self) -> Flat:
-        """The prior's terms and gates."""
+    def decompose(self) -> Terms:
+        """The prior taken apart into terms and gates."""
 
     @property
     def terms(self) -> tuple[Term, ...]:
         """The statistics with their strengths."""
-        return self.flat().terms
+        return self.decompose().terms
 
-    @property
+    @cached_property
     def needs(self) -> Need:
         """What the prior needs of a matrix."""
         needs = Need()
@@ -91,11 +100,7 @@ class Prior(Value, abstract=True):
     @property
     def status(self) -> str:
         """`"proper"`, `"improper"`, or `"factor"` where it is a density over no coordinate."""
-        if not all(term.statistic.is_density for term in self.terms):
-            return "factor"
-        gated = bool(self.flat().gates)
-        proper = all(term.statistic.is_proper(term.strength) for term in self.terms)
-        return "proper" if proper and not gated else "improper"
+        return self.decompose().status
 
 
 @dataclass(frozen=True, repr=False)
@@ -161,19 +166,19 @@ class Statistic(Prior, abstract=True):
         """The expression of a prior on this statistic with a proper heavy-tailed law."""
         return f"{type(self).__name__}(Lomax({alpha}))"
 
-    def flat(self) -> Flat:
-        return Flat((Term(self),), ())
+    def decompose(self) -> Terms:
+        return Terms((Term(self),), ())
 
     def is_proper(self, strength: float = 1.0) -> bool:
         """Whether `p^strength` is a density up to a finite constant."""
         return self.law.is_proper(strength)
 
-    @property
+    @cached_property
     @abstractmethod
     def own_needs(self) -> Need:
         """What the statistic itself needs to know of a matrix."""
 
-    @property
+    @cached_property
     def needs(self) -> Need:
         """What the statistic and the plug-in estimate of its law need to know of a matrix."""
         if self.law.hill is None:
@@ -204,26 +209,13 @@ class Statistic(Prior, abstract=True):
         Raises:
             SpectrumError: The energy is not finite, or all values lie outside the law's support.
         """
-        law, x = self.law, self.values(view)
-        a = self._arguments(view, latents)
+        x, a = self.values(view), self._arguments(view, latents)
         start = self.start(view)
         x = self._supported(view, x, a)
-        if law.conjugate is not None:
-            assert isinstance(law, TailIndexed)
-            energy = law.marginal_energy(x, a, start, strength)
-        elif not latents:
-            energy = strength * law.total_energy(x, a)
-        elif start is None:
-            try:
-                energy = -strength * law.distribution_of(dict(a)).log_prob(x).sum()
-            except ValueError as error:
-                raise SpectrumError(f"{view.name}: {self!r} cannot be scored: {error}") from error
-        else:
-            assert isinstance(law, TailIndexed)
-            t = law.exponent(a) - 1.0
-            excess = law.log_ratio(x, a) - law.log_ratio(start, a)
-            rest = law.log_slope(x, a)
-            energy = strength * (t * excess + rest - torch.as_tensor(t).log()).sum()
+        try:
+            energy = self.law.total_energy(x, a, start, strength)
+        except ValueError as error:
+            raise SpectrumError(f"{view.name}: {self!r} cannot be scored: {error}") from error
         return self._finite(view, energy, x)
 
     def _finite(self, view: MatrixView, energy: Tensor, x: Tensor) -> Tensor:
@@ -237,19 +229,13 @@ class Statistic(Prior, abstract=True):
         return energy
 
     def _arguments(self, view: MatrixView, latents: Mapping[str, Tensor]) -> Arguments:
-        """The law's arguments as numbers and tensors; a conjugate tail index has none."""
-        arguments: dict[str, Tensor | float] = {}
-        for name, value in self.law.arguments.items():
-            if isinstance(value, float):
-                arguments[name] = value
-            elif value is self.law.hill:
-                assert self.law.hill is not None
-                lam = view.eigenvalues
-                if not self.law.hill.differentiable:
-                    lam = lam.detach()
-                arguments[name] = self.law.hill(lam, view.name)
-            elif name in latents:
-                arguments[name] = latents[name]
+        """The law's arguments as numbers and tensors; a tail index integrated out is left out."""
+        arguments: dict[str, Tensor | float] = {**self.law.numbers, **latents}
+        hill = self.law.hill
+        if hill is not None:
+            lam = view.eigenvalues if hill.differentiable else view.eigenvalues.detach()
+            (name,) = (k for k, v in self.law.arguments.items() if v is hill)
+            arguments[name] = hill(lam, view.name)
         return arguments
 
     def _supported(self, view: MatrixView, x: Tensor, a: Arguments) -> Tensor:
@@ -290,15 +276,15 @@ class Product(Prior):
     def __repr__(self) -> str:
         return " & ".join(map(repr, self.factors))
 
-    def flat(self) -> Flat:
+    def decompose(self) -> Terms:
         terms: list[Term] = []
         gates: list[Gate] = []
         for factor in self.factors:
             shift = len(terms)
-            inner = factor.flat()
+            inner = factor.decompose()
             terms += inner.terms
             gates += [Gate(t, tuple(i + shift for i in index)) for t, index in inner.gates]
-        return Flat(tuple(terms), tuple(gates))
+        return Terms(tuple(terms), tuple(gates))
 
 
 @dataclass(frozen=True, repr=False)
@@ -329,9 +315,9 @@ class Scaled(_Wrapped):
     def __repr__(self) -> str:
         return self._show(f"scaled({self.strength})")
 
-    def flat(self) -> Flat:
-        terms, gates = self.prior.flat()
-        return Flat(
+    def decompose(self) -> Terms:
+        terms, gates = self.prior.decompose()
+        return Terms(
             tuple(Term(t.statistic, t.strength * self.strength, t.schedules) for t in terms), gates
         )
 
@@ -350,9 +336,9 @@ class Scheduled(_Wrapped):
     def __repr__(self) -> str:
         return self._show(f"scheduled({self.schedule!r})")
 
-    def flat(self) -> Flat:
-        terms, gates = self.prior.flat()
-        return Flat(
+    def decompose(self) -> Terms:
+        terms, gates = self.prior.decompose()
+        return Terms(
             tuple(Term(t.statistic, t.strength, (*t.schedules, self.schedule)) for t in terms),
             gates,
         )
@@ -371,9 +357,9 @@ class Above(_Wrapped):
     def __repr__(self) -> str:
         return self._show(f"above({self.threshold})")
 
-    def flat(self) -> Flat:
-        terms, gates = self.prior.flat()
-        return Flat(terms, (*gates, Gate(self.threshold, tuple(range(len(terms))))))
+    def decompose(self) -> Terms:
+        terms, gates = self.prior.decompose()
+        return Terms(terms, (*gates, Gate(self.threshold, tuple(range(len(terms))))))
 
 
 def _factors(prior: Prior) -> Iterator[Prior]:

@@ -19,31 +19,20 @@ from typing import Any
 from torch import nn
 
 from bayes_htr.errors import PriorError
-from bayes_htr.priors.explain import Explanation, explain_row
-from bayes_htr.priors.law import Law, Shared
+from bayes_htr.priors.explain import Explanation, explained
+from bayes_htr.priors.law import Law
+from bayes_htr.priors.matrix_prior import MatrixPrior
+from bayes_htr.priors.parameter_prior import Densities, ParameterPrior
 from bayes_htr.priors.prior import Prior
 from bayes_htr.priors.schedules import Schedule
 from bayes_htr.priors.values import Value, number
 from bayes_htr.spectra import Parameter, parameters_of
-from bayes_htr.spectra.matrices import without_wrappers
+from bayes_htr.spectra.matrices import as_row, without_wrappers
 
 if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What holds for one parameter: its prior (`None` if flat) and the pattern that gave it.
-
-    `note` says why a parameter is flat, or that its prior is a constant.
-    """
-
-    parameter: Parameter
-    prior: Prior | None
-    pattern: str = ""
-    note: str = ""
 
 
 @dataclass(frozen=True, repr=False, init=False)
@@ -212,8 +201,8 @@ class Priors(Value):
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, PriorError) as error:
             raise PriorError(f"{path}: {error}") from error
 
-    def resolve(self, net: nn.Module) -> list[Assignment]:
-        """What holds for each parameter of a network.
+    def resolve(self, net: nn.Module) -> list[ParameterPrior]:
+        """The prior of each parameter of a network, in the order of its parameters.
 
         Raises:
             PriorError: A pattern matches no parameter, or only parameters that earlier patterns
@@ -223,7 +212,7 @@ class Priors(Value):
         parameters = parameters_of(net)
         names = [p.name for p in parameters]
         used: dict[str, int] = dict.fromkeys((p for p, _ in self.priors), 0)
-        assignments = [self._assign(parameter, used) for parameter in parameters]
+        resolved = [self._assign(parameter, used) for parameter in parameters]
         if self.everywhere is not None and not any(p.matrices for p in parameters):
             raise PriorError(
                 f"there is no weight matrix for {self.everywhere!r}; the parameters are "
@@ -247,18 +236,35 @@ class Priors(Value):
                 f"the pattern {pattern!r} does nothing: earlier patterns take all that it matches "
                 f"({', '.join(p.name for p in matched)}); move it up"
             )
-        self._check_shared(assignments)
-        return assignments
+        _check_shared(resolved)
+        return resolved
 
-    def _assign(self, parameter: Parameter, used: dict[str, int]) -> Assignment:
-        flat = Assignment(parameter, None)
+    def densities(self, net: nn.Module, epoch: int | None = None) -> Densities:
+        """The priors of a network's parameters as densities.
+
+        Args:
+            net: The network.
+            epoch: Counted from 0; needed where a prior is scheduled.
+
+        Raises:
+            PriorError: As `resolve`; a prior that is no density, or a threshold on the sum of all.
+        """
+        resolved = self.resolve(net)
+        if self.threshold is not None:
+            names = ", ".join(p.name for p in resolved if p.prior is not None)
+            raise PriorError(
+                f"{names}: {self!r} acts only above a threshold and is no density; leave out "
+                ".above(...), as in Priors(ESD(Lomax(2.0))), or use htr.MAP"
+            )
+        return Densities.at(resolved, epoch)
+
+    def _assign(self, parameter: Parameter, used: dict[str, int]) -> ParameterPrior:
+        flat = ParameterPrior(parameter)
         if parameter.raw and parameter.tensor.ndim > 1:
             self._refuse_raw(parameter)
         if self.everywhere is not None:
             if parameter.matrices:
-                return Assignment(
-                    parameter, self.everywhere, "(every weight matrix)", _frozen(parameter)
-                )
+                return self._resolved(parameter, self.everywhere, "(every weight matrix)")
             return dataclasses.replace(flat, note="a vector")
         for pattern, prior in self.priors:
             if not _matches(pattern, parameter):
@@ -272,8 +278,22 @@ class Priors(Value):
                 flat = dataclasses.replace(flat, note=f"a vector, {pattern!r} needs a matrix")
                 continue
             used[pattern] += 1
-            return Assignment(parameter, prior, pattern, _frozen(parameter))
+            return self._resolved(parameter, prior, pattern)
         return flat if flat.note else dataclasses.replace(flat, note="no pattern matches")
+
+    def _resolved(self, parameter: Parameter, prior: Prior, pattern: str) -> ParameterPrior:
+        overall: Any = {"strength": self.strength, "schedules": self.schedules}
+        matrices = [
+            MatrixPrior.of(prior, m.name, m.shape, view=m.view, **overall)
+            for m in parameter.matrices
+        ]
+        if not matrices:
+            shape = (1, parameter.tensor.numel())
+            matrices = [
+                MatrixPrior.of(prior, parameter.name, shape, view=as_row, is_vector=True, **overall)
+            ]
+        note = "" if parameter.tensor.requires_grad else "frozen: a constant"
+        return ParameterPrior(parameter, prior, pattern, note, tuple(matrices))
 
     def _refuse_raw(self, parameter: Parameter) -> None:
         """Raise if a spectral prior is on a parameter from which the actual weight is computed."""
@@ -286,19 +306,6 @@ class Priors(Value):
                 "Remove that first (parametrize.remove_parametrizations, remove_weight_norm, "
                 "remove_spectral_norm, prune.remove), or give it Entries"
             )
-
-    def _check_shared(self, assignments: list[Assignment]) -> None:
-        laws: dict[str, Law] = {}
-        for assignment in assignments:
-            for term in assignment.prior.terms if assignment.prior else ():
-                for latent in term.statistic.law.latents.values():
-                    if isinstance(latent, Shared):
-                        first = laws.setdefault(latent.name, latent.law)
-                        if first != latent.law:
-                            raise PriorError(
-                                f"Shared({latent.name!r}, ...) stands for two laws, {first!r} and "
-                                f"{latent.law!r}; use two names"
-                            )
 
     def explain(self, net: nn.Module, *, num_data: int | None = None) -> Explanation:
         """A table with a row per parameter: its prior, whether it is proper, algorithm and cost.
@@ -315,16 +322,27 @@ class Priors(Value):
             PriorError: As `resolve`.
         """
         rows = []
-        for a in self.resolve(net):
-            rows += explain_row(a.parameter, a.prior, a.note, a.pattern, self.strength, num_data)
+        for parameter in self.resolve(net):
+            rows += explained(parameter, num_data)
         tail = [f"schedule {s!r}" for s in self.schedules]
         if self.threshold is not None:
             tail.append(f"acts while the sum of penalties is at least {self.threshold}")
         return Explanation(tuple(rows), tuple(tail))
 
 
-def _frozen(parameter: Parameter) -> str:
-    return "" if parameter.tensor.requires_grad else "frozen: a constant"
+def _check_shared(resolved: list[ParameterPrior]) -> None:
+    """Raise if one shared name stands for two hyperpriors."""
+    laws: dict[str, Law] = {}
+    for parameter in resolved:
+        for matrix in parameter.matrices:
+            for term in matrix.terms:
+                for hyperparameter in term.hyperparameters.values():
+                    name, law = hyperparameter.name, hyperparameter.law
+                    if (first := laws.setdefault(name, law)) != law:
+                        raise PriorError(
+                            f"Shared({name!r}, ...) stands for two laws, {first!r} and {law!r}; "
+                            "use two names"
+                        )
 
 
 def _matches(pattern: str, parameter: Parameter) -> bool:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -59,7 +60,7 @@ class ESD(Statistic):
     def _start_from(self) -> float | None:  # type: ignore[override]
         return self.tail
 
-    @property
+    @cached_property
     def own_needs(self) -> Need:
         if self._is_log_det:
             return Need(log_det=True)
@@ -67,7 +68,7 @@ class ESD(Statistic):
             return Need(upper=self.tail)
         return Need(upper=1, digits=self.law.singular_at_zero)
 
-    @property
+    @cached_property
     def _is_log_det(self) -> bool:
         """Whether the energy is a multiple of `log det(I + W'W / scale)`, without eigenvalues."""
         law = self.law
@@ -90,7 +91,7 @@ class ESD(Statistic):
             assert isinstance(self.law.alpha, float)
             return self._finite(view, strength * self.law.alpha * S, S)
         K = min(view.shape)
-        return self._finite(view, self.law.marginal_energy_of_sums(S, S, K, strength), S)
+        return self._finite(view, self.law.marginal_energy(S, S, K, strength), S)
 
     def is_proper(self, strength: float = 1.0) -> bool:
         return self.tail is None and super().is_proper(strength)
@@ -138,7 +139,7 @@ class SingularValues(Statistic):
     def log_derivative(self, eigenvalues: Tensor) -> Tensor:
         return -(2 * eigenvalues.sqrt()).log()
 
-    @property
+    @cached_property
     def own_needs(self) -> Need:
         return Need(singular_values=True, digits=self.law.singular_at_zero)
 
@@ -170,7 +171,7 @@ class MaxEigenvalue(Statistic):
     def num_values(self, shape: tuple[int, int]) -> int:
         return 1
 
-    @property
+    @cached_property
     def own_needs(self) -> Need:
         return Need(top=True)
 
@@ -195,7 +196,7 @@ class Entries(Statistic):
     def proper_example(self, alpha: float) -> str:
         return "Entries(Normal(0.0, 1.0))"
 
-    @property
+    @cached_property
     def own_needs(self) -> Need:
         return Need()
 
@@ -227,7 +228,7 @@ class StableRank(Statistic):
     def proper_example(self, alpha: float) -> str:
         return f"ESD(Lomax({alpha}))"
 
-    @property
+    @cached_property
     def own_needs(self) -> Need:
         return Need(top=True)
 

@@ -75,5 +75,4 @@ def tempered_distribution(law: Law, strength: float) -> Any:
                 student = dist.StudentT(double * freedom, 0.0, double * scale / freedom**0.5)
                 return dist.FoldedDistribution(student)
     found = tempered(law, s)
-    numbers = {k: double * v for k, v in found.arguments.items() if isinstance(v, float)}
-    return found.distribution_of(numbers)
+    return found.distribution_of(found.numbers_like(double))

@@ -8,10 +8,10 @@ and `from_dict`. `from_dict` accepts only the names of the subclasses of `Value`
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
+from bayes_htr import _checks
 from bayes_htr.errors import PriorError
 
 V = TypeVar("V", bound="Value")
@@ -94,34 +94,8 @@ def _parse(data: Any, where: str) -> Any:
         raise PriorError(f"{name}: {error}") from error
 
 
-def number(
-    value: Any,
-    what: str,
-    *,
-    above: float | None = None,
-    at_least: float | None = None,
-    below: float | None = None,
-) -> float:
-    """`value` as a finite float within its bounds.
-
-    Raises:
-        PriorError: Not a finite number, or out of bounds; `what` names it.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise PriorError(f"{what}={value!r} must be a number")
-    try:
-        result = float(value)
-    except OverflowError:
-        result = math.inf
-    if not math.isfinite(result):
-        raise PriorError(f"{what}={result} must be finite")
-    if above is not None and not result > above:
-        raise PriorError(f"{what}={result} must be greater than {above:g}")
-    if at_least is not None and not result >= at_least:
-        raise PriorError(f"{what}={result} must be at least {at_least:g}")
-    if below is not None and not result < below:
-        raise PriorError(f"{what}={result} must be less than {below:g}")
-    return result
+number = partial(_checks.number, error=PriorError)
+"""A finite float within its bounds, as `_checks.number`, but with a `PriorError`."""
 
 
 def integer(value: Any, what: str, *, at_least: int) -> int:

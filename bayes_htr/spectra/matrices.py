@@ -15,7 +15,7 @@ Names are those of `named_parameters()` of the plain network, without the prefix
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -124,6 +124,19 @@ def parameters_of(module: nn.Module) -> list[Parameter]:
     return found
 
 
+def set_parameters(parameters: Iterable[Parameter], values: Mapping[str, Tensor]) -> None:
+    """Write values into parameters, in place; those without a value stay as they are.
+
+    Args:
+        parameters: What `parameters_of` returns.
+        values: Tensors by name, with the shapes of the parameters; other names are ignored.
+    """
+    with torch.no_grad():
+        for p in parameters:
+            if p.name in values:
+                p.tensor.copy_(values[p.name])
+
+
 def matrices_of(module: nn.Module) -> dict[str, Tensor]:
     """Every matrix of a module by name, as a differentiable view of its parameter."""
     return {
@@ -145,6 +158,11 @@ def as_matrix(W: Tensor) -> Tensor:
             "give one with two or more dimensions, none of them 0"
         )
     return W if W.ndim == 2 else W.reshape(W.shape[0], -1)
+
+
+def as_row(tensor: Tensor) -> Tensor:
+    """A tensor as a matrix of one row, in which priors see vectors."""
+    return tensor.reshape(1, -1)
 
 
 def hooked(owner: nn.Module) -> dict[str, WeightNorm | SpectralNorm]:

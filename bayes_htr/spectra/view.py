@@ -21,35 +21,18 @@ from bayes_htr.spectra.need import Need
 from bayes_htr.spectra.top import BLOCK, TopPair, top_pair
 
 
-class Factors(NamedTuple):
-    """A matrix of low rank: `left @ right` of `(m, b)` and `(b, n)`, or the product of vectors."""
-
-    left: Tensor
-    right: Tensor
-
-
 class Gradient(NamedTuple):
-    """A gradient with respect to a matrix: the sum of both parts, either of which may be absent.
+    """A gradient with respect to a matrix: `rest + left @ right`, where either may be absent.
 
     Attributes:
-        rest: All but the next.
-        top: What acts through the largest singular value.
+        rest: `(m, n)`: all that does not act through the largest singular value.
+        left: `(m, b)`, or `(m,)`: the left factor of the part that does.
+        right: `(b, n)`, or `(n,)`: its right factor.
     """
 
     rest: Tensor | None
-    top: Factors | None
-
-
-class PulledBack(NamedTuple):
-    """A gradient with respect to a matrix, and a slope in its largest singular value.
-
-    Attributes:
-        rest: The gradient of all that does not act through that.
-        slope: 0-d.
-    """
-
-    rest: Tensor | None
-    slope: Tensor | None
+    left: Tensor | None = None
+    right: Tensor | None = None
 
 
 class MatrixView:
@@ -190,8 +173,13 @@ class MatrixView:
                 "alone with tail="
             )
 
-    def pull_back(self, slopes: Mapping[str, Tensor | None]) -> PulledBack:
-        """The gradient with respect to the matrix of what has these slopes in the parts."""
+    def pull_back(self, slopes: Mapping[str, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
+        """The gradient with respect to the matrix of what has these slopes in the parts.
+
+        Returns:
+            The gradient of all that does not act through the largest singular value, `(m, n)`;
+            and the slope in that, 0-d. Either may be absent.
+        """
         rest: list[Tensor] = []
         top = None
         for name, slope in slopes.items():
@@ -211,7 +199,7 @@ class MatrixView:
             else:
                 rest.append(slope * self._log_det_gradients[name])
         total = sum((r.to(self.W.dtype) for r in rest[1:]), rest[0].to(self.W)) if rest else None
-        return PulledBack(total, top)
+        return total, top
 
     def _part(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         if name not in self.parts:

@@ -25,9 +25,6 @@ from torch import Tensor, nn
 import bayes_htr as htr
 from bayes_htr.experiments import build_network
 from bayes_htr.inference import Batches, Problem
-from bayes_htr.inference.map import _Run as MAPRun
-from bayes_htr.inference.replica import Replica
-from bayes_htr.inference.svi import _Run as SVIRun
 from benchmarks.common.stopwatch import Steps
 from benchmarks.cost.training import Training, Workload, random_data
 
@@ -84,15 +81,14 @@ def adam_run(work: Workload) -> Steps:
 
 def map_run(work: Workload, priors: htr.Priors) -> Steps:
     """Steps of `htr.MAP`, by SGD with momentum."""
-    problem = _problem(work, priors)
-    run = MAPRun(htr.MAP(lr=0.05), problem)
-    run.replica = Replica(problem.net, problem.model.likelihood)
-    return _Loop(work, lambda x, y: run._step(x, y, len(y)))
+    trainer = htr.MAP(lr=0.05).prepare(_problem(work, priors))
+    return _Loop(work, lambda x, y: trainer.update(x, y, len(y)))
 
 
 def svi_run(work: Workload, priors: htr.Priors, method: htr.SVI) -> Steps:
     """Steps of `htr.SVI`."""
-    return _Loop(work, SVIRun(method, _problem(work, priors))._step)
+    trainer = method.prepare(_problem(work, priors))
+    return _Loop(work, lambda x, y: trainer.update(x, y, len(y)))
 
 
 def _problem(work: Workload, priors: htr.Priors) -> Problem:

@@ -134,10 +134,10 @@ def test_networks(untouched, net, priors, error, message):
 @pytest.mark.parametrize(
     ("setting", "error", "message"),
     [
-        ({"epochs": -1}, ValueError, "epochs=-1 must be a whole number, 0 or more"),
+        ({"epochs": -1}, ValueError, "epochs=-1 must be a whole number of at least 0"),
         ({"epochs": 1.5}, ValueError, "epochs=1.5"),
         ({"epochs": True}, ValueError, "epochs=True"),
-        ({"batch_size": 0}, ValueError, "batch_size=0 must be a positive whole number"),
+        ({"batch_size": 0}, ValueError, "batch_size=0 must be a whole number of at least 1"),
         ({"batch_size": 2.0}, ValueError, "batch_size=2.0"),
         ({"seed": None}, ValueError, "seed=None must be a whole number"),
         ({"seed": 0.5}, ValueError, "seed=0.5"),

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from bayes_htr.inference.distributed import drawn_alike, own_device
+from bayes_htr.distributed import own_device, synchronised_rng
 from tests.inference import distributed_cases as cases
 from tests.processes import ENVIRONMENT, TORCHRUN, difference, found_by
 
@@ -86,7 +86,7 @@ def test_what_all_draw_alike_does_not_depend_on_the_global_state():
     def numbers(seed):
         torch.manual_seed(seed)
         found = []
-        for item in drawn_alike((float(torch.rand(())) for _ in range(3)), seed=5):
+        for item in synchronised_rng((float(torch.rand(())) for _ in range(3)), seed=5):
             found.append((item, float(torch.rand(()))))
         return zip(*found, strict=True)
 
@@ -181,7 +181,7 @@ SCRIPT = """
 import sys
 import torch
 from tests.inference import distributed_cases as cases
-from bayes_htr.inference.distributed import process_group
+from bayes_htr.distributed import process_group
 
 torch.set_num_threads(1)
 with process_group("cpu"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -106,8 +107,9 @@ def test_fit_passes_a_methods_guide_on(network, data, draws, tmp_path):
     from bayes_htr.inference import Fitted
 
     class Stored(htr.MAP):
-        def run(self, problem):
-            return Fitted(problem.net, {}, [], Samples(draws))
+        def prepare(self, problem):
+            fitted = Fitted(problem.net, {}, [], Samples(draws))
+            return SimpleNamespace(run=lambda folder, checkpoint: fitted)
 
     model = htr.BayesianClassifier(
         network(), htr.Priors(htr.ESD(htr.Lomax(tail_index=htr.Gamma(9.0, 3.0))))

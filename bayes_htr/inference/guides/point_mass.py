@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from bayes_htr.engine import bind
-from bayes_htr.engine.latents import Latent
 from bayes_htr.inference.guides.base import Guide
 from bayes_htr.models import BayesianClassifier
+from bayes_htr.priors import Hyperparameter
 
 
 class PointMass(Guide):
@@ -23,21 +23,24 @@ class PointMass(Guide):
 
     Args:
         coordinates: Hyperparameters by name in unconstrained coordinates, 0-d each.
-        latents: Hyperparameters with their hyperpriors by name; coordinates of others are ignored.
+        hyperpriors: Hyperparameters with their hyperpriors by name; coordinates of others are
+            ignored.
     """
 
     kind: ClassVar[str] = "point_mass"
 
-    def __init__(self, coordinates: Mapping[str, Tensor], latents: Mapping[str, Latent]) -> None:
+    def __init__(
+        self, coordinates: Mapping[str, Tensor], hyperpriors: Mapping[str, Hyperparameter]
+    ) -> None:
         super().__init__()
-        self.latents = {name: x for name, x in latents.items() if name in coordinates}
-        for number, name in enumerate(self.latents):
+        self.hyperpriors = {n: h for n, h in hyperpriors.items() if n in coordinates}
+        for number, name in enumerate(self.hyperpriors):
             self.register_buffer(f"coordinate{number}", coordinates[name].detach().clone())
 
     def centre(self) -> dict[str, Tensor]:
         """The hyperparameters by name, 0-d in float64 on the CPU."""
-        coordinates = self.coordinates(self.latents)
-        values = {name: float(x.value(coordinates[name])) for name, x in self.latents.items()}
+        coordinates = self.coordinates(self.hyperpriors)
+        values = {name: float(x.value(coordinates[name])) for name, x in self.hyperpriors.items()}
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
@@ -52,17 +55,17 @@ class PointMass(Guide):
         """A single draw of the hyperparameters; all matrices are points."""
         yield self.centre()
 
-    def coordinates(self, latents: Mapping[str, Latent]) -> dict[str, Tensor]:
+    def coordinates(self, hyperpriors: Mapping[str, Hyperparameter]) -> dict[str, Tensor]:
         """The coordinates as they were given, for those of the hyperparameters that are here."""
         return {
             name: self.get_buffer(f"coordinate{number}").clone()
-            for number, name in enumerate(self.latents)
-            if name in latents
+            for number, name in enumerate(self.hyperpriors)
+            if name in hyperpriors
         }
 
     def settings(self) -> dict[str, Any]:
         """The names of the hyperparameters."""
-        return {"names": list(self.latents)}
+        return {"names": list(self.hyperpriors)}
 
     @classmethod
     def rebuilt(
@@ -70,4 +73,4 @@ class PointMass(Guide):
     ) -> PointMass:
         """The inverse of `settings` and `state_dict`."""
         coordinates = {n: state[f"coordinate{i}"] for i, n in enumerate(settings["names"])}
-        return cls(coordinates, bind(model.priors, model.net).latent_laws)
+        return cls(coordinates, bind(model.priors, model.net).hyperpriors)

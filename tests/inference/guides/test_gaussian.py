@@ -14,8 +14,7 @@ from torch.distributions import LowRankMultivariateNormal, MultivariateNormal, N
 import bayes_htr as htr
 from bayes_htr.errors import CheckpointError
 from bayes_htr.inference.guides import GUIDES
-from bayes_htr.inference.guides.lowrank import LowRank
-from bayes_htr.inference.guides.meanfield import MeanField
+from bayes_htr.inference.guides.gaussian import LowRank, MeanField
 
 NORMAL = htr.Priors({"*": htr.Entries(htr.Normal(0.1, 0.5))})
 MIXED = htr.Priors(
@@ -74,7 +73,7 @@ def test_divergence_grows_with_the_number_of_weights():
         net = torch.nn.Linear(width, 7, bias=False)
         torch.nn.init.zeros_(net.weight)
         model = htr.BayesianClassifier(net, htr.Priors(htr.Entries(htr.Normal(0.0, 1.0))))
-        guide = MeanField(model.placed(), init_scale=0.1)
+        guide = MeanField(model.densities(), init_scale=0.1)
         kls.append(guide.divergence(guide.rsample()).item())
     each = kl_divergence(Normal(0.0, 0.1), Normal(0.0, 1.0)).item()
     assert kls == pytest.approx([7 * 8 * each, 7 * 80 * each], rel=1e-6)
@@ -85,7 +84,7 @@ def test_divergence_against_monte_carlo(make_guide, kind, priors):
     """The mean of its estimates is that of `log q - log p`, with the model's own density."""
     model, guide = make_guide(kind, priors)
     law = law_of(guide)
-    placed = model.placed()
+    placed = model.densities().trainable
     torch.manual_seed(0)
     found, plain = [], []
     with torch.no_grad():
@@ -190,7 +189,7 @@ def test_a_schedule_is_followed(make_guide, kind):
     priors = NORMAL.scheduled(htr.PowerDecay(1.0, period=1, cutoff=0.3))
     model, guide = make_guide(kind, priors)
     _, half = make_guide(kind, NORMAL.scaled(0.5))
-    guide.follow(model.placed(2))
+    guide.follow(model.densities(2), 2)
     found, expected = guide.divergence(guide.rsample()), half.divergence(half.rsample())
     torch.testing.assert_close(found, expected)
 
@@ -200,7 +199,7 @@ def test_matrices_of_one_parameter():
     net = torch.nn.MultiheadAttention(4, 1, bias=False).double()
     prior = htr.Entries(htr.Normal(0.0, htr.LogNormal(0.0, 0.1)))
     model = htr.BayesianClassifier(net, htr.Priors({"in_proj_weight": prior}))
-    guide = MeanField(model.placed(), init_scale=0.2)
+    guide = MeanField(model.densities(), init_scale=0.2)
     sample = guide.rsample()
     W, total = net.in_proj_weight.detach(), guide.hyper.divergence()
     for part, name in zip(W.split(4), "qkv", strict=True):
@@ -215,7 +214,7 @@ def test_under_a_spectral_prior_it_starts_as_wide_as_the_weights(make_guide, kin
     """From a narrow start it would shrink to zero."""
     priors = {"fc1.weight": htr.ESD(htr.Lomax(2.5)), "*": htr.Entries(htr.Normal(0.0, 1.0))}
     model = make_guide(kind, htr.Priors(priors))[0]
-    guide = kind(model.placed(0))
+    guide = kind(model.densities(0))
     spread = {n: v.detach().mean().sqrt().item() for n, v in guide._variances().items()}
     rms = model.net.fc1.weight.square().mean().sqrt().item()
     assert spread["fc1.weight"] == pytest.approx(rms, rel=0.1)

@@ -20,7 +20,7 @@ def model():
 
 @pytest.fixture
 def latents(model):
-    return bind(model.priors, model.net).latent_laws
+    return bind(model.priors, model.net).hyperpriors
 
 
 def test_all_draws_are_one_and_have_no_weights(latents):

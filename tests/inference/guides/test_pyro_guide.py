@@ -14,7 +14,7 @@ from torch.distributions import Normal, kl_divergence
 
 import bayes_htr as htr
 from bayes_htr.errors import CheckpointError
-from bayes_htr.inference.guides.autoguide import PyroGuide, is_pyro_guide
+from bayes_htr.inference.guides.pyro_guide import PyroGuide, is_pyro_guide
 
 PRIORS = htr.Priors({"*": htr.Entries(htr.Normal(0.0, htr.LogNormal(0.0, 0.5)))})
 CLASSES = [
@@ -35,7 +35,7 @@ def build(cls, priors=PRIORS):
     torch.manual_seed(0)
     net = torch.nn.Linear(4, 3).double()
     model = htr.BayesianClassifier(net, priors)
-    return PyroGuide(cls, model.placed(), init_scale=0.2)
+    return PyroGuide(cls, model.densities(), init_scale=0.2)
 
 
 def test_parameters_exist_at_once_and_nowhere_else(guide):

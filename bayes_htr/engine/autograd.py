@@ -1,13 +1,13 @@
-"""How an energy whose gradient is already known enters the caller's graph, or its `.grad`.
+"""How an energy whose gradient is already known enters the caller's graph, or `.grad`.
 
-The spectral engine computes value and gradient together, outside of the caller's graph, and holds
-them over several calls: nothing here asks when they were computed.
+Value and gradient are computed together, outside of the caller's graph, and cached over several
+calls: nothing here depends on when they were computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -71,11 +71,10 @@ def enter(value: Tensor, gradients: Sequence[Gradient], inputs: Sequence[Tensor]
 
 def add_to_grad(grad: Tensor, gradient: Gradient, scale: float) -> None:
     """`grad += scale * gradient`, in place."""
-    rest, top = gradient
+    rest, left, right = gradient
     if rest is not None:
         grad.add_(rest.to(grad.dtype), alpha=scale)
-    if top is not None:
-        left, right = top
+    if left is not None and right is not None:
         if left.dtype != grad.dtype:
             left, right = left.to(grad.dtype), right.to(grad.dtype)
         if left.ndim == 1:
@@ -86,14 +85,84 @@ def add_to_grad(grad: Tensor, gradient: Gradient, scale: float) -> None:
 
 def _scaled(gradient: Gradient, scale: Tensor, x: Tensor) -> Tensor:
     """`scale * gradient` in the dtype of `x`: one pass over memory for each part."""
-    rest, top = gradient
-    if top is None:
+    rest, left, right = gradient
+    if left is None or right is None:
         assert rest is not None
         return (scale.to(rest.device) * rest).to(x.dtype)
-    scale = scale.to(top.left.device)
-    left = scale * top.left
-    product = torch.outer if left.ndim == 1 else torch.mm
+    scale = scale.to(left.device)
+    left = scale * left
     if rest is None:
-        return product(left, top.right).to(x.dtype)
+        product = torch.outer if left.ndim == 1 else torch.mm
+        return product(left, right).to(x.dtype)
     add_product = torch.addr if left.ndim == 1 else torch.addmm
-    return add_product(scale * rest, left, top.right).to(x.dtype)
+    return add_product(scale * rest, left, right).to(x.dtype)
+
+
+class Derivative(NamedTuple):
+    """A gradient with respect to a view of a tensor.
+
+    Attributes:
+        tensor: A parameter, or a hyperparameter.
+        view: Takes it to what the gradient belongs to: a matrix, or itself.
+        gradient: The gradient.
+    """
+
+    tensor: Tensor
+    view: Callable[[Tensor], Tensor]
+    gradient: Gradient
+
+
+class Summand(NamedTuple):
+    """A summand of an energy.
+
+    Attributes:
+        name: That of its parameter or hyperparameter.
+        value: 0-d, without gradient.
+        penalty: Its value at strength 1, as a number; 0 for a hyperprior.
+        derivatives: Its derivatives.
+    """
+
+    name: str
+    value: Tensor
+    penalty: float
+    derivatives: list[Derivative]
+
+
+def entered(value: Tensor, summands: Sequence[Summand]) -> Tensor:
+    """A value with the derivatives of summands in the caller's graph."""
+    used = [d for s in summands for d in s.derivatives if d.tensor.requires_grad]
+    if not used or not torch.is_grad_enabled():
+        return value
+    return enter(value, [d.gradient for d in used], [d.view(d.tensor) for d in used])
+
+
+def by_name(summands: Sequence[Summand]) -> dict[str, Tensor]:
+    """The summands, each in the caller's graph, added up where they have the same name."""
+    terms: dict[str, Tensor] = {}
+    for s in summands:
+        value = entered(s.value, [s])
+        terms[s.name] = terms[s.name] + value if s.name in terms else value
+    return terms
+
+
+def accumulate(derivative: Derivative, scale: float) -> None:
+    """Add `scale` times a gradient to the `.grad` of its tensor, in place where it is a view."""
+    tensor, view, gradient = derivative
+    if not tensor.requires_grad:
+        return
+    if tensor.grad is None:
+        tensor.grad = torch.zeros_like(tensor)
+    grad = tensor.grad
+    if grad.layout == torch.strided:
+        part = view(grad)
+        if part.untyped_storage().data_ptr() == grad.untyped_storage().data_ptr():
+            add_to_grad(part, gradient, scale)
+            return
+    with torch.enable_grad():  # the matrix is no view of the gradient
+        zero = torch.zeros((), dtype=grad.dtype, device=grad.device)
+        (scale * enter(zero, [gradient], [view(tensor)])).backward()
+
+
+def itself(tensor: Tensor) -> Tensor:
+    """The view of a tensor that is no parameter's matrix."""
+    return tensor

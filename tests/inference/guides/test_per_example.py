@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 import bayes_htr as htr
 from bayes_htr.inference.guides import SpectralGuide
-from bayes_htr.inference.guides.example_noise import ExampleNoise
+from bayes_htr.inference.guides.per_example import ExampleNoise
 
 LOMAX = htr.ESD(htr.Lomax(2.0, 0.7))
 PRIORS = {
@@ -61,7 +61,7 @@ INPUTS = {
 
 def guide_of(net, prior, **options):
     model = htr.BayesianClassifier(net, htr.Priors(prior))
-    return SpectralGuide(model.placed(0), init_scale=0.4, **options)
+    return SpectralGuide(model.densities(0), init_scale=0.4, **options)
 
 
 def called(examples, guide, net, points, x):
@@ -82,14 +82,14 @@ def test_each_example_has_a_matrix_of_its_own(kind, name, directions):
     torch.manual_seed(3)
     logits = called(ExampleNoise(guide, net), guide, net, points, x)
     torch.manual_seed(3)
-    noise = [held.noise(examples=6) for held in guide.spectra_held]
-    places = [i for i, p in enumerate(guide.placed) if p.matrices]
+    noise = [held.noise(examples=6) for held in guide.states]
+    places = [i for i, p in enumerate(guide.priors) if p.matrices]
     expected = []
     for i in range(6):
         weights = dict(zip(guide.names, guide.weights, strict=True))
-        for held, place, own in zip(guide.spectra_held, places, noise, strict=True):
+        for held, place, own in zip(guide.states, places, noise, strict=True):
             W = guide.weights[place]
-            weights[guide.names[place]] = held.factored(W.flatten(1), own[i]).view_as(W)
+            weights[guide.names[place]] = held.with_noise(W.flatten(1), own[i]).view_as(W)
         expected.append(functional_call(net, weights, (x[i : i + 1],)))
     expected = torch.cat(expected)
     torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
@@ -138,11 +138,11 @@ def test_a_matrix_whose_prior_is_over_is_a_point():
     net = network("mlp")
     over = LOMAX.scaled(2.0).scheduled(htr.PowerDecay(1.0, 1, cutoff=0.4))
     model = htr.BayesianClassifier(net, htr.Priors({"0.weight": over, "2.weight": LOMAX}))
-    guide = SpectralGuide(model.placed(0), init_scale=0.4)
+    guide = SpectralGuide(model.densities(0), init_scale=0.4)
     examples = ExampleNoise(guide, net)
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     guide.points()
-    guide.follow(model.placed(3))
+    guide.follow(model.densities(3), 3)
     hidden = net[0](x)
     with examples.drawn(4):
         torch.testing.assert_close(net[0](x), hidden)
@@ -160,8 +160,8 @@ def test_tied_layers_share_their_draws():
     torch.manual_seed(3)
     found = called(examples, guide, net, points, x)
     torch.manual_seed(3)
-    held = guide.spectra_held[0]
-    W = held.factored(guide.weights[0], held.noise(examples=1)[0])
+    held = guide.states[0]
+    W = held.with_noise(guide.weights[0], held.noise(examples=1)[0])
     torch.testing.assert_close(found, functional_call(net, points | {"0.weight": W}, (x,)))
 
 

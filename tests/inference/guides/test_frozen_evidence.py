@@ -13,8 +13,8 @@ from torch.distributions import Exponential, Gamma
 import bayes_htr as htr
 from bayes_htr.errors import PriorError
 from bayes_htr.inference.guides import LowRank, MeanField, PyroGuide, SpectralGuide
-from bayes_htr.inference.guides.constants import Constants
-from bayes_htr.models.matrix_prior import spectrum_of
+from bayes_htr.inference.guides.hyperparameters import FrozenEvidence
+from bayes_htr.priors.matrix_prior import spectrum_of
 
 SHARED = htr.Shared("t", htr.Gamma(9.0, 3.0))
 LOMAX = htr.ESD(htr.Lomax(tail_index=SHARED))
@@ -34,8 +34,8 @@ def model_of(priors):
 def test_guides_over_weights_score_them_at_the_sample(kind):
     model = model_of({"*": LOMAX})
     options = {"init_scale": 0.1, "rank": 2, "guide": AutoNormal.__name__}
-    guide = kind.around(model, model.placed(0), {}, options, model.informing(0))
-    alone = kind.around(model, model.placed(0), {}, options)
+    guide = kind.around(model.densities(0), {}, options)
+    alone = kind.around(model.densities(0)._replace(frozen=[]), {}, options)
     alone.load_state_dict(guide.state_dict())
     sample = guide.rsample()
     lam = spectrum_of(model.net.fc1.weight)
@@ -47,31 +47,31 @@ def test_guides_over_weights_score_them_at_the_sample(kind):
 
 def test_the_law_of_a_tail_index_counts_them():
     model = model_of({"fc1.weight": LOMAX.scaled(2.0), "fc2.weight": LOMAX})
-    guide = SpectralGuide(model.placed(0), constants=model.informing(0), init_scale=1e-4)
+    guide = SpectralGuide(model.densities(0), init_scale=1e-4)
     guide.rsample()
-    law = guide._followed()["t"]
+    law = guide._conditional()["t"]
     logs = [spectrum_of(p.detach()).log1p().sum().item() for p in model.net.parameters()]
     assert law.concentration.item() == pytest.approx(9 + 2 * 4 + 3)
     assert law.rate.item() == pytest.approx(3 + 2 * logs[0] + logs[1], rel=1e-5)
-    present = guide._followed(present=True)["t"]
+    present = guide._conditional(current=True)["t"]
     assert present.rate.item() == pytest.approx(law.rate.item())
 
 
 def test_the_spectral_bound_is_largest_at_that_law():
     """Its derivative by the concentration and rate vanishes: what is scored is what is counted."""
     model = model_of({"*": LOMAX})
-    guide = SpectralGuide(model.placed(0), constants=model.informing(0))
+    guide = SpectralGuide(model.densities(0))
     sample = guide.rsample()
-    best = guide._followed()["t"]
+    best = guide._conditional()["t"]
 
     def total(law):
         laws = {"t": law}
-        given = guide.hyperparameters.given(sample, laws)
+        given = guide.hyperparameters.moments(sample, laws)
         return (
             guide.hyperparameters.divergence(laws)
-            + guide.constants.energy(given)
-            + guide.of("fc2.weight").law.divergence(
-                guide.of("fc2.weight").eigenvalues, guide.of("fc2.weight").spread, given
+            + guide.evidence.energy(given)
+            + guide.state_of("fc2.weight").law.divergence(
+                guide.state_of("fc2.weight").eigenvalues, guide.state_of("fc2.weight").spread, given
             )
         ).item()
 
@@ -84,15 +84,17 @@ def test_frozen_entries_leave_it_to_be_learnt():
     model = model_of({"fc1.weight": htr.Entries(htr.Exponential(SHARED)), "fc2.weight": LOMAX})
     with torch.no_grad():
         model.net.fc1.weight.abs_()
-    guide = SpectralGuide(model.placed(0), constants=model.informing(0))
-    alone = SpectralGuide(model.placed(0))
+    guide = SpectralGuide(model.densities(0))
+    alone = SpectralGuide(model.densities(0)._replace(frozen=[]))
     assert alone.hyperparameters.conjugate
     assert not guide.hyperparameters.conjugate
     sample = guide.rsample()
     guide.divergence(sample).backward()
-    ((term, x),) = guide.constants.scored()
+    ((term, x),) = guide.evidence.scored()
     assert term.strength == 1.0
-    found = Constants(model.informing(0)).energy(guide.hyperparameters.given(sample, {}))
+    found = FrozenEvidence(model.densities(0).frozen).energy(
+        guide.hyperparameters.moments(sample, {})
+    )
     expected = -Exponential(sample["t"].detach().double()).log_prob(x).sum()
     torch.testing.assert_close(found.detach(), expected)
 
@@ -101,7 +103,7 @@ def test_values_outside_of_the_support():
     prior = {"fc1.weight": htr.ESD(htr.Powerlaw(tail_index=SHARED, xmin=50.0)), "fc2.weight": LOMAX}
     model = model_of(prior)
     with pytest.raises(PriorError, match=r"fc1\.weight is frozen and has values outside"):
-        SpectralGuide(model.placed(0), constants=model.informing(0))
+        SpectralGuide(model.densities(0))
 
 
 @pytest.mark.parametrize("guide", ["spectral", "meanfield"])
@@ -111,7 +113,7 @@ def test_they_come_back_with_a_run(guide, tmp_path):
     x = torch.randn(60, 6, generator=generator, dtype=torch.float64)
     method = htr.SVI(guide=guide, lr=0.01)
     fitted = htr.fit(model, (x, x[:, :3].argmax(1)), method=method, epochs=2, out=tmp_path / "run")
-    assert len(fitted.guide.constants.terms) == 1
+    assert len(fitted.guide.evidence.terms) == 1
     loaded = htr.load(tmp_path / "run", model_of({"*": LOMAX}).net)
     a, b = (p.guide.draw(torch.Generator().manual_seed(0)) for p in (fitted, loaded))
     assert a.keys() == b.keys()

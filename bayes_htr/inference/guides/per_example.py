@@ -23,8 +23,8 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayes_htr.inference.data import mixes_examples
-from bayes_htr.inference.guides.held_spectrum import HeldSpectrum
 from bayes_htr.inference.guides.spectral import SpectralGuide
+from bayes_htr.inference.guides.spectral_state import SpectralState
 from bayes_htr.spectra import parameters_of
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -38,7 +38,7 @@ class _Layer:
     module: nn.Module
     place: int
     """Of its weight in the guide."""
-    held: HeldSpectrum
+    state: SpectralState
 
 
 def finest_noise(net: nn.Module) -> Literal["example", "shared"]:
@@ -62,23 +62,19 @@ class ExampleNoise:
     def __init__(self, guide: SpectralGuide, root: nn.Module) -> None:
         self.guide, self.root = guide, root
         paths = {id(p.tensor): p.name for p in parameters_of(root)}
-        spectral = {
-            p.name: (place, p)
-            for place, p in enumerate(guide.placed)
-            if any(m.prior.spectral for m in p.matrices)
-        }
+        spectral = {p.name: (place, p) for place, p in enumerate(guide.priors) if p.is_spectral}
         self.layers: list[_Layer] = []
         for path, module in root.named_modules():
             if isinstance(module, _BatchNorm):
                 raise _refused(path, module, "takes statistics over examples")
             for parameter in module.parameters(recurse=False):
                 if (name := paths.get(id(parameter))) in spectral:
-                    place, placed = spectral[name]
+                    place, prior = spectral[name]
                     _check(path, module, parameter)
-                    (matrix,) = placed.matrices
-                    if matrix.prior.entries:
+                    (matrix,) = prior.matrices
+                    if matrix.entries:
                         raise _refused(path, module, "has Entries(...) beside its spectral prior")
-                    self.layers.append(_Layer(path, module, place, guide.of(matrix.prior.name)))
+                    self.layers.append(_Layer(path, module, place, guide.state_of(matrix.name)))
 
     def check(self, x: Tensor) -> None:
         """Call the network, and look how it uses the weights that have draws.
@@ -107,8 +103,8 @@ class ExampleNoise:
         if not total.requires_grad:
             return
         weights = [layer.module.get_parameter("weight") for layer in self.layers]
-        found = torch.autograd.grad(total, weights, allow_unused=True)
-        for layer, gradient in zip(self.layers, found, strict=True):
+        gradients = torch.autograd.grad(total, weights, allow_unused=True)
+        for layer, gradient in zip(self.layers, gradients, strict=True):
             if gradient is not None:
                 raise _refused(layer.path, layer.module, "has a weight that is used elsewhere too")
 
@@ -127,7 +123,7 @@ class ExampleNoise:
             ValueError: A layer was not called, or not with an example in each row.
         """
         called: set[str] = set()
-        layers = [x for x in self.layers if self.guide.has_law(x.held.law.prior.name)]
+        layers = [x for x in self.layers if self.guide.has_law(x.state.name)]
         noise: dict[int, Tensor] = {}  # of tied weights the same
 
         def hook_of(layer: _Layer) -> Any:
@@ -141,9 +137,9 @@ class ExampleNoise:
                     )
                 called.add(layer.path)
                 if layer.place not in noise:
-                    noise[layer.place] = layer.held.noise(examples=examples)
+                    noise[layer.place] = layer.state.noise(examples=examples)
                 W = self.guide.weights[layer.place]
-                return _noisy(layer.held, W, module, x, output, noise[layer.place])
+                return _noisy(layer.state, W, module, x, output, noise[layer.place])
 
             return hook
 
@@ -175,28 +171,30 @@ def _with_constant_weight(module: nn.Module, x: Tensor) -> Tensor:
     weight = module.weight.detach()
     if isinstance(module, nn.Linear):
         return F.linear(x, weight, module.bias)
-    found: Tensor = module._conv_forward(x, weight, module.bias)
-    return found
+    output: Tensor = module._conv_forward(x, weight, module.bias)
+    return output
 
 
 def _noisy(
-    held: HeldSpectrum, W: Tensor, module: nn.Module, x: Tensor, output: Tensor, noise: Tensor
+    state: SpectralState, W: Tensor, module: nn.Module, x: Tensor, output: Tensor, noise: Tensor
 ) -> Tensor:
     """The output of a layer whose singular values each example multiplies by its own factors."""
     is_linear = isinstance(module, nn.Linear)
-    V, matrix = held.frames.to(x.dtype), W.flatten(1).to(x.dtype)
+    V, matrix = state.frames.to(x.dtype), W.flatten(1).to(x.dtype)
     Y: Tensor | None = None
-    if held.is_tall or held.law.needs_medians:
-        Y = (matrix if held.is_tall else matrix.mT) @ V
+    if state.is_tall or state.law.needs_medians:
+        Y = (matrix if state.is_tall else matrix.mT) @ V
     medians = None if Y is None else Y.square().sum(0).double()
-    factors, base = (_spread_out(f.to(x.dtype), x, is_linear) for f in held.factors(medians, noise))
-    if held.is_tall:
+    factors, base = (
+        _spread_out(f.to(x.dtype), x, is_linear) for f in state.factors(medians, noise)
+    )
+    if state.is_tall:
         assert Y is not None
         inner, outer = _inner(module, x, V), Y
     else:
         inner, outer = _without_bias(_mixed(output, V.mT, is_linear), module, V.mT), V
-    found = output + _mixed(inner * (factors - base), outer, is_linear)
-    return found + (base - 1) * _without_bias(output, module) if held.law.has_ratios else found
+    noisy = output + _mixed(inner * (factors - base), outer, is_linear)
+    return noisy + (base - 1) * _without_bias(output, module) if state.law.has_ratios else noisy
 
 
 def _without_bias(output: Tensor, module: nn.Module, A: Tensor | None = None) -> Tensor:
@@ -214,8 +212,8 @@ def _inner(module: nn.Module, x: Tensor, V: Tensor) -> Tensor:
         return x @ V
     assert isinstance(module, _CONVOLUTIONS)
     filters = V.mT.reshape(-1, *module.weight.shape[1:])
-    found: Tensor = module._conv_forward(x, filters, None)
-    return found
+    inner: Tensor = module._conv_forward(x, filters, None)
+    return inner
 
 
 def _mixed(x: Tensor, A: Tensor, is_linear: bool) -> Tensor:
@@ -223,8 +221,8 @@ def _mixed(x: Tensor, A: Tensor, is_linear: bool) -> Tensor:
     if is_linear:
         return x @ A.mT
     convolve = (F.conv1d, F.conv2d, F.conv3d)[x.ndim - 3]
-    found: Tensor = convolve(x, A.reshape(*A.shape, *[1] * (x.ndim - 2)))
-    return found
+    mixed: Tensor = convolve(x, A.reshape(*A.shape, *[1] * (x.ndim - 2)))
+    return mixed
 
 
 def _spread_out(factors: Tensor, x: Tensor, is_linear: bool) -> Tensor:

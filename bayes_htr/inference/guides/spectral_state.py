@@ -1,10 +1,10 @@
-"""One matrix of a spectral guide: its frames and what is held of it between refreshes.
+"""One matrix of a spectral guide: its singular vectors and its cached KL divergence.
 
-The weights move at every step, the singular vectors are computed anew only now and then. In between
-the frames are those of the last refresh, and the divergence is linear in the weights, with value
-and gradient of the last refresh: the gradient is `2 U diag(sqrt(lambda) slopes) V'`, that of the
-eigenvalues alone. Of the spreads it is a cheaper function, looked at anew when they have moved, and
-between looks linear in their logarithms.
+The weights move at every step; the singular vectors are computed anew only now and then. In between
+they are those of the last refresh, and the KL divergence is linear in the weights, with value and
+gradient of the last refresh. The gradient is `2 U diag(sqrt(lambda) slopes) V'`, that of the
+eigenvalues alone. In the spreads the KL divergence is a cheaper function: it is evaluated anew when
+they have moved, and is linear in their logarithms in between.
 """
 
 from __future__ import annotations
@@ -15,24 +15,27 @@ import scipy
 import torch
 from torch import Tensor, nn
 
+from bayes_htr.engine.refresh import FlagKey, has_drifted
 from bayes_htr.errors import SpectrumError
+from bayes_htr.inference.guides.eigenvalues import EigenvaluePosterior
 from bayes_htr.inference.guides.gaussian import noise_like
-from bayes_htr.inference.guides.spectrum_law import Given, SpectrumLaw
+from bayes_htr.inference.guides.hyperparameters import HyperparameterMoments
 from bayes_htr.spectra import working, working_dtype
 from bayes_htr.spectra.gram import Eigen, eigen, pull_back
 from bayes_htr.spectra.matrices import check_finite
 
 
-class HeldSpectrum(nn.Module):
+class SpectralState(nn.Module):
     """A matrix under a spectral prior.
 
     Args:
-        law: The variational law of its spectrum.
-        like: A tensor of the dtype and device of the weights.
+        law: The posterior of its eigenvalues.
+        parameter: The parameter that it is in.
         spread: Where the standard deviations of the logarithms of singular values start.
 
     Attributes:
-        log_spread: `(free,)`, learnt: their logarithms, in the order of `frames`.
+        is_due: Whether a refresh is due.
+        log_spread: `(free,)`, learnt: the logarithms of these, in the order of `frames`.
         frames: `(K, free)`: singular vectors of the smaller side, at the last refresh. A column
             keeps its place when eigenvalues change their order.
         eigenvalues: `(K,)` float64 at the last refresh, first those of `frames`.
@@ -46,26 +49,49 @@ class HeldSpectrum(nn.Module):
     spread_slope: Tensor
     constant: Tensor
 
-    def __init__(self, law: SpectrumLaw, like: Tensor, spread: float) -> None:
+    def __init__(self, law: EigenvaluePosterior, parameter: nn.Parameter, spread: float) -> None:
         super().__init__()
         self.law = law
+        self.is_due = False
+        self._parameter = (parameter,)  # in a tuple: the guide has registered it
         K, d = law.prior.smaller, law.free
-        kept = torch.zeros((), dtype=working_dtype(like.dtype), device=like.device)
-        exact = kept.double()
+        dtype, device = working_dtype(parameter.dtype), parameter.device
+        like = torch.zeros((), dtype=dtype, device=device)
+        exact = like.double()
         self.log_spread = nn.Parameter(exact.new_full((d,), spread).log())
-        self.register_buffer("frames", kept.new_zeros(K, d))
+        self.register_buffer("frames", like.new_zeros(K, d))
         self.register_buffer("eigenvalues", exact.new_zeros(K))
-        self.register_buffer("reference", kept.new_zeros(law.prior.shape))
+        self.register_buffer("reference", like.new_zeros(law.prior.shape))
         self.register_buffer("reference_log_spread", exact.new_zeros(d))
-        self.register_buffer("slope", kept.new_zeros(law.prior.shape))
+        self.register_buffer("slope", like.new_zeros(law.prior.shape))
         self.register_buffer("spread_slope", exact.new_zeros(d))
         self.register_buffer("constant", exact.new_zeros(()))
         self._vectors: Tensor | None = None
-        self._present: tuple[Tensor, Tensor, Tensor] | None = None
+        self._current: tuple[Tensor, Tensor, Tensor] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # What belongs to the weights as they are is computed anew by a copy.
-        return {**self.__dict__, "_vectors": None, "_present": None}
+        # A copy computes anew what belongs to the present weights.
+        return {**self.__dict__, "_vectors": None, "_current": None}
+
+    @property
+    def name(self) -> str:
+        """The matrix's name."""
+        return self.law.prior.name
+
+    @property
+    def matrix(self) -> Tensor:
+        """The matrix now, with gradient to the parameter."""
+        return self.law.prior.view(self._parameter[0])
+
+    @property
+    def key(self) -> FlagKey:
+        """What a flag about the matrix is known by; flags are read at once."""
+        return self.name, 0
+
+    @property
+    def can_drift(self) -> bool:
+        """As every matrix here."""
+        return True
 
     @property
     def is_tall(self) -> bool:
@@ -89,16 +115,16 @@ class HeldSpectrum(nn.Module):
         shape = (self.law.free,) if examples is None else (examples, self.law.free)
         return noise_like(like, generator, *shape)
 
-    def factored(self, W: Tensor, noise: Tensor, frames: Tensor | None = None) -> Tensor:
+    def with_noise(self, W: Tensor, noise: Tensor, frames: Tensor | None = None) -> Tensor:
         """`W` with the singular values of a draw: `b W + W V (g - b) V'`, two thin products.
 
         Args:
             W: `(m, n)`.
             noise: `(free,)` standard normal.
-            frames: `(K, free)`; those that are held by default.
+            frames: `(K, free)` singular vectors; by default those of the last refresh.
 
         Returns:
-            `(m, n)`, differentiable with respect to `W` and the spreads, frames held.
+            `(m, n)`, differentiable with respect to `W` and the spreads, at fixed `frames`.
         """
         V = self.frames if frames is None else frames
         tall = W.to(V.dtype) if self.is_tall else W.to(V.dtype).mT
@@ -107,22 +133,21 @@ class HeldSpectrum(nn.Module):
         medians = Y.square().sum(0).double() if self.law.needs_medians else None
         factors, base = self.factors(medians, noise)
         rest = base * tall if self.law.has_ratios else tall
-        found = rest + (Y * (factors - base)) @ V.mT
-        return (found if self.is_tall else found.mT).to(W.dtype)
+        noisy = rest + (Y * (factors - base)) @ V.mT
+        return (noisy if self.is_tall else noisy.mT).to(W.dtype)
 
-    def drawn_eigenvalues(self, W: Tensor, noise: Tensor) -> Tensor:
-        """The eigenvalues of `factored`, `(K,)` float64, without its matrix.
+    def sampled_eigenvalues(self, noise: Tensor) -> Tensor:
+        """The eigenvalues of `with_noise` at the present matrix, `(K,)` float64, in closed form.
 
         Args:
-            W: `(m, n)`.
             noise: `(free,)` standard normal.
         """
-        eigenvalues, free = self.present(W)[1], self.law.free
+        eigenvalues, free = self.current()[1], self.law.free
         medians = eigenvalues[:free] if self.law.needs_medians else None
         factors, base = self.factors(medians, noise)
-        found = eigenvalues * base.double().square()
-        found[:free] = eigenvalues[:free] * factors.double().square()
-        return found
+        sampled = eigenvalues * base.double().square()
+        sampled[:free] = eigenvalues[:free] * factors.double().square()
+        return sampled
 
     def factors(self, medians: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
         """By what singular values are multiplied, and those that are points.
@@ -134,59 +159,66 @@ class HeldSpectrum(nn.Module):
         Returns:
             `(..., free)` and `(..., 1)`.
         """
-        found = self.law.factors(medians, self.spread.to(noise), noise).to(self.frames)
-        return found, found[..., :1] if self.law.has_ratios else torch.ones_like(found[..., :1])
+        factors = self.law.factors(medians, self.spread.to(noise), noise).to(self.frames)
+        first = factors[..., :1]
+        return factors, first if self.law.has_ratios else torch.ones_like(first)
 
-    def divergence(self, W: Tensor, given: Given | None = None) -> Tensor:
+    def divergence(self, W: Tensor, moments: HyperparameterMoments | None = None) -> Tensor:
         """`E_q[log q - log p]` of the spectrum, 0-d float64.
 
         Args:
             W: `(m, n)`.
-            given: Hyperparameters with gradient, at which spreads are scored as they are; by
-                default those of the last look.
+            moments: Hyperparameters with gradient, at which the present spreads are scored; by
+                default the cached function of the spreads is used.
         """
         moved = torch.dot(self.slope.flatten(), W.to(self.slope.dtype).flatten()).double()
-        if given is None:
+        if moments is None:
             step = self.log_spread - self.reference_log_spread
             return self.constant + moved + torch.dot(self.spread_slope, step)
-        value = self.law.divergence(self.eigenvalues, self.spread, given)
+        value = self.law.divergence(self.eigenvalues, self.spread, moments)
         return value + moved - torch.dot(self.slope.flatten(), self.reference.flatten()).double()
 
-    def drifts(self, W: Tensor, tol: float) -> Tensor:
-        """0-d bool: `|W - W_ref|_F > tol |W_ref|_F`."""
-        moved = torch.linalg.vector_norm(W.to(self.reference.dtype) - self.reference)
-        return moved > tol * torch.linalg.vector_norm(self.reference)
+    def drifted(self, tol: float) -> Tensor:
+        """Whether the matrix has moved by more than a tolerance since the refresh: 0-d, bool."""
+        W, reference = self.matrix.detach().to(self.reference.dtype), self.reference
+        r = reference.flatten()
+        return has_drifted(W, reference, torch.dot(r, r), tol)
 
     def spreads_moved(self) -> Tensor:
-        """0-d: by how much the logarithm of a spread has moved since the last look, at most."""
+        """How far the logarithm of a spread has moved since it was cached, at most: 0-d."""
         return (self.log_spread - self.reference_log_spread).abs().max()
 
     @torch.no_grad()
-    def decompose(self, W: Tensor) -> None:
-        """Take the frames and eigenvalues of `W`; `look` and `hold` are to follow.
+    def decompose(self) -> None:
+        """Take the spectrum of the present matrix; `cache` has to follow.
 
         Raises:
             SpectrumError: Entries that are not finite, or a zero singular value.
         """
-        W = working(W)
-        found = self._decomposed(W)
-        self._vectors = found.vectors.to(W)
+        W = working(self.matrix.detach())
+        eigen_ = self._decomposed(W)
+        self._vectors = eigen_.vectors.to(W)
         self.frames.copy_(self._vectors[:, : self.law.free])
-        self.eigenvalues.copy_(found.values)
+        self.eigenvalues.copy_(eigen_.values)
         self.reference.copy_(W)
-        self._present = None
+        self._current = None
+        self.is_due = False
 
     @torch.no_grad()
-    def look(self) -> None:
-        """Take the spreads; `hold` is to follow."""
+    def take_spreads(self) -> None:
+        """Take the present spreads; `cache` has to follow."""
         self.reference_log_spread.copy_(self.log_spread)
 
-    def hold(self, given: Given) -> None:
-        """Hold value and gradient of the divergence at what `decompose` and `look` took."""
+    def cache(self, moments: HyperparameterMoments) -> None:
+        """Cache value and gradient of the divergence at what `decompose` and `take_spreads` took.
+
+        Raises:
+            SpectrumError: They are not finite.
+        """
         with torch.enable_grad():
             eigenvalues = self.eigenvalues.clone().requires_grad_()
             log_spread = self.reference_log_spread.clone().requires_grad_()
-            value = self.law.divergence(eigenvalues, log_spread.exp(), given)
+            value = self.law.divergence(eigenvalues, log_spread.exp(), moments)
             slopes, spread_slope = torch.autograd.grad(value, (eigenvalues, log_spread))
         if not bool(torch.isfinite(torch.cat([slopes, spread_slope])).all()):
             spread = log_spread.exp()
@@ -204,38 +236,41 @@ class HeldSpectrum(nn.Module):
         self.constant.copy_(value.detach() - (self.slope * self.reference).sum())
 
     @torch.no_grad()
-    def present(self, W: Tensor) -> tuple[Tensor, Tensor]:
-        """Frames `(K, free)` and eigenvalues `(K,)` of `W` as it is; what is held stays.
+    def current(self) -> tuple[Tensor, Tensor]:
+        """Singular vectors `(K, free)` and eigenvalues `(K,)` of the present matrix.
+
+        The cache stays as it is.
 
         Raises:
             SpectrumError: As `decompose`.
         """
+        W = self.matrix.detach()
         if torch.equal(W.to(self.reference.dtype), self.reference):
             return self.frames, self.eigenvalues
-        if self._present is None or not torch.equal(W, self._present[0]):
-            found = self._decomposed(working(W))
-            frames = found.vectors[:, : self.law.free].to(self.frames)
-            self._present = W.detach().clone(), frames, found.values
-        return self._present[1:]
+        if self._current is None or not torch.equal(W, self._current[0]):
+            eigen_ = self._decomposed(working(W))
+            frames = eigen_.vectors[:, : self.law.free].to(self.frames)
+            self._current = W.clone(), frames, eigen_.values
+        return self._current[1:]
 
     def _decomposed(self, W: Tensor) -> Eigen:
         """Eigenvalues and vectors, of which the free ones keep their places."""
         name, K = self.law.prior.name, self.law.prior.smaller
         check_finite(W, name)
-        found = eigen(W, count=K, digits=True)
-        rank = int((found.values > found.floor * found.values[0]).sum())
+        values, vectors, floor = eigen(W, count=K, digits=True)
+        rank = int((values > floor * values[0]).sum())
         if rank < K:
             raise SpectrumError(
                 f"{name} has rank {rank} of {K} (smallest singular value "
-                f"{found.values[-1].sqrt().item():.3g}), and the spectral guide is a law of the "
+                f"{values[-1].sqrt().item():.3g}), and the spectral guide is a law of the "
                 "logarithms of all its singular values; start from weights of full rank, or "
                 "leave it out by patterns"
             )
         if not bool(self.frames.any()):  # the first time
-            return Eigen(found.values.double(), found.vectors, found.floor)
+            return Eigen(values.double(), vectors, floor)
         order = torch.arange(K, device=W.device)
-        order[: self.law.free] = self._places(found.vectors[:, : self.law.free])
-        return Eigen(found.values[order].double(), found.vectors[:, order], found.floor)
+        order[: self.law.free] = self._places(vectors[:, : self.law.free])
+        return Eigen(values[order].double(), vectors[:, order], floor)
 
     def _places(self, vectors: Tensor) -> Tensor:
         """Which vector takes each place: those that overlap most, but for the largest."""

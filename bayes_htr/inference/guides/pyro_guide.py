@@ -12,7 +12,7 @@ is made at once, and the parameters live in the module alone.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, cast
 
@@ -24,12 +24,10 @@ from pyro.infer.autoguide.initialization import init_to_value
 from torch import Tensor
 
 from bayes_htr._torch import isolated_randomness
-from bayes_htr.engine.latents import Latent
 from bayes_htr.inference.guides.base import VariationalGuide, start_scale
-from bayes_htr.inference.guides.spectrum_law import Given
-from bayes_htr.models import BayesianClassifier
-from bayes_htr.models.matrix_prior import hyperprior
-from bayes_htr.models.placed import PlacedParameter, latents_of_all
+from bayes_htr.inference.guides.hyperparameters import HyperparameterMoments
+from bayes_htr.priors import Densities, Hyperparameter
+from bayes_htr.priors.parameter_prior import hyperparameters_by_name
 
 PYRO_GUIDES = (
     "AutoDelta",
@@ -41,7 +39,7 @@ PYRO_GUIDES = (
 """Those that start at given weights, need no sample of the prior, and have a median."""
 
 
-class Drawn(dict[str, Tensor]):
+class DrawWithDensity(dict[str, Tensor]):
     """A draw, and its log density under the guide."""
 
     def __init__(self, values: Mapping[str, Tensor], log_density: Tensor) -> None:
@@ -54,7 +52,7 @@ class PyroGuide(VariationalGuide):
 
     Args:
         guide: Its class, one of `PYRO_GUIDES` of `pyro.infer.autoguide`.
-        placed: The trainable parameters with their densities; their values are the start.
+        densities: The parameters with their densities; their values are the start.
         hyperparameters: Where hyperparameters start, by name, unconstrained.
         init_scale: The standard deviation at the start, of a guide that takes one; see
             `start_scale`.
@@ -65,24 +63,25 @@ class PyroGuide(VariationalGuide):
     def __init__(
         self,
         guide: Any,
-        placed: Sequence[PlacedParameter],
+        densities: Densities,
         hyperparameters: Mapping[str, Tensor] | None = None,
         *,
         init_scale: float | None = None,
-        constants: Sequence[PlacedParameter] = (),
     ) -> None:
-        super().__init__(placed, constants)
+        super().__init__(densities)
+        trainable = densities.trainable
         self.init_scale = init_scale
-        self.latents = latents_of_all([*placed, *constants])
-        start = {p.name: p.parameter.tensor.detach().clone() for p in placed}
+        self.hyperparameters = hyperparameters_by_name([*trainable, *densities.frozen])
+        start = {p.name: p.parameter.tensor.detach().clone() for p in trainable}
         like = next(iter(start.values()))
-        for name, latent in self.latents.items():
-            u = (hyperparameters or {}).get(name, latent.start()).to(like)
-            start[name] = latent.value(u)
-        program = _Sites({p.name: p.shape for p in placed}, self.latents, like.new_zeros(()))
+        for name, h in self.hyperparameters.items():
+            u = (hyperparameters or {}).get(name, h.start()).to(like)
+            start[name] = h.value(u)
+        shapes = {p.name: p.shape for p in trainable}
+        program = _Sites(shapes, self.hyperparameters, like.new_zeros(()))
         options = {}
         if takes_scale(guide):
-            options["init_scale"] = start_scale(init_scale, placed)
+            options["init_scale"] = start_scale(init_scale, trainable)
         with isolated_randomness(), _own_parameters():
             self.guide = guide(program, init_loc_fn=init_to_value(values=start), **options)
             self.guide()
@@ -95,11 +94,9 @@ class PyroGuide(VariationalGuide):
     @classmethod
     def around(
         cls,
-        model: BayesianClassifier,
-        placed: Sequence[PlacedParameter],
+        densities: Densities,
         hyperparameters: Mapping[str, Tensor],
         options: Mapping[str, Any],
-        constants: Sequence[PlacedParameter] = (),
     ) -> PyroGuide:
         """As in the base; the options are `guide`, the class's name, and `init_scale`.
 
@@ -109,18 +106,16 @@ class PyroGuide(VariationalGuide):
         guide = getattr(autoguide, str(options["guide"]), None)
         if not is_pyro_guide(guide):
             raise ValueError(f"{options['guide']!r} is none of {', '.join(PYRO_GUIDES)}")
-        return cls(
-            guide, placed, hyperparameters, init_scale=options["init_scale"], constants=constants
-        )
+        return cls(guide, densities, hyperparameters, init_scale=options["init_scale"])
 
     def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
         """One draw with gradient; `divergence` takes what this returned."""
         with _own_parameters():
             trace = pyro.poutine.trace(self.guide).get_trace()
         values: dict[str, Any] = {
-            name: trace.nodes[name]["value"] for name in (*self.names, *self.latents)
+            name: trace.nodes[name]["value"] for name in (*self.names, *self.hyperparameters)
         }
-        return Drawn(values, torch.as_tensor(trace.log_prob_sum()))
+        return DrawWithDensity(values, torch.as_tensor(trace.log_prob_sum()))
 
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
         """One draw, without gradient; the generator is on the CPU."""
@@ -133,7 +128,7 @@ class PyroGuide(VariationalGuide):
         """Medians."""
         with torch.no_grad(), _own_parameters():
             median = self.guide.median()
-        return {n: median[n].detach().clone() for n in (*self.names, *self.latents)}
+        return {n: median[n].detach().clone() for n in (*self.names, *self.hyperparameters)}
 
     def divergence(self, sample: Mapping[str, Tensor]) -> Tensor:
         """The one-sample estimate, 0-d, in float64.
@@ -141,13 +136,14 @@ class PyroGuide(VariationalGuide):
         Raises:
             ValueError: A sample that `rsample` did not return.
         """
-        if not isinstance(sample, Drawn):
+        if not isinstance(sample, DrawWithDensity):
             raise ValueError("divergence needs a draw of rsample as it is, with its density")
         total = sample.log_density.double()
-        for name, latent in self.latents.items():
-            total = total - hyperprior(latent, sample[name]).log_prob(sample[name]).double()
-        total = total + self.constants.energy(Given(sample)).to(total)
-        for p in self.placed:
+        for name, h in self.hyperparameters.items():
+            hyperprior = h.distribution(sample[name])
+            total = total - hyperprior.log_prob(sample[name]).double()
+        total = total + self.evidence.energy(HyperparameterMoments(sample)).to(total)
+        for p in self.priors:
             if p.matrices:
                 total = total - p.log_density(sample[p.name], sample).double()
         return total
@@ -171,13 +167,16 @@ class _Sites:
     """A program with the sites of the weights and hyperparameters alone."""
 
     def __init__(
-        self, shapes: Mapping[str, torch.Size], latents: Mapping[str, Latent], like: Tensor
+        self,
+        shapes: Mapping[str, torch.Size],
+        hyperparameters: Mapping[str, Hyperparameter],
+        like: Tensor,
     ) -> None:
-        self.shapes, self.latents, self.like = dict(shapes), dict(latents), like
+        self.shapes, self.hyperparameters, self.like = dict(shapes), dict(hyperparameters), like
 
     def __call__(self) -> None:
-        for name, latent in self.latents.items():
-            pyro.sample(name, hyperprior(latent, self.like))
+        for name, h in self.hyperparameters.items():
+            pyro.sample(name, h.distribution(self.like))
         for name, shape in self.shapes.items():
             pyro.sample(name, dist.ImproperUniform(dist.constraints.real, (), shape))
 

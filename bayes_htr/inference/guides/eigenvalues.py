@@ -1,6 +1,7 @@
-"""The variational law of one spectrum, given its frames, and its divergence from the prior.
+"""The posterior of the eigenvalues of one matrix, and its KL divergence from the prior.
 
-Every free eigenvalue, labelled by its frame, has a normal law in an unconstrained coordinate:
+The singular vectors are given, and label the eigenvalues. Every free eigenvalue has a normal law in
+an unconstrained coordinate:
 
 - `z = log(lambda - lower)` where the prior's support is `(lower, inf)`, and
   `z = logit((lambda - lower) / (upper - lower))` where it has an upper end;
@@ -15,8 +16,8 @@ points. One-dimensional expectations are Gauss-Hermite sums. `docs/spectral-guid
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -25,8 +26,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bayes_htr.errors import PriorError
-from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior
-from bayes_htr.priors.heavy_tailed_laws import TailIndexed
+from bayes_htr.inference.guides.hyperparameters import HyperparameterMoments, log_ratio
+from bayes_htr.priors import MatrixPrior, ResolvedTerm
 
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
 _HALF_LOG_2PIE = 0.5 * math.log(2 * math.pi * math.e)
@@ -37,7 +38,7 @@ Elementwise = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Interval:
+class SupportTransform:
     """The open interval `(lower, upper)` of positive numbers, with its unconstrained coordinate.
 
     Attributes:
@@ -91,51 +92,13 @@ class Interval:
         return self.value(self.coordinate(x) + step) / x
 
 
-RATIO = Interval(0.0, 1.0, margin=1e-3)
+RATIO = SupportTransform(0.0, 1.0, margin=1e-3)
 """Of an eigenvalue to the largest."""
 
 
 @dataclass(frozen=True)
-class Given:
-    """Hyperparameters, at which priors are scored.
-
-    Attributes:
-        values: By name, 0-d, or `(J, 1, 1)` for an average over so many.
-        gammas: Of tail indices with a Gamma law `(E t, E log t)` under it, by name.
-    """
-
-    values: Mapping[str, Tensor] = field(default_factory=dict)
-    gammas: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
-
-    def log_prob(self, term: DensityTerm, x: Tensor) -> Tensor:
-        """`strength E log p(x)` for each element of `x`.
-
-        Of a tail index `t` it is affine in `t` and `log t`:
-        `log p(x | t) = log p(x | 1) + log t - (t - 1) r(x)`.
-        """
-        tail_index = term.latents.get("tail_index")
-        if tail_index is None or tail_index.name not in self.gammas:
-            return term.strength * term.law(self.values, x).log_prob(x)
-        mean, mean_log = self.gammas[tail_index.name]
-        at_one = term.law({**self.values, tail_index.name: x.new_ones(())}, x).log_prob(x)
-        r = log_ratio(term, x, self.values)
-        return term.strength * (at_one + mean_log - (mean - 1) * r)
-
-
-def log_ratio(term: DensityTerm, x: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-    """`r(x)` of a law with `P(X > x) = exp(-tail_index r(x))`, for each element of `x`."""
-    law = term.statistic.law
-    assert isinstance(law, TailIndexed)
-    arguments: dict[str, Tensor | float] = {
-        k: v for k, v in law.arguments.items() if isinstance(v, float)
-    }
-    arguments |= {k: values[u.name] for k, u in term.latents.items() if u.name in values}
-    return law.log_ratio(x, arguments)
-
-
-@dataclass(frozen=True)
-class SpectrumLaw:
-    """The variational law of one spectrum.
+class EigenvaluePosterior:
+    """The posterior of the eigenvalues of one matrix.
 
     Attributes:
         prior: The prior on its matrix.
@@ -165,9 +128,9 @@ class SpectrumLaw:
         return bool(self._of_top)
 
     @cached_property
-    def interval(self) -> Interval:
+    def interval(self) -> SupportTransform:
         """Where every eigenvalue may be, or, with ratios, the largest."""
-        return Interval(*_support(self._of_top or self._of_all))
+        return SupportTransform(*_support(self._of_top or self._of_all))
 
     @property
     def needs_medians(self) -> bool:
@@ -202,7 +165,9 @@ class SpectrumLaw:
         top = self.interval.inside(eigenvalues[:1])
         return torch.cat([top, top * RATIO.inside(eigenvalues[1:] / eigenvalues[:1])])
 
-    def divergence(self, eigenvalues: Tensor, spread: Tensor, given: Given) -> Tensor:
+    def divergence(
+        self, eigenvalues: Tensor, spread: Tensor, moments: HyperparameterMoments
+    ) -> Tensor:
         """`E_q[log q - log p]`: of the free eigenvalues; and `-log p` of the points.
 
         Densities of the spectrum in any order: its eigenvalues are labelled, so `K!` is left out.
@@ -211,7 +176,7 @@ class SpectrumLaw:
         Args:
             eigenvalues: `(K,)` float64, the free ones first; with ratios the first the largest.
             spread: `(free,)` float64.
-            given: The hyperparameters.
+            moments: The hyperparameters.
 
         Returns:
             0-d, differentiable with respect to all three.
@@ -220,10 +185,10 @@ class SpectrumLaw:
         slopes = [i.log_slope(u) for i, u in zip(self._intervals, z, strict=False)]
         entropy = (2 * spread).log().sum() + self.free * _HALF_LOG_2PIE
         entropy = entropy + sum(_mean(slope) for slope in slopes)
-        return -entropy - self._expected_log_prior(eigenvalues, spread, given)
+        return -entropy - self._expected_log_prior(eigenvalues, spread, moments)
 
     def expected_log_ratio(
-        self, term: DensityTerm, eigenvalues: Tensor, spread: Tensor
+        self, term: ResolvedTerm, eigenvalues: Tensor, spread: Tensor
     ) -> tuple[float, Tensor]:
         """How many values a term scores, and `E sum r(x)` over them, of a tail index `t`."""
 
@@ -235,14 +200,16 @@ class SpectrumLaw:
         mean = self._mean_of_free(r, eigenvalues, spread)
         return float(len(eigenvalues)), mean + self._mean_of_points(r, eigenvalues, spread)
 
-    def _expected_log_prior(self, eigenvalues: Tensor, spread: Tensor, given: Given) -> Tensor:
+    def _expected_log_prior(
+        self, eigenvalues: Tensor, spread: Tensor, moments: HyperparameterMoments
+    ) -> Tensor:
         """In `(lambda_1, ratios)` with ratios; else in `lambda`, points in the statistic's own.
 
         The first law has the Jacobian of its natural coordinate, the others are functions.
         """
 
         def density(x: Tensor) -> Tensor:
-            values = (given.log_prob(t, t.statistic.of_eigenvalues(x)) for t in self._of_all)
+            values = (moments.log_prob(t, t.statistic.of_eigenvalues(x)) for t in self._of_all)
             return sum(values, torch.zeros_like(x))
 
         def natural(x: Tensor) -> Tensor:
@@ -251,7 +218,7 @@ class SpectrumLaw:
         def top(x: Tensor) -> Tensor:
             # A density of lambda_1 has lambda_1^-(K-1), which the coordinates take back.
             power = self.free - 1 if self._of_all else 0
-            total = sum((given.log_prob(t, x) for t in self._of_top), torch.zeros_like(x))
+            total = sum((moments.log_prob(t, x) for t in self._of_top), torch.zeros_like(x))
             return total + power * x.log() if power else total
 
         value = torch.zeros_like(spread[0])
@@ -292,15 +259,15 @@ class SpectrumLaw:
         ]
 
     @property
-    def _intervals(self) -> tuple[Interval, Interval]:
+    def _intervals(self) -> tuple[SupportTransform, SupportTransform]:
         return self.interval, RATIO
 
     @cached_property
-    def _of_top(self) -> tuple[DensityTerm, ...]:
+    def _of_top(self) -> tuple[ResolvedTerm, ...]:
         return tuple(t for t in self.prior.spectral if t.statistic.of_largest)
 
     @cached_property
-    def _of_all(self) -> tuple[DensityTerm, ...]:
+    def _of_all(self) -> tuple[ResolvedTerm, ...]:
         return tuple(t for t in self.prior.spectral if not t.statistic.of_largest)
 
 
@@ -318,12 +285,12 @@ def _mean(values: Tensor) -> Tensor:
     return (values.sum(-1) @ weights).mean()
 
 
-def _support(terms: tuple[DensityTerm, ...]) -> tuple[float, float]:
+def _support(terms: tuple[ResolvedTerm, ...]) -> tuple[float, float]:
     """The eigenvalues that all these laws allow."""
     one = torch.ones((), dtype=torch.float64)
     lower, upper = 0.0, math.inf
     for term in terms:
-        support = term.law({u.name: one for u in term.latents.values()}, one).support
+        support = term.law({u.name: one for u in term.hyperparameters.values()}, one).support
         low = max(0.0, float(getattr(support, "lower_bound", 0.0)))
         high = float(getattr(support, "upper_bound", math.inf))
         ends = term.statistic.to_eigenvalues(one.new_tensor([low, high])).tolist()

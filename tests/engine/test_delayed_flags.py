@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import bayes_htr as htr
-from bayes_htr.engine.lagged import Flags
+from bayes_htr.engine.refresh import DelayedFlags
 
 MARKS = [("a", 1), ("b", 4), ("c", 2)]
 ESD = htr.Priors({"*.weight": htr.ESD(htr.Lomax(2.0, 1.0))})
@@ -28,7 +28,7 @@ def bound(priors, late, *, check_every=2):
     """A network and its energy, whose flags are read late or at once."""
     net = network()
     energy = htr.bind(priors, net, refresh=htr.Drift(0.1, check_every))
-    energy._refresher.flags.late = late
+    energy._scheduler.flags.late = late
     return net, energy
 
 
@@ -53,14 +53,14 @@ def double(net):
 
 
 def test_on_the_cpu_flags_are_read_at_once():
-    read = Flags().read
+    read = DelayedFlags().read
     assert read(flags("b"), MARKS) == [("b", 4)]
     assert read(flags(), MARKS) == []
     assert read(flags("a", "c").to(torch.uint8), MARKS) == [("a", 1), ("c", 2)]
 
 
 def test_late_flags_are_read_at_the_next_look():
-    late = Flags(late=True)
+    late = DelayedFlags(late=True)
     assert late.read(flags("b"), MARKS) == []
     assert late.read(flags("a"), MARKS) == [("b", 4)]
     assert late.read(flags(), MARKS[::-1]) == [("a", 1)]
@@ -69,10 +69,10 @@ def test_late_flags_are_read_at_the_next_look():
 
 @pytest.mark.parametrize("copied", ["state", "deepcopy"])
 def test_what_is_under_way_is_copied(copied):
-    late = Flags(late=True)
+    late = DelayedFlags(late=True)
     late.read(flags("b", "c"), MARKS)
     if copied == "state":
-        other = Flags(late=True)
+        other = DelayedFlags(late=True)
         other.load([list(mark) for mark in late.waiting()])
     else:
         other = copy.deepcopy(late)
@@ -82,7 +82,7 @@ def test_what_is_under_way_is_copied(copied):
 
 
 def test_flags_that_are_sent_do_not_follow_what_they_were_computed_from():
-    late, sent = Flags(late=True), flags("b")
+    late, sent = DelayedFlags(late=True), flags("b")
     late.read(sent, MARKS)
     sent.fill_(True)
     assert late.read(flags(), MARKS) == [("b", 4)]

@@ -10,9 +10,9 @@ import torch
 from scipy import integrate, stats
 
 import bayes_htr as htr
-from bayes_htr.engine.latents import Latent
-from bayes_htr.inference.guides.latent_laws import LatentLaws
-from bayes_htr.inference.guides.meanfield import MeanField
+from bayes_htr.inference.guides.gaussian import MeanField
+from bayes_htr.inference.guides.hyperparameters import HyperparameterPosterior
+from bayes_htr.priors import Hyperparameter
 
 LIKE = torch.zeros((), dtype=torch.float64)
 
@@ -23,7 +23,7 @@ def test_gamma_law_of_the_tail_index_matches_the_exact_posterior():
     torch.manual_seed(0)
     net = torch.nn.Linear(20, 12, bias=False).double()
     prior = htr.ESD(htr.Powerlaw(tail_index=htr.Gamma(a, b), xmin=xmin))
-    guide = MeanField(htr.BayesianClassifier(net, htr.Priors(prior)).placed(), init_scale=1e-3)
+    guide = MeanField(htr.BayesianClassifier(net, htr.Priors(prior)).densities(), init_scale=1e-3)
     lam = torch.linalg.svdvals(net.weight.detach()) ** 2
     assert lam.min() > xmin
     exact = stats.gamma(a + 12, scale=1 / (b + torch.log(lam / xmin).sum().item()))
@@ -35,7 +35,7 @@ def test_gamma_law_of_the_tail_index_matches_the_exact_posterior():
         guide.divergence(known).backward()
         optimizer.step()
         schedule.step()
-    ((name, law),) = guide.hyper.laws_by_name().items()
+    ((name, law),) = guide.hyper.by_name().items()
     concentration, rate = law.concentration.item(), law.rate.item()
     found = stats.gamma(concentration, scale=1 / rate)
     assert name == "weight:ESD.tail_index"
@@ -49,10 +49,10 @@ def test_gamma_law_of_the_tail_index_matches_the_exact_posterior():
     ids=lambda law: type(law).__name__,
 )
 def test_divergence_against_quadrature(law):
-    laws = LatentLaws({"h": Latent("h", law)}, {}, LIKE)
+    laws = HyperparameterPosterior({"h": Hyperparameter("h", law)}, {}, LIKE)
     with torch.no_grad():
         laws.laws[0] += torch.tensor([0.2, 0.4])
-    (q,) = laws.laws_by_name().values()
+    (q,) = laws.by_name().values()
     prior = law.distribution()
     positive = not isinstance(law, htr.Normal)
     if isinstance(law, htr.Gamma):
@@ -72,8 +72,8 @@ def test_divergence_against_quadrature(law):
 
 @pytest.mark.parametrize("law", [htr.Gamma(9.0, 3.0), htr.LogNormal(0.3, 0.7)], ids=str)
 def test_draws_have_the_law(law):
-    laws = LatentLaws({"h": Latent("h", law)}, {}, LIKE)
-    (q,) = laws.laws_by_name().values()
+    laws = HyperparameterPosterior({"h": Hyperparameter("h", law)}, {}, LIKE)
+    (q,) = laws.by_name().values()
     reference = (
         stats.gamma(q.concentration.item(), scale=1 / q.rate.item())
         if isinstance(law, htr.Gamma)
@@ -91,15 +91,18 @@ def test_draws_have_the_law(law):
 
 @pytest.mark.parametrize("law", [htr.Gamma(9.0, 3.0), htr.LogNormal(0.3, 0.7)], ids=str)
 def test_it_starts_where_it_is_told(law):
-    laws = LatentLaws({"h": Latent("h", law)}, {"h": torch.tensor(0.7)}, LIKE)
+    laws = HyperparameterPosterior({"h": Hyperparameter("h", law)}, {"h": torch.tensor(0.7)}, LIKE)
     assert laws.centre()["h"].item() == pytest.approx(math.exp(0.7))
 
 
 @pytest.mark.parametrize("count", [0.0, 1.0, 400.0, 1e6])
 def test_it_starts_as_wide_as_the_values_leave_it(count):
     """A Gamma law as its exact conditional, whose concentration is the prior's plus the count."""
-    latents = {"a": Latent("a", htr.Gamma(9.0, 3.0)), "b": Latent("b", htr.LogNormal(0.3, 0.7))}
-    laws = LatentLaws(latents, {}, LIKE, {"a": count, "b": count}).laws_by_name()
+    latents = {
+        "a": Hyperparameter("a", htr.Gamma(9.0, 3.0)),
+        "b": Hyperparameter("b", htr.LogNormal(0.3, 0.7)),
+    }
+    laws = HyperparameterPosterior(latents, {}, LIKE, {"a": count, "b": count}).by_name()
     assert laws["a"].concentration.item() == pytest.approx(9.0 + count)
     assert laws["b"].scale.item() == pytest.approx(min(0.1, max(count, 1.0) ** -0.5))
 
