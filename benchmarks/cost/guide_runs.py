@@ -79,16 +79,21 @@ def adam_run(work: Workload) -> Steps:
     return _Loop(work, step)
 
 
-def map_run(work: Workload, priors: htr.Priors) -> Steps:
-    """Steps of `htr.MAP`, by SGD with momentum."""
-    trainer = htr.MAP(lr=0.05).prepare(_problem(work, priors))
-    return _Loop(work, lambda x, y: trainer.update(x, y, len(y)))
+class TrainerRun(_Loop):
+    """Steps of `htr.MAP` or `htr.SVI`, with everything that happens in one.
 
+    Args:
+        work: The network and its data.
+        priors: The priors.
+        method: The method.
 
-def svi_run(work: Workload, priors: htr.Priors, method: htr.SVI) -> Steps:
-    """Steps of `htr.SVI`."""
-    trainer = method.prepare(_problem(work, priors))
-    return _Loop(work, lambda x, y: trainer.update(x, y, len(y)))
+    Attributes:
+        trainer: What `htr.fit` would run.
+    """
+
+    def __init__(self, work: Workload, priors: htr.Priors, method: htr.MAP | htr.SVI) -> None:
+        self.trainer = method.prepare(_problem(work, priors))
+        super().__init__(work, lambda x, y: self.trainer.update(x, y, len(y)))
 
 
 def _problem(work: Workload, priors: htr.Priors) -> Problem:
@@ -160,8 +165,12 @@ class _PyroLoop(_Loop):
             super().steps(count)
 
 
+def _map(priors: htr.Priors) -> Callable[[Workload], Steps]:
+    return lambda work: TrainerRun(work, priors, htr.MAP(lr=0.05))
+
+
 def _guide(name: str, priors: htr.Priors, **settings: Any) -> Callable[[Workload], Steps]:
-    return lambda work: svi_run(work, priors, htr.SVI(guide=name, **settings))
+    return lambda work: TrainerRun(work, priors, htr.SVI(guide=name, **settings))
 
 
 @dataclass(frozen=True)
@@ -181,8 +190,10 @@ PLAIN = "plain"
 TIMED = {
     PLAIN: Timed("plain training, SGD", Workload.plain_run),
     "plain_adam": Timed("plain training, Adam", adam_run),
-    "map_lomax": Timed("MAP, Lomax prior", lambda work: map_run(work, LOMAX)),
-    "map_frechet": Timed("MAP, Fréchet prior", lambda work: map_run(work, FRECHET)),
+    "map_lomax": Timed("MAP, Lomax prior", _map(LOMAX)),
+    "map_frechet": Timed(
+        "MAP, Fréchet prior", lambda work: TrainerRun(work, FRECHET, htr.MAP(lr=0.05))
+    ),
     "meanfield": Timed("mean field, normal entries", _guide("meanfield", NORMAL, init_scale=SCALE)),
     "lowrank": Timed("low rank, normal entries", _guide("lowrank", NORMAL)),
     "spectral_lomax": Timed("spectral guide, Lomax prior", _guide("spectral", LOMAX)),
