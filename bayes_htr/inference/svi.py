@@ -78,8 +78,9 @@ class SVI:
         optimizer: Called as `optimizer(parameters, lr=lr)`; Adam, in one kernel, if not given.
         scheduler: As in `MAP`.
         particles: Draws of the weights in each step.
-        kl_warmup: Over so many epochs the divergence's weight rises linearly to its full value.
-        temperature: `T`, the full weight of the divergence. The target is the posterior of
+        kl_warmup: The number of epochs over which the weight of the KL divergence rises linearly to
+            its full value.
+        temperature: `T`, the full weight of the KL divergence. The target is the posterior of
             `p(D | W)^(1/T) pi(W)`: below 1 a cold one, as if the data had been seen `1/T` times.
         init_scale: Standard deviation at the start, which is around the network's weights. In
             `"spectral"` that of the logarithm of singular values, 0.1 if not given. Else that of
@@ -96,7 +97,7 @@ class SVI:
             guide. Needs `validation`.
 
     The guides are for densities: a prior that is none raises `PriorError`. A parameter with a flat
-    prior is a point, and adds nothing to the divergence. Per epoch the history holds `loss`, the
+    prior is a point, and adds nothing to the KL divergence. Per epoch the history holds `loss`, the
     negative evidence lower bound per example (without warm-up; at a temperature other than 1, the
     objective at this temperature), `train_nll` and `train_accuracy` of
     draws, `kl` in nats, and on validation data scores of the mean prediction of 8 draws.
@@ -198,7 +199,7 @@ class SVI:
         return NAMED_GUIDES[self.guide]
 
     def prepare(self, problem: Problem) -> SVITrainer:
-        """Build the trainer, and evaluate the divergence once, before anything is written.
+        """Build the trainer, and evaluate the KL divergence once, before anything is written.
 
         Raises:
             ValueError: Early stopping without validation data, nothing to train, an optimiser that
@@ -224,7 +225,7 @@ class SVI:
             _check_embeddings(problem.net, trainer.guide.drawn)
             with torch.no_grad():
                 guide = copy.deepcopy(trainer.guide)  # a draw counts as a step of the guide
-                guide.divergence(guide.rsample())
+                guide.kl(guide.rsample())
                 if trainer.examples is not None:
                     trainer.examples.check(problem.train.first()[0])
         return trainer
@@ -268,7 +269,7 @@ class SVITrainer(Trainer):
     def __init__(self, method: SVI, problem: Problem) -> None:
         weights = trainable_weights(problem.net)
         densities = problem.model.priors.densities(problem.net, 0)
-        self.guide: VariationalGuide = method.guide_class().around(
+        self.guide: VariationalGuide = method.guide_class().from_weights(
             densities, problem.hyperparameters, method.options()
         )
         self.guide.to(weights[0].device)
@@ -293,16 +294,16 @@ class SVITrainer(Trainer):
             self.examples = ExampleNoise(self.guide, self.root)
 
     def update(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """As in the base; the sums are of likelihood, divergence, and labels predicted right."""
+        """As in the base; the sums are of likelihood, KL divergence, and labels predicted right."""
         self.optimizer.zero_grad()
         if self.hyper_optimizer is not None:
             self.hyper_optimizer.zero_grad()
-        particles, weight = self.method.particles, self._divergence_weight() / self.num_data
+        particles, weight = self.method.particles, self._kl_weight() / self.num_data
         nlls, divergences, corrects = [], [], []
         for particle in range(particles):
             try:
                 sample = self._sample(again=particle > 0)
-                kl = self.guide.divergence_in_step(sample)
+                kl = self.guide.kl_in_step(sample)
             except (ValueError, RuntimeError) as error:  # a law has NaN, or left its range
                 raise self.diverged(str(error), self.step, x) from error
             logits = self._logits(sample, x)
@@ -333,8 +334,8 @@ class SVITrainer(Trainer):
             logits: Tensor = functional_call(self.root, weights, (x,))
         return logits
 
-    def _divergence_weight(self) -> float:
-        """Return the weight of the divergence in this step: the temperature, after warm-up."""
+    def _kl_weight(self) -> float:
+        """Return the weight of the KL divergence in this step: the temperature, after warm-up."""
         if self.step + 1 >= self.warmup_steps:
             return self.method.temperature
         return self.method.temperature * ((self.step + 1) / self.warmup_steps)
@@ -365,7 +366,7 @@ class SVITrainer(Trainer):
             self.guide.epoch = epoch
             return
         self.trainable = trainable
-        self.guide.follow(self.problem.model.priors.densities(self.net, epoch), epoch)
+        self.guide.set_epoch(self.problem.model.priors.densities(self.net, epoch), epoch)
 
     def _trainable_names(self) -> frozenset[str]:
         return frozenset(name for name, p in self.net.named_parameters() if p.requires_grad)
