@@ -76,8 +76,8 @@ class SVI:
             default an Adam in one kernel.
         scheduler: The schedule of the learning rate, as in `MAP`.
         particles: The number of draws of the weights in each step.
-        kl_warmup: The number of epochs over which the weight of the KL divergence rises linearly to its
-            full value.
+        kl_warmup: The number of epochs over which the weight of the KL divergence rises linearly to
+            its full value.
         temperature: `T`, the full weight of the KL divergence. The target is the posterior of
             `p(D | W)^(1/T) pi(W)`: below 1 a cold one, as if the data had been seen `1/T` times.
         init_scale: The standard deviation of the guide around the network's weights at the start.
@@ -98,10 +98,10 @@ class SVI:
             guide. Early stopping needs `validation`.
 
     The guides need priors that are densities; others raise `PriorError`. A parameter with a flat
-    prior is a point, and adds nothing to the KL divergence. The history holds for each epoch `loss`,
-    the negative evidence lower bound per example (without warm-up; at a temperature other than 1,
-    the objective at this temperature), `train_nll` and `train_accuracy` of draws, `kl` in nats, and
-    on validation data the scores of the mean prediction of 8 draws.
+    prior is a point, and adds nothing to the KL divergence. For each epoch the history holds
+    `loss`, the negative evidence lower bound per example (without warm-up; at a temperature other
+    than 1, the objective at this temperature), `train_nll` and `train_accuracy` of draws, `kl` in
+    nats, and on validation data the scores of the mean prediction of 8 draws.
 
     Raises:
         ValueError: A setting is out of range, or the guide would not use it.
