@@ -5,9 +5,9 @@
     >>> model = htr.BayesianClassifier(net, priors)
     >>> posterior = htr.fit(model, (X, y), method=htr.MAP(lr=0.05), epochs=20)
 
-The layers, each of which knows only those before it: `distributions`, `spectra`, `tails`,
-`priors`, `engine`, `models`, `inference`, `posterior`; then `analysis`, `report`, `experiments`
-and the command line.
+The layers, each of which imports only those before it, are `distributions`, `spectra`, `tails`,
+`priors`, `engine`, `models`, `inference`, `posterior`; then `analysis`, `report`, `experiments` and
+the command line.
 """
 
 from typing import TYPE_CHECKING

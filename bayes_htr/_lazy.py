@@ -1,4 +1,4 @@
-"""Names of a package that are imported when they are asked for (PEP 562)."""
+"""Names of a package that are imported when they are first used (PEP 562)."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from typing import Any
 def lazy(
     package: str, names: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` of a package whose modules are imported one by one.
+    """`__getattr__` and `__dir__` for a package whose modules are imported one by one.
 
-    No module of the package may have one of the names: once imported, it would stand in the
-    package under that name.
+    No module of the package may have the same name as one of these names. Once imported, the module
+    would replace that name in the package.
 
     Args:
         package: The package.
-        names: By module of the package, the names that it is asked for, separated by blanks. The
-            modules can be asked for too. A module with a dot is one outside the package.
+        names: For each module of the package, the names that it provides, separated by blanks. The
+            modules themselves are available too. A module name with a dot refers to a module
+            outside the package.
     """
     paths = {module: module if "." in module else f"{package}.{module}" for module in names}
     where = {name: paths[module] for module, found in names.items() for name in found.split()}

@@ -1,3 +1,3 @@
-"""The version, in a module of its own: the build reads it, and so does the command line."""
+"""The version, in its own module, because both the build and the command line read it."""
 
 __version__ = "0.1.0"

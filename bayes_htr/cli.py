@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -10,8 +11,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bayes_htr._terminal import HelpFormatter, count, positive, visible
 from bayes_htr._version import __version__
-from bayes_htr.choices import DATASETS, GUIDES, NETWORKS, PRIORS
 from bayes_htr.errors import (
     CheckpointError,
     DataError,
@@ -21,9 +22,24 @@ from bayes_htr.errors import (
     ProcessError,
     SpectrumError,
 )
-from bayes_htr.help_text import HelpFormatter, count, positive
-from bayes_htr.launcher import launched
-from bayes_htr.visible import visible
+
+# The choices of options, as plain data, so that the help needs no other module.
+DATASETS = ("digits", "fashion_mnist", "kmnist", "cifar10")
+NETWORKS = ("mlp", "lenet5", "resnet18")
+PRIORS = (
+    "frechet",
+    "lomax",
+    "exponential",
+    "powerlaw",
+    "frechet_hill",
+    "powerlaw_hill",
+    "weighted_alpha",
+    "stable_rank",
+    "weight_decay",
+    "spectral_norm",
+    "nuclear_norm",
+)
+GUIDES = ("spectral", "meanfield", "lowrank")
 
 _EXPECTED = (
     CheckpointError,
@@ -39,26 +55,27 @@ _EXPECTED = (
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run `bayes-htr`; returns the exit status, as `run_command` does."""
+    """Run `bayes-htr` and return the exit status, as `run_command` does."""
     return run_command(build_parser(), argv)
 
 
 def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = None) -> int:
     """Run the command that a command line names.
 
-    Of the processes that `torchrun` starts, all train and the first alone prints.
+    Under `torchrun`, all processes train and only the first one prints.
 
     Args:
-        parser: Gives each command its `run`, called with the arguments and a console, and
-            `interrupted`, what is said when it is interrupted.
-        argv: The words of the command line after the program's name; without them, this process's.
+        parser: Sets for each command `run`, which is called with the arguments and a console, and
+            `interrupted`, the message for an interruption.
+        argv: The words of the command line after the name of the program; by default those of this
+            process.
 
     Returns:
         The exit status: 0, 1 for an error, 130 if interrupted.
     """
     args = parser.parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
-    silent = launched()[0] > 0
+    silent = is_silent()
     errors = Console(stderr=True, quiet=silent)
     try:
         args.run(args, Console(quiet=silent))
@@ -70,6 +87,11 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
         errors.print(f"{parser.prog}: {args.interrupted}")
         return 130
     return 0
+
+
+def is_silent() -> bool:
+    """Return whether this is one of the processes of `torchrun`, but not the first."""
+    return int(os.environ.get("RANK", "0")) > 0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -117,7 +139,7 @@ def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def _add_model(fit: argparse.ArgumentParser) -> None:
-    """What is trained, and how its posterior is found."""
+    """Add the options for the model and the inference method."""
     fit.add_argument("--data", choices=DATASETS, default="digits", help="the data set")
     fit.add_argument(
         "--data-dir",
@@ -168,7 +190,7 @@ def _add_model(fit: argparse.ArgumentParser) -> None:
 
 
 def _add_training(fit: argparse.ArgumentParser) -> None:
-    """How it is trained, and where."""
+    """Add the options for training."""
     fit.add_argument("--epochs", type=int, default=30, help="epochs in all")
     fit.add_argument("--batch-size", type=int, default=32, help="examples per batch")
     fit.add_argument(
@@ -265,9 +287,10 @@ def _bench(args: argparse.Namespace, console: Console) -> None:
 
 
 def _report(args: argparse.Namespace, console: Console) -> None:
-    from bayes_htr.commands import run_report
+    if not is_silent():
+        from bayes_htr.commands import show_run
 
-    run_report(args, console)
+        show_run(args.folder, console)
 
 
 def _analyze(args: argparse.Namespace, console: Console) -> None:

@@ -1,4 +1,4 @@
-"""What `bayes-htr fit` and `bayes-htr report` do; `bayes_htr.cli` has their options."""
+"""The commands `bayes-htr fit` and `bayes-htr report`; their options are in `bayes_htr.cli`."""
 
 from __future__ import annotations
 
@@ -11,38 +11,30 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from bayes_htr.distributed import process_group, run_on_rank0, world_size
 from bayes_htr.experiments import (
     Entrant,
-    Settings,
+    FitSettings,
     Workers,
     check_densities,
     compare,
     named_priors,
 )
 from bayes_htr.experiments.parallel import plural
-from bayes_htr.fitting import load
-from bayes_htr.inference import MAP, SVI, Method, RunFolder, default_method
-from bayes_htr.inference.distributed import from_main, process_group
-from bayes_htr.launcher import launched
+from bayes_htr.fitting import default_method, load
+from bayes_htr.inference import MAP, SVI, Method, RunFolder
 from bayes_htr.priors import Priors
-from bayes_htr.processes import world_size
 from bayes_htr.report import RunReport
 
 
 def run_fit(args: argparse.Namespace, console: Console) -> None:
-    """Train what is asked for and what it is compared with, and show the run."""
+    """Train the requested fit and those for comparison, and show the run."""
     with process_group(args.device) as device:
         _train(args, console, device)
 
 
-def run_report(args: argparse.Namespace, console: Console) -> None:
-    """Show a finished run, in the first process of several."""
-    if launched()[0] == 0:
-        _show(args.folder, console)
-
-
 def _train(args: argparse.Namespace, console: Console, device: str) -> None:
-    settings = Settings(
+    settings = FitSettings(
         data=args.data,
         data_dir=args.data_dir,
         net=args.net,
@@ -51,7 +43,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
         device=device,
         label_smoothing=args.label_smoothing,
     )
-    data = from_main(lambda: settings.dataset(args.seed))
+    data = run_on_rank0(lambda: settings.dataset(args.seed))
     num_data = len(data.y_train)
     net = settings.network(data, args.seed)
     entrants = _entrants(args, net, num_data)
@@ -59,7 +51,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
     if first.init is not None:
         _check_init(args, first.init, net)
     name = f"{args.data}-{args.net}-{Path(args.prior).stem}"
-    out = from_main(lambda: args.out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
+    out = run_on_rank0(lambda: args.out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
     seeds = range(args.seed, args.seed + args.seeds)
     workers = Workers.chosen(
         net,
@@ -84,11 +76,11 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
         )
     finally:
         torch.set_num_threads(threads)
-    from_main(lambda: _show(out, console))
+    run_on_rank0(lambda: show_run(out, console))
 
 
 def _entrants(args: argparse.Namespace, net: nn.Module, num_data: int) -> list[Entrant]:
-    """The fit that is asked for, and what it is compared with."""
+    """The requested fit, and the fits that it is compared with."""
     name, is_svi = args.prior, args.method == "svi"
 
     def priors(prior: str, strength: float | None, *, posterior: bool = False) -> Priors:
@@ -112,11 +104,11 @@ def _entrants(args: argparse.Namespace, net: nn.Module, num_data: int) -> list[E
 
 
 def _check_init(args: argparse.Namespace, run: Path, net: nn.Module) -> None:
-    """Refuse a start that does not fit, before anything is written.
+    """Refuse a starting point that does not fit, before anything is written.
 
     Raises:
-        CheckpointError: No finished run of such a network.
-        ValueError: One that has seen other images than this fit will be trained on.
+        CheckpointError: The folder has no finished run of such a network.
+        ValueError: The starting point was trained on other images than this fit.
     """
     load(run, net)
     if args.seeds > 1:
@@ -143,7 +135,8 @@ def _method(args: argparse.Namespace, net: nn.Module) -> Method:
     return SVI(guide=args.guide, **given)
 
 
-def _show(folder: Path, console: Console) -> None:
+def show_run(folder: Path, console: Console) -> None:
+    """Draw the pictures of a finished run, and show its tables."""
     report = RunReport.read(folder)
     try:
         pictures = report.draw()

@@ -1,7 +1,7 @@
 """The errors that the library raises on purpose.
 
-Each names the bad thing, its value, and what to do. All of them derive from a
-builtin that callers may already catch (`ValueError`, `RuntimeError`, `OSError`).
+Each message names what is wrong, its value, and what to do. All errors derive from a built-in error
+that callers may already catch (`ValueError`, `RuntimeError`, `OSError`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ class PriorError(ValueError):
 
 
 class SpectrumError(ValueError):
-    """A matrix whose spectrum a law cannot score: not finite, rank-deficient, tied, or outside."""
+    """A matrix whose spectrum does not suit a law: not finite, rank-deficient, tied, or outside."""
 
 
 class DataError(ValueError):
@@ -20,16 +20,16 @@ class DataError(ValueError):
 
 
 class DivergenceError(RuntimeError):
-    """Training left the finite numbers; carries where, and the last good checkpoint if any."""
+    """Weights or losses became NaN or infinite; says where, and names the last good checkpoint."""
 
 
 class ProcessError(RuntimeError):
-    """Another process of the same run has failed, or cannot be reached any more."""
+    """Another process of the same run has failed or can no longer be reached."""
 
 
 class CheckpointError(RuntimeError):
-    """A run folder or checkpoint that cannot be used: truncated, foreign, or of another run."""
+    """A run folder or checkpoint that cannot be used: truncated, foreign, or from another run."""
 
 
 class OutputError(OSError):
-    """An output folder that cannot be written, or that already holds something."""
+    """An output folder that cannot be written or is not empty."""

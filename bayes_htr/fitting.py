@@ -1,11 +1,9 @@
-"""`fit` and `load`: from a model and data to a posterior, and from a folder to a posterior."""
+"""`fit` finds a posterior from a model and data; `load` reads one from a run folder."""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 import json
-import operator
 from collections.abc import Mapping, Sequence
 from functools import partial
 from os import PathLike
@@ -14,31 +12,28 @@ from typing import Any
 import torch
 from torch import nn
 
+from bayes_htr._checks import whole_number
+from bayes_htr._torch import usable_device
 from bayes_htr._version import __version__
-from bayes_htr.devices import usable_device
+from bayes_htr.distributed import check_same, fail_together, own_device, run_on_rank0, world_size
 from bayes_htr.inference import (
-    EPOCHS,
     NUTS,
+    SVI,
     Batches,
     Callback,
     Data,
-    Fitted,
     Method,
     Problem,
     RunFolder,
-    default_method,
 )
-from bayes_htr.inference.distributed import (
-    check_same,
-    from_main,
-    own_device,
-    together,
-)
+from bayes_htr.inference.guides.per_example import finest_noise
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.posterior import Posterior
-from bayes_htr.processes import world_size
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import check_finite
+
+EPOCHS = 30
+"""The number of epochs where none is given."""
 
 
 def fit(
@@ -66,26 +61,27 @@ def fit(
 
     Args:
         model: The network with its priors.
-        train: A `DataLoader`, taken as it is, or `(X, y)` of tensors or arrays, `X` of shape
-            `(N, ...)` and `y` of `(N,)` integers.
-        method: How: `MAP(...)`, `SVI(...)` or `NUTS(...)`. By default the posterior is found by
+        train: A `DataLoader`, which is used as it is, or `(X, y)` of tensors or arrays, `X` of
+            shape `(N, ...)` and `y` of `(N,)` integers.
+        method: The inference method: `MAP(...)`, `SVI(...)` or `NUTS(...)`. By default the
+            posterior is found by
             `SVI(guide="spectral", lr=0.006, init_scale=0.3, noise="example")`, with
             `noise="shared"` for a network with batch normalisation.
-        epochs: How many in all, 30 by default; a resumed run goes on to this number. `NUTS` has
-            none: 0.
-        batch_size: Examples per batch of `(X, y)`, of all processes together; the last batch may
-            be shorter.
+        epochs: The number of epochs in all, 30 by default; a resumed run goes on to this number.
+            `NUTS` has no epochs: 0.
+        batch_size: The number of examples per batch of `(X, y)`, of all processes together; the
+            last batch may be shorter.
         validation: Data on which NLL and accuracy are measured after each epoch.
-        seed: Of the order of `(X, y)`, shuffled by `torch.Generator().manual_seed(seed)` in a
-            `DataLoader`, and of the global generators during the run.
-        device: Where to train; `"auto"` for an accelerator if there is one. By default
-            where the network is.
+        seed: The seed of the order of `(X, y)`, which a `DataLoader` shuffles by
+            `torch.Generator().manual_seed(seed)`, and of the global generators during the run.
+        device: The device to train on; `"auto"` takes an accelerator if there is one. By default
+            training is on the network's device.
         init: A posterior to start from.
         out: A new folder for configuration, checkpoints, metrics, weights and spectra.
-        resume: Go on with the run in `out`, if there is one; else start it.
-        callbacks: Called after each epoch with an `EpochEvent`, of several processes in the first;
-            returning `True` ends training.
-        progress: Whether to show a progress bar; by default on a terminal.
+        resume: Go on with the run in `out`, if there is one; otherwise start it.
+        callbacks: Callables that are called after each epoch with an `EpochEvent`, in the first of
+            several processes; if one returns `True`, training ends.
+        progress: Whether to show a progress bar; by default it is shown on a terminal.
         metadata: Plain data to keep in the run folder's configuration, such as the name of the
             data set; a run resumes only with the same.
 
@@ -93,60 +89,87 @@ def fit(
         The posterior.
 
     Raises:
-        DataError: Data that cannot be trained on, or that do not fit the network.
-        PriorError: Priors that do not fit the network.
-        SpectrumError: Weights that are not finite, or that a law cannot score at the start.
-        DivergenceError: Training left the finite numbers.
+        DataError: The data cannot be trained on, or do not fit the network.
+        PriorError: The priors do not fit the network.
+        SpectrumError: Initial weights are not finite, or a law cannot score them.
+        DivergenceError: A loss, weight or spectrum became NaN or infinite.
         OutputError: `out` cannot be written, or already holds something.
-        CheckpointError: A run to resume that is another one, or cannot be read.
-        ProcessError: Another process of several failed.
-        ValueError: A setting out of range, or of several processes not the same in all.
+        CheckpointError: The run to resume is another one, or cannot be read.
+        ProcessError: Another of several processes failed.
+        ValueError: A setting is out of range, or is not the same in all processes.
     """
-    with together():
+    with fail_together(), torch.enable_grad():
         _check_types(model, method, init, callbacks)
         method = default_method(model.net) if method is None else method
         if epochs is None:
             epochs = 0 if isinstance(method, NUTS) else EPOCHS
-        epochs = _whole(epochs, "epochs", below=2**31)
-        seed = _whole(seed, "seed", below=2**63)
-        batch_size = _whole(batch_size, "batch_size", below=2**31)
+        epochs = whole_number(epochs, "epochs", below=2**31)
+        seed = whole_number(seed, "seed", below=2**63)
         if resume and out is None:
             raise ValueError("resume=True needs out=, the folder of the run")
-        net = _start(model, init)
+        net = _copy_network(model, init)
         first = next(net.parameters(), torch.zeros(()))
         target = _device(device, first.device)
         net.to(target)
-        where: dict[str, Any] = {"device": target, "dtype": first.dtype}
-        batches = Batches(train, batch_size=batch_size, seed=seed, name="train", **where)
-        measured = None
+        to_network: dict[str, Any] = {"device": target, "dtype": first.dtype}
+        batches = Batches(train, batch_size=batch_size, seed=seed, name="train", **to_network)
+        validation_batches = None
         if validation is not None:
-            measured = Batches(validation, batch_size=1024, name="validation", **where)
-            measured.check_network(net)
+            validation_batches = Batches(
+                validation, batch_size=1024, name="validation", **to_network
+            )
+            validation_batches.check_network(net)
         model.likelihood.check_classes(batches.check_network(net))
         problem = Problem(
             model=model,
             net=net,
             train=batches,
-            validation=measured,
+            validation=validation_batches,
             epochs=epochs,
             seed=seed,
             callbacks=callbacks,
             progress=progress,
             hyperparameters={} if init is None else init.unconstrained_hyperparameters(),
         )
-        method.check(problem)
-        config = _config(model, method, problem, metadata)
-        lengths = [len(b) for b in (batches, measured) if b is not None]
+        run = method.prepare(problem)
+        config = _config(method, problem, metadata)
+        lengths = [len(b) for b in (batches, validation_batches) if b is not None]
     check_same(config | {"out": str(out), "the number of batches": lengths})
+    folder, checkpoint = None, None
     if out is not None:
         folder = RunFolder(out)
-        checkpoint = from_main(partial(folder.start, config, resume=resume))
-        problem = dataclasses.replace(problem, folder=folder, checkpoint=checkpoint)
+        checkpoint = run_on_rank0(partial(folder.start, config, resume=resume))
     with torch.enable_grad():
-        posterior = _posterior(model, method.run(problem), config)
-    if problem.folder is not None:
-        from_main(partial(posterior.write, problem.folder))
+        fitted = run.run(folder, checkpoint)
+    posterior = Posterior(
+        fitted.net,
+        model.priors,
+        guide=fitted.guide,
+        hyperparameters=fitted.hyperparameters,
+        history=fitted.history,
+        config={key: value for key, value in config.items() if key != "priors"},
+    )
+    if folder is not None:
+        run_on_rank0(partial(posterior.write, folder))
     return posterior
+
+
+def default_method(net: nn.Module, **changed: Any) -> SVI:
+    """Return the method that finds a posterior where none is named: SVI by the spectral guide.
+
+    Each example of a batch has its own draw, but with batch normalisation, which mixes examples, a
+    batch has one. Rate and initial spread were chosen on validation data, see
+    `docs/choosing-a-prior.md`.
+
+    Args:
+        net: The network.
+        changed: Settings of `SVI` that replace the default ones.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+    settings: dict[str, Any] = {"lr": 6e-3, "init_scale": 0.3, "noise": finest_noise(net)}
+    return SVI(guide="spectral", **settings | changed)
 
 
 def load(path: str | PathLike[str], net: nn.Module) -> Posterior:
@@ -159,25 +182,18 @@ def load(path: str | PathLike[str], net: nn.Module) -> Posterior:
         net: A network of the same architecture; it is copied, not changed.
 
     Raises:
-        CheckpointError: No finished run, files that are truncated or foreign, or another network.
+        CheckpointError: The folder has no finished run, a file is truncated or foreign, or the run
+            is of another network.
     """
     return Posterior.load(path, net)
 
 
-def _start(model: BayesianClassifier, init: Posterior | None) -> nn.Module:
-    """A copy of the network, with the weights that training starts from."""
-    net = _copied(model.net)
-    if init is not None:
-        try:
-            net.load_state_dict(init.network().state_dict())
-        except RuntimeError as error:
-            raise ValueError(f"init is the posterior of another network: {error}") from error
-    for p in parameters_of(net):
-        check_finite(p.tensor.detach(), p.name)
-    return net
-
-
 def _device(device: str | torch.device | None, present: torch.device) -> torch.device:
+    """Return the device to train on; without one given, the network's present device.
+
+    Raises:
+        ValueError: There is no such device.
+    """
     if device is None:
         return present
     if device != "auto":
@@ -190,6 +206,7 @@ def _device(device: str | torch.device | None, present: torch.device) -> torch.d
 
 
 def _check_types(model: Any, method: Any, init: Any, callbacks: Any) -> None:
+    """Raise `ValueError` if an argument is of a kind that `fit` does not take."""
     if not isinstance(model, BayesianClassifier):
         raise ValueError(f"model={model!r} must be a BayesianClassifier(net, priors)")
     if method is not None and (isinstance(method, type) or not hasattr(method, "describe")):
@@ -201,41 +218,46 @@ def _check_types(model: Any, method: Any, init: Any, callbacks: Any) -> None:
             raise ValueError(f"callbacks={callbacks!r} must be a sequence of callables")
 
 
-def _whole(value: Any, name: str, *, below: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = -1
-    if isinstance(value, bool) or not 0 <= number < below:
-        raise ValueError(f"{name}={value!r} must be a whole number, 0 or more")
-    return number
+def _copy_network(model: BayesianClassifier, init: Posterior | None) -> nn.Module:
+    """Copy the model's network, with the weights from which training starts.
 
-
-def _copied(net: nn.Module) -> nn.Module:
+    Raises:
+        ValueError: The network cannot be copied or saved, or `init` is of another network.
+        SpectrumError: A weight is not finite.
+    """
+    net = model.net
     if world_size() > 1 and isinstance(net, nn.parallel.DistributedDataParallel):
-        net = net.module  # the copy is given a wrapper of its own
+        net = net.module  # the copy gets a wrapper of its own
     try:
-        copied = copy.deepcopy(net)
+        net = copy.deepcopy(net)
     except RuntimeError as error:
         raise ValueError(
             f"{type(net).__name__} cannot be copied ({error}); with the old weight_norm, use "
             "torch.nn.utils.parametrizations.weight_norm"
         ) from error
-    for name, value in copied.state_dict().items():
+    for name, value in net.state_dict().items():
         if not isinstance(value, torch.Tensor):
             raise ValueError(
                 f"{name!r} in the network's state_dict is a {type(value).__name__}, and only "
                 "tensors can be saved; leave it out of get_extra_state"
             )
-    return copied
+    if init is not None:
+        try:
+            net.load_state_dict(init.network().state_dict())
+        except RuntimeError as error:
+            raise ValueError(f"init is the posterior of another network: {error}") from error
+    for p in parameters_of(net):
+        check_finite(p.tensor.detach(), p.name)
+    return net
 
 
-def _config(
-    model: BayesianClassifier,
-    method: Method,
-    problem: Problem,
-    metadata: Mapping[str, Any] | None,
-) -> dict[str, Any]:
+def _config(method: Method, problem: Problem, metadata: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Describe a run as plain data, by which it is recognised on resuming.
+
+    Raises:
+        ValueError: The metadata are not plain data.
+    """
+    model = problem.model
     config = {
         "version": __version__,
         "method": method.describe(),
@@ -254,15 +276,3 @@ def _config(
     except TypeError as error:
         raise ValueError(f"metadata={metadata!r} must be plain data: {error}") from error
     return config
-
-
-def _posterior(model: BayesianClassifier, fitted: Fitted, config: dict[str, Any]) -> Posterior:
-    config = {k: v for k, v in config.items() if k != "priors"}
-    return Posterior(
-        fitted.net,
-        model.priors,
-        guide=fitted.guide,
-        hyperparameters=fitted.hyperparameters,
-        history=fitted.history,
-        config=config,
-    )

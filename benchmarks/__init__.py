@@ -1,12 +1,13 @@
 """What priors, posteriors and tail fits cost and what they buy: `python -m benchmarks --help`.
 
-Run them in a clone of the repository; they are no part of the installed package. What each command
-measures, and what its columns mean, is in `docs/benchmarks.md` and `docs/generalisation.md`.
+Run the benchmarks in a clone of the repository, as they are not part of the installed package.
+`docs/benchmarks.md` and `docs/generalisation.md` explain the commands and their tables.
 
-- `common`: what several kinds share; no other folder imports from another.
-- `cost`: `overhead`, `growth`, `gpu` and `guides`: time and memory of training.
-- `tails`: `tails`, `search` and `analyze`: tail fits and spectral reports.
-- `study`: `posterior` and `generalisation`: predictions on test data; `report`.
-- `results`: what the documentation shows, as it was measured.
-- `digits_prior.py`: how the law of the default posterior was chosen.
+- `common`: what all kinds share. The other folders do not import from each other.
+- `cost`: `overhead`, `growth`, `gpu` and `guides` measure time and memory of training.
+- `tails`: `tails`, `search` and `analyze` measure tail fits and spectral reports.
+- `study`: `study generalisation` and `study posterior` compare predictions on test data.
+- `results`: the results in the documentation, as they were measured.
+- `calls.py`, `imports.py`, `digits_prior.py`: scripts that count calls, time imports, and choose
+  the law of the default posterior.
 """

@@ -7,14 +7,16 @@ import sys
 from collections.abc import Sequence
 
 from bayes_htr.cli import run_command
-from benchmarks.cost.command import add_gpu, add_growth, add_guides, add_overhead
-from benchmarks.study.generalisation.command import add_generalisation, add_report
-from benchmarks.study.posterior.command import add_posterior
-from benchmarks.tails.command import add_analyze, add_search, add_tails
+from benchmarks.cost.guides import GUIDES
+from benchmarks.cost.layers import GPU, GROWTH
+from benchmarks.cost.overhead import OVERHEAD
+from benchmarks.study.command import add_study
+from benchmarks.tails.calibration import TAILS
+from benchmarks.tails.speed import ANALYZE, SEARCH
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a benchmark; returns the exit status, as `run_command` does."""
+    """Run a benchmark, and return the exit status as `run_command` does."""
     return run_command(build_parser(), argv)
 
 
@@ -25,12 +27,9 @@ def build_parser() -> argparse.ArgumentParser:
         description="Measure what priors and posteriors cost and buy, and how good tail fits are.",
     )
     kinds = parser.add_subparsers(title="benchmarks", required=True)
-    for add in (
-        *(add_overhead, add_growth, add_gpu, add_guides),
-        *(add_posterior, add_tails, add_search, add_analyze),
-        *(add_generalisation, add_report),
-    ):
-        add(kinds)
+    for benchmark in (OVERHEAD, GROWTH, GPU, GUIDES, TAILS, SEARCH, ANALYZE):
+        benchmark.add(kinds)
+    add_study(kinds)
     return parser
 
 

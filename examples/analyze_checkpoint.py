@@ -1,7 +1,9 @@
-"""What training does to a network's spectra: two checkpoints, analysed and compared.
+"""How training changes the spectra of a network: two checkpoints, analysed and compared.
 
-Trains the digits network without any prior, saves it before and after, and prints the report of
-the trained one, the differences, and where the table went.
+Trains the digits network without a prior, saves it before and after training, and prints the
+report of the trained network, the differences between the two checkpoints, and the path of the CSV
+table.
+
 Run: `python examples/analyze_checkpoint.py`.
 """
 
@@ -19,7 +21,7 @@ OUT = Path("runs") / "analyze_checkpoint"
 
 
 def train(net: torch.nn.Module, data, epochs: int) -> None:
-    """Plain training with momentum."""
+    """Train by SGD with momentum, without a prior."""
     loader = DataLoader(
         TensorDataset(data.x_train, data.y_train),
         batch_size=64,

@@ -1,7 +1,9 @@
-"""Heavy-tailed regularisation in a training loop of one's own.
+"""Heavy-tailed regularisation in your own training loop.
 
-Trains the digits network for a few epochs with a Weighted Alpha penalty that decays, and prints
-the energy and accuracy by epoch. Run: `python examples/own_loop.py`.
+Trains the digits network for a few epochs with a Weighted Alpha penalty whose strength decays, and
+prints the energy and the test accuracy of each epoch.
+
+Run: `python examples/own_loop.py`.
 """
 
 import torch
@@ -13,7 +15,7 @@ from bayes_htr.experiments import build_network, load_dataset
 
 
 def main(epochs: int = 5) -> float:
-    """Train, print, and return the last test accuracy."""
+    """Train, print, and return the test accuracy after the last epoch."""
     data = load_dataset("digits")
     num_data = len(data.y_train)
     net = build_network("mlp", data.input_shape, data.num_classes)

@@ -1,8 +1,10 @@
-"""A posterior over spectra: bands, intervals, and checks of a law, on digits.
+"""A posterior over spectra on the digits: bands, intervals, and checks of a law.
 
-Fits the posterior, and writes `runs/posterior_spectra` with a picture of each
-matrix's spectrum with its band, alpha by layer, prior and posterior of the largest eigenvalue, a
-check of a law, and how the spectra came to be. Run: `python examples/posterior_spectra.py`.
+Fits the posterior and writes figures to `runs/posterior_spectra`: the spectrum of each matrix with
+its band, alpha by layer, prior and posterior of the largest eigenvalue, two checks of a law, and
+the spectra during training.
+
+Run: `python examples/posterior_spectra.py [FOLDER]`.
 """
 
 import sys
@@ -13,7 +15,7 @@ from bayes_htr.experiments import build_network, load_dataset
 
 
 def main(out: Path = Path("runs/posterior_spectra"), epochs: int = 30) -> htr.Posterior:
-    """Fit, print and draw; return the posterior."""
+    """Fit the posterior, print results, write figures, and return the posterior."""
     out.mkdir(parents=True, exist_ok=True)
     data = load_dataset("digits")
     train, test = (data.x_train, data.y_train), (data.x_test, data.y_test)
@@ -38,7 +40,7 @@ def main(out: Path = Path("runs/posterior_spectra"), epochs: int = 30) -> htr.Po
         spectra.plot(name, path=out / f"{name}.png")
         spectra.plot_lambda_max(name, path=out / f"{name}-lambda_max.png")
     spectra.plot_alpha(path=out / "alpha.png")
-    # The prior's law is rejected: the data have spread the spectrum wider. A wider law passes.
+    # The check rejects the law of the prior, because the spectrum is wider. A wider law passes.
     for label, law in (("prior", None), ("lognormal", htr.ESD(htr.LogNormal(-1.5, 3.0)))):
         check = posterior.check("fc1.weight", law)
         print(check)

@@ -1,8 +1,10 @@
-"""Different priors for different layers, hyperparameters that are inferred, and a saved posterior.
+"""A different prior for each layer, with learnt hyperparameters, by MAP.
 
-Trains on digits, prints what the priors mean, the test scores, the hyperparameters and the spectra
-with intervals, and writes `runs/priors_per_layer` with a picture of each matrix's spectrum. Run:
-`python examples/priors_per_layer.py`.
+Trains on the digits and prints the table of priors, the test scores, the hyperparameters, and the
+spectra with intervals. Writes a run folder, `runs/priors_per_layer`, with a figure of the spectrum
+of each matrix.
+
+Run: `python examples/priors_per_layer.py [FOLDER]`.
 """
 
 import sys
@@ -13,7 +15,7 @@ from bayes_htr.experiments import build_network, load_dataset
 
 
 def main(out: Path = Path("runs/priors_per_layer"), epochs: int = 15) -> htr.Posterior:
-    """Train, print and draw; return the posterior."""
+    """Train, print results, write figures, and return the posterior."""
     data = load_dataset("digits")
     net = build_network("mlp", data.input_shape, data.num_classes)
     priors = htr.Priors(

@@ -70,7 +70,7 @@ def test_what_fit_takes_if_not_told(options, method, law, strength, given, monke
             assert others[0].priors == first.priors  # the mode under the same prior
 
     monkeypatch.setattr(commands, "compare", compared)
-    monkeypatch.setattr(commands, "_show", lambda out, console: None)
+    monkeypatch.setattr(commands, "show_run", lambda out, console: None)
     assert main(["fit", *options, "--out", str(tmp_path / "run")]) == 0
     assert taken["label"] == ("MAP" if method == "map" else "posterior")
     assert taken["others"] == ["MAP"] * (method == "svi") + ["weight decay", "none"]

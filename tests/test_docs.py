@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import bayes_htr as htr
-from bayes_htr import cli, progress_bar
+from bayes_htr import _terminal, cli
 from benchmarks import __main__ as benchmarks
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -81,7 +81,7 @@ def quiet(tmp_path, monkeypatch):
     monkeypatch.setenv("MPLBACKEND", "Agg")
     matplotlib = pytest.importorskip("matplotlib")
     matplotlib.use("Agg", force=True)
-    monkeypatch.setattr(progress_bar.sys.stderr, "isatty", lambda: False, raising=False)
+    monkeypatch.setattr(_terminal.sys.stderr, "isatty", lambda: False, raising=False)
     threads, random = torch.get_num_threads(), torch.get_rng_state()
     torch.set_num_threads(1)
     yield

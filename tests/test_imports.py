@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import bayes_htr as htr
-from bayes_htr import choices
+from bayes_htr import cli
 from bayes_htr.experiments import DATASETS, NETWORKS, PRIORS
-from bayes_htr.inference.guide_choice import guide_names
+from bayes_htr.inference.svi import NAMED_GUIDES
 
 PACKAGE = Path(htr.__file__).parent
 LAZY = ("bayes_htr", "bayes_htr.distributions", "bayes_htr.inference")
@@ -156,7 +156,7 @@ def test_values_are_pickled_and_copied():
 
 
 def test_choices_are_those_of_the_modules_that_know_them():
-    assert choices.DATASETS == DATASETS
-    assert choices.NETWORKS == NETWORKS
-    assert tuple(PRIORS) == choices.PRIORS
-    assert guide_names() == choices.GUIDES
+    assert cli.DATASETS == DATASETS
+    assert cli.NETWORKS == NETWORKS
+    assert tuple(PRIORS) == cli.PRIORS
+    assert tuple(NAMED_GUIDES) == cli.GUIDES

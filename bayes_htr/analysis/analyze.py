@@ -14,9 +14,9 @@ from os import PathLike
 from threading import Lock
 from typing import Any
 
-from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
+from bayes_htr._terminal import AnalysisProgress
 from bayes_htr.analysis.matrix import MatrixSpectrum, Options, analyse
 from bayes_htr.analysis.parallel import is_small, run_all
 from bayes_htr.analysis.report import SpectraReport
@@ -24,8 +24,6 @@ from bayes_htr.analysis.resampled import Farms
 from bayes_htr.analysis.sources import open_source
 from bayes_htr.analysis.weights import Conv, Source, Weight, matches
 from bayes_htr.errors import DataError
-from bayes_htr.progress_bar import ProgressBar
-from bayes_htr.visible import visible
 
 
 def analyze(
@@ -93,27 +91,6 @@ def analyze(
     settings: dict[str, Any] = {**asdict(options), "min_size": min_size}
     settings |= {option: list(names) for option, names in patterns.items() if names}
     return SpectraReport(network.label, {m.name: m for m in matrices}, skipped, settings)
-
-
-class AnalysisProgress(ProgressBar):
-    """A progress bar over matrices, on standard error.
-
-    Args:
-        show: Whether to show it; `None` for where standard error is a terminal.
-        work: The work of all matrices, in any unit.
-    """
-
-    def __init__(self, show: bool | None, work: float) -> None:
-        columns = (
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            TimeRemainingColumn(),
-        )
-        super().__init__(columns, show, description="", total=work)
-
-    def begin(self, name: str) -> None:
-        """Show the name of the matrix that is next."""
-        self._progress.update(self._task, description=visible(name))
 
 
 def _select(

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
+from bayes_htr._terminal import visible
 from bayes_htr.analysis.analyze import analyze
 from bayes_htr.analysis.report import CheckpointComparison, SpectraReport
 from bayes_htr.analysis.tables import check_suffix, import_parquet
 from bayes_htr.errors import OutputError
-from bayes_htr.visible import visible
 
 _WIDE = 110
 _NARROW = ("name", "alpha", "verdict")

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from bayes_htr._plotting import save
 from bayes_htr.analysis.history_files import read_history, write_history
 from bayes_htr.analysis.traces import QUANTITIES, Trace, trace
 from bayes_htr.analysis.weights import matches
 from bayes_htr.inference.callbacks import StepCallback, StepEvent
 from bayes_htr.spectra import matrices_of, singular_values
-from bayes_htr.tails.plots import saved
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -320,7 +320,9 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         from bayes_htr.analysis.history_plots import plot_steps
 
         alpha = self.trace(name, "alpha")
-        return saved(plot_steps(name, self[name], alpha, self._titles(), panels), path)
+        figure = plot_steps(name, self[name], alpha, self._titles(), panels)
+        save(figure, path)
+        return figure
 
     def plot_trace(
         self,
@@ -355,7 +357,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         traces = self._traces(quantity, names, level)
         x = self._positions(against)
         ax = plot_trace(x, traces, quantity, ax, against=against, level=level)
-        saved(ax.figure, path)
+        save(ax, path)
         return ax
 
     def plot_traces(
@@ -373,7 +375,9 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         from bayes_htr.analysis.history_plots import plot_traces
 
         traces = {quantity: self._traces(quantity, names) for quantity in QUANTITIES}
-        return saved(plot_traces(self._positions(against), traces, against=against), path)
+        figure = plot_traces(self._positions(against), traces, against=against)
+        save(figure, path)
+        return figure
 
     def animate(
         self,

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from functools import partial
 from itertools import pairwise
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bayes_htr.errors import CheckpointError, OutputError
-from bayes_htr.inference.run_folder import write_aside
+from bayes_htr._files import write_output
+from bayes_htr.errors import CheckpointError
 
 _FORMAT = "bayes_htr spectrum history 2"
 _KEY = "about"
@@ -26,7 +25,7 @@ _KEY = "about"
 def write_history(
     path: str | PathLike[str], about: Mapping[str, Any], spectra: Mapping[str, Tensor]
 ) -> None:
-    """Write a file under another name and rename it; folders are made where they are missing.
+    """Write a file, and the folder around it if that does not exist yet.
 
     Args:
         path: The file.
@@ -36,14 +35,9 @@ def write_history(
     Raises:
         OutputError: The file cannot be written.
     """
-    target = Path(path)
     header = {_KEY: json.dumps({"format": _FORMAT, **about})}
     tensors = {name: lam.contiguous() for name, lam in spectra.items()}
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_aside(target, partial(save_file, tensors, metadata=header))
-    except (OSError, SafetensorError) as error:
-        raise OutputError(f"{target} cannot be written: {error}; name another file") from error
+    write_output(path, partial(save_file, tensors, metadata=header), make_folder=True)
 
 
 def read_history(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:

@@ -16,16 +16,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from bayes_htr._files import atomic_write
+from bayes_htr._plotting import (
+    BLUE,
+    GREY,
+    RED,
+    literal,
+    log_bins,
+    log_density,
+    new_axes,
+    pyplot,
+    tick,
+)
 from bayes_htr.analysis.traces import Trace
-from bayes_htr.drawing import literal, pyplot, tick
-from bayes_htr.inference.run_folder import write_aside
-from bayes_htr.posterior.plots import heights, log_bins
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_NOW, _FIRST, _TAIL = "#1f5fa8", "#9a9a9a", "#c8401e"
 _LABELS = {
     "lambda_max": r"largest eigenvalue $\lambda_1$",
     "alpha": r"$\alpha$ of the tail",
@@ -88,7 +96,7 @@ def plot_trace(
         level: Probability of the intervals.
     """
     if ax is None:
-        ax = pyplot().subplots(figsize=(5.6, 3.6), layout="constrained")[1]
+        ax = new_axes(5.6, 3.6)
     few = len(traces) <= _MOST_COLOURS
     band = ""
     for (name, trace), color in zip(traces.items(), _colors(len(traces)), strict=True):
@@ -170,7 +178,7 @@ def animate(
                 figure.suptitle(titles[record], fontsize=11)
                 writer.grab_frame()
         plt.close(figure)
-        write_aside(Path(path), lambda aside: aside.write_bytes(file.read_bytes()))
+        atomic_write(Path(path), lambda temporary: temporary.write_bytes(file.read_bytes()))
 
 
 def _esd_drawer(spectra: Tensor, alpha: Trace) -> Callable[[Axes, int], None]:
@@ -181,19 +189,19 @@ def _esd_drawer(spectra: Tensor, alpha: Trace) -> Callable[[Axes, int], None]:
     lam = spectra.double().numpy()
     lam = np.maximum(lam, 1e-12 * (lam.max() or 1.0))
     bins = log_bins(lam.reshape(-1), lam.shape[1])
-    densities = np.stack([heights(row, bins) for row in lam])
+    densities = np.stack([log_density(row, bins) for row in lam])
     positive = densities[densities > 0]
     limits = (positive.min() / 2, positive.max() * 6) if positive.size else (0.1, 1.0)
 
     def draw(ax: Axes, record: int) -> None:
-        ax.stairs(densities[record], bins, fill=True, color=_NOW, alpha=0.6)
+        ax.stairs(densities[record], bins, fill=True, color=BLUE, alpha=0.6)
         if record:
-            ax.stairs(densities[0], bins, color=_FIRST, lw=1.2, baseline=None)
+            ax.stairs(densities[0], bins, color=GREY, lw=1.2, baseline=None)
         if alpha.interval is not None and np.isfinite(alpha.values[record]):
             low, high = alpha.interval[record]
             text = rf"$\alpha$ = {alpha.values[record]:.2f} [{low:.2f}, {high:.2f}]"
             place: dict[str, Any] = {"transform": ax.transAxes, "ha": "right", "va": "top"}
-            ax.text(0.97, 0.95, text, fontsize=8, color=_TAIL, **place)
+            ax.text(0.97, 0.95, text, fontsize=8, color=RED, **place)
         ax.set_xscale("log")
         ax.set_yscale("log")
         ax.set_xlim(bins[0], bins[-1])

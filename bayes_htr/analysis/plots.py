@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bayes_htr._plotting import BLUE, RED, TEAL, literal, pyplot, tick
 from bayes_htr.analysis import curves
 from bayes_htr.analysis.esd import Array
 from bayes_htr.analysis.matrix import MatrixSpectrum
 from bayes_htr.analysis.verdict import KINDS, LIGHT, VERY_HEAVY
-from bayes_htr.drawing import literal, pyplot, tick
 from bayes_htr.errors import SpectrumError
 from bayes_htr.tails import hill_curve
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_VALUES, _LAW, _BULK, _QUIET = "#1f5fa8", "#c8401e", "#0b7a75", "#8a8a8a"
+_QUIET = "#8a8a8a"
 _MOST_ESDS = 6
 _SHIFT = 0.14
 
@@ -43,7 +43,7 @@ def plot_matrix(spectrum: MatrixSpectrum, level: float) -> Figure:
         _say(axes[1], "all eigenvalues are zero")
     elif spectrum.fit is None:
         x, y = curves.survival(spectrum)
-        axes[1].plot(x, y, ".", ms=4, color=_VALUES)
+        axes[1].plot(x, y, ".", ms=4, color=BLUE)
         axes[1].set(xlabel="value", ylabel="share of values at least as large")
         _make_logarithmic(axes[1])
     else:
@@ -54,7 +54,7 @@ def plot_matrix(spectrum: MatrixSpectrum, level: float) -> Figure:
         _say(axes[2], "no tail")
     else:
         if spectrum.fit is not None:
-            axes[2].plot(spectrum.fit.n_tail, spectrum.fit.alpha, "o", color=_LAW, ms=6)
+            axes[2].plot(spectrum.fit.n_tail, spectrum.fit.alpha, "o", color=RED, ms=6)
     return figure
 
 
@@ -86,7 +86,7 @@ def plot_comparison(sides: Sequence[tuple[str, Sequence[MatrixSpectrum]]]) -> Fi
         sides: The label and the matrices of each network, the same matrices in the same order.
     """
     figure, axes = pyplot().subplots(2, 1, figsize=(10, 6.4), sharex=True, layout="constrained")
-    styles = zip((_VALUES, _LAW), "os", (-_SHIFT, _SHIFT), strict=True)
+    styles = zip((BLUE, RED), "os", (-_SHIFT, _SHIFT), strict=True)
     for (label, spectra), (color, mark, shift) in zip(sides, styles, strict=True):
         for filled in (True, False):  # hollow: not known to be a power law
             places = [i for i, s in enumerate(spectra) if s.kind.filled is filled]
@@ -121,7 +121,7 @@ def plot_pair(sides: Sequence[tuple[str, MatrixSpectrum]]) -> Figure:
         _say(ax, "all eigenvalues are equal")
         return figure
     densities = [curves.density(s, edges) for _, s in sides]
-    for (label, spectrum), heights, color in zip(sides, densities, (_VALUES, _LAW), strict=True):
+    for (label, spectrum), heights, color in zip(sides, densities, (BLUE, RED), strict=True):
         exponent = rf"$\alpha$ = {spectrum.alpha:.2f}"
         if math.isnan(spectrum.alpha):
             exponent = "no exponent"
@@ -141,7 +141,7 @@ def _draw_alpha(ax: Axes, spectra: Sequence[MatrixSpectrum], level: float) -> No
     for kind in KINDS:
         places = [i for i, s in enumerate(spectra) if s.kind is kind]
         if places:
-            color = _VALUES if kind.filled else _QUIET
+            color = BLUE if kind.filled else _QUIET
             label = f"{kind.label} ({len(places)})"
             _draw_intervals(ax, spectra, places, color, kind.mark, kind.filled, label)
     ax.axhspan(VERY_HEAVY, LIGHT, color=_QUIET, alpha=0.12, lw=0)
@@ -160,15 +160,15 @@ def _draw_esd(ax: Axes, spectrum: MatrixSpectrum, *, legend: bool) -> None:
         _say(ax, "all eigenvalues are equal")
         return
     heights = curves.density(spectrum, edges)
-    ax.stairs(heights, edges, fill=True, color=_VALUES, alpha=0.3)
-    ax.stairs(heights, edges, color=_VALUES, lw=1, label=f"{spectrum.count} eigenvalues")
+    ax.stairs(heights, edges, fill=True, color=BLUE, alpha=0.3)
+    ax.stairs(heights, edges, color=BLUE, lw=1, label=f"{spectrum.count} eigenvalues")
     x, y = curves.bulk_density(spectrum, float(edges[0]))
     if len(x):
-        ax.plot(x, y, "--", color=_BULK, lw=1.6, label="Marchenko-Pastur bulk")
+        ax.plot(x, y, "--", color=TEAL, lw=1.6, label="Marchenko-Pastur bulk")
     if spectrum.fit is not None:
         low, high = spectrum.fit.shown_interval
         label = rf"$\alpha$ = {spectrum.fit.alpha:.2f} [{low:.2f}, {high:.2f}]"
-        _draw_tail(ax, spectrum, _LAW, band=0.2, label=label)
+        _draw_tail(ax, spectrum, RED, band=0.2, label=label)
         ax.axvline(spectrum.fit.xmin, color=_QUIET, lw=1, ls=":")
     _finish_densities(ax, heights, room=8 if legend else 3)
     if legend:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.table import Table
 
+from bayes_htr._plotting import save
 from bayes_htr._version import __version__
 from bayes_htr.analysis.bulk import MarchenkoPasturFit
 from bayes_htr.analysis.columns import Row
@@ -32,7 +33,6 @@ from bayes_htr.analysis.tables import Records, write_text
 from bayes_htr.analysis.verdict import DOUBTFUL, RANDOM_LIKE, UNTOLD
 from bayes_htr.errors import DataError
 from bayes_htr.tails import PowerlawFit
-from bayes_htr.tails.plots import saved
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -160,7 +160,8 @@ class SpectraReport(Records):
             figure = plot_network(list(self.matrices.values()), self.label, level)
         else:
             figure = plot_matrix(self.matrix(name), level)
-        return saved(figure, path)
+        save(figure, path)
+        return figure
 
     def to_html(self, path: str | PathLike[str]) -> Path:
         """Write the report as one HTML file that needs nothing else.
@@ -236,7 +237,8 @@ class CheckpointComparison(Records):
             figure = plot_pair([(label, side[place]) for label, side in self.sides()])
         else:
             raise ValueError(f"no matrix {name!r} in both networks; there are {names[:8]}, ...")
-        return saved(figure, path)
+        save(figure, path)
+        return figure
 
     def to_html(self, path: str | PathLike[str]) -> Path:
         """Write the report of the first network with the comparison in it, as one HTML file.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -18,9 +18,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bayes_htr.errors import OutputError
-from bayes_htr.inference.run_folder import write_aside
-from bayes_htr.visible import visible
+from bayes_htr._files import write_output
+from bayes_htr._terminal import visible
 
 _WIDTH = 160
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -76,7 +75,7 @@ class Records:
                 for row in self.rows:
                     writer.writerow({k: _without_formula(v) for k, v in _defined(row).items()})
 
-        return write_file(path, write)
+        return write_output(path, write)
 
     def to_json(self, path: str | PathLike[str]) -> Path:
         """Write a JSON file with `title`, `rows` and what else belongs to the report.
@@ -98,7 +97,7 @@ class Records:
         rows = [_defined(row) for row in self.rows]
         data = {name: [_encodable(row.get(name)) for row in rows] for name in self.columns}
         table = pyarrow.table(data)
-        return write_file(path, lambda file_path: parquet.write_table(table, file_path))
+        return write_output(path, lambda file_path: parquet.write_table(table, file_path))
 
     def write(self, path: str | PathLike[str]) -> Path:
         """Write the kind of file that the ending tells: `.csv`, `.json` or `.parquet`.
@@ -173,31 +172,13 @@ def check_suffix(path: str | PathLike[str]) -> str:
     return suffix[1:]
 
 
-def write_file(path: str | PathLike[str], write: Callable[[Path], Any]) -> Path:
-    """Write a file under another name and rename it, so that a failure leaves the old file.
-
-    Args:
-        path: The file.
-        write: Writes it at the path that it is given.
-
-    Raises:
-        OutputError: The file cannot be written.
-    """
-    target = Path(path)
-    try:
-        write_aside(target, write)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error}; name another file") from error
-    return target
-
-
 def write_text(path: str | PathLike[str], text: str) -> Path:
-    """Write a text file in UTF-8, as `write_file` does.
+    """Write a text file in UTF-8, as `write_output` does.
 
     Raises:
         OutputError: The file cannot be written.
     """
-    return write_file(path, lambda file_path: file_path.write_text(text, encoding="utf-8"))
+    return write_output(path, lambda file_path: file_path.write_text(text, encoding="utf-8"))
 
 
 def _defined(row: dict[str, Any]) -> dict[str, Any]:

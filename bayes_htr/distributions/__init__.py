@@ -1,6 +1,7 @@
-"""Laws of eigenvalues, weights and hyperparameters as Pyro distributions.
+"""The laws of eigenvalues, weights and hyperparameters as Pyro distributions.
 
-They take numbers or tensors, broadcast, differentiate and sample like any distribution of Torch:
+They take numbers or tensors, and they broadcast, differentiate and sample like any PyTorch
+distribution:
 
     >>> import torch
     >>> from bayes_htr.distributions import Lomax
@@ -10,8 +11,8 @@ They take numbers or tensors, broadcast, differentiate and sample like any distr
     >>> law.rsample((3,)).shape
     torch.Size([3, 2])
 
-`alpha` of the power laws is the exponent of the density; that of `Frechet` is the exponent of the
-tail probability, one less.
+For the power laws, `alpha` is the exponent of the density. For `Frechet`, `alpha` is the exponent
+of the tail probability, which is smaller by one.
 """
 
 from __future__ import annotations

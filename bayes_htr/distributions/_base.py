@@ -1,7 +1,8 @@
-"""What the laws of this package share: construction, `expand`, formulas used more than once.
+"""The base class of the distributions in this package, and formulas that several of them use.
 
-A law lists its parameters in `arg_constraints` under their attribute names; `Law` stores and
-expands exactly those. The functions keep float32 and float64 finite at both ends of a heavy tail.
+A distribution lists its parameters in `arg_constraints` under their attribute names. `Law` stores
+and expands exactly these. The functions keep float32 and float64 finite at both ends of a heavy
+tail.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ class Law(TorchDistribution):
     """A univariate distribution whose parameters are the names in `arg_constraints`.
 
     Args:
-        validate_args: check the parameters now and the values in `log_prob`; None takes Torch's
+        validate_args: check the parameters now and the values in `log_prob`; None means PyTorch's
             default.
         **parameters: numbers or tensors by attribute name; they are broadcast against each other.
 
@@ -63,13 +64,13 @@ def scaled_exp(scale: Tensor, t: Tensor) -> Tensor:
 
 
 def standard_exponential(shape: torch.Size, like: Tensor) -> Tensor:
-    """Draws of `-log U`, never 0: relatively exact at both ends, unlike `U` close to 1."""
+    """Draws of `-log U`, never 0, accurate at both ends even where `U` is close to 1."""
     draws = torch.empty(shape, dtype=like.dtype, device=like.device).exponential_()
     return draws.clamp_(min=torch.finfo(like.dtype).tiny)
 
 
 def finite_exponent(t: Tensor, scale: Tensor) -> Tensor:
-    """`t`, lowered where `scale * exp(t)` would be infinite, so that no draw is."""
+    """`t`, reduced where `scale * exp(t)` would be infinite, so that every draw is finite."""
     limit = math.log(torch.finfo(t.dtype).max) - 1 - torch.log(scale.detach())
     return torch.minimum(t, limit)
 

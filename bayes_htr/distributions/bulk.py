@@ -1,7 +1,7 @@
-"""The density, the distribution function and the quantiles of the Marchenko-Pastur law.
+"""The density, cumulative distribution function and quantiles of the Marchenko-Pastur law.
 
-They stand apart from the distribution `MarchenkoPastur`, which is one of Pyro's, so that spectra
-can be held to the law without Pyro.
+They are separate from the Pyro distribution `MarchenkoPastur`, so that spectra can be compared with
+the law without importing Pyro.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor
 
 @dataclass(frozen=True, eq=False)
 class Bulk:
-    """The law by its formulas; `MarchenkoPastur` states them.
+    """The formulas of the Marchenko-Pastur law; see `MarchenkoPastur` for their statement.
 
     Attributes:
         ratio: `K / M`.
-        mean: `size * variance` of the entries.
+        mean: `size` times the variance of the entries.
     """
 
     ratio: Tensor

@@ -29,10 +29,11 @@ class Frechet(Law):
     `invweibull(alpha, loc, scale)`.
 
     Args:
-        alpha: shape, positive: the exponent of the tail probability, one less than the density's.
+        alpha: shape, positive: the exponent of the tail probability, smaller by one than the
+            exponent of the density.
         scale: positive.
         loc: lower end of the support.
-        validate_args: as in Torch.
+        validate_args: as in PyTorch.
 
     Raises:
         ValueError: with validation on, for parameters or values outside their range.

@@ -1,7 +1,7 @@
-"""The paper's power law `x^-alpha` on all positive x: an energy, not a distribution.
+"""The improper power law `x^-alpha` on all positive x: an energy, not a distribution.
 
-Use it to reproduce deterministic penalties under MAP. It has no normaliser at either end, so
-nothing can be drawn from it: `Powerlaw` and `Lomax` are the proper laws with the same tail.
+Use it to reproduce published penalties under MAP. Its integral is infinite for every `alpha`, so it
+cannot be sampled. `Powerlaw` and `Lomax` are the proper laws with the same tail.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class ImproperPowerlaw(Law):
 
     Args:
         alpha: exponent, positive.
-        validate_args: as in Torch.
+        validate_args: as in PyTorch.
 
     Raises:
         ValueError: with validation on, for parameters or values outside their range.
@@ -57,10 +57,10 @@ class ImproperPowerlaw(Law):
 
     @property
     def mean(self) -> Tensor:
-        """Nan: undefined."""
+        """NaN: undefined."""
         return torch.full_like(self.alpha, torch.nan)
 
     @property
     def variance(self) -> Tensor:
-        """Nan: undefined."""
+        """NaN: undefined."""
         return torch.full_like(self.alpha, torch.nan)

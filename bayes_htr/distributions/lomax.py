@@ -1,7 +1,7 @@
 """The Lomax law: a power law with a soft lower end.
 
-The recommended law for a whole spectrum: a power-law tail like `Powerlaw`, but bounded at 0, so
-that small eigenvalues are neither excluded nor favoured without limit.
+It is the recommended law for a whole spectrum. Its tail is a power law like that of `Powerlaw`, but
+its density is bounded at 0, so small eigenvalues are neither excluded nor favoured without limit.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class Lomax(Law):
 
     Args:
         alpha: exponent of the density, greater than 1.
-        scale: where the power law sets in, positive.
-        validate_args: as in Torch.
+        scale: where the power law begins, positive.
+        validate_args: as in PyTorch.
 
     Raises:
         ValueError: with validation on, for parameters or values outside their range.
@@ -72,14 +72,14 @@ class Lomax(Law):
 
     @property
     def mean(self) -> Tensor:
-        """Infinite for `alpha <= 2`."""
+        """The mean, infinite for `alpha <= 2`."""
         finite = self.alpha > 2
         excess = torch.where(finite, self.alpha - 2, 1.0)
         return torch.where(finite, self.scale / excess, torch.inf)
 
     @property
     def variance(self) -> Tensor:
-        """Infinite for `alpha <= 3`, as scipy has it also where the mean is infinite."""
+        """The variance, infinite for `alpha <= 3`, as in scipy."""
         return tail_variance(self.alpha, self.scale)
 
     def _from_log_ratio(self, t: Tensor) -> Tensor:

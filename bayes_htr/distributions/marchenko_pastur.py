@@ -1,7 +1,7 @@
-"""The Marchenko-Pastur law: the eigenvalues that a random matrix has.
+"""The Marchenko-Pastur law: the distribution of the eigenvalues of a random matrix.
 
 Use it as the null hypothesis for a spectrum, or as a prior for matrices near their initialisation.
-It describes the bulk only: a trained matrix may have outliers above its upper edge.
+It describes only the bulk: a trained matrix may have outliers above its upper edge.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ from bayes_htr.distributions.bulk import Bulk
 
 
 class MarchenkoPastur(Law):
-    r"""The limit law of the eigenvalues of `W W'`, `W` a `K x M` matrix of iid entries, `K <= M`.
+    r"""The limit law of the eigenvalues of `W W'` for a random `K x M` matrix `W`.
 
-    Density `sqrt((b - x)(x - a)) / (2 pi ratio variance size x)` on `[a, b]`, with
+    The entries of `W` are iid, and `K <= M`. The density is
+    `sqrt((b - x)(x - a)) / (2 pi ratio variance size x)` on `[a, b]`, with
     `a, b = size * variance * (1 -+ sqrt(ratio))^2`. There is no factor 1/M in `W W'`.
 
     With `c = sqrt(ratio)`, `x / (size variance) = 1 + c^2 - 2 c cos(theta)` maps the support to
     `[0, pi]`, where the density is `2 sin(theta)^2 / (pi (1 + c^2 - 2 c cos(theta)))`. Its integral
-    is in closed form (`bulk`), the quantile is a root of it, and draws carry gradients by
-    implicit reparameterisation of `theta` (Figurnov, Mohamed & Mnih 2018, arXiv:1805.08498). This
-    is computed in float64 whatever the dtype of the parameters.
+    has a closed form (`bulk`), and the quantile is computed as a root. Draws carry gradients by
+    implicit reparameterisation of `theta` (Figurnov, Mohamed & Mnih 2018, arXiv:1805.08498). All of
+    this is computed in float64, whatever the dtype of the parameters.
 
     Source: Marchenko & Pastur (1967).
 
     Args:
-        ratio: `K / M`, in `(0, 1]`. At 1 the lower edge is 0 and the density infinite there.
-        variance: of the entries of `W`, positive. The attribute is `entry_variance`, since
+        ratio: `K / M`, in `(0, 1]`. At 1 the lower edge is 0, and the density is infinite there.
+        variance: of the entries of `W`, positive. The attribute is called `entry_variance`, because
             `variance` is that of the distribution.
         size: `M`, positive.
-        validate_args: as in Torch.
+        validate_args: as in PyTorch.
 
     Raises:
         ValueError: with validation on, for parameters or values outside their range.
@@ -97,12 +98,12 @@ class MarchenkoPastur(Law):
 
     @property
     def mean(self) -> Tensor:
-        """`size * variance` of the entries."""
+        """`size` times the variance of the entries."""
         return self.size * self.entry_variance
 
     @property
     def variance(self) -> Tensor:
-        """`size^2 * variance^2 * ratio`, with the variance of the entries."""
+        """`size^2 * entry_variance^2 * ratio`."""
         return self.mean**2 * self.ratio
 
     @property

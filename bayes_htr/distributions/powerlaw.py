@@ -1,7 +1,7 @@
 """The power law: heavy-tailed eigenvalues above a known lower end.
 
-Use it for a spectrum, or the tail of one, that starts at `xmin`. Where the lower end is soft or
-unknown, `Lomax` is the law to take; where there is an upper end as well, `TruncatedPowerlaw`.
+Use it for a spectrum, or the tail of one, that starts at `xmin`. Use `Lomax` if the lower end is
+soft or unknown, and `TruncatedPowerlaw` if there is also an upper end.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Powerlaw(Law):
     Args:
         alpha: exponent of the density, greater than 1.
         xmin: lower end of the support, positive.
-        validate_args: as in Torch.
+        validate_args: as in PyTorch.
 
     Raises:
         ValueError: with validation on, for parameters or values outside their range.
@@ -78,14 +78,14 @@ class Powerlaw(Law):
 
     @property
     def mean(self) -> Tensor:
-        """Infinite for `alpha <= 2`."""
+        """The mean, infinite for `alpha <= 2`."""
         finite = self.alpha > 2
         excess = torch.where(finite, self.alpha - 2, 1.0)
         return torch.where(finite, self.xmin * (self.alpha - 1) / excess, torch.inf)
 
     @property
     def variance(self) -> Tensor:
-        """Infinite for `alpha <= 3`, as scipy has it also where the mean is infinite."""
+        """The variance, infinite for `alpha <= 3`, as in scipy."""
         return tail_variance(self.alpha, self.xmin)
 
     def _log_ratio(self, value: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The power law between two ends: proper for every exponent.
 
-Use it where the range of a spectrum is known, or for a flat-ish prior over scales: at `alpha = 1`
-it is log-uniform, at `alpha = 0` uniform, and below 0 it grows.
+Use it if the range of a spectrum is known, or as a vague prior over scales. It is log-uniform at
+`alpha = 1`, uniform at `alpha = 0`, and increasing for negative `alpha`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class TruncatedPowerlaw(Law):
         alpha: exponent of the density, any real number.
         xmin: lower end of the support, positive.
         xmax: upper end of the support, greater than `xmin`.
-        validate_args: as in Torch.
+        validate_args: as in PyTorch.
 
     Raises:
         ValueError: with validation on, for parameters or values outside their range.
@@ -90,7 +90,7 @@ class TruncatedPowerlaw(Law):
 
     @property
     def variance(self) -> Tensor:
-        """The second moment less the squared mean, without their cancellation."""
+        """The second moment minus the squared mean, computed without cancellation."""
         return self.mean**2 * torch.expm1(self._log_moment(2) - 2 * self._log_moment(1))
 
     def _span(self) -> Tensor:

@@ -1,7 +1,6 @@
 """Energies of networks under priors, and when their gradients are computed anew."""
 
 from bayes_htr.engine.energy import SpectralEnergy, bind
-from bayes_htr.engine.latents import Latent
 from bayes_htr.engine.refresh import Drift, Every, Exact, Refresh
 
-__all__ = ["Drift", "Every", "Exact", "Latent", "Refresh", "SpectralEnergy", "bind"]
+__all__ = ["Drift", "Every", "Exact", "Refresh", "SpectralEnergy", "bind"]

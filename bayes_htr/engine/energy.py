@@ -3,34 +3,34 @@
 The energy is `sum_l s_l E_l(W_l)`, with `E` the energy column of `docs/theory.md`, plus the energy
 of hyperparameters under their hyperpriors. Value and gradient are computed together, matrix
 by matrix, outside of the caller's graph and of autocast, in float32 or better, when the refresh
-policy says so, and held in between (`docs/engine.md`).
+policy says so, and cached in between (`docs/engine.md`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
+from itertools import islice
 from operator import is_not
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from bayes_htr.engine.keeper import Job, Keeper
-from bayes_htr.engine.refresh import Drift, Refresh
-from bayes_htr.engine.refresher import Refresher
-from bayes_htr.engine.scored import scored_matrices
-from bayes_htr.engine.summands import (
-    Input,
+from bayes_htr.distributed import world_size
+from bayes_htr.engine.autograd import (
+    Derivative,
     Summand,
     accumulate,
     by_name,
     entered,
     itself,
-    summand_of,
 )
+from bayes_htr.engine.matrix_energy import MatrixEnergy
+from bayes_htr.engine.refresh import Drift, Refresh, RefreshScheduler
+from bayes_htr.engine.sharing import Sharing
 from bayes_htr.errors import PriorError
-from bayes_htr.priors import Priors, factor_at
+from bayes_htr.priors import Hyperparameter, Priors
 from bayes_htr.spectra import Gradient, working
 from bayes_htr.spectra.matrices import unwrap
 
@@ -70,7 +70,7 @@ T = TypeVar("T")
 def _in_full_precision(
     method: Callable[Concatenate[SpectralEnergy, P], T],
 ) -> Callable[Concatenate[SpectralEnergy, P], T]:
-    """A method outside of the caller's autocast, whose products have too few digits."""
+    """Run a method outside of the caller's autocast, whose products have too few digits."""
 
     @wraps(method)
     def run(energy: SpectralEnergy, /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -86,9 +86,9 @@ def _in_full_precision(
 class SpectralEnergy(nn.Module):
     """The energy that `bind` returns.
 
-    Its parameters are the hyperparameters that have hyperpriors, in unconstrained coordinates;
-    its state also holds what is kept between refreshes, so that a run that goes on from a saved
-    state takes the same steps.
+    Its parameters are the hyperparameters that have hyperpriors, in unconstrained coordinates. Its
+    state also holds the cached gradients, so that a run that goes on from a saved state takes the
+    same steps.
 
     Args:
         priors: The priors.
@@ -97,7 +97,9 @@ class SpectralEnergy(nn.Module):
         share: Whether processes that train together spread the work.
 
     Attributes:
-        latent_laws: The hyperparameters with their hyperpriors, by name.
+        hyperpriors: The hyperparameters that have hyperpriors, by name.
+        decompositions: How often this process has evaluated a matrix for a refresh, entries alone
+            not counted. In several processes each does a part of what `refreshes` counts.
 
     Raises:
         PriorError: As `bind`.
@@ -113,24 +115,21 @@ class SpectralEnergy(nn.Module):
             raise PriorError(f"refresh={refresh!r} must be a refresh policy, such as Drift(0.1)")
         self.priors = priors
         self.refresh = refresh
-        self._net = (net,)  # in a tuple: not a submodule
-        scored = [
-            matrix
-            for a in priors.resolve(net)
-            if a.prior is not None
-            for matrix in scored_matrices(a.parameter, a.prior)
+        self._net = (net, unwrap(net))  # in a tuple: not submodules
+        self._matrices = [
+            MatrixEnergy(matrix, p.parameter, refresh)
+            for p in priors.resolve(net)
+            for matrix in p.matrices
         ]
-        self.latent_laws = {
-            latent.name: latent
-            for matrix in scored
-            for term in matrix.latents
-            for latent in term.values()
-        }
+        self.hyperpriors: dict[str, Hyperparameter] = {}
+        for matrix in self._matrices:
+            self.hyperpriors |= matrix.prior.optimised
         self._values = nn.ParameterDict(
-            {_key(name): nn.Parameter(latent.start()) for name, latent in self.latent_laws.items()}
+            {_key(name): nn.Parameter(h.start()) for name, h in self.hyperpriors.items()}
         )
-        self._keepers = [Keeper(matrix, refresh, self.latent_laws) for matrix in scored]
-        self._refresher = Refresher(refresh, share=share)
+        self._scheduler = RefreshScheduler(refresh)
+        self._sharing = Sharing() if share else None
+        self.decompositions = 0
         self._known_total: tuple[Sequence[Tensor], Tensor] | None = None
 
     @property
@@ -140,29 +139,21 @@ class SpectralEnergy(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Of the first scored parameter, or of the network."""
-        root = unwrap(self.net)
-        if self._keepers:
-            return self._keepers[0].scored.tensor(root).device
+        """The device of the first scored parameter, or of the network."""
+        root = self._net[1]
+        if self._matrices:
+            return self._matrices[0].parameter_in(root).device
         return next(root.parameters(), torch.zeros(())).device
 
     @property
     def refreshes(self) -> dict[str, int]:
         """How often each matrix has been refreshed, by name."""
-        return {keeper.scored.name: keeper.refreshes for keeper in self._keepers}
+        return {matrix.name: matrix.refreshes for matrix in self._matrices}
 
     @property
-    def decompositions(self) -> int:
-        """How often this process has evaluated a matrix for a refresh, entries alone not counted.
-
-        In several processes each does a part of what `refreshes` counts.
-        """
-        return self._refresher.decompositions
-
-    @property
-    def holds(self) -> bool:
+    def caches(self) -> bool:
         """Whether value and gradient may be older than the weights."""
-        return any(keeper.holds for keeper in self._keepers)
+        return any(matrix.caches for matrix in self._matrices)
 
     def extra_repr(self) -> str:
         """The priors and the refresh policy."""
@@ -170,23 +161,22 @@ class SpectralEnergy(nn.Module):
 
     def latents(self) -> dict[str, Tensor]:
         """The unconstrained coordinates of the hyperparameters by name: what `parameters()` are."""
-        return {name: self._values[_key(name)] for name in self.latent_laws}
+        return {name: self._values[_key(name)] for name in self.hyperpriors}
 
     def hyperparameters(self) -> dict[str, Tensor]:
         """The present values of the hyperparameters by name, 0-d, without gradient."""
-        return {
-            n: latent.value(self.latents()[n].detach()) for n, latent in self.latent_laws.items()
-        }
+        return {n: self.hyperpriors[n].value(u.detach()) for n, u in self.latents().items()}
 
     def invalidate(self) -> None:
-        """Forget what is held: the next call computes everything anew.
+        """Forget the cached gradients: the next call computes everything anew.
 
-        For weights that were replaced at once, such as loaded ones, which a drift policy would
-        see at its next check, or when it next follows the largest singular value where no more
-        is needed. Processes that share the work all have to.
+        Call it after weights were replaced at once, as by loading. A drift policy would notice
+        that only at its next check or, where the energy is a function of the largest singular
+        value alone, when its vectors next follow. Processes that share the work all have to call
+        it.
         """
-        for keeper in self._keepers:
-            keeper.held = None
+        for matrix in self._matrices:
+            matrix.cache = None
 
     @_in_full_precision
     @torch.compiler.disable
@@ -237,17 +227,17 @@ class SpectralEnergy(nn.Module):
             summands = self._summands(epoch)
         with torch.no_grad():
             for summand in summands:
-                for entry in summand.inputs:
-                    accumulate(entry, scale)
+                for derivative in summand.derivatives:
+                    accumulate(derivative, scale)
             return self._total(summands)
 
     @_in_full_precision
     def terms(self, epoch: int | None = None) -> dict[str, Tensor]:
         """The energy's summands: one for each parameter and one for each hyperparameter.
 
-        With gradients a call counts as a step, as one of `forward` does. To look at the summands
-        beside the loss, call it within `torch.no_grad()`: then they are exact, and what is held
-        stays as it is.
+        With gradients a call counts as a step, as one of `forward` does. To see the summands
+        beside the loss, call it within `torch.no_grad()`: then they are exact, and the cached
+        gradients stay as they are.
 
         Args:
             epoch: As in `forward`.
@@ -274,44 +264,42 @@ class SpectralEnergy(nn.Module):
             latents: The unconstrained coordinate of each hyperparameter by name.
             epoch: As in `forward`.
         """
-        summands: list[Summand] = []
-        penalty = 0.0
-        for keeper, strengths, _ in self._active(epoch):
-            tensor = tensors[keeper.scored.parameter]
-            W = keeper.scored.view(tensor)
-            found = keeper.evaluate(W, strengths, latents)
-            penalty += found.penalty
-            known = (found.value, found.gradient, found.latent_gradients)
-            summands.append(summand_of(keeper.scored, tensor, latents, *known))
-        return by_name(self._gated(summands, penalty) + self._hyperpriors(latents))
+        summands = []
+        for matrix in self._acting(epoch):
+            tensor = tensors[matrix.parameter]
+            evaluation = matrix.evaluate_at(tensor, latents)
+            gradient = evaluation.gradient
+            summands.append(matrix.summand_of(evaluation, tensor, gradient, latents))
+        if self.priors.threshold is not None:
+            summands = _gated(summands, self.priors.threshold)
+        return by_name(summands + self._hyperprior_summands(latents))
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What is held between refreshes, as plain data and tensors."""
+        """The cached gradients and when they are due, as plain data and tensors."""
         return {
-            **self._refresher.state(),
-            "matrices": [keeper.state() for keeper in self._keepers],
+            **self._scheduler.state(),
+            "matrices": [matrix.state() for matrix in self._matrices],
         }
 
     def set_extra_state(self, state: Any) -> None:
         """The inverse of `get_extra_state`."""
-        self._refresher.load_state(state)
-        for keeper, own in zip(self._keepers, state["matrices"], strict=True):
-            keeper.load_state(own)
+        self._scheduler.load_state(state)
+        for matrix, own in zip(self._matrices, state["matrices"], strict=True):
+            matrix.load_state(own)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SpectralEnergy:
         super()._apply(fn, recurse)
-        for keeper in self._keepers:
-            if keeper.held is not None:
-                keeper.held.map(fn)
+        for matrix in self._matrices:
+            if matrix.cache is not None:
+                matrix.cache.map(fn)
         return self
 
     def _tensors(self) -> dict[str, Tensor]:
-        root = unwrap(self.net)
-        return {k.scored.parameter: k.scored.tensor(root) for k in self._keepers}
+        return {m.parameter: m.parameter_in(self._net[1]) for m in self._matrices}
 
     def _sum(self, values: Sequence[Tensor]) -> Tensor:
         if not values:
-            first = next(unwrap(self.net).parameters(), torch.zeros(()))
+            first = next(self._net[1].parameters(), torch.zeros(()))
             return torch.zeros((), device=first.device, dtype=working(first.detach()).dtype)
         return torch.stack([v.to(values[0]) for v in values]).sum()
 
@@ -323,50 +311,89 @@ class SpectralEnergy(nn.Module):
             self._known_total = known = values, self._sum(values)
         return known[1].clone()
 
-    def _active(self, epoch: int | None) -> list[tuple[Keeper, tuple[float, ...], Tensor]]:
-        """The matrices that add to the energy, with the strengths of their terms and parameters.
-
-        A frozen parameter without hyperparameters adds a constant, and is not computed.
-        """
-        strength = self.priors.strength * factor_at(self.priors.schedules, epoch)
-        root = unwrap(self.net)
-        found = []
-        for keeper in self._keepers:
-            strengths = keeper.strengths(strength, epoch)
-            tensor = keeper.scored.tensor(root)
-            if any(strengths) and (tensor.requires_grad or keeper.scored.latent_names):
-                found.append((keeper, strengths, tensor))
-        return found
+    def _acting(self, epoch: int | None) -> list[MatrixEnergy]:
+        """The matrices that add to the energy, with their parameters and strengths now."""
+        root = self._net[1]
+        return [matrix for matrix in self._matrices if matrix.update(root, epoch)]
 
     def _summands(self, epoch: int | None) -> list[Summand]:
-        """The summands after a call's refreshes, and what they are differentiated by."""
-        latents, active = self.latents(), self._active(epoch)
-        summands: list[Summand] = []
-        penalty = 0.0
-        jobs = [Job(*found) for found in active]
-        self._refresher.refresh(jobs, latents)
-        for job in jobs:
-            summand, own_penalty = job.keeper.present(job.tensor, latents)
-            penalty += own_penalty
-            summands.append(summand)
-        return self._gated(summands, penalty) + self._hyperpriors(latents)
+        """The summands after a call's refreshes."""
+        latents, matrices = self.latents(), self._acting(epoch)
+        if matrices:
+            self._refresh(matrices, latents)
+        summands = [matrix.summand(latents) for matrix in matrices]
+        if self.priors.threshold is not None:
+            summands = _gated(summands, self.priors.threshold)
+        return summands + self._hyperprior_summands(latents) if latents else summands
 
-    def _gated(self, summands: list[Summand], penalty: float) -> list[Summand]:
-        threshold = self.priors.threshold
-        return [] if threshold is not None and penalty < threshold else summands
+    def _refresh(self, matrices: list[MatrixEnergy], latents: Mapping[str, Tensor]) -> None:
+        """Refresh those matrices that are due at this call."""
+        sharing = self._sharing if world_size() > 1 else None
+        if sharing is not None:
+            sharing.begin(matrices, self._scheduler.calls)
+        self._scheduler.begin()
+        calls = self._scheduler.calls
+        turning = [
+            m for m in matrices if not m.is_stale and m.cache is not None and m.cache.advance(calls)
+        ]
+        if turning and isinstance(self.refresh, Drift):
+            _follow(turning, sharing)
 
-    def _hyperpriors(self, latents: Mapping[str, Tensor]) -> list[Summand]:
-        found = []
-        for name, latent in self.latent_laws.items():
-            if not torch.is_grad_enabled():
-                found.append(Summand(name, latent.energy(latents[name]), []))
-                continue
-            u = latents[name].detach().requires_grad_()
-            energy = latent.energy(u)
-            (slope,) = torch.autograd.grad(energy, u)
-            entry = Input(latents[name], itself, Gradient(slope, None))
-            found.append(Summand(name, energy.detach(), [entry]))
-        return found
+        def drifted(tested: list[MatrixEnergy]) -> Tensor:
+            return _drifted(tested, latents, sharing)
+
+        due = self._scheduler.due(matrices, drifted)
+        if sharing is not None:
+            evaluations = sharing.evaluations(due, latents)
+            self.decompositions += sum(not m.is_cheap and sharing.owns(m) for m in due)
+        else:
+            evaluations = [matrix.evaluate(latents) for matrix in due]
+            self.decompositions += sum(not m.is_cheap for m in due)
+        for matrix, evaluation in zip(due, evaluations, strict=True):
+            matrix.accept(evaluation, latents)
+
+    def _hyperprior_summands(self, latents: Mapping[str, Tensor]) -> list[Summand]:
+        summands = []
+        for name, hyperparameter in self.hyperpriors.items():
+            wanted = torch.is_grad_enabled()
+            u = latents[name].detach().requires_grad_(wanted)
+            energy = hyperparameter.energy(u)
+            derivatives = []
+            if wanted:
+                (slope,) = torch.autograd.grad(energy, u)
+                derivatives = [Derivative(latents[name], itself, Gradient(slope))]
+            summands.append(Summand(name, energy.detach(), 0.0, derivatives))
+        return summands
+
+
+def _gated(summands: list[Summand], threshold: float) -> list[Summand]:
+    """The summands of matrices, or none where their penalties together are below a threshold."""
+    return summands if sum(s.penalty for s in summands) >= threshold else []
+
+
+def _follow(matrices: Sequence[MatrixEnergy], sharing: Sharing | None) -> None:
+    """Let the leading singular triplets of matrices follow them."""
+    steps = [m.follow() for m in matrices] if sharing is None else sharing.followed(matrices)
+    device = matrices[0].tensor.device
+    told = [t.to(device) for step in steps for t in (step.cluster.values, step.kept)]
+    numbers = iter(torch.cat(told).tolist())
+    for matrix, step in zip(matrices, steps, strict=True):
+        matrix.turn(step.cluster, list(islice(numbers, 2 * len(step.kept))))
+
+
+def _drifted(
+    matrices: Sequence[MatrixEnergy], latents: Mapping[str, Tensor], sharing: Sharing | None
+) -> Tensor:
+    """Which matrices have drifted too far, as one tensor on the device of the first."""
+    device = matrices[0].tensor.device
+    flags = [
+        m.drifted(latents)
+        if sharing is None or sharing.owns(m)
+        else m.tensor.new_zeros((), dtype=torch.bool)
+        for m in matrices
+    ]
+    stacked = torch.stack([flag.to(device, non_blocking=device.type != "cpu") for flag in flags])
+    return stacked if sharing is None else sharing.any(stacked)
 
 
 def _key(name: str) -> str:

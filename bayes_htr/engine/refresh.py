@@ -1,12 +1,17 @@
-"""When the gradient of an energy is computed anew.
+"""When the gradient of an energy is computed anew: refresh policies, and who they say is due.
 
-A refresh policy is a value given to `bind` and `MAP`. Calls are counted: one call of the energy
-with gradients enabled is one step.
+A refresh policy is a value given to `bind`, `MAP` and `SVI`. Calls are counted: one call of the
+energy with gradients enabled, or one step of a guide, is one step.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
 
 from bayes_htr.priors.values import Value, integer, number
 
@@ -23,7 +28,7 @@ class Exact(Refresh):
 
 @dataclass(frozen=True, repr=False)
 class Every(Refresh):
-    """Value and gradient are computed at every `n`-th call and held in between.
+    """Value and gradient are computed at every `n`-th call and cached in between.
 
     Args:
         n: 1 or more.
@@ -37,16 +42,18 @@ class Every(Refresh):
 
 @dataclass(frozen=True, repr=False)
 class Drift(Refresh):
-    """Value and gradient of a matrix are held until it has moved by more than a tolerance.
+    """Value and gradient of a matrix are cached until it has moved by more than a tolerance.
 
-    At every `check_every`-th call `|W - W_ref|_F <= tol |W_ref|_F` is looked at, where `W_ref` is
-    the matrix at its last refresh, and where it does not hold the matrix is refreshed: so at every
-    check the drift is at most `tol`. The part of a gradient that acts through the largest
-    eigenvalue turns faster; its singular vectors are followed by block power steps, as often as
-    they turn, at least at every `4 check_every`-th call. Of a matrix of which no more is needed
-    nothing else is looked at. What this bounds and what it does not is
-    in `docs/engine.md`.
-    On accelerators the host reads what a check has found at the next one, so as not to wait.
+    Every `check_every`-th call tests `|W - W_ref|_F <= tol |W_ref|_F`, where `W_ref` is the matrix
+    at its last refresh. A matrix that fails the test is refreshed, so that at every check the drift
+    is at most `tol`.
+
+    The part of a gradient that acts through the largest eigenvalue turns faster. Its singular
+    vectors follow the matrix by block power steps, as often as they turn, and at least at every
+    `4 check_every`-th call. If the energy is a function of the largest eigenvalue alone, nothing
+    else is tested. `docs/engine.md` says what this bounds and what it does not.
+
+    On an accelerator the host reads the result of a check at the next one, so as not to wait.
 
     Args:
         tol: The relative drift allowed, positive.
@@ -61,3 +68,157 @@ class Drift(Refresh):
         object.__setattr__(
             self, "check_every", integer(self.check_every, "Drift check_every", at_least=1)
         )
+
+
+def has_drifted(W: Tensor, reference: Tensor, squared_norm: Tensor, tol: float) -> Tensor:
+    """Whether `|W - W_ref|_F > tol |W_ref|_F`: 0-d, bool; true for a matrix that is not finite.
+
+    Args:
+        W: The matrix, in the precision of `reference`.
+        reference: The matrix at its last refresh.
+        squared_norm: `|W_ref|_F^2`, 0-d.
+        tol: The tolerance. Below 1e-2 it asks for more digits than a difference of squares has in
+            float32, and a temporary matrix is made.
+    """
+    if tol < 1e-2:
+        squared_drift = (W - reference).square().sum() / squared_norm
+    else:
+        w, r = W.reshape(-1), reference.reshape(-1)
+        squared_drift = (torch.dot(w, w) - 2 * torch.dot(w, r)) / squared_norm + 1
+    return ~(squared_drift <= tol**2)
+
+
+FlagKey = tuple[str, int]
+"""What a flag is about: the name of a matrix, and how often it had been refreshed by then."""
+
+
+class Refreshable(Protocol):
+    """A matrix with a cached gradient, as the scheduler sees it."""
+
+    is_due: bool
+
+    @property
+    def key(self) -> FlagKey:
+        """What a flag about it is known by."""
+
+    @property
+    def can_drift(self) -> bool:
+        """Whether its drift can ask for a refresh."""
+
+
+R = TypeVar("R", bound=Refreshable)
+
+
+class RefreshScheduler:
+    """Which cached gradients are due at a call: the refresh policies, for engine and guides.
+
+    Args:
+        policy: The policy.
+
+    Attributes:
+        calls: How many calls there have been, the present one included.
+        is_check: Whether drift is tested at this call.
+        flags: Those of matrices that ask for a refresh.
+    """
+
+    def __init__(self, policy: Refresh) -> None:
+        self.policy = policy
+        self.calls = 0
+        self.is_check = False
+        self.flags = DelayedFlags()
+
+    def begin(self) -> None:
+        """Count a call."""
+        self.calls += 1
+        policy = self.policy
+        self.is_check = isinstance(policy, Drift) and self.calls % policy.check_every == 0
+
+    def due(self, matrices: Sequence[R], drifted: Callable[[list[R]], Tensor]) -> list[R]:
+        """The matrices that are due at this call.
+
+        Args:
+            matrices: All matrices; some may be due already.
+            drifted: Gives for a list of matrices which have drifted too far: `(count,)`, bool.
+        """
+        if isinstance(self.policy, Every) and (self.calls - 1) % self.policy.n == 0:
+            return list(matrices)
+        asking: set[FlagKey] = set()
+        if self.is_check and (tested := [m for m in matrices if not m.is_due and m.can_drift]):
+            asking = set(self.flags.read(drifted(tested), [m.key for m in tested]))
+        return [m for m in matrices if m.is_due or (asking and m.key in asking)]
+
+    def state(self) -> dict[str, Any]:
+        """Calls and flags as plain data."""
+        return {"calls": self.calls, "flags": list(self.flags.waiting())}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.calls = state["calls"]
+        self.flags.load(state["flags"])
+
+
+class DelayedFlags:
+    """Flags that a device computes and the host reads without waiting for it.
+
+    To read a number from an accelerator the host waits until everything before it has been
+    computed, and the device then waits for the host. So flags travel while training goes on, and
+    are read when the next ones are sent. On the CPU they are read at once.
+
+    Args:
+        late: Whether they are read at the next check; by default unless they are on the CPU.
+    """
+
+    def __init__(self, late: bool | None = None) -> None:
+        self.late = late
+        self._raised: list[FlagKey] = []
+        self._keys: list[FlagKey] = []
+        self._copy: Tensor | None = None
+        self._arrived: torch.cuda.Event | None = None
+
+    def read(self, flags: Tensor, keys: Sequence[FlagKey]) -> list[FlagKey]:
+        """Send the flags of this check, and read those that have arrived.
+
+        Args:
+            flags: 1-d, true or not 0 where raised.
+            keys: What each is about.
+
+        Returns:
+            The keys of the raised flags: of this check, or of the one before if they are late.
+        """
+        late = flags.device.type != "cpu" if self.late is None else self.late
+        arrived = self.waiting() if late else []
+        self._send(flags, keys)
+        if not late:
+            arrived, self._raised = self.waiting(), []
+        return arrived
+
+    def waiting(self) -> list[FlagKey]:
+        """The keys of the raised flags that were sent and not read yet; waits for them."""
+        if self._copy is not None:
+            if self._arrived is not None:
+                self._arrived.synchronize()
+            # NumPy reads memory of the host, and cannot make it wait for a device.
+            raised = self._copy.cpu().numpy().tolist()
+            self._raised = [key for key, flag in zip(self._keys, raised, strict=True) if flag]
+            self._copy = self._arrived = None
+        return self._raised
+
+    def load(self, waiting: Sequence[Sequence[Any]]) -> None:
+        """The inverse of `waiting`."""
+        self._copy = self._arrived = None
+        self._raised = [(str(name), int(count)) for name, count in waiting]
+
+    def _send(self, flags: Tensor, keys: Sequence[FlagKey]) -> None:
+        self._keys = list(keys)
+        if flags.device.type != "cuda":
+            self._copy = flags.detach().clone()
+            return
+        self._copy = torch.empty(flags.shape, dtype=flags.dtype, pin_memory=True)
+        self._copy.copy_(flags, non_blocking=True)
+        self._arrived = torch.cuda.Event()
+        self._arrived.record(torch.cuda.current_stream(flags.device))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the event, which cannot be copied: a copy has what has arrived."""
+        self.waiting()
+        return self.__dict__.copy()

@@ -1,23 +1,23 @@
 """Spectral work spread over the processes that train together.
 
 Each matrix is owned by one process, which alone decomposes it and follows its leading vectors, and
-sends the others what it found. All hold the same numbers afterwards, bit for bit, so that whatever
+sends the result to the others. All have the same numbers afterwards, bit for bit, so that whatever
 is decided from them is decided alike. What is communicated when is in `docs/distributed.md`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bayes_htr.engine.keeper import Job
-from bayes_htr.engine.scored import Evaluation
+from bayes_htr.distributed import all_sum, connected, gathered, meeting_device, rank, world_size
+from bayes_htr.engine.evaluation import Evaluation
+from bayes_htr.engine.matrix_energy import MatrixEnergy
 from bayes_htr.errors import PriorError, ProcessError, SpectrumError
-from bayes_htr.processes import all_sum, connected, gathered, meeting_device, rank, world_size
 from bayes_htr.spectra import Cluster, Followed, TopPair
 
 _ERRORS: dict[str, type[Exception]] = {e.__name__: e for e in (PriorError, SpectrumError)}
@@ -38,7 +38,7 @@ def assign(costs: Sequence[float], processes: int) -> list[int]:
 
 
 class Sharing:
-    """Who owns which matrix, and how the others learn what it found.
+    """Who owns which matrix, and how the others learn the results.
 
     Every method is called by all processes together.
     """
@@ -47,41 +47,41 @@ class Sharing:
         self._names: list[str] | None = None
         self._owners: dict[str, int] = {}
 
-    def begin(self, jobs: Sequence[Job], calls: int) -> None:
+    def begin(self, matrices: Sequence[MatrixEnergy], calls: int) -> None:
         """Assign the matrices of a call, unless they are those of the call before.
 
         Args:
-            jobs: They, in the same order in every process.
+            matrices: The matrices, in the same order in every process.
             calls: How often the energy has been called.
 
         Raises:
             ValueError: At the first call, they are not the same in all processes.
         """
-        names = [job.name for job in jobs]
+        names = [matrix.name for matrix in matrices]
         if self._names is None:
-            _check_same(jobs, calls)
+            _check_same(matrices, calls)
         if self._names != names:
             self._names = names
-            spread = [job for job in jobs if not job.is_cheap]
-            owners = assign([job.flops for job in spread], world_size())
-            self._owners = {job.name: owner for job, owner in zip(spread, owners, strict=True)}
+            spread = [m for m in matrices if not m.is_cheap]
+            owners = assign([m.flops for m in spread], world_size())
+            self._owners = {m.name: owner for m, owner in zip(spread, owners, strict=True)}
 
-    def owns(self, job: Job) -> bool:
+    def owns(self, matrix: MatrixEnergy) -> bool:
         """Whether this process computes what concerns a matrix."""
-        return self._owners[job.name] == rank()
+        return self._owners[matrix.name] == rank()
 
-    def followed(self, jobs: Sequence[Job]) -> list[Followed]:
+    def followed(self, matrices: Sequence[MatrixEnergy]) -> list[Followed]:
         """The clusters one step on, each computed by its owner: one sum over processes."""
-        steps = [job.held.followed(job.matrix) if self.owns(job) else _nothing(job) for job in jobs]
+        steps = [m.follow() if self.owns(m) else _nothing(m) for m in matrices]
         tensors = [[*step.cluster, step.kept] for step in steps]
         flat = torch.cat([t.reshape(-1) for step in tensors for t in step])
         common = all_sum(flat)  # all but one of the summands are zero: exact
         values = iter(common.split([t.numel() for step in tensors for t in step]))
-        found = []
+        common_steps = []
         for step in tensors:
             *cluster, kept = (next(values).to(t).view(t.shape).clone() for t in step)
-            found.append(Followed(Cluster(*cluster), kept))
-        return found
+            common_steps.append(Followed(Cluster(*cluster), kept))
+        return common_steps
 
     def any(self, flags: Tensor) -> Tensor:
         """Where a process has raised a flag."""
@@ -92,15 +92,13 @@ class Sharing:
 
     def evaluations(
         self,
-        jobs: Sequence[Job],
-        evaluate: Callable[[Job], Evaluation],
+        matrices: Sequence[MatrixEnergy],
         latents: Mapping[str, Tensor],
     ) -> list[Evaluation]:
         """The evaluations of matrices, each computed by its owner; by all where it is cheap.
 
         Args:
-            jobs: The matrices.
-            evaluate: Computes one.
+            matrices: The matrices.
             latents: Hyperparameters in unconstrained coordinates, by name.
 
         Raises:
@@ -109,27 +107,28 @@ class Sharing:
         """
         own: dict[int, Evaluation] = {}
         failure: tuple[int, Exception] | None = None
-        for number, job in enumerate(jobs):
-            if job.is_cheap or self.owns(job):
+        for number, matrix in enumerate(matrices):
+            if matrix.is_cheap or self.owns(matrix):
                 try:
-                    own[number] = evaluate(job)
+                    own[number] = matrix.evaluate(latents)
                 except Exception as error:  # the others are told before it is raised
                     failure = number, error
                     break
-        if all(job.is_cheap for job in jobs):
+        if all(m.is_cheap for m in matrices):
             if failure is not None:
                 raise failure[1]
             return list(own.values())
-        sent = {n: _tensors(e, jobs[n]) for n, e in own.items() if not jobs[n].is_cheap}
+        sent = {n: _tensors(e, matrices[n]) for n, e in own.items() if not matrices[n].is_cheap}
         outlines = self._outlines(own, sent, failure)
         for owner in range(world_size()):
-            theirs = {n: o for n, o in outlines.items() if self._owners[jobs[n].name] == owner}
+            theirs = {n: o for n, o in outlines.items() if self._owners[matrices[n].name] == owner}
             if theirs:
                 tensors = sent.values() if owner == rank() else None
-                found = _broadcast(theirs, tensors, owner, jobs[min(theirs)].matrix.device)
-                for n, named in found.items():
-                    own[n] = _evaluation(theirs[n].penalty, named, jobs[n], latents)
-        return [own[n] for n in range(len(jobs))]
+                device = matrices[min(theirs)].tensor.device
+                received = _broadcast(theirs, tensors, owner, device)
+                for n, named in received.items():
+                    own[n] = _evaluation(theirs[n].penalty, named, matrices[n], latents)
+        return [own[n] for n in range(len(matrices))]
 
     def _outlines(
         self,
@@ -154,10 +153,12 @@ class Sharing:
         return {n: outline for report in reports for n, outline in report[1].items()}
 
 
-def _nothing(job: Job) -> Followed:
+def _nothing(matrix: MatrixEnergy) -> Followed:
     """What looks like a step of a cluster, and adds nothing to it in a sum."""
-    assert job.held.cluster is not None
-    cluster = Cluster(*(torch.zeros_like(t) for t in job.held.cluster))
+    assert matrix.cache is not None
+    assert matrix.cache.leading is not None
+    assert matrix.cache.leading.cluster is not None
+    cluster = Cluster(*(torch.zeros_like(t) for t in matrix.cache.leading.cluster))
     return Followed(cluster, cluster.values)
 
 
@@ -172,28 +173,28 @@ class _Outline(NamedTuple):
         return cls(penalty, [(name, t.shape, t.dtype) for name, t in tensors.items()])
 
 
-def _tensors(evaluation: Evaluation, job: Job) -> dict[str, Tensor]:
+def _tensors(evaluation: Evaluation, matrix: MatrixEnergy) -> dict[str, Tensor]:
     """The tensors of an evaluation by name."""
-    found: dict[str, Tensor | None] = {"value": evaluation.value, "rest": evaluation.rest}
+    named: dict[str, Tensor | None] = {"value": evaluation.value, "rest": evaluation.rest}
     if evaluation.top is not None:
-        found |= {"slope": evaluation.slope, **evaluation.top._asdict()}
+        named |= {"slope": evaluation.slope, **evaluation.top._asdict()}
     else:
-        found["block"] = evaluation.block
-    found |= {f"latent {n}": slope for n, slope in evaluation.latent_gradients.items()}
-    if job.keeper.scored.latent_names:
-        found |= {f"part {n}": part for n, part in evaluation.parts.items()}
-    return {name: t.detach() for name, t in found.items() if t is not None}
+        named["block"] = evaluation.block
+    named |= {f"latent {n}": slope for n, slope in evaluation.hyper_slopes.items()}
+    if matrix.prior.optimised:
+        named |= {f"part {n}": part for n, part in evaluation.parts.items()}
+    return {name: t.detach() for name, t in named.items() if t is not None}
 
 
 def _evaluation(
-    penalty: float, named: Mapping[str, Tensor], job: Job, latents: Mapping[str, Tensor]
+    penalty: float, named: Mapping[str, Tensor], matrix: MatrixEnergy, latents: Mapping[str, Tensor]
 ) -> Evaluation:
     """The inverse of `_tensors`."""
 
     def under(kind: str) -> dict[str, Tensor]:
         return {n.removeprefix(kind): t for n, t in named.items() if n.startswith(kind)}
 
-    own = {n: t.to(job.matrix.device) for n, t in named.items()}
+    own = {n: t.to(matrix.tensor.device) for n, t in named.items()}
     top = None
     if "slope" in own:
         top = TopPair(own["sigma"], own["u"], own["v"], own["block"])
@@ -203,7 +204,7 @@ def _evaluation(
         own.get("rest"),
         own.get("slope"),
         {n: slope.to(latents[n].device) for n, slope in under("latent ").items()},
-        {n: part.to(job.matrix.device) for n, part in under("part ").items()},
+        {n: part.to(matrix.tensor.device) for n, part in under("part ").items()},
         top,
         own.get("block"),
     )
@@ -241,15 +242,15 @@ def _broadcast(
     }
 
 
-def _check_same(jobs: Sequence[Job], calls: int) -> None:
+def _check_same(matrices: Sequence[MatrixEnergy], calls: int) -> None:
     """Hold the matrices to be the same in all processes, as far as a few entries show."""
 
-    def report(job: Job) -> Any:
-        entries = job.matrix.detach().reshape(-1)
+    def report(matrix: MatrixEnergy) -> Any:
+        entries = matrix.matrix.reshape(-1)
         few = entries[:: max(1, len(entries) // 4)].tolist()
-        return {"shape": tuple(job.matrix.shape), "strengths": job.strengths, "entries": few}
+        return {"shape": matrix.prior.shape, "strengths": matrix.strengths, "entries": few}
 
-    first, *others = gathered((calls, {job.name: report(job) for job in jobs}))
+    first, *others = gathered((calls, {m.name: report(m) for m in matrices}))
     for number, (own_calls, own) in enumerate(others, start=1):
         different = None
         if own_calls != first[0] or own.keys() != first[1].keys():

@@ -1,27 +1,28 @@
-"""Train under a prior and without: the same data, steps and seeds, several fits at a time.
+"""Training with a prior and without it: the same data, steps and seeds, several fits at a time.
 
-A fit has a run folder: that of the first seed `out`, of what it is compared with
-`out/compare/NAME`; the same for every further seed below `out/seeds/SEED`.
+Each fit has a run folder. The main fit of the first seed is in `out`, and the fits that it is
+compared with are in `out/compare/NAME`. Every further seed has the same folders below
+`out/seeds/SEED`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
 from torch import nn
 
+from bayes_htr.distributed import run_on_rank0
 from bayes_htr.experiments.datasets import Dataset, load_dataset
 from bayes_htr.experiments.networks import build_network
 from bayes_htr.experiments.parallel import Workers, run_parallel
 from bayes_htr.fitting import fit, load
-from bayes_htr.inference import EpochEvent, Method, RunFolder
-from bayes_htr.inference.distributed import from_main
+from bayes_htr.inference import Method, RunFolder
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.posterior import network_spectra
 from bayes_htr.priors import Priors
@@ -29,14 +30,14 @@ from bayes_htr.report import RESULTS, SPECTRA_BEFORE
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How every fit of a comparison is trained.
+class FitSettings:
+    """Training settings that all fits of a comparison share.
 
     Attributes:
         data: Name of the data set.
-        data_dir: Where its file is; `None` for where it comes from by itself.
+        data_dir: Folder of its file; `None` to use the embedded data or to download them.
         net: Name of the network.
-        epochs: Of each fit.
+        epochs: Number of epochs of each fit.
         batch_size: Examples per batch.
         device: Where to train.
         label_smoothing: Share of each label that is spread over all classes in training.
@@ -51,24 +52,24 @@ class Settings:
     label_smoothing: float = 0.0
 
     def dataset(self, seed: int) -> Dataset:
-        """The data, split by a seed where they come without a split."""
+        """The data, split by a seed if the data set has no split of its own."""
         return load_dataset(self.data, self.data_dir, seed=seed)
 
     def network(self, data: Dataset, seed: int) -> nn.Module:
-        """The network with the weights that training starts from."""
+        """The network with its initial weights."""
         return build_network(self.net, data.input_shape, data.num_classes, seed=seed)
 
 
 @dataclass(frozen=True)
 class Entrant:
-    """What is compared.
+    """A method that is compared.
 
     Attributes:
-        label: What results call it.
+        label: Its name in the results.
         priors: Its priors.
         method: Its inference method.
-        folder: Its run folder, below that of a seed.
-        init: The run folder of a fit to start from; else the network's initial weights.
+        folder: Its run folder, relative to the folder of a seed.
+        init: The run folder of a fit to start from; otherwise the initial weights of the network.
     """
 
     label: str
@@ -79,7 +80,7 @@ class Entrant:
 
 
 class Job(NamedTuple):
-    """One fit: of an entrant, with a seed, in a folder."""
+    """One fit of an entrant, with a seed, in a folder."""
 
     entrant: Entrant
     seed: int
@@ -88,12 +89,12 @@ class Job(NamedTuple):
 
 
 def seed_folder(out: Path, seeds: Sequence[int], seed: int) -> Path:
-    """Where the fits of a seed are: of the first `out` itself."""
+    """The folder of a seed's fits; for the first seed it is `out` itself."""
     return out if seed == seeds[0] else out / "seeds" / str(seed)
 
 
 def compare(
-    settings: Settings,
+    settings: FitSettings,
     entrants: Sequence[Entrant],
     seeds: Sequence[int],
     out: Path,
@@ -103,23 +104,23 @@ def compare(
     resume: bool = False,
     progress: bool | None = None,
 ) -> None:
-    """Fit every entrant with every seed, and write `results.json` into `out` last.
+    """Fit every entrant with every seed, and write `results.json` into `out` at the end.
 
     Args:
-        settings: How to train.
-        entrants: What is compared; the first is what the run is for.
-        seeds: Of split, initial weights and order of the data.
+        settings: Training settings.
+        entrants: The methods to compare, with the main one first.
+        seeds: Seeds of the split, the initial weights and the order of the data.
         out: The run folder.
         console: Where a line for each finished fit is printed.
         workers: How many fits are trained at a time.
-        resume: Go on with what is there.
+        resume: Continue with the fits that exist.
         progress: Whether to show a progress bar; by default on a terminal.
 
     Raises:
-        What `bayes_htr.fit` raises.
+        The errors of `bayes_htr.fit`.
     """
     if not resume:
-        from_main(RunFolder(out).check_unused)
+        run_on_rank0(RunFolder(out).check_unused)
     jobs = [
         Job(entrant, seed, seed_folder(out, seeds, seed) / entrant.folder, resume)
         for seed in seeds
@@ -141,28 +142,28 @@ def compare(
         work = partial(run_job, settings)
         epochs = len(jobs) * settings.epochs
         scores = run_parallel(work, jobs, workers, epochs=epochs, note=note, progress=progress)
-    from_main(lambda: _write(RunFolder(out), settings, entrants, seeds, scores))
+    run_on_rank0(lambda: _write(RunFolder(out), settings, entrants, seeds, scores))
 
 
 def run_job(
-    settings: Settings,
+    settings: FitSettings,
     job: Job,
     *,
     progress: bool | None = None,
-    on_epoch: Any = None,
+    on_epoch: Callable[[], None] | None = None,
 ) -> dict[str, float]:
     """Fit one entrant with one seed.
 
     Args:
-        settings: How to train.
-        job: What to fit.
+        settings: Training settings.
+        job: The fit.
         progress: As in `bayes_htr.fit`.
         on_epoch: Called without arguments after every epoch.
 
     Returns:
-        Its scores on the test data.
+        The scores on the test data.
     """
-    data = from_main(lambda: settings.dataset(job.seed))
+    data = run_on_rank0(lambda: settings.dataset(job.seed))
     net = settings.network(data, job.seed)
     init = None if job.entrant.init is None else load(job.entrant.init, net)
     posterior = fit(
@@ -176,26 +177,16 @@ def run_job(
         out=job.folder,
         resume=job.resume,
         init=init,
-        callbacks=() if on_epoch is None else [_Counter(on_epoch)],
+        callbacks=() if on_epoch is None else [lambda event: on_epoch()],
         progress=progress,
         metadata={"data": data.name},
     )
-    return from_main(lambda: posterior.evaluate((data.x_test, data.y_test)))
-
-
-class _Counter:
-    """A callback that counts epochs and asks for nothing."""
-
-    def __init__(self, on_epoch: Any) -> None:
-        self.on_epoch = on_epoch
-
-    def __call__(self, event: EpochEvent) -> None:
-        self.on_epoch()
+    return run_on_rank0(lambda: posterior.evaluate((data.x_test, data.y_test)))
 
 
 def _write(
     run: RunFolder,
-    settings: Settings,
+    settings: FitSettings,
     entrants: Sequence[Entrant],
     seeds: Sequence[int],
     scores: Sequence[Mapping[str, float]],

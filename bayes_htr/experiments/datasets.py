@@ -1,10 +1,10 @@
 """Image data sets as standardised tensors, ready for `bayes_htr.fit`.
 
-`load_dataset("digits")` needs no file and no network: scikit-learn embeds the data set. The others
-are read from an `.npz` file in `data_dir`, or else fetched from OpenML through scikit-learn. Every
-source ends in the same `Dataset`: channels first, float32, each channel shifted and scaled by the
-mean and standard deviation of the *training* images. (The range of the raw pixels, 0 to 16 for
-digits and 0 to 255 for the others, therefore cancels.)
+`load_dataset("digits")` needs no file and no internet, because the data set is part of
+scikit-learn. The others are read from an `.npz` file in `data_dir`, or downloaded from OpenML
+through scikit-learn. Every source gives the same kind of `Dataset`: channels first, float32, and
+each channel shifted and scaled by the mean and standard deviation of the *training* images. The
+range of the raw pixels (0 to 16 for digits and 0 to 255 for the others) therefore does not matter.
 
 References:
     Fashion-MNIST: Xiao, Rasul & Vollgraf (2017), arXiv:1708.07747.
@@ -38,13 +38,14 @@ class Dataset:
     """A classification data set, split and standardised.
 
     Attributes:
-        name: the name that `load_dataset` knows it by.
+        name: the name that `load_dataset` accepts.
         x_train: training images, float32 `(N, C, H, W)`, per-channel mean 0 and variance 1.
         y_train: training labels, int64 `(N,)`.
-        x_test: test images, standardised with the training images' mean and deviation.
+        x_test: test images, standardised with the mean and standard deviation of the training
+            images.
         y_test: test labels.
         classes: the names of the classes, in the order of the labels.
-        mean: of the raw training images, `(1, C, 1, 1)`.
+        mean: mean of the raw training images, `(1, C, 1, 1)`.
         deviation: their standard deviation, `(1, C, 1, 1)`.
     """
 
@@ -69,21 +70,22 @@ class Dataset:
         return channels, height, width
 
     def standardised_for(self, other: Dataset, x: Tensor) -> Tensor:
-        """Images of this data set as a network that was trained on another one must see them.
+        """Images of this data set in the form that a network trained on another data set expects.
 
         Args:
             other: The other data set.
-            x: `(N, C, H, W)`, standardised as this data set's are.
+            x: `(N, C, H, W)`, standardised as in this data set.
 
         Returns:
-            The same images, standardised with the other's mean and deviation.
+            The same images, standardised with the mean and standard deviation of the other data
+            set.
         """
         return (x * self.deviation + (self.mean - other.mean)) / other.deviation
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a data set that scikit-learn does not embed comes from, and what it must look like."""
+    """The source of a data set that is not part of scikit-learn, and its expected format."""
 
     files: tuple[str, ...]  # names looked for in data_dir, best first
     shape: tuple[int, ...]  # of one image in the file: (H, W) or (H, W, C)
@@ -132,14 +134,14 @@ _SOURCES = {
 }
 
 DATASETS: tuple[str, ...] = ("digits", *_SOURCES)
-"""The names that `load_dataset` knows."""
+"""The names that `load_dataset` accepts."""
 
 _ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
 
 @dataclass(frozen=True, eq=False)
 class _Raw:
-    """Checked images `(N, C, H, W)` and labels `(N,)`, in whatever type the source has."""
+    """Checked images `(N, C, H, W)` and labels `(N,)`, in the data type of the source."""
 
     x_train: _Array
     y_train: _Array
@@ -154,12 +156,12 @@ def load_dataset(
 
     Args:
         name: one of `DATASETS`.
-        data_dir: a folder with the data set's `.npz` file: uint8 images `x_train` and `x_test`
-            (`(N, 28, 28)`, for CIFAR-10 `(N, 32, 32, 3)`) and labels `y_train` and `y_test`.
-            Looked for, in this order: `fashion_mnist.npz`; `kmnist.npz`, `kmnist_10k.npz`;
-            `cifar10.npz`, `cifar10_12k.npz`. Without it, the data set is fetched from OpenML, and
-            cached where scikit-learn caches. Digits are embedded and need neither.
-        seed: draws the stratified 80/20 split of digits. The others come with a split.
+        data_dir: a folder with the `.npz` file of the data set: uint8 images `x_train` and `x_test`
+            (`(N, 28, 28)`, for CIFAR-10 `(N, 32, 32, 3)`) and labels `y_train` and `y_test`. The
+            accepted names, in order of preference, are `fashion_mnist.npz`; `kmnist.npz`,
+            `kmnist_10k.npz`; `cifar10.npz`, `cifar10_12k.npz`. Without a folder, the data set is
+            downloaded from OpenML into the cache of scikit-learn. Digits need neither.
+        seed: seed of the stratified 80/20 split of digits. The others have a split of their own.
 
     Raises:
         DataError: an unknown name, or a source that is missing, unreadable or malformed.
@@ -175,7 +177,7 @@ def load_dataset(
 
 
 def _standardised(name: str, raw: _Raw, classes: tuple[str, ...]) -> Dataset:
-    """Turn raw arrays into tensors; the images are converted once, then changed in place."""
+    """Convert raw arrays to tensors; the images are converted once and then changed in place."""
 
     def images(array: _Array) -> Tensor:
         return torch.from_numpy(array).to(torch.float32, memory_format=torch.contiguous_format)
@@ -262,7 +264,7 @@ def _file(folder: Path, name: str, source: _Source) -> _Raw:
 
 
 def _read_npz(path: Path) -> dict[str, _Array]:
-    """Read the four arrays; whatever stops that becomes a `DataError` that names the file."""
+    """Read the four arrays; any failure raises a `DataError` that names the file."""
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
@@ -292,7 +294,7 @@ def _read_npz(path: Path) -> dict[str, _Array]:
 
 
 def _check_images(path: Path, array: str, images: _Array, source: _Source) -> _Array:
-    """Check the images of a file and return a view of them with the channels first."""
+    """Check the images of a file and return a view with the channels first."""
     expected = ", ".join(str(n) for n in source.shape)
     if images.dtype != np.uint8:
         raise DataError(

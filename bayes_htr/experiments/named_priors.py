@@ -1,4 +1,4 @@
-"""The priors that the command line knows by name, each with a coefficient to start from."""
+"""The priors that the command line accepts by name, each with a default strength."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import NamedTuple
 from torch import nn
 
 from bayes_htr.errors import PriorError
-from bayes_htr.models.placed import placed_parameters
 from bayes_htr.priors import (
     ESD,
     Exponential,
@@ -23,14 +22,15 @@ from bayes_htr.priors import (
 )
 
 
-class Named(NamedTuple):
-    """A prior, and how strong it is if that is not given (`docs/choosing-a-prior.md`).
+class NamedPrior(NamedTuple):
+    """A prior and its default strength (`docs/choosing-a-prior.md`).
 
     Attributes:
         prior: The prior.
-        mu: For a mode: the coefficient `strength / num_data` beside the mean loss.
-        strength: For a posterior, whatever the number of examples; as for a mode if none.
-        of_posterior: The prior for a posterior, where it is another than for a mode.
+        mu: For MAP, the coefficient `strength / num_data` of the energy next to the mean loss.
+        strength: For a posterior, the strength, whatever the number of examples; `None` for the
+            same strength as for MAP.
+        of_posterior: For a posterior, the prior, if it differs from the prior for MAP.
     """
 
     prior: Prior
@@ -39,11 +39,11 @@ class Named(NamedTuple):
     of_posterior: Prior | None = None
 
     def own(self, num_data: int, *, posterior: bool = False) -> float:
-        """The strength that is taken if none is given.
+        """The default strength.
 
         Args:
             num_data: The number of training examples.
-            posterior: Whether a posterior is wanted, and not a mode.
+            posterior: Whether the strength is for a posterior, not for MAP.
         """
         if posterior and self.strength is not None:
             return self.strength
@@ -51,17 +51,17 @@ class Named(NamedTuple):
 
 
 PRIORS = {
-    "frechet": Named(MaxEigenvalue(Frechet(2.0, 1.0)), 1e-2, 30.0),
-    "lomax": Named(ESD(Lomax(2.0, 1.0)), 3e-4, 1.0, ESD(Lomax(2.5, 0.05))),
-    "exponential": Named(ESD(Exponential(1.0)), 1e-3, 3.0),
-    "powerlaw": Named(ESD(ImproperPowerlaw(Hill()), tail=0.5), 1e-4),
-    "frechet_hill": Named(penalties.frechet(), 3e-3),
-    "powerlaw_hill": Named(penalties.powerlaw(), 1e-5),
-    "weighted_alpha": Named(penalties.weighted_alpha(), 1e-2),
-    "stable_rank": Named(penalties.stable_rank(), 1e-2),
-    "weight_decay": Named(penalties.weight_decay(), 2e-3),
-    "spectral_norm": Named(penalties.spectral_norm(), 1e-1),
-    "nuclear_norm": Named(penalties.nuclear_norm(), 3e-4),
+    "frechet": NamedPrior(MaxEigenvalue(Frechet(2.0, 1.0)), 1e-2, 30.0),
+    "lomax": NamedPrior(ESD(Lomax(2.0, 1.0)), 3e-4, 1.0, ESD(Lomax(2.5, 0.05))),
+    "exponential": NamedPrior(ESD(Exponential(1.0)), 1e-3, 3.0),
+    "powerlaw": NamedPrior(ESD(ImproperPowerlaw(Hill()), tail=0.5), 1e-4),
+    "frechet_hill": NamedPrior(penalties.frechet(), 3e-3),
+    "powerlaw_hill": NamedPrior(penalties.powerlaw(), 1e-5),
+    "weighted_alpha": NamedPrior(penalties.weighted_alpha(), 1e-2),
+    "stable_rank": NamedPrior(penalties.stable_rank(), 1e-2),
+    "weight_decay": NamedPrior(penalties.weight_decay(), 2e-3),
+    "spectral_norm": NamedPrior(penalties.spectral_norm(), 1e-1),
+    "nuclear_norm": NamedPrior(penalties.nuclear_norm(), 3e-4),
 }
 
 
@@ -72,13 +72,13 @@ def named_priors(
 
     Args:
         name: A key of `PRIORS`, `"none"`, or a path that ends in `.toml`.
-        strength: The power of the laws, by default the name's own. A file's own strength is
-            multiplied by it.
+        strength: The power of the laws; by default that of the named prior. For a file, it
+            multiplies the strength in the file.
         num_data: The number of training examples.
-        posterior: Whether a posterior is wanted, and not a mode.
+        posterior: Whether the priors are for a posterior, not for MAP.
 
     Raises:
-        PriorError: An unknown name, a strength for `"none"`, or a file that holds no valid priors.
+        PriorError: An unknown name, a strength for `"none"`, or a file without valid priors.
     """
     if str(name).endswith(".toml"):
         priors = Priors.from_toml(name)
@@ -98,19 +98,19 @@ def named_priors(
 
 
 def check_densities(priors: Priors, net: nn.Module, *, num_data: int) -> None:
-    """Hold priors to be densities over the weights of a network.
+    """Check that priors are densities over the weights of a network.
 
     Raises:
-        PriorError: One is none; it names those that the command line has.
+        PriorError: A prior is not a density; the message lists the named priors that are.
     """
     try:
-        placed_parameters(priors, net, 0)
+        priors.densities(net, 0)
     except PriorError as error:
         proper = []
         for name in PRIORS:
             try:
                 own = named_priors(name, strength=None, num_data=num_data, posterior=True)
-                placed_parameters(own, net, 0)
+                own.densities(net, 0)
             except PriorError:
                 continue
             proper.append(name)

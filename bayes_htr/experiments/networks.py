@@ -1,13 +1,13 @@
-"""Reference networks of the experiments, with readable parameter names and seeded weights.
+"""Reference networks for the experiments, with readable parameter names and seeded weights.
 
-Patterns of priors match parameter names, so these networks name every weight (`fc1.weight`,
-`conv2.weight`, `layer3.0.conv1.weight`) instead of numbering it.
+Patterns of priors match parameter names, so these networks give every weight a name (`fc1.weight`,
+`conv2.weight`, `layer3.0.conv1.weight`) instead of a number.
 
 References:
     LeNet-5: LeCun, Bottou, Bengio & Haffner (1998), Gradient-based learning applied to document
     recognition; here with ReLU and max pooling.
-    ResNet-18: He, Zhang, Ren & Sun (2016), arXiv:1512.03385; here in the form used for CIFAR: a
-    3x3 stem and no max pooling.
+    ResNet-18: He, Zhang, Ren & Sun (2016), arXiv:1512.03385; here in the form used for CIFAR: a 3x3
+    stem and no max pooling.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ def build_network(
 
     Args:
         name: one of `NETWORKS`. `mlp` has two hidden layers of 512 and 256 units; `lenet5` needs
-            images of at least 28x28; `resnet18` takes any size.
+            images of at least 28x28; `resnet18` accepts any size.
         input_shape: channels, height and width of one image.
         num_classes: the number of logits.
-        seed: draws the initial weights; the global random state is left as it was.
-        dropout: probability in `[0, 1)` of dropping an activation: of the hidden fully connected
-            layers, in `resnet18` of the inputs of `fc`. 0 adds no module; the weights, their names
-            and their values do not depend on it.
+        seed: seed of the initial weights; the global random state does not change.
+        dropout: probability in `[0, 1)` of dropping an activation, in the hidden fully connected
+            layers, and in `resnet18` in the input of `fc`. With 0, no module is added. The weights,
+            their names and their values do not depend on it.
 
     Raises:
-        ValueError: an unknown name, a shape that the network cannot take, or a probability out of
-            range.
+        ValueError: an unknown name, a shape that the network cannot process, or a probability out
+            of range.
     """
     if name not in _BUILDERS:
         raise ValueError(f"unknown network {name!r}: choose one of {', '.join(NETWORKS)}")
@@ -64,7 +64,7 @@ def build_network(
 
 
 def _dropped(name: str, dropout: float) -> dict[str, nn.Module]:
-    """Dropout of the inputs of the next layer; nothing with probability 0."""
+    """Dropout on the input of the next layer; no module if the probability is 0."""
     return {name: nn.Dropout(dropout)} if dropout else {}
 
 
@@ -120,7 +120,7 @@ def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 
 
 class _BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution where the shape changes."""
+    """Two 3x3 convolutions and a shortcut, which is a 1x1 convolution if the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
@@ -176,4 +176,4 @@ _BUILDERS: dict[str, Callable[[_Shape, int, float], nn.Module]] = {
 }
 
 NETWORKS: tuple[str, ...] = tuple(_BUILDERS)
-"""The names that `build_network` knows."""
+"""The names that `build_network` accepts."""

@@ -1,7 +1,8 @@
-"""Several fits at a time, each in a process of its own with threads of its own.
+"""Several fits at a time, each in its own process with its own threads.
 
-A small network cannot use several threads: they wait for each other at every layer, and on a busy
-machine for a processor. Several such fits can be trained side by side instead.
+A small network does not become faster with several threads, because they wait for each other at
+every layer, and on a busy machine for a processor. Several such fits can be trained at the same
+time instead.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from bayes_htr.devices import usable_device
+from bayes_htr._terminal import ProgressBar
+from bayes_htr._torch import usable_device
 from bayes_htr.errors import ProcessError
-from bayes_htr.progress_bar import ProgressBar
 
 _SMALL = 2_000_000
 _POLL = 0.2  # seconds between two updates of the progress bar
@@ -33,11 +34,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Workers:
-    """How the processor is shared out.
+    """The number of processes and threads.
 
     Attributes:
         count: Processes that train at the same time.
-        threads: Threads of PyTorch in each.
+        threads: PyTorch threads in each process.
     """
 
     count: int
@@ -53,16 +54,16 @@ class Workers:
         threads: int | None = None,
         alone: bool = False,
     ) -> Workers:
-        """By the size of the network: below two million parameters one thread for a fit.
+        """The numbers for a network: below two million parameters, each fit has one thread.
 
-        Several fits share out the cores; on an accelerator they follow each other.
+        Several fits divide the cores between them. On an accelerator they run one after the other.
 
         Args:
             net: The network.
-            fits: How many fits there are.
+            fits: Number of fits.
             device: Where to train.
-            threads: As given by the user, or `None`.
-            alone: Whether fits follow each other in this process.
+            threads: Number of threads given by the user, or `None`.
+            alone: Whether the fits run one after the other in this process.
 
         Raises:
             ValueError: Fewer than one thread, or a device that does not exist.
@@ -87,7 +88,7 @@ class Workers:
 
 
 def available_cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -102,21 +103,21 @@ def run_parallel(
     note: Callable[[int, Mapping[str, float]], None],
     progress: bool | None = None,
 ) -> list[Mapping[str, float]]:
-    """Run jobs in processes; the first error ends them all and is raised.
+    """Run jobs in processes; the first error ends all jobs and is raised.
 
     Args:
-        work: Called as `work(job, progress=False, on_epoch=...)`; it can be pickled.
-        jobs: What it is called with; they can be pickled.
-        workers: How many at a time.
-        epochs: How many epochs all jobs have together, for the progress bar.
-        note: Called with the number and the result of each job that has ended.
-        progress: Whether to show a bar; by default where standard error is a terminal.
+        work: Called as `work(job, progress=False, on_epoch=...)`; must be picklable.
+        jobs: The jobs; must be picklable.
+        workers: How many run at a time.
+        epochs: Total number of epochs of all jobs, for the progress bar.
+        note: Called with the number and the result of each finished job.
+        progress: Whether to show a progress bar; by default if standard error is a terminal.
 
     Returns:
         The results in the order of the jobs.
 
     Raises:
-        ProcessError: A process ended without a result, as one that the system has killed.
+        ProcessError: A process ended without a result, for example because the system killed it.
     """
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
@@ -169,12 +170,12 @@ class _FitsBar(ProgressBar):
         super().__init__(columns, show, description="training", total=epochs, fits=f"0 of {fits}")
 
     def show(self, fits: int, epochs: int) -> None:
-        """So many fits and epochs are done."""
+        """Show the number of finished fits and epochs."""
         self._progress.update(self._task, completed=epochs, fits=f"{fits} of {self._fits}")
 
 
 _counter: Any = None
-"""Of a worker process: the epochs that all of them have done."""
+"""In a worker process, the number of epochs that all workers have finished."""
 
 
 def _start_worker(threads: int, counter: Any) -> None:
@@ -186,7 +187,7 @@ def _start_worker(threads: int, counter: Any) -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when the first one has ended, whatever ended it."""
+    """End this process when its parent has ended, for whatever reason."""
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
@@ -203,5 +204,5 @@ def _work(work: Callable[..., T], job: Any) -> T:
 
 
 def plural(count: int, word: str) -> str:
-    """So many of what a word says."""
+    """A number with its noun, in the plural unless the number is one."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"

@@ -7,10 +7,9 @@ from bayes_htr._lazy import lazy
 if TYPE_CHECKING:
     from bayes_htr.inference.callbacks import Callback, EpochEvent, StepCallback, StepEvent
     from bayes_htr.inference.data import Batches, Data
-    from bayes_htr.inference.defaults import EPOCHS, default_method
     from bayes_htr.inference.map import MAP
     from bayes_htr.inference.nuts import NUTS
-    from bayes_htr.inference.problem import Fitted, Method, Problem
+    from bayes_htr.inference.problem import Fitted, Method, Problem, Run
     from bayes_htr.inference.run_folder import RunFolder
     from bayes_htr.inference.svi import SVI
 else:
@@ -19,17 +18,15 @@ else:
         {
             "callbacks": "Callback EpochEvent StepCallback StepEvent",
             "data": "Batches Data",
-            "defaults": "EPOCHS default_method",
             "map": "MAP",
             "nuts": "NUTS",
-            "problem": "Fitted Method Problem",
+            "problem": "Fitted Method Problem Run",
             "run_folder": "RunFolder",
             "svi": "SVI",
         },
     )
 
 __all__ = [
-    "EPOCHS",
     "MAP",
     "NUTS",
     "SVI",
@@ -40,8 +37,8 @@ __all__ = [
     "Fitted",
     "Method",
     "Problem",
+    "Run",
     "RunFolder",
     "StepCallback",
     "StepEvent",
-    "default_method",
 ]

@@ -1,4 +1,4 @@
-"""What a run shows to those who follow it: its epochs, and the steps within them."""
+"""Callbacks: what follows a run after its epochs and between its steps."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class EpochEvent:
     """What a callback is given after every epoch.
 
     Attributes:
-        epoch: How many epochs are done, from 1.
-        metrics: The epoch's metrics, also the line in the run folder.
-        network: The network as it is now; not to be changed.
+        epoch: The number of epochs done, from 1.
+        metrics: The epoch's metrics, as the run folder has them.
+        network: The network as it is now; callbacks must not change it.
     """
 
     epoch: int
@@ -26,7 +26,7 @@ class EpochEvent:
 
 
 Callback = Callable[[EpochEvent], Any]
-"""Called after every epoch; returning `True` ends training after it."""
+"""A callable that is called after every epoch; if it returns `True`, training ends."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,10 @@ class StepEvent:
     """What a `StepCallback` is given.
 
     Attributes:
-        step: How many updates are done, from 0.
+        step: The number of updates done, from 0.
         epoch: The same in epochs, with a fraction; `None` where it is not known.
-        network: The network as it is now, under SVI at the guide's centre; not to be changed.
+        network: The network as it is now, under SVI at the guide's centre; callbacks must not
+            change it.
     """
 
     step: int
@@ -51,21 +52,21 @@ class StepCallback(ABC):
     """
 
     def __call__(self, event: EpochEvent) -> Any:
-        """Called after every epoch, as any other callback: nothing to do."""
+        """Do nothing after an epoch; a subclass may do more."""
         return None
 
     @abstractmethod
     def is_due(self, step: int) -> bool:
-        """Whether `on_step` is to be called after this many updates."""
+        """Return whether `on_step` is to be called after this many updates."""
 
     @abstractmethod
     def on_start(self, event: StepEvent) -> None:
-        """Called before the first update; of a resumed run with the updates done before."""
+        """Act before the first update; a resumed run tells the updates done before."""
 
     @abstractmethod
     def on_step(self, event: StepEvent) -> None:
-        """Called after an update that is due."""
+        """Act after an update that is due."""
 
     @abstractmethod
     def on_end(self, event: StepEvent) -> None:
-        """Called once after the last update, before early stopping goes back to the best."""
+        """Act once after the last update, before early stopping restores the best weights."""

@@ -1,4 +1,4 @@
-"""Chains of the no-U-turn sampler on a Pyro program.
+"""Chains of the no-U-turn sampler on a Pyro program, in unconstrained coordinates of its sites.
 
 Transitions are Pyro's: multinomial sampling along trajectories that double until they turn, step
 size and mass matrix adapted during warm-up.
@@ -13,18 +13,24 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.distributions.util import scale_and_mask
 from pyro.infer import mcmc
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions import biject_to
 
-from bayes_htr.inference.randomness import isolated_randomness
-from bayes_htr.inference.unconstrained import Program, at, coordinates_of
+from bayes_htr._torch import isolated_randomness
+
+Program = Callable[[], Any]
+"""A Pyro program without arguments."""
 
 _TRIES = 100
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How the chains run; see `bayes_htr.NUTS`."""
+class ChainSettings:
+    """The settings of chains, which `bayes_htr.NUTS` explains."""
 
     warmup: int
     samples: int
@@ -41,12 +47,12 @@ class Chains:
 
     Attributes:
         sites: `(chains, samples, *shape)` by site, in the sites' own coordinates.
-        log_density: `(chains, samples)`, of the unconstrained coordinates.
-        divergences: After warm-up, by chain.
-        saturated: Draws whose trajectory reached the depth limit, by chain.
-        acceptance: Mean acceptance probability after warm-up, by chain.
-        step_size: After warm-up, by chain.
-        leapfrogs: Mean number of leapfrog steps per draw after warm-up, by chain.
+        log_density: The log density of the unconstrained coordinates, `(chains, samples)`.
+        divergences: The number of divergent trajectories after warm-up, by chain.
+        saturated: The number of draws whose trajectory reached the depth limit, by chain.
+        acceptance: The mean acceptance probability after warm-up, by chain.
+        step_size: The step size after warm-up, by chain.
+        leapfrogs: The mean number of leapfrog steps per draw after warm-up, by chain.
     """
 
     sites: dict[str, Tensor]
@@ -61,7 +67,7 @@ class Chains:
 def run_chains(
     program: Program,
     start: Mapping[str, Tensor],
-    settings: Settings,
+    settings: ChainSettings,
     *,
     seed: int,
     step: Callable[[], Any] = lambda: None,
@@ -71,9 +77,10 @@ def run_chains(
     Args:
         program: A Pyro program without arguments.
         start: Values of its latent sites, inside their supports.
-        settings: How.
-        seed: Every chain's own seed and start follow from it; the global state is left alone.
-        step: Called after each draw, those of warm-up included.
+        settings: The settings of the chains.
+        seed: The seed from which every chain's own seed and start follow; the global random state
+            is left as it was.
+        step: A callable that is called after each draw, also of warm-up.
 
     Raises:
         ValueError: The density is not finite at the start.
@@ -103,7 +110,7 @@ class _Potential:
 
     def __call__(self, z: dict[str, Tensor]) -> Tensor:
         self.calls += 1
-        return -at(self.program, z)[0]
+        return -density_at(self.program, z)[0]
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,7 @@ class _Chain:
 def _chain(
     program: Program,
     centre: Mapping[str, Tensor],
-    settings: Settings,
+    settings: ChainSettings,
     seed: int,
     step: Callable[[], Any],
 ) -> _Chain:
@@ -144,7 +151,7 @@ def _chain(
         z = kernel.sample(z)
         leapfrogs.append(potential.calls - before)
         with torch.no_grad():
-            kept.append(at(program, z))
+            kept.append(density_at(program, z))
         step()
     full = 2**settings.max_tree_depth - 1
     return _Chain(
@@ -161,10 +168,10 @@ def _chain(
 def _jittered(
     potential: _Potential, centre: Mapping[str, Tensor], jitter: float
 ) -> dict[str, Tensor]:
-    """A normal step away from the start in unconstrained coordinates, where the density is finite.
+    """Take a normal step from the start, in unconstrained coordinates, to a finite density.
 
     Raises:
-        ValueError: There is none in a hundred tries.
+        ValueError: The density was not finite in a hundred tries.
     """
     for _ in range(_TRIES):
         z = {name: u + jitter * torch.randn_like(u) for name, u in centre.items()}
@@ -175,3 +182,63 @@ def _jittered(
         f"the log density is not finite in {_TRIES} tries within jitter={jitter} of the start; "
         "start from other weights, or look at the data's scale"
     )
+
+
+class _Substitute(Messenger):
+    """Gives sites the values at unconstrained coordinates, and sums up the log density there."""
+
+    def __init__(self, z: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.z = z
+        self.values: dict[str, Tensor] = {}
+        self.log_density: Tensor | float = 0.0
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.z:
+            u = self.z[msg["name"]]
+            transform = biject_to(msg["fn"].support)
+            value = transform(u)
+            self.log_density = self.log_density + transform.log_abs_det_jacobian(u, value).sum()
+            self.values[msg["name"]] = msg["value"] = value
+            msg["done"] = True
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if not site_is_subsample(msg):
+            log_prob = msg["fn"].log_prob(msg["value"])
+            scaled = scale_and_mask(log_prob, msg["scale"], msg["mask"])
+            self.log_density = self.log_density + scaled.sum()
+
+
+def density_at(program: Program, z: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Evaluate a program at unconstrained coordinates of all latent sites.
+
+    Each site's coordinates are those of its support as the program gives it, also where that
+    depends on another site, as the lower end of a power law with a hyperprior does.
+
+    Returns:
+        The log density of the coordinates, 0-d, and the sites' values.
+    """
+    with _Substitute(z) as substitute:
+        program()
+    return torch.as_tensor(substitute.log_density), substitute.values
+
+
+def coordinates_of(program: Program, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the unconstrained coordinates of values of all latent sites.
+
+    Raises:
+        ValueError: A latent site without a value, or a value without a site.
+    """
+    given = pyro.poutine.condition(program, data=dict(values))
+    with torch.no_grad():
+        trace = pyro.poutine.trace(given).get_trace()
+    sites = {n: s for n, s in trace.iter_stochastic_nodes() if not site_is_subsample(s)}
+    if missing := sites.keys():
+        raise ValueError(f"no value for the sites {', '.join(sorted(missing))}")
+    if unknown := values.keys() - set(trace.observation_nodes):
+        raise ValueError(f"no site {', '.join(sorted(unknown))}")
+    coordinates = {}
+    for name, value in values.items():
+        law: Any = trace.nodes[name]["fn"]
+        coordinates[name] = biject_to(law.support).inv(value).detach().clone()
+    return coordinates

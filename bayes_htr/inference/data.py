@@ -20,18 +20,16 @@ from torch.utils.data import (
     WeightedRandomSampler,
 )
 
+from bayes_htr._checks import whole_number
+from bayes_htr._torch import evaluation_mode, isolated_randomness
 from bayes_htr.errors import DataError
-from bayes_htr.inference.distributed import drawn_alike, part
-from bayes_htr.inference.modes import evaluation_mode
-from bayes_htr.inference.randomness import isolated_randomness
-from bayes_htr.processes import world_size
 
 Data: TypeAlias = "DataLoader[Any] | tuple[Any, Any]"
 """A `DataLoader` of `(x, y)` batches, or arrays or tensors `(X, y)`."""
 
 
 def mixes_examples(net: nn.Module) -> bool:
-    """Whether a network has batch normalisation, which takes statistics over examples."""
+    """Return whether a network has batch normalisation, which takes statistics over examples."""
     return any(isinstance(module, _BatchNorm) for module in net.modules())
 
 
@@ -39,20 +37,23 @@ class Batches:
     """Batches `(x, y)` of a data set on a device, inputs cast to a network's dtype.
 
     Args:
-        data: A `DataLoader`, taken as it is, or `(X, y)`.
-        batch_size: For `(X, y)`: examples per batch; the last may be shorter.
-        device: Where batches are put.
-        dtype: What floating-point inputs are cast to.
-        seed: For `(X, y)`: shuffle by a `torch.Generator` with this seed, as a `DataLoader` with
+        data: A `DataLoader`, which is used as it is, or `(X, y)`.
+        batch_size: The number of examples per batch of `(X, y)`; the last batch may be shorter.
+        device: The device on which batches are put.
+        dtype: The dtype to which floating-point inputs are cast.
+        seed: The seed of the `torch.Generator` that shuffles `(X, y)`, as a `DataLoader` with
             `shuffle=True` does; `None` keeps the order.
-        name: What errors call the data.
+        name: The name of the data in error messages.
 
     Attributes:
-        num_data: How many examples there are.
+        num_data: The number of examples.
+        loader: The `DataLoader` that makes the batches.
+        sampler: What decides which examples the loader draws.
 
     Raises:
-        DataError: No examples, lengths that differ, inputs that are not finite, labels that
-            are negative or no integers, or a loader of unknown length.
+        DataError: There are no examples, inputs and labels differ in length, an input is not
+            finite, a label is negative or no integer, the batch size is not positive, or a loader
+            has no length.
     """
 
     def __init__(
@@ -68,56 +69,50 @@ class Batches:
         self.device = device or torch.device("cpu")
         self.dtype = dtype
         self.name = name
-        self._trusted = not isinstance(data, DataLoader)
-        self._classes: int | None = None  # known once a network has been checked
-        self.loader = (
-            data if isinstance(data, DataLoader) else _loader(data, batch_size, seed, name)
-        )
-        self.num_data = _count(self.loader, name)
+        self._checks_batches = isinstance(data, DataLoader)  # arrays are checked once, as a whole
+        self._classes: int | None = None  # known after `check_network`
+        size = whole_number(batch_size, "batch_size", at_least=1, below=2**31, error=DataError)
+        self.loader = data if isinstance(data, DataLoader) else _loader(data, size, seed, name)
+        # A batch sampler that the user has made may have a sampler inside.
+        self.sampler: Any = getattr(self.loader.batch_sampler, "sampler", self.loader.sampler)
+        self.num_data = self._count()
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for x, y in self._drawn():
-            yield self._placed(x, y)
+        for batch in self.loader:
+            x, y = self.check_batch(batch) if self._checks_batches else batch
+            yield self.place(x, y)
 
-    def shares(self, seed: int, epoch: int = 0) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """What of each batch is for this process, and how many examples the whole batch has.
+    def set_epoch(self, epoch: int) -> None:
+        """Tell a `DistributedSampler`, whose order depends on it, the epoch (from 0)."""
+        if isinstance(self.sampler, DistributedSampler):
+            self.sampler.set_epoch(epoch)
 
-        Several processes take a contiguous part each, which may be empty. A loader with a
-        `DistributedSampler` has dealt the examples already: there the whole batch is those of all
-        processes, as many in each.
+    def check_batch(self, batch: Any) -> tuple[Tensor, Tensor]:
+        """Check a batch of the loader; batches of arrays need no check.
 
         Args:
-            seed: Of what a loader draws from the global generator, in several processes.
-            epoch: For a `DistributedSampler`, whose order depends on it.
+            batch: What the loader gives: a pair `(x, y)`.
+
+        Returns:
+            The pair, as tensors where the loader put them.
+
+        Raises:
+            DataError: Not a pair, or inputs or labels that cannot be trained on.
         """
-        sampler = _sampler(self.loader)
-        dealt = isinstance(sampler, DistributedSampler)
-        if dealt:
-            sampler.set_epoch(epoch)
-        if world_size() == 1:
-            for x, y in self:
-                yield x, y, len(y)
-            return
-        for x, y in drawn_alike(self._drawn(), seed):
-            own = slice(None) if dealt else part(len(y))
-            yield *self._placed(x[own], y[own]), len(y) * (world_size() if dealt else 1)
+        if not isinstance(batch, list | tuple) or len(batch) != 2:
+            raise DataError(f"{self.name}: a batch must be a pair (x, y), not {type(batch)}")
+        x, y = batch
+        if self._checks_batches:
+            x, y = _checked_examples(x, y, self.name)
+            if self._classes is not None:
+                self.check_labels(self._classes, y)
+        return x, y
 
-    def _drawn(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Checked batches, where the loader puts them."""
-        for batch in self.loader:
-            if not isinstance(batch, list | tuple) or len(batch) != 2:
-                raise DataError(f"{self.name}: a batch must be a pair (x, y), not {type(batch)}")
-            x, y = batch
-            if not self._trusted:
-                x, y = _checked(x, y, self.name)
-                if self._classes is not None:
-                    self.check_labels(self._classes, y)
-            yield x, y
-
-    def _placed(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    def place(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Put a batch on the device, its inputs in the network's dtype and its labels in int64."""
         if x.dtype.is_floating_point:
             x = x.to(self.device, self.dtype, non_blocking=True)
         else:
@@ -126,34 +121,38 @@ class Batches:
 
     @property
     def fingerprint(self) -> dict[str, Any]:
-        """What tells these data from others on resuming: checksums where they are in memory."""
+        """Plain data by which a resumed run recognises these data.
+
+        It holds the batch size of all processes together, and checksums of data in memory.
+        """
+        batch_size = self.loader.batch_size
+        if batch_size is not None and isinstance(self.sampler, DistributedSampler):
+            batch_size *= self.sampler.num_replicas
         dataset = self.loader.dataset
-        found: dict[str, Any] = {"batch_size": self.loader.batch_size}
-        sampler = _sampler(self.loader)
-        if self.loader.batch_size is not None and isinstance(sampler, DistributedSampler):
-            found["batch_size"] *= sampler.num_replicas  # that of all processes together
-        if isinstance(dataset, _Arrays):
-            found["checksums"] = [_checksum(dataset.x), _checksum(dataset.y)]
-        return found
+        if not isinstance(dataset, _Arrays):
+            return {"batch_size": batch_size}
+        return {"batch_size": batch_size, "checksums": [_checksum(dataset.x), _checksum(dataset.y)]}
 
     @property
     def generators(self) -> list[torch.Generator]:
-        """The generators that decide the order, for checkpoints."""
-        owners = [self.loader, self.loader.batch_sampler, _sampler(self.loader)]
-        found = [getattr(owner, "generator", None) for owner in owners]
-        return list({id(g): g for g in found if isinstance(g, torch.Generator)}.values())
+        """The random generators that decide the order, each once; checkpoints hold their state."""
+        owners = [self.loader, self.loader.batch_sampler, self.sampler]
+        generators = [getattr(owner, "generator", None) for owner in owners]
+        return list({id(g): g for g in generators if isinstance(g, torch.Generator)}.values())
 
     def first(self) -> tuple[Tensor, Tensor]:
-        """The batch that the next pass begins with; the order of that pass stays the same."""
-        states = [g.get_state() for g in self.generators]
+        """Return the batch with which the next pass begins, without changing that pass."""
+        states = [(generator, generator.get_state()) for generator in self.generators]
         with isolated_randomness():  # a loader without a generator draws from the global one
             x, y = next(iter(self))
-        for generator, state in zip(self.generators, states, strict=True):
+        for generator, state in states:
             generator.set_state(state)
         return x, y
 
     def check_network(self, net: nn.Module) -> int:
-        """Run the first batch through a network and hold its output to the labels.
+        """Run the first batch through a network, and compare its output with the labels.
+
+        Later batches of the user's loader are then checked for labels that are too large.
 
         Returns:
             `C`, the number of the network's outputs.
@@ -166,7 +165,7 @@ class Batches:
         try:
             with evaluation_mode(net), torch.no_grad(), isolated_randomness():
                 logits = net(x)
-        except Exception as error:  # whatever the network stumbles over
+        except Exception as error:  # the user's network may raise anything
             raise DataError(
                 f"{self.name}: the network does not take inputs of shape {tuple(x.shape)} "
                 f"and dtype {x.dtype}: {error}"
@@ -182,21 +181,21 @@ class Batches:
         return logits.shape[1]
 
     def check_last_batch(self, net: nn.Module) -> None:
-        """Hold an epoch's last batch to what batch normalisation needs, which is two examples.
+        """Require that a network with batch normalisation can train on an epoch's last batch.
 
         Raises:
-            DataError: One example is left, and the network cannot train on it.
+            DataError: One example is left for the last batch, and the network cannot train on it.
         """
-        sampler, batches = _sampler(self.loader), self.loader.batch_sampler
+        batches = self.loader.batch_sampler
         size = getattr(batches, "batch_size", None)
-        if not (isinstance(sampler, Sized) and isinstance(size, int)):
+        if not (isinstance(self.sampler, Sized) and isinstance(size, int)):
             return
-        if (len(sampler) - 1) % size or (size > 1 and getattr(batches, "drop_last", False)):
-            return
-        if not mixes_examples(net):
+        drops_last = size > 1 and getattr(batches, "drop_last", False)
+        leaves_one = (len(self.sampler) - 1) % size == 0 and not drops_last
+        if not (leaves_one and mixes_examples(net)):
             return
         alone, twin = self.first()[0][:1], copy.deepcopy(net)
-        if not twin.training:  # as in training, layers that the user has put into evaluation stay
+        if not twin.training:  # otherwise layers in evaluation mode stay in it, as in training
             twin.train()
         try:
             with isolated_randomness(), torch.no_grad():
@@ -205,12 +204,21 @@ class Batches:
             if "more than 1 value per channel" not in str(error):
                 raise
             raise DataError(
-                f"{self.name}: {len(sampler)} examples in batches of {size} leave a last batch of "
-                f"one, on which batch normalisation cannot train ({error}); take another batch_size"
+                f"{self.name}: {len(self.sampler)} examples in batches of {size} leave a last "
+                f"batch of one, on which batch normalisation cannot train ({error}); take another "
+                "batch_size"
             ) from error
 
     def check_labels(self, classes: int, batch: Tensor | None = None) -> None:
-        """Raise `DataError` if a label is not less than `classes`, of all data if in memory."""
+        """Require labels to be less than the number of classes.
+
+        Args:
+            classes: The number of the network's outputs.
+            batch: The labels of one batch; of data in memory all labels are checked instead.
+
+        Raises:
+            DataError: A label is not less than `classes`.
+        """
         dataset = self.loader.dataset
         labels = dataset.y if isinstance(dataset, _Arrays) else batch
         if labels is not None and len(labels) and int(labels.max()) >= classes:
@@ -219,9 +227,40 @@ class Batches:
                 f"outputs (labels are 0 to {classes - 1}); change the last layer or the labels"
             )
 
+    def _count(self) -> int:
+        """Count the examples: the prior's weight relative to the data depends on their number."""
+        dataset = self.loader.dataset
+        if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized):
+            raise DataError(
+                f"{self.name}: the loader's data set has no length, and the prior's weight against "
+                "the data needs it; use a map-style data set"
+            )
+        if self.loader.batch_sampler is None:
+            raise DataError(
+                f"{self.name}: a loader with batch_size=None does not tell how many examples there "
+                "are, and the prior's weight against the data needs it; give it a batch_size or "
+                "batch_sampler"
+            )
+        count = len(dataset)
+        # A sampler that draws more or fewer examples in an epoch makes the data no more and no
+        # fewer; any other sampler draws from a subset.
+        resamples = isinstance(
+            self.sampler, RandomSampler | WeightedRandomSampler | DistributedSampler
+        )
+        if isinstance(self.sampler, Sized) and not resamples:
+            count = len(self.sampler)
+        if count == 0:
+            raise DataError(f"{self.name} holds no examples")
+        if len(self.loader) == 0:
+            raise DataError(
+                f"{self.name}: the loader gives no batch; its batch size is above its {count} "
+                "examples"
+            )
+        return count
+
 
 class _Arrays(Dataset[tuple[Tensor, Tensor]]):
-    """Examples held in memory, fetched a batch at a time."""
+    """Examples held in memory, which the loader fetches a batch at a time."""
 
     def __init__(self, x: Tensor, y: Tensor) -> None:
         self.x, self.y = x, y
@@ -237,30 +276,24 @@ class _Arrays(Dataset[tuple[Tensor, Tensor]]):
         return self.x[chosen], self.y[chosen]
 
 
-def _as_is(batch: Any) -> Any:
-    return batch
-
-
 def _loader(data: Any, batch_size: int, seed: int | None, name: str) -> DataLoader[Any]:
     if not isinstance(data, list | tuple) or len(data) != 2:
         raise DataError(f"{name} must be a DataLoader or a pair (X, y), not {type(data).__name__}")
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise DataError(f"batch_size={batch_size!r} must be a positive whole number")
-    x, y = _checked(data[0], data[1], name)
+    x, y = _checked_examples(data[0], data[1], name)
     if len(y) == 0:
         raise DataError(f"{name} holds no examples")
-    # Also where the order is kept: a loader without a generator draws from the global one.
+    # Where the order is kept too, since a loader without a generator draws from the global one.
     generator = torch.Generator().manual_seed(0 if seed is None else seed)
     return DataLoader(
         _Arrays(x, y),
         batch_size=batch_size,
         shuffle=seed is not None,
         generator=generator,
-        collate_fn=_as_is,
+        collate_fn=tuple,  # the data set fetches a whole batch: there is nothing to collate
     )
 
 
-def _checked(x: Any, y: Any, name: str) -> tuple[Tensor, Tensor]:
+def _checked_examples(x: Any, y: Any, name: str) -> tuple[Tensor, Tensor]:
     x, y = _tensor(x, f"{name} inputs"), _tensor(y, f"{name} labels")
     if y.ndim != 1 or x.ndim < 1 or len(x) != len(y):
         raise DataError(
@@ -294,8 +327,8 @@ def _tensor(values: Any, what: str) -> Tensor:
         raise DataError(f"{what} of dtype {array.dtype} are no numbers")
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         array = array.astype(np.int64)
-    # Torch takes neither views that run backwards nor foreign byte orders, and warns of views that
-    # cannot be written to.
+    # Torch takes neither views with negative strides nor foreign byte orders, and warns of arrays
+    # that are not writeable.
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
     return torch.as_tensor(np.require(native, requirements=["C", "W"]))
 
@@ -303,34 +336,3 @@ def _tensor(values: Any, what: str) -> Tensor:
 def _checksum(values: Tensor) -> int:
     raw = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
     return zlib.crc32(raw.numpy().data)
-
-
-def _sampler(loader: DataLoader[Any]) -> Any:
-    """What decides which examples are drawn, also where the user gave a `batch_sampler`."""
-    return getattr(loader.batch_sampler, "sampler", loader.sampler)
-
-
-def _count(loader: DataLoader[Any], name: str) -> int:
-    if isinstance(loader.dataset, IterableDataset) or not isinstance(loader.dataset, Sized):
-        raise DataError(
-            f"{name}: the loader's data set has no length, and the prior's weight against the data "
-            "needs it; use a map-style data set"
-        )
-    if loader.batch_sampler is None:
-        raise DataError(
-            f"{name}: a loader with batch_size=None does not tell how many examples there are, and "
-            "the prior's weight against the data needs it; give it a batch_size or batch_sampler"
-        )
-    count = len(loader.dataset)
-    sampler = _sampler(loader)
-    # A sampler that draws more or fewer examples in an epoch makes the data no more and no fewer.
-    resamples = isinstance(sampler, RandomSampler | WeightedRandomSampler | DistributedSampler)
-    if isinstance(sampler, Sized) and not resamples:  # it draws from a subset
-        count = len(sampler)
-    if count == 0:
-        raise DataError(f"{name} holds no examples")
-    if len(loader) == 0:
-        raise DataError(
-            f"{name}: the loader gives no batch; its batch size is above its {count} examples"
-        )
-    return count

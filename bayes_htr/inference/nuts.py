@@ -2,7 +2,7 @@
 
 Update: Hamiltonian trajectories that double until they turn, on all training data at once.
 Target: `log p(D | W)` plus the density of spectra, frames and hyperparameters
-(`bayes_htr.models.generative`), without approximation. Not for `W` itself: its density has poles
+(`bayes_htr.models.programs`), without approximation. Not for `W` itself: its density has poles
 where eigenvalues meet.
 Source: Hoffman & Gelman (2014), *JMLR* 15; `docs/nuts.md`.
 """
@@ -20,24 +20,23 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from torch.distributions import biject_to
 
+from bayes_htr._checks import number, whole_number
+from bayes_htr._terminal import TrainingProgress
+from bayes_htr._torch import isolated_randomness
+from bayes_htr.distributed import world_size
 from bayes_htr.errors import CheckpointError, DataError
-from bayes_htr.inference.chains import Chains, Settings, run_chains
+from bayes_htr.inference.chains import Chains, ChainSettings, run_chains
 from bayes_htr.inference.diagnostics import FEWEST, bulk_ess, split_rhat
 from bayes_htr.inference.guides import Samples
 from bayes_htr.inference.problem import Fitted, Problem
-from bayes_htr.inference.progress import TrainingProgress
-from bayes_htr.inference.randomness import isolated_randomness
-from bayes_htr.inference.run_folder import WEIGHTS
-from bayes_htr.inference.settings import is_positive
+from bayes_htr.inference.run_folder import WEIGHTS, RunFolder
 from bayes_htr.models import BayesianClassifier
-from bayes_htr.models.generative import FRAMES, Frames
-from bayes_htr.models.matrix_prior import MatrixPrior, hyperprior
-from bayes_htr.models.placed import latents_of_all
-from bayes_htr.models.programs import spectral_program, spectral_start
-from bayes_htr.processes import world_size
+from bayes_htr.models.programs import FRAMES, Frames, spectral_program, spectral_start
+from bayes_htr.priors import MatrixPrior
+from bayes_htr.priors.parameter_prior import hyperparameters_by_name
 from bayes_htr.spectra import parameters_of
+from bayes_htr.spectra.matrices import set_parameters
 
 LARGEST = 20_000
 """Unconstrained coordinates above which a run would take days."""
@@ -88,24 +87,20 @@ class NUTS:
     def __post_init__(self) -> None:
         least = {"warmup": 1, "samples": FEWEST, "chains": 1, "max_tree_depth": 1}
         for name, low in least.items():
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise ValueError(f"{name}={value!r} must be a whole number of at least {low}")
+            object.__setattr__(self, name, whole_number(getattr(self, name), name, at_least=low))
         if self.frames not in FRAMES:
             raise ValueError(f"frames={self.frames!r} must be one of {', '.join(FRAMES)}")
-        if not (is_positive(self.target_accept) and self.target_accept < 1):
-            raise ValueError(f"target_accept={self.target_accept!r} must lie between 0 and 1")
+        number(self.target_accept, "target_accept", above=0, below=1)
         if not isinstance(self.dense_mass, bool):
             raise ValueError(f"dense_mass={self.dense_mass!r} must be True or False")
-        if not (is_positive(self.jitter) or self.jitter == 0):
-            raise ValueError(f"jitter={self.jitter!r} must be a number of at least 0")
+        number(self.jitter, "jitter", at_least=0)
 
     def describe(self) -> dict[str, Any]:
-        """The settings as plain data."""
+        """Return the settings as plain data."""
         return {"name": "nuts", **asdict(self)}
 
-    def check(self, problem: Problem) -> None:
-        """Look whether the problem is one that can be sampled, before anything is written.
+    def prepare(self, problem: Problem) -> NUTSSampler:
+        """Build the density, and evaluate it at the start, before anything is written.
 
         Raises:
             ValueError: Epochs, callbacks, validation data, several processes, nothing to sample, a
@@ -115,61 +110,41 @@ class NUTS:
         """
         _refuse_what_does_nothing(problem)
         with isolated_randomness():
-            target = _Target(self, problem)
-            target.require_small()
-            density = target.log_density_at_start()
+            _require_each_example(problem)
+            sampler = NUTSSampler(self, problem)
+            sampler.require_small()
+            density = sampler.log_density_at_start()
         if not math.isfinite(density):
             raise ValueError(
                 f"the log density is {density} at the start; start from other weights, or look at "
                 "the scale of the data"
             )
-
-    def run(self, problem: Problem) -> Fitted:
-        """Sample, and put the mean into `problem.net`; see `bayes_htr.fit`.
-
-        Raises:
-            CheckpointError: The run folder holds a finished run. One that was cut off starts anew.
-        """
-        _require_unfinished(problem)
-        start = time.perf_counter()
-        with isolated_randomness():
-            target = _Target(self, problem)
-        target.warn_of_flat()
-        bar = TrainingProgress(
-            problem.progress,
-            "NUTS",
-            epochs=self.chains,
-            done=0,
-            batches=self.warmup + self.samples,
-        )
-        settings = {k: v for k, v in asdict(self).items() if k != "frames"}
-        with bar:
-            chains = run_chains(
-                target.program,
-                target.start,
-                Settings(**settings),
-                seed=problem.seed,
-                step=bar.advance,
-            )
-        guide = Samples(target.draws(chains))
-        history = _history(chains, target.quantities(chains), time.perf_counter() - start)
-        _warn(history[-1], self)
-        return _fitted(problem, target, guide, history)
+        return sampler
 
 
-class _Target:
-    """The density that is sampled, its start, and what a draw of its sites means."""
+class NUTSSampler:
+    """The density that is sampled, its start, and what a draw of its sites means.
+
+    Args:
+        method: The settings.
+        problem: The model and its data; the network ends at the mean of the draws.
+
+    Raises:
+        PriorError: A prior that is no density, or a scheduled one.
+    """
 
     def __init__(self, method: NUTS, problem: Problem) -> None:
         self.method = method
-        x, y = _all_data(problem)
+        self.problem = problem
+        x, y = (torch.cat(parts) for parts in zip(*problem.train, strict=True))
         self.dtype = next((p.dtype for p in problem.net.parameters() if p.requires_grad), x.dtype)
         net = copy.deepcopy(problem.net).double().eval()
         self.model = BayesianClassifier(
             net, problem.model.priors, **problem.model.likelihood.to_dict()
         )
-        self.parameters = self.model.placed()
-        self.latents = latents_of_all([*self.parameters, *self.model.informing()])
+        densities = self.model.densities()
+        self.parameters = densities.trainable
+        self.latents = hyperparameters_by_name([*densities.trainable, *densities.frozen])
         self.hyperparameters = problem.hyperparameters
         x = x.double() if x.dtype.is_floating_point else x
         model = self.model.pyro_model("spectral", frames=method.frames)
@@ -180,11 +155,65 @@ class _Target:
         self.program: Callable[[], Tensor] = program
         self._weights = spectral_program(self.parameters, method.frames)
 
+    def run(
+        self, folder: RunFolder | None = None, checkpoint: dict[str, Any] | None = None
+    ) -> Fitted:
+        """Sample, and put the mean into the problem's network; see `bayes_htr.fit`.
+
+        A run that was cut off starts anew: there are no checkpoints.
+
+        Args:
+            folder: The run folder, if any.
+            checkpoint: Not used.
+
+        Raises:
+            CheckpointError: The run folder holds a finished run.
+        """
+        if folder is not None and (folder.path / WEIGHTS).exists():
+            raise CheckpointError(
+                f"{folder.path} holds a finished run, and NUTS does not go on with one; read it "
+                "with htr.load, or name another folder"
+            )
+        self.warn_of_flat()
+        start = time.perf_counter()
+        method = self.method
+        bar = TrainingProgress(
+            self.problem.progress,
+            "NUTS",
+            epochs=method.chains,
+            done=0,
+            batches=method.warmup + method.samples,
+        )
+        settings = {k: v for k, v in asdict(method).items() if k != "frames"}
+        with bar:
+            chains = run_chains(
+                self.program,
+                self.start,
+                ChainSettings(**settings),
+                seed=self.problem.seed,
+                step=bar.advance,
+            )
+        guide = Samples(self.draws(chains))
+        history = _history(chains, self.quantities(chains), time.perf_counter() - start)
+        _warn(history[-1], method)
+        return self._fitted(guide, history)
+
+    def _fitted(self, guide: Samples, history: list[dict[str, float]]) -> Fitted:
+        """Put the network at the draws' mean, and take the hyperparameters' means."""
+        net, centre = self.problem.net, guide.centre()
+        set_parameters(parameters_of(net), centre)
+        hyperparameters = {}
+        for name, hyperparameter in self.latents.items():
+            hyperparameters[name] = hyperparameter.coordinate(centre[name]).cpu()
+        return Fitted(net.eval(), hyperparameters, history, guide)
+
     @property
     def matrices(self) -> list[MatrixPrior]:
-        return [m.prior for p in self.parameters for m in p.matrices]
+        """The priors of the matrices that are sampled."""
+        return [m for p in self.parameters for m in p.matrices]
 
     def require_small(self) -> None:
+        """Raise `ValueError` if there is nothing to sample, or too much."""
         if not self.matrices:
             raise ValueError("no parameter has a prior, so there is nothing to sample; add priors")
         size = len(self.latents) + sum(self._size(m) for m in self.matrices)
@@ -203,25 +232,27 @@ class _Target:
 
     @property
     def start(self) -> dict[str, Tensor]:
-        """The sites at the present weights, hyperparameters where MAP starts them."""
+        """The sites' values at the present weights, with hyperparameters where MAP starts them."""
         like = self.parameters[0].parameter.tensor.detach()
         hyper = {
             name: latent.value(self.hyperparameters.get(name, latent.start()).to(like))
             for name, latent in self.latents.items()
         }
-        found = spectral_start(self.parameters, hyper)
+        sites = spectral_start(self.parameters, hyper)
         if self.method.frames == "held":
             for m in self.matrices:
                 for side in ("left", "right") if m.spectral else ():
-                    del found[f"{m.name}:{side}"]
-        return found
+                    del sites[f"{m.name}:{side}"]
+        return sites
 
     def log_density_at_start(self) -> float:
+        """Evaluate the log density at `start`."""
         given = pyro.poutine.condition(self.program, data=self.start)
         with torch.no_grad():
             return float(pyro.poutine.trace(given).get_trace().log_prob_sum())
 
     def warn_of_flat(self) -> None:
+        """Warn of parameters without a prior, which are not sampled."""
         flat = [p.name for p in self.parameters if not p.matrices]
         if flat:
             warnings.warn(
@@ -231,36 +262,41 @@ class _Target:
             )
 
     def draws(self, chains: Chains) -> dict[str, Tensor]:
-        """Trainable parameters and hyperparameters, `(chains * samples, ...)`, by name."""
+        """Return trainable parameters and hyperparameters, `(chains * samples, ...)`, by name."""
         sites = {name: value.flatten(0, 1) for name, value in chains.sites.items()}
         rows = []
         for i in range(self.method.chains * self.method.samples):
             given = {name: value[i] for name, value in sites.items()}
             with torch.no_grad():
                 rows.append(pyro.poutine.condition(self._weights, data=given)())
-        found = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        found |= {name: sites[name] for name in self.latents}
-        return {name: value.to(self.dtype) for name, value in found.items()}
+        values = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        values |= {name: sites[name] for name in self.latents}
+        return {name: value.to(self.dtype) for name, value in values.items()}
 
     def quantities(self, chains: Chains) -> dict[str, Tensor]:
-        """What is looked at for convergence, `(chains, samples)` each, by name."""
-        found = {"log_density": chains.log_density}
-        found |= {name: chains.sites[name] for name in self.latents}
+        """Return what has to converge: scalars by name, each `(chains, samples)`."""
+        scalars = {"log_density": chains.log_density}
+        scalars |= {name: chains.sites[name] for name in self.latents}
         for m in self.matrices:
             if not m.spectral:
                 square = chains.sites[m.name].flatten(2).square().sum(-1)
-                found[f"{m.name}:log_square_norm"] = square.log()
+                scalars[f"{m.name}:log_square_norm"] = square.log()
                 continue
             values = log_eigenvalues(m, chains.sites)
             if self.method.frames == "sampled":
                 values = values.sort(-1, descending=True).values
             for i, value in enumerate(values.unbind(-1)):
-                found[f"{m.name}:log_eigenvalue[{i}]"] = value
-        return found
+                scalars[f"{m.name}:log_eigenvalue[{i}]"] = value
+        return scalars
 
 
 def log_eigenvalues(prior: MatrixPrior, sites: dict[str, Tensor]) -> Tensor:
-    """Log eigenvalues `(..., K)` of a matrix by label, from draws `(..., *shape)` of its sites."""
+    """Return log eigenvalues `(..., K)` of a matrix, in the order of its sites.
+
+    Args:
+        prior: The matrix's prior.
+        sites: Draws of the sites, `(..., *shape)`, by name.
+    """
     statistic = prior.spectral[0].statistic
     if not statistic.of_largest:
         x = sites[f"{prior.name}:spectrum"]
@@ -288,24 +324,13 @@ def _refuse_what_does_nothing(problem: Problem) -> None:
         raise ValueError(f"NUTS runs in one process, and there are {world_size()}")
 
 
-def _require_unfinished(problem: Problem) -> None:
-    folder = problem.folder
-    if folder is not None and (folder.path / WEIGHTS).exists():
-        raise CheckpointError(
-            f"{folder.path} holds a finished run, and NUTS does not go on with one; read it with "
-            "htr.load, or name another folder"
-        )
-
-
-def _all_data(problem: Problem) -> tuple[Tensor, Tensor]:
-    batches = list(problem.train)
-    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
-    if len(y) != problem.train.num_data:
+def _require_each_example(problem: Problem) -> None:
+    count = sum(len(y) for _, y in problem.train)
+    if count != problem.train.num_data:
         raise DataError(
-            f"train: the loader gives {len(y)} of {problem.train.num_data} examples, and NUTS "
+            f"train: the loader gives {count} of {problem.train.num_data} examples, and NUTS "
             "needs each once; leave out drop_last and samplers that draw with replacement"
         )
-    return x, y
 
 
 def _history(
@@ -360,20 +385,3 @@ def _warn(summary: dict[str, float], method: NUTS) -> None:
             f"max_tree_depth={method.max_tree_depth}; raise it, or take dense_mass=True",
             stacklevel=4,
         )
-
-
-def _fitted(
-    problem: Problem, target: _Target, guide: Samples, history: list[dict[str, float]]
-) -> Fitted:
-    """The network at the draws' mean, and the hyperparameters' means."""
-    centre = guide.centre()
-    with torch.no_grad():
-        for p in parameters_of(problem.net):
-            if p.name in centre:
-                p.tensor.copy_(centre[p.name])
-    hyper = {}
-    for name, latent in target.latents.items():
-        value = centre[name]
-        support = hyperprior(latent, value).support
-        hyper[name] = biject_to(support).inv(value).cpu()
-    return Fitted(problem.net.eval(), hyper, history, guide)

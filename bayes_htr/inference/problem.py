@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from bayes_htr._torch import evaluation_mode, isolated_randomness
 from bayes_htr.inference.callbacks import Callback
 from bayes_htr.inference.data import Batches
-from bayes_htr.inference.distributed import together
 from bayes_htr.inference.guides.base import Guide
-from bayes_htr.inference.modes import evaluation_mode
-from bayes_htr.inference.randomness import isolated_randomness
 from bayes_htr.inference.run_folder import RunFolder
 from bayes_htr.models import BayesianClassifier
-from bayes_htr.processes import all_sum
 
 
 @dataclass(frozen=True)
@@ -26,16 +23,14 @@ class Problem:
 
     Attributes:
         model: The model; its network is not touched.
-        net: The copy to train, on its device.
+        net: The copy of the network to train, on its device.
         train: The training batches.
         validation: The validation batches, if any.
-        epochs: Epochs in all, those of a resumed run included.
-        seed: Of the global generators during the run.
-        folder: Where checkpoints go, if anywhere.
-        checkpoint: The state to go on from, if any.
-        callbacks: Called after every epoch.
-        progress: Whether a bar is shown; `None` for on a terminal.
-        hyperparameters: Where hyperparameters start, by name, unconstrained.
+        epochs: The number of epochs in all, those before a resumed run included.
+        seed: The seed of the global generators during the run.
+        callbacks: Callables that are called after every epoch.
+        progress: Whether to show a progress bar; `None` shows it on a terminal only.
+        hyperparameters: Initial values of hyperparameters by name, in unconstrained coordinates.
     """
 
     model: BayesianClassifier
@@ -44,8 +39,6 @@ class Problem:
     validation: Batches | None
     epochs: int
     seed: int
-    folder: RunFolder | None = None
-    checkpoint: dict[str, Any] | None = None
     callbacks: Sequence[Callback] = ()
     progress: bool | None = None
     hyperparameters: dict[str, Tensor] = field(default_factory=dict)
@@ -53,12 +46,12 @@ class Problem:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a method found.
+    """The result of a method.
 
     Attributes:
         net: The trained network.
-        hyperparameters: Unconstrained coordinates by name.
-        history: Metrics by epoch.
+        hyperparameters: The hyperparameters by name, in unconstrained coordinates.
+        history: The metrics by epoch.
         guide: The posterior over weights; `None` for a point mass at the network.
     """
 
@@ -68,38 +61,45 @@ class Fitted:
     guide: Guide | None = None
 
 
+class Run(Protocol):
+    """A run that is ready to start."""
+
+    def run(
+        self, folder: RunFolder | None = None, checkpoint: dict[str, Any] | None = None
+    ) -> Fitted:
+        """Train the problem's network in place.
+
+        Args:
+            folder: The run folder for checkpoints, if any.
+            checkpoint: The state from which to resume, if any.
+        """
+        ...
+
+
 class Method(Protocol):
     """An inference method: a value with its settings."""
 
     def describe(self) -> dict[str, Any]:
-        """The settings as plain data, for the run folder."""
+        """Return the settings as plain data, for the run folder."""
         ...
 
-    def check(self, problem: Problem) -> None:
-        """Raise before anything is written if the problem lacks what the method needs."""
-        ...
-
-    def run(self, problem: Problem) -> Fitted:
-        """Train `problem.net` in place."""
+    def prepare(self, problem: Problem) -> Run:
+        """Build all that training needs, and raise before anything is written if that fails."""
         ...
 
 
-def evaluate_batches(net: nn.Module, batches: Batches) -> tuple[float, float]:
-    """Mean negative log likelihood (nats) and accuracy of a network, in evaluation mode.
+def score_sums(
+    net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
+) -> tuple[float, float, float]:
+    """Sum negative log likelihood (nats) and correct labels over batches, and count the examples.
 
-    Several processes take their shares of the batches, and all get the result.
+    The network is in evaluation mode meanwhile, and the global random state is left as it was.
     """
-    nll = correct = 0.0
-    count = 0
-    # Measuring does not change the training.
-    with together(), evaluation_mode(net), torch.no_grad(), isolated_randomness():
-        for x, y, _ in batches.shares(seed=0):
-            if len(y) == 0:
-                continue
+    nll = correct = count = 0.0
+    with evaluation_mode(net), torch.no_grad(), isolated_randomness():
+        for x, y in batches:
             logits = net(x)
             nll += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
             correct += float((logits.argmax(1) == y).sum())
             count += len(y)
-    sums = torch.tensor([nll, correct, count], dtype=torch.float64)
-    nll, correct, total = all_sum(sums).tolist()
-    return nll / total, correct / total
+    return nll, correct, count

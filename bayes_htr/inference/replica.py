@@ -1,7 +1,8 @@
-"""One process's copy of a network while it is trained, by itself or with others.
+"""One process's copy of a network while several processes train it together.
 
-Gradients are averaged by PyTorch's `DistributedDataParallel`. Alone, a step is that of the plain
-network. `docs/distributed.md` says what follows for data, randomness and errors.
+PyTorch's `DistributedDataParallel` averages the gradients. A single process trains the plain
+network and uses nothing of this module. `docs/distributed.md` says what several processes mean for
+data, randomness and errors.
 """
 
 from __future__ import annotations
@@ -13,137 +14,169 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DistributedSampler
 
+from bayes_htr.distributed import (
+    all_sum,
+    fail_together,
+    local_slice,
+    raise_failures,
+    rank,
+    synchronised_rng,
+    world_size,
+)
 from bayes_htr.inference.data import Batches
-from bayes_htr.inference.distributed import raise_failures
+from bayes_htr.inference.problem import score_sums
 from bayes_htr.models import Likelihood
-from bayes_htr.processes import all_sum, rank, world_size
 
 
 class Replica:
     """One process's copy of a network while it is trained.
 
-    Errors of the data or of the network in one process do not end it there and then, which would
-    leave the others waiting: its loss is NaN from there on, which all see, and `raise_failures`
-    then ends them all.
+    An error of the data or of the network in one process does not end that process at once, for
+    the others would wait for it. Its loss is NaN from then on, which all processes see, and
+    `raise_failures` then ends them all.
 
     Args:
-        net: The network; copies start as that of process 0.
-        likelihood: The likelihood of labels given its logits.
+        net: The network; all processes start with the weights of process 0.
+        likelihood: The likelihood of labels given the network's logits.
+
+    Attributes:
+        failure: What has gone wrong in this process, if anything.
     """
 
     def __init__(self, net: nn.Module, likelihood: Likelihood) -> None:
-        self._share = _Share(net, likelihood)
+        self.failure: Exception | None = None
         self._weights = [p for p in net.parameters() if p.requires_grad]
-        self._parallel: DistributedDataParallel | None = None
-        if world_size() > 1:
-            self._parallel = DistributedDataParallel(self._share)
+        self._parallel = DistributedDataParallel(_LocalScore(self, net, likelihood))
 
-    def steps(
+    def batches(
         self, batches: Batches, seed: int, epoch: int
     ) -> Iterator[tuple[Tensor, Tensor, int]]:
-        """This process's shares of an epoch's batches; after an error the rest are empty.
+        """Iterate over this process's parts of an epoch's batches; after an error they are empty.
 
-        In several processes it also seeds the global generators, of dropout for example. One
-        stream over all epochs would not outlive a change of the number of processes.
+        This also seeds the global generators, which dropout for example uses, anew for the epoch:
+        a stream over all epochs would not survive a change of the number of processes.
+
+        Args:
+            batches: The training data.
+            seed: The seed of the run.
+            epoch: The epoch, from 0.
+
+        Yields:
+            Inputs and labels of this process's part, and the number of examples in the batch.
         """
-        shares = batches.shares(_stream(seed, epoch, of=0), epoch)
-        if self._parallel is None:
-            yield from shares
-            return
-        torch.manual_seed(_stream(seed, epoch, of=rank() + 1))
+        torch.manual_seed(_stream_seed(seed, epoch, rank() + 1))
         done = 0
         try:
-            for share in shares:
-                yield share
+            for part in local_batches(batches, _stream_seed(seed, epoch, 0), epoch):
+                yield part
                 done += 1
         except Exception as error:
-            self._share.failure = error
+            self.failure = error
             nothing = torch.zeros(0, dtype=torch.int64, device=batches.device)
             for _ in range(done, len(batches)):
                 yield nothing, nothing, 1
 
     def nll(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """The likelihood of this process's share of a batch.
+        """Evaluate the likelihood of this process's part of a batch.
 
         Args:
-            x: The share's inputs, perhaps none.
-            y: Its labels.
-            size: How many examples the whole batch has.
+            x: The inputs of this part, perhaps none.
+            y: Their labels.
+            size: The number of examples in the whole batch.
 
         Returns:
-            Its part of the negative log likelihood, of which the mean over processes is the mean
-            over the batch, with a gradient for every weight; and how many labels were right.
+            This process's summand of the negative log likelihood, with a gradient for every
+            weight, and the number of labels predicted right. The mean of the summands over
+            processes is the mean over the batch.
         """
-        if self._parallel is None:
-            return self._share.scored(x, y)
         nll = correct = self._weights[0].new_zeros(())
-        found = self._parallel(x, y)
-        if found is not None:
-            nll, correct = found[0] * (len(y) * world_size() / size), found[1]
-        touched: Tensor = _Touch.apply(nll, *self._weights)
+        score = self._parallel(x, y)
+        if score is not None:
+            nll, correct = score[0] * (len(y) * world_size() / size), score[1]
+        touched: Tensor = _TouchAll.apply(nll, *self._weights)
         return touched, correct
 
-    def combined(self, loss: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-        """A loss averaged and a count summed over processes; NaN where one has failed."""
-        if self._parallel is None:
-            return loss, correct
-        if self._share.failure is not None:
+    def combine(self, loss: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+        """Average a loss and sum a count over processes; NaN if a process has failed."""
+        if self.failure is not None:
             loss = torch.full_like(loss, torch.nan)
         both = all_sum(torch.stack([loss.detach().double(), correct.double()]))
         return both[0] / world_size(), both[1]
 
-    def note(self, failure: Exception) -> None:
-        """Let an error end all processes together; alone, raise it.
-
-        Raises:
-            Exception: The error, where there is one process.
-        """
-        if self._parallel is None:
-            raise failure
-        self._share.failure = failure
-
     def raise_failures(self) -> None:
-        """Raise what has failed in a process, in all of them."""
-        raise_failures(self._share.failure)
+        """Raise in all processes what has failed in one of them."""
+        raise_failures(self.failure)
 
 
-class _Share(nn.Module):
-    """The likelihood of a share of a batch: what `DistributedDataParallel` wraps.
+def local_batches(
+    batches: Batches, seed: int, epoch: int = 0
+) -> Iterator[tuple[Tensor, Tensor, int]]:
+    """Iterate over this process's part of each batch, with the size of the whole batch.
 
-    Where there is no example, or after an error, there is no likelihood either, but gradients are
+    Each process takes a contiguous part, which may be empty. A loader with a `DistributedSampler`
+    has dealt the examples already: each process takes all of its own batch, and the whole batch
+    consists of those of all processes, which have the same number of examples.
+
+    Args:
+        batches: The data.
+        seed: The seed of what the loader draws from the global generator.
+        epoch: The epoch, from 0, on which the order of a `DistributedSampler` depends.
+    """
+    batches.set_epoch(epoch)
+    is_dealt = isinstance(batches.sampler, DistributedSampler)
+    for batch in synchronised_rng(batches.loader, seed):
+        x, y = batches.check_batch(batch)
+        part = slice(None) if is_dealt else local_slice(len(y))
+        size = len(y) * (world_size() if is_dealt else 1)
+        yield *batches.place(x[part], y[part]), size
+
+
+def evaluate_replicas(net: nn.Module, batches: Batches) -> tuple[float, float]:
+    """Evaluate mean negative log likelihood (nats) and accuracy, each process on its part.
+
+    All processes return the same values.
+    """
+    with fail_together():
+        parts = ((x, y) for x, y, _ in local_batches(batches, seed=0) if len(y))
+        sums = torch.tensor(score_sums(net, parts), dtype=torch.float64)
+    nll, correct, count = all_sum(sums).tolist()
+    return nll / count, correct / count
+
+
+class _LocalScore(nn.Module):
+    """The likelihood of a part of a batch, as `DistributedDataParallel` wraps it.
+
+    A part without examples has no likelihood, nor has any part after an error; gradients are
     exchanged all the same.
     """
 
-    def __init__(self, net: nn.Module, likelihood: Likelihood) -> None:
+    def __init__(self, replica: Replica, net: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
+        self.replica = replica
         self.net = net
         self.likelihood = likelihood
-        self.failure: Exception | None = None
-        self._waits = any(isinstance(m, nn.SyncBatchNorm) for m in net.modules())
+        self._synchronises = any(isinstance(m, nn.SyncBatchNorm) for m in net.modules())
 
     def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
-        if self.failure is not None:
+        if self.replica.failure is not None:
             return None
         try:
             if len(y):
-                return self.scored(x, y)
-            if self._waits:  # other processes wait in its forward pass for this one
+                logits = self.net(x)
+                return self.likelihood(logits, y), (logits.detach().argmax(1) == y).sum()
+            if self._synchronises:  # other processes wait for this one in the forward pass
                 return self.net(x).sum(), y.sum()
         except Exception as error:
-            self.failure = error
+            self.replica.failure = error
         return None
 
-    def scored(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.net(x)
-        nll = self.likelihood(logits, y)
-        return nll, (logits.detach().argmax(1) == y).sum()
 
+class _TouchAll(torch.autograd.Function):
+    """A loss as a function of all weights, which has no gradient for those that it does not use.
 
-class _Touch(torch.autograd.Function):
-    """A loss as a function of all weights, with no gradient for those it does not depend on.
-
-    `DistributedDataParallel` waits until the backward pass has come to every weight.
+    `DistributedDataParallel` waits until the backward pass has reached every weight.
     """
 
     @staticmethod
@@ -156,6 +189,12 @@ class _Touch(torch.autograd.Function):
         return grad_output, *([None] * ctx.count)
 
 
-def _stream(seed: int, epoch: int, *, of: int) -> int:
-    """The seed of a random stream of one epoch: `of` is 0 for what all share, else rank + 1."""
-    return random.Random(f"{seed} {epoch} {of}").getrandbits(63)
+def _stream_seed(seed: int, epoch: int, stream: int) -> int:
+    """Derive the seed of a random stream of one epoch.
+
+    Args:
+        seed: The seed of the run.
+        epoch: The epoch, from 0.
+        stream: 0 for the stream that all processes share, and the rank plus 1 for a process's own.
+    """
+    return random.Random(f"{seed} {epoch} {stream}").getrandbits(63)

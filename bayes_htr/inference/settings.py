@@ -1,82 +1,143 @@
-"""Settings of training that are any optimiser or schedule: checked, described, and replayed."""
+"""Settings of the methods that train by mini-batch gradients: checks, description, schedules."""
 
 from __future__ import annotations
 
 import inspect
-import math
-import numbers
-import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
+from bayes_htr._checks import number, whole_number
 
-def fused_adam(parameters: Iterable[Tensor], lr: float) -> Optimizer:
-    """Adam in one kernel, which on a CPU takes half the time of its own default, a loop."""
-    return torch.optim.Adam(parameters, lr=lr, fused=True)
-
+SchedulerFactory = Callable[[Optimizer], "LRScheduler | ReduceLROnPlateau"]
 
 HYPER_LR = 0.05
 """The learning rate of hyperparameters and of their laws, whose coordinates have no unit."""
 
 
-def is_positive(value: Any) -> bool:
-    """Whether a setting is a positive finite number."""
-    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    return is_number and 0 < float(value) < math.inf
+class TrainingSettings(Protocol):
+    """The settings that `MAP` and `SVI` share."""
+
+    @property
+    def lr(self) -> float:
+        """The learning rate."""
+        ...
+
+    @property
+    def optimizer(self) -> Callable[..., Optimizer]:
+        """A callable that makes the optimiser."""
+        ...
+
+    @property
+    def scheduler(self) -> Literal["cosine"] | SchedulerFactory | None:
+        """The schedule of the learning rate."""
+        ...
+
+    @property
+    def patience(self) -> int | None:
+        """The number of epochs without a better validation NLL after which training ends."""
+        ...
+
+    @property
+    def clip(self) -> float | None:
+        """The norm to which a gradient is clipped."""
+        ...
 
 
-def check_whole(name: str, value: Any, least: int) -> int:
-    """A setting as a whole number from `least` on.
+def check_settings(method: TrainingSettings) -> None:
+    """Require the shared settings to be in their ranges.
 
     Raises:
-        ValueError: It is none.
+        ValueError: A setting is out of its range.
     """
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = least - 1
-    if isinstance(value, bool) or number < least:
-        raise ValueError(f"{name}={value!r} must be a whole number of at least {least}")
-    return number
+    number(method.lr, "lr", above=0)
+    if not callable(method.optimizer):
+        raise ValueError(
+            f"optimizer={method.optimizer!r} must be callable, such as torch.optim.Adam"
+        )
+    if not (method.scheduler in ("cosine", None) or callable(method.scheduler)):
+        raise ValueError(f"scheduler={method.scheduler!r} must be 'cosine', None, or callable")
+    if method.patience is not None:
+        whole_number(method.patience, "patience", at_least=1)
+    if method.clip is not None:
+        number(method.clip, "clip", above=0)
 
 
-def needs_closure(optimizer: Optimizer) -> bool:
-    """Whether `optimizer.step` cannot do without a closure, as that of LBFGS."""
-    parameters = inspect.signature(type(optimizer).step).parameters
-    return "closure" in parameters and parameters["closure"].default is inspect.Parameter.empty
+def describe_settings(method: TrainingSettings) -> dict[str, Any]:
+    """Return the shared settings as plain data."""
+    return {
+        "lr": float(method.lr),
+        "optimizer": _describe(method.optimizer),
+        "scheduler": _describe(method.scheduler),
+        "patience": None if method.patience is None else int(method.patience),
+        "clip": None if method.clip is None else float(method.clip),
+    }
 
 
-def cosine_rate(lr: float, epochs: int, done: int) -> float:
-    """The learning rate after `done` of `epochs`, by the scheduler's own recursion."""
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
-    scheduler = CosineAnnealingLR(optimizer, T_max=max(1, epochs))
-    for _ in range(done):
-        optimizer.step()
-        scheduler.step()
-    return float(optimizer.param_groups[0]["lr"])
+def _describe(setting: Any) -> Any:
+    """Describe a callable by its name, a `partial` also by its arguments.
 
-
-def describe_setting(setting: Any) -> Any:
-    """A callable by name, a `partial` with its arguments: the same in every process."""
+    The description is the same in every process, so that a resumed run is recognised.
+    """
     if isinstance(setting, partial):
         return {
-            "name": describe_setting(setting.func),
-            "args": [_shown(a) for a in setting.args],
-            "kwargs": {k: _shown(v) for k, v in setting.keywords.items()},
+            "name": _describe(setting.func),
+            "args": [_without_addresses(a) for a in setting.args],
+            "kwargs": {k: _without_addresses(v) for k, v in setting.keywords.items()},
         }
     if setting is None or isinstance(setting, str):
         return setting
     if not hasattr(setting, "__qualname__"):  # an object that is callable
-        return _shown(setting)
-    return setting.__qualname__  # its module is another name when a script is imported
+        return _without_addresses(setting)
+    return setting.__qualname__  # without its module, which a script that is imported renames
 
 
-def _shown(argument: Any) -> str:
-    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(argument))  # addresses differ by process
+def _without_addresses(argument: Any) -> str:
+    return re.sub(r" at 0x[0-9a-fA-F]+", "", repr(argument))
+
+
+def fused_adam(parameters: Iterable[Tensor], lr: float) -> Optimizer:
+    """Make an Adam in one kernel; on a CPU its step takes half the time of Adam's own default."""
+    return torch.optim.Adam(parameters, lr=lr, fused=True)
+
+
+def needs_closure(optimizer: Optimizer) -> bool:
+    """Return whether `optimizer.step` requires a closure, as that of LBFGS does."""
+    parameters = inspect.signature(type(optimizer).step).parameters
+    return "closure" in parameters and parameters["closure"].default is inspect.Parameter.empty
+
+
+def stretch_cosine(scheduler: CosineAnnealingLR, epochs: int, done: int) -> None:
+    """Make a restored cosine schedule end after another number of epochs.
+
+    Args:
+        scheduler: The schedule as a checkpoint has restored it; its optimiser gets the new rates.
+        epochs: The number of epochs over which the learning rate now falls to zero.
+        done: The number of epochs that are done.
+    """
+    if scheduler.T_max == epochs:
+        return
+    scheduler.T_max = epochs
+    groups = scheduler.optimizer.param_groups
+    for group, base in zip(groups, scheduler.base_lrs, strict=True):
+        rate = _cosine_rate(float(base), epochs, done)
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+
+
+def _cosine_rate(lr: float, epochs: int, done: int) -> float:
+    """Compute the learning rate after `done` of `epochs`, by the scheduler's own recursion."""
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
+    scheduler = CosineAnnealingLR(optimizer, T_max=epochs)
+    for _ in range(done):
+        optimizer.step()
+        scheduler.step()
+    return float(optimizer.param_groups[0]["lr"])

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -23,33 +23,44 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.optim import Optimizer
 
+from bayes_htr._checks import number, whole_number
+from bayes_htr._terminal import TrainingProgress
+from bayes_htr._torch import evaluation_mode, isolated_randomness
+from bayes_htr.distributed import world_size
 from bayes_htr.engine import Drift, Refresh
+from bayes_htr.errors import DivergenceError
 from bayes_htr.inference.data import Batches
-from bayes_htr.inference.embeddings import check_embeddings
-from bayes_htr.inference.guide_choice import check_options, guide_class
-from bayes_htr.inference.guides import SpectralGuide, VariationalGuide
-from bayes_htr.inference.guides.example_noise import ExampleNoise
-from bayes_htr.inference.guides.gaussian import unconstrained
-from bayes_htr.inference.guides.latent_laws import LatentLaws
-from bayes_htr.inference.modes import evaluation_mode
-from bayes_htr.inference.problem import Fitted, Problem
-from bayes_htr.inference.progress import TrainingProgress
-from bayes_htr.inference.randomness import isolated_randomness
-from bayes_htr.inference.settings import HYPER_LR, check_whole, fused_adam, is_positive
-from bayes_htr.inference.training import (
-    SchedulerFactory,
-    TrainingRun,
-    check_problem,
-    check_settings,
-    described_settings,
+from bayes_htr.inference.guides import GUIDES, SpectralGuide, VariationalGuide
+from bayes_htr.inference.guides.per_example import ExampleNoise
+from bayes_htr.inference.guides.pyro_guide import (
+    PYRO_GUIDES,
+    PyroGuide,
+    is_pyro_guide,
+    takes_scale,
 )
-from bayes_htr.models.placed import placed_parameters
-from bayes_htr.processes import world_size
+from bayes_htr.inference.problem import Fitted, Problem
+from bayes_htr.inference.settings import (
+    HYPER_LR,
+    SchedulerFactory,
+    check_settings,
+    describe_settings,
+    fused_adam,
+)
+from bayes_htr.inference.trainer import Trainer, trainable_weights
 from bayes_htr.spectra import parameters_of
-from bayes_htr.spectra.matrices import unwrap
+from bayes_htr.spectra.matrices import Parameter, set_parameters, unwrap
 
-VALIDATION_DRAWS = 8
+NAMED_GUIDES: dict[str, type[VariationalGuide]] = {
+    kind: guide
+    for kind, guide in GUIDES.items()
+    if issubclass(guide, VariationalGuide) and guide is not PyroGuide
+}
+"""The guides that `SVI` takes by name."""
+
+_GUIDE_OPTIONS = ("init_scale", "rank", "directions", "refresh")
+"""The settings of `SVI` that only some guides use."""
 _RANK = 4
+_VALIDATION_DRAWS = 8
 
 
 @dataclass(frozen=True)
@@ -61,34 +72,39 @@ class SVI:
             prior; `"meanfield"` and `"lowrank"`, over the weights; or one of five classes of
             `pyro.infer.autoguide`, such as `AutoNormal`, over the weights.
         lr: Learning rate; laws of hyperparameters have 0.05, by Adam, lowered as this one is.
-        optimizer: Called as `optimizer(parameters, lr=lr)`; Adam, in one kernel, if not given.
-        scheduler: As in `MAP`.
-        particles: Draws of the weights in each step.
-        kl_warmup: Over so many epochs the divergence's weight rises linearly to its full value.
-        temperature: `T`, the full weight of the divergence. The target is the posterior of
+        optimizer: A callable that makes the optimiser, as `optimizer(parameters, lr=lr)`; by
+            default an Adam in one kernel.
+        scheduler: The schedule of the learning rate, as in `MAP`.
+        particles: The number of draws of the weights in each step.
+        kl_warmup: The number of epochs over which the weight of the KL divergence rises linearly to
+            its full value.
+        temperature: `T`, the full weight of the KL divergence. The target is the posterior of
             `p(D | W)^(1/T) pi(W)`: below 1 a cold one, as if the data had been seen `1/T` times.
-        init_scale: Standard deviation at the start, which is around the network's weights. In
-            `"spectral"` that of the logarithm of singular values, 0.1 if not given. Else that of
-            every weight; if not given 0.01, but as wide as the weights under a spectral prior.
-        rank: In `"lowrank"`, how many directions a layer's weights share; 4 if not given.
-        directions: In `"spectral"`, how many leading eigenvalues of each matrix have a spread, the
-            others being points; all if not given. Fewer cost less.
-        refresh: In `"spectral"`, when singular vectors are computed anew; `Drift()` if not given.
-        noise: `"shared"`: one draw for all examples of a batch. `"example"`, with `"spectral"` and
-            one particle: a draw for each example, which has the same bound with less variance and
-            costs less; for networks of linear layers and convolutions without batch normalisation.
+        init_scale: The standard deviation of the guide around the network's weights at the start.
+            In `"spectral"` it is that of the logarithm of singular values, 0.1 if not given. In
+            other guides it is that of every weight, 0.01 if not given; but under a spectral prior
+            the guide then starts as wide as the weights.
+        rank: In `"lowrank"`, the number of directions that a layer's weights share; 4 if not given.
+        directions: In `"spectral"`, the number of leading eigenvalues of each matrix that have a
+            spread, the others being points; all if not given. Fewer cost less.
+        refresh: In `"spectral"`, the policy that says when singular vectors are computed anew;
+            `Drift()` if not given.
+        noise: `"shared"` takes one draw for all examples of a batch. `"example"`, for `"spectral"`
+            and one particle, takes a draw for each example, which has the same bound with less
+            variance and costs less; it is for networks of linear layers and convolutions without
+            batch normalisation.
         clip: Clip the gradient of all that is learnt together to this norm.
         patience: Stop after this many epochs without a better validation NLL, and keep the best
-            guide. Needs `validation`.
+            guide. Early stopping needs `validation`.
 
-    The guides are for densities: a prior that is none raises `PriorError`. A parameter with a flat
-    prior is a point, and adds nothing to the divergence. Per epoch the history holds `loss`, the
-    negative evidence lower bound per example (without warm-up; at a temperature other than 1, the
-    objective at this temperature), `train_nll` and `train_accuracy` of
-    draws, `kl` in nats, and on validation data scores of the mean prediction of 8 draws.
+    The guides need priors that are densities; others raise `PriorError`. A parameter with a flat
+    prior is a point, and adds nothing to the KL divergence. For each epoch the history holds
+    `loss`, the negative evidence lower bound per example (without warm-up; at a temperature other
+    than 1, the objective at this temperature), `train_nll` and `train_accuracy` of draws, `kl` in
+    nats, and on validation data the scores of the mean prediction of 8 draws.
 
     Raises:
-        ValueError: A setting out of range, or one that the guide would not use.
+        ValueError: A setting is out of range, or the guide would not use it.
     """
 
     guide: str | type = "spectral"
@@ -108,10 +124,15 @@ class SVI:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        self.guide_class()
-        for name, least in (("particles", 1), ("kl_warmup", 0), ("rank", 1), ("directions", 1)):
-            if not (name in ("rank", "directions") and getattr(self, name) is None):
-                check_whole(name, getattr(self, name), least)
+        self._check_guide_options()
+        whole_number(self.particles, "particles", at_least=1)
+        whole_number(self.kl_warmup, "kl_warmup")
+        number(self.temperature, "temperature", above=0)
+        for name in ("rank", "directions"):
+            if getattr(self, name) is not None:
+                whole_number(getattr(self, name), name, at_least=1)
+        if self.init_scale is not None:
+            number(self.init_scale, "init_scale", above=0)
         if not (self.refresh is None or isinstance(self.refresh, Refresh)):
             raise ValueError(f"refresh={self.refresh!r} must be htr.Drift, htr.Every or htr.Exact")
         if self.noise not in ("shared", "example"):
@@ -121,17 +142,31 @@ class SVI:
                 f"noise='example' is for guide='spectral' and one particle, not for "
                 f"guide={self.guide!r} and {self.particles}; take noise='shared'"
             )
-        if self.init_scale is not None and not is_positive(self.init_scale):
-            raise ValueError(f"init_scale={self.init_scale!r} must be a positive number")
-        if not is_positive(self.temperature):
-            raise ValueError(f"temperature={self.temperature!r} must be a positive number")
-        check_options(self)
+
+    def _check_guide_options(self) -> None:
+        """Require the guide to use each setting that is given.
+
+        Raises:
+            ValueError: The guide would ignore a setting.
+        """
+        used = self.guide_class().options
+        if not (isinstance(self.guide, str) or takes_scale(self.guide)):
+            used = used - {"init_scale"}
+        for name in _GUIDE_OPTIONS:
+            value = getattr(self, name)
+            if value is not None and name not in used:
+                shown = repr(self.guide) if isinstance(self.guide, str) else self.guide.__name__
+                others = [kind for kind, guide in NAMED_GUIDES.items() if name in guide.options]
+                raise ValueError(
+                    f"{name}={value!r} is no setting of guide={shown}; leave it out, or take "
+                    f"guide={' or '.join(map(repr, others))}"
+                )
 
     def describe(self) -> dict[str, Any]:
-        """The settings as plain data."""
+        """Return the settings as plain data."""
         return {
             "name": "svi",
-            **described_settings(self),
+            **describe_settings(self),
             "particles": int(self.particles),
             "kl_warmup": int(self.kl_warmup),
             "temperature": float(self.temperature),
@@ -140,7 +175,7 @@ class SVI:
         }
 
     def options(self) -> dict[str, Any]:
-        """What guides are built with."""
+        """Return the settings from which guides are built, as plain data."""
         return {
             "guide": self.guide if isinstance(self.guide, str) else self.guide.__name__,
             "init_scale": None if self.init_scale is None else float(self.init_scale),
@@ -150,160 +185,113 @@ class SVI:
         }
 
     def guide_class(self) -> type[VariationalGuide]:
-        """The class of guides."""
-        return guide_class(self.guide)
+        """Return the class of guides that `guide` asks for.
 
-    def check(self, problem: Problem) -> None:
-        """Set everything up and evaluate the divergence once, before anything is written.
+        Raises:
+            ValueError: `guide` is neither a name nor one of the classes of Pyro.
+        """
+        if is_pyro_guide(self.guide):
+            return PyroGuide
+        if not (isinstance(self.guide, str) and self.guide in NAMED_GUIDES):
+            raise ValueError(
+                f"guide={self.guide!r} must be one of {', '.join(NAMED_GUIDES)}, or of the classes "
+                f"{', '.join(PYRO_GUIDES)} of pyro.infer.autoguide"
+            )
+        return NAMED_GUIDES[self.guide]
+
+    def prepare(self, problem: Problem) -> SVITrainer:
+        """Build the trainer, and evaluate the KL divergence once, before anything is written.
 
         Raises:
             ValueError: Early stopping without validation data, nothing to train, an optimiser that
                 needs a closure, several processes, `noise="example"` for a network that cannot
                 have it, an embedding with sparse gradients, or with padding under a guide over
                 the weights.
+            DataError: A last batch of one example, on which batch normalisation cannot train.
             PriorError: A prior that is no density, or is none any more at some epoch.
             SpectrumError: Weights that a law cannot score.
         """
-        check_problem(self, problem)
-        if problem.model.priors.is_scheduled:
-            for epoch in range(1, problem.epochs):
-                placed_parameters(problem.model.priors, problem.net, epoch)
         if world_size() > 1:
             raise ValueError(
                 "SVI trains in one process; start one, or train a mode: htr.MAP, --method map"
             )
-        with isolated_randomness(), torch.no_grad():
-            run = _Run(self, problem)
-            check_embeddings(problem.net, run.guide.drawn)
-            run.guide.divergence(run.guide.rsample())
-            if run.examples is not None:
-                run.examples.check(problem.train.first()[0])
-
-    def run(self, problem: Problem) -> Fitted:
-        """Fit a guide; `problem.net` is left at its centre. See `bayes_htr.fit`.
-
-        Raises:
-            DivergenceError: A loss or a parameter of the guide left the finite numbers.
-        """
+        if problem.epochs:
+            problem.train.check_last_batch(problem.net)
+        if problem.model.priors.is_scheduled:
+            for epoch in range(1, problem.epochs):
+                problem.model.priors.densities(problem.net, epoch)
         with isolated_randomness():
             torch.manual_seed(problem.seed)
-            return _Run(self, problem).train()
+            trainer = SVITrainer(self, problem)
+            _check_embeddings(problem.net, trainer.guide.drawn)
+            with torch.no_grad():
+                guide = copy.deepcopy(trainer.guide)  # a draw counts as a step of the guide
+                guide.kl(guide.rsample())
+                if trainer.examples is not None:
+                    trainer.examples.check(problem.train.first()[0])
+        return trainer
 
 
-class _Run(TrainingRun):
-    """The state of one training run."""
+class SVITrainer(Trainer):
+    """Training of a guide by SVI.
+
+    Args:
+        method: The settings.
+        problem: What to train; its network follows the guide's centre.
+
+    Raises:
+        ValueError: Nothing to train, early stopping without validation data, an optimiser that
+            needs a closure, or a network for which there is no `noise="example"`.
+        PriorError: A prior that is no density.
+    """
 
     label: ClassVar[str] = "SVI"
+    learnt_name: ClassVar[str] = "guide"
     method: SVI
 
     def __init__(self, method: SVI, problem: Problem) -> None:
-        super().__init__(method, problem)
-        self.placed = placed_parameters(problem.model.priors, self.net, 0)
-        self.trainable = self._trainable()
-        self.guide: VariationalGuide = method.guide_class().around(
-            problem.model,
-            self.placed.trainable,
-            problem.hyperparameters,
-            method.options(),
-            self.placed.informing,
+        weights = trainable_weights(problem.net)
+        densities = problem.model.priors.densities(problem.net, 0)
+        self.guide: VariationalGuide = method.guide_class().from_weights(
+            densities, problem.hyperparameters, method.options()
         )
-        self.guide.to(self.weights[0].device)
-        self.root = unwrap(self.net)
-        self.paths = {p.name: p.path for p in parameters_of(self.root)}
-        self.examples: ExampleNoise | None = None
-        if method.noise == "example":
-            assert isinstance(self.guide, SpectralGuide)
-            self.examples = ExampleNoise(self.guide, self.root)
-        laws = [module for module in self.guide.modules() if isinstance(module, LatentLaws)]
-        hyper = [p for law in laws for p in law.parameters()]
-        self.hyper = torch.optim.Adam(hyper, lr=HYPER_LR) if hyper else None
+        self.guide.to(weights[0].device)
+        hyper = self.guide.hyperparameter_coordinates()
         own = {id(p) for p in hyper}
-        self._start([p for p in self.guide.parameters() if p.requires_grad and id(p) not in own])
+        rest = [p for p in self.guide.parameters() if p.requires_grad and id(p) not in own]
+        super().__init__(method, problem, self.guide, rest, hyper)
         if self.needs_closure:
             raise ValueError(
                 f"{type(self.optimizer).__name__} compares losses within a step, and those of SVI "
                 "are of different draws; take torch.optim.Adam"
             )
+        self.trainable = self._trainable_names()
+        self.root = unwrap(self.net)
+        self.parameters: list[Parameter] = parameters_of(self.root)
+        self.likelihood = problem.model.likelihood
+        self.num_data = problem.train.num_data
+        self.warmup_steps = method.kl_warmup * len(problem.train)
+        self.examples: ExampleNoise | None = None
+        if method.noise == "example":
+            assert isinstance(self.guide, SpectralGuide)
+            self.examples = ExampleNoise(self.guide, self.root)
 
-    def train(self) -> Fitted:
-        self._train_epochs()
-        if self.best is not None:
-            self.net.load_state_dict(self.best["net"])
-            self._follow(int(self.best["epoch"]) - 1)
-            self.guide.load_state_dict(self.best["guide"])
-        self._centre_network()
-        self.net.eval()
-        latents = unconstrained(self.guide, [*self.placed.trainable, *self.placed.informing])
-        latents = {name: u.detach().cpu().clone() for name, u in latents.items()}
-        return Fitted(self.net, latents, self.history, guide=self.guide)
-
-    def _trainable(self) -> frozenset[str]:
-        return frozenset(name for name, p in self.net.named_parameters() if p.requires_grad)
-
-    def _follow(self, epoch: int) -> None:
-        """Take the priors as they are at an epoch: a schedule or freezing may have changed them."""
-        trainable = self._trainable()
-        if trainable == self.trainable and not self.problem.model.priors.is_scheduled:
-            self.guide.epoch = epoch
-            return
-        self.trainable = trainable
-        now = placed_parameters(self.problem.model.priors, self.net, epoch)
-        self.guide.follow(now.trainable, now.informing, epoch)
-
-    def _train_batches(self, bar: TrainingProgress) -> dict[str, float]:
-        train = self.problem.train
-        if self.epoch:
-            self._follow(self.epoch)
-        self._schedule_hyper()
-        totals = torch.zeros(3, dtype=torch.float64, device=train.device)  # nll, kl, correct
-        unseen: list[Tensor] = []
-        count = 0
-        x = None
-        for x, y in train:
-            nll, kl, correct = self._step(x, y)
-            totals += torch.stack([nll * len(y), kl * len(y), correct]).to(totals)
-            count += len(y)
-            unseen.append(nll + kl)
-            if self._is_time_to_check(unseen):
-                self._check(unseen, x)
-            self._stepped(x)
-            bar.advance()
-        if x is not None:
-            self._check(unseen, x)
-            self._check_weights(x)
-            self._present(x)
-        self.last_batch = x
-        nll_, kl_, correct_ = (totals / count).tolist()
-        return {
-            "loss": nll_ + self.method.temperature * kl_ / train.num_data,
-            "train_nll": nll_,
-            "kl": kl_,
-            "train_accuracy": correct_,
-        }
-
-    def _schedule_hyper(self) -> None:
-        """Lower the rate of hyperparameters as the schedule has lowered that of the others."""
-        if self.hyper is not None:
-            left = min(1.0, float(self.optimizer.param_groups[0]["lr"]) / float(self.method.lr))
-            self.hyper.param_groups[0]["lr"] = HYPER_LR * left
-
-    def _step(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """One update: negative log likelihood, divergence, and labels right, before it."""
+    def update(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Update by one batch; the sums are of likelihood, KL divergence, and right labels."""
         self.optimizer.zero_grad()
-        if self.hyper is not None:
-            self.hyper.zero_grad()
-        particles, weight = self.method.particles, self._warmth() / self.problem.train.num_data
+        if self.hyper_optimizer is not None:
+            self.hyper_optimizer.zero_grad()
+        particles, weight = self.method.particles, self._kl_weight() / self.num_data
         nlls, divergences, corrects = [], [], []
         for particle in range(particles):
             try:
                 sample = self._sample(again=particle > 0)
-                kl = self.guide.divergence_in_step(sample)
-            except (ValueError, RuntimeError) as error:  # laws of NaN, or outside of their range
-                raise self._diverged(str(error), self.step, x) from error
+                kl = self.guide.kl_in_step(sample)
+            except (ValueError, RuntimeError) as error:  # a law has NaN, or left its range
+                raise self.diverged(str(error), self.step, x) from error
             logits = self._logits(sample, x)
-            nll = self.problem.model.likelihood(logits, y)
-            loss = nll + weight * kl.to(nll)
-            (loss / particles).backward()
+            nll = self.likelihood(logits, y)
+            ((nll + weight * kl.to(nll)) / particles).backward()
             nlls.append(nll.detach())
             divergences.append(kl.detach())
             corrects.append((logits.detach().argmax(1) == y).sum())
@@ -311,12 +299,12 @@ class _Run(TrainingRun):
         if self.method.clip is not None:
             nn.utils.clip_grad_norm_(self.guide.parameters(), self.method.clip)
         self.optimizer.step()
-        if self.hyper is not None:
-            self.hyper.step()
-        self.step += 1
-        means = (torch.stack(values).double().mean() for values in (nlls, divergences, corrects))
-        nll, kl, correct = means
-        return nll, kl.to(nll), correct
+        if self.hyper_optimizer is not None:
+            self.hyper_optimizer.step()
+        nll = torch.stack(nlls).double().mean()
+        kl = torch.stack(divergences).double().mean().to(nll)
+        correct = torch.stack(corrects).double().mean()
+        return nll + kl, torch.stack([nll * size, kl * size, correct])
 
     def _sample(self, *, again: bool) -> dict[str, Tensor]:
         if self.examples is not None:
@@ -324,76 +312,85 @@ class _Run(TrainingRun):
         return self.guide.rsample(again=again)
 
     def _logits(self, sample: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        weights = {path: sample[n] for n, path in self.paths.items() if n in sample}
+        weights = {p.path: sample[p.name] for p in self.parameters if p.name in sample}
         with contextlib.nullcontext() if self.examples is None else self.examples.drawn(len(x)):
             logits: Tensor = functional_call(self.root, weights, (x,))
         return logits
 
-    def _warmth(self) -> float:
-        """The weight of the divergence in this step."""
-        steps = self.method.kl_warmup * len(self.problem.train)
-        risen = min(1.0, (self.step + 1) / steps) if steps else 1.0
-        return self.method.temperature * risen
+    def _kl_weight(self) -> float:
+        """Return the weight of the KL divergence in this step: the temperature, after warm-up."""
+        if self.step + 1 >= self.warmup_steps:
+            return self.method.temperature
+        return self.method.temperature * ((self.step + 1) / self.warmup_steps)
 
-    def _validate(self) -> tuple[float, float]:
+    def metrics(self, means: list[float]) -> dict[str, float]:
+        """Name the means: loss, train_nll, kl and train_accuracy."""
+        nll, kl, accuracy = means
+        return {
+            "loss": nll + self.method.temperature * kl / self.num_data,
+            "train_nll": nll,
+            "kl": kl,
+            "train_accuracy": accuracy,
+        }
+
+    def validate(self) -> tuple[float, float]:
+        """Return NLL and accuracy of the mean prediction of 8 draws on the validation data."""
         assert self.problem.validation is not None
         return evaluate_draws(self.net, self.guide, self.problem.validation)
 
-    def _diverged(self, reason: str, step: int, x: Tensor) -> Exception:
-        with contextlib.suppress(ValueError):  # of laws that have no centre any more
-            self._centre_network()
-        return super()._diverged(reason, step, x)
-
-    def _present(self, x: Tensor) -> None:
-        try:
-            self._centre_network()
-        except ValueError as error:
-            raise self._diverged(str(error), self.step - 1, x) from error
-
-    def _centre_network(self) -> None:
-        """Put the network's weights where the guide has its centre."""
-        set_weights(self.net, self.guide.centre())
-
-    def _learnt(self) -> list[Tensor]:
+    def learnt_parameters(self) -> list[Tensor]:
+        """Return the guide's parameters."""
         return list(self.guide.parameters())
 
-    def _best_state(self) -> dict[str, Any]:
-        return {
-            "net": copy.deepcopy(self.net.state_dict()),
-            "guide": copy.deepcopy(self.guide.state_dict()),
-        }
+    def follow_priors(self, epoch: int) -> None:
+        """Use the priors as they are at an epoch: a schedule or freezing may have changed them."""
+        trainable = self._trainable_names()
+        if trainable == self.trainable and not self.problem.model.priors.is_scheduled:
+            self.guide.epoch = epoch
+            return
+        self.trainable = trainable
+        self.guide.set_epoch(self.problem.model.priors.densities(self.net, epoch), epoch)
 
-    def _state(self) -> dict[str, Any]:
-        return {
-            "guide": self.guide.state_dict(),
-            "hyper": None if self.hyper is None else self.hyper.state_dict(),
-        }
+    def _trainable_names(self) -> frozenset[str]:
+        return frozenset(name for name, p in self.net.named_parameters() if p.requires_grad)
 
-    def _load_state(self, state: Mapping[str, Any]) -> None:
-        if state["epoch"]:
-            self._follow(state["epoch"] - 1)  # that of the state, before what belongs to it
-        self.guide.load_state_dict(state["guide"])
-        if self.hyper is not None:
-            self.hyper.load_state_dict(state["hyper"])
+    def train_batches(self, bar: TrainingProgress) -> tuple[list[float], Tensor | None]:
+        """Update by every batch; the rate of hyperparameters falls as the schedule's does."""
+        if self.hyper_optimizer is not None:
+            left = min(1.0, float(self.optimizer.param_groups[0]["lr"]) / float(self.method.lr))
+            self.hyper_optimizer.param_groups[0]["lr"] = HYPER_LR * left
+        return super().train_batches(bar)
 
+    def update_network(self, x: Tensor) -> None:
+        """Put the network's weights at the guide's centre."""
+        try:
+            set_parameters(self.parameters, self.guide.centre())
+        except ValueError as error:
+            raise self.diverged(str(error), self.step - 1, x) from error
 
-def set_weights(net: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Set those parameters of a network that `values` has."""
-    with torch.no_grad():
-        for p in parameters_of(net):
-            if p.name in values:
-                p.tensor.copy_(values[p.name])
+    def diverged(self, reason: str, step: int, x: Tensor) -> DivergenceError:
+        """Return the error to raise, with the network at the guide's centre."""
+        with contextlib.suppress(ValueError):  # a law may have no centre any more
+            set_parameters(self.parameters, self.guide.centre())
+        return super().diverged(reason, step, x)
+
+    def fitted(self) -> Fitted:
+        """Return the guide, and the network at its centre."""
+        set_parameters(self.parameters, self.guide.centre())
+        coordinates = self.guide.coordinates(self.guide.hyperpriors)
+        coordinates = {name: u.detach().cpu().clone() for name, u in coordinates.items()}
+        return Fitted(self.net.eval(), coordinates, self.history, guide=self.guide)
 
 
 def evaluate_draws(
     net: nn.Module, guide: VariationalGuide, batches: Batches
 ) -> tuple[float, float]:
-    """NLL and accuracy of the mean prediction of 8 draws, always of the same noise."""
+    """Return NLL and accuracy of the mean prediction of 8 draws, always of the same noise."""
     root = unwrap(net)
     paths = {p.name: p.path for p in parameters_of(root)}
     draws = [
         {paths[n]: v for n, v in draw.items() if n in paths}
-        for draw in guide.draws(VALIDATION_DRAWS, seed=0)
+        for draw in guide.draws(_VALIDATION_DRAWS, seed=0)
     ]
     nll, correct, count = 0.0, 0, 0
     with evaluation_mode(net), torch.no_grad(), isolated_randomness():
@@ -404,3 +401,31 @@ def evaluate_draws(
             correct += int((mixed.argmax(1) == y).sum())
             count += len(y)
     return nll / count, correct / count
+
+
+def _check_embeddings(net: nn.Module, drawn: Collection[str]) -> None:
+    """Require that SVI can train a network's embeddings.
+
+    The row of an embedding that stands for padding is not updated in training. The data say nothing
+    about it, and a guide that draws the weights would give it the prior's spread.
+
+    Args:
+        net: The network.
+        drawn: Names of the parameters of which every entry is drawn.
+
+    Raises:
+        ValueError: Sparse gradients, or padding in a parameter that is drawn.
+    """
+    net = unwrap(net)
+    names = {id(p.tensor): p.name for p in parameters_of(net)}
+    for path, module in net.named_modules():
+        if not (isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.weight.requires_grad):
+            continue
+        if module.sparse:
+            raise ValueError(f"{path} has sparse gradients, which SVI cannot use; set sparse=False")
+        if module.padding_idx is not None and names.get(id(module.weight)) in drawn:
+            raise ValueError(
+                f"{path}.weight has padding_idx={module.padding_idx}, a row that the data do not "
+                "inform and that draws would fill with noise; take guide='spectral', freeze the "
+                "embedding, or mask the padding in the network"
+            )

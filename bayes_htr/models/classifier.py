@@ -18,11 +18,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayes_htr.engine import bind
-from bayes_htr.models.generative import FRAMES, Frames
 from bayes_htr.models.likelihood import SMOOTHING_SITE, Likelihood
-from bayes_htr.models.placed import PlacedParameter, placed_parameters
-from bayes_htr.models.programs import Weights, spectral_program, weight_program
-from bayes_htr.priors import Priors
+from bayes_htr.models.programs import FRAMES, Frames, Weights, spectral_program, weight_program
+from bayes_htr.priors import Densities, Priors
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import unwrap
 
@@ -135,7 +133,7 @@ class BayesianClassifier:
           it is MAP.
         - `"weight"`: the same, but the factor is a density over the entries, and hyperparameters
           are sites with their hyperpriors. For guides over the weights.
-        - `"spectral"`: spectra, frames and hyperparameters, as in `bayes_htr.models.generative`;
+        - `"spectral"`: spectra, frames and hyperparameters, as in `bayes_htr.models.programs`;
           flat parameters stay as they are. For NUTS.
 
         Args:
@@ -158,23 +156,21 @@ class BayesianClassifier:
 
         return model
 
-    def placed(self, epoch: int | None = None) -> list[PlacedParameter]:
-        """The trainable parameters with their priors as densities.
+    def densities(self, epoch: int | None = None) -> Densities:
+        """The parameters with their priors as densities at an epoch.
 
         Raises:
             PriorError: A prior that is no density.
         """
-        return placed_parameters(self.priors, self.net, epoch).trainable
-
-    def informing(self, epoch: int | None = None) -> list[PlacedParameter]:
-        """The frozen parameters that share hyperparameters with trainable ones."""
-        return placed_parameters(self.priors, self.net, epoch).informing
+        return self.priors.densities(self.net, epoch)
 
     def _weights_program(self, coordinates: str, epoch: int | None, frames: Frames) -> Weights:
         if coordinates == "weight":
-            return weight_program(self.placed(epoch), self.informing(epoch))
+            densities = self.densities(epoch)
+            return weight_program(densities.trainable, densities.frozen)
         if coordinates == "spectral":
-            return spectral_program(self.placed(epoch), frames, self.informing(epoch))
+            densities = self.densities(epoch)
+            return spectral_program(densities.trainable, frames, densities.frozen)
 
         def program() -> dict[str, Tensor]:
             values = {

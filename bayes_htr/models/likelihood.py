@@ -6,7 +6,6 @@ tempered one, which need not sum to 1 over the labels.
 
 from __future__ import annotations
 
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bayes_htr._checks import number
 from bayes_htr.errors import DataError
 
 SMOOTHING_SITE = "y:smoothing"
@@ -46,7 +46,8 @@ class Likelihood:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_weights", _checked_weights(self.class_weights))
-        object.__setattr__(self, "label_smoothing", _checked_smoothing(self.label_smoothing))
+        smoothing = number(self.label_smoothing, "label_smoothing", at_least=0, below=1)
+        object.__setattr__(self, "label_smoothing", smoothing)
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
         """The mean negative log likelihood, 0-d, of logits `(N, C)` and labels `(N,)` int64."""
@@ -119,12 +120,3 @@ def _checked_weights(class_weights: Any) -> tuple[float, ...] | None:
     if weights.ndim != 1 or not bool((torch.isfinite(weights) & (weights > 0)).all()):
         raise wrong
     return tuple(weights.tolist())
-
-
-def _checked_smoothing(label_smoothing: Any) -> float:
-    is_number = isinstance(label_smoothing, numbers.Real) and not isinstance(label_smoothing, bool)
-    if not (is_number and 0 <= float(label_smoothing) < 1):
-        raise ValueError(
-            f"label_smoothing={label_smoothing!r} must be a number of at least 0 and below 1"
-        )
-    return float(label_smoothing)

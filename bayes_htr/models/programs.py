@@ -1,37 +1,55 @@
-"""The model as a Pyro program in weight and in spectral coordinates.
+"""The model as a Pyro program, in weight and in spectral coordinates.
 
 Both have the likelihood of `"map"`, and the hyperparameters as sites under their own names, in
 their own coordinates (not unconstrained ones), a Gamma tail index too.
+
+In spectral coordinates each matrix is `W = U diag(sqrt(lambda)) V'` with a spectrum from its law
+and uniformly distributed singular vectors. The sites of a matrix `w`:
+
+- `w:spectrum`: `K` eigenvalues (`ESD`) or singular values (`SingularValues`), unordered: the `i`-th
+  belongs to the `i`-th columns of `U` and `V`;
+- `w:lambda_max`, `w:ratios`: under `MaxEigenvalue`, the largest eigenvalue, and the ratios of the
+  others to it;
+- `w:left`, `w:right`: `(m, K)` and `(n, K)` normal matrices, whose orthonormal factors are `U` and
+  `V`;
+- `w`: the matrix itself, where only the entries have a law; for a vector `(n,)`.
+
+A second factor on the same matrix, and a strength other than 1, enter as the factor `w:factor`. If
+there are several spectral factors `ESD` decides the sites, or else `SingularValues`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 import pyro
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from bayes_htr.models.generative import Frames, sample_matrix
-from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior, hyperprior
-from bayes_htr.models.placed import PlacedParameter, latents_of_all
+from bayes_htr.priors import MatrixPrior, ParameterPrior, ResolvedTerm
+from bayes_htr.priors.parameter_prior import hyperparameters_by_name
+from bayes_htr.spectra import frame_of
+
+Frames = Literal["sampled", "held"]
+FRAMES = ("sampled", "held")
 
 Weights = Callable[[], dict[str, Tensor]]
 """A program that samples the trainable parameters, and returns them by name."""
 
 
 def weight_program(
-    parameters: list[PlacedParameter], constants: Sequence[PlacedParameter] = ()
+    parameters: list[ParameterPrior], frozen: Sequence[ParameterPrior] = ()
 ) -> Weights:
     """Sites of the parameters themselves, with the density `factor` over their entries.
 
-    The base measure of the parameters is flat; the density is `MatrixPrior.log_density`. Constants
-    are frozen parameters that inform hyperparameters.
+    The base measure of the parameters is flat; the density is `MatrixPrior.log_density`. `frozen`
+    holds frozen parameters that inform hyperparameters.
     """
 
     def program() -> dict[str, Tensor]:
-        hyper = _hyperparameters(parameters, constants)
+        hyper = _hyperparameters(parameters, frozen)
         values = {}
         for p in parameters:
             flat = dist.ImproperUniform(dist.constraints.real, (), p.shape)
@@ -44,84 +62,85 @@ def weight_program(
 
 
 def spectral_program(
-    parameters: list[PlacedParameter],
+    parameters: list[ParameterPrior],
     frames: Frames,
-    constants: Sequence[PlacedParameter] = (),
+    frozen: Sequence[ParameterPrior] = (),
 ) -> Weights:
-    """Sites of spectra, frames and hyperparameters (`bayes_htr.models.generative`).
+    """Sites of spectra, singular vectors and hyperparameters (see the module).
 
-    Flat parameters stay at their present values. Constants are frozen parameters that inform
+    Flat parameters stay at their present values. `frozen` holds frozen parameters that inform
     hyperparameters.
     """
     held = held_frames(parameters) if frames == "held" else {}
 
     def program() -> dict[str, Tensor]:
-        hyper = _hyperparameters(parameters, constants)
+        hyper = _hyperparameters(parameters, frozen)
         values = {}
         for p in parameters:
             if not p.matrices:
                 values[p.name] = p.parameter.tensor.detach()
                 continue
-            priors = (m.prior for m in p.matrices)
-            own = _precise(p.parameter.tensor.detach())
-            drawn = {q.name: sample_matrix(q, hyper, held.get(q.name), own) for q in priors}
-            values[p.name] = p.join(drawn).to(p.parameter.tensor)
+            like = _precise(p.parameter.tensor.detach())
+            matrices = {
+                m.name: _sample_matrix(m, hyper, held.get(m.name), like) for m in p.matrices
+            }
+            values[p.name] = p.join(matrices).to(p.parameter.tensor)
         return values
 
     return program
 
 
-def held_frames(parameters: list[PlacedParameter]) -> dict[str, tuple[Tensor, Tensor]]:
+def held_frames(parameters: list[ParameterPrior]) -> dict[str, tuple[Tensor, Tensor]]:
     """The singular vectors of the present weights of spectral matrices, by name."""
-    found = {}
+    frames = {}
     for p in parameters:
         split = p.split(p.parameter.tensor.detach())
         for m in p.matrices:
-            if m.prior.spectral:
-                W = split[m.prior.name]
+            if m.spectral:
+                W = split[m.name]
                 U, _, Vh = torch.linalg.svd(W.double(), full_matrices=False)
-                found[m.prior.name] = U.to(_precise(W)), Vh.mT.to(_precise(W))
-    return found
+                frames[m.name] = U.to(_precise(W)), Vh.mT.to(_precise(W))
+    return frames
 
 
 def spectral_start(
-    parameters: list[PlacedParameter], hyper: Mapping[str, Tensor]
+    parameters: list[ParameterPrior], hyper: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
     """Values of the sites at the present weights, with given hyperparameters.
 
     A spectrum, or entries, outside the support of their law are moved into it.
     """
-    found = dict(hyper)
+    start = dict(hyper)
     for p in parameters:
         split = p.split(p.parameter.tensor.detach())
         for m in p.matrices:
-            found |= _matrix_start(m.prior, split[m.prior.name], hyper)
-    return found
+            start |= _matrix_start(m, split[m.name], hyper)
+    return start
 
 
 def _matrix_start(prior: MatrixPrior, W: Tensor, hyper: Mapping[str, Tensor]) -> dict[str, Tensor]:
     name, like = prior.name, _precise(W)
     if not prior.spectral:
         x = _inside(prior.entries[0], W.double(), hyper).to(like)
-        return {name: x.flatten() if prior.vector else x}
+        return {name: x.flatten() if prior.is_vector else x}
     U, sigma, Vh = torch.linalg.svd(W.double(), full_matrices=False)
     # A frame is its own orthonormal factor, at any length; this is that of normal columns.
     sides = {"left": U * len(U) ** 0.5, "right": Vh.mT * Vh.shape[1] ** 0.5}
-    found = {f"{name}:{side}": frame.to(like) for side, frame in sides.items()}
+    start = {f"{name}:{side}": frame.to(like) for side, frame in sides.items()}
     first = prior.spectral[0]
     if first.statistic.of_largest:
         top = _inside(first, sigma[:1].square(), hyper)
-        found[f"{name}:lambda_max"] = top.to(like).squeeze()
+        start[f"{name}:lambda_max"] = top.to(like).squeeze()
         if prior.smaller > 1:
             eps = torch.finfo(like.dtype).eps
             ratios = (sigma[1:].square() / top).clamp(eps**2, 1 - eps)
-            found[f"{name}:ratios"] = ratios.to(like)
-        return found
+            start[f"{name}:ratios"] = ratios.to(like)
+        return start
     x = first.statistic.of_eigenvalues(sigma.square())
-    return found | {f"{name}:spectrum": _inside(first, x, hyper).to(like)}
+    return start | {f"{name}:spectrum": _inside(first, x, hyper).to(like)}
 
 
-def _inside(term: DensityTerm, x: Tensor, hyper: Mapping[str, Tensor]) -> Tensor:
+def _inside(term: ResolvedTerm, x: Tensor, hyper: Mapping[str, Tensor]) -> Tensor:
     """`x` with what lies outside the law's support, or at its end, moved just inside."""
     support = term.law(hyper, x).support
     low = getattr(support, "lower_bound", None)
@@ -136,7 +155,7 @@ def _inside(term: DensityTerm, x: Tensor, hyper: Mapping[str, Tensor]) -> Tensor
     return x
 
 
-def _like(parameters: list[PlacedParameter]) -> Tensor:
+def _like(parameters: list[ParameterPrior]) -> Tensor:
     """Of the dtype and device of hyperparameters."""
     if not parameters:
         return torch.zeros(())
@@ -144,19 +163,100 @@ def _like(parameters: list[PlacedParameter]) -> Tensor:
 
 
 def _precise(tensor: Tensor) -> Tensor:
-    """A tensor in float32 at least: spectra and frames in half precision have no digits."""
+    """A tensor in float32 at least: half precision is too coarse for spectra."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
 def _hyperparameters(
-    parameters: list[PlacedParameter], constants: Sequence[PlacedParameter]
+    parameters: list[ParameterPrior], frozen: Sequence[ParameterPrior]
 ) -> dict[str, Tensor]:
-    """The sites of all hyperparameters, and what constants say of them."""
+    """The sites of all hyperparameters, and the density of frozen parameters given them."""
     like = _like(parameters)
-    found = {
-        name: pyro.sample(name, hyperprior(latent, like))
-        for name, latent in latents_of_all([*parameters, *constants]).items()
+    values = {
+        name: pyro.sample(name, hyperparameter.distribution(like))
+        for name, hyperparameter in hyperparameters_by_name([*parameters, *frozen]).items()
     }
-    for p in constants:
-        pyro.factor(f"{p.name}:prior", p.log_density(p.parameter.tensor.detach(), found))
-    return found
+    for p in frozen:
+        pyro.factor(f"{p.name}:prior", p.log_density(p.parameter.tensor.detach(), values))
+    return values
+
+
+def _sample_matrix(
+    prior: MatrixPrior,
+    values: Mapping[str, Tensor],
+    frames: tuple[Tensor, Tensor] | None,
+    like: Tensor,
+) -> Tensor:
+    """The sites of one matrix.
+
+    Args:
+        prior: Its density.
+        values: Hyperparameters by name.
+        frames: The frames `(m, K)`, `(n, K)` if they are held.
+        like: Of the dtype and device of the result.
+
+    Returns:
+        The matrix, `(m, n)`.
+    """
+    name, (m, n) = prior.name, prior.shape
+    if not prior.spectral:
+        first, *rest = prior.entries
+        shape = (n,) if prior.is_vector else (m, n)
+        law = first.law(values, like).expand(shape).to_event(len(shape))
+        W = pyro.sample(name, law).reshape(m, n)
+        factor = (first.strength - 1) * law.log_prob(W.reshape(shape))
+        _factor(name, factor, rest, W, values, changed=first.strength != 1)
+        return W.to(like)
+    lam = _spectrum(prior, prior.spectral[0], values, like)
+    U, V = _frames(name, prior, like) if frames is None else frames
+    W = (U * lam.sqrt().to(U)) @ V.mT
+    first, *others = prior.spectral
+    factor = lam.new_zeros(())
+    if first.strength != 1:
+        factor = (1 - 1 / first.strength) * first.log_factor(lam, values)
+    for term in others:
+        factor = factor + term.log_factor(lam, values)
+    changed = first.strength != 1 or bool(others)
+    _factor(name, factor, prior.entries, W, values, changed=changed)
+    return W
+
+
+def _spectrum(
+    prior: MatrixPrior, term: ResolvedTerm, values: Mapping[str, Tensor], like: Tensor
+) -> Tensor:
+    """The eigenvalues, from the sites of the first spectral factor."""
+    name, K, law = prior.name, prior.smaller, term.law(values, like)
+    if term.statistic.of_largest:
+        top = pyro.sample(f"{name}:lambda_max", law)
+        if K == 1:
+            return top.reshape(1)
+        unit = dist.Uniform(top.new_zeros(()), top.new_ones(()))
+        ratios = pyro.sample(f"{name}:ratios", unit.expand((K - 1,)).to_event(1))
+        return torch.cat([top.reshape(1), top * ratios])
+    x = pyro.sample(f"{name}:spectrum", law.expand((K,)).to_event(1))
+    return term.statistic.to_eigenvalues(x)
+
+
+def _frames(name: str, prior: MatrixPrior, like: Tensor) -> tuple[Tensor, Tensor]:
+    """Haar frames of both sides."""
+    frames = []
+    for side, rows in zip(("left", "right"), prior.shape, strict=True):
+        normal = dist.Normal(like.new_zeros(()), like.new_ones(()))
+        G = pyro.sample(f"{name}:{side}", normal.expand((rows, prior.smaller)).to_event(2))
+        frames.append(frame_of(G))
+    return frames[0], frames[1]
+
+
+def _factor(
+    name: str,
+    factor: Tensor,
+    entries: tuple[ResolvedTerm, ...] | list[ResolvedTerm],
+    W: Tensor,
+    values: Mapping[str, Tensor],
+    *,
+    changed: bool,
+) -> None:
+    for term in entries:
+        factor = factor + term.log_prob(W.flatten(), values)
+    if changed or entries:
+        pyro.factor(f"{name}:factor", factor)

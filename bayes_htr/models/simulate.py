@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from bayes_htr.errors import PriorError
+from bayes_htr._checks import whole_number
 from bayes_htr.models.classifier import BayesianClassifier
-from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior, hyperprior
-from bayes_htr.models.placed import PlacedParameter, latents_of_all
-from bayes_htr.priors.tempered import tempered_distribution
-from bayes_htr.spectra.frames import haar
+from bayes_htr.priors import ParameterPrior
+from bayes_htr.priors.parameter_prior import hyperparameters_by_name
 
 _FLOAT64 = torch.zeros((), dtype=torch.float64)
 
@@ -25,7 +22,8 @@ def sample_prior(
     """Draws of the network's parameters from their priors.
 
     Hyperparameters with hyperpriors are drawn first; the law of each matrix is simulated at its
-    strength, with Haar frames. The global random state is left as it was.
+    strength, with uniformly distributed singular vectors. The global random state is left as it
+    was.
 
     Args:
         model: The model.
@@ -42,14 +40,13 @@ def sample_prior(
         PriorError: A prior that is no density, or a product or power that cannot be simulated.
         ValueError: `n` is less than 1.
     """
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise ValueError(f"n={n!r} must be a whole number of at least 1")
-    parameters = model.placed(epoch)
+    n = whole_number(n, "n", at_least=1)
+    parameters = model.densities(epoch).trainable
     warn_of_flat(parameters, stacklevel=3)
     return simulated(parameters, n, seed)
 
 
-def warn_of_flat(parameters: Sequence[PlacedParameter], *, stacklevel: int) -> None:
+def warn_of_flat(parameters: Sequence[ParameterPrior], *, stacklevel: int) -> None:
     """Warn of parameters without a prior, on behalf of a caller."""
     flat = [p.name for p in parameters if not p.matrices]
     if flat:
@@ -60,78 +57,18 @@ def warn_of_flat(parameters: Sequence[PlacedParameter], *, stacklevel: int) -> N
         )
 
 
-def simulated(parameters: list[PlacedParameter], n: int, seed: int) -> dict[str, Tensor]:
-    """What `sample_prior` returns."""
-    found: dict[str, Tensor] = {}
+def simulated(parameters: list[ParameterPrior], n: int, seed: int) -> dict[str, Tensor]:
+    """Draws of these parameters and their hyperparameters, as `sample_prior` returns them."""
+    values: dict[str, Tensor] = {}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # that of the CPU, where all draws are made
-        for name, latent in latents_of_all(parameters).items():
-            found[name] = hyperprior(latent, _FLOAT64).sample((n,))
+        for name, hyperparameter in hyperparameters_by_name(parameters).items():
+            values[name] = hyperparameter.distribution(_FLOAT64).sample((n,))
         for p in parameters:
             tensor = p.parameter.tensor.detach()
             if not p.matrices:
-                found[p.name] = tensor.expand(n, *p.shape).clone()
+                values[p.name] = tensor.expand(n, *p.shape).clone()
                 continue
-            drawn = {m.prior.name: simulate(m.prior, n, found) for m in p.matrices}
-            found[p.name] = p.join(drawn).to(tensor)
-    return found
-
-
-def simulate(prior: MatrixPrior, n: int, values: Mapping[str, Tensor]) -> Tensor:
-    """Draws of one matrix, `(n, *shape)`, in float64, from Torch's global generator.
-
-    Args:
-        prior: Its density.
-        n: How many.
-        values: Draws `(n,)` of its hyperparameters by name.
-
-    Raises:
-        PriorError: It cannot be simulated.
-    """
-    term = _only_factor(prior)
-    if prior.entries:
-        law = _simulated_law(term, values, prior.name)
-        return law.expand((n, prior.shape[0] * prior.shape[1])).sample().unflatten(-1, prior.shape)
-    lam = simulate_spectrum(prior, n, values)
-    U, V = (haar(side, prior.smaller, (n,)) for side in prior.shape)
-    return (U * lam.sqrt().unsqueeze(-2)) @ V.mT
-
-
-def simulate_spectrum(prior: MatrixPrior, n: int, values: Mapping[str, Tensor]) -> Tensor:
-    """Draws of the spectrum alone, `(n, K)`, unordered, of a prior on it; else as `simulate`."""
-    term = _only_factor(prior)
-    return _spectra(term, _simulated_law(term, values, prior.name), n, prior.smaller)
-
-
-def _only_factor(prior: MatrixPrior) -> DensityTerm:
-    factors = (*prior.spectral, *prior.entries)
-    if len(factors) > 1:
-        raise PriorError(
-            f"{prior.name}: a product of priors has no simulator; draw from one factor, or sample "
-            "the product with htr.NUTS"
-        )
-    return factors[0]
-
-
-def _spectra(term: DensityTerm, law: Any, n: int, K: int) -> Tensor:
-    """Draws of the spectrum, `(n, K)`."""
-    if term.statistic.of_largest:
-        top = law.expand((n, 1)).sample()
-        return torch.cat([top, top * torch.rand(n, K - 1, dtype=top.dtype)], dim=1)
-    return term.statistic.to_eigenvalues(law.expand((n, K)).sample())
-
-
-def _simulated_law(term: DensityTerm, values: Mapping[str, Tensor], name: str) -> Any:
-    """The law to draw from, batched over the draws of its hyperparameters."""
-    if term.strength == 1:
-        drawn = {latent.name: values[latent.name].unsqueeze(-1) for latent in term.latents.values()}
-        return term.law(drawn, _FLOAT64)
-    if term.latents:
-        raise PriorError(
-            f"{name}: {term.statistic!r} has hyperpriors and the strength {term.strength:g}: it "
-            "cannot be simulated; take strength 1, or numbers, or sample it with htr.NUTS"
-        )
-    try:
-        return tempered_distribution(term.statistic.law, term.strength)
-    except PriorError as error:
-        raise PriorError(f"{name}: {error}") from error
+            matrices = {m.name: m.sample(n, values) for m in p.matrices}
+            values[p.name] = p.join(matrices).to(tensor)
+    return values

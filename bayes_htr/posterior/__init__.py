@@ -1,11 +1,11 @@
-"""What a fit knows: prediction, evaluation, draws of spectra, and checks of their laws."""
+"""The result of a fit: predictions, scores, draws of spectra, and checks of their laws."""
 
 from bayes_htr.posterior.checks import SpectrumCheck
-from bayes_htr.posterior.posterior import Posterior, network_spectra
+from bayes_htr.posterior.posterior import Posterior
 from bayes_htr.posterior.prediction import Prediction
 from bayes_htr.posterior.prior_predictive import prior_predictive
-from bayes_htr.posterior.spectra import PosteriorSpectra
-from bayes_htr.posterior.spectrum_draws import Interval
+from bayes_htr.posterior.spectra import PosteriorSpectra, network_spectra
+from bayes_htr.posterior.summary import Interval
 
 __all__ = [
     "Interval",

@@ -1,15 +1,17 @@
-"""Predictive checks: does a matrix's spectrum look like a draw from a law?
+"""Predictive checks: does the spectrum of a matrix look like a draw from a law?
 
-Under the law of its prior, with the hyperparameters of the same posterior draw, the transforms
-`u_i = F(lambda_i)` of a spectrum are independent and uniform on (0, 1), whatever the law: a pivotal
-quantity. If the model is right this holds for each posterior draw, averaged over data sets
-(Johnson 2007, Bayesian Analysis 2(4); Yuan & Johnson 2012, Biometrics 68). For a point mass it
-asks whether the trained spectrum itself could be a sample.
+Take the law of a prior with the hyperparameters of a posterior draw, and let `F` be its
+distribution function. Under the law the transforms `u_i = F(lambda_i)` of the spectrum of the same
+draw are independent and uniform on (0, 1), whatever the law is: they are a pivotal quantity. If the
+model is right, this holds for each posterior draw, averaged over data sets (Johnson 2007, Bayesian
+Analysis 2(4); Yuan & Johnson 2012, Biometrics 68). For a point mass the check asks whether the
+trained spectrum itself could be a sample from the law.
 
-The band is simultaneous: with probability `level` all order statistics of a uniform sample lie
-within. Each limit is a quantile of its Beta law, at one probability for all that is found by
-simulation (Aldor-Noiman et al. 2013, The American Statistician 67; Säilynoja et al. 2022,
-Statistics and Computing 32).
+The band is simultaneous: with probability `level`, all order statistics of a uniform sample lie
+within it. Each of its limits is a quantile of the Beta distribution of an order statistic. The
+probability of these quantiles is the same for all order statistics and is found by simulation
+(Aldor-Noiman et al. 2013, The American Statistician 67; Säilynoja et al. 2022, Statistics and
+Computing 32).
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bayes_htr.drawing import pyplot, tick
+from bayes_htr._plotting import BLUE, GREY, pyplot, save, tick
 from bayes_htr.posterior.laws import SpectrumLaw, quantiles
 
 if TYPE_CHECKING:
@@ -35,30 +37,30 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SIMULATIONS = 4000
-_REJECTED = 0.05
-_DATA, _LAW = "#1f5fa8", "#9a9a9a"
-_SHOWN = 50
-_ROWS = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
+_SIGNIFICANCE = 0.05
+_MOST_CURVES = 50
+_TABLE_QUANTILES = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
 class SpectrumCheck:
-    """A spectrum against a law: the `k` scored values of each of `S` draws, ascending.
+    """The comparison of `S` draws of a spectrum with a law.
 
-    Under `MaxEigenvalue` the largest eigenvalue alone is scored.
+    The law has `k` values, which are all eigenvalues, or the largest alone under `MaxEigenvalue`.
 
     Attributes:
-        matrix: The matrix's name.
-        law: The law, as it was stated.
-        level: Of the band.
-        eigenvalues: `(S, k)`.
-        pit: `(S, k)`: `F` of them, the probability integral transforms.
-        expected: `(k,)` the law's quantiles at `i / (k + 1)`, as eigenvalues; the median over draws
-            of hyperparameters.
-        band: `(k, 2)`: the simultaneous band of `pit` under the law.
-        eigenvalue_band: `(k, 2)`: the same as eigenvalues.
-        distances: `(S,)`: of Kolmogorov and Smirnov, between `F` and the draw.
-        p_values: `(S,)`: the probability of a larger distance in a replicate of the spectrum.
+        matrix: The name of the matrix.
+        law: The law as it was stated.
+        level: The probability of the band.
+        eigenvalues: The eigenvalues of each draw, ascending: `(S, k)`.
+        pit: Their probability integral transforms `F(lambda)`: `(S, k)`.
+        expected: The quantiles of the law at `i / (k + 1)` as eigenvalues: `(k,)`. If the law has
+            hyperparameters, these are medians over their draws.
+        band: The simultaneous band of `pit` under the law: `(k, 2)`.
+        eigenvalue_band: The same band as eigenvalues: `(k, 2)`.
+        distances: The Kolmogorov-Smirnov distance of each draw from the law: `(S,)`.
+        p_values: For each draw, the probability that a replicate of the spectrum has a larger
+            distance: `(S,)`.
     """
 
     matrix: str
@@ -81,21 +83,24 @@ class SpectrumCheck:
     def p_value(self) -> float:
         """The posterior predictive p-value: how often a replicate is further from the law.
 
-        Of one draw it is uniform on (0, 1) under the law; the mean over draws, which are alike,
-        is closer to 1/2.
+        Under the law the p-value of a single draw is uniform on (0, 1). This mean over draws, which
+        resemble each other, lies closer to 1/2.
         """
         return float(self.p_values.mean())
 
     @property
     def inside(self) -> float:
-        """The share of draws that lie within the band as a whole."""
+        """The share of draws whose transforms all lie within the band."""
         within = (self.pit >= self.band[:, 0]) & (self.pit <= self.band[:, 1])
         return float(within.all(1).mean())
 
     @property
     def conclusion(self) -> str:
-        """What the p-value says, in words: rejected below 0.05, and then in which direction."""
-        if self.p_value >= _REJECTED:
+        """What the p-value says, in words.
+
+        The law is rejected below 0.05; the words then say in which direction the spectrum differs.
+        """
+        if self.p_value >= _SIGNIFICANCE:
             return "The spectrum passes for a draw from this law."
         middle = np.median(self.pit, axis=0)
         low = int((middle < self.band[:, 0]).sum())
@@ -113,7 +118,7 @@ class SpectrumCheck:
         columns = ("value", "eigenvalue", f"law \\[{percent} band]", "F(eigenvalue)", "band", "")
         table = Table(*columns)
         k = self.pit.shape[1]
-        for i in sorted({round(f * (k - 1)) for f in _ROWS}):
+        for i in sorted({round(f * (k - 1)) for f in _TABLE_QUANTILES}):
             low, high = self.band[i]
             u = float(np.median(self.pit[:, i]))
             where = "low" if u < low else "high" if u > high else ""
@@ -142,25 +147,25 @@ class SpectrumCheck:
         return capture.get().rstrip()
 
     def plot(self, *, path: str | PathLike[str] | None = None) -> Figure:
-        """Q-Q plot of the spectrum, and its transforms, both with the band.
+        """Plot the quantiles and the transforms of the spectrum, both with the band.
 
-        Left: eigenvalues against the law's quantiles on log axes. Right: how far the transforms are
-        from those of a perfect sample, `F(lambda_(i)) - i / (k + 1)`. Of several draws the left
-        shows the median with 95 % intervals, and the right up to 50 of them.
+        On the left are the eigenvalues against the quantiles of the law, on log-log axes. On the
+        right is the difference between the transforms and their expectations,
+        `F(lambda_(i)) - i / (k + 1)`. If there are several draws, the left shows their median with
+        95 % intervals, and the right shows up to 50 of them.
 
         Args:
-            path: If given, where the figure is saved.
+            path: The file that the figure is saved in, if given.
 
         Raises:
             ImportError: matplotlib is not installed.
         """
         figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 3.8), layout="constrained")
-        _quantiles(left, self)
-        _transforms(right, self)
+        _draw_quantiles(left, self)
+        _draw_transforms(right, self)
         title = f"{self.matrix} against {self.law}: p = {self.p_value:.2g}"
         figure.suptitle(title, fontsize=10)
-        if path is not None:
-            figure.savefig(path, dpi=150)
+        save(figure, path)
         return figure
 
 
@@ -172,18 +177,18 @@ def check_spectrum(
     level: float = 0.95,
     seed: int = 0,
 ) -> SpectrumCheck:
-    """Hold draws of a spectrum to a law.
+    """Compare draws of a spectrum with a law.
 
     Args:
         law: The law.
-        eigenvalues: `(S, K)`.
-        hyperparameters: Draws `(S,)` by name.
-        level: Of the band.
-        seed: Of a tail index that was integrated out.
+        eigenvalues: The eigenvalues of each draw: `(S, K)`.
+        hyperparameters: Draws of the hyperparameters of the law by name: `(S,)` each.
+        level: The probability of the band.
+        seed: The seed for a tail index that was integrated out.
 
     Raises:
-        PriorError: No value for a hyperparameter.
-        ValueError: `level` outside (0, 1).
+        PriorError: A hyperparameter of the law has no value.
+        ValueError: `level` is not between 0 and 1.
     """
     if not 0 < level < 1:
         raise ValueError(f"level={level} must lie between 0 and 1")
@@ -191,15 +196,15 @@ def check_spectrum(
     x = law.scored(eigenvalues)
     k = x.shape[1]
     distribution = law.distribution(law.hyperparameters(eigenvalues, hyperparameters, seed))
-    # An exact 0 is no value of a law on the positive numbers.
+    # A law on the positive numbers does not accept an exact 0.
     pit = distribution.cdf(x.clamp_min(torch.finfo(x.dtype).tiny)).clamp(0, 1).numpy()
     steps = np.arange(1, k + 1)
     distances = np.maximum(steps / k - pit, pit - (steps - 1) / k).max(1)
     band = uniform_band(k, level)
 
     def eigenvalue_at(p: np.ndarray) -> np.ndarray:
-        found = law.eigenvalues(quantiles(distribution, torch.tensor(p)))
-        return (found.median(0).values if found.ndim > 1 else found).numpy()
+        lam = law.eigenvalues(quantiles(distribution, torch.tensor(p)))
+        return (lam.median(0).values if lam.ndim > 1 else lam).numpy()
 
     return SpectrumCheck(
         matrix=law.name,
@@ -217,14 +222,19 @@ def check_spectrum(
 
 @lru_cache(maxsize=64)
 def uniform_band(n: int, level: float) -> np.ndarray:
-    """Limits within which all order statistics of `n` uniform values lie with a probability.
+    """Limits within which all order statistics of a uniform sample lie with a probability.
 
-    The `i`-th of them is `Beta(i, n + 1 - i)`. The limits are its quantiles at `g / 2` and
-    `1 - g / 2`, where `g` is the `1 - level` quantile, over 4000 simulated samples, of the least
-    two-sided tail probability of a sample: the coverage is `level` to about 0.005.
+    The `i`-th order statistic of `n` values is `Beta(i, n + 1 - i)`, and its limits are the
+    quantiles at `g / 2` and `1 - g / 2`. Each of 4000 simulated samples has a smallest two-sided
+    tail probability, and `g` is the `1 - level` quantile of these. The coverage differs from
+    `level` by about 0.005.
+
+    Args:
+        n: The size of the sample.
+        level: The probability.
 
     Returns:
-        `(n, 2)`.
+        The lower and upper limits: `(n, 2)`.
     """
     generator = np.random.default_rng(0)
     i = np.arange(1, n + 1)
@@ -240,15 +250,15 @@ def uniform_band(n: int, level: float) -> np.ndarray:
     return band
 
 
-def _quantiles(ax: Axes, check: SpectrumCheck) -> None:
+def _draw_quantiles(ax: Axes, check: SpectrumCheck) -> None:
     x, band = check.expected, check.eigenvalue_band
-    _band(ax, x, band[:, 0], band[:, 1], check.level)
+    _draw_band(ax, x, band[:, 0], band[:, 1], check.level)
     ax.plot(x, x, color="black", lw=0.8, ls="--", marker="_" if len(x) == 1 else "")
     low, middle, high = np.quantile(check.eigenvalues, [0.025, 0.5, 0.975], axis=0)
     size = 5 if len(x) < 60 else 2.5
-    ax.plot(x, middle, "o", color=_DATA, ms=size, label="spectrum")
+    ax.plot(x, middle, "o", color=BLUE, ms=size, label="spectrum")
     if len(check.eigenvalues) > 1:
-        ax.vlines(x, low, high, color=_DATA, lw=1)
+        ax.vlines(x, low, high, color=BLUE, lw=1)
     ax.set_xscale("log")
     ax.set_yscale("log")
     if len(x) == 1:
@@ -259,23 +269,23 @@ def _quantiles(ax: Axes, check: SpectrumCheck) -> None:
     ax.legend(fontsize=8, frameon=False, loc="upper left")
 
 
-def _transforms(ax: Axes, check: SpectrumCheck) -> None:
+def _draw_transforms(ax: Axes, check: SpectrumCheck) -> None:
     k = check.pit.shape[1]
     perfect = np.arange(1, k + 1) / (k + 1)
     low, high = (check.band - perfect[:, None]).T
-    _band(ax, perfect, low, high, check.level)
+    _draw_band(ax, perfect, low, high, check.level)
     ax.axhline(0, color="black", lw=0.8, ls="--")
-    shown = check.pit[:: -(-len(check.pit) // _SHOWN)] - perfect
-    faint = 1.0 if len(shown) == 1 else 0.3
+    curves = check.pit[:: -(-len(check.pit) // _MOST_CURVES)] - perfect
+    opacity = 1.0 if len(curves) == 1 else 0.3
     marker = "." if k < 60 else ""
-    ax.plot(perfect, shown.T, color=_DATA, lw=1, alpha=faint, marker=marker)
+    ax.plot(perfect, curves.T, color=BLUE, lw=1, alpha=opacity, marker=marker)
     ax.set_xlim(0, 1)
     ax.set(xlabel=r"$i / (k + 1)$", ylabel=r"$F(\lambda_{(i)}) - i / (k + 1)$")
 
 
-def _band(ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, level: float) -> None:
+def _draw_band(ax: Axes, x: np.ndarray, low: np.ndarray, high: np.ndarray, level: float) -> None:
     label = f"{100 * level:g} % band of the law"
     if len(x) == 1:
-        ax.vlines(x, low, high, color=_LAW, lw=6, alpha=0.5, label=label)
+        ax.vlines(x, low, high, color=GREY, lw=6, alpha=0.5, label=label)
     else:
-        ax.fill_between(x, low, high, color=_LAW, alpha=0.4, lw=0, label=label)
+        ax.fill_between(x, low, high, color=GREY, alpha=0.4, lw=0, label=label)

@@ -1,25 +1,24 @@
-"""What priors say of spectra: the law of each matrix, as it is stated, before any strength.
+"""The law that a prior states for the spectrum of each matrix, before any strength.
 
-A prior states a law for a spectrum if it is one factor, `ESD`, `SingularValues` or `MaxEigenvalue`,
-whose law is a distribution. Its hyperparameters are numbers, or draws of their posterior.
+A prior states a law for a spectrum if it has a single factor, `ESD`, `SingularValues` or
+`MaxEigenvalue`, whose law is a distribution. The hyperparameters of the law are numbers or
+posterior draws.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bayes_htr.engine.latents import Latent, latents_of
 from bayes_htr.errors import PriorError
-from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior, hyperprior
-from bayes_htr.models.simulate import simulate, simulate_spectrum
-from bayes_htr.priors import Prior, Priors
+from bayes_htr.priors import Hyperparameter, MatrixPrior, Prior, Priors, ResolvedTerm
 from bayes_htr.priors.heavy_tailed_laws import TailIndexed
-from bayes_htr.priors.prior import Product
+from bayes_htr.priors.parameter_prior import hyperparameters_by_name
 from bayes_htr.spectra import top_pair
 
 _FLOAT64 = torch.zeros((), dtype=torch.float64)
@@ -41,39 +40,42 @@ class SpectrumLaw:
 
     name: str
     K: int
-    term: DensityTerm
+    term: ResolvedTerm
 
     @property
     def label(self) -> str:
-        """As it was stated."""
+        """The law as an expression."""
         return repr(self.term.statistic)
 
     def scored(self, eigenvalues: Tensor) -> Tensor:
-        """What has the law, ascending: of `(S, K)` eigenvalues, all, their roots, or the first."""
+        """The values that have the law, ascending, for eigenvalues `(S, K)`.
+
+        These are all eigenvalues, all singular values, or the largest eigenvalue.
+        """
         return self.term.statistic.of_eigenvalues(eigenvalues.sort(1).values)
 
     def eigenvalues(self, x: Tensor) -> Tensor:
-        """Values of the statistic as eigenvalues."""
+        """The eigenvalues for values of the statistic."""
         return self.term.statistic.to_eigenvalues(x)
 
     def hyperparameters(
         self, eigenvalues: Tensor, given: Mapping[str, Tensor], seed: int = 0
     ) -> dict[str, Tensor]:
-        """The law's hyperparameters by name, `(S,)` each: one for each draw of the spectrum.
+        """The hyperparameters of the law by name: `(S,)`, one value for each draw of the spectrum.
 
-        A tail index that MAP integrated out is drawn from its posterior given the spectrum,
+        If MAP integrated out a tail index, it is drawn from its posterior given the spectrum,
         `Gamma(a + k, b + sum r(x))`.
 
         Args:
             eigenvalues: `(S, K)`.
             given: Draws `(S,)` by name.
-            seed: Of a tail index that was integrated out.
+            seed: Seed of the draws of a tail index that was integrated out.
 
         Raises:
-            PriorError: One that is neither given nor was integrated out.
+            PriorError: A hyperparameter that is not given and was not integrated out.
         """
         found = {}
-        for argument, latent in self.term.latents.items():
+        for argument, latent in self.term.hyperparameters.items():
             if latent.name in given:
                 found[latent.name] = given[latent.name].double()
             elif argument == "tail_index" and self.term.statistic.law.conjugate is not None:
@@ -86,13 +88,13 @@ class SpectrumLaw:
         return found
 
     def distribution(self, hyperparameters: Mapping[str, Tensor]) -> Any:
-        """The law, of batch shape `()`, or `(S, 1)` if it has hyperparameters, in float64."""
+        """The law in float64, with batch shape `()`, or `(S, 1)` if it has hyperparameters."""
         return self.term.law({k: v.unsqueeze(-1) for k, v in hyperparameters.items()}, _FLOAT64)
 
     def density(self, eigenvalues: Tensor, hyperparameters: Mapping[str, Tensor]) -> Tensor:
-        """The density of one eigenvalue chosen at random, averaged over hyperparameters.
+        """The density of an eigenvalue that is chosen at random, averaged over hyperparameters.
 
-        Under `MaxEigenvalue` this is the law with the uniform ratios of the others beside it.
+        Under `MaxEigenvalue` this includes the other eigenvalues, whose ratios are uniform.
 
         Args:
             eigenvalues: `(B,)` positive values.
@@ -114,140 +116,136 @@ class SpectrumLaw:
         law = self.term.statistic.law
         assert isinstance(law, TailIndexed)
         assert law.conjugate is not None
-        numbers = {k: v for k, v in law.arguments.items() if isinstance(v, float)}
-        x = law.on_support(self.scored(eigenvalues.double()), numbers)
-        shape, rate = law.conjugate.numbers()
-        rates = rate + law.log_ratio(x, numbers).sum(1)
+        x = law.on_support(self.scored(eigenvalues.double()), law.numbers)
+        shape, rate = law.conjugate.concentration_and_rate()
+        rates = rate + law.log_ratio(x, law.numbers).sum(1)
         generator = torch.Generator().manual_seed(seed)
         concentrations = torch.full_like(rates, shape + x.shape[1])
         return torch._standard_gamma(concentrations, generator=generator).clamp_min(_TINY) / rates
 
 
 class StatedLaws:
-    """The priors of a network's matrices as densities, and why others are none.
+    """The priors of a network's matrices, as laws of their spectra where they state one.
 
     Args:
-        priors: The densities by matrix.
-        refusals: Of the other matrices, why they have none.
+        matrices: The prior of each matrix by name; `None` if it is flat.
     """
 
-    def __init__(
-        self,
-        priors: Mapping[str, MatrixPrior] | None = None,
-        refusals: Mapping[str, str] | None = None,
-    ) -> None:
-        self._priors = dict(priors or {})
-        self._refusals = dict(refusals or {})
+    def __init__(self, matrices: Mapping[str, MatrixPrior | None] | None = None) -> None:
+        self._matrices = dict(matrices or {})
 
     @classmethod
     def of(cls, priors: Priors, net: nn.Module) -> StatedLaws:
         """Those of a network."""
-        found, refused = {}, {}
-        for a in priors.resolve(net):
-            for matrix in a.parameter.matrices:
-                try:
-                    found[matrix.name] = stated(a.prior, matrix.name, matrix.shape)
-                except PriorError as error:
-                    refused[matrix.name] = str(error)
-        return cls(found, refused)
+        matrices: dict[str, MatrixPrior | None] = {}
+        for parameter in priors.resolve(net):
+            matrices |= dict.fromkeys(m.name for m in parameter.parameter.matrices)
+            matrices |= {m.name: m for m in parameter.matrices if not m.is_vector}
+        return cls(matrices)
 
     def prior(self, name: str) -> MatrixPrior:
-        """The density of a matrix.
+        """The density that the prior of a matrix states, whatever its strength.
 
         Raises:
-            PriorError: It has none; the message names those that have one.
+            PriorError: It states none; the message names the matrices whose priors do.
         """
-        if name not in self._priors:
-            reason = self._refusals.get(name, f"{name}: no prior is known")
-            having = ", ".join(self._priors) or "none"
-            raise PriorError(f"{reason}. Matrices with a distribution: {having}")
-        return self._priors[name]
+        try:
+            return self._density(name)
+        except PriorError as error:
+            having = ", ".join(self._having(self._density)) or "none"
+            raise PriorError(f"{error}. Matrices with a distribution: {having}") from error
 
     def law(self, name: str) -> SpectrumLaw:
-        """The law of a matrix's spectrum.
+        """The law of the spectrum of a matrix.
 
         Raises:
-            PriorError: Its prior states none; the message names those that do.
+            PriorError: Its prior states none; the message names the matrices whose priors do.
         """
-        if name in self._priors:
-            prior = self._priors[name]
-            if law := _law(prior):
-                return law
-            reason = f"{name}: {_shown(prior)} states no law for the spectrum alone"
-        else:
-            reason = self._refusals.get(name, f"{name}: no prior is known")
-        having = ", ".join(self.having_law) or "none"
-        raise PriorError(
-            f"{reason}. Matrices whose prior states a law: {having}; for another, name the law, "
-            "as in prior=htr.ESD(htr.Lomax(2.0))"
-        )
+        try:
+            return self._law(name)
+        except PriorError as error:
+            having = ", ".join(self.having_law) or "none"
+            raise PriorError(
+                f"{error}. Matrices whose prior states a law: {having}; for another, name the law, "
+                "as in prior=htr.ESD(htr.Lomax(2.0))"
+            ) from error
 
     @property
     def having_law(self) -> list[str]:
         """The matrices whose prior states a law for the spectrum."""
-        return [name for name, prior in self._priors.items() if _law(prior)]
+        return self._having(self._law)
 
+    def _density(self, name: str) -> MatrixPrior:
+        if name not in self._matrices:
+            raise PriorError(f"{name}: no prior is known")
+        prior = self._matrices[name]
+        if prior is None or not any(term.strength > 0 for term in prior.terms):
+            raise PriorError(f"{name} has no prior")
+        return prior.unscaled_density()
 
-def stated(prior: Prior | None, name: str, shape: tuple[int, int]) -> MatrixPrior:
-    """The density that a prior states for a matrix, whatever its strength.
+    def _law(self, name: str) -> SpectrumLaw:
+        return spectrum_law(self._density(name))
 
-    Raises:
-        PriorError: There is no prior, or it is no density.
-    """
-    terms = [] if prior is None else [t for t in prior.terms if t.strength > 0]
-    if not terms:
-        raise PriorError(f"{name} has no prior")
-    assert prior is not None
-    if prior.flat().gates:
-        raise PriorError(f"{name}: {prior!r} acts only above a threshold and is no density")
-    bare = [t.statistic for t in terms]
-    return MatrixPrior.of(Product(tuple(bare)) if len(bare) > 1 else bare[0], name, shape)
+    def _having(self, state: Callable[[str], object]) -> list[str]:
+        names = []
+        for name in self._matrices:
+            with suppress(PriorError):
+                state(name)
+                names.append(name)
+        return names
 
 
 def law_of(prior: Prior, name: str, shape: tuple[int, int]) -> SpectrumLaw:
     """The law that a single prior states for the spectrum of a matrix.
 
     Raises:
-        PriorError: It states none.
+        PriorError: The prior does not state a law.
     """
-    law = _law(stated(prior, name, shape))
-    if law is None:
-        raise PriorError(f"{prior!r} states no law for a spectrum alone; take ESD(Lomax(2.0))")
-    return law
+    try:
+        return spectrum_law(MatrixPrior.of(prior, name, shape).unscaled_density())
+    except PriorError as error:
+        raise PriorError(f"{error}; take ESD(Lomax(2.0))") from error
 
 
-def hyperparameters_of(priors: Priors, net: nn.Module) -> dict[str, Latent]:
+def spectrum_law(density: MatrixPrior) -> SpectrumLaw:
+    """The law of the spectrum under a density.
+
+    Raises:
+        PriorError: It is a product, or a law of entries.
+    """
+    if len(density.terms) != 1 or not density.spectral:
+        raise PriorError(f"{density.name}: {density.stated!r} states no law for the spectrum alone")
+    return SpectrumLaw(density.name, density.smaller, density.spectral[0])
+
+
+def hyperparameters_of(priors: Priors, net: nn.Module) -> dict[str, Hyperparameter]:
     """All hyperparameters with hyperpriors by name; a Gamma tail index is one of them."""
-    found: dict[str, Latent] = {}
-    for a in priors.resolve(net):
-        if a.prior is None:
-            continue
-        for name in [m.name for m in a.parameter.matrices] or [a.parameter.name]:
-            for latents in latents_of(a.prior, name, conjugate=True):
-                found |= {latent.name: latent for latent in latents.values()}
-    return found
+    return hyperparameters_by_name(priors.resolve(net))
 
 
 def prior_lambda_max(prior: MatrixPrior, seed: int = 0) -> Tensor:
-    """Draws of the largest eigenvalue under a prior, its hyperparameters drawn too.
+    """Draws of the largest eigenvalue under a prior, including its hyperparameters.
 
-    4000, or 200 where whole matrices have to be drawn. The global random state is left as it was.
+    There are 4000 draws, or 200 if whole matrices have to be drawn. The global random state does
+    not change.
 
     Raises:
-        PriorError: A product, which has no simulator.
+        PriorError: A product, which cannot be simulated.
     """
     n = _SPECTRA if prior.spectral else _MATRICES
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        values = {k: hyperprior(u, _FLOAT64).sample((n,)) for k, u in prior.latents.items()}
+        values = {
+            k: h.distribution(_FLOAT64).sample((n,)) for k, h in prior.hyperparameters.items()
+        }
         if prior.spectral:
-            return simulate_spectrum(prior, n, values).amax(1)
+            return prior.sample_spectrum(n, values).amax(1)
         each = ({k: v[i : i + 1] for k, v in values.items()} for i in range(n))
-        return torch.stack([top_pair(simulate(prior, 1, v)[0]).sigma ** 2 for v in each])
+        return torch.stack([top_pair(prior.sample(1, v)[0]).sigma ** 2 for v in each])
 
 
 def quantiles(law: Any, p: Tensor) -> Tensor:
-    """Where a positive law's distribution function reaches `p`, `(k,)`: `(k,)` or `(S, k)`."""
+    """The quantiles of a positive law at probabilities `p`, `(k,)`: `(k,)` or `(S, k)`."""
     try:
         return law.icdf(p)
     except NotImplementedError:  # Gamma has none in Torch
@@ -260,14 +258,8 @@ def quantiles(law: Any, p: Tensor) -> Tensor:
         return high.exp()
 
 
-def _law(prior: MatrixPrior) -> SpectrumLaw | None:
-    if len(prior.spectral) != 1 or prior.entries:
-        return None
-    return SpectrumLaw(prior.name, prior.smaller, prior.spectral[0])
-
-
 def _density(law: Any, x: Tensor) -> Tensor:
-    """The density at `x`, `(B,)`, averaged over the law's draws of hyperparameters; 0 outside."""
+    """The density at `x`, `(B,)`, averaged over hyperparameters; 0 outside the support."""
     inside = law.support.check(x)
     log_prob = law.log_prob(torch.where(inside, x, _inside(law)))
     density = torch.where(inside, log_prob.exp(), 0.0)
@@ -276,7 +268,3 @@ def _density(law: Any, x: Tensor) -> Tensor:
 
 def _inside(law: Any) -> Tensor:
     return quantiles(law, _FLOAT64.new_tensor([0.5]))
-
-
-def _shown(prior: MatrixPrior) -> str:
-    return " & ".join(repr(t.statistic) for t in (*prior.spectral, *prior.entries))

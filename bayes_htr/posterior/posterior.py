@@ -1,59 +1,65 @@
-"""`Posterior`: what `htr.fit` returns."""
+"""`Posterior`, which `htr.fit` returns: predictions, spectra, and how it is saved."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributions import biject_to
-from torch.utils.data import DataLoader
 
-from bayes_htr.engine import bind
+from bayes_htr._checks import whole_number
 from bayes_htr.errors import CheckpointError, PriorError
 from bayes_htr.inference.data import Batches, Data
-from bayes_htr.inference.guides import GUIDES, Guide
+from bayes_htr.inference.guides import GUIDES, Guide, PointMass
 from bayes_htr.inference.run_folder import CONFIG, GUIDE, SPECTRA, WEIGHTS, RunFolder
-from bayes_htr.inference.settings import check_whole
 from bayes_htr.models import BayesianClassifier, Likelihood
 from bayes_htr.posterior.checks import SpectrumCheck
-from bayes_htr.posterior.drawn import check_fits, place
-from bayes_htr.posterior.evaluation import ood_scores, scores
 from bayes_htr.posterior.laws import StatedLaws, hyperparameters_of
-from bayes_htr.posterior.prediction import Prediction, joined, mix
-from bayes_htr.posterior.spectra import PosteriorSpectra
+from bayes_htr.posterior.plots import plot_trace
+from bayes_htr.posterior.prediction import (
+    Prediction,
+    batches_for,
+    ood_scores,
+    predict_batches,
+    scores,
+    unlabelled_batches,
+)
+from bayes_htr.posterior.spectra import PosteriorSpectra, network_spectra
 from bayes_htr.priors import Prior, Priors
-from bayes_htr.spectra import matrices_of, spectrum
-from bayes_htr.spectra.matrices import check_finite, unwrap
+from bayes_htr.spectra import parameters_of
+from bayes_htr.spectra.matrices import check_finite, set_parameters, unwrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_HYPER = "hyperparameter:"
-_BATCH = 1024
-_HELD = 2**28
-"""Bytes of inputs that are held while draws of the network pass over them."""
+_COORDINATE = "hyperparameter:"
+"""What stands before the name of a hyperparameter in the file of the weights."""
 
 
 class Posterior:
-    """The posterior over a classifier's weights.
+    """The posterior over the weights of a classifier.
 
-    For MAP a point mass at the mode, else what a guide draws.
+    It is a network with a guide, which is a distribution over weights and hyperparameters. MAP
+    leaves a point mass at the network itself.
 
     Args:
-        net: The trained network; with a guide it gives what the guide does not draw.
-        priors: The priors it was trained under.
+        net: The trained network; parameters that the guide does not draw keep its values.
+        priors: The priors that it was trained under.
         guide: The distribution over weights and hyperparameters; `None` for a point mass.
-        hyperparameters: Of a point mass, unconstrained coordinates of the hyperparameters by name.
-        history: Metrics by epoch.
-        config: What the run was, as plain data.
+        hyperparameters: The hyperparameters by name in unconstrained coordinates, 0-d each.
+        history: The metrics of each epoch.
+        config: A description of the run as plain data.
+
+    Attributes:
+        priors: The priors that the network was trained under.
+        history: The metrics of each epoch.
+        config: A description of the run as plain data.
 
     Raises:
-        ValueError: A guide whose draws do not fit the network and its priors.
+        ValueError: The draws of the guide do not fit the network and its priors.
     """
 
     def __init__(
@@ -68,12 +74,15 @@ class Posterior:
     ) -> None:
         self._net = net.eval()
         self.priors = priors
-        self._guide = guide
-        self._latents = dict(hyperparameters or {})
         self.history = list(history or [])
         self.config = dict(config or {})
-        if guide is not None:
-            check_fits(guide.centre(), net, priors)
+        self._coordinates = dict(hyperparameters or {})
+        if guide is None:
+            latents = hyperparameters_of(priors, net) if self._coordinates else {}
+            guide = PointMass(self._coordinates, latents)
+        else:
+            _check_draw(guide.centre(), net, priors)
+        self._guide = guide
 
     def __repr__(self) -> str:
         method = self.config.get("method", {}).get("name", "map").upper()
@@ -82,56 +91,51 @@ class Posterior:
     @property
     def guide(self) -> Guide | None:
         """The distribution over weights and hyperparameters; `None` for a point mass."""
-        return self._guide
+        return None if isinstance(self._guide, PointMass) else self._guide
 
     def network(self) -> nn.Module:
-        """A copy of the network in evaluation mode: at the mode, or at the guide's centre."""
+        """A copy of the network in evaluation mode, with the weights at the centre of the guide.
+
+        For a point mass these are the weights at the mode.
+        """
         net = copy.deepcopy(self._net)
-        if self._guide is not None:
-            place(net, self._guide.centre())
+        set_parameters(parameters_of(net), self._guide.centre())
         return net
 
     def hyperparameters(self) -> dict[str, float]:
-        """The hyperparameters that have hyperpriors, by name: at the mode, or posterior means.
+        """The hyperparameters that have hyperpriors, by name, at the centre of the guide.
 
-        With a guide, its centre. A tail index that MAP integrates out is none of them.
+        For a point mass they are at the mode. A tail index that MAP integrates out is not included.
         """
-        if self._guide is not None:
-            rest = place(copy.deepcopy(self._net), self._guide.centre())
-            return {name: float(value) for name, value in rest.items()}
-        energy = bind(self.priors, self._net)
-        return {
-            name: float(latent.value(self._latents[name]))
-            for name, latent in energy.latent_laws.items()
-        }
+        centre = self._without_weights(self._guide.centre())
+        return {name: float(value) for name, value in centre.items()}
 
     def hyperparameter_draws(self, samples: int = 100, *, seed: int = 0) -> dict[str, Tensor]:
-        """Draws of the hyperparameters by name, `(samples,)` each; a point mass has one."""
-        return _stacked([hyper for _, hyper in self._draws(samples, seed)])
-
-    def unconstrained_hyperparameters(self) -> dict[str, Tensor]:
-        """The hyperparameters in unconstrained coordinates, by name: what a fit starts from."""
-        if self._guide is None:
-            return {name: u.clone() for name, u in self._latents.items()}
-        laws = hyperparameters_of(self.priors, self._net)
-        return {
-            name: biject_to(laws[name].law.distribution().support).inv(torch.tensor(value))
-            for name, value in self.hyperparameters().items()
-        }
-
-    def predict(self, x: Any, samples: int = 32, *, seed: int = 0) -> Prediction:
-        """The predictive distribution for inputs.
-
-        Args:
-            x: `(N, ...)` tensor or array.
-            samples: Draws of the weights to average; a point mass needs one.
-            seed: Of the draws.
+        """Draws of the hyperparameters by name, `(samples,)` each; a point mass has only one.
 
         Raises:
-            DataError: Inputs that the network does not take, or that are not finite.
-            ValueError: `samples` or `seed` out of range.
+            ValueError: `samples` or `seed` is out of range.
         """
-        batches = self._unlabelled(x, "x")
+        samples, seed = whole_number(samples, "samples", at_least=1), whole_number(seed, "seed")
+        return _stacked([self._without_weights(d) for d in self._guide.draws(samples, seed)])
+
+    def unconstrained_hyperparameters(self) -> dict[str, Tensor]:
+        """The hyperparameters in unconstrained coordinates by name, from which a fit can start."""
+        return self._guide.coordinates(hyperparameters_of(self.priors, self._net))
+
+    def predict(self, x: Any, samples: int = 32, *, seed: int = 0) -> Prediction:
+        """The predictive distribution of inputs.
+
+        Args:
+            x: Inputs `(N, ...)`, a tensor or an array.
+            samples: The number of draws of the weights; a point mass has only one.
+            seed: The seed of the draws.
+
+        Raises:
+            DataError: The network does not accept the inputs, or some are not finite.
+            ValueError: `samples` or `seed` is out of range.
+        """
+        batches = unlabelled_batches(self._net, x, "x")
         batches.check_network(self._net)
         return self._predict(batches, samples, seed)[0]
 
@@ -143,52 +147,69 @@ class Posterior:
         ood: Any = None,
         seed: int = 0,
     ) -> dict[str, float]:
-        """Accuracy, NLL, calibration error and Brier score on labelled data.
+        """Accuracy, negative log likelihood, calibration error and Brier score on labelled data.
 
         Args:
             data: A `DataLoader` or `(X, y)`.
-            samples: As in `predict`.
-            ood: Examples outside the distribution: inputs `X`, `(X, y)`, or a `DataLoader`; labels
-                are not looked at.
-            seed: Of the draws.
+            samples: The number of draws of the weights; a point mass has only one.
+            ood: Examples from outside the distribution of the data: inputs `X`, `(X, y)`, or a
+                `DataLoader`. Their labels are ignored.
+            seed: The seed of the draws.
 
         Returns:
-            `accuracy`, `nll`, `ece`, `brier` (`bayes_htr.posterior.evaluation.scores`); with
-            `ood`, also `ood_auroc_entropy`, `ood_auroc_mutual_information` and
-            `ood_auroc_confidence`: how well each tells the two data sets apart (`ood_scores`).
+            `accuracy`, `nll`, `ece` and `brier` (see `bayes_htr.posterior.prediction.scores`).
+            With `ood`, also `ood_auroc_entropy`, `ood_auroc_mutual_information` and
+            `ood_auroc_confidence`, which say how well each measure of uncertainty tells the two
+            data sets apart (see `ood_scores` there).
 
         Raises:
-            DataError: Data that do not fit the network, as in `bayes_htr.fit`.
-            ValueError: `samples` or `seed` out of range.
+            DataError: The data do not fit the network, as in `bayes_htr.fit`.
+            ValueError: `samples` or `seed` is out of range.
         """
-        batches = self._batches(data, "test")
+        batches = batches_for(self._net, data, "test")
         batches.check_network(self._net)
         prediction, labels = self._predict(batches, samples, seed)
-        if int(labels.max()) >= prediction.log_probs.shape[1]:
-            batches.check_labels(prediction.log_probs.shape[1], labels)
-        found = scores(prediction, labels)
+        classes = prediction.log_probs.shape[1]
+        if int(labels.max()) >= classes:
+            batches.check_labels(classes, labels)
+        result = scores(prediction, labels)
         if ood is None:
-            return found
-        others = self._unlabelled(ood, "ood")
+            return result
+        others = unlabelled_batches(self._net, ood, "ood")
         others.check_network(self._net)
-        return found | ood_scores(prediction, self._predict(others, samples, seed)[0])
+        return result | ood_scores(prediction, self._predict(others, samples, seed)[0])
 
     def spectra(self, samples: int = 100, *, seed: int = 0) -> PosteriorSpectra:
-        """Draws of the spectrum of every weight matrix, with those of the hyperparameters.
+        """Draws of the spectrum of every weight matrix, with the hyperparameters of each draw.
+
+        A guide that knows eigenvalues in closed form gives them without decompositions; otherwise
+        the weights of each draw are decomposed.
 
         Args:
-            samples: How many; a point mass has one.
-            seed: Of the draws.
+            samples: The number of draws; a point mass has only one.
+            seed: The seed of the draws.
 
         Raises:
-            ValueError: `samples` or `seed` out of range.
+            ValueError: `samples` or `seed` is out of range.
         """
-        found, hyper = [], []
-        for spectra, values in self._spectrum_draws(samples, seed):
-            found.append(spectra)
-            hyper.append(values)
-        laws = StatedLaws.of(self.priors, self._net)
-        return PosteriorSpectra(_stacked(found), laws=laws, hyperparameters=_stacked(hyper))
+        samples, seed = whole_number(samples, "samples", at_least=1), whole_number(seed, "seed")
+        spectra: list[dict[str, Tensor]] = []
+        hyperparameters: list[dict[str, Tensor]] = []
+        draws = self._guide.spectrum_draws(samples, seed)
+        if draws is None:
+            for net, values in self._draws(samples, seed):
+                spectra.append(network_spectra(net))
+                hyperparameters.append(values)
+        else:
+            points = network_spectra(self.network())
+            for draw in draws:
+                spectra.append({n: draw.pop(n, lam).to(lam) for n, lam in points.items()})
+                hyperparameters.append(draw)
+        return PosteriorSpectra(
+            _stacked(spectra),
+            laws=StatedLaws.of(self.priors, self._net),
+            hyperparameters=_stacked(hyperparameters),
+        )
 
     def check(
         self,
@@ -199,19 +220,19 @@ class Posterior:
         level: float = 0.95,
         seed: int = 0,
     ) -> SpectrumCheck:
-        """Does a matrix's spectrum look like a draw from a law? See `SpectrumCheck`.
+        """Check whether the spectrum of a matrix looks like a draw from a law: `SpectrumCheck`.
 
         Args:
             name: The matrix.
-            prior: The law, as `ESD(Lomax(2.0))`; by default the one that the matrix's own prior
-                states, whatever its strength.
-            samples: Draws of the spectrum; a point mass has one.
-            level: Of the band.
-            seed: Of the draws.
+            prior: The law, such as `ESD(Lomax(2.0))`. The default is the law that the prior of the
+                matrix states, whatever its strength.
+            samples: The number of draws of the spectrum; a point mass has only one.
+            level: The probability of the band.
+            seed: The seed of the draws.
 
         Raises:
-            PriorError: A prior that states no law for the spectrum.
-            KeyError: No such matrix.
+            PriorError: The prior states no law for the spectrum.
+            KeyError: There is no such matrix.
         """
         return self.spectra(samples, seed=seed).check(name, prior, level=level, seed=seed)
 
@@ -222,34 +243,32 @@ class Posterior:
         *,
         path: str | PathLike[str] | None = None,
     ) -> Axes:
-        """Quantities of the history over epochs, such as `"val_nll"`: `plots.plot_trace`.
+        """Plot metrics of the history over epochs, such as `"val_nll"`: `plots.plot_trace`.
 
-        Spectra are not among them: a `SpectrumHistory` among the callbacks of `fit` records those,
-        and has `plot_trace` of its own.
+        The history contains no spectra. To record them, pass a `SpectrumHistory` to `fit` among the
+        callbacks; it has a `plot_trace` of its own.
         """
-        from bayes_htr.posterior.plots import plot_trace
-
         return plot_trace(self.history, quantities, ax, path=path)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Write the posterior into a new folder: configuration, weights, metrics and spectra.
 
         Raises:
-            OutputError: The folder cannot be written, or already holds something.
+            OutputError: The folder cannot be written, or already contains something.
         """
         folder = RunFolder(path)
         folder.start(self._saved_config(), resume=False)
         self.write(folder)
 
     def write(self, folder: RunFolder) -> None:
-        """Write the result into a run folder; the weights come last, and mark it as finished."""
-        if self._guide is not None:
+        """Write the result into a run folder; the weights come last and mark it as finished."""
+        if self.guide is not None:
             folder.write_config(self._saved_config())
-            folder.write_tensors(GUIDE, self._guide.state_dict())
+            folder.write_tensors(GUIDE, self.guide.state_dict())
         folder.write_metrics(self.history)
         folder.write_tensors(SPECTRA, dict(self.spectra()))
         weights = dict(unwrap(self.network()).state_dict())
-        weights |= {_HYPER + name: u for name, u in self._latents.items()}
+        weights |= {_COORDINATE + name: u for name, u in self._coordinates.items()}
         folder.write_tensors(WEIGHTS, weights)
 
     @classmethod
@@ -257,150 +276,117 @@ class Posterior:
         """Read a posterior from its folder; see `bayes_htr.load`."""
         folder = RunFolder(path)
         config = folder.config()
-        tensors = folder.tensors(WEIGHTS)
-        latents = {k.removeprefix(_HYPER): v for k, v in tensors.items() if k.startswith(_HYPER)}
-        weights = {k: v for k, v in tensors.items() if not k.startswith(_HYPER)}
-        copied = copy.deepcopy(net)
+        weights = folder.tensors(WEIGHTS)
+        coordinates = {
+            name.removeprefix(_COORDINATE): weights.pop(name)
+            for name in list(weights)
+            if name.startswith(_COORDINATE)
+        }
+        net = copy.deepcopy(net)
         try:
-            unwrap(copied).load_state_dict(weights)
+            unwrap(net).load_state_dict(weights)
         except RuntimeError as error:
             raise CheckpointError(
                 f"{folder.path / WEIGHTS} does not fit the network {type(net).__name__}: {error}"
             ) from error
-        for name, parameter in copied.named_parameters():
+        for name, parameter in net.named_parameters():
             check_finite(parameter.detach(), name)
         try:
             priors = Priors.from_dict(config.pop("priors", None))
         except PriorError as error:
             raise CheckpointError(f"{folder.path / CONFIG} holds no priors: {error}") from error
         config.pop("format")
-        described = config.pop("guide", None)
+        description = config.pop("guide", None)
         guide = None
-        if described is not None:
-            guide = _rebuilt(folder, described, copied, priors, config)
-        history = folder.metrics()
+        if description is not None:
+            guide = _read_guide(folder, description, net, priors, config)
         return cls(
-            copied, priors, guide=guide, hyperparameters=latents, history=history, config=config
+            net,
+            priors,
+            guide=guide,
+            hyperparameters=coordinates,
+            history=folder.metrics(),
+            config=config,
         )
 
     def _saved_config(self) -> dict[str, Any]:
         config = {**self.config, "priors": self.priors.to_dict()}
-        if self._guide is not None:
-            config["guide"] = {"kind": self._guide.kind, "settings": self._guide.settings()}
+        if self.guide is not None:
+            config["guide"] = {"kind": self.guide.kind, "settings": self.guide.settings()}
         return config
+
+    def _without_weights(self, draw: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        weights = {p.name for p in parameters_of(self._net)}
+        return {name: value for name, value in draw.items() if name not in weights}
 
     def _draws(self, samples: int, seed: int) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
         """The network at each draw, and the hyperparameters; the next draw changes the network."""
-        samples, seed = check_whole("samples", samples, 1), check_whole("seed", seed, 0)
-        if self._guide is None:
-            values = self.hyperparameters() if self._latents else {}
-            yield self._net, {k: torch.tensor(v, dtype=torch.float64) for k, v in values.items()}
-            return
-        net = copy.deepcopy(self._net)
+        net = self._net
         for draw in self._guide.draws(samples, seed):
-            yield net, place(net, draw)
-
-    def _spectrum_draws(
-        self, samples: int, seed: int
-    ) -> Iterator[tuple[dict[str, Tensor], dict[str, Tensor]]]:
-        """The spectra of each of `_draws`, and the hyperparameters.
-
-        A guide that knows eigenvalues in closed form gives them; the other matrices are points.
-        """
-        samples, seed = check_whole("samples", samples, 1), check_whole("seed", seed, 0)
-        draws = None if self._guide is None else self._guide.spectrum_draws(samples, seed)
-        if draws is None:
-            for net, values in self._draws(samples, seed):
-                yield network_spectra(net), values
-            return
-        points = network_spectra(self.network())
-        for draw in draws:
-            drawn = {
-                name: draw.pop(name).to(like) if name in draw else like
-                for name, like in points.items()
-            }
-            yield drawn, draw
-
-    def _batches(self, data: Data, name: str, kind: type[Batches] = Batches) -> Batches:
-        first = next(self._net.parameters(), torch.zeros(()))
-        dtype = first.dtype if first.dtype.is_floating_point else torch.float32
-        return kind(data, batch_size=_BATCH, device=first.device, dtype=dtype, name=name)
-
-    def _unlabelled(self, x: Any, name: str) -> Batches:
-        """Batches of inputs alone, or of data whose labels are not looked at."""
-        if isinstance(x, DataLoader):
-            return self._batches(x, name, _AnyLabels)
-        inputs = x[0] if isinstance(x, tuple) and len(x) == 2 else x
-        inputs = inputs if isinstance(inputs, Tensor) else np.asarray(inputs)
-        labels = torch.zeros(len(inputs) if inputs.ndim else 0, dtype=torch.int64)
-        return self._batches((inputs, labels), name)
+            hyperparameters = self._without_weights(draw)
+            if net is self._net and len(hyperparameters) < len(draw):
+                net = copy.deepcopy(net)  # the draw has weights, which would overwrite our own
+            set_parameters(parameters_of(net), draw)
+            yield net, hyperparameters
 
     def _predict(self, batches: Batches, samples: int, seed: int) -> tuple[Prediction, Tensor]:
-        """The prediction and the labels, in the order of one pass over the data."""
-        parts: list[Prediction] = []
-        labels: list[Tensor] = []
-        with torch.no_grad():
-            for chunk in _chunks(batches, 0 if self._guide is None else _HELD):
-                labels += [y.cpu() for _, y in chunk]
-                draws = self._draws(samples, seed)  # the same for every chunk
-                parts.append(mix(_log_probs(net, chunk) for net, _ in draws))
-        return joined(parts), torch.cat(labels)
+        """The prediction and the labels, in the order of one pass through the data."""
+        samples, seed = whole_number(samples, "samples", at_least=1), whole_number(seed, "seed")
+
+        def networks() -> Iterator[Callable[[Tensor], Tensor]]:
+            return (net for net, _ in self._draws(samples, seed))
+
+        return predict_batches(networks, batches)
 
 
-class _AnyLabels(Batches):
-    """Batches whose labels may be those of other classes."""
+def _check_draw(draw: Mapping[str, Tensor], net: nn.Module, priors: Priors) -> None:
+    """Raise unless a draw has parameters of a network, and hyperparameters of its priors.
 
-    def check_labels(self, classes: int, batch: Tensor | None = None) -> None:
-        """Nothing to check."""
+    Raises:
+        ValueError: The network and its priors do not have a name, a shape differs, or a value is
+            not finite.
+    """
+    shapes = {p.name: p.tensor.shape for p in parameters_of(net)}
+    latents = hyperparameters_of(priors, net)
+    for name, value in draw.items():
+        if name not in shapes and name not in latents:
+            raise ValueError(
+                f"no parameter or hyperparameter {name}; there are {', '.join([*shapes, *latents])}"
+            )
+        shape = shapes.get(name, torch.Size())
+        if value.shape != shape:
+            raise ValueError(f"{name} has shape {tuple(shape)}, not {tuple(value.shape)}")
+        if not bool(torch.isfinite(value).all()):
+            raise ValueError(f"{name} is not finite")
 
 
-def network_spectra(net: nn.Module) -> dict[str, Tensor]:
-    """The spectrum of every matrix of a network by name, on the CPU: `(K,)` each."""
-    with torch.no_grad():
-        return {name: spectrum(W).cpu() for name, W in matrices_of(net).items()}
-
-
-def _rebuilt(
-    folder: RunFolder, described: Any, net: nn.Module, priors: Priors, config: Any
+def _read_guide(
+    folder: RunFolder,
+    description: Any,
+    net: nn.Module,
+    priors: Priors,
+    config: Mapping[str, Any],
 ) -> Guide:
-    """The guide that a run folder holds."""
+    """The guide that a run folder holds.
+
+    Raises:
+        CheckpointError: The files are truncated or foreign, or of another network.
+    """
     state = folder.tensors(GUIDE)
     try:
-        kind, settings = described["kind"], described["settings"]
+        kind, settings = description["kind"], description["settings"]
         likelihood = Likelihood.from_dict(config)
         model = BayesianClassifier(net, priors, **likelihood.to_dict())
-        guide = GUIDES[kind].rebuilt(model, settings, state)
-        check_fits(guide.centre(), net, priors)
+        guide = GUIDES[kind].from_state(model, settings, state)
+        _check_draw(guide.centre(), net, priors)
         first = next(net.parameters(), torch.zeros(()))
         return guide.to(first.device)
-    except Exception as error:  # whatever foreign settings and tensors make it stumble over
+    except Exception as error:  # foreign settings and tensors may raise anything
         raise CheckpointError(
             f"{folder.path / GUIDE} and the guide in {CONFIG} do not fit the network "
             f"{type(net).__name__}: {error!r}"
         ) from error
 
 
-def _chunks(batches: Batches, size: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """Batches, together until their inputs have `size` bytes.
-
-    All draws pass over a chunk before the next: a loader that shuffles gives each pass
-    another order.
-    """
-    held: list[tuple[Tensor, Tensor]] = []
-    count = 0
-    for x, y in batches:
-        held.append((x, y))
-        count += x.nbytes
-        if count >= size:
-            yield held
-            held, count = [], 0
-    if held:
-        yield held
-
-
-def _log_probs(net: nn.Module, chunk: list[tuple[Tensor, Tensor]]) -> Tensor:
-    return torch.cat([net(x).float().cpu() for x, _ in chunk]).log_softmax(1)
-
-
 def _stacked(draws: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    return {name: torch.stack([d[name].cpu() for d in draws]) for name in draws[0]}
+    return {name: torch.stack([draw[name].cpu() for draw in draws]) for name in draws[0]}

@@ -1,13 +1,26 @@
-"""Predictions of a posterior, with their uncertainty."""
+"""Predictions: averages over draws of a network, their uncertainty, and how good they are."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
+import scipy
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from bayes_htr.inference.data import Batches, Data
+
+ECE_BINS = 15
+"""Bins of equal width of the calibration error."""
+
+_BATCH = 1024
+_CHUNK_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -15,9 +28,9 @@ class Prediction:
     """The predictive distribution of `N` examples over `C` classes, on the CPU.
 
     Attributes:
-        log_probs: `(N, C)`, logarithms of the probabilities averaged over draws.
-        mutual_information: `(N,)` in nats: what the label would tell of the weights (epistemic
-            uncertainty); zero for a point estimate.
+        log_probs: Logarithms of the probabilities, averaged over draws of the weights: `(N, C)`.
+        mutual_information: What the label of an example would tell about the weights, in nats:
+            `(N,)`. This is the epistemic uncertainty, and it is zero for a point estimate.
     """
 
     log_probs: Tensor
@@ -25,31 +38,37 @@ class Prediction:
 
     @property
     def probs(self) -> Tensor:
-        """`(N, C)`, rows that sum to 1."""
+        """The probabilities: `(N, C)`, with rows that sum to 1."""
         return self.log_probs.exp()
 
     @property
     def labels(self) -> Tensor:
-        """`(N,)`, the most probable class."""
+        """The most probable class of each example: `(N,)`."""
         return self.log_probs.argmax(1)
 
     @property
     def entropy(self) -> Tensor:
-        """`(N,)` in nats: the whole predictive uncertainty."""
+        """The total uncertainty of each example in nats: `(N,)`."""
         return _entropy(self.log_probs)
 
     @property
     def aleatoric(self) -> Tensor:
-        """`(N,)` in nats: the mean entropy of the draws; with `mutual_information`, `entropy`."""
+        """The mean entropy of the draws in nats: `(N,)`.
+
+        The sum of this and `mutual_information` is `entropy`.
+        """
         return (self.entropy - self.mutual_information).clamp_min(0)
 
 
 def mix(log_probs: Iterable[Tensor]) -> Prediction:
-    """The prediction that averages the probabilities of draws, each `(N, C)`.
+    """Average the probabilities of several draws.
 
-    The mutual information is the entropy of the mean less the mean of the entropies
-    (Houlsby et al. 2011; Depeweg et al. 2018). The draws are taken one at a time, and summed in
+    The mutual information is the entropy of the average minus the average of the entropies
+    (Houlsby et al. 2011; Depeweg et al. 2018). The draws are consumed one at a time and summed in
     float64.
+
+    Args:
+        log_probs: The logarithms of the probabilities under each draw, `(N, C)`.
     """
     draws = iter(log_probs)
     first = next(draws)
@@ -65,14 +84,171 @@ def mix(log_probs: Iterable[Tensor]) -> Prediction:
     return Prediction(mean.to(first), information.to(first))
 
 
-def joined(parts: Iterable[Prediction]) -> Prediction:
-    """The prediction of all examples from those of their parts, in order."""
-    several = list(parts)
-    return Prediction(
-        torch.cat([p.log_probs for p in several]),
-        torch.cat([p.mutual_information for p in several]),
+def predict_batches(
+    draws: Callable[[], Iterable[Callable[[Tensor], Tensor]]], batches: Batches
+) -> tuple[Prediction, Tensor]:
+    """Average the predictions of several draws of a network over one pass through the data.
+
+    All draws predict one chunk of batches before the next chunk is loaded, since a loader that
+    shuffles would give each of them another order.
+
+    Args:
+        draws: Starts an iteration over the draws, the same at each call. Each draw takes inputs
+            `(B, ...)` to logits `(B, C)`.
+        batches: The data.
+
+    Returns:
+        The prediction, and the labels `(N,)` in the same order.
+    """
+    predictions: list[Prediction] = []
+    labels: list[Tensor] = []
+    with torch.no_grad():
+        for chunk in _chunks(batches, _CHUNK_BYTES):
+            labels += [y.cpu() for _, y in chunk]
+            predictions.append(mix(_log_probs(network, chunk) for network in draws()))
+    prediction = Prediction(
+        torch.cat([part.log_probs for part in predictions]),
+        torch.cat([part.mutual_information for part in predictions]),
     )
+    return prediction, torch.cat(labels)
+
+
+def batches_for(net: nn.Module, data: Data, name: str, kind: type[Batches] = Batches) -> Batches:
+    """Batches of labelled data, on the device and in the precision of a network.
+
+    Args:
+        net: The network.
+        data: A `DataLoader` or `(X, y)`.
+        name: What errors call the data.
+        kind: The class of the batches.
+
+    Raises:
+        DataError: The data are not valid; see `Batches`.
+    """
+    first = next(net.parameters(), torch.zeros(()))
+    dtype = first.dtype if first.dtype.is_floating_point else torch.float32
+    return kind(data, batch_size=_BATCH, device=first.device, dtype=dtype, name=name)
+
+
+def unlabelled_batches(net: nn.Module, x: Any, name: str) -> Batches:
+    """Batches of inputs; if there are labels beside them, the labels are ignored.
+
+    Args:
+        net: The network, whose device and precision the inputs take.
+        x: Inputs `(N, ...)`, a pair `(X, y)`, or a `DataLoader` of pairs.
+        name: What errors call the data.
+
+    Raises:
+        DataError: The data are not valid; see `Batches`.
+    """
+    if isinstance(x, DataLoader):
+        return batches_for(net, x, name, _AnyLabels)
+    inputs = x[0] if isinstance(x, tuple) and len(x) == 2 else x
+    inputs = inputs if isinstance(inputs, Tensor) else np.asarray(inputs)
+    labels = torch.zeros(len(inputs) if inputs.ndim else 0, dtype=torch.int64)
+    return batches_for(net, (inputs, labels), name)
+
+
+def scores(prediction: Prediction, y: Tensor) -> dict[str, float]:
+    """Score predictions against labels.
+
+    Args:
+        prediction: The prediction of `N` examples.
+        y: Their labels, `(N,)`.
+
+    Returns:
+        `accuracy`, in [0, 1]; `nll`, the negative log likelihood in nats per example; `ece`, the
+        expected calibration error with 15 bins of equal width and the L1 norm (Guo et al. 2017);
+        `brier`, the mean over examples of the sum over classes of squared differences (Brier 1950),
+        in [0, 2].
+    """
+    log_probs = prediction.log_probs.double()
+    probs = log_probs.exp()
+    correct = prediction.labels == y
+    return {
+        "accuracy": float(correct.double().mean()),
+        "nll": float(F.nll_loss(log_probs, y)),
+        "ece": _calibration_error(probs.amax(1), correct),
+        "brier": float((probs - F.one_hot(y, probs.shape[1])).square().sum(1).mean()),
+    }
+
+
+def ood_scores(inside: Prediction, outside: Prediction) -> dict[str, float]:
+    """Score how well uncertainty detects examples from outside the distribution of the data.
+
+    Args:
+        inside: The prediction of examples like the training data.
+        outside: The prediction of other examples.
+
+    Returns:
+        The area under the ROC curve of three detectors: `ood_auroc_entropy`,
+        `ood_auroc_mutual_information` (0.5 for a point mass, which has none), and
+        `ood_auroc_confidence`, for one minus the largest probability.
+    """
+
+    def doubt(prediction: Prediction) -> Tensor:
+        return -prediction.log_probs.amax(1)
+
+    detectors = {
+        "entropy": (outside.entropy, inside.entropy),
+        "mutual_information": (outside.mutual_information, inside.mutual_information),
+        "confidence": (doubt(outside), doubt(inside)),
+    }
+    return {f"ood_auroc_{name}": auroc(*pair) for name, pair in detectors.items()}
+
+
+def auroc(positive: Tensor, negative: Tensor) -> float:
+    """The probability that a positive example scores above a negative one.
+
+    Ties count as halves. This is the area under the ROC curve (Hanley & McNeil 1982), computed from
+    ranks as the Mann-Whitney statistic.
+
+    Args:
+        positive: Scores of the positive examples, `(P,)`.
+        negative: Scores of the negative examples, `(N,)`.
+    """
+    ranks = scipy.stats.rankdata(
+        np.concatenate([positive.double().numpy(), negative.double().numpy()])
+    )
+    p, n = len(positive), len(negative)
+    return float((ranks[:p].sum() - p * (p + 1) / 2) / (p * n))
+
+
+class _AnyLabels(Batches):
+    """Batches whose labels may be those of classes that the network does not know."""
+
+    def check_labels(self, classes: int, batch: Tensor | None = None) -> None:
+        """Accept all labels."""
+
+
+def _chunks(batches: Batches, size: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """Consecutive batches, collected until their inputs have at least `size` bytes."""
+    chunk: list[tuple[Tensor, Tensor]] = []
+    count = 0
+    for x, y in batches:
+        chunk.append((x, y))
+        count += x.nbytes
+        if count >= size:
+            yield chunk
+            chunk, count = [], 0
+    if chunk:
+        yield chunk
+
+
+def _log_probs(network: Callable[[Tensor], Tensor], chunk: list[tuple[Tensor, Tensor]]) -> Tensor:
+    return torch.cat([network(x).float().cpu() for x, _ in chunk]).log_softmax(1)
 
 
 def _entropy(log_probs: Tensor) -> Tensor:
     return torch.special.entr(log_probs.exp()).sum(-1)
+
+
+def _calibration_error(confidence: Tensor, correct: Tensor) -> float:
+    """`sum_b n_b / N |accuracy_b - confidence_b|` over bins `[b / 15, (b + 1) / 15)`.
+
+    The last bin also contains 1, for which torchmetrics 1.9 has a bin of its own.
+    """
+    bins = (confidence * ECE_BINS).long().clamp(0, ECE_BINS - 1)
+    excess = torch.zeros(ECE_BINS, dtype=torch.float64)
+    excess.index_add_(0, bins, correct.double() - confidence)
+    return float(excess.abs().sum() / len(confidence))

@@ -1,23 +1,20 @@
-"""What a network predicts under its priors alone, before any data."""
+"""What a network predicts under its priors alone, before it has seen any data."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from bayes_htr.inference.data import Batches
-from bayes_htr.inference.modes import evaluation_mode
-from bayes_htr.inference.randomness import isolated_randomness
+from bayes_htr._checks import whole_number
+from bayes_htr._torch import evaluation_mode, isolated_randomness
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.models.simulate import simulated, warn_of_flat
-from bayes_htr.posterior.prediction import Prediction, mix
+from bayes_htr.posterior.prediction import Prediction, predict_batches, unlabelled_batches
 from bayes_htr.spectra.matrices import unwrap
-
-_BATCH = 1024
 
 
 def prior_predictive(
@@ -30,44 +27,36 @@ def prior_predictive(
 ) -> Prediction:
     """The predictive distribution before any data: softmax outputs averaged over prior draws.
 
-    The draws are those of `sample_prior(model, samples, seed=seed)`, all in memory at once; the
-    network is in evaluation mode, with its present buffers.
+    The draws are those of `sample_prior(model, samples, seed=seed)`, and all of them are in memory
+    at once. The network is in evaluation mode and keeps its present buffers.
 
     Args:
         model: The model. It is not changed.
-        x: `(N, ...)` tensor or array.
-        samples: How many draws.
-        seed: Of the draws.
-        epoch: The epoch at which scheduled priors are taken.
+        x: Inputs `(N, ...)`, a tensor or an array.
+        samples: The number of draws.
+        seed: The seed of the draws.
+        epoch: The epoch at which scheduled priors are evaluated.
 
     Returns:
-        The prediction; its mutual information is what the labels would tell of the weights.
+        The prediction. Its mutual information says how much labels would tell about the weights.
 
     Raises:
-        PriorError: A prior that is no density, or cannot be simulated.
-        DataError: Inputs that the network does not take, or that are not finite.
+        PriorError: A prior is not a density, or cannot be simulated.
+        DataError: The network does not accept the inputs, or some are not finite.
         ValueError: `samples` is less than 1.
     """
-    if isinstance(samples, bool) or not isinstance(samples, int) or samples < 1:
-        raise ValueError(f"samples={samples!r} must be a whole number of at least 1")
-    parameters = model.placed(epoch)
+    samples = whole_number(samples, "samples", at_least=1)
+    parameters = model.densities(epoch).trainable
     warn_of_flat(parameters, stacklevel=3)
-    batches = _batches(model, x)
+    batches = unlabelled_batches(model.net, x, "x")
     batches.check_network(model.net)
     draws = simulated(parameters, samples, seed)
     root = unwrap(model.net)
-    log_probs: list[Tensor] = []
-    with evaluation_mode(model.net), torch.no_grad(), isolated_randomness():
+
+    def networks() -> Iterator[Callable[[Tensor], Tensor]]:
         for i in range(samples):
             weights = {p.parameter.path: draws[p.name][i] for p in parameters}
-            logits = [functional_call(root, weights, (inputs,)) for inputs, _ in batches]
-            log_probs.append(torch.cat([part.float().cpu() for part in logits]).log_softmax(1))
-    return mix(log_probs)
+            yield partial(functional_call, root, weights)
 
-
-def _batches(model: BayesianClassifier, x: Any) -> Batches:
-    inputs = x if isinstance(x, Tensor) else np.asarray(x)
-    labels = torch.zeros(len(inputs) if inputs.ndim else 0, dtype=torch.int64)
-    first = next(model.net.parameters(), torch.zeros(()))
-    dtype = first.dtype if first.dtype.is_floating_point else torch.float32
-    return Batches((inputs, labels), batch_size=_BATCH, device=first.device, dtype=dtype, name="x")
+    with evaluation_mode(model.net), isolated_randomness():
+        return predict_batches(networks, batches)[0]

@@ -1,4 +1,4 @@
-"""Laws, statistics and priors as values, and the specification that gives each parameter one."""
+"""Laws, statistics and priors as values, and `Priors`, which assigns them to parameters."""
 
 from bayes_htr.priors import penalties
 from bayes_htr.priors.common_laws import Exponential, Gamma, HalfCauchy, LogNormal, Normal
@@ -11,10 +11,13 @@ from bayes_htr.priors.heavy_tailed_laws import (
     Powerlaw,
     TruncatedPowerlaw,
 )
+from bayes_htr.priors.hyperparameters import Hyperparameter
 from bayes_htr.priors.law import Hill, Joint, Law, Shared
-from bayes_htr.priors.prior import Flat, Gate, Prior, Statistic, Term
+from bayes_htr.priors.matrix_prior import MatrixPrior, ResolvedTerm
+from bayes_htr.priors.parameter_prior import Densities, ParameterPrior
+from bayes_htr.priors.prior import Prior, Statistic
 from bayes_htr.priors.schedules import ExpDecay, PowerDecay, Schedule, factor_at
-from bayes_htr.priors.spec import Assignment, Priors
+from bayes_htr.priors.spec import Priors
 from bayes_htr.priors.statistics import (
     ESD,
     Entries,
@@ -25,36 +28,37 @@ from bayes_htr.priors.statistics import (
 
 __all__ = [
     "ESD",
-    "Assignment",
+    "Densities",
     "Entries",
     "ExpDecay",
     "ExplainedRow",
     "Explanation",
     "Exponential",
-    "Flat",
     "Frechet",
     "Gamma",
-    "Gate",
     "HalfCauchy",
     "Hill",
+    "Hyperparameter",
     "ImproperPowerlaw",
     "Joint",
     "Law",
     "LogNormal",
     "Lomax",
     "MarchenkoPastur",
+    "MatrixPrior",
     "MaxEigenvalue",
     "Normal",
+    "ParameterPrior",
     "PowerDecay",
     "Powerlaw",
     "Prior",
     "Priors",
+    "ResolvedTerm",
     "Schedule",
     "Shared",
     "SingularValues",
     "StableRank",
     "Statistic",
-    "Term",
     "TruncatedPowerlaw",
     "factor_at",
     "penalties",

@@ -29,11 +29,13 @@ class Normal(Law):
     def energy(self, x: Tensor, a: Arguments) -> Tensor:
         return ((x - a["loc"]) / a["scale"]).square() / 2
 
-    def total_energy(self, x: Tensor, a: Arguments) -> Tensor:
-        """As of any law; about zero one pass over `x`, which is what weight decay costs."""
-        if isinstance(a["loc"], float) and a["loc"] == 0:
-            return x.dot(x) / (2 * a["scale"] ** 2)
-        return self.energy(x, a).sum()
+    def total_energy(
+        self, x: Tensor, a: Arguments, start: Tensor | None = None, strength: float = 1.0
+    ) -> Tensor:
+        """As of any law; with mean 0 it is one pass over `x`, which is what weight decay costs."""
+        if self.loc == 0 and not self.latents:
+            return strength * (x.dot(x) / (2 * a["scale"] ** 2))
+        return super().total_energy(x, a, start, strength)
 
     def distribution_of(self, a: Arguments) -> Any:
         return dist.Normal(a["loc"], a["scale"])
@@ -80,8 +82,8 @@ class Gamma(Law):
         integrable = (c - 1.0) * strength > -1 if isinstance(c, float) else strength <= 1
         return super().is_proper(strength) and integrable
 
-    def numbers(self) -> tuple[float, float]:
-        """`(concentration, rate)` of a hyperprior, which holds numbers alone."""
+    def concentration_and_rate(self) -> tuple[float, float]:
+        """Both arguments of a hyperprior, which are numbers."""
         assert isinstance(self.concentration, float)
         assert isinstance(self.rate, float)
         return self.concentration, self.rate
@@ -97,7 +99,7 @@ class Gamma(Law):
 
 @dataclass(frozen=True, repr=False)
 class LogNormal(Law):
-    """The law of `exp` of a normal; energy `log x + (log x - loc)^2 / (2 scale^2)`.
+    """The law of `exp(y)` for a normal `y`; energy `log x + (log x - loc)^2 / (2 scale^2)`.
 
     Args:
         loc: Mean of the logarithm; a number or a hyperprior.
@@ -119,7 +121,7 @@ class LogNormal(Law):
 
 @dataclass(frozen=True, repr=False)
 class HalfCauchy(Law):
-    """The positive half of Cauchy's law; energy `log(1 + (x / scale)^2)`.
+    """The positive half of the Cauchy law; energy `log(1 + (x / scale)^2)`.
 
     Args:
         scale: Positive; a number or a hyperprior.

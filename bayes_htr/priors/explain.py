@@ -1,4 +1,4 @@
-"""The table that says what a set of priors means for a network."""
+"""The table that shows what a set of priors means for a network."""
 
 from __future__ import annotations
 
@@ -8,22 +8,23 @@ from dataclasses import dataclass, fields
 from rich.console import Console
 from rich.table import Table
 
-from bayes_htr.priors.prior import Prior
-from bayes_htr.spectra import Parameter, plan
+from bayes_htr.priors.matrix_prior import MatrixPrior
+from bayes_htr.priors.parameter_prior import ParameterPrior
+from bayes_htr.spectra import plan
 
 
 @dataclass(frozen=True)
 class ExplainedRow:
-    """One matrix (or vector) and what holds for it.
+    """One matrix or vector, with its prior and how the prior is computed.
 
     Attributes:
-        parameter: Its name; with `[q]`, `[k]`, `[v]` for stacked projections.
-        shape: The parameter's shape.
-        matrix: Rows x columns of the matrix, or empty.
-        pattern: The pattern that gave the prior.
+        parameter: Name of the parameter, with `[q]`, `[k]`, `[v]` for stacked projections.
+        shape: Shape of the parameter.
+        matrix: Rows x columns of the matrix, or empty for a vector.
+        pattern: The pattern that assigned the prior.
         prior: The prior as it prints, or `flat (why)`.
         density: `proper`, `improper`, `factor`, or empty.
-        strength: The power of the law; with `num_data` also the coefficient on the mean loss.
+        strength: The power of the law, and with `num_data` also the coefficient on the mean loss.
         algorithm: How the spectrum is computed.
         cost: Floating-point operations per evaluation.
     """
@@ -41,16 +42,16 @@ class ExplainedRow:
 
 @dataclass(frozen=True)
 class Explanation:
-    """The rows of `Priors.explain`; `print` shows them as a table."""
+    """The rows of `Priors.explain`, which print as a table."""
 
     rows: tuple[ExplainedRow, ...]
     notes: tuple[str, ...] = ()
 
     def table(self, columns: Sequence[str] | None = None) -> Table:
-        """The rows as a table of `rich`.
+        """The rows as a `rich` table.
 
         Args:
-            columns: Which fields of a row; all by default, but for those that would be empty.
+            columns: Names of the fields to show; by default all fields that are not empty.
         """
         names = [f.name for f in fields(ExplainedRow)] if columns is None else columns
         shown = [name for name in names if any(getattr(row, name) for row in self.rows)]
@@ -70,42 +71,40 @@ class Explanation:
         return capture.get().rstrip()
 
 
-def explain_row(
-    parameter: Parameter,
-    prior: Prior | None,
-    note: str,
-    pattern: str,
-    strength: float,
-    num_data: int | None,
-) -> list[ExplainedRow]:
-    """The rows of one parameter: one for each of its matrices, one for a vector."""
-    shape = "x".join(map(str, parameter.tensor.shape))
-    if prior is None:
+def explained(parameter: ParameterPrior, num_data: int | None = None) -> list[ExplainedRow]:
+    """The rows of one parameter: one for each of its matrices, or one for a vector.
+
+    Args:
+        parameter: The parameter with its prior.
+        num_data: If given, strengths are also shown as coefficients on the mean loss.
+    """
+    tensor, note = parameter.parameter.tensor, parameter.note
+    shape = "x".join(map(str, tensor.shape))
+    if parameter.prior is None:
         shown = f"flat ({note})" if note else "flat"
-        return [ExplainedRow(parameter.name, shape, "", pattern, shown, "", "", "", "")]
-    scaled = prior if strength == 1.0 else prior.scaled(strength)
+        return [ExplainedRow(parameter.name, shape, "", parameter.pattern, shown, "", "", "", "")]
     rows = []
-    for matrix in parameter.matrices or (None,):
-        sides = matrix.shape if matrix else (1, max(1, parameter.tensor.numel()))
-        frozen = not parameter.tensor.requires_grad
-        algorithm, flops = plan(prior.needs, sides)
+    for matrix in parameter.matrices:
+        m, n = matrix.shape
+        algorithm, flops = plan(matrix.stated.needs, (m, max(1, n)))
+        is_frozen = not tensor.requires_grad
         rows.append(
             ExplainedRow(
-                parameter=matrix.name if matrix else parameter.name,
+                parameter=matrix.name,
                 shape=shape,
-                matrix=f"{sides[0]}x{sides[1]}" if matrix else "",
-                pattern=pattern,
-                prior=repr(prior) + (f" ({note})" if note else ""),
-                density=scaled.status,
-                strength=_strengths(scaled, num_data),
-                algorithm="" if frozen else algorithm,
-                cost="" if frozen else f"{flops / 1e6:.3g} Mflop",
+                matrix="" if matrix.is_vector else f"{m}x{n}",
+                pattern=parameter.pattern,
+                prior=repr(matrix.stated) + (f" ({note})" if note else ""),
+                density=matrix.status,
+                strength=_strengths(matrix, num_data),
+                algorithm="" if is_frozen else algorithm,
+                cost="" if is_frozen else f"{flops / 1e6:.3g} Mflop",
             )
         )
     return rows
 
 
-def _strengths(prior: Prior, num_data: int | None) -> str:
-    values = dict.fromkeys(term.strength for term in prior.terms)
-    shown = [f"{s:g}" + (f" (mu={s / num_data:.3g})" if num_data else "") for s in values]
+def _strengths(matrix: MatrixPrior, num_data: int | None) -> str:
+    strengths = dict.fromkeys(term.strength for term in matrix.terms)
+    shown = [f"{s:g}" + (f" (mu={s / num_data:.3g})" if num_data else "") for s in strengths]
     return ", ".join(shown)

@@ -1,8 +1,8 @@
-"""Heavy-tailed laws as values, and the random bulk that they are told apart from.
+"""Heavy-tailed laws as values, and the Marchenko-Pastur law of a random matrix.
 
-When to use which: `Lomax` for a whole spectrum, `Frechet` for a largest eigenvalue, `Powerlaw`
-for a tail with a known start, `ImproperPowerlaw` to follow the paper to the letter.
-`docs/theory.md` derives each; the distributions are in `bayes_htr.distributions`.
+Use `Lomax` for a whole spectrum, `Frechet` for a largest eigenvalue, `Powerlaw` for a tail with a
+known start, and `ImproperPowerlaw` only to reproduce published penalties. `docs/theory.md` derives
+each law, and `bayes_htr.distributions` has the distributions.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from bayes_htr import distributions as dist
@@ -23,7 +25,7 @@ from bayes_htr.priors.law import POSITIVE, Argument, Arguments, Law, Range
 
 @dataclass(frozen=True, repr=False)
 class TailIndexed(Law, abstract=True):
-    """A law with exponent `alpha > 1`, also given as `tail_index = alpha - 1 > 0`."""
+    """A law with an exponent `alpha > 1`, also given as `tail_index = alpha - 1 > 0`."""
 
     alpha: Argument | None = None
 
@@ -46,17 +48,20 @@ class TailIndexed(Law, abstract=True):
             return super()._instead(name)
         return "pass it as tail_index= (that is alpha - 1), so that any positive law is valid"
 
-    @property
+    @cached_property
     def conjugate(self) -> Gamma | None:
+        # A scale with a hyperprior keeps the tail index a hyperparameter too: their joint
+        # normaliser matters.
         tail_index = getattr(self, "tail_index", None)
-        return tail_index if isinstance(tail_index, Gamma) else None
+        alone = len(self.latents) == 1
+        return tail_index if isinstance(tail_index, Gamma) and alone else None
 
     def is_proper(self, strength: float = 1.0) -> bool:
         return super().is_proper(strength) and self._tail_is_finite(self.alpha, strength)
 
     @staticmethod
     def exponent(a: Arguments) -> Tensor | float:
-        """`alpha` from whichever of the two was given."""
+        """The exponent `alpha`, computed from `alpha` or `tail_index`, whichever was given."""
         return a["alpha"] if "alpha" in a else 1.0 + a["tail_index"]
 
     @abstractmethod
@@ -65,35 +70,45 @@ class TailIndexed(Law, abstract=True):
 
     @abstractmethod
     def log_slope(self, x: Tensor, a: Arguments) -> Tensor:
-        """`-log r'(x)` without constants: `-log p = tail_index r - log tail_index + this`."""
+        """`-log r'(x)` without constants: `-log p = tail_index r - log tail_index + log_slope`."""
 
-    def marginal_energy(
-        self, x: Tensor, a: Arguments, start: Tensor | None, strength: float
+    def total_energy(
+        self, x: Tensor, a: Arguments, start: Tensor | None = None, strength: float = 1.0
     ) -> Tensor:
+        """As of any law; a Gamma tail index is integrated out (`marginal_energy`)."""
+        if self.conjugate is None and (start is None or not self.latents):
+            return super().total_energy(x, a, start, strength)
+        excess = self.log_ratio(x, a) - (0.0 if start is None else self.log_ratio(start, a))
+        slopes = self.log_slope(x, a)
+        if self.conjugate is not None:
+            return self.marginal_energy(excess.sum(), slopes.sum(), x.numel(), strength)
+        t = self.exponent(a) - 1.0
+        return strength * (t * excess + slopes - torch.as_tensor(t).log()).sum()
+
+    def marginal_energy(self, S: Tensor, slopes: Tensor, k: int, strength: float) -> Tensor:
         """`-log` of the integral of `p(x)^strength` over a Gamma tail index, without constants.
 
-        With `S = sum r(x)` the tail index given `x` is `Gamma(a + s k, b + s S)`; integrated out it
-        leaves `(a + s k) log(b + s S)`. Strength tempers the law and not the hyperprior.
-        """
-        S = self.log_ratio(x, a) - (0.0 if start is None else self.log_ratio(start, a))
-        rest = self.log_slope(x, a).sum()
-        return self.marginal_energy_of_sums(S.sum(), rest, x.numel(), strength)
+        The tail index given `x` is `Gamma(a + s k, b + s S)`; integrated out it leaves
+        `(a + s k) log(b + s S)`. Strength tempers the law and not the hyperprior.
 
-    def marginal_energy_of_sums(self, S: Tensor, rest: Tensor, k: int, strength: float) -> Tensor:
-        """`marginal_energy` from the sums of `k` log ratios and log slopes."""
-        gamma = self.conjugate
-        assert gamma is not None
-        shape, rate = gamma.numbers()
-        return (shape + strength * k) * (rate + strength * S).log() + strength * rest
+        Args:
+            S: The sum of `log_ratio` over `k` values, 0-d.
+            slopes: That of `log_slope`, 0-d.
+            k: How many values there are.
+            strength: The power of the law.
+        """
+        assert self.conjugate is not None
+        shape, rate = self.conjugate.concentration_and_rate()
+        return (shape + strength * k) * (rate + strength * S).log() + strength * slopes
 
 
 @dataclass(frozen=True, repr=False)
 class Powerlaw(TailIndexed):
-    """`p(x) = (alpha - 1) / xmin (x / xmin)^-alpha` for `x >= xmin`: Pareto's law.
+    """`p(x) = (alpha - 1) / xmin (x / xmin)^-alpha` for `x >= xmin`: the Pareto law.
 
     Args:
         alpha: Exponent of the density, greater than 1; a number or `Hill`.
-        xmin: Start of the tail, positive. Left out under `ESD(..., tail=)`, which sets it.
+        xmin: Start of the tail, positive. Leave it out with `ESD(..., tail=)`, which sets it.
         tail_index: `alpha - 1`, instead of `alpha`; a number or a hyperprior.
     """
 
@@ -131,7 +146,7 @@ class Powerlaw(TailIndexed):
 
 @dataclass(frozen=True, repr=False)
 class ImproperPowerlaw(Law):
-    """`x^-alpha` for `x > 0`: the paper's power law, which is no density.
+    """`x^-alpha` for `x > 0`: an improper power law, which is not a density.
 
     Args:
         alpha: Exponent, positive; a number or `Hill`.
@@ -156,7 +171,7 @@ class ImproperPowerlaw(Law):
 class Lomax(TailIndexed):
     """`p(x) = (alpha - 1) / scale (1 + x / scale)^-alpha` for `x >= 0`: a soft lower end.
 
-    The law to take for a whole spectrum.
+    This is the recommended law for a whole spectrum.
 
     Args:
         alpha: Exponent of the density, greater than 1; a number or `Hill`.
@@ -172,11 +187,6 @@ class Lomax(TailIndexed):
         "tail_index": POSITIVE,
     }
     optional: ClassVar[tuple[str, ...]] = ("alpha", "tail_index")
-
-    @property
-    def conjugate(self) -> Gamma | None:
-        # A latent scale keeps the tail index a latent too: their joint normaliser matters.
-        return super().conjugate if isinstance(self.scale, float) else None
 
     def energy(self, x: Tensor, a: Arguments) -> Tensor:
         return self.exponent(a) * (x / a["scale"]).log1p()
@@ -236,10 +246,11 @@ class Frechet(Law):
     The limit law of the largest of many heavy-tailed values.
 
     Args:
-        alpha: Shape (the tail index: the density falls as `x^-(alpha + 1)`), positive; a number,
-            `Hill` or a hyperprior.
-        scale: Positive; a number or a hyperprior. With 1 the energy has its minimum at
-            `(alpha / (alpha + 1))^(1 / alpha)`: the scale is a real choice.
+        alpha: Shape (the tail index: the density falls off as `x^-(alpha + 1)`), positive; a
+            number, `Hill` or a hyperprior.
+        scale: Positive; a number or a hyperprior. The energy has its minimum at
+            `loc + scale (alpha / (alpha + 1))^(1 / alpha)`, so choose the scale near the expected
+            value.
         loc: Lower end of the support.
     """
 
@@ -276,11 +287,12 @@ class Frechet(Law):
 class MarchenkoPastur(Law):
     """The bulk of the spectrum of a `K x M` matrix with independent entries, `K <= M`.
 
-    Support `size variance (1 -+ sqrt(ratio))^2`. With `size=1` eigenvalues are those of `WW'/M`.
+    The support has the ends `size variance (1 -+ sqrt(ratio))^2`. With `size=1` the eigenvalues are
+    those of `WW'/M`.
 
     Args:
         ratio: `K / M`, in (0, 1].
-        variance: Of the entries, positive.
+        variance: Variance of the entries, positive.
         size: `M`.
     """
 

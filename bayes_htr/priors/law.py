@@ -1,13 +1,13 @@
-"""What a law is: a value with an energy, `-log p(x)`, and a Pyro distribution.
+"""The base class of laws: values with an energy `-log p(x)` and a Pyro distribution.
 
-The energy drops what is constant, and is a function of tensors; the distribution has everything
-else. A law's arguments are numbers, or
+The energy is a function of tensors and drops constants; the distribution is complete. An argument
+of a law is a number or one of the following:
 
-- `Hill`: the plug-in estimate from the matrix's own spectrum (empirical Bayes);
-- a law: a hyperprior, one latent per matrix; a Gamma law on the tail index of a power law is
-  integrated out in closed form;
-- `Joint(law)`: the same, kept as a latent even where it could be integrated out;
-- `Shared(name, law)`: one latent for all matrices that name it.
+- `Hill`: a plug-in estimate from the matrix's own spectrum (empirical Bayes);
+- a law: a hyperprior, with one latent variable for each matrix. A Gamma law on the tail index of a
+  power law is integrated out in closed form;
+- `Joint(law)`: a hyperprior whose latent variable is kept even if it could be integrated out;
+- `Shared(name, law)`: a hyperprior with one latent variable for all matrices that use the name.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor
@@ -28,7 +29,7 @@ Arguments: TypeAlias = Mapping[str, "Tensor | float"]
 
 
 class Range(NamedTuple):
-    """The open range of an argument, and what else than a number it may be."""
+    """The open range of an argument, and what it may be other than a number."""
 
     above: float | None = None
     hill: bool = False
@@ -40,15 +41,17 @@ POSITIVE = Range(above=0, latent=True)
 
 @dataclass(frozen=True, repr=False)
 class Hill(Value):
-    """Hill's estimate of the exponent from the matrix that is scored.
+    """Hill's estimate of the exponent from the spectrum of the matrix.
 
     `alpha = 1 + (1/k sum_{i<=k} ln(lambda_i / lambda_{k+1}))^-1`, `k = max(1, floor(fraction K))`.
 
     Args:
-        fraction: The part of the spectrum that is the tail, in (0, 1).
-        differentiable: Whether the gradient flows through the estimate. If not, it is a constant
-            of the moment: empirical Bayes, and the update is not the gradient of a function.
-        exponent: `"density"`, or `"tail"` for one less: the tail-consistent shape of a Fréchet law.
+        fraction: The fraction of the spectrum that forms the tail, in (0, 1).
+        differentiable: Whether the gradient flows through the estimate. If not, the estimate is
+            treated as a constant (empirical Bayes), and the update is not the gradient of a
+            function.
+        exponent: `"density"` for `alpha`, or `"tail"` for `alpha - 1`, which is the consistent
+            shape of a Fréchet law.
     """
 
     fraction: float = 0.5
@@ -70,15 +73,15 @@ class Hill(Value):
 
 @dataclass(frozen=True, repr=False)
 class Law(Value, abstract=True):
-    """Base of every law."""
+    """Base class of all laws."""
 
     ranges: ClassVar[Mapping[str, Range]] = {}
     optional: ClassVar[tuple[str, ...]] = ()
     positive: ClassVar[bool] = True
-    """Whether the support has no negative numbers."""
+    """Whether the support contains only non-negative numbers."""
     normalised: ClassVar[bool] = True
     singular_at_zero: ClassVar[bool] = False
-    """Whether the energy or its slope is unbounded at 0."""
+    """Whether the energy or its derivative is unbounded at 0."""
 
     def __post_init__(self) -> None:
         for name, allowed in self.ranges.items():
@@ -107,51 +110,78 @@ class Law(Value, abstract=True):
         return "give a number"
 
     def require_hyperprior(self) -> None:
-        """Raise `PriorError` unless this can be a hyperprior: proper, and of numbers alone."""
+        """Raise `PriorError` unless the law can be a hyperprior: proper, and with numbers only."""
         if not self.normalised or not all(isinstance(v, float) for v in self._given().values()):
             raise PriorError(
                 f"{self!r} as a hyperprior: take a proper law whose arguments are numbers"
             )
 
-    @property
+    @cached_property
     def arguments(self) -> dict[str, Argument]:
-        """The arguments by name, those left out without."""
-        return {name: getattr(self, name) for name in self.ranges if name in self._given()}
+        """The arguments by name, without those that were left out."""
+        stated = self._given()
+        return {name: stated[name] for name in self.ranges if name in stated}
 
-    @property
+    @cached_property
+    def numbers(self) -> dict[str, float]:
+        """The arguments that are numbers, by name."""
+        return {k: v for k, v in self.arguments.items() if isinstance(v, float)}
+
+    def numbers_like(self, like: Tensor) -> dict[str, Tensor]:
+        """The arguments that are numbers as tensors of the dtype and on the device of `like`."""
+        return {k: like.new_tensor(v) for k, v in self.numbers.items()}
+
+    @cached_property
     def hill(self) -> Hill | None:
-        """The plug-in estimate among the arguments, if any (no law takes two)."""
+        """The plug-in estimate among the arguments, if there is one (no law takes two)."""
         return next((a for a in self.arguments.values() if isinstance(a, Hill)), None)
 
-    @property
+    @cached_property
     def latents(self) -> dict[str, Law | Joint | Shared]:
-        """The hyperpriors among the arguments by argument name."""
-        found = self.arguments.items()
-        return {k: v for k, v in found if isinstance(v, Law | Joint | Shared)}
+        """The hyperpriors among the arguments, by argument name."""
+        arguments = self.arguments.items()
+        return {k: v for k, v in arguments if isinstance(v, Law | Joint | Shared)}
 
-    @property
+    @cached_property
     def conjugate(self) -> Law | None:
         """The Gamma hyperprior that is integrated out in closed form, if there is one."""
         return None
 
     def is_proper(self, strength: float = 1.0) -> bool:
-        """Whether `p^strength` has a finite integral, its hyperparameters given.
+        """Whether `p^strength` has a finite integral, given its hyperparameters.
 
-        A plug-in estimate makes no density.
+        A law with a plug-in estimate is not a density.
         """
         return self.normalised and self.hill is None and strength > 0
 
     def _tail_is_finite(self, alpha: Any, strength: float) -> bool:
-        """Whether `x^(-strength alpha)` can be integrated at infinity (latents: at strength 1)."""
+        """Whether `x^(-strength alpha)` is integrable at infinity (latents: at strength 1)."""
         return alpha * strength > 1 if isinstance(alpha, float) else strength >= 1
 
     @abstractmethod
     def energy(self, x: Tensor, a: Arguments) -> Tensor:
-        """`-log p(x)` for each element of `x`, without what does not depend on `x`."""
+        """`-log p(x)` for each element of `x`, without terms that do not depend on `x`."""
 
-    def total_energy(self, x: Tensor, a: Arguments) -> Tensor:
-        """The sum of `energy` over the elements of `x`, `(n,)`: 0-d."""
-        return self.energy(x, a).sum()
+    def total_energy(
+        self, x: Tensor, a: Arguments, start: Tensor | None = None, strength: float = 1.0
+    ) -> Tensor:
+        """`-strength` times the log density of all elements of `x`: 0-d.
+
+        Constants are dropped where no argument is a hyperparameter, and kept where one is, since
+        they depend on it.
+
+        Args:
+            x: `(n,)` values on the support.
+            a: The arguments.
+            start: Where the scored tail starts, if it is not the law's own support.
+            strength: The power of the law.
+
+        Raises:
+            ValueError: Hyperparameters outside the law's range.
+        """
+        if not self.latents:
+            return strength * self.energy(x, a).sum()
+        return -strength * self.distribution_of(dict(a)).log_prob(x).sum()
 
     @abstractmethod
     def distribution_of(self, a: Arguments) -> Any:
@@ -163,18 +193,16 @@ class Law(Value, abstract=True):
         Raises:
             PriorError: An argument is a plug-in estimate, a hyperprior, or missing.
         """
-        arguments = self.arguments
-        numbers = {k: v for k, v in arguments.items() if isinstance(v, float)}
-        if len(numbers) < len(arguments):
+        if len(self.numbers) < len(self.arguments):
             raise PriorError(
                 f"{self!r} has no distribution of its own: not all arguments are numbers"
             )
-        return self.distribution_of(numbers)
+        return self.distribution_of(self.numbers)
 
     def on_support(self, x: Tensor, a: Arguments) -> Tensor:
-        """`x` moved to the nearest end of the support where the energy is continued as a constant.
+        """`x`, moved to the nearest end of the support where the energy continues as a constant.
 
-        Only laws with a lower or upper end inside the positive numbers move anything: see
+        Only laws with a lower or upper end inside the positive numbers move any values: see
         `docs/theory.md`, "Eigenvalues outside the support".
         """
         return x
@@ -182,7 +210,7 @@ class Law(Value, abstract=True):
 
 @dataclass(frozen=True, repr=False)
 class Joint(Value):
-    """A hyperprior whose latent, one per matrix, is optimised together with the weights."""
+    """A hyperprior whose latent variable, one per matrix, is optimised with the weights."""
 
     law: Law
 
@@ -192,11 +220,11 @@ class Joint(Value):
 
 @dataclass(frozen=True, repr=False)
 class Shared(Value):
-    """A hyperprior with one latent for all the matrices that use the same name.
+    """A hyperprior with one latent variable for all matrices that use the same name.
 
     Raises:
-        PriorError: An empty name, or something that is no hyperprior. That one name stands for
-            one law everywhere is checked when priors meet a network.
+        PriorError: An empty name, or a law that cannot be a hyperprior. Whether every use of a name
+            has the same law is checked when the priors are applied to a network.
     """
 
     name: str

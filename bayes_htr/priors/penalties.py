@@ -1,7 +1,7 @@
 """Classical and heavy-tailed penalties as priors: the special cases of `docs/theory.md`.
 
-Each function returns the prior whose energy is the penalty with coefficient `c = 1`;
-`.scaled(c)` gives any other coefficient. The heavy-tailed ones are those of Xiao, Li, Xie & Zhou
+Each function returns the prior whose energy is the penalty with coefficient `c = 1`. Use
+`.scaled(c)` for any other coefficient. The heavy-tailed penalties are those of Xiao, Li, Xie & Zhou
 (2023), arXiv:2304.02911.
 """
 
@@ -36,7 +36,7 @@ def nuclear_norm() -> Prior:
 
 
 def weighted_alpha(fraction: float = 0.5) -> Prior:
-    """`alpha log lambda_1` with Hill's `alpha`, differentiated through: Weighted Alpha.
+    """`alpha log lambda_1` with a differentiable Hill estimate `alpha`: Weighted Alpha.
 
     Args:
         fraction: Hill's tail fraction.

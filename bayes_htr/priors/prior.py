@@ -1,7 +1,7 @@
-"""A prior on one matrix: a statistic with a law, products of such, and their strength.
+"""A prior on one matrix: a statistic with a law, products of such priors, and their strength.
 
-`a & b` multiplies priors; `.scaled(s)` raises to a power, `.scheduled(d)` lets the power decay over
-epochs, `.above(t)` lets the penalty act only while it is at least `t`.
+`a & b` multiplies priors. `.scaled(s)` raises a prior to a power, `.scheduled(d)` lets the power
+decay over the epochs, and `.above(t)` lets the penalty act only if it is at least `t`.
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from bayes_htr.errors import PriorError, SpectrumError
-from bayes_htr.priors.heavy_tailed_laws import Powerlaw, TailIndexed
+from bayes_htr.priors.heavy_tailed_laws import Powerlaw
 from bayes_htr.priors.law import Arguments, Law
 from bayes_htr.priors.schedules import Schedule
 from bayes_htr.priors.values import Value, number
@@ -32,17 +33,25 @@ class Term(NamedTuple):
 
 
 class Gate(NamedTuple):
-    """The terms (by index) that act only while the sum of their penalties is at least a number."""
+    """The terms (by index) that act only if the sum of their penalties is at least a threshold."""
 
     threshold: float
     terms: tuple[int, ...]
 
 
-class Flat(NamedTuple):
-    """A prior taken apart: what an engine evaluates."""
+class Terms(NamedTuple):
+    """A prior taken apart: its terms, and which of them act only above a threshold."""
 
     terms: tuple[Term, ...]
     gates: tuple[Gate, ...]
+
+    @property
+    def status(self) -> str:
+        """`"proper"`, `"improper"`, or `"factor"` where it is a density over no coordinate."""
+        if not all(term.statistic.is_density for term in self.terms):
+            return "factor"
+        is_proper = all(term.statistic.is_proper(term.strength) for term in self.terms)
+        return "proper" if is_proper and not self.gates else "improper"
 
 
 @dataclass(frozen=True, repr=False)
@@ -50,7 +59,7 @@ class Prior(Value, abstract=True):
     """A prior on one matrix."""
 
     def scaled(self, strength: float) -> Prior:
-        """`p^strength`: tempers the laws, not hyperpriors. Repeated calls multiply."""
+        """`p^strength`: tempers laws, not hyperpriors. Repeated calls multiply."""
         return Scaled(self, strength)
 
     def scheduled(self, schedule: Schedule) -> Prior:
@@ -58,7 +67,7 @@ class Prior(Value, abstract=True):
         return Scheduled(self, schedule)
 
     def above(self, threshold: float) -> Prior:
-        """The penalty (the energy before strength) acts only while it is at least `threshold`."""
+        """The prior whose penalty (its energy before strength) acts if at least `threshold`."""
         return Above(self, threshold)
 
     def __and__(self, other: Prior) -> Prior:
@@ -67,15 +76,15 @@ class Prior(Value, abstract=True):
         return Product((self, other))
 
     @abstractmethod
-    def flat(self) -> Flat:
-        """The prior's terms and gates."""
+    def decompose(self) -> Terms:
+        """The prior taken apart into terms and gates."""
 
     @property
     def terms(self) -> tuple[Term, ...]:
         """The statistics with their strengths."""
-        return self.flat().terms
+        return self.decompose().terms
 
-    @property
+    @cached_property
     def needs(self) -> Need:
         """What the prior needs of a matrix."""
         needs = Need()
@@ -85,17 +94,13 @@ class Prior(Value, abstract=True):
 
     @property
     def spectral(self) -> bool:
-        """Whether it needs a matrix (`Entries` alone takes vectors too)."""
+        """Whether the prior needs a matrix; a prior of only `Entries` also accepts vectors."""
         return any(term.statistic.needs_matrix for term in self.terms)
 
     @property
     def status(self) -> str:
         """`"proper"`, `"improper"`, or `"factor"` where it is a density over no coordinate."""
-        if not all(term.statistic.is_density for term in self.terms):
-            return "factor"
-        gated = bool(self.flat().gates)
-        proper = all(term.statistic.is_proper(term.strength) for term in self.terms)
-        return "proper" if proper and not gated else "improper"
+        return self.decompose().status
 
 
 @dataclass(frozen=True, repr=False)
@@ -113,83 +118,85 @@ class Statistic(Prior, abstract=True):
             raise PriorError(f"{self!r}: the law needs xmin, the start of its tail")
 
     needs_matrix: ClassVar[bool] = True
-    """Whether it is defined for matrices alone."""
+    """Whether the statistic is only defined for matrices."""
     is_density: ClassVar[bool] = True
     """Whether a law on it is a density over some coordinate of the matrix."""
     of_spectrum: ClassVar[bool] = True
-    """Whether it is a function of the spectrum; else it is one of the entries."""
+    """Whether the statistic is a function of the spectrum, not of the entries."""
     of_largest: ClassVar[bool] = False
-    """Whether the largest eigenvalue alone has the law, and the ratios of the others to it are
-    uniform: the natural coordinates are then these, and else the values themselves."""
+    """Whether only the largest eigenvalue has the law, and the ratios of the others to it are
+    uniform. The natural coordinates are then these quantities, and otherwise the values of the
+    statistic."""
     precedence: ClassVar[int] = 0
-    """Of several on one spectrum that of the lowest says most of it: it decides what is sampled."""
+    """Of several statistics of one spectrum, the one with the lowest precedence determines most of
+    the spectrum, and decides what is sampled."""
     _start_from: ClassVar[float | None] = None
 
     @property
     def scores_part(self) -> bool:
-        """Whether a part of the spectrum is scored and the rest left flat."""
+        """Whether the law applies to a part of the spectrum, and the rest has a flat prior."""
         return False
 
     def of_eigenvalues(self, eigenvalues: Tensor) -> Tensor:
-        """What has the law, from eigenvalues `(..., K)`; their own order is kept."""
+        """The values of the statistic for eigenvalues `(..., K)`, in the same order."""
         return eigenvalues
 
     def to_eigenvalues(self, values: Tensor) -> Tensor:
-        """Values that have the law as eigenvalues, element by element."""
+        """The eigenvalues for values of the statistic, element by element."""
         return values
 
     def log_derivative(self, eigenvalues: Tensor) -> Tensor:
-        """`log |dx / dlambda|` of each value `x` that has the law by its eigenvalue."""
+        """`log |dx / dlambda|` for each value `x` of the statistic and its eigenvalue."""
         return torch.zeros_like(eigenvalues)
 
     def log_volume(self, eigenvalues: Tensor) -> Tensor:
-        """What makes the product of `p` the density of the ordered spectrum, its logarithm.
+        """The logarithm of the factor between the density of the spectrum and the product of `p`.
 
-        `K! prod |dx / dlambda|`: the density of eigenvalues `(..., K)` in descending order is
-        `prod p(x_i)` times this.
+        The density of eigenvalues `(..., K)` in descending order is `prod p(x_i)` times this
+        factor, which is `K! prod |dx / dlambda|`.
         """
         K = eigenvalues.shape[-1]
         return math.lgamma(K + 1) + self.log_derivative(eigenvalues).sum(-1)
 
     def num_values(self, shape: tuple[int, int]) -> int:
-        """How many values of a matrix of a shape have the law."""
+        """The number of values of the statistic for a matrix of a given shape."""
         return min(shape)
 
     def proper_example(self, alpha: float) -> str:
-        """A prior of this kind with a proper heavy-tailed law, as it would be written."""
+        """The expression of a prior on this statistic with a proper heavy-tailed law."""
         return f"{type(self).__name__}(Lomax({alpha}))"
 
-    def flat(self) -> Flat:
-        return Flat((Term(self),), ())
+    def decompose(self) -> Terms:
+        return Terms((Term(self),), ())
 
     def is_proper(self, strength: float = 1.0) -> bool:
         """Whether `p^strength` is a density up to a finite constant."""
         return self.law.is_proper(strength)
 
-    @property
+    @cached_property
     @abstractmethod
     def own_needs(self) -> Need:
-        """What the statistic itself needs of a matrix."""
+        """What the statistic itself needs to know of a matrix."""
 
-    @property
+    @cached_property
     def needs(self) -> Need:
-        """What the statistic and the law's plug-in estimate need of a matrix."""
+        """What the statistic and the plug-in estimate of its law need to know of a matrix."""
         if self.law.hill is None:
             return self.own_needs
         return self.own_needs | Need(upper=self.law.hill.fraction)
 
     @abstractmethod
     def values(self, view: MatrixView) -> Tensor:
-        """The scored values, one-dimensional, with gradient to the matrix."""
+        """The one-dimensional values of the statistic, with gradient to the matrix."""
 
     def start(self, view: MatrixView) -> Tensor | None:
-        """Where the scored tail starts, a constant; `None` for the law's own support."""
+        """The start of the tail as a constant; `None` for the law's own support."""
         return None
 
     def energy(
         self, view: MatrixView, latents: Mapping[str, Tensor], strength: float = 1.0
     ) -> Tensor:
-        """The energy at a strength: `-strength log p`, without what depends on nothing here.
+        """The energy `-strength log p`, without constants.
 
         Args:
             view: The matrix.
@@ -200,54 +207,34 @@ class Statistic(Prior, abstract=True):
             0-d, with gradient to the matrix and the latents.
 
         Raises:
-            SpectrumError: The energy is not finite, or the law's support holds none of the values.
+            SpectrumError: The energy is not finite, or all values lie outside the law's support.
         """
-        law, x = self.law, self.values(view)
-        a = self._arguments(view, latents)
+        x, a = self.values(view), self._arguments(view, latents)
         start = self.start(view)
         x = self._supported(view, x, a)
-        if law.conjugate is not None:
-            assert isinstance(law, TailIndexed)
-            energy = law.marginal_energy(x, a, start, strength)
-        elif not latents:
-            energy = strength * law.total_energy(x, a)
-        elif start is None:
-            try:
-                energy = -strength * law.distribution_of(dict(a)).log_prob(x).sum()
-            except ValueError as error:
-                raise SpectrumError(f"{view.name}: {self!r} cannot be scored: {error}") from error
-        else:
-            assert isinstance(law, TailIndexed)
-            t = law.exponent(a) - 1.0
-            excess = law.log_ratio(x, a) - law.log_ratio(start, a)
-            rest = law.log_slope(x, a)
-            energy = strength * (t * excess + rest - torch.as_tensor(t).log()).sum()
-        return self._finite(view, energy, x)
+        try:
+            return self.law.total_energy(x, a, start, strength)
+        except ValueError as error:
+            raise SpectrumError(f"{view.name}: {self!r} cannot be scored: {error}") from error
 
-    def _finite(self, view: MatrixView, energy: Tensor, x: Tensor) -> Tensor:
-        if not bool(torch.isfinite(energy)):
-            raise SpectrumError(
-                f"{view.name}: the energy of {self!r} is {energy.item()} "
-                f"(scored values from {x.min().item():.3g} to {x.max().item():.3g}); "
-                "these lie at or outside the end of the law's support; if it is no weight matrix, "
-                'leave it out by patterns, as in Priors({"*.weight": ...})'
-            )
-        return energy
+    def not_finite(self, view: MatrixView, energy: float) -> SpectrumError:
+        """The error that says why an energy is not finite."""
+        x = self.values(view)
+        return SpectrumError(
+            f"{view.name}: the energy of {self!r} is {energy} "
+            f"(scored values from {x.min().item():.3g} to {x.max().item():.3g}); "
+            "these lie at or outside the end of the law's support; if it is no weight matrix, "
+            'leave it out by patterns, as in Priors({"*.weight": ...})'
+        )
 
     def _arguments(self, view: MatrixView, latents: Mapping[str, Tensor]) -> Arguments:
-        """The law's arguments as numbers and tensors; a conjugate tail index has none."""
-        arguments: dict[str, Tensor | float] = {}
-        for name, value in self.law.arguments.items():
-            if isinstance(value, float):
-                arguments[name] = value
-            elif value is self.law.hill:
-                assert self.law.hill is not None
-                lam = view.eigenvalues
-                if not self.law.hill.differentiable:
-                    lam = lam.detach()
-                arguments[name] = self.law.hill(lam, view.name)
-            elif name in latents:
-                arguments[name] = latents[name]
+        """The law's arguments as numbers and tensors; a tail index integrated out is left out."""
+        arguments: dict[str, Tensor | float] = {**self.law.numbers, **latents}
+        hill = self.law.hill
+        if hill is not None:
+            lam = view.eigenvalues if hill.differentiable else view.eigenvalues.detach()
+            (name,) = (k for k, v in self.law.arguments.items() if v is hill)
+            arguments[name] = hill(lam, view.name)
         return arguments
 
     def _supported(self, view: MatrixView, x: Tensor, a: Arguments) -> Tensor:
@@ -288,20 +275,20 @@ class Product(Prior):
     def __repr__(self) -> str:
         return " & ".join(map(repr, self.factors))
 
-    def flat(self) -> Flat:
+    def decompose(self) -> Terms:
         terms: list[Term] = []
         gates: list[Gate] = []
         for factor in self.factors:
             shift = len(terms)
-            inner = factor.flat()
+            inner = factor.decompose()
             terms += inner.terms
             gates += [Gate(t, tuple(i + shift for i in index)) for t, index in inner.gates]
-        return Flat(tuple(terms), tuple(gates))
+        return Terms(tuple(terms), tuple(gates))
 
 
 @dataclass(frozen=True, repr=False)
 class _Wrapped(Prior, abstract=True):
-    """A prior with something around it."""
+    """A prior that modifies another prior."""
 
     prior: Prior
 
@@ -316,7 +303,7 @@ class _Wrapped(Prior, abstract=True):
 
 @dataclass(frozen=True, repr=False)
 class Scaled(_Wrapped):
-    """`prior^strength`; what `prior.scaled(strength)` makes."""
+    """`prior^strength`, the result of `prior.scaled(strength)`."""
 
     strength: float
 
@@ -327,16 +314,16 @@ class Scaled(_Wrapped):
     def __repr__(self) -> str:
         return self._show(f"scaled({self.strength})")
 
-    def flat(self) -> Flat:
-        terms, gates = self.prior.flat()
-        return Flat(
+    def decompose(self) -> Terms:
+        terms, gates = self.prior.decompose()
+        return Terms(
             tuple(Term(t.statistic, t.strength * self.strength, t.schedules) for t in terms), gates
         )
 
 
 @dataclass(frozen=True, repr=False)
 class Scheduled(_Wrapped):
-    """A prior whose strength decays; what `prior.scheduled(schedule)` makes."""
+    """A prior whose strength decays, the result of `prior.scheduled(schedule)`."""
 
     schedule: Schedule
 
@@ -348,9 +335,9 @@ class Scheduled(_Wrapped):
     def __repr__(self) -> str:
         return self._show(f"scheduled({self.schedule!r})")
 
-    def flat(self) -> Flat:
-        terms, gates = self.prior.flat()
-        return Flat(
+    def decompose(self) -> Terms:
+        terms, gates = self.prior.decompose()
+        return Terms(
             tuple(Term(t.statistic, t.strength, (*t.schedules, self.schedule)) for t in terms),
             gates,
         )
@@ -358,7 +345,7 @@ class Scheduled(_Wrapped):
 
 @dataclass(frozen=True, repr=False)
 class Above(_Wrapped):
-    """A prior that acts while its penalty is at least `threshold`; what `prior.above(t)` makes."""
+    """A prior that acts only if its penalty is at least `threshold`: `prior.above(threshold)`."""
 
     threshold: float
 
@@ -369,9 +356,9 @@ class Above(_Wrapped):
     def __repr__(self) -> str:
         return self._show(f"above({self.threshold})")
 
-    def flat(self) -> Flat:
-        terms, gates = self.prior.flat()
-        return Flat(terms, (*gates, Gate(self.threshold, tuple(range(len(terms))))))
+    def decompose(self) -> Terms:
+        terms, gates = self.prior.decompose()
+        return Terms(terms, (*gates, Gate(self.threshold, tuple(range(len(terms))))))
 
 
 def _factors(prior: Prior) -> Iterator[Prior]:

@@ -1,7 +1,7 @@
-"""Schedules of a prior's strength over epochs: the Decay variants against over-regularising.
+"""Schedules of a prior's strength over the epochs: the Decay variants against over-regularising.
 
-The strength is multiplied by `d(floor(epoch / period))` with `d(0) = 1`, and is 0 once that is
-at or below a cutoff (Xiao et al. 2023, arXiv:2304.02911). Epochs count from 0.
+The strength is multiplied by `d(floor(epoch / period))` with `d(0) = 1`. It is 0 once this factor
+is at or below a cutoff (Xiao et al. 2023, arXiv:2304.02911). Epochs count from 0.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from bayes_htr.priors.values import Value, integer, number
 
 @dataclass(frozen=True, repr=False)
 class Schedule(Value, abstract=True):
-    """A factor on the strength, a function of the epoch.
+    """A factor on the strength that depends on the epoch.
 
     Attributes:
-        k: How fast it decays.
-        period: Epochs for which the factor stays the same.
-        cutoff: A factor at or below it is 0. From 1 on nothing would ever act.
+        k: The rate of decay.
+        period: The number of epochs for which the factor stays the same.
+        cutoff: A factor at or below the cutoff is replaced by 0; in [0, 1), because the prior would
+            never act with a cutoff of 1.
 
     Raises:
         PriorError: A negative or infinite `k`, a period below 1, or a cutoff outside [0, 1).
@@ -70,10 +71,10 @@ class ExpDecay(Schedule):
 
 
 def factor_at(schedules: tuple[Schedule, ...], epoch: int | None) -> float:
-    """The product of schedules at an epoch.
+    """The product of the schedules at an epoch.
 
     Raises:
-        PriorError: There is a schedule and no epoch.
+        PriorError: There is a schedule, but no epoch was given.
     """
     if schedules and epoch is None:
         raise PriorError(

@@ -1,8 +1,8 @@
-"""`Priors`: which prior each parameter of a network has, by patterns on parameter names.
+"""`Priors`: the assignment of priors to the parameters of a network by patterns on their names.
 
-Patterns are those of `fnmatch`; the first that matches a parameter wins. A parameter that none
-matches keeps a flat prior. `Priors.resolve` meets a network and tells what holds for it,
-`Priors.explain` prints that.
+Patterns are those of `fnmatch`, and the first pattern that matches a parameter wins. A parameter
+without a matching pattern has a flat prior. `Priors.resolve` applies the patterns to a network, and
+`Priors.explain` prints the result.
 """
 
 from __future__ import annotations
@@ -19,13 +19,15 @@ from typing import Any
 from torch import nn
 
 from bayes_htr.errors import PriorError
-from bayes_htr.priors.explain import Explanation, explain_row
-from bayes_htr.priors.law import Law, Shared
+from bayes_htr.priors.explain import Explanation, explained
+from bayes_htr.priors.law import Law
+from bayes_htr.priors.matrix_prior import MatrixPrior
+from bayes_htr.priors.parameter_prior import Densities, ParameterPrior
 from bayes_htr.priors.prior import Prior
 from bayes_htr.priors.schedules import Schedule
 from bayes_htr.priors.values import Value, number
 from bayes_htr.spectra import Parameter, parameters_of
-from bayes_htr.spectra.matrices import without_wrappers
+from bayes_htr.spectra.matrices import as_row, without_wrappers
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,30 +35,17 @@ else:
     import tomli as tomllib
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """What holds for one parameter: its prior (`None` if flat) and the pattern that gave it.
-
-    `note` says why a parameter is flat, or that its prior is a constant.
-    """
-
-    parameter: Parameter
-    prior: Prior | None
-    pattern: str = ""
-    note: str = ""
-
-
 @dataclass(frozen=True, repr=False, init=False)
 class Priors(Value):
     """Priors on the parameters of a network.
 
     Args:
-        priors: Either one prior for every weight matrix, or an ordered mapping of patterns (as in
-            `fnmatch`) on parameter names to priors, the first match winning. An empty mapping is a
-            flat prior on everything: plain training.
+        priors: Either one prior for every weight matrix, or an ordered mapping from patterns on
+            parameter names (as in `fnmatch`) to priors, where the first match wins. An empty
+            mapping is a flat prior on everything: plain training.
 
     Raises:
-        PriorError: Something that is no prior, or no pattern.
+        PriorError: A value that is not a prior, or a key that is not a pattern.
 
     Example:
         >>> priors = Priors({"fc*.weight": MaxEigenvalue(Frechet(2.0, 1.0))}).scaled(80.0)
@@ -112,24 +101,24 @@ class Priors(Value):
     def scaled(self, strength: float) -> Priors:
         """All priors to the power `strength`; repeated calls multiply.
 
-        `strength=1` is Bayes' rule; a penalty coefficient `mu` on the mean loss is
-        `mu * num_data`.
+        `strength=1` is Bayes' rule. A penalty coefficient `mu` on the mean loss corresponds to the
+        strength `mu * num_data`.
         """
         return self._with(strength=self.strength * number(strength, "strength", at_least=0))
 
     def scheduled(self, schedule: Schedule) -> Priors:
-        """The strength multiplied by `schedule(epoch)`; repeated calls multiply."""
+        """All strengths multiplied by `schedule(epoch)`; repeated calls multiply."""
         return self._with(schedules=(*self.schedules, schedule))
 
     @property
     def is_scheduled(self) -> bool:
-        """Whether the strength of all of them, or of any, changes from epoch to epoch."""
+        """Whether the strength of any prior changes from epoch to epoch."""
         stated = [prior for _, prior in self.priors]
         stated += [] if self.everywhere is None else [self.everywhere]
         return bool(self.schedules) or any(t.schedules for prior in stated for t in prior.terms)
 
     def above(self, threshold: float) -> Priors:
-        """The sum of all penalties (before strength) acts only while at least `threshold`."""
+        """The priors whose penalties act only if their sum is at least `threshold`."""
         threshold = number(threshold, "threshold")
         return self._with(
             threshold=threshold if self.threshold is None else max(threshold, self.threshold)
@@ -161,10 +150,10 @@ class Priors(Value):
 
     @classmethod
     def from_dict(cls, data: Any) -> Priors:
-        """The priors that `to_dict` made this of; `type` may be left out.
+        """The priors from which `to_dict` made this dictionary; `type` may be left out.
 
         Raises:
-            PriorError: A missing, unknown or doubled key, or a value that is not valid.
+            PriorError: A missing, unknown or repeated key, or a value that is not valid.
         """
         if not isinstance(data, Mapping):
             raise PriorError(f"expected a table of priors, got {data!r}")
@@ -212,18 +201,18 @@ class Priors(Value):
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, PriorError) as error:
             raise PriorError(f"{path}: {error}") from error
 
-    def resolve(self, net: nn.Module) -> list[Assignment]:
-        """What holds for each parameter of a network.
+    def resolve(self, net: nn.Module) -> list[ParameterPrior]:
+        """The prior of each parameter of a network, in the order of its parameters.
 
         Raises:
-            PriorError: A pattern that matches no parameter, or only ones that earlier patterns
-                have taken, or only vectors though its prior is spectral; one prior for every
-                weight matrix where there is none; one shared name for two laws.
+            PriorError: A pattern matches no parameter, or only parameters that earlier patterns
+                have taken, or only vectors although its prior is spectral; there is one prior for
+                every weight matrix, but no weight matrix; or a shared name has two laws.
         """
         parameters = parameters_of(net)
         names = [p.name for p in parameters]
         used: dict[str, int] = dict.fromkeys((p for p, _ in self.priors), 0)
-        assignments = [self._assign(parameter, used) for parameter in parameters]
+        resolved = [self._assign(parameter, used) for parameter in parameters]
         if self.everywhere is not None and not any(p.matrices for p in parameters):
             raise PriorError(
                 f"there is no weight matrix for {self.everywhere!r}; the parameters are "
@@ -247,18 +236,35 @@ class Priors(Value):
                 f"the pattern {pattern!r} does nothing: earlier patterns take all that it matches "
                 f"({', '.join(p.name for p in matched)}); move it up"
             )
-        self._check_shared(assignments)
-        return assignments
+        _check_shared(resolved)
+        return resolved
 
-    def _assign(self, parameter: Parameter, used: dict[str, int]) -> Assignment:
-        flat = Assignment(parameter, None)
+    def densities(self, net: nn.Module, epoch: int | None = None) -> Densities:
+        """The priors of a network's parameters as densities.
+
+        Args:
+            net: The network.
+            epoch: Counted from 0; needed where a prior is scheduled.
+
+        Raises:
+            PriorError: As `resolve`; a prior that is no density, or a threshold on the sum of all.
+        """
+        resolved = self.resolve(net)
+        if self.threshold is not None:
+            names = ", ".join(p.name for p in resolved if p.prior is not None)
+            raise PriorError(
+                f"{names}: {self!r} acts only above a threshold and is no density; leave out "
+                ".above(...), as in Priors(ESD(Lomax(2.0))), or use htr.MAP"
+            )
+        return Densities.at(resolved, epoch)
+
+    def _assign(self, parameter: Parameter, used: dict[str, int]) -> ParameterPrior:
+        flat = ParameterPrior(parameter)
         if parameter.raw and parameter.tensor.ndim > 1:
             self._refuse_raw(parameter)
         if self.everywhere is not None:
             if parameter.matrices:
-                return Assignment(
-                    parameter, self.everywhere, "(every weight matrix)", _frozen(parameter)
-                )
+                return self._resolved(parameter, self.everywhere, "(every weight matrix)")
             return dataclasses.replace(flat, note="a vector")
         for pattern, prior in self.priors:
             if not _matches(pattern, parameter):
@@ -272,11 +278,25 @@ class Priors(Value):
                 flat = dataclasses.replace(flat, note=f"a vector, {pattern!r} needs a matrix")
                 continue
             used[pattern] += 1
-            return Assignment(parameter, prior, pattern, _frozen(parameter))
+            return self._resolved(parameter, prior, pattern)
         return flat if flat.note else dataclasses.replace(flat, note="no pattern matches")
 
+    def _resolved(self, parameter: Parameter, prior: Prior, pattern: str) -> ParameterPrior:
+        overall: Any = {"strength": self.strength, "schedules": self.schedules}
+        matrices = [
+            MatrixPrior.of(prior, m.name, m.shape, view=m.view, **overall)
+            for m in parameter.matrices
+        ]
+        if not matrices:
+            shape = (1, parameter.tensor.numel())
+            matrices = [
+                MatrixPrior.of(prior, parameter.name, shape, view=as_row, is_vector=True, **overall)
+            ]
+        note = "" if parameter.tensor.requires_grad else "frozen: a constant"
+        return ParameterPrior(parameter, prior, pattern, note, tuple(matrices))
+
     def _refuse_raw(self, parameter: Parameter) -> None:
-        """Raise if a spectral prior would score what a weight is only computed from."""
+        """Raise if a spectral prior is on a parameter from which the actual weight is computed."""
         matching = [prior for pattern, prior in self.priors if _matches(pattern, parameter)]
         prior = self.everywhere or next(iter(matching), None)
         if prior is not None and prior.spectral:
@@ -287,44 +307,42 @@ class Priors(Value):
                 "remove_spectral_norm, prune.remove), or give it Entries"
             )
 
-    def _check_shared(self, assignments: list[Assignment]) -> None:
-        laws: dict[str, Law] = {}
-        for assignment in assignments:
-            for term in assignment.prior.terms if assignment.prior else ():
-                for latent in term.statistic.law.latents.values():
-                    if isinstance(latent, Shared):
-                        first = laws.setdefault(latent.name, latent.law)
-                        if first != latent.law:
-                            raise PriorError(
-                                f"Shared({latent.name!r}, ...) stands for two laws, {first!r} and "
-                                f"{latent.law!r}; use two names"
-                            )
-
     def explain(self, net: nn.Module, *, num_data: int | None = None) -> Explanation:
-        """A row per parameter: its prior, whether that is proper, its algorithm and cost.
+        """A table with a row per parameter: its prior, whether it is proper, algorithm and cost.
 
         Args:
             net: The network.
-            num_data: If given, the strength is also shown as the coefficient `mu = s / num_data`
-                on the mean loss.
+            num_data: If given, the strength is also shown as the coefficient `mu = s / num_data` on
+                the mean loss.
 
         Returns:
-            Prints as a table; `.rows` holds the same as values.
+            The table to print; `.rows` contains the same as values.
 
         Raises:
             PriorError: As `resolve`.
         """
         rows = []
-        for a in self.resolve(net):
-            rows += explain_row(a.parameter, a.prior, a.note, a.pattern, self.strength, num_data)
+        for parameter in self.resolve(net):
+            rows += explained(parameter, num_data)
         tail = [f"schedule {s!r}" for s in self.schedules]
         if self.threshold is not None:
             tail.append(f"acts while the sum of penalties is at least {self.threshold}")
         return Explanation(tuple(rows), tuple(tail))
 
 
-def _frozen(parameter: Parameter) -> str:
-    return "" if parameter.tensor.requires_grad else "frozen: a constant"
+def _check_shared(resolved: list[ParameterPrior]) -> None:
+    """Raise if one shared name stands for two hyperpriors."""
+    laws: dict[str, Law] = {}
+    for parameter in resolved:
+        for matrix in parameter.matrices:
+            for term in matrix.terms:
+                for hyperparameter in term.hyperparameters.values():
+                    name, law = hyperparameter.name, hyperparameter.law
+                    if (first := laws.setdefault(name, law)) != law:
+                        raise PriorError(
+                            f"Shared({name!r}, ...) stands for two laws, {first!r} and {law!r}; "
+                            "use two names"
+                        )
 
 
 def _matches(pattern: str, parameter: Parameter) -> bool:

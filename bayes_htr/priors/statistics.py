@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -32,8 +33,8 @@ class ESD(Statistic):
 
     Args:
         law: The law.
-        tail: If given, only the `k = max(1, floor(tail * K))` largest eigenvalues are scored, with
-            `xmin = lambda_{k+1}` held constant; the rest is flat.
+        tail: If given, the law applies only to the `k = max(1, floor(tail * K))` largest
+            eigenvalues, with `xmin = lambda_{k+1}` as a constant, and the rest has a flat prior.
     """
 
     tail: float | None = None
@@ -59,7 +60,7 @@ class ESD(Statistic):
     def _start_from(self) -> float | None:  # type: ignore[override]
         return self.tail
 
-    @property
+    @cached_property
     def own_needs(self) -> Need:
         if self._is_log_det:
             return Need(log_det=True)
@@ -67,9 +68,9 @@ class ESD(Statistic):
             return Need(upper=self.tail)
         return Need(upper=1, digits=self.law.singular_at_zero)
 
-    @property
+    @cached_property
     def _is_log_det(self) -> bool:
-        """Whether the energy is one of `log det(I + W'W / scale)`: no eigenvalue is needed."""
+        """Whether the energy is a multiple of `log det(I + W'W / scale)`, without eigenvalues."""
         law = self.law
         return (
             isinstance(law, Lomax)
@@ -88,9 +89,9 @@ class ESD(Statistic):
         S = view.log_det(self.law.scale)
         if self.law.conjugate is None:
             assert isinstance(self.law.alpha, float)
-            return self._finite(view, strength * self.law.alpha * S, S)
+            return strength * self.law.alpha * S
         K = min(view.shape)
-        return self._finite(view, self.law.marginal_energy_of_sums(S, S, K, strength), S)
+        return self.law.marginal_energy(S, S, K, strength)
 
     def is_proper(self, strength: float = 1.0) -> bool:
         return self.tail is None and super().is_proper(strength)
@@ -138,7 +139,7 @@ class SingularValues(Statistic):
     def log_derivative(self, eigenvalues: Tensor) -> Tensor:
         return -(2 * eigenvalues.sqrt()).log()
 
-    @property
+    @cached_property
     def own_needs(self) -> Need:
         return Need(singular_values=True, digits=self.law.singular_at_zero)
 
@@ -150,7 +151,7 @@ class SingularValues(Statistic):
 
 @dataclass(frozen=True, repr=False)
 class MaxEigenvalue(Statistic):
-    """A law on the largest eigenvalue of `W'W`; the others' ratios to it are uniform.
+    """A law on the largest eigenvalue of `W'W`; the ratios of the others to it are uniform.
 
     Args:
         law: The law.
@@ -163,14 +164,14 @@ class MaxEigenvalue(Statistic):
         return eigenvalues.amax(-1, keepdim=True)
 
     def log_volume(self, eigenvalues: Tensor) -> Tensor:
-        """`(K - 1)! lambda_1^-(K-1)`: the ratios of the others are uniform."""
+        """`(K - 1)! lambda_1^-(K-1)`: the ratios of the other eigenvalues are uniform."""
         K = eigenvalues.shape[-1]
         return math.lgamma(K) - (K - 1) * eigenvalues.amax(-1).log()
 
     def num_values(self, shape: tuple[int, int]) -> int:
         return 1
 
-    @property
+    @cached_property
     def own_needs(self) -> Need:
         return Need(top=True)
 
@@ -180,10 +181,10 @@ class MaxEigenvalue(Statistic):
 
 @dataclass(frozen=True, repr=False)
 class Entries(Statistic):
-    """A law on every entry, also of a vector.
+    """A law on every entry of a matrix or vector.
 
     Args:
-        law: The law; one of both signs (`Normal`) for ordinary weights.
+        law: The law. Use one on all real numbers, such as `Normal`, for ordinary weights.
     """
 
     needs_matrix: ClassVar[bool] = False
@@ -195,7 +196,7 @@ class Entries(Statistic):
     def proper_example(self, alpha: float) -> str:
         return "Entries(Normal(0.0, 1.0))"
 
-    @property
+    @cached_property
     def own_needs(self) -> Need:
         return Need()
 
@@ -227,7 +228,7 @@ class StableRank(Statistic):
     def proper_example(self, alpha: float) -> str:
         return f"ESD(Lomax({alpha}))"
 
-    @property
+    @cached_property
     def own_needs(self) -> Need:
         return Need(top=True)
 

@@ -1,4 +1,4 @@
-"""Powers of laws that are laws again: what a prior at another strength than 1 is simulated from."""
+"""Normalised powers of laws, from which priors with a strength other than 1 are simulated."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from bayes_htr.priors.law import Law
 
 
 def tempered(law: Law, strength: float) -> Law:
-    """The law with the density `p^strength`, normalised.
+    """The law with the normalised density `p^strength`.
 
     Args:
-        law: One whose arguments are numbers.
+        law: A law whose arguments are numbers.
         strength: Positive.
 
     Raises:
-        PriorError: `p^strength` has no finite integral, or is of none of the families here.
+        PriorError: `p^strength` has no finite integral, or does not belong to a known family.
     """
     if strength == 1:
         return law
@@ -49,14 +49,14 @@ def tempered(law: Law, strength: float) -> Law:
 
 
 def tempered_distribution(law: Law, strength: float) -> Any:
-    """The distribution with the density `p^strength`, normalised, in float64.
+    """The distribution with the normalised density `p^strength`, in float64.
 
-    Where it is no law of this package: with `y = z^-alpha` a power of `Frechet` is
-    `y ~ Gamma((strength (alpha + 1) - 1) / alpha, strength)`, and a power of `HalfCauchy` the
+    Some powers are not laws of this package. With `y = z^-alpha`, a power of `Frechet` is
+    `y ~ Gamma((strength (alpha + 1) - 1) / alpha, strength)`. A power of `HalfCauchy` is the
     positive half of Student's t with `2 strength - 1` degrees of freedom.
 
     Args:
-        law: One whose arguments are numbers.
+        law: A law whose arguments are numbers.
         strength: Positive.
 
     Raises:
@@ -75,5 +75,4 @@ def tempered_distribution(law: Law, strength: float) -> Any:
                 student = dist.StudentT(double * freedom, 0.0, double * scale / freedom**0.5)
                 return dist.FoldedDistribution(student)
     found = tempered(law, s)
-    numbers = {k: double * v for k, v in found.arguments.items() if isinstance(v, float)}
-    return found.distribution_of(numbers)
+    return found.distribution_of(found.numbers_like(double))

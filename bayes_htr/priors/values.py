@@ -1,17 +1,17 @@
-"""Values: what laws, priors and schedules are made of.
+"""Values, from which laws, priors and schedules are built.
 
-A value is a frozen dataclass that holds numbers, strings and other values, never tensors or
-closures. So it copies, pickles, compares, hashes and prints, and converts with `to_dict` and
-`from_dict`; the names that `from_dict` accepts are those of the classes below this one.
+A value is a frozen dataclass that contains numbers, strings and other values, but never tensors or
+closures. Values can be copied, pickled, compared, hashed and printed, and converted with `to_dict`
+and `from_dict`. `from_dict` accepts only the names of the subclasses of `Value` in this library.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
+from functools import partial
 from typing import Any, ClassVar, TypeVar
 
+from bayes_htr import _checks
 from bayes_htr.errors import PriorError
 
 V = TypeVar("V", bound="Value")
@@ -19,7 +19,7 @@ V = TypeVar("V", bound="Value")
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Value:
-    """Base of every value."""
+    """Base class of all values."""
 
     _types: ClassVar[dict[str, type[Value]]] = {}
 
@@ -40,7 +40,7 @@ class Value:
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def _given(self) -> dict[str, Any]:
-        """The fields by name, without those left at a default of `None`."""
+        """The fields by name, without those that have a default of `None` and were left out."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {k: v for k, v in fields.items() if v is not None}
 
@@ -50,11 +50,11 @@ class Value:
 
     @classmethod
     def from_dict(cls: type[V], data: Any) -> V:
-        """The value that `to_dict` made this of.
+        """The value from which `to_dict` made this dictionary.
 
         Raises:
-            PriorError: Not a table with a known `type`, an unknown or missing key, or a value
-                of another kind than this class.
+            PriorError: Not a table with a known `type`, an unknown or missing key, or a value of
+                another kind than this class.
         """
         value = _parse(data, "value")
         if not isinstance(value, cls):
@@ -94,34 +94,8 @@ def _parse(data: Any, where: str) -> Any:
         raise PriorError(f"{name}: {error}") from error
 
 
-def number(
-    value: Any,
-    what: str,
-    *,
-    above: float | None = None,
-    at_least: float | None = None,
-    below: float | None = None,
-) -> float:
-    """`value` as a finite float within its bounds.
-
-    Raises:
-        PriorError: Not a finite number, or out of bounds; `what` names it.
-    """
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise PriorError(f"{what}={value!r} must be a number")
-    try:
-        result = float(value)
-    except OverflowError:
-        result = math.inf
-    if not math.isfinite(result):
-        raise PriorError(f"{what}={result} must be finite")
-    if above is not None and not result > above:
-        raise PriorError(f"{what}={result} must be greater than {above:g}")
-    if at_least is not None and not result >= at_least:
-        raise PriorError(f"{what}={result} must be at least {at_least:g}")
-    if below is not None and not result < below:
-        raise PriorError(f"{what}={result} must be less than {below:g}")
-    return result
+number = partial(_checks.number, error=PriorError)
+"""A finite float within its bounds, as `_checks.number`, but with a `PriorError`."""
 
 
 def integer(value: Any, what: str, *, at_least: int) -> int:

@@ -18,13 +18,15 @@ from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 
-from bayes_htr.drawing import pyplot
+from bayes_htr._files import atomic_write
+from bayes_htr._plotting import pyplot
 from bayes_htr.errors import CheckpointError
 from bayes_htr.inference import RunFolder
-from bayes_htr.inference.run_folder import SPECTRA, write_aside
+from bayes_htr.inference.run_folder import SPECTRA
 from bayes_htr.posterior import PosteriorSpectra
 from bayes_htr.posterior.plots import plot_history, plot_spectra
-from bayes_htr.posterior.spectrum_draws import alpha_note
+from bayes_htr.posterior.spectra import plotted_spectrum
+from bayes_htr.posterior.summary import alpha_note
 
 RESULTS = "results.json"
 SPECTRA_BEFORE = "spectra_before.safetensors"
@@ -214,12 +216,20 @@ class RunReport:
         """
         plt = pyplot()
         figures = (
-            plot_spectra(self.spectra, label=self.label, beside=self.beside),
+            plot_spectra(
+                [
+                    [
+                        plotted_spectrum(spectra, name, label)
+                        for label, spectra in ((self.label, self.spectra), self.beside)
+                    ]
+                    for name in self.spectra
+                ]
+            ),
             plot_history(self.history),
         )
         paths = [self.folder.path / name for name in PICTURES]
         for path, figure in zip(paths, figures, strict=True):
-            write_aside(path, lambda aside, f=figure: f.savefig(aside, dpi=130, format="png"))  # type: ignore[misc]
+            atomic_write(path, lambda aside, f=figure: f.savefig(aside, dpi=130, format="png"))  # type: ignore[misc]
             plt.close(figure)
         return paths
 

@@ -1,7 +1,8 @@
-"""Matrices of a module, their decompositions, and statistics of their spectra."""
+"""The matrices of a module, their decompositions, and statistics of their spectra."""
 
 from bayes_htr.spectra.cluster import Cluster, Followed, follow, shares
 from bayes_htr.spectra.gram import eigenvalues
+from bayes_htr.spectra.haar import frame_of, haar, log_frame_constant, log_jacobian
 from bayes_htr.spectra.matrices import Matrix, Parameter, as_matrix, matrices_of, parameters_of
 from bayes_htr.spectra.need import Need, Plan, plan
 from bayes_htr.spectra.statistics import (
@@ -17,11 +18,10 @@ from bayes_htr.spectra.statistics import (
     working_dtype,
 )
 from bayes_htr.spectra.top import TopPair, start_block, top_pair
-from bayes_htr.spectra.view import Factors, Gradient, MatrixView, PulledBack
+from bayes_htr.spectra.view import Gradient, MatrixView
 
 __all__ = [
     "Cluster",
-    "Factors",
     "Followed",
     "Gradient",
     "Matrix",
@@ -29,13 +29,16 @@ __all__ = [
     "Need",
     "Parameter",
     "Plan",
-    "PulledBack",
     "TopPair",
     "as_matrix",
     "eigenvalues",
     "follow",
+    "frame_of",
     "frobenius_norm",
+    "haar",
     "hill",
+    "log_frame_constant",
+    "log_jacobian",
     "matrices_of",
     "nuclear_norm",
     "parameters_of",

@@ -1,9 +1,9 @@
-"""The leading singular triplets of a matrix, followed while it changes.
+"""The leading singular triplets of a matrix, updated while the matrix changes.
 
-Between two calls of an optimiser a matrix moves little, so that one block power step from the
-vectors it had is enough; near a tie several triplets share the gradient of the largest singular
-value, which has no derivative there. Small matrices are the rule, so what counts is how few
-operations there are.
+A matrix changes little between two steps of an optimiser, so one block power step from the previous
+singular vectors is sufficient. Near a tie, the largest singular value has no derivative, and
+several triplets share its gradient. Most matrices are small, so the run time depends on the number
+of operations.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ _NOISE = 1e-2
 
 
 class Cluster(NamedTuple):
-    """The leading singular triplets of a matrix, as `follow` keeps them; the leading one last.
+    """The leading singular triplets of a matrix, in ascending order of their values.
 
     Attributes:
-        values: `(b,)`, singular values, from below.
-        left: `(b, m)`, left vectors in rows.
-        right: `(b, n)`, right vectors in rows.
+        values: `(b,)`, singular values, ascending.
+        left: `(b, m)`, left singular vectors in rows.
+        right: `(b, n)`, right singular vectors in rows.
 
-    The rows of the longer side are orthonormal, those of the shorter one of unit length and as
-    nearly orthogonal as they are singular vectors; where a value is lost in the rounding of the
-    largest, both are shorter. After `of`, only the last triplet is one: the
-    other values are zero, and the shorter side has a place to start from.
+    The rows of the longer side are orthonormal. The rows of the shorter side have unit length, and
+    they are orthogonal as far as they are singular vectors. If a value is lost in the rounding
+    error of the largest one, its rows are shorter on both sides. After `of`, only the last triplet
+    is a singular triplet: the other values are zero, and the rows of the shorter side are starting
+    vectors.
     """
 
     values: Tensor
@@ -40,7 +41,7 @@ class Cluster(NamedTuple):
 
     @classmethod
     def of(cls, pair: TopPair) -> Cluster:
-        """One triplet alone, with the block to go on from."""
+        """A cluster with a single triplet, and the block of vectors for the next step."""
         short = pair.block.flip(1).T.contiguous()
         wide = len(pair.u) < len(pair.v)
         long = pair.block.new_zeros(len(short), max(len(pair.u), len(pair.v)))
@@ -51,7 +52,7 @@ class Cluster(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, int]:
-        """`(m, n)`, of the matrix."""
+        """`(m, n)`, the shape of the matrix."""
         return self.left.shape[1], self.right.shape[1]
 
     @property
@@ -60,14 +61,14 @@ class Cluster(NamedTuple):
         return self.values.max()
 
     def mean(self, width: float, count: int | None = None) -> tuple[Tensor, Tensor]:
-        """An epsilon-subgradient of the largest singular value as the factors of a `Factors`.
+        """An epsilon-subgradient of the largest singular value, as the factors of a `Factors`.
 
-        It is the mean `sum_i w_i u_i v_i'` with weights as in `shares`: its inner product with the
-        matrix falls short of `sigma` by a fraction of at most `width log(b)`.
+        It is the mean `sum_i w_i u_i v_i'` with the weights of `shares`. Its inner product with the
+        matrix is smaller than `sigma` by a fraction of at most `width log(b)`.
 
         Args:
             width: As in `shares`.
-            count: How many of the last have weights that are not negligible; all by default.
+            count: The number of largest triplets whose weights are not negligible; all by default.
         """
         count = len(self.values) if count is None else count
         if count == 1:
@@ -78,7 +79,7 @@ class Cluster(NamedTuple):
         return (weights * self.left[-count:]).T, self.right[-count:]
 
     def top(self) -> TopPair:
-        """The triplet of the largest value."""
+        """The triplet with the largest value."""
         i = self.values.argmax()
         short = self.left if self.left.shape[1] < self.right.shape[1] else self.right
         block = torch.linalg.qr(short.flip(0).T).Q
@@ -86,7 +87,7 @@ class Cluster(NamedTuple):
 
 
 def shares(values: Sequence[float], width: float) -> list[float]:
-    """The weights `exp((sigma_i / sigma_1 - 1) / width)` over their sum, of finite `values`."""
+    """The weights `exp((sigma_i / sigma_1 - 1) / width)` of finite `values`, with sum 1."""
     largest = max(values)
     scale = width * max(largest, 1e-300)
     weights = [math.exp((value - largest) / scale) for value in values]
@@ -98,9 +99,9 @@ class Followed(NamedTuple):
     """A cluster after one step of `follow`.
 
     Attributes:
-        cluster: The cluster.
-        kept: `(b,)`, `u_i'W v_i` of the triplets of the cluster before in the present matrix: how
-            far the weighted mean of these falls behind that of the new values is how far the
+        cluster: The new cluster.
+        kept: `(b,)`, the values `u_i' W v_i` of the previous triplets in the current matrix. The
+            difference between the weighted means of the new values and of these shows how far the
             cluster has turned.
     """
 
@@ -109,17 +110,18 @@ class Followed(NamedTuple):
 
 
 def follow(W: Tensor, before: Cluster, sigma: float) -> Followed:
-    """One block power step with Rayleigh-Ritz after a matrix that has changed a little.
+    """One block power step with Rayleigh-Ritz after a small change of the matrix.
 
-    Costs two products with a thin block. Values are lower bounds of the singular values; how close
-    depends on the step and not on a tolerance. A little noise is added to the first vector, so
-    that a new leading one to which all are orthogonal can grow.
+    The step costs two products with a thin block. The resulting values are lower bounds of the
+    singular values. Their accuracy depends on the step and not on a tolerance. A little noise is
+    added to the first vector, so that the step can find a new leading vector that is orthogonal to
+    all previous ones.
 
     Args:
-        W: `(m, n)`, float32 or float64. If it is not finite, nothing in the result is.
-        before: The cluster of the matrix before.
-        sigma: Its largest singular value. Where this is less than an eighth of what it has become,
-            the result may not be finite.
+        W: `(m, n)`, float32 or float64. If it is not finite, nothing in the result is finite.
+        before: The cluster of the previous matrix.
+        sigma: The largest singular value of the previous matrix. If it is less than an eighth of
+            the current one, the result may not be finite.
     """
     with torch.no_grad():
         limits = torch.finfo(W.dtype)
@@ -152,7 +154,7 @@ _ROUNDING = 64.0
 
 
 class _Constants(NamedTuple):
-    """What does not depend on the matrix: `(b, b)`, and `(b, K)` with noise in the first row."""
+    """Tensors that do not depend on the matrix: `(b, b)`, and `(b, K)` with noise in row 0."""
 
     identity: Tensor
     noise: Tensor

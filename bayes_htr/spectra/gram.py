@@ -1,8 +1,8 @@
-"""Decompositions by way of the smaller Gram matrix, which is far cheaper than singular values.
+"""Decompositions by the smaller Gram matrix, which is far cheaper than by singular values.
 
 Squaring costs digits: an eigenvalue of the Gram matrix has an absolute error of about
-`eps lambda_1`. Each function here says how many digits its result has, or moves to float64 and
-from there to singular values where they are too few.
+`eps lambda_1`. Each function here states the accuracy of its result, or switches to float64, and
+from there to singular values, if the accuracy is too low.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from torch import Tensor
 from bayes_htr.spectra.matrices import as_matrix, check_finite
 
 _ENOUGH = {torch.float32: 1e-3, torch.float64: 1e-11}
-"""The relative error that the smallest eigenvalue asked for may have, by dtype of the weights."""
+"""The largest acceptable relative error of the smallest requested eigenvalue, by dtype of the
+weights."""
 
 _ROUNDING = 8.0
-"""Eigenvalues of a Gram matrix are within so many `eps lambda_1`. For matrices of normal entries,
-spiked, positive, of low rank and of power-law spectra up to 1024 x 1024, and with 64 columns and up
-to 200,000 rows, the error of an eigenvalue was at most 5.3."""
+"""Eigenvalues of a Gram matrix have an error of at most this many `eps lambda_1`. The largest error
+found was 5.3, for matrices of normal entries, spiked, positive, of low rank and with power-law
+spectra, up to 1024 x 1024, and with 64 columns and up to 200,000 rows."""
 
 _ENOUGH_LOG_DET = {torch.float32: 1e-4, torch.float64: 1e-12}
 
@@ -31,8 +32,8 @@ class Eigen(NamedTuple):
 
     Attributes:
         values: `(K,)`.
-        vectors: `(K, K)`, columns.
-        floor: Below `floor * values[0]` an eigenvalue is zero to working accuracy.
+        vectors: `(K, K)`, in columns.
+        floor: An eigenvalue below `floor * values[0]` is zero to working accuracy.
     """
 
     values: Tensor
@@ -41,16 +42,17 @@ class Eigen(NamedTuple):
 
 
 def eigen(W: Tensor, *, count: int, digits: bool) -> Eigen:
-    """All eigenvalues of `W'W` with vectors of the smaller side.
+    """All eigenvalues of `W'W`, with the singular vectors of the smaller side.
 
     Args:
         W: `(m, n)`, float32 or float64.
-        count: How many of the largest are needed.
-        digits: Whether the smallest of these is needed to its own relative accuracy. Else all are
-            exact to within a few `eps` of the largest, in float64.
+        count: How many of the largest eigenvalues are needed.
+        digits: Whether the smallest of these must have a small relative error. Otherwise all errors
+            are within a few `eps` of the largest eigenvalue, in float64.
 
     Returns:
-        The decomposition, in float64 but for an upper part with enough digits in float32.
+        The decomposition, in float64, or in float32 if only an upper part is needed and float32 is
+        accurate enough.
     """
     K = min(W.shape)
     enough = _ENOUGH[W.dtype]
@@ -68,16 +70,17 @@ _ROWS = 4096
 
 
 def eigenvalues(W: Tensor, name: str = "the matrix") -> np.ndarray:
-    """The spectrum in float64, without vectors, each eigenvalue to its own relative accuracy.
+    """The spectrum in float64, without vectors, with a small relative error of each eigenvalue.
 
-    From the smaller Gram matrix in float64, which is summed over blocks of rows so that no copy of
-    the matrix is made; by singular values where the smallest eigenvalue would have an error above
-    `1e-6` of itself, as that of a matrix of deficient rank has. On the CPU, by NumPy, whose
-    product of a matrix with its own transpose takes half the time of a product of two.
+    It is computed from the smaller Gram matrix in float64. This matrix is summed over blocks of
+    rows, so that the matrix is not copied. If the smallest eigenvalue would have a relative error
+    above `1e-6`, as in rank-deficient matrices, singular values are used instead. On the CPU, NumPy
+    computes the product, because its product of a matrix with its own transpose takes half the time
+    of a general product.
 
     Args:
         W: `(out, ...)`, of any floating-point type, on any device.
-        name: What an error calls it.
+        name: Name of the matrix in error messages.
 
     Returns:
         `(K,)`, ascending.
@@ -120,12 +123,12 @@ def _of_singular_values(W: Tensor) -> Eigen:
 
 
 def pull_back(W: Tensor, vectors: Tensor, slopes: Tensor) -> Tensor:
-    """`sum_i slopes_i d lambda_i / dW = 2 W V diag(slopes) V'`, of which zero slopes cost nothing.
+    """`sum_i slopes_i d lambda_i / dW = 2 W V diag(slopes) V'`, where zero slopes cost nothing.
 
     Args:
         W: `(m, n)`.
         vectors: `(K, K)`, singular vectors of the smaller side in columns.
-        slopes: `(K,)`.
+        slopes: `(K,)`, derivatives with respect to the eigenvalues.
     """
     used = slopes != 0
     V = vectors[:, used]
@@ -143,15 +146,16 @@ def pull_back(W: Tensor, vectors: Tensor, slopes: Tensor) -> Tensor:
 def log_det(W: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """`log det(I + W'W / scale) = sum log(1 + lambda_i / scale)` and its gradient.
 
-    By Cholesky factorisation of the smaller side, in float64 where `|W|_F^2` is so large beside
-    the scale that float32 has too few digits, and by singular values where float64 has.
+    It is computed by a Cholesky factorisation of the smaller side. If `|W|_F^2` is so large
+    relative to the scale that float32 has too few digits, float64 is used, and if float64 has too
+    few digits, singular values.
 
     Args:
         W: `(m, n)`, float32 or float64.
         scale: Positive.
 
     Returns:
-        The value, 0-d, and `2 (scale I + WW')^-1 W`, of the shape of `W`.
+        The value, 0-d, and `2 (scale I + WW')^-1 W`, with the shape of `W`.
     """
     ratio = float(W.double().square().sum()) / scale
     for dtype in dict.fromkeys([W.dtype, torch.float64]):

@@ -1,21 +1,21 @@
-"""Which matrices a module holds, and how each is seen in its parameter.
+"""The matrices of a module, and how each is obtained from its parameter.
 
-A parameter with two or more dimensions is one matrix of shape `(out, everything else)`:
+A parameter with two or more dimensions is one matrix of shape `(out, everything else)`, with these
+rules and exceptions:
 
 - a convolution `[out, in, kh, kw]` is `out x (in kh kw)`, grouped or not;
-- a transposed convolution `[in, out / groups, kh, kw]` moves `out` first, group by group;
-- `MultiheadAttention.in_proj_weight` holds three: query, key and value;
-- the gains and biases of normalisation layers are none, of whatever shape, nor are complex
-  parameters;
-- tied parameters count once and answer to all their names.
+- for a transposed convolution `[in, out / groups, kh, kw]`, `out` is moved first, group by group;
+- `MultiheadAttention.in_proj_weight` contains three matrices: query, key and value;
+- scales and biases of normalisation layers, of any shape, and complex parameters contain no matrix;
+- tied parameters count once, and can be addressed by any of their names.
 
-Names are those of `named_parameters()` of the plain network: the wrappers of
-`DataParallel`, `DistributedDataParallel` and `torch.compile` are looked through.
+Names are those of `named_parameters()` of the plain network, without the prefixes of
+`DataParallel`, `DistributedDataParallel` and `torch.compile`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +27,7 @@ from bayes_htr.errors import SpectrumError
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 NORMS = (nn.LayerNorm, nn.RMSNorm)
-"""Those whose parameters can have two or more dimensions."""
+"""Normalisation layers whose parameters can have two or more dimensions."""
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Matrix:
     """One matrix inside a parameter.
 
     Attributes:
-        name: The parameter's name; with `[q]`, `[k]`, `[v]` behind it for `in_proj_weight`.
+        name: The name of the parameter, followed by `[q]`, `[k]` or `[v]` for `in_proj_weight`.
         shape: `(rows, columns)`.
-        view: Takes the parameter's tensor to the matrix, differentiably.
+        view: Maps the tensor of the parameter to the matrix, differentiably.
     """
 
     name: str
@@ -56,12 +56,13 @@ class Parameter:
 
     Attributes:
         name: The first of its names.
-        aliases: All its names: more than one where it is tied.
-        path: The name by which the unwrapped module finds it.
+        aliases: All its names; a tied parameter has more than one.
+        path: The name of the parameter in the unwrapped module.
         tensor: The parameter.
         matrices: The matrices in it.
-        raw: Whether the network computes its weight from it, by a parametrization or the like:
-            then it is not the weight, and holds no matrix of the network.
+        raw: Whether the network computes its weight from this parameter, for example by a
+            parametrisation. Then the parameter is not the weight and contains no matrix of the
+            network.
     """
 
     name: str
@@ -84,12 +85,12 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 
 def plain_name(name: str) -> str:
-    """A parameter's name without what `torch.compile` puts into it, also inside the network."""
+    """The name of a parameter without the prefixes of `torch.compile`, also inside it."""
     return name.replace("_orig_mod.", "")
 
 
 def without_wrappers(name: str) -> str:
-    """A name, or a pattern, without what `DataParallel` and `torch.compile` put into it."""
+    """A name or pattern without the prefixes of `DataParallel` and `torch.compile`."""
     name = plain_name(name)
     while name.startswith("module."):
         name = name.removeprefix("module.")
@@ -97,7 +98,7 @@ def without_wrappers(name: str) -> str:
 
 
 def parameters_of(module: nn.Module) -> list[Parameter]:
-    """The parameters of a module in its own order, tied ones once.
+    """The parameters of a module in its own order, where tied parameters count once.
 
     Raises:
         SpectrumError: A lazy parameter that has no shape yet.
@@ -123,6 +124,19 @@ def parameters_of(module: nn.Module) -> list[Parameter]:
     return found
 
 
+def set_parameters(parameters: Iterable[Parameter], values: Mapping[str, Tensor]) -> None:
+    """Write values into parameters, in place; those without a value stay as they are.
+
+    Args:
+        parameters: What `parameters_of` returns.
+        values: Tensors by name, with the shapes of the parameters; other names are ignored.
+    """
+    with torch.no_grad():
+        for p in parameters:
+            if p.name in values:
+                p.tensor.copy_(values[p.name])
+
+
 def matrices_of(module: nn.Module) -> dict[str, Tensor]:
     """Every matrix of a module by name, as a differentiable view of its parameter."""
     return {
@@ -146,8 +160,13 @@ def as_matrix(W: Tensor) -> Tensor:
     return W if W.ndim == 2 else W.reshape(W.shape[0], -1)
 
 
+def as_row(tensor: Tensor) -> Tensor:
+    """A tensor as a matrix of one row, in which priors see vectors."""
+    return tensor.reshape(1, -1)
+
+
 def hooked(owner: nn.Module) -> dict[str, WeightNorm | SpectralNorm]:
-    """The older normalisations, which compute a weight before each call, by that weight's name."""
+    """The older normalisations, which compute a weight before each call, by its name."""
     hooks = owner._forward_pre_hooks.values()
     return {h.name: h for h in hooks if isinstance(h, WeightNorm | SpectralNorm)}
 
@@ -155,7 +174,7 @@ def hooked(owner: nn.Module) -> dict[str, WeightNorm | SpectralNorm]:
 def _is_computed_from(name: str, owner: nn.Module) -> bool:
     """Whether the owner computes its weight from this parameter.
 
-    As a parametrization does, pruning, or a normalisation.
+    Parametrisations, pruning and normalisations do this.
     """
     stem, _, kind = name.rpartition(".")[2].rpartition("_")
     pruned = kind == "orig" and hasattr(owner, f"{stem}_mask")

@@ -11,14 +11,15 @@ from bayes_htr.spectra.top import BLOCK, SMALL
 
 @dataclass(frozen=True)
 class Need:
-    """The parts of a spectrum that are asked for; `a | b` asks for both.
+    """The requested parts of a spectrum; `a | b` requests both.
 
     Attributes:
         top: The largest eigenvalue.
-        upper: The largest eigenvalues: a fraction of all, and the one below them. 1 for all.
+        upper: The fraction of the largest eigenvalues that is needed, together with the next one
+            below; 1 for all eigenvalues.
         singular_values: All singular values.
         log_det: `log det(I + W'W / s)` for some `s`.
-        digits: The smallest eigenvalue asked for to its own relative accuracy.
+        digits: Whether the smallest requested eigenvalue must have a small relative error.
     """
 
     top: bool = False
@@ -38,16 +39,16 @@ class Need:
 
     @property
     def whole(self) -> bool:
-        """Whether every eigenvalue is asked for, so that small ones count."""
+        """Whether all eigenvalues are needed, so that small ones matter."""
         return self.upper == 1 or self.singular_values
 
     @property
     def decomposed(self) -> bool:
-        """Whether the matrix has to be decomposed, which gives the largest eigenvalue too."""
+        """Whether the matrix must be decomposed, which also gives the largest eigenvalue."""
         return self.upper > 0 or self.singular_values
 
     def count(self, K: int) -> int:
-        """How many eigenvalues of `K` are asked for."""
+        """How many of `K` eigenvalues are needed."""
         return min(K, tail_count(K, self.upper) + 1) if 0 < self.upper < 1 else K
 
 
@@ -61,8 +62,9 @@ class Plan(NamedTuple):
 def plan(needs: Need, shape: tuple[int, int]) -> Plan:
     """The algorithm that `MatrixView` uses for these needs on a matrix of this shape.
 
-    Costs, gradient included: Golub & Van Loan (2013), Figure 8.6.1 and section 8.3 for the
-    decompositions; four block products and a thin orthogonalisation for a warm top pair.
+    The costs include the gradient. For decompositions they are from Golub & Van Loan (2013), Figure
+    8.6.1 and section 8.3. For the largest singular triplet from a nearby start they are four block
+    products and a thin orthogonalisation.
     """
     K, M = min(shape), max(shape)
     gram = M * K**2

@@ -1,9 +1,9 @@
-"""Statistics of a weight matrix's spectrum.
+"""Statistics of the spectrum of a weight matrix.
 
-The spectrum is `lambda_1 >= ... >= lambda_K`, the squared singular values, without a `1/N` factor
-(the convention of WeightWatcher). Gradients are those of the values alone,
-`d lambda_i / dW = 2 sigma_i u_i v_i'`: no difference of eigenvalues is divided by, so
-repeated eigenvalues do no harm to a symmetric function of them.
+The spectrum is `lambda_1 >= ... >= lambda_K`, the squared singular values, without a factor `1/N`
+(the convention of WeightWatcher). Gradients use only the derivatives of the values,
+`d lambda_i / dW = 2 sigma_i u_i v_i'`, and never divide by a difference of eigenvalues. Symmetric
+functions can therefore be differentiated at repeated eigenvalues.
 """
 
 from __future__ import annotations
@@ -21,9 +21,10 @@ from bayes_htr.spectra.top import top_pair
 
 
 def working(W: Any) -> Tensor:
-    """An array or tensor as a tensor of float32 or better (half precision and integers are cast).
+    """An array or tensor as a tensor of float32 or better.
 
-    The gradient to the given tensor is kept.
+    Half precision and integers are converted. The result is differentiable with respect to the
+    given tensor.
 
     Raises:
         SpectrumError: Complex numbers.
@@ -34,11 +35,13 @@ def working(W: Any) -> Tensor:
             f"a matrix of dtype {tensor.dtype}: spectra are of real matrices; pass its real and "
             "imaginary parts, or abs()"
         )
+    if tensor.dtype in (torch.float32, torch.float64):
+        return tensor
     return tensor.to(working_dtype(tensor.dtype))
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """What `working` casts a dtype to."""
+    """The dtype to which `working` converts a dtype."""
     if dtype in (torch.float32, torch.float64):
         return dtype
     return torch.float32 if dtype.is_floating_point else torch.float64
@@ -48,8 +51,8 @@ def singular_values(W: Any, name: str = "the matrix") -> Tensor:
     """All singular values, descending.
 
     Args:
-        W: `(out, ...)`: a matrix, or a convolution's weight seen as `out x rest`.
-        name: What an error calls it.
+        W: `(out, ...)`: a matrix, or the weight of a convolution as `out x rest`.
+        name: Name of the matrix in error messages.
 
     Returns:
         `(K,)`, differentiable.
@@ -63,10 +66,10 @@ def singular_values(W: Any, name: str = "the matrix") -> Tensor:
 
 
 def spectrum(W: Any) -> Tensor:
-    """The eigenvalues of `W'W` (the non-zero side), descending: squared singular values.
+    """The eigenvalues of `W'W` (or `WW'`, if smaller), descending: the squared singular values.
 
     Args:
-        W: `(out, ...)`: a matrix, or a convolution's weight seen as `out x rest`.
+        W: `(out, ...)`: a matrix, or the weight of a convolution as `out x rest`.
 
     Returns:
         `(K,)`, `K = min(rows, columns)`, differentiable.
@@ -78,7 +81,7 @@ def spectrum(W: Any) -> Tensor:
 
 
 def tail_count(K: int, fraction: float) -> int:
-    """How many eigenvalues a tail fraction names: `k = max(1, floor(fraction * K))`."""
+    """The number of eigenvalues in a tail fraction: `k = max(1, floor(fraction * K))`."""
     return max(1, math.floor(fraction * K))
 
 
@@ -95,16 +98,16 @@ def hill(
 
     Args:
         lam: `(..., K)` eigenvalues in any order.
-        fraction: The part of the spectrum that is the tail, in (0, 1).
-        exponent: `"density"`, or `"tail"` for the tail index, one less.
-        name: What an error calls it.
+        fraction: The fraction of the spectrum that forms the tail, in (0, 1).
+        exponent: `"density"` for `alpha`, or `"tail"` for the tail index `alpha - 1`.
+        name: Name of the matrix in error messages.
 
     Returns:
         `(...)`, differentiable.
 
     Raises:
-        SpectrumError: One eigenvalue only, a tail that starts at zero, or ties that make
-            the estimate infinite.
+        SpectrumError: A single eigenvalue, a tail that starts at zero, or ties that make the
+            estimate infinite.
         ValueError: `fraction` outside (0, 1), or another `exponent`.
 
     References:
@@ -161,7 +164,7 @@ def stable_rank(W: Any) -> Tensor:
     """`|W|_F^2 / |W|_2^2`, between 1 and the rank; differentiable.
 
     Raises:
-        SpectrumError: A zero matrix, for which it is not defined.
+        SpectrumError: A zero matrix, for which the stable rank is not defined.
     """
     sigma = spectral_norm(W)
     if not bool(sigma > 0):

@@ -1,16 +1,16 @@
 """The largest singular value and its vectors, without decomposing the matrix.
 
-Thick-restarted block Krylov iteration with Rayleigh-Ritz (Golub, Luk & Overton 1981; Wu & Simon
-2000; Musco & Musco 2015): the space spanned by `X, (W'W) X, (W'W)^2 X, ...` is built with full
-re-orthogonalisation, restarted from its best vectors when it is large, and left when
-`|W'u - sigma v| <= tol * sigma`. That is a few products with a thin block where it starts from the
-vectors of a nearby matrix, as in training.
+The method is thick-restarted block Krylov iteration with Rayleigh-Ritz (Golub, Luk & Overton 1981;
+Wu & Simon 2000; Musco & Musco 2015). The space spanned by `X, (W'W) X, (W'W)^2 X, ...` is built
+with full re-orthogonalisation and restarted from its best vectors when it becomes large. The
+iteration stops if `|W'u - sigma v| <= tol * sigma`. If it starts from the singular vectors of a
+nearby matrix, as in training, this takes only a few products with a thin block.
 
-The start is disturbed by a little noise in every column, so that a leading vector to which the old
-block is exactly orthogonal is found too (diagonal matrices do that). In float32 such a vector shows
-in the residual only where its singular value leads by about `2e-4 sqrt(K)`, relatively; below
-that the former leading one is returned. Ties of the largest singular value are no difficulty:
-some vector of the leading space is returned.
+Every column of the starting block is perturbed by a little noise, so that the iteration also finds
+a leading vector that is exactly orthogonal to the old block. This happens for diagonal matrices. In
+float32, the residual reveals such a vector only if its singular value is larger by a fraction of
+about `2e-4 sqrt(K)`. Otherwise the previous leading vector is returned. Ties of the largest
+singular value cause no difficulty: some vector of the leading space is returned.
 """
 
 from __future__ import annotations
@@ -21,20 +21,21 @@ import torch
 from torch import Tensor
 
 BLOCK = 8
-"""Columns of the block that is handed on: those that `follow` takes."""
+"""The number of columns of the block that is passed on, as many as `follow` uses."""
 
 _ITERATED = 4
-"""Columns of the block that `top_pair` iterates, which it takes from those: with more the space
-would be shallower, and a top without a gap needs depth."""
+"""The number of those columns that `top_pair` iterates. With more columns the Krylov space would be
+less deep, but a largest value without a gap needs depth."""
 
 SMALL = 64
-"""Up to this many singular values the Krylov space would be everything: it is taken at once."""
+"""With up to this many singular values, the Krylov space would be the whole space, so the matrix is
+decomposed directly."""
 
 _COLUMNS = 120
-"""The Krylov space's size at which it is restarted ..."""
+"""The size of the Krylov space at which it is restarted."""
 
 _KEPT = 24
-"""... from this many of its best vectors."""
+"""The number of best vectors from which the Krylov space is restarted."""
 
 _RESTARTS = 40
 _NOISE = 1e-2
@@ -42,7 +43,7 @@ _TOL = {torch.float32: 4e-6, torch.float64: 1e-13}
 
 
 class TopPair(NamedTuple):
-    """The leading singular triplet of a matrix and the block to start the next call from."""
+    """The leading singular triplet of a matrix, and the block from which the next call starts."""
 
     sigma: Tensor
     u: Tensor
@@ -62,15 +63,15 @@ def top_pair(W: Tensor, block: Tensor | None = None, *, tol: float | None = None
 
     Args:
         W: `(m, n)`, float32 or float64, finite.
-        block: `(min(m, n), BLOCK)`, where to start; a fixed random block by default.
-        tol: How large the residual may be, relative to `sigma`; by default `4e-6` in float32 and
-            `1e-13` in float64.
+        block: `(min(m, n), BLOCK)`, the starting block; a fixed random block by default.
+        tol: Largest residual relative to `sigma`; by default `4e-6` in float32 and `1e-13` in
+            float64.
 
     Returns:
         `sigma` (0-d), `u` `(m,)` and `v` `(n,)` with `W v = sigma u` and `W'u = sigma v` to within
-        `tol sigma`, and the block to go on from: `BLOCK` columns, or fewer of a matrix of low
-        rank. No gradient is recorded. If the residual does not fall below that in 40 restarts (a
-        leading cluster of many nearly equal values), the matrix is decomposed.
+        `tol sigma`, and the block for the next call: `BLOCK` columns, or fewer for a matrix of low
+        rank. No gradient is recorded. If the residual remains larger after 40 restarts (a leading
+        cluster of many nearly equal values), the matrix is decomposed.
     """
     with torch.no_grad():
         tall = W if W.shape[0] >= W.shape[1] else W.T
@@ -89,9 +90,10 @@ def top_pair(W: Tensor, block: Tensor | None = None, *, tol: float | None = None
 
 
 def _iterate(W: Tensor, block: Tensor, tol: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`sigma`, `u`, `v` and a block of a tall matrix. Bases are kept in rows.
+    """`sigma`, `u`, `v` and a block of a tall matrix. Bases are stored in rows.
 
-    A thin product from the left, with rows, is several times faster on a CPU than one with columns.
+    On a CPU, multiplying from the left by a thin matrix of rows is several times faster than
+    multiplying by one of columns.
     """
     K = W.shape[1]
     if K <= SMALL:
@@ -121,10 +123,11 @@ def _iterate(W: Tensor, block: Tensor, tol: float) -> tuple[Tensor, Tensor, Tens
 
 
 def _extend(Z: Tensor, Q: Tensor) -> Tensor:
-    """The part of the rows `Z` outside the span of `Q`, orthonormal; fewer where of lower rank.
+    """An orthonormal basis of the rows `Z` outside the span of `Q`.
 
-    Two passes: one leaves rounding of the size of what was taken away. A third where rows are
-    nearly dependent: orthonormalising them enlarges what rounding they have along `Q`.
+    It has fewer rows if their rank is lower. One projection leaves a rounding error as large as the
+    removed part, so there are two. Nearly dependent rows need a third one, because orthonormalising
+    them amplifies their rounding error along `Q`.
     """
     room = Q.shape[1] - len(Q)
     floor = 1e2 * torch.finfo(Z.dtype).eps * torch.linalg.matrix_norm(Z)
@@ -142,8 +145,8 @@ def _extend(Z: Tensor, Q: Tensor) -> Tensor:
 def _ritz(Q: Tensor, Y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Rayleigh-Ritz on the space of the rows `Q` with `Y = Q W'`.
 
-    Returns the best triplet's `sigma` and `u`, all right vectors by order, in rows, and the same in
-    coordinates of `Q`.
+    Returns `sigma` and `u` of the best triplet, all right vectors in descending order as rows, and
+    the same vectors in coordinates of `Q`.
     """
     vectors = torch.linalg.eigh(Y @ Y.T).eigenvectors.flip(1).T
     y = vectors[0] @ Y

@@ -1,9 +1,9 @@
-"""One matrix with the parts of its spectrum that priors ask for, each computed at most once.
+"""One matrix with the parts of its spectrum that priors need, each computed at most once.
 
-What is needed is declared first (`Need`), so that the cheapest exact algorithm can be chosen. The
-parts are leaves of the caller's graph: an energy is a small function of them, and `pull_back` takes
-its slopes in them to the gradient with respect to the matrix. So no decomposition is ever
-differentiated, and a part can outlive the matrix it came from (`parts`).
+The needs are declared first (`Need`), so that the cheapest exact algorithm can be chosen. The parts
+are leaves of the caller's graph. An energy is a simple function of the parts, and `pull_back`
+converts the derivatives with respect to the parts into the gradient with respect to the matrix. No
+decomposition is differentiated, and a part can be used after its matrix is gone (`parts`).
 """
 
 from __future__ import annotations
@@ -21,55 +21,38 @@ from bayes_htr.spectra.need import Need
 from bayes_htr.spectra.top import BLOCK, TopPair, top_pair
 
 
-class Factors(NamedTuple):
-    """A matrix of low rank: `left @ right` of `(m, b)` and `(b, n)`, or the product of vectors."""
-
-    left: Tensor
-    right: Tensor
-
-
 class Gradient(NamedTuple):
-    """A gradient with respect to a matrix: the sum of both parts, either of which may be absent.
+    """A gradient with respect to a matrix: `rest + left @ right`, where either may be absent.
 
     Attributes:
-        rest: All but the next.
-        top: What acts through the largest singular value.
+        rest: `(m, n)`: all that does not act through the largest singular value.
+        left: `(m, b)`, or `(m,)`: the left factor of the part that does.
+        right: `(b, n)`, or `(n,)`: its right factor.
     """
 
     rest: Tensor | None
-    top: Factors | None
-
-
-class PulledBack(NamedTuple):
-    """A gradient with respect to a matrix, and a slope in its largest singular value.
-
-    Attributes:
-        rest: The gradient of all that does not act through that.
-        slope: 0-d.
-    """
-
-    rest: Tensor | None
-    slope: Tensor | None
+    left: Tensor | None = None
+    right: Tensor | None = None
 
 
 class MatrixView:
-    """A matrix as priors see it.
+    """A matrix and the parts of its spectrum, as priors use them.
 
     Args:
         W: `(m, n)`, float32 or float64.
-        name: What errors call it.
-        needs: All that will be asked for.
-        block: Where the iteration for the largest singular value starts.
-        started: Whether the matrix has been scored before: then values that have all left a law's
-            support are no mistake in the prior, but where it has led.
-        tol: Of the top pair: see `top_pair`.
-        top: The top pair, where it is known: then the entries are known to be finite.
+        name: Name of the matrix in error messages.
+        needs: All parts that will be requested.
+        block: Starting block of the iteration for the largest singular value.
+        started: Whether the prior has acted on the matrix before. If all values are then outside
+            the support of a law, the prior has moved them there, and this is not an error.
+        tol: Tolerance of the leading triplet, see `top_pair`.
+        top: The leading triplet, if it is known; the entries are then known to be finite.
 
     Attributes:
         shape: `(m, n)`.
-        parts: What has been asked for so far, by name: leaves, with gradients where gradients are
-            enabled.
-        block: Where the next iteration may start.
+        parts: The parts that have been requested so far, by name: leaves, with gradients if
+            gradients are enabled.
+        block: Starting block for the next iteration.
 
     Raises:
         SpectrumError: Entries that are not finite.
@@ -110,9 +93,9 @@ class MatrixView:
         needs: Need,
         parts: Mapping[str, Tensor],
     ) -> MatrixView:
-        """A view of a matrix that is gone, but for these parts, which are constants.
+        """A view without its matrix, made from these parts, which are constants.
 
-        `like` has its dtype and device.
+        The tensor `like` determines the dtype and the device.
         """
         view = cls(like.new_zeros(()), name, needs, started=True)
         view.shape = shape
@@ -126,35 +109,33 @@ class MatrixView:
 
     @property
     def squared_norm(self) -> Tensor:
-        """`|W|_F^2`: 0-d."""
+        """`|W|_F^2`, 0-d."""
         return self._part("squared_norm", lambda: self.W.square().sum())
 
     @property
     def eigenvalues(self) -> Tensor:
-        """The spectrum, descending: `(K,)`; those that were not asked for without accuracy."""
+        """The spectrum `(K,)`, descending; parts that were not requested may be inaccurate."""
         if self._needs.singular_values:
             return self.singular_values.square()
         return self._part("eigenvalues", lambda: self._decomposed().values)
 
     @property
     def singular_values(self) -> Tensor:
-        """All singular values, descending: `(K,)`."""
+        """All singular values `(K,)`, descending."""
         return self._part("singular_values", lambda: self._decomposed_svd()[1])
 
     @property
     def lambda_max(self) -> Tensor:
-        """The largest eigenvalue: 0-d."""
+        """The largest eigenvalue, 0-d."""
         return self._part("lambda_max", lambda: self.top.sigma.square())
 
     def log_det(self, scale: float) -> Tensor:
-        """`log det(I + W'W / scale)`: 0-d."""
+        """`log det(I + W'W / scale)`, 0-d."""
         name = f"log_det {scale!r}"
-
-        def compute() -> Tensor:
+        if name not in self.parts:
             value, self._log_det_gradients[name] = log_det(self.W, scale)
-            return value
-
-        return self._part(name, compute)
+            self.parts[name] = value.detach().requires_grad_(torch.is_grad_enabled())
+        return self.parts[name]
 
     @property
     def top(self) -> TopPair:
@@ -168,11 +149,11 @@ class MatrixView:
         return self._top
 
     def require_full_rank(self, because: str) -> None:
-        """Raise if an eigenvalue is zero to working accuracy.
+        """Raise an error if an eigenvalue is zero to working accuracy.
 
         Raises:
-            SpectrumError: `sigma_K <= max(m, n) eps sigma_1` in the precision computed in, the
-                convention of `matrix_rank`.
+            SpectrumError: `sigma_K <= max(m, n) eps sigma_1` in the precision of the computation,
+                the convention of `matrix_rank`.
         """
         if self.W.shape != self.shape:
             return  # it was required of the matrix
@@ -190,8 +171,13 @@ class MatrixView:
                 "alone with tail="
             )
 
-    def pull_back(self, slopes: Mapping[str, Tensor | None]) -> PulledBack:
-        """The gradient with respect to the matrix of what has these slopes in the parts."""
+    def pull_back(self, slopes: Mapping[str, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
+        """The gradient with respect to the matrix of what has these slopes in the parts.
+
+        Returns:
+            The gradient of all that does not act through the largest singular value, `(m, n)`;
+            and the slope in that, 0-d. Either may be absent.
+        """
         rest: list[Tensor] = []
         top = None
         for name, slope in slopes.items():
@@ -211,7 +197,7 @@ class MatrixView:
             else:
                 rest.append(slope * self._log_det_gradients[name])
         total = sum((r.to(self.W.dtype) for r in rest[1:]), rest[0].to(self.W)) if rest else None
-        return PulledBack(total, top)
+        return total, top
 
     def _part(self, name: str, compute: Callable[[], Tensor]) -> Tensor:
         if name not in self.parts:

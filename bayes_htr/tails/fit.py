@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from bayes_htr._plotting import save
 from bayes_htr.errors import SpectrumError
 from bayes_htr.tails.alternatives import Comparison, compare
 from bayes_htr.tails.bootstrap import (
@@ -34,9 +35,9 @@ from bayes_htr.tails.intervals import (
     RatePosterior,
     check_level,
     check_prior,
-    mixture_interval,
+    interval,
 )
-from bayes_htr.tails.plots import plot_fit, saved
+from bayes_htr.tails.plots import plot_fit
 from bayes_htr.tails.search import KS, ROUNDING, Correction, Rule, search_xmin
 from bayes_htr.tails.truncated import Array, fisher_information
 
@@ -147,7 +148,7 @@ class PowerlawFit:
         """
         law = (self.alpha, self.shown_interval, self.xmin, self.xmax)
         ax = plot_fit(self.values, self.n_tail, *law, ax)
-        saved(ax.figure, path)
+        save(ax, path)
         return ax
 
     def __repr__(self) -> str:
@@ -235,7 +236,7 @@ def fit_powerlaw(
         n_tail=len(logs) - start,
         xmax=float(values[-1]) if xmax == "largest" else None if xmax is None else float(xmax),
         level=level,
-        interval=mixture_interval(_posterior(tails, prior), np.ones(1), level),
+        interval=interval(_posterior(tails, prior), np.ones(1), level),
         searched=xmin is None,
         zeros=zeros,
         above=above,
@@ -309,7 +310,7 @@ def _with_bootstrap(
         fit,
         p_value=p_value(distances, D),
         clauset_p_value=p_value(first[1], D),
-        searched_interval=mixture_interval(posterior, shares, fit.level),
+        searched_interval=interval(posterior, shares, fit.level),
         xmin_frequencies=dict(zip(fit.values[starts].tolist(), shares.tolist(), strict=True)),
     )
 
@@ -361,8 +362,8 @@ def _posterior(tails: FittedTails, prior: Prior) -> RatePosterior:
     starts = np.searchsorted(logs, tails.log_xmin, side="left")
     excess, sizes = excess_and_size(logs, starts, tails.log_xmin)
     if tails.span is None:
-        return GammaPosterior.of_tails(excess, sizes, prior)
-    return GridPosterior.of_tails(excess, sizes, tails.span, prior)
+        return GammaPosterior.of(excess, sizes, prior)
+    return GridPosterior.of(excess, sizes, tails.span, prior)
 
 
 def _check_options(

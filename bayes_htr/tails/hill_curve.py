@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bayes_htr._plotting import save
 from bayes_htr.tails.fit import read_values
-from bayes_htr.tails.intervals import GammaPosterior, check_level, intervals
-from bayes_htr.tails.plots import plot_hill, saved
+from bayes_htr.tails.intervals import GammaPosterior, check_level, intervals_of_each
+from bayes_htr.tails.plots import plot_hill
 from bayes_htr.tails.search import Index
 from bayes_htr.tails.truncated import Array
 
@@ -57,7 +58,7 @@ class HillCurve:
             ImportError: matplotlib is not installed.
         """
         ax = plot_hill(self.k, self.alpha, (self.low, self.high), self.level, ax)
-        saved(ax.figure, path)
+        save(ax, path)
         return ax
 
 
@@ -81,5 +82,5 @@ def hill_curve(lam: Any, *, level: float = 0.95) -> HillCurve:
     excess = np.cumsum(logs)[:-1] - k * logs[1:]
     above = logs[0] > logs[1:]
     k, excess, threshold = k[above], excess[above], np.exp(logs[1:][above])
-    low, high = intervals(GammaPosterior.of_tails(excess, k), level)
+    low, high = intervals_of_each(GammaPosterior.of(excess, k), level)
     return HillCurve(k, threshold, 1 + k / excess, low, high, level)

@@ -66,7 +66,7 @@ class GammaPosterior:
     rate: Array
 
     @classmethod
-    def of_tails(cls, excess: Array, n: Array, prior: Prior = "jeffreys") -> GammaPosterior:
+    def of(cls, excess: Array, n: Array, prior: Prior = "jeffreys") -> GammaPosterior:
         """The posteriors of K tails.
 
         Args:
@@ -99,7 +99,7 @@ class GridPosterior:
     mass: Array
 
     @classmethod
-    def of_tails(cls, excess: Array, n: Array, span: Array, prior: Prior) -> GridPosterior:
+    def of(cls, excess: Array, n: Array, span: Array, prior: Prior) -> GridPosterior:
         """The posteriors of K tails.
 
         Args:
@@ -173,13 +173,13 @@ def check_level(level: float) -> None:
         raise ValueError(f"level={level} must lie between 0 and 1")
 
 
-def intervals(posterior: RatePosterior, level: float) -> tuple[Array, Array]:
+def intervals_of_each(posterior: RatePosterior, level: float) -> tuple[Array, Array]:
     """`(K,)` lower and `(K,)` upper ends of the equal-tailed credible intervals of each alpha."""
     low, high = (1 + posterior.quantile(q) for q in ((1 - level) / 2, (1 + level) / 2))
     return low, high
 
 
-def mixture_interval(posterior: RatePosterior, weights: Array, level: float) -> tuple[float, float]:
+def interval(posterior: RatePosterior, weights: Array, level: float) -> tuple[float, float]:
     """The equal-tailed credible interval of alpha under a mixture of the posteriors of K tails.
 
     Args:

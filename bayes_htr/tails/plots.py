@@ -5,19 +5,16 @@ They need matplotlib (`pip install "bayes-htr[plot]"`), and raise an `ImportErro
 
 from __future__ import annotations
 
-from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayes_htr.drawing import pyplot, tick
+from bayes_htr._plotting import BLUE, GREY, RED, new_axes, tick
 from bayes_htr.tails.search import Index, law_cdf
 from bayes_htr.tails.truncated import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_VALUES, _LAW, _START = "#1f5fa8", "#c8401e", "#9a9a9a"
 
 
 def plot_fit(
@@ -40,10 +37,10 @@ def plot_fit(
         xmax: The law's upper end, or `None`.
         ax: The axes to draw on; those of a new figure by default.
     """
-    ax = _axes(ax)
+    ax = ax or new_axes(4.8, 3.8)
     n = len(values)
     share = np.arange(n, 0, -1) / n
-    ax.plot(values, share, ".", ms=4, color=_VALUES, label=f"{n} values")
+    ax.plot(values, share, ".", ms=4, color=BLUE, label=f"{n} values")
     x = np.geomspace(xmin, values[-1], 200)[: None if xmax is None else -1]
     span = None if xmax is None else np.log(xmax / xmin)
 
@@ -52,9 +49,9 @@ def plot_fit(
 
     low, high = interval
     label = rf"$\alpha$ = {alpha:.2f} [{low:.2f}, {high:.2f}]"
-    ax.plot(x, survival(alpha), color=_LAW, lw=1.6, label=label)
-    ax.fill_between(x, survival(high), survival(low), color=_LAW, alpha=0.2, lw=0)
-    ax.axvline(xmin, color=_START, lw=1, ls="--", label=f"xmin = {xmin:.3g}")
+    ax.plot(x, survival(alpha), color=RED, lw=1.6, label=label)
+    ax.fill_between(x, survival(high), survival(low), color=RED, alpha=0.2, lw=0)
+    ax.axvline(xmin, color=GREY, lw=1, ls="--", label=f"xmin = {xmin:.3g}")
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_ylim(0.5 / n, 1.5)
@@ -82,25 +79,12 @@ def plot_hill(
         level: Probability of the intervals.
         ax: The axes to draw on; those of a new figure by default.
     """
-    ax = _axes(ax)
+    ax = ax or new_axes(4.8, 3.8)
     low, high = band
-    ax.plot(k, alpha, color=_VALUES, lw=1.4)
-    ax.fill_between(k, low, high, color=_VALUES, alpha=0.2, lw=0)
+    ax.plot(k, alpha, color=BLUE, lw=1.4)
+    ax.fill_between(k, low, high, color=BLUE, alpha=0.2, lw=0)
     settled = k >= min(10, int(k[-1]))  # the first few estimates scatter widely
     ax.set_ylim(1, 1.1 * float(high[settled].max()))
     ax.set_xlabel("number of largest values k")
     ax.set_ylabel(rf"$\alpha$, with its {100 * level:g} % interval")
     return ax
-
-
-def saved(figure: Any, path: str | PathLike[str] | None) -> Any:
-    """The figure, saved in a file if a path is given."""
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
-
-
-def _axes(ax: Axes | None) -> Axes:
-    if ax is not None:
-        return ax
-    return pyplot().subplots(figsize=(4.8, 3.8), layout="constrained")[1]

@@ -1,1 +1,1 @@
-"""What all benchmarks share: results, tables, fair timing, pictures and common options."""
+"""What all kinds of benchmarks share: measuring, results, tables, statistics and pictures."""

@@ -1,4 +1,4 @@
-"""What pictures of results share.
+"""What pictures of results share: axes, grids and files.
 
 Needs matplotlib: `pip install "bayes-htr[plot]"`.
 """
@@ -6,9 +6,10 @@ Needs matplotlib: `pip install "bayes-htr[plot]"`.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from bayes_htr.drawing import pyplot
+from bayes_htr._plotting import pyplot as pyplot
+from bayes_htr._plotting import tick as tick
 from benchmarks.common.results import write_file
 
 if TYPE_CHECKING:
@@ -27,8 +28,14 @@ def log_axis(ax: Axes) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
+def grid(ax: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
+    """Light lines behind everything else."""
+    ax.grid(axis=axis, color="#e6e6e6")
+    ax.set_axisbelow(True)
+
+
 def save(figure: Figure, path: Path) -> Path:
-    """Write a figure as PNG, aside first, and close it.
+    """Write a figure as PNG, close it, and return its path.
 
     Raises:
         OutputError: It cannot be written.

@@ -1,36 +1,47 @@
-"""The results of a benchmark in a JSON file, written as soon as a part is measured.
+"""The measurements of a benchmark in a JSON file, written as soon as each has been made.
 
 A file holds `cells` by name (`mlp/frechet`), each with its parts (`cost`, `quality`, ...), and each
-part its settings, its result, and the number of the run in `runs` that measured it: machine facts,
-date and command line. A part that is there with the same settings, from a like machine, is not
-measured again.
+part its settings, its result, and the number of the run in `runs` that measured it: facts about the
+machine, the date and the command. A part that is there with the same settings, from a machine like
+this one, is not measured again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from bayes_htr.errors import CheckpointError, OutputError
-from bayes_htr.inference.run_folder import write_aside
-from benchmarks.common.machine import COMPARABLE
+import torch
+
+import bayes_htr as htr
 
 _FORMAT = 1
+_PATHS = ("--data-dir", "--out")
+_COMPARABLE = ("cpu", "gpu", "cores", "threads", "torch", "bayes_htr")
+"""The facts about machines that must agree if results are shown in one table."""
 
 
 class Results:
     """The results of one benchmark in one folder.
 
     Args:
-        folder: The folder; made where it does not exist.
-        benchmark: The benchmark's name, and the file's.
-        machine: Facts of the machine that measures now.
+        folder: The folder, which is made if it does not exist.
+        benchmark: The name of the benchmark and of its file.
+        machine: Facts about the machine that measures now.
+
+    Attributes:
+        folder: The folder.
+        file: The JSON file.
 
     Raises:
         OutputError: The folder cannot be written.
-        CheckpointError: The file is there and is not one of this benchmark's results.
+        CheckpointError: The file does not hold results of this benchmark.
     """
 
     def __init__(self, folder: Path, benchmark: str, machine: Mapping[str, Any]) -> None:
@@ -41,12 +52,14 @@ class Results:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{folder} cannot be made: {error}; name another folder") from error
+            raise htr.OutputError(
+                f"{folder} cannot be made: {error}; name another folder"
+            ) from error
         self._data = self._read(benchmark)
 
     @property
     def runs(self) -> list[dict[str, Any]]:
-        """Facts of every run that measured something."""
+        """Facts about every run that measured something."""
         return self._data["runs"]
 
     @property
@@ -55,7 +68,7 @@ class Results:
         return self._data["cells"]
 
     def result(self, cell: str, part: str) -> dict[str, Any] | None:
-        """What was measured, if it was."""
+        """What was measured, or `None`."""
         found = self.cells.get(cell, {}).get(part)
         return None if found is None else found["result"]
 
@@ -65,7 +78,7 @@ class Results:
         if found is None or found["settings"] != _plain(settings):
             return False
         there = self.runs[found["run"]]
-        return all(there.get(fact) == self._machine.get(fact) for fact in COMPARABLE)
+        return all(there.get(fact) == self._machine.get(fact) for fact in _COMPARABLE)
 
     def put(
         self, cell: str, part: str, settings: Mapping[str, Any], result: Mapping[str, Any]
@@ -73,22 +86,14 @@ class Results:
         """Add or replace a part, and write the file.
 
         Raises:
-            OutputError: It cannot be written.
+            OutputError: The file cannot be written.
         """
         if self._run is None:
             self.runs.append(self._machine)
             self._run = len(self.runs) - 1
         record = {"run": self._run, "settings": _plain(settings), "result": _plain(result)}
         self.cells.setdefault(cell, {})[part] = record
-        self.write(self.file.name, json.dumps(self._data, indent=2, allow_nan=False) + "\n")
-
-    def write(self, name: str, text: str) -> Path:
-        """Write a text file into the folder, and return where it is.
-
-        Raises:
-            OutputError: It cannot be written.
-        """
-        return write_text(self.folder / name, text)
+        write_text(self.file, json.dumps(self._data, indent=2, allow_nan=False) + "\n")
 
     def _read(self, benchmark: str) -> dict[str, Any]:
         if not self.file.exists():
@@ -101,19 +106,24 @@ class Results:
                     known &= {"settings", "result"} <= part.keys()
                     known &= isinstance(data["runs"][part["run"]], dict)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-            raise CheckpointError(
+            raise htr.CheckpointError(
                 f"{self.file} cannot be read ({error!r}); move it away, or name another folder"
             ) from error
         if not known:
-            raise CheckpointError(
+            raise htr.CheckpointError(
                 f"{self.file} does not hold results of the benchmark {benchmark}; move it away, or "
                 "name another folder"
             )
         return data
 
 
+def _plain(data: Mapping[str, Any]) -> Any:
+    """Data as they come back from the file."""
+    return json.loads(json.dumps(dict(data)))
+
+
 def write_text(path: Path, text: str) -> Path:
-    """Write a text file aside, rename it, and return where it is.
+    """Write a text file completely or not at all, and return its path.
 
     Raises:
         OutputError: It cannot be written.
@@ -122,20 +132,58 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_file(path: Path, write: Callable[[Path], Any]) -> Path:
-    """The same for a file that `write` makes.
-
-    Raises:
-        OutputError: It cannot be written.
-    """
+    """The same for a file that `write` makes at a given path."""
     try:
-        write_aside(path, write)
+        with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
+            aside = Path(folder, path.name)
+            write(aside)
+            aside.replace(path)
     except OSError as error:
-        raise OutputError(
+        raise htr.OutputError(
             f"{path} cannot be written: {error}; make room, or name another folder"
         ) from error
     return path
 
 
-def _plain(data: Mapping[str, Any]) -> Any:
-    """Data as it comes back from the file."""
-    return json.loads(json.dumps(dict(data)))
+def machine_facts(device: torch.device, argv: Sequence[str]) -> dict[str, Any]:
+    """Facts about the machine and the software, without names or paths, as plain data.
+
+    Args:
+        device: Where networks are trained.
+        argv: The words of the command line after `python -m benchmarks`.
+    """
+    return {
+        "cpu": _cpu(),
+        "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "bayes_htr": htr.__version__,
+        "date": f"{datetime.now():%Y-%m-%d}",
+        "command": command_line(argv),
+    }
+
+
+def command_line(argv: Sequence[str]) -> str:
+    """The command as one would type it, with `DIR` in place of every folder."""
+    shown: list[str] = []
+    for word in argv:
+        option, _, value = word.partition("=")
+        if shown and shown[-1] in _PATHS:
+            shown.append("DIR")
+        elif value and option in _PATHS:
+            shown.append(f"{option}=DIR")
+        else:
+            shown.append(word)
+    return " ".join(["python -m benchmarks", *shown])
+
+
+def _cpu() -> str:
+    """The model of the processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return next(iter(models), platform.processor() or platform.machine())

@@ -1,19 +1,19 @@
-"""A table of text, for the terminal and for Markdown."""
+"""Tables of text for the terminal, Markdown and LaTeX, and pages of them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.common.results import Results
-
 NOTHING = "-"
-"""What stands where nothing was measured."""
+"""The sign for a value that was not measured."""
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class TextTable:
     """A table.
 
     Attributes:
-        title: What it shows.
-        columns: Their headings.
-        rows: A text for each column.
+        title: The title.
+        columns: The headings of the columns.
+        rows: The rows, with a text for each column.
     """
 
     title: str
@@ -31,7 +31,7 @@ class TextTable:
     rows: Sequence[Sequence[str]]
 
     def show(self, console: Console) -> None:
-        """Print it at its own width: in a terminal that is narrower nothing is cut off."""
+        """Print it at its own width, so that a narrow terminal cuts nothing off."""
         table = Table(title=self.title, box=SIMPLE_HEAD)
         for number, column in enumerate(self.columns):
             table.add_column(column, justify="left" if number < 2 else "right", no_wrap=True)
@@ -87,19 +87,38 @@ def _latex_row(texts: Sequence[str]) -> str:
 
 
 def page(
-    results: Results, heading: str, tables: Sequence[TextTable], settings: Sequence[str]
+    heading: str,
+    tables: Sequence[TextTable],
+    *,
+    introduction: str = "",
+    pictures: Sequence[Path] = (),
+    settings: Sequence[str] = (),
+    runs: Sequence[Mapping[str, Any]],
 ) -> str:
-    """A Markdown page: tables, settings, and what they were measured on."""
-    listed = "\n".join(f"- {line}" for line in settings)
-    runs = "\n".join(f"- {facts(run)}" for run in results.runs)
-    return "\n".join(
-        [
-            f"# {heading}\n",
-            *(table.markdown() for table in tables),
-            f"## Settings\n\n{listed}\n",
-            f"## Measured on\n\n{runs}\n",
-        ]
-    )
+    """A Markdown page.
+
+    Args:
+        heading: Its heading.
+        tables: Its tables.
+        introduction: A paragraph before the tables.
+        pictures: Files beside the page that it shows.
+        settings: A line for each item of the section on settings.
+        runs: Facts about the machines and commands that the results come from.
+    """
+    parts = [f"# {heading}\n", *([introduction] if introduction else [])]
+    parts += [table.markdown() for table in tables]
+    parts += [f"![{picture.stem}]({picture.name})\n" for picture in pictures]
+    if settings:
+        parts.append("## Settings\n\n" + "\n".join(f"- {line}" for line in settings) + "\n")
+    listed = "\n".join(f"- {_facts(run)}" for run in runs)
+    return "\n".join([*parts, f"## Measured on\n\n{listed}\n"])
+
+
+def mean(values: Iterable[float], unit: float, digits: int) -> str:
+    """A mean with its standard deviation, if there are several values, in a unit."""
+    found = list(values)
+    text = f"{unit * fmean(found):.{digits}f}"
+    return f"{text} ({unit * stdev(found):.{digits}f})" if len(found) > 1 else text
 
 
 def spread(values: dict[str, float] | None, digits: int = 3) -> str:
@@ -111,22 +130,26 @@ def spread(values: dict[str, float] | None, digits: int = 3) -> str:
 
 
 def number(value: float | None, form: str) -> str:
-    """A number in a format, or the sign for none."""
+    """A number in a format, or the sign for a missing value."""
     return NOTHING if value is None else format(value, form)
 
 
 def counts(refreshes: dict[str, int] | None) -> str:
-    """Refreshes of all matrices: the range of their numbers."""
+    """The range of the numbers of refreshes of all matrices."""
     if not refreshes:
         return NOTHING
     low, high = min(refreshes.values()), max(refreshes.values())
     return str(low) if low == high else f"{low}–{high}"
 
 
-def part_settings(results: Results) -> list[str]:
-    """A line for each kind of part and each of its settings, with the cells that have them."""
+def part_settings(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """A line for each kind of part and each of its settings, with the cells that have them.
+
+    Args:
+        results: Parts by name, by cell, as in `Results.cells`.
+    """
     cells: dict[str, dict[str, None]] = {}
-    for cell, parts in results.cells.items():
+    for cell, parts in results.items():
         for name, part in parts.items():
             kind, _, seed = name.partition("/")
             shown = {k: v for k, v in part["settings"].items() if not (seed and k == "seed")}
@@ -142,8 +165,8 @@ def _short(value: Any) -> str:
     return str(value)
 
 
-def facts(run: dict[str, Any]) -> str:
-    """What a run was measured on, as a line of Markdown."""
+def _facts(run: Mapping[str, Any]) -> str:
+    """The machine and the command of a run, as a line of Markdown."""
     gpu = f"{run['gpu']}; " if run["gpu"] else ""
     return (
         f"{run['date']}: {gpu}{run['cpu']}, {run['cores']} cores, {run['threads']} threads; "

@@ -1,14 +1,14 @@
-"""What `python -m benchmarks guides` takes steps of: plain training, each guide, and Pyro's own.
+"""The runs of `python -m benchmarks guides`: plain training, our guides, and Pyro's.
 
-Ours are the steps of `htr.MAP` and `htr.SVI`, with everything that happens in one. Pyro's are those
-of `pyro.infer.SVI` with `AutoNormal` over the `PyroSample` weights of the same network, as Pyro's
-own examples of Bayesian networks are written.
+Our steps are whole steps of `htr.MAP` and `htr.SVI`. Pyro's steps are those of `pyro.infer.SVI`
+with `AutoNormal` over the `PyroSample` weights of the same network, as in Pyro's own examples of
+Bayesian networks.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,69 +22,41 @@ from pyro.nn import PyroModule, PyroSample
 from pyro.params.param_store import StateDict
 from torch import Tensor, nn
 
+import bayes_htr as htr
 from bayes_htr.experiments import build_network
-from bayes_htr.inference import MAP, SVI, Batches, Problem
-from bayes_htr.inference.map import _Run as MAPRun
-from bayes_htr.inference.replica import Replica
-from bayes_htr.inference.settings import fused_adam
-from bayes_htr.inference.svi import _Run as SVIRun
-from bayes_htr.models import BayesianClassifier
-from bayes_htr.priors import ESD, Frechet, Lomax, MaxEigenvalue, Priors
-from benchmarks.common.mlp import INPUTS, normal_entries, with_normal_biases
+from bayes_htr.inference import Batches, Problem
 from benchmarks.common.stopwatch import Steps
+from benchmarks.cost.training import Training, Workload, random_data
 
 SHAPE = (1, 28, 28)
 CLASSES = 10
 SCALE = 0.05
-"""Standard deviation of the guides at the start, in the laws' own coordinates."""
+"""Standard deviation of the guides at the start, in the coordinates of the laws."""
+INPUTS = {"fc1": 784, "fc2": 512, "fc3": 256}
+"""The number of inputs of each layer of the network."""
 
-NORMAL = normal_entries()
-FRECHET = with_normal_biases(MaxEigenvalue(Frechet(2.0, 1.0)))
-LOMAX = with_normal_biases(ESD(Lomax(2.0, 1.0)))
+_NORMAL_BIASES = {"*.bias": htr.Entries(htr.Normal(0.0, 1.0))}
+NORMAL = htr.Priors(
+    {f"{name}.*": htr.Entries(htr.Normal(0.0, inputs**-0.5)) for name, inputs in INPUTS.items()}
+)
+FRECHET = htr.Priors({"*.weight": htr.MaxEigenvalue(htr.Frechet(2.0, 1.0)), **_NORMAL_BIASES})
+LOMAX = htr.Priors({"*.weight": htr.ESD(htr.Lomax(2.0, 1.0)), **_NORMAL_BIASES})
 
 
-@dataclass(frozen=True)
-class Work:
-    """The data that every run takes its steps on.
+def random_images(examples: int, batch_size: int, seed: int) -> Workload:
+    """The network of all runs, on random images."""
 
-    Attributes:
-        x: Images.
-        y: Labels.
-        batch_size: Examples per step.
-        seed: Of the network and of the order.
-    """
+    def build(seed: int) -> nn.Module:
+        return build_network("mlp", SHAPE, CLASSES, seed=seed)
 
-    x: Tensor
-    y: Tensor
-    batch_size: int = 128
-    seed: int = 0
-
-    @classmethod
-    def random(cls, examples: int, batch_size: int, seed: int) -> Work:
-        """Random images: steps on them take as long as on real ones."""
-        generator = torch.Generator().manual_seed(seed)
-        x = torch.randn(examples, *SHAPE, generator=generator)
-        y = torch.randint(CLASSES, (examples,), generator=generator)
-        return cls(x, y, batch_size, seed)
-
-    def network(self) -> nn.Module:
-        """A fresh network, always the same."""
-        return build_network("mlp", SHAPE, CLASSES, seed=self.seed)
-
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of one size without end."""
-        generator = torch.Generator().manual_seed(self.seed)
-        while True:
-            order = torch.randperm(len(self.x), generator=generator)
-            for start in range(0, len(self.x) - self.batch_size + 1, self.batch_size):
-                chosen = order[start : start + self.batch_size]
-                yield self.x[chosen], self.y[chosen]
+    training = Training(batch_size=batch_size, seed=seed)
+    return Workload(build, *random_data(examples, SHAPE, CLASSES, seed), training)
 
 
 class _Loop:
-    """A step, called with a batch, again and again."""
+    """A step that is called with one batch after another."""
 
-    def __init__(self, work: Work, step: Callable[[Tensor, Tensor], Any]) -> None:
+    def __init__(self, work: Workload, step: Callable[[Tensor, Tensor], Any]) -> None:
         self._batches = work.batches()
         self._step = step
 
@@ -94,51 +66,55 @@ class _Loop:
             self._step(*next(self._batches))
 
 
-def plain_run(work: Work, optimizer: Callable[..., torch.optim.Optimizer]) -> Steps:
-    """Training without a prior, as a loop is written."""
-    net = work.network().train()
-    updates = optimizer(net.parameters())
+def adam_run(work: Workload) -> Steps:
+    """Training without a prior, by Adam in one kernel."""
+    net = work.network()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
 
     def step(x: Tensor, y: Tensor) -> None:
-        updates.zero_grad()
+        optimizer.zero_grad()
         F.cross_entropy(net(x), y).backward()
-        updates.step()
+        optimizer.step()
 
     return _Loop(work, step)
 
 
-def map_run(work: Work, priors: Priors) -> Steps:
-    """Steps of `htr.MAP`, by SGD with momentum."""
-    problem = _problem(work, priors)
-    run = MAPRun(MAP(lr=0.05), problem)
-    run.replica = Replica(problem.net, problem.model.likelihood)
-    return _Loop(work, lambda x, y: run._step(x, y, len(y)))
+class TrainerRun(_Loop):
+    """Steps of `htr.MAP` or `htr.SVI`, with everything that happens in one.
+
+    Args:
+        work: The network and its data.
+        priors: The priors.
+        method: The method.
+
+    Attributes:
+        trainer: What `htr.fit` would run.
+    """
+
+    def __init__(self, work: Workload, priors: htr.Priors, method: htr.MAP | htr.SVI) -> None:
+        self.trainer = method.prepare(_problem(work, priors))
+        super().__init__(work, lambda x, y: self.trainer.update(x, y, len(y)))
 
 
-def svi_run(work: Work, priors: Priors, method: SVI) -> Steps:
-    """Steps of `htr.SVI`."""
-    return _Loop(work, SVIRun(method, _problem(work, priors))._step)
-
-
-def _problem(work: Work, priors: Priors) -> Problem:
+def _problem(work: Workload, priors: htr.Priors) -> Problem:
     """What `htr.fit` gives a method."""
-    net = work.network().train()
+    net = work.network()
     first = next(net.parameters())
     train = Batches(
         (work.x, work.y),
-        batch_size=work.batch_size,
+        batch_size=work.training.batch_size,
         device=first.device,
         dtype=first.dtype,
-        seed=work.seed,
+        seed=work.training.seed,
         name="train",
     )
     return Problem(
-        model=BayesianClassifier(copy.deepcopy(net), priors),
+        model=htr.BayesianClassifier(copy.deepcopy(net), priors),
         net=net,
         train=train,
         validation=None,
         epochs=1,
-        seed=work.seed,
+        seed=work.training.seed,
         progress=False,
     )
 
@@ -172,9 +148,9 @@ class PyroNetwork(PyroModule):
 
 
 class _PyroLoop(_Loop):
-    """Steps of Pyro's SVI, with a parameter store that is put back after them."""
+    """Steps of Pyro's SVI. The parameter store is as before after each call."""
 
-    def __init__(self, work: Work, elbo: Any) -> None:
+    def __init__(self, work: Workload, elbo: Any) -> None:
         self._store: StateDict = {"params": {}, "constraints": {}}
         model = PyroNetwork(len(work.x))
         guide = AutoNormal(model, init_scale=SCALE)
@@ -189,34 +165,35 @@ class _PyroLoop(_Loop):
             super().steps(count)
 
 
-def _guide(name: str, priors: Priors, **settings: Any) -> Callable[[Work], Steps]:
-    return lambda work: svi_run(work, priors, SVI(guide=name, **settings))
+def _map(priors: htr.Priors) -> Callable[[Workload], Steps]:
+    return lambda work: TrainerRun(work, priors, htr.MAP(lr=0.05))
+
+
+def _guide(name: str, priors: htr.Priors, **settings: Any) -> Callable[[Workload], Steps]:
+    return lambda work: TrainerRun(work, priors, htr.SVI(guide=name, **settings))
 
 
 @dataclass(frozen=True)
 class Timed:
-    """Something whose steps are timed.
+    """A run whose steps are timed.
 
     Attributes:
-        label: What tables call it.
+        label: Its name in tables.
         run: Makes a fresh run.
     """
 
     label: str
-    run: Callable[[Work], Steps]
+    run: Callable[[Workload], Steps]
 
 
 PLAIN = "plain"
 TIMED = {
-    PLAIN: Timed(
-        "plain training, SGD",
-        lambda work: plain_run(work, lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9)),
+    PLAIN: Timed("plain training, SGD", Workload.plain_run),
+    "plain_adam": Timed("plain training, Adam", adam_run),
+    "map_lomax": Timed("MAP, Lomax prior", _map(LOMAX)),
+    "map_frechet": Timed(
+        "MAP, Fréchet prior", lambda work: TrainerRun(work, FRECHET, htr.MAP(lr=0.05))
     ),
-    "plain_adam": Timed(
-        "plain training, Adam", lambda work: plain_run(work, lambda p: fused_adam(p, lr=1e-3))
-    ),
-    "map_lomax": Timed("MAP, Lomax prior", lambda work: map_run(work, LOMAX)),
-    "map_frechet": Timed("MAP, Fréchet prior", lambda work: map_run(work, FRECHET)),
     "meanfield": Timed("mean field, normal entries", _guide("meanfield", NORMAL, init_scale=SCALE)),
     "lowrank": Timed("low rank, normal entries", _guide("lowrank", NORMAL)),
     "spectral_lomax": Timed("spectral guide, Lomax prior", _guide("spectral", LOMAX)),
@@ -242,4 +219,4 @@ TIMED = {
         lambda work: _PyroLoop(work, TraceMeanField_ELBO()),
     ),
 }
-"""What is timed, by name. Ratios are to `PLAIN`, and to both of Pyro's."""
+"""What is timed, by name. Ratios are to `PLAIN`, and to both runs of Pyro."""

@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from bayes_htr.inference.randomness import isolated_randomness
-from benchmarks.common.parts import Part
+import bayes_htr as htr
+from benchmarks.common.pictures import grid, pyplot, save
 from benchmarks.common.results import Results
+from benchmarks.common.running import Benchmark, Part, from_options, positive
 from benchmarks.common.stopwatch import Stopwatch, Tick, summary, take_turns
 from benchmarks.common.tables import NOTHING, TextTable, number, spread
-from benchmarks.cost.guide_runs import PLAIN, TIMED, Work
-from benchmarks.cost.memory import measure_memory
+from benchmarks.cost.guide_runs import PLAIN, TIMED, random_images
+from benchmarks.cost.training import Workload
 
 CELL = "mlp/guides"
-PYRO = ("pyro_trace", "pyro_meanfield")
+_PYRO = ("pyro_trace", "pyro_meanfield")
+_STATUS = Path("/proc/self/status")
+_CLONE = Path(__file__).parents[2]
 
 
 @dataclass(frozen=True)
 class GuideSettings:
-    """How long, and on what.
+    """How long, and on what, steps are measured.
 
     Attributes:
-        rounds: How often all runs have their turns; medians are over these.
+        rounds: How often all runs have their turns; medians are over rounds.
         steps: Steps of each run in a round.
         warmup: Steps of each run before the clock runs; the first of them set a guide up.
         memory_steps: Steps of the processes whose memory is measured.
-        examples: Random images that steps are taken on.
+        examples: The number of random images.
         batch_size: Examples per step.
-        seed: Of the networks and the data.
+        seed: The seed of the networks and the data.
     """
 
     rounds: int = 15
@@ -44,62 +52,63 @@ class GuideSettings:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class GuideBenchmark:
-    """The whole benchmark.
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    default = GuideSettings()
+    add = parser.add_argument
+    add("--runs", nargs="+", choices=TIMED, default=list(TIMED), help="what is timed")
+    add("--rounds", type=positive, default=default.rounds, help="turns that each run has")
+    add("--steps", type=positive, default=default.steps, help="steps of a run in its turn")
+    add("--warmup", type=positive, default=default.warmup, help="steps before the clock runs")
+    add(
+        "--memory-steps",
+        type=positive,
+        default=default.memory_steps,
+        help="steps to measure memory",
+    )
+    add("--examples", type=positive, default=default.examples, help="random images")
+    add("--batch-size", type=positive, default=default.batch_size, help="examples per step")
+    add("--seed", type=int, default=default.seed, help="seed of networks and images")
 
-    Attributes:
-        names: Keys of `TIMED`.
-        settings: How long.
-    """
 
-    names: Sequence[str]
-    settings: GuideSettings
-
-    def parts(self) -> list[Part]:
-        """One part for all times, which are of one run, and one for the memory of each."""
-        s = self.settings
-        names = list(dict.fromkeys([PLAIN, *self.names]))
-        work = Work.random(s.examples, s.batch_size, s.seed)
-        common = {"examples": s.examples, "batch_size": s.batch_size, "seed": s.seed}
-        timing = {"rounds": s.rounds, "steps": s.steps, "warmup": s.warmup}
-        parts = [
-            Part(
-                CELL,
-                "time",
-                s.rounds * s.steps * len(names),
-                partial(measure_times, names, work, s),
-                {**common, **timing, "names": names},
-            )
-        ]
-        for name in names:
-
-            def measure(tick: Tick, name: str = name) -> dict[str, float]:
-                return measure_memory(name, work, s.memory_steps)
-
-            settings = {**common, "steps": s.memory_steps}
-            parts.append(Part(CELL, f"memory/{name}", 1, measure, settings))
-        return parts
+def _parts(args: argparse.Namespace) -> list[Part]:
+    """One part for all times, which are of one run, and one for the memory of each run."""
+    s = from_options(GuideSettings, args)
+    names = list(dict.fromkeys([PLAIN, *args.runs]))
+    work = random_images(s.examples, s.batch_size, s.seed)
+    common = {"examples": s.examples, "batch_size": s.batch_size, "seed": s.seed}
+    timing = {"rounds": s.rounds, "steps": s.steps, "warmup": s.warmup}
+    time = Part(
+        CELL,
+        "time",
+        s.rounds * s.steps * len(names),
+        partial(measure_times, names, work, s),
+        {**common, **timing, "names": names},
+    )
+    memory = {**common, "steps": s.memory_steps}
+    return [time] + [
+        Part(CELL, f"memory/{name}", 1, partial(measure_memory, name, work, s.memory_steps), memory)
+        for name in names
+    ]
 
 
 def measure_times(
-    names: Sequence[str], work: Work, settings: GuideSettings, tick: Tick
+    names: Sequence[str], work: Workload, settings: GuideSettings, tick: Tick
 ) -> dict[str, Any]:
     """Milliseconds per step of runs that take turns.
 
     Args:
         names: Keys of `TIMED`, `PLAIN` among them.
         work: The data.
-        settings: How long.
-        tick: Told of the steps.
+        settings: How long to measure.
+        tick: Called with numbers of steps.
 
     Returns:
-        By name: `ms` per step, and its ratios `to_plain`, and to each of Pyro's that was timed
-        (`to_pyro_trace`, ...), of the same round each: median, least and largest over rounds.
+        For each name: `ms` per step, and its ratios `to_plain` and to each run of Pyro that was
+        timed (`to_pyro_trace`, ...) in the same round: median, least and largest over rounds.
     """
     watch = Stopwatch(torch.device("cpu"))
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    with isolated_randomness():
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         runs = {name: TIMED[name].run(work) for name in names}
         for run in runs.values():
@@ -110,7 +119,7 @@ def measure_times(
             )
             for name, value in zip(names, own, strict=True):
                 seconds[name].append(value)
-    others = {PLAIN: "to_plain"} | {p: f"to_{p}" for p in PYRO if p in names}
+    others = {PLAIN: "to_plain"} | {p: f"to_{p}" for p in _PYRO if p in names}
     return {
         name: {
             "ms": summary([1e3 * s / settings.steps for s in seconds[name]]),
@@ -123,6 +132,65 @@ def measure_times(
     }
 
 
+# Memory: each run has a process of its own, so that nothing counts that another one has left.
+
+
+def measure_memory(name: str, work: Workload, steps: int, tick: Tick) -> dict[str, float]:
+    """The largest memory of a fresh process that takes some steps of a run (Linux).
+
+    Args:
+        name: A key of `TIMED`.
+        work: Its size and seed; the data are drawn anew.
+        steps: The number of steps.
+        tick: Called when the process has ended.
+
+    Returns:
+        `before_mb`, resident once the libraries and the data are loaded; `peak_mb`, the high-water
+        mark of the kernel; and `own_mb`, their difference: what the network, its training and one
+        step take.
+
+    Raises:
+        ProcessError: The process failed; the message holds the end of its output.
+    """
+    training, threads = work.training, torch.get_num_threads()
+    numbers = (work.num_data, training.batch_size, training.seed, steps, threads)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.cost.guides", name, *map(str, numbers)],
+        cwd=_CLONE,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise htr.ProcessError(f"{name}: no memory was measured: {done.stderr.strip()[-500:]}")
+    tick(1)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def _own_memory(
+    name: str, examples: int, batch_size: int, seed: int, steps: int, threads: int
+) -> dict[str, float]:
+    """What `measure_memory` returns, of this process."""
+    torch.set_num_threads(threads)
+    work = random_images(examples, batch_size, seed)
+    before = _status("VmRSS")
+    TIMED[name].run(work).steps(steps)
+    peak = _status("VmHWM")
+    return {"before_mb": before, "peak_mb": peak, "own_mb": peak - before}
+
+
+def _status(field: str) -> float:
+    """A figure of the memory of this process in MB."""
+    for line in _STATUS.read_text(encoding="utf-8").splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise OSError(f"{_STATUS} has no {field}")
+
+
+# Tables and picture
+
+
 def guide_tables(results: Results) -> list[TextTable]:
     """Times with their ratios, and memory with its ratio to MAP under the same prior."""
     times = results.result(CELL, "time") or {}
@@ -131,28 +199,28 @@ def guide_tables(results: Results) -> list[TextTable]:
             TIMED[name].label,
             spread(found["ms"], 2),
             spread(found["to_plain"], 2),
-            *(spread(found.get(f"to_{p}"), 2) for p in PYRO),
+            *(spread(found.get(f"to_{p}"), 2) for p in _PYRO),
         ]
         for name, found in times.items()
         if name in TIMED
     ]
     columns = ("ms per step (range)", "to plain", "to Pyro, Trace_ELBO", "TraceMeanField_ELBO")
     tables = [TextTable("Time of a step", ("step of", *columns), rows)]
-    memory = [row for name in TIMED if (row := _memory(results, name)) is not None]
+    memory = [row for name in TIMED if (row := _memory_row(results, name)) is not None]
     figures = ("before, MB", "peak, MB", "own, MB", "peak / MAP's", "own / MAP's")
     tables.append(TextTable("Peak memory of a fresh process", ("steps of", *figures), memory))
     return [table for table in tables if table.rows]
 
 
 def map_of(name: str) -> str | None:
-    """The MAP run under the prior of a guide's run; plain training where there is none."""
+    """The run of MAP under the same prior as a run; without a spectral prior, plain training."""
     for prior in ("lomax", "frechet"):
         if prior in name:
             return f"map_{prior}"
-    return None if name in PYRO else PLAIN
+    return None if name in _PYRO else PLAIN
 
 
-def _memory(results: Results, name: str) -> list[str] | None:
+def _memory_row(results: Results, name: str) -> list[str] | None:
     found = results.result(CELL, f"memory/{name}")
     if found is None:
         return None
@@ -161,8 +229,55 @@ def _memory(results: Results, name: str) -> list[str] | None:
     ratios = [NOTHING, NOTHING]
     if other is not None and base != name:
         ratios = [number(found[k] / other[k], ".2f") for k in ("peak_mb", "own_mb")]
-    return [
-        TIMED[name].label,
-        *(f"{found[k]:.0f}" for k in ("before_mb", "peak_mb", "own_mb")),
-        *ratios,
-    ]
+    figures = (f"{found[k]:.0f}" for k in ("before_mb", "peak_mb", "own_mb"))
+    return [TIMED[name].label, *figures, *ratios]
+
+
+def draw_guides(results: Results, args: argparse.Namespace) -> list[Path]:
+    """Write `guides.png`: medians of the ratios to plain training, with their ranges over rounds.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    times = results.result(CELL, "time") or {}
+    names = [name for name in TIMED if name in times and name != PLAIN][::-1]
+    if not names:
+        return []
+    plt = pyplot()
+    figure, ax = plt.subplots(figsize=(7.5, 0.9 + 0.36 * len(names)), layout="constrained")
+    for place, name in enumerate(names):
+        ratio = times[name]["to_plain"]
+        color = "#c8401e" if name.startswith("pyro") else "#1f5fa8"
+        ax.barh(place, ratio["median"], height=0.6, color=color)
+        ax.plot([ratio["min"], ratio["max"]], [place, place], color="#222222", lw=1)
+        ax.annotate(
+            f"{ratio['median']:.1f}",
+            (ratio["max"], place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
+        )
+    ax.set_yticks(range(len(names)), [TIMED[name].label for name in names], fontsize=8)
+    ax.axvline(1, color="#999999", lw=1)
+    ax.set_xlabel("time of a step / plain training by SGD (line: range over rounds)", fontsize=8)
+    ax.tick_params(axis="x", labelsize=8)
+    ax.margins(x=0.08)
+    grid(ax, "x")
+    return [save(figure, results.folder / "guides.png")]
+
+
+GUIDES = Benchmark(
+    "guides",
+    "time and memory of a step of SVI with each guide, against plain training and Pyro",
+    "What a guide costs",
+    _add_options,
+    _parts,
+    guide_tables,
+    draw_guides,
+)
+
+
+if __name__ == "__main__":
+    named, *given = sys.argv[1:]
+    print(json.dumps(_own_memory(named, *(int(n) for n in given))))

@@ -1,7 +1,7 @@
 """The same priors as anyone would write them: all singular values, and autograd through them.
 
-`torch.linalg.svdvals` at every step, a formula on its squares, `backward`. This is what the
-library's energies are compared with in time, and in float64 what their gradients are held to.
+Every step computes `torch.linalg.svdvals`, a formula on the squares, and `backward`. The energies
+of the library are compared with these in time, and in float64 their gradients are checked by them.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from bayes_htr.priors import Priors
-from benchmarks.cost.training import Backward
+import bayes_htr as htr
 
 
 def hill(lam: Tensor) -> Tensor:
-    """Hill's exponent of the upper half of a descending spectrum."""
+    """Hill's exponent of the upper half of a descending spectrum `(K,)`."""
     k = max(1, len(lam) // 2)
     return 1 + k / (lam[:k] / lam[k]).log().sum()
 
@@ -32,12 +31,12 @@ def lomax(lam: Tensor) -> Tensor:
 
 
 def powerlaw(lam: Tensor) -> Tensor:
-    """`ESD(ImproperPowerlaw(Hill()), tail=0.5)`: the exponent is a constant of the moment."""
+    """`ESD(ImproperPowerlaw(Hill()), tail=0.5)`: the exponent counts as a constant."""
     return hill(lam).detach() * lam[: max(1, len(lam) // 2)].log().sum()
 
 
 def weighted_alpha(lam: Tensor) -> Tensor:
-    """`penalties.weighted_alpha()`: differentiated through the exponent."""
+    """`penalties.weighted_alpha()`: the exponent is differentiated too."""
     return hill(lam) * lam[0].log()
 
 
@@ -50,7 +49,7 @@ ENERGIES: dict[str, Callable[[Tensor], Tensor]] = {
 """The priors that are measured, by the names of `experiments.named_priors`."""
 
 TOP_ALONE = frozenset({"frechet"})
-"""Those whose gradient acts through the largest singular value alone."""
+"""The priors whose gradient acts through the largest singular value alone."""
 
 
 class NaiveEnergy:
@@ -58,13 +57,16 @@ class NaiveEnergy:
 
     Args:
         name: A key of `ENERGIES`.
-        priors: The library's priors of that name, for their strength.
+        priors: The priors of that name in the library, for their strength.
         net: The network.
-        dtype: What it is computed in.
+        dtype: The type that it is computed in.
+
+    Attributes:
+        weights: The matrices by name.
     """
 
     def __init__(
-        self, name: str, priors: Priors, net: nn.Module, dtype: torch.dtype = torch.float32
+        self, name: str, priors: htr.Priors, net: nn.Module, dtype: torch.dtype = torch.float32
     ) -> None:
         self.weights = {n: p for n, p in net.named_parameters() if p.ndim > 1}
         self._energy = ENERGIES[name]
@@ -79,11 +81,11 @@ class NaiveEnergy:
         return self._strength * torch.stack([self._energy(lam) for lam in spectra]).sum()
 
     def gradients(self) -> dict[str, Tensor]:
-        """The gradient by each weight, by name."""
+        """The gradient with respect to each matrix, by name."""
         found = torch.autograd.grad(self(), list(self.weights.values()))
         return dict(zip(self.weights, found, strict=True))
 
-    def line(self, scale: float) -> Backward:
+    def line(self, scale: float) -> Callable[[Tensor], None]:
         """The line of a training loop under this energy."""
 
         def backward(loss: Tensor) -> None:

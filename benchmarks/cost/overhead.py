@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import argparse
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
 from bayes_htr.experiments import Dataset, build_network, load_dataset
-from benchmarks.common.paired_mean import paired_difference
-from benchmarks.common.parts import Part
+from benchmarks.common.paired import Difference, student_difference
+from benchmarks.common.pictures import grid, log_axis, pyplot, save
 from benchmarks.common.results import Results
+from benchmarks.common.running import Benchmark, Part, from_options, positive
 from benchmarks.common.stopwatch import Stopwatch
 from benchmarks.common.tables import NOTHING, TextTable, counts, number, spread
 from benchmarks.cost.quality import WHOLE, measure_accuracy, measure_quality
-from benchmarks.cost.ratio import CostSettings, measure_cost
-from benchmarks.cost.settings import Case, Training
-from benchmarks.cost.share import measure_share
+from benchmarks.cost.timing import CostSettings, add_cost, measure_cost, measure_share
+from benchmarks.cost.training import Case, Training, add_training, training_of
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 class Net(NamedTuple):
-    """A network of the benchmark: its data set, and whether only the prior's share is measured."""
+    """A network: its data set, and whether only the share of the prior is measured."""
 
     data: str
     share_alone: bool
@@ -34,161 +37,123 @@ NETS = {
     "lenet5": Net("cifar10", share_alone=False),
     "resnet18": Net("cifar10", share_alone=True),
 }
+_MEASURED = ("cost", "share", "quality", "accuracy")
+_COLORS = ("#1f5fa8", "#c8401e", "#3a8a4d", "#8a5fb0")
+_LIMIT = "#666666"
 
 
-MEASURED = ("cost", "share", "quality", "accuracy")
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    add_training(parser)
+    add = parser.add_argument
+    add("--nets", nargs="+", choices=NETS, default=list(NETS), help="the networks")
+    add("--data-dir", type=Path, metavar="DIR", help="folder of .npz files; without it: OpenML")
+    add_cost(parser, CostSettings())
+    add("--samples", type=positive, default=60, help="steps at which gradients are compared")
+    add("--resnet-steps", type=positive, default=30, help="steps for the share of resnet18")
+    add(
+        "--measure",
+        nargs="+",
+        choices=_MEASURED,
+        default=list(_MEASURED[:-1]),
+        help="what is measured; accuracy, over --seeds, takes long",
+    )
+    add("--seeds", type=positive, default=10, help="seeds of --measure accuracy")
+    for limit, default in (("ratio", None), ("naive", None), ("share", 0.03)):
+        add(f"--limit-{limit}", type=float, default=default, help="marked in the picture")
 
 
-@dataclass(frozen=True)
-class Overhead:
-    """The whole benchmark.
+def _parts(args: argparse.Namespace) -> list[Part]:
+    """All parts, the timed ones first."""
+    loaded: dict[str, Dataset] = {}
+    parts: list[Part] = []
+    for net in args.nets:
+        name = NETS[net].data
+        if name not in loaded:
+            loaded[name] = load_dataset(name, args.data_dir)
+        for prior in args.priors:
+            parts += _cell(net, prior, loaded[name], training_of(args), args)
 
-    Attributes:
-        nets: Keys of `NETS`.
-        priors: Keys of `naive.ENERGIES`.
-        training: How networks are trained.
-        cost: How long and how often it is timed.
-        samples: At about how many steps gradients are compared.
-        share_steps: Steps of networks of which only the prior's share is measured.
-        measure: Some of `MEASURED`.
-        seeds: With how many seeds test accuracies are compared.
-        data_dir: Where the data sets are.
-    """
+    def kind(part: Part) -> str:
+        return part.name.partition("/")[0]
 
-    nets: Sequence[str]
-    priors: Sequence[str]
-    training: Training
-    cost: CostSettings
-    samples: int = 60
-    share_steps: int = 30
-    measure: Sequence[str] = ("cost", "share", "quality")
-    seeds: int = 10
-    data_dir: Path | None = None
-
-    def parts(self) -> list[Part]:
-        """All parts, the timed ones first."""
-        loaded: dict[str, Dataset] = {}
-        parts: list[Part] = []
-        for net in self.nets:
-            name = NETS[net].data
-            if name not in loaded:
-                loaded[name] = load_dataset(name, self.data_dir)
-            for prior in self.priors:
-                parts += self._cell(net, prior, loaded[name])
-
-        def kind(part: Part) -> str:
-            return part.name.partition("/")[0]
-
-        wanted = [part for part in parts if kind(part) in self.measure]
-        return sorted(wanted, key=lambda part: MEASURED.index(kind(part)))
-
-    def _cell(self, net: str, prior: str, data: Dataset) -> list[Part]:
-        cell = f"{net}/{prior}"
-
-        def build(seed: int) -> torch.nn.Module:
-            return build_network(net, data.input_shape, data.num_classes, seed=seed)
-
-        workload = self.training.workload(build, data.x_train, data.y_train)
-        case = Case(workload, prior, self.training)
-        common = {
-            **self.training.to_dict(),
-            "strength": case.strength,
-            "num_data": workload.num_data,
-        }
-        watch = Stopwatch(workload.device)
-        cost, steps, test = self.cost, self.cost.steps, (data.x_test, data.y_test)
-        if NETS[net].share_alone:
-            settings = {**common, "steps": self.share_steps, "warmup": cost.warmup}
-            measure = partial(measure_share, case, self.share_steps, cost.warmup, watch)
-            return [Part(cell, "share", self.share_steps, measure, settings)]
-        parts = [
-            Part(
-                cell,
-                "cost",
-                cost.work,
-                partial(measure_cost, case, cost, watch),
-                {**common, **vars(cost)},
-            ),
-            Part(
-                cell,
-                "quality",
-                4 * steps,
-                partial(measure_quality, case, steps, self.samples, test),
-                {**common, "steps": steps, "samples": self.samples},
-            ),
-        ]
-        for seed in range(self.seeds):
-            settings = {**common, "steps": steps, "seed": seed}
-            measure = partial(measure_accuracy, case.seeded(seed), steps, test)
-            parts.append(Part(cell, f"accuracy/{seed}", 2 * steps, measure, settings))
-        return parts
+    wanted = [part for part in parts if kind(part) in args.measure]
+    return sorted(wanted, key=lambda part: _MEASURED.index(kind(part)))
 
 
-def accuracy_summary(results: Results, cell: str) -> dict[str, Any] | None:
-    """Held against exact gradients over the seeds of a cell; `None` where there are none.
+def _cell(
+    net: str, prior: str, data: Dataset, training: Training, args: argparse.Namespace
+) -> list[Part]:
+    cell = f"{net}/{prior}"
 
-    Of seeds that were run with different settings, those of the last run count.
-    """
-    seeds = [part for name, part in results.cells[cell].items() if name.startswith("accuracy/")]
-    if not seeds:
-        return None
-    last = max(seeds, key=lambda part: part["run"])["settings"]
-    found = [p["result"] for p in seeds if {**p["settings"], "seed": last["seed"]} == last]
-    return paired_difference([r["held"] for r in found], [r["exact"] for r in found])
+    def build(seed: int) -> torch.nn.Module:
+        return build_network(net, data.input_shape, data.num_classes, seed=seed)
 
+    case = Case(build, data.x_train, data.y_train, training, prior)
+    common = {**training.to_dict(), "strength": case.strength, "num_data": case.num_data}
+    watch, cost = Stopwatch(case.device), from_options(CostSettings, args)
+    steps, test = cost.steps, (data.x_test, data.y_test)
 
-def overhead_tables(results: Results) -> list[TextTable]:
-    """The tables of the results that are there: costs, quality, shares, accuracies."""
-    cells = list(results.cells)
-    rows = {
-        "cost": [_cost_row(cell, results.result(cell, "cost")) for cell in cells],
-        "quality": [_quality_row(cell, results.result(cell, "quality")) for cell in cells],
-        "energy": [_energy_row(cell, results.result(cell, "quality")) for cell in cells],
-        "share": [_share_row(cell, results.result(cell, "share")) for cell in cells],
-        "accuracy": [_accuracy_row(cell, accuracy_summary(results, cell)) for cell in cells],
-    }
+    def part(
+        name: str, work: int, measure: Callable[..., dict[str, Any]], *given: Any, **settings: Any
+    ) -> Part:
+        return Part(cell, name, work, partial(measure, *given), {**common, **settings})
+
+    if NETS[net].share_alone:
+        own = {"steps": args.resnet_steps, "warmup": cost.warmup}
+        return [part("share", args.resnet_steps, measure_share, case, *own.values(), watch, **own)]
+    samples = args.samples
+    accuracies = [
+        part(
+            f"accuracy/{seed}",
+            2 * steps,
+            measure_accuracy,
+            *(case.seeded(seed), steps, test),
+            steps=steps,
+            seed=seed,
+        )
+        for seed in range(args.seeds)
+    ]
     return [
-        TextTable(title, ("network", "prior", *columns), found)
-        for part, title, columns in _TABLES
-        if (found := [row for row in rows[part] if row is not None])
+        part("cost", cost.work, measure_cost, case, cost, watch, **vars(cost)),
+        part(
+            "quality",
+            4 * steps,
+            measure_quality,
+            *(case, steps, samples, test),
+            steps=steps,
+            samples=samples,
+        ),
+        *accuracies,
     ]
 
 
-_TABLES = (
-    (
-        "cost",
-        "Time of training",
-        ("plain ms", "ours ms", "ratio (range)", "naive / ours", "refreshes"),
-    ),
-    (
-        "quality",
-        "Held against exact gradients (held, exact: test accuracy)",
-        ("lowest cosine", "of all matrices", "lowest u'Wv/σ₁", "held", "exact"),
-    ),
-    (
-        "energy",
-        "Energy at the end: held (and disturbed) against exact gradients",
-        ("start", "plain", "exact", "held", "off / drop", "off / effect"),
-    ),
-    (
-        "share",
-        "The prior's share of a step",
-        ("step ms", "share", "share after the first step", "refreshes"),
-    ),
-    (
-        "accuracy",
-        "Test accuracy over seeds, held minus exact",
-        ("mean difference", "95 % interval", "seeds"),
-    ),
-)
+# Tables
 
 
-def _cost_row(cell: str, result: dict[str, Any] | None) -> list[str] | None:
-    if result is None:
-        return None
+def overhead_tables(results: Results) -> list[TextTable]:
+    """Costs, quality, shares and accuracies, as far as they have been measured."""
+    tables = [
+        TextTable(
+            title,
+            ("network", "prior", *columns),
+            [
+                [*cell.split("/"), *row(result)]
+                for cell in results.cells
+                if (result := results.result(cell, part)) is not None
+            ],
+        )
+        for part, title, columns, row in _TABLES
+    ]
+    differences = {cell: accuracy_difference(results, cell) for cell in results.cells}
+    rows = [[*cell.split("/"), *_accuracy_row(d)] for cell, d in differences.items() if d]
+    columns = ("network", "prior", "mean difference", "95 % interval", "seeds")
+    tables.append(TextTable("Test accuracy over seeds, held minus exact", columns, rows))
+    return [table for table in tables if table.rows]
+
+
+def _cost_row(result: dict[str, Any]) -> list[str]:
     naive = result["naive"]
     return [
-        *cell.split("/"),
         f"{result['plain_ms']:.2f}",
         f"{result['prior_ms']:.2f}",
         spread(result["ratio"]),
@@ -197,13 +162,10 @@ def _cost_row(cell: str, result: dict[str, Any] | None) -> list[str] | None:
     ]
 
 
-def _quality_row(cell: str, result: dict[str, Any] | None) -> list[str] | None:
-    if result is None:
-        return None
+def _quality_row(result: dict[str, Any]) -> list[str]:
     cosine, top = result["cosine"], result["top"]
     single = [found["value"] for matrix, found in cosine.items() if matrix != WHOLE]
     return [
-        *cell.split("/"),
         number(min(single, default=None), ".5f"),
         number(cosine.get(WHOLE, {}).get("value"), ".5f"),
         number(min((found["value"] for found in top.values()), default=None), ".5f"),
@@ -212,9 +174,7 @@ def _quality_row(cell: str, result: dict[str, Any] | None) -> list[str] | None:
     ]
 
 
-def _energy_row(cell: str, result: dict[str, Any] | None) -> list[str] | None:
-    if result is None:
-        return None
+def _energy_row(result: dict[str, Any]) -> list[str]:
     energy = result["energy"]
 
     def off(name: str) -> str:
@@ -222,14 +182,11 @@ def _energy_row(cell: str, result: dict[str, Any] | None) -> list[str] | None:
         return f"{held} ({chance})"
 
     ends = [f"{energy[name]:.2f}" for name in ("start", "plain", "exact", "held")]
-    return [*cell.split("/"), *ends, off("relative"), off("of_effect")]
+    return [*ends, off("relative"), off("of_effect")]
 
 
-def _share_row(cell: str, result: dict[str, Any] | None) -> list[str] | None:
-    if result is None:
-        return None
+def _share_row(result: dict[str, Any]) -> list[str]:
     return [
-        *cell.split("/"),
         f"{1e3 * result['total_seconds'] / result['steps']:.1f}",
         f"{result['share']:.2%}",
         number(result["later_share"], ".2%"),
@@ -237,10 +194,165 @@ def _share_row(cell: str, result: dict[str, Any] | None) -> list[str] | None:
     ]
 
 
-def _accuracy_row(cell: str, summary: dict[str, Any] | None) -> list[str] | None:
-    if summary is None:
+def accuracy_difference(results: Results, cell: str) -> Difference | None:
+    """Test accuracy with held minus with exact gradients, over the seeds of a cell.
+
+    Of seeds that were run with different settings, those of the last run count.
+    """
+    seeds = [part for name, part in results.cells[cell].items() if name.startswith("accuracy/")]
+    if not seeds:
         return None
-    interval = NOTHING
-    if summary["low"] is not None:
-        interval = f"{summary['low']:+.4f} to {summary['high']:+.4f}"
-    return [*cell.split("/"), f"{summary['mean']:+.4f}", interval, str(summary["pairs"])]
+    last = max(seeds, key=lambda part: part["run"])["settings"]
+    found = [p["result"] for p in seeds if {**p["settings"], "seed": last["seed"]} == last]
+    return student_difference([r["held"] for r in found], [r["exact"] for r in found])
+
+
+def _accuracy_row(d: Difference) -> list[str]:
+    interval = f"{d.low:+.4f} to {d.high:+.4f}" if d.pairs > 1 else NOTHING
+    return [f"{d.mean:+.4f}", interval, str(d.pairs)]
+
+
+_TABLES = (
+    (
+        "cost",
+        "Time of training",
+        ("plain ms", "ours ms", "ratio (range)", "naive / ours", "refreshes"),
+        _cost_row,
+    ),
+    (
+        "quality",
+        "Held against exact gradients (held, exact: test accuracy)",
+        ("lowest cosine", "of all matrices", "lowest u'Wv/σ₁", "held", "exact"),
+        _quality_row,
+    ),
+    (
+        "quality",
+        "Energy at the end: held (and disturbed) against exact gradients",
+        ("start", "plain", "exact", "held", "off / drop", "off / effect"),
+        _energy_row,
+    ),
+    (
+        "share",
+        "The prior's share of a step",
+        ("step ms", "share", "share after the first step", "refreshes"),
+        _share_row,
+    ),
+)
+
+
+# The picture
+
+
+class _Point(NamedTuple):
+    """A value with its range, of a network and a prior."""
+
+    net: str
+    prior: str
+    value: float
+    low: float
+    high: float
+
+
+class _Panel(NamedTuple):
+    """A kind of ratio: its points, its limit with the side of it that is good, and a baseline."""
+
+    label: str
+    points: list[_Point]
+    limit: float | None
+    bound: str
+    baseline: float
+
+
+def draw_overhead(results: Results, args: argparse.Namespace) -> list[Path]:
+    """Write `overhead.png`: a panel for each kind of ratio that has been measured.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    panels = [panel for panel in _panels(results, args) if panel.points]
+    if not panels:
+        return []
+    plt = pyplot()
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(4.6 * len(panels), 3.6), squeeze=False, layout="constrained"
+    )
+    priors = list(dict.fromkeys(cell.split("/")[1] for cell in results.cells))
+    for ax, panel in zip(axes.flat, panels, strict=True):
+        _draw_panel(ax, panel, priors)
+    handles = [plt.Line2D([], [], color=_color(p, priors), marker="o", ls="") for p in priors]
+    figure.legend(
+        handles, priors, loc="outside upper center", ncols=len(priors), frameon=False, fontsize=8
+    )
+    return [save(figure, results.folder / "overhead.png")]
+
+
+def _panels(results: Results, args: argparse.Namespace) -> list[_Panel]:
+    times, naives, shares = [], [], []
+    for cell in results.cells:
+        net, prior = cell.split("/")
+        if cost := results.result(cell, "cost"):
+            r = cost["ratio"]
+            times.append(_Point(net, prior, r["median"], r["min"], r["max"]))
+            if cost["naive"] is not None:
+                ratio = cost["naive"]["ratio"]
+                naives.append(_Point(net, prior, ratio, ratio, ratio))
+        if share := results.result(cell, "share"):
+            percent = 100 * share["share"]
+            shares.append(_Point(net, prior, percent, percent, percent))
+    most = None if args.limit_share is None else 100 * args.limit_share
+    return [
+        _Panel("time with the prior / plain training", times, args.limit_ratio, "at most", 1.0),
+        _Panel("time of naive autograd / ours", naives, args.limit_naive, "at least", 1.0),
+        _Panel("the prior's share of a step, %", shares, most, "at most", 0.0),
+    ]
+
+
+def _draw_panel(ax: Axes, panel: _Panel, priors: Sequence[str]) -> None:
+    nets = list(dict.fromkeys(point.net for point in panel.points))
+    width = 0.6 / max(1, len(priors) - 1)
+    for point in panel.points:
+        shift = (priors.index(point.prior) - (len(priors) - 1) / 2) * width
+        ax.errorbar(
+            nets.index(point.net) + shift,
+            point.value,
+            yerr=[[point.value - point.low], [point.high - point.value]],
+            fmt="o",
+            ms=5,
+            capsize=3 if point.high > point.low else 0,
+            color=_color(point.prior, priors),
+        )
+    ax.set_xticks(range(len(nets)), nets)
+    ax.set_xlim(-0.6, len(nets) - 0.4)
+    ax.margins(y=0.15)
+    grid(ax, "y")
+    ax.set_ylabel(panel.label)
+    ax.axhline(panel.baseline, color="#bbbbbb", lw=1)
+    if panel.limit is not None:
+        ax.axhline(panel.limit, color=_LIMIT, lw=1, ls="--")
+        ax.annotate(
+            f"{panel.bound} {panel.limit:g}",
+            (1, panel.limit),
+            xycoords=("axes fraction", "data"),
+            xytext=(-4, 3),
+            textcoords="offset points",
+            ha="right",
+            fontsize=8,
+            color=_LIMIT,
+        )
+    if panel.baseline > 0 and max(p.high for p in panel.points) > 20:
+        log_axis(ax)
+
+
+def _color(prior: str, priors: Sequence[str]) -> str:
+    return _COLORS[priors.index(prior) % len(_COLORS)]
+
+
+OVERHEAD = Benchmark(
+    "overhead",
+    "time, gradients and accuracy with a prior, against plain training and exact gradients",
+    "What a prior costs",
+    _add_options,
+    _parts,
+    overhead_tables,
+    draw_overhead,
+)

@@ -1,6 +1,6 @@
-"""How good held gradients are: against exact gradients, and where training ends.
+"""How good held gradients are compared with exact ones, and where training ends with either.
 
-The exact gradient is that of the naive energy in float64, so the library is not its own judge.
+The exact gradient is that of the naive energy in float64: the library does not judge itself.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayes_htr.engine import Exact
-from bayes_htr.inference.modes import evaluation_mode
+import bayes_htr as htr
 from benchmarks.common.stopwatch import Tick
 from benchmarks.cost.naive import TOP_ALONE, NaiveEnergy
-from benchmarks.cost.settings import Case
-from benchmarks.cost.training import WithPrior, Workload
+from benchmarks.cost.training import Case, Run, WithPrior
 
 WHOLE = "all matrices"
 
@@ -29,10 +27,10 @@ class Note:
 
     Attributes:
         value: The quantity.
-        matrix: The matrix, or `WHOLE`.
-        step: Counted from 0.
-        norm: Of the exact gradient there. A cosine means little where it is close to zero, as at
-            the minimum of a Fréchet energy, where the gradient turns round.
+        matrix: The name of the matrix, or `WHOLE`.
+        step: The step, counted from 0.
+        norm: The norm of the exact gradient there. A cosine means little if the norm is close to
+            zero, as at the minimum of a Fréchet energy, where the gradient reverses.
     """
 
     value: float
@@ -42,7 +40,7 @@ class Note:
 
 
 def sampled_steps(steps: int, count: int) -> list[int]:
-    """About `count` steps of `steps`: half evenly spaced, half in logarithm, ends included."""
+    """About `count` of `steps` steps, half evenly spaced and half in logarithm, with both ends."""
     half = max(2, count // 2)
     last = steps - 1
     even = {round(i * last / (half - 1)) for i in range(half)}
@@ -51,7 +49,7 @@ def sampled_steps(steps: int, count: int) -> list[int]:
 
 
 def cosine(a: Tensor, b: Tensor) -> float | None:
-    """`<a, b> / (|a| |b|)` in float64; `None` where one of them is zero."""
+    """`<a, b> / (|a| |b|)` in float64; `None` if one of them is zero."""
     a, b = a.double().flatten(), b.double().flatten()
     norm = (a.norm() * b.norm()).item()
     return (a @ b).item() / norm if norm > 0 else None
@@ -60,8 +58,8 @@ def cosine(a: Tensor, b: Tensor) -> float | None:
 def top_agreement(gradient: Tensor, W: Tensor) -> float | None:
     """`|<G, W>| / (|G|_* sigma_1)` of a gradient `G` through the largest singular value alone.
 
-    `|u'Wv| / sigma_1` where that is of rank one, `c u v'`; else the mean of it over the pairs of
-    vectors that share the gradient. `|G|_*` is the nuclear norm.
+    This is `|u'Wv| / sigma_1` for a gradient `c u v'` of rank one, and otherwise its mean over the
+    pairs of vectors that share the gradient. `|G|_*` is the nuclear norm.
     """
     G, W = gradient.double().flatten(1), W.detach().double().flatten(1)
     norm = (torch.linalg.matrix_norm(G, "nuc") * torch.linalg.matrix_norm(W, 2)).item()
@@ -69,13 +67,17 @@ def top_agreement(gradient: Tensor, W: Tensor) -> float | None:
 
 
 class Watched:
-    """The line of training under a prior, with a look at the gradient in use at some steps.
+    """The line of training under a prior, which looks at the gradient in use at some steps.
 
     Args:
         prior: The line itself.
         exact: The exact energy of the same weights.
-        steps: The steps, counted from 0, at which it looks.
+        steps: The steps at which it looks, counted from 0.
         top_alone: Whether the gradients act through the largest singular value alone.
+
+    Attributes:
+        cosines: Cosines to exact gradients.
+        tops: What `top_agreement` says, if `top_alone`.
     """
 
     def __init__(
@@ -88,7 +90,7 @@ class Watched:
         self.tops: list[Note] = []
 
     def __call__(self, loss: Tensor) -> None:
-        """Gradients of the loss and of the prior."""
+        """Compute the gradients of the loss and of the prior."""
         if self._step in self._steps:
             loss.backward()
             self._look()
@@ -97,9 +99,9 @@ class Watched:
         self._step += 1
 
     def _look(self) -> None:
-        """The prior's part of a step, by which the gradient in use is seen on its own."""
+        """Add the gradient of the prior on its own, and compare it with the exact one."""
         weights = self._exact.weights
-        # One call, as at every other step, so that refreshes come when they would.
+        # One call, as in every other step, so that refreshes come at the same steps.
         used = torch.autograd.grad(self._prior.energy(), list(weights.values()))
         exact = self._exact.gradients()
         for (name, W), gradient in zip(weights.items(), used, strict=True):
@@ -118,7 +120,7 @@ class Watched:
 
 
 def lowest(notes: Sequence[Note]) -> dict[str, dict[str, float]]:
-    """By matrix the note of the lowest value, and the largest norm of the matrix's notes."""
+    """For each matrix the note with the lowest value, and the largest norm of its notes."""
     found = {}
     for matrix in dict.fromkeys(note.matrix for note in notes):
         own = [note for note in notes if note.matrix == matrix]
@@ -135,23 +137,24 @@ def lowest(notes: Sequence[Note]) -> dict[str, dict[str, float]]:
 def measure_quality(
     case: Case, steps: int, samples: int, test: tuple[Tensor, Tensor], tick: Tick
 ) -> dict[str, Any]:
-    """Gradients, energy and accuracy of a case against exact gradients at every step.
+    """Gradients, energy and accuracy compared with those of exact gradients at every step.
 
     Args:
         case: The network and the prior.
-        steps: Steps of either run.
-        samples: At about how many of them gradients are compared.
+        steps: Steps of each run.
+        samples: The approximate number of steps at which gradients are compared.
         test: Test inputs and labels.
-        tick: Told of the steps.
+        tick: Called with numbers of steps.
 
     Returns:
         `cosine`: by matrix and for all together, the lowest `value` with its `step`, the `norm` of
-        the exact gradient there and the `largest_norm` of all samples; `top`: the same for
-        gradients through the largest singular value alone; `energy`: `start`, the ends `held`,
-        `exact`, `disturbed` (exact, from weights changed by `_DISTURBANCE`: what differs by
-        chance) and `plain` (without the prior), and what differs over the drop, `relative` and
-        `relative_disturbed`, and over the prior's effect, `of_effect` and `of_effect_disturbed`;
-        `accuracy` (`held`, `exact`); `samples`; `refreshes`.
+        the exact gradient there and the `largest_norm` of all samples. `top`: the same for
+        gradients through the largest singular value alone. `energy`: at the `start`, and at the end
+        of the runs `held`, `exact`, `disturbed` (exact, from weights changed by `_DISTURBANCE`,
+        which shows differences by chance) and `plain` (without the prior); and the difference from
+        exact over the drop, `relative` and `relative_disturbed`, and over the effect of the prior,
+        `of_effect` and `of_effect_disturbed`. `accuracy`: `held` and `exact`. `samples` and
+        `refreshes`: numbers.
     """
     run = case.prior_run()
     exact_energy = case.naive_energy(run.net, torch.float64)
@@ -160,18 +163,11 @@ def measure_quality(
     run.backward = watched
     start = _value(exact_energy)
     _advance(run, steps, tick)
-    exact_run, disturbed_run, plain_run = (
-        case.prior_run(Exact()),
-        case.prior_run(Exact()),
-        case.plain_run(),
-    )
+    exact_run, disturbed_run = case.prior_run(htr.Exact()), case.prior_run(htr.Exact())
     _disturb(disturbed_run.net)
     ends = {"start": start, "held": _value(exact_energy)}
-    for name, other in (
-        ("exact", exact_run),
-        ("disturbed", disturbed_run),
-        ("plain", plain_run),
-    ):
+    others = {"exact": exact_run, "disturbed": disturbed_run, "plain": case.plain_run()}
+    for name, other in others.items():
         _advance(other, steps, tick)
         ends[name] = _value(case.naive_energy(other.net, torch.float64))
     return {
@@ -179,8 +175,8 @@ def measure_quality(
         "top": lowest(watched.tops),
         "energy": {**ends, **_compared(ends)},
         "accuracy": {
-            "held": accuracy(run.net, test, case.workload),
-            "exact": accuracy(exact_run.net, test, case.workload),
+            "held": accuracy(run.net, test, case),
+            "exact": accuracy(exact_run.net, test, case),
         },
         "samples": len(at),
         "refreshes": run.prior.energy.refreshes,
@@ -200,7 +196,7 @@ def _disturb(net: nn.Module) -> None:
 
 
 def _compared(ends: dict[str, float]) -> dict[str, float | None]:
-    """How far runs end from the exact one, over what that has changed and what the prior has."""
+    """How far runs end from the exact one, over its drop and over the effect of the prior."""
     found: dict[str, float | None] = {}
     for name, whole in (
         ("relative", ends["start"] - ends["exact"]),
@@ -217,24 +213,26 @@ def measure_accuracy(
 ) -> dict[str, float]:
     """Test accuracy after training with held gradients and with exact ones: `held`, `exact`."""
     found = {}
-    for name, refresh in (("held", None), ("exact", Exact())):
+    for name, refresh in (("held", None), ("exact", htr.Exact())):
         run = case.prior_run(refresh)
         _advance(run, steps, tick)
-        found[name] = accuracy(run.net, test, case.workload)
+        found[name] = accuracy(run.net, test, case)
     return found
 
 
-def accuracy(net: nn.Module, test: tuple[Tensor, Tensor], workload: Workload) -> float:
-    """The share of test examples whose largest logit is the label's."""
+def accuracy(net: nn.Module, test: tuple[Tensor, Tensor], case: Case) -> float:
+    """The share of test examples for which the logit of the label is the largest."""
     right = 0
-    with evaluation_mode(net), torch.no_grad(), workload.autocast():
+    net.eval()
+    with torch.no_grad(), case.autocast():
         for x, y in zip(test[0].split(512), test[1].split(512), strict=True):
-            labels = net(x.to(workload.device)).argmax(1)
-            right += int((labels == y.to(workload.device)).sum())
+            labels = net(x.to(case.device)).argmax(1)
+            right += int((labels == y.to(case.device)).sum())
+    net.train()
     return right / len(test[1])
 
 
-def _advance(run: Any, steps: int, tick: Tick) -> None:
+def _advance(run: Run, steps: int, tick: Tick) -> None:
     for start in range(0, steps, 10):
         count = min(10, steps - start)
         run.steps(count)

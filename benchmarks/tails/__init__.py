@@ -1,1 +1,1 @@
-"""How good and how fast tail fits are, and how fast the reports made of them."""
+"""How well tail fits keep their promises, and how fast they and the reports made of them are."""

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from bayes_htr.visible import visible
 from safetensors.torch import save_file
 
 import bayes_htr as htr
@@ -20,7 +21,6 @@ from bayes_htr.analysis.page.data import inline_json
 from bayes_htr.analysis.page.parts import escaped
 from bayes_htr.cli import main
 from bayes_htr.errors import OutputError
-from bayes_htr.visible import visible
 
 HOSTILE = (
     "</script><script>alert(1)</script>",
@@ -298,7 +298,7 @@ def test_a_page_that_fails_leaves_the_old_one(report, tmp_path, monkeypatch):
     def fail(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr("bayes_htr.inference.run_folder.os.fsync", fail)
+    monkeypatch.setattr("bayes_htr._files.os.fsync", fail)
     with pytest.raises(OutputError, match="no space left"):
         report.to_html(path)
     assert path.read_bytes() == old and [p.name for p in tmp_path.iterdir()] == ["report.html"]

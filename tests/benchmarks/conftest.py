@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 import bayes_htr as htr
-from benchmarks.cost.settings import Case, Training
+from benchmarks.common.stopwatch import Stopwatch
+from benchmarks.cost.training import Case, Training
 
 
 def pytest_collection_modifyitems(items):
@@ -59,6 +60,13 @@ def fake_run(clock):
     return lambda seconds, name="", log=None: FakeRun(clock, seconds, name, log)
 
 
+@pytest.fixture
+def ticking():
+    """A stopwatch whose clock goes on by one second whenever it is read."""
+    times = iter(range(10**6))
+    return Stopwatch(torch.device("cpu"), lambda: float(next(times)))
+
+
 def build(seed):
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -79,7 +87,7 @@ def case(data):
         training = Training(
             batch_size=16, refresh=htr.Exact() if refresh is None else refresh, **settings
         )
-        return Case(training.workload(build, *data), prior, training)
+        return Case(build, *data, training, prior)
 
     return case
 

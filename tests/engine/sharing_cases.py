@@ -12,9 +12,10 @@ import torch.distributed as dist
 from torch import nn
 
 import bayes_htr as htr
+from bayes_htr.distributed import rank
 from bayes_htr.engine import Drift, Every, Exact
-from bayes_htr.engine.keeper import Job
-from bayes_htr.processes import rank
+from bayes_htr.engine.evaluation import Evaluation
+from bayes_htr.engine.matrix_energy import MatrixEnergy
 from tests.inference.distributed_cases import data, network, save_results
 
 LAYERS = 6
@@ -48,7 +49,7 @@ def alone(refresh, priors=ESD, steps=6, late=False, make=equal_layers):
     """Steps without a likelihood, so that both processes see the same in all of them."""
     net = make()
     energy = htr.bind(priors, net, refresh=refresh)
-    energy._refresher.flags.late = late
+    energy._scheduler.flags.late = late
     for _ in range(steps):
         step(net, energy)
     return {
@@ -107,12 +108,10 @@ def bad_matrix():
 def out_of_memory():
     """An error that says nothing of the matrix."""
     energy = htr.bind(ESD, equal_layers(), refresh=Exact())
-    with mock.patch.object(Job, "evaluate", side_effect=MemoryError("no room")) as broken:
+    with mock.patch.object(MatrixEnergy, "evaluate", side_effect=MemoryError("no room")) as broken:
         if rank() == 0:
             broken.side_effect = None
-            broken.return_value = htr.engine.scored.Evaluation(
-                torch.zeros(()), 0.0, None, None, {}, {}, None, None
-            )
+            broken.return_value = Evaluation(torch.zeros(()), 0.0, None, None, {}, {})
         energy.backward()
     return {}
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import bayes_htr as htr
-from bayes_htr.engine import keeper
+from bayes_htr.engine import matrix_energy
 
 TOP = htr.penalties.spectral_norm()
 SOFT = htr.ESD(htr.Lomax(2.0, 1.0))
@@ -86,7 +86,7 @@ def test_what_a_failed_call_has_followed_is_not_taken_for_the_present_matrix(lay
     energy(0)
     move(layer, 0.5)
     with (
-        mock.patch.object(keeper, "evaluate", side_effect=MemoryError),
+        mock.patch.object(matrix_energy, "evaluate", side_effect=MemoryError),
         pytest.raises(MemoryError),
     ):
         energy(0)

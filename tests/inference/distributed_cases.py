@@ -18,8 +18,7 @@ from torch.optim import LBFGS
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
 
 import bayes_htr as htr
-from bayes_htr.inference.distributed import process_group
-from bayes_htr.processes import rank, world_size
+from bayes_htr.distributed import process_group, rank, world_size
 
 
 def data(n=49, seed=1):
@@ -151,7 +150,7 @@ def resumed(out):
 
 def seen_late(run):
     """As on an accelerator, where the losses of many steps are looked at together."""
-    with mock.patch("bayes_htr.inference.map._Run._check"):
+    with mock.patch("bayes_htr.inference.map.DistributedMAPTrainer.check_losses"):
         return run()
 
 

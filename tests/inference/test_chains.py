@@ -9,8 +9,7 @@ import torch
 from scipy import stats
 
 from bayes_htr import distributions
-from bayes_htr.inference.chains import Settings, run_chains
-from bayes_htr.inference.unconstrained import at, coordinates_of
+from bayes_htr.inference.chains import ChainSettings, coordinates_of, density_at, run_chains
 
 torch.set_num_threads(1)
 ONE = torch.ones((), dtype=torch.float64)
@@ -26,7 +25,7 @@ def power_law_from_a_random_start():
 def test_density_of_unconstrained_coordinates():
     values = {"xmin": 0.8 * ONE, "x": 1.7 * ONE}
     z = coordinates_of(power_law_from_a_random_start, values)
-    density, found = at(power_law_from_a_random_start, z)
+    density, found = density_at(power_law_from_a_random_start, z)
     torch.testing.assert_close(found, values)
     expected = stats.gamma(4, scale=1 / 4).logpdf(0.8) + stats.pareto(3, scale=0.8).logpdf(1.7)
     # d xmin = xmin dz, and d x = (x - xmin) dz.
@@ -45,7 +44,7 @@ def test_every_site_needs_a_value(values, message):
 
 def test_a_support_that_moves():
     start = {"xmin": ONE, "x": 2 * ONE}
-    settings = Settings(warmup=150, samples=400, chains=1)
+    settings = ChainSettings(warmup=150, samples=400, chains=1)
     chains = run_chains(power_law_from_a_random_start, start, settings, seed=0)
     xmin, x = (chains.sites[name].flatten()[::4].numpy() for name in ("xmin", "x"))
     assert (x > xmin).all()
@@ -55,7 +54,7 @@ def test_a_support_that_moves():
 
 def test_chains_differ_and_repeat():
     start = {"xmin": ONE, "x": 2 * ONE}
-    settings = Settings(warmup=5, samples=5, chains=2)
+    settings = ChainSettings(warmup=5, samples=5, chains=2)
     state = torch.get_rng_state()
     first, again, other = (
         run_chains(power_law_from_a_random_start, start, settings, seed=s) for s in (1, 1, 2)
@@ -67,7 +66,7 @@ def test_chains_differ_and_repeat():
 
 
 def test_trajectories_at_their_limit_are_counted():
-    settings = Settings(warmup=20, samples=30, chains=1, max_tree_depth=1)
+    settings = ChainSettings(warmup=20, samples=30, chains=1, max_tree_depth=1)
     start = {"xmin": ONE, "x": 2 * ONE}
     chains = run_chains(power_law_from_a_random_start, start, settings, seed=0)
     assert chains.saturated == [30]
@@ -80,7 +79,7 @@ def test_divergences_are_counted():
         pyro.sample("x", dist.Normal(torch.zeros(9).double(), scale).to_event(1))
 
     start = {"log_scale": 0 * ONE, "x": torch.ones(9).double()}
-    chains = run_chains(funnel, start, Settings(60, 60, 1, target_accept=0.5), seed=0)
+    chains = run_chains(funnel, start, ChainSettings(60, 60, 1, target_accept=0.5), seed=0)
     assert sum(chains.divergences) > 0
 
 
@@ -90,4 +89,4 @@ def test_a_density_that_is_nowhere_finite():
         pyro.factor("bad", ONE * float("nan"))
 
     with pytest.raises(ValueError, match="not finite in 100 tries"):
-        run_chains(program, {"x": ONE}, Settings(5, 5, 1), seed=0)
+        run_chains(program, {"x": ONE}, ChainSettings(5, 5, 1), seed=0)

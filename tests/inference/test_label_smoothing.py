@@ -62,7 +62,7 @@ def test_density_of_nuts(make_model, data, weights):
         epochs=0,
         seed=0,
     )
-    found = nuts._Target(htr.NUTS(), problem).log_density_at_start()
+    found = nuts.NUTSSampler(htr.NUTS(), problem).log_density_at_start()
     law = torch.distributions.Normal(0.0, 0.5)
     prior = sum(float(law.log_prob(p.detach()).sum()) for p in model.net.parameters())
     expected = prior - 50 * smoothed(model.net(data[0]), data[1], weights).item()

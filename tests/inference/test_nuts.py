@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import bayes_htr as htr
 from bayes_htr.inference import nuts
-from bayes_htr.inference.chains import Settings, run_chains
+from bayes_htr.inference.chains import ChainSettings, run_chains
 from bayes_htr.inference.data import Batches
 from bayes_htr.inference.problem import Problem
 from tests.reference.quadrature import (
@@ -46,7 +46,7 @@ def fit(model, data, method, **more):
     """The fit without the warnings of chains that are short on purpose."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="the chains do not agree|.*trajectories")
-        return method.run(problem_of(model, data, **more))
+        return method.prepare(problem_of(model, data, **more)).run()
 
 
 def nothing_learnt(inputs: int):
@@ -108,11 +108,11 @@ def test_tail_index_given_the_spectrum_is_gamma(kind):
     x, y = nothing_learnt(K)
     program = model.pyro_model("spectral", frames="held")
     pinned = pyro.poutine.condition(program, data={"weight:spectrum": lam})
-    (name,) = model.placed()[0].matrices[0].prior.latents
+    (name,) = model.densities().trainable[0].matrices[0].hyperparameters
     chains = run_chains(
         lambda: pinned(x.double(), y, num_data=3),
         {name: torch.tensor(3.0, dtype=torch.float64)},
-        Settings(warmup=80, samples=800, chains=1),
+        ChainSettings(warmup=80, samples=800, chains=1),
         seed=0,
     )
     draws = chains.sites[name].flatten()
@@ -224,8 +224,8 @@ def test_eigenvalues_that_are_compared_are_those_of_the_draws(prior, frames):
     model = htr.BayesianClassifier(net, htr.Priors(prior))
     method = htr.NUTS(warmup=2, samples=4, chains=8, frames=frames, max_tree_depth=3, jitter=2.0)
     x = torch.randn(10, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    target = nuts._Target(method, problem_of(model, (x, torch.arange(10) % 3)))
-    settings = Settings(warmup=2, samples=4, chains=8, max_tree_depth=3, jitter=2.0)
+    target = nuts.NUTSSampler(method, problem_of(model, (x, torch.arange(10) % 3)))
+    settings = ChainSettings(warmup=2, samples=4, chains=8, max_tree_depth=3, jitter=2.0)
     chains = run_chains(target.program, target.start, settings, seed=0)
     W = target.draws(chains)["weight"]
     if frames == "held":
@@ -249,7 +249,7 @@ def test_likelihood_is_that_of_all_data_with_class_weights():
     y = (x[:, 0] > 0).long()
     given = problem_of(model, (x, y))
 
-    target = nuts._Target(SHORT, given)
+    target = nuts.NUTSSampler(SHORT, given)
     found = target.log_density_at_start()
     W = net[1].weight.detach()
     losses = F.cross_entropy(x @ W.mT, y, reduction="none") * torch.tensor([0.5, 3.0])[y]
@@ -262,7 +262,7 @@ def test_starts_at_the_weights_and_at_given_hyperparameters():
     given = problem_of(model, data, hyperparameters={SCALE: torch.tensor(0.7)})
     with torch.no_grad():
         given.net[0].weight.mul_(2)  # as from init=
-    start = nuts._Target(SHORT, given).start
+    start = nuts.NUTSSampler(SHORT, given).start
     assert float(start[SCALE]) == pytest.approx(math.exp(0.7), rel=1e-6)
     lam = htr.spectrum(given.net[0].weight.detach().double())
     torch.testing.assert_close(start["0.weight:spectrum"], lam)
@@ -272,7 +272,7 @@ def test_frames_start_as_long_as_normal_columns():
     """The matrix behind a frame of `n` rows is normal: its columns are about `sqrt(n)` long."""
     shape = (12, 30)
     model = htr.BayesianClassifier(linear(30, 12), htr.Priors(LOMAX))
-    start = nuts._Target(htr.NUTS(), problem_of(model, nothing_learnt(30))).start
+    start = nuts.NUTSSampler(htr.NUTS(), problem_of(model, nothing_learnt(30))).start
     for side, rows in zip(("left", "right"), shape, strict=True):
         norms = start[f"weight:{side}"].norm(dim=0)
         torch.testing.assert_close(norms, torch.full_like(norms, math.sqrt(rows)))
@@ -393,7 +393,7 @@ def test_refuses_large_models_by_the_number_of_coordinates():
     data = (torch.zeros(2, 200), torch.tensor([0, 1]))
     with pytest.raises(ValueError, match=r"30100 unconstrained coordinates.*at most 20000.*held"):
         htr.fit(model, data, method=htr.NUTS(), epochs=0)
-    htr.NUTS(frames="held").check(problem_of(model, data))  # 100 of them
+    htr.NUTS(frames="held").prepare(problem_of(model, data))  # 100 of them
 
 
 def test_refuses_a_loader_that_leaves_examples_out():
@@ -446,7 +446,7 @@ def test_hyperparameters_of_a_frozen_layer_are_sampled_too():
     model, data = sharing(htr.LogNormal(0.0, 0.5)), nothing_learnt(3)
     hyper = {"t": torch.tensor(0.5), SCALE_0: torch.tensor(0.7)}
     given = problem_of(model, data, hyperparameters=hyper)
-    target = nuts._Target(SHORT, given)
+    target = nuts.NUTSSampler(SHORT, given)
     assert float(target.start[SCALE_0]) == pytest.approx(math.exp(0.7), rel=1e-6)
     density = target.log_density_at_start()
     assert density == target.log_density_at_start()  # nothing is drawn
@@ -457,7 +457,7 @@ def test_hyperparameters_of_a_frozen_layer_are_sampled_too():
     single = problem_of(sharing(1.0), data, hyperparameters=hyper)
     other = stats.gamma(9.0, scale=1 / 3).logpdf(t)
     other += stats.lomax(t).logpdf(lam[0]).sum() + stats.lomax(t).logpdf(lam[1]).sum()
-    change = density - nuts._Target(SHORT, single).log_density_at_start()
+    change = density - nuts.NUTSSampler(SHORT, single).log_density_at_start()
     assert change == pytest.approx(expected - other, rel=1e-6)
     posterior = fit(model, data, SHORT)
     assert {"t", SCALE_0} <= posterior.guide[0].keys()

@@ -45,7 +45,7 @@ def fit_with_frames_held(guide, net, x, y, *, steps=400, particles=4):
         for _ in range(particles):
             sample = guide.rsample()
             nll = F.cross_entropy(x @ sample["weight"].T, y, reduction="sum")
-            ((nll + guide.divergence(sample)) / particles).backward()
+            ((nll + guide.kl(sample)) / particles).backward()
         optimizer.step()
         schedule.step()
         with torch.no_grad():
@@ -57,14 +57,14 @@ def fit_with_frames_held(guide, net, x, y, *, steps=400, particles=4):
 
 def bound_by_quadrature(guide, log_likelihood):
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
-    held = guide.spectra_held[0]
+    held = guide.states[0]
     K = len(held.spread)
     noise = torch.cartesian_prod(*[torch.tensor(nodes)] * K).reshape(-1, K)
     w = torch.cartesian_prod(*[torch.tensor(weights / weights.sum())] * K).reshape(-1, K).prod(1)
     with torch.no_grad():
         factors = held.law.factors(held.eigenvalues, held.spread, noise)
-        divergence = held.law.divergence(
-            held.eigenvalues, held.spread, guide.hyperparameters.held({})
+        divergence = held.law.kl(
+            held.eigenvalues, held.spread, guide.hyperparameters.average_moments({})
         )
         return float(w @ log_likelihood(held.eigenvalues * factors.square()) - divergence)
 
@@ -93,7 +93,7 @@ def test_bound_and_eigenvalues_against_quadrature(prior, log_prior, inputs, gap)
     log_likelihood = linear_likelihood(net, x, y)
     exact = log_eigenvalues_by_quadrature(log_prior, log_likelihood, inputs)
     model = htr.BayesianClassifier(net, htr.Priors(prior))
-    guide = SpectralGuide(model.placed(0), init_scale=0.3, refresh=htr.Exact())
+    guide = SpectralGuide(model.densities(0), init_scale=0.3, refresh=htr.Exact())
     torch.manual_seed(0)
     fit_with_frames_held(guide, net, x, y)
     short = exact.log_evidence - bound_by_quadrature(guide, log_likelihood)

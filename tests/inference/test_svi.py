@@ -19,7 +19,8 @@ import bayes_htr as htr
 from bayes_htr.inference.data import Batches
 from bayes_htr.inference.guides import MeanField
 from bayes_htr.inference.problem import Problem
-from bayes_htr.inference.svi import set_weights
+from bayes_htr.spectra import parameters_of
+from bayes_htr.spectra.matrices import set_parameters
 
 NORMAL = htr.Priors({"*": htr.Entries(htr.Normal(0.0, 0.5))})
 LOMAX = htr.Priors(htr.ESD(htr.Lomax(tail_index=htr.Gamma(9.0, 3.0))))
@@ -38,8 +39,7 @@ def fitted(model, data, method, epochs=1, batch_size=16, **more):
         seed=0,
         **more,
     )
-    method.check(problem)
-    return method.run(problem)
+    return method.prepare(problem).run()
 
 
 def part_of(data):
@@ -258,12 +258,12 @@ def test_the_mean_field_bound_of_a_linear_gaussian_model_is_the_log_evidence():
     y = X @ torch.randn(d, dtype=torch.float64) + noise * torch.randn(n, dtype=torch.float64)
     net = nn.Linear(d, 1, bias=False).double()
     model = htr.BayesianClassifier(net, htr.Priors(htr.Entries(htr.Normal(0.0, tau))))
-    guide = MeanField(model.placed(), init_scale=0.1)
+    guide = MeanField(model.densities(), init_scale=0.1)
 
     def bound(sample):
         """One-sample negative bound; the likelihood's expectation over the noise is closed too."""
         fit = torch.distributions.Normal(X @ sample["weight"][0], noise).log_prob(y).sum()
-        return guide.divergence(sample) - fit
+        return guide.kl(sample) - fit
 
     optimizer = torch.optim.Adam(guide.parameters(), lr=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 800)
@@ -278,7 +278,7 @@ def test_the_mean_field_bound_of_a_linear_gaussian_model_is_the_log_evidence():
         expected_fit = -n * (math.log(noise) + 0.5 * math.log(2 * math.pi)) - (
             (y - X @ guide.centre()["weight"][0]).square().sum() + (X.square() @ variance).sum()
         ) / (2 * noise**2)
-        exact_bound = guide.divergence(guide.rsample()) - expected_fit
+        exact_bound = guide.kl(guide.rsample()) - expected_fit
     cov = tau**2 * X @ X.T + noise**2 * torch.eye(n, dtype=torch.float64)
     law = torch.distributions.MultivariateNormal(torch.zeros(n, dtype=torch.float64), cov)
     evidence = law.log_prob(y).item()
@@ -297,7 +297,7 @@ def test_tied_and_frozen_parameters(data):
     assert result.net[2].weight is result.net[0].weight
     assert torch.equal(result.net[3].weight, before)
     assert "3.weight" not in result.guide.centre()
-    set_weights(net, {"0.weight": torch.ones(6, 6)})
+    set_parameters(parameters_of(net), {"0.weight": torch.ones(6, 6)})
     assert net[2].weight.eq(1).all()
 
 
@@ -400,7 +400,7 @@ def test_clip(make_model, data):
     method = htr.SVI("meanfield", lr=1.0, optimizer=SGD, scheduler=None, clip=1e-3)
     model = make_model(NORMAL)
     result = fitted(model, data, method, batch_size=50)
-    start = MeanField(model.placed())
+    start = MeanField(model.densities())
     moved = [
         (a - b).detach().square().sum().item()
         for a, b in zip(start.parameters(), result.guide.parameters(), strict=True)

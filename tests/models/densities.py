@@ -6,11 +6,11 @@ import torch
 from torch import nn
 
 import bayes_htr as htr
-from bayes_htr.models.matrix_prior import MatrixPrior
+from bayes_htr.priors import MatrixPrior
 
 
 def matrix_prior(prior, shape, strength=1.0, epoch=None) -> MatrixPrior:
-    return MatrixPrior.of(prior, "w", shape, strength, epoch)
+    return MatrixPrior.of(prior, "w", shape, strength=strength).density_at(epoch)
 
 
 def model_of(prior, shape, dtype=torch.float64):

@@ -14,10 +14,8 @@ from scipy import stats
 from torch import nn
 
 import bayes_htr as htr
-from bayes_htr.models.matrix_prior import spectral_log_prob
 from bayes_htr.models.programs import spectral_start
-from bayes_htr.spectra.frames import frame_of
-from bayes_htr.spectra.volume import log_frame_constant, log_jacobian
+from bayes_htr.spectra import frame_of, log_frame_constant, log_jacobian
 from tests.models.densities import draw, matrix_prior, model_of
 
 LAWS = {
@@ -110,7 +108,7 @@ def test_weight_by_hand_scheduled(epoch):
     prior = LAWS["hyperprior"].scheduled(htr.PowerDecay(1.0)).scaled(8.0)
     model = model_of(prior, (4, 3))
     W, t = draw((4, 3)), torch.tensor(1.75).double()
-    (name,) = model.placed(0)[0].matrices[0].prior.latents
+    (name,) = model.densities(0).trainable[0].matrices[0].hyperparameters
     s = 8.0 if epoch == 0 else 2.0
     lam = np.linalg.svd(W.numpy(), compute_uv=False) ** 2
     expected = likelihood(W, data, 50) + s * stats.lomax(1.75).logpdf(lam).sum() + math.log(6)
@@ -134,17 +132,17 @@ def test_change_of_variables(kind, shape, s):
     """
     data = batch(shape)
     model = model_of(htr.Priors(LAWS[kind]).scaled(s), shape)
-    prior = model.placed()[0].matrices[0].prior
+    prior = model.densities().trainable[0].matrices[0]
     sites, _ = spectral_sites(model)
     first = prior.spectral[0]
     lam, W = put_together(sites, type(first.statistic).__name__)
-    hyper = {n: v for n, v in sites.items() if n in prior.latents}
+    hyper = {n: v for n, v in sites.items() if n in prior.hyperparameters}
     params = {"0.weight": W, **hyper}
     weight = model.log_joint(params, data, num_data=50, coordinates="weight")
     spectral = model.log_joint(sites, data, num_data=50, coordinates="spectral")
     K, M = min(shape), max(shape)
     # what the ordered spectrum has more than the sites
-    jacobian = spectral_log_prob(first, lam, hyper) - first.log_factor(lam, hyper)
+    jacobian = first.log_spectral_density(lam, hyper) - first.log_factor(lam, hyper)
     expected = weight - jacobian + log_frame_constant(K, M) + log_jacobian(lam, M)
     expected = expected + normal(sites["0.weight:left"], sites["0.weight:right"])
     torch.testing.assert_close(spectral, expected, rtol=1e-8, atol=1e-8)
@@ -170,7 +168,7 @@ def test_vectors_flat_and_frozen(coordinates):
     trace = poutine.trace(
         poutine.condition(
             model.pyro_model(coordinates),
-            data={p.name: p.parameter.tensor.detach() for p in model.placed()},
+            data={p.name: p.parameter.tensor.detach() for p in model.densities().trainable},
         )
     ).get_trace(*data, num_data=9)
     sites = {n for n, s in trace.nodes.items() if s["type"] == "sample"} - {"data", "y"}
@@ -183,14 +181,16 @@ def test_vectors_flat_and_frozen(coordinates):
         each = {f"{i}.weight:{s}" for i in (0, 1) for s in ("left", "right", "spectrum")}
         assert sites == {"0.bias", *each}
     start = (
-        spectral_start(model.placed(), {})
+        spectral_start(model.densities().trainable, {})
         if coordinates == "spectral"
-        else {p.name: p.parameter.tensor.detach() for p in model.placed()}
+        else {p.name: p.parameter.tensor.detach() for p in model.densities().trainable}
     )
     value = model.log_joint(start, data, num_data=9, coordinates=coordinates)
     logits = net(data[0])
     fit = -9 * F.cross_entropy(logits, data[1]).item()
-    rest = sum(p.log_density(p.parameter.tensor.detach(), {}).item() for p in model.placed())
+    rest = sum(
+        p.log_density(p.parameter.tensor.detach(), {}).item() for p in model.densities().trainable
+    )
     if coordinates == "weight":
         assert value.item() == pytest.approx(fit + rest, rel=1e-8)
     else:
@@ -213,7 +213,7 @@ def test_wrong_sites_raise(coordinates, change, message):
     rate = {"rate": torch.tensor(2.0).double()}
     params = {"0.weight": draw((4, 3)), **rate}
     if coordinates == "spectral":
-        params = spectral_start(model.placed(), rate)
+        params = spectral_start(model.densities().trainable, rate)
     params = {k: v for k, v in (params | change).items() if v is not None}
     state = torch.get_rng_state()
     with pytest.raises(ValueError, match=message):
@@ -251,7 +251,7 @@ def test_start_reproduces_the_present_weights(kind, frames):
     torch.manual_seed(2)
     net = Images()
     model = htr.BayesianClassifier(net, htr.Priors(START[kind]))
-    start = spectral_start(model.placed(), {})
+    start = spectral_start(model.densities().trainable, {})
     program = model.pyro_model("spectral", frames=frames)
     x = torch.randn(5, 1, 4, 4)
     given = poutine.trace(poutine.condition(program, data=start))
@@ -276,7 +276,7 @@ def test_start_is_exact_in_float64(kind):
     x = torch.eye(3, dtype=torch.float64)
     seen = []
     model.net[0].register_forward_hook(lambda m, i, o: seen.append(o.detach().T))
-    start = spectral_start(model.placed(), {})
+    start = spectral_start(model.densities().trainable, {})
     model.log_joint(start, (x, torch.zeros(3).long()), num_data=3, coordinates="spectral")
     torch.testing.assert_close(seen[-1], model.net[0].weight.detach(), rtol=1e-12, atol=1e-12)
 
@@ -297,7 +297,7 @@ def test_start_is_exact_in_float64(kind):
 def test_start_outside_the_support_is_moved_inside(prior, dtype):
     model = model_of(prior, (4, 3), dtype)
     data = tuple(t.to(dtype) if t.is_floating_point() else t for t in batch((4, 3)))
-    start = spectral_start(model.placed(), {})
+    start = spectral_start(model.densities().trainable, {})
     assert all(v.dtype == dtype for v in start.values())
     assert model.log_joint(start, data, num_data=9, coordinates="spectral").isfinite()
 
@@ -307,7 +307,7 @@ def test_start_of_a_rank_deficient_matrix():
         model = model_of(prior, (4, 3))
         with torch.no_grad():
             model.net[0].weight[:, 2] = model.net[0].weight[:, 1]
-        start = spectral_start(model.placed(), {})
+        start = spectral_start(model.densities().trainable, {})
         value = model.log_joint(start, batch((4, 3)), num_data=9, coordinates="spectral")
         assert value.isfinite()
 
@@ -322,7 +322,7 @@ def test_start_keeps_small_ratios():
     with torch.no_grad():
         U, _, Vh = torch.linalg.svd(model.net[0].weight, full_matrices=False)
         model.net[0].weight.copy_(U @ torch.diag(torch.tensor([1.0, 1.0, 1e-4]).double()) @ Vh)
-    ratios = spectral_start(model.placed(), {})["0.weight:ratios"]
+    ratios = spectral_start(model.densities().trainable, {})["0.weight:ratios"]
     expected = torch.tensor([1.0, 1e-8], dtype=torch.float64)
     torch.testing.assert_close(ratios, expected, rtol=1e-6, atol=0)
     assert (ratios < 1).all()
@@ -338,7 +338,7 @@ def test_frozen_matrices_inform_shared_hyperparameters(coordinates):
     values = []
     for rate in (1.0, 2.5):
         hyper = {"rate": torch.tensor(rate).double()}
-        start = spectral_start(model.placed(), hyper)
+        start = spectral_start(model.densities().trainable, hyper)
         if coordinates == "weight":
             start = {"0.weight": net[0].weight.detach(), **hyper}
         value = model.log_joint(start, batch((2, 3)), num_data=9, coordinates=coordinates).item()

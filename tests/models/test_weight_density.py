@@ -108,7 +108,7 @@ def test_outside_the_support_it_is_zero():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dtype_and_hyperparameters_of_another(dtype):
     prior = matrix_prior(htr.ESD(htr.Lomax(tail_index=htr.Gamma(9.0, 3.0))), (4, 2))
-    (name,) = prior.latents
+    (name,) = prior.hyperparameters
     value = prior.log_density(draw((4, 2)).to(dtype), {name: torch.tensor(1.5)})
     assert value.dtype == dtype
     reference = matrix_prior(htr.ESD(htr.Lomax(2.5)), (4, 2)).log_density(draw((4, 2)), {})
@@ -178,7 +178,7 @@ def test_integrating_the_tail_index_out_gives_the_map_energy(law, s):
     """`-log` of the integral of the weight density is the marginal energy `+ log J`."""
     shape, hyper = (5, 3), stats.gamma(9.0, scale=1 / 3)
     prior = matrix_prior(htr.ESD(law), shape, s)
-    (name,) = prior.latents
+    (name,) = prior.hyperparameters
     energies, integrals = [], []
     for factor in (0.5, 1.0, 3.0):
         W = factor * draw(shape)
@@ -201,7 +201,7 @@ def test_integrating_the_tail_index_out_gives_the_map_energy(law, s):
 
 def placed(kind, prior):
     model = htr.BayesianClassifier(layer(kind), htr.Priors({"*": prior}))
-    return [p for p in model.placed() if p.matrices]
+    return [p for p in model.densities().trainable if p.matrices]
 
 
 @pytest.mark.parametrize("kind", list(MAKERS))
@@ -222,7 +222,7 @@ def test_vectors_and_numbers(prior):
     net = nn.Linear(3, 2)
     net.scale = nn.Parameter(torch.tensor(1.5))
     model = htr.BayesianClassifier(net, htr.Priors({"*": prior}))
-    for p in model.placed():
+    for p in model.densities().trainable:
         tensor = p.parameter.tensor.detach()
         torch.testing.assert_close(p.join(p.split(tensor)), tensor)
         expected = torch.distributions.Normal(0.0, 1.0).log_prob(tensor).sum()
@@ -250,7 +250,7 @@ def test_density_of_parameters(kind):
     for p in placed(kind, htr.ESD(htr.Lomax(2.0)) & htr.Entries(htr.Normal())):
         tensor = p.parameter.tensor.detach()
         expected = sum(
-            m.prior.log_density(v.view(tensor), {})
+            m.log_density(v.view(tensor), {})
             for m, v in zip(p.matrices, p.parameter.matrices, strict=True)
         )
         torch.testing.assert_close(p.log_density(tensor, {}), expected)
@@ -264,5 +264,5 @@ def test_frozen_and_tied_parameters():
     net[1].weight = net[0].weight
     net[2].requires_grad_(False)
     model = htr.BayesianClassifier(net, htr.Priors(htr.ESD(htr.Lomax(2.0))))
-    assert [p.name for p in model.placed()] == ["0.weight", "0.bias", "1.bias"]
-    assert [len(p.matrices) for p in model.placed()] == [1, 0, 0]
+    assert [p.name for p in model.densities().trainable] == ["0.weight", "0.bias", "1.bias"]
+    assert [len(p.matrices) for p in model.densities().trainable] == [1, 0, 0]

@@ -12,7 +12,8 @@ from scipy import integrate, stats
 
 import bayes_htr as htr
 from bayes_htr.posterior.checks import uniform_band
-from bayes_htr.posterior.laws import law_of, prior_lambda_max, quantiles, stated
+from bayes_htr.posterior.laws import law_of, prior_lambda_max, quantiles
+from bayes_htr.priors import MatrixPrior
 
 LAWS = [
     htr.ESD(htr.Lomax(2.5, 0.7)),
@@ -24,9 +25,13 @@ LAWS = [
 ]
 
 
+def density(prior, name, shape):
+    return MatrixPrior.of(prior, name, shape).unscaled_density()
+
+
 def spectra_from(prior, S, K, seed=0):
     """`(S, K)`: spectra drawn from the law itself."""
-    law = stated(prior, "w", (K, K + 3)).spectral[0].statistic.law.distribution()
+    law = density(prior, "w", (K, K + 3)).spectral[0].statistic.law.distribution()
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if isinstance(prior, htr.MaxEigenvalue):
@@ -204,22 +209,22 @@ def test_quantiles_of_a_law_that_torch_cannot_invert(p):
 
 def test_prior_of_the_largest_eigenvalue():
     lomax = stats.lomax(1.5, scale=0.7)
-    draws = prior_lambda_max(stated(LAWS[0], "w", (8, 5)))
+    draws = prior_lambda_max(density(LAWS[0], "w", (8, 5)))
     assert stats.kstest(draws, lambda x: lomax.cdf(x) ** 5).pvalue > 1e-3
-    roots = prior_lambda_max(stated(LAWS[3], "w", (8, 5)))
+    roots = prior_lambda_max(density(LAWS[3], "w", (8, 5)))
     assert stats.kstest(roots, lambda x: stats.expon(scale=0.5).cdf(x**0.5) ** 5).pvalue > 1e-3
     latent = htr.MaxEigenvalue(htr.Frechet(2.0, scale=htr.Gamma(4.0, 2.0)))
     drawn = np.random.default_rng(0)
     scales = drawn.gamma(4.0, 0.5, 20_000)
     expected = stats.invweibull(2.0, scale=scales).rvs(random_state=drawn)
-    assert stats.ks_2samp(prior_lambda_max(stated(latent, "w", (8, 5))), expected).pvalue > 1e-3
-    entries = prior_lambda_max(stated(htr.Entries(htr.Normal(0.0, 0.5)), "w", (8, 1)))
+    assert stats.ks_2samp(prior_lambda_max(density(latent, "w", (8, 5))), expected).pvalue > 1e-3
+    entries = prior_lambda_max(density(htr.Entries(htr.Normal(0.0, 0.5)), "w", (8, 1)))
     assert stats.kstest(entries / 0.25, stats.chi2(8).cdf).pvalue > 1e-3
     state = torch.get_rng_state()
     assert torch.equal(
-        prior_lambda_max(stated(latent, "w", (8, 5)), seed=1)[:3],
-        prior_lambda_max(stated(latent, "w", (8, 5)), seed=1)[:3],
+        prior_lambda_max(density(latent, "w", (8, 5)), seed=1)[:3],
+        prior_lambda_max(density(latent, "w", (8, 5)), seed=1)[:3],
     )
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(htr.PriorError, match="no simulator"):
-        prior_lambda_max(stated(LAWS[0] & LAWS[5], "w", (8, 5)))
+        prior_lambda_max(density(LAWS[0] & LAWS[5], "w", (8, 5)))

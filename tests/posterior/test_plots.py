@@ -1,9 +1,4 @@
-"""Pictures of posterior spectra, and their export to ArviZ."""
-
 from __future__ import annotations
-
-import sys
-import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -12,6 +7,7 @@ import torch
 
 import bayes_htr as htr
 from bayes_htr.posterior.plots import plot_spectra
+from bayes_htr.posterior.spectra import plotted_spectrum
 
 
 @pytest.fixture(autouse=True)
@@ -72,7 +68,10 @@ def test_spectra_beside_others(make_spectra, tmp_path):
     few, tied = torch.rand(3, 10), torch.ones(3, 30)
     lam = {"few": few, "tied": tied, "flat$": torch.rand(3, 40)}
     one, other = make_spectra(3, 40, **lam), make_spectra(1, 40, seed=1, **lam)
-    figure = plot_spectra(one, label="posterior", beside=("plain training", other))
+    both = {"posterior": one, "plain training": other}
+    figure = plot_spectra(
+        [[plotted_spectrum(s, n, label) for label, s in both.items()] for n in one]
+    )
     panels = {ax.get_title(): ax for ax in figure.get_axes() if ax.get_title()}
     assert list(panels) == ["fc.weight", "few", "tied", r"flat\$"]
     words = labels(panels["fc.weight"])
@@ -133,59 +132,3 @@ def test_trace(posterior, tmp_path):
         posterior.plot_trace("elbo")
     with pytest.raises(ValueError, match="it has nothing"):
         htr.Posterior(posterior.network(), posterior.priors).plot_trace("loss")
-
-
-# ArviZ
-
-
-def test_to_arviz(sampled):
-    az = pytest.importorskip("arviz")
-    spectra = sampled.spectra(12)
-    data = spectra.to_arviz()
-    group = data.posterior
-    assert dict(group.sizes)["chain"] == 1
-    assert dict(group.sizes)["draw"] == 12
-    assert group["fc.weight:eigenvalues"].dims == ("chain", "draw", "fc.weight:rank")
-    assert group["fc.weight:rank"].values.tolist() == [1, 2, 3]
-    np.testing.assert_allclose(group["fc.weight:eigenvalues"][0], spectra["fc.weight"])
-    summary = az.summary(data, round_to="none")
-    for name in ("fc.weight", "conv.weight"):
-        for quantity in ("lambda_max", "stable_rank"):
-            values = getattr(spectra, quantity)(name).double()
-            row = summary.loc[f"{name}:{quantity}"]
-            assert row["mean"] == pytest.approx(values.mean().item(), rel=1e-5)
-            assert row["sd"] == pytest.approx(values.std().item(), rel=1e-5)
-    logs = spectra.lambda_max("fc.weight").log().double().mean().item()
-    assert summary.loc["fc.weight:log_lambda_max", "mean"] == pytest.approx(logs, rel=1e-4)
-    tail = sampled.hyperparameters()["conv.weight:ESD.tail_index"]
-    assert summary.loc["conv.weight:ESD.tail_index", "mean"] == pytest.approx(tail, rel=1e-5)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        axes = az.plot_forest(data, var_names=["fc.weight:lambda_max", "fc.weight:stable_rank"])
-    shown = [t.get_text() for t in axes[0].get_yticklabels()]
-    assert set(shown) == {"fc.weight:lambda_max", "fc.weight:stable_rank"}
-
-
-def test_alpha_in_arviz_is_the_posterior(make_spectra):
-    pytest.importorskip("arviz")
-    spectra = make_spectra(3, 40, ties=torch.ones(3, 4))
-    group = spectra.to_arviz(repeats=4000).posterior
-    assert "ties:alpha" not in group
-    alpha = spectra.alpha("fc.weight")
-    found = group["fc.weight:alpha"].values
-    assert found.shape == (1, 12_000)
-    assert found.mean() == pytest.approx(alpha.mean, rel=0.02)
-    assert found.std() == pytest.approx(alpha.sd, rel=0.05)
-    steeper = spectra["fc.weight"] ** torch.tensor([[1.0], [0.5], [0.25]])
-    other = htr.PosteriorSpectra({"a": steeper})
-    drawn = other.to_arviz(repeats=4000, fraction=0.5).posterior["a:alpha"].values
-    each = drawn.reshape(3, 4000).mean(1)  # the draws of one spectrum stand together
-    np.testing.assert_allclose(each, other.hill("a"), rtol=0.03)
-    with pytest.raises(ValueError, match="repeats=0"):
-        spectra.to_arviz(repeats=0)
-
-
-def test_without_arviz(make_spectra, monkeypatch):
-    monkeypatch.setitem(sys.modules, "arviz", None)
-    with pytest.raises(ImportError, match=r"bayes-htr\[arviz\]"):
-        make_spectra(2, 5).to_arviz()

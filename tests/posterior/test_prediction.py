@@ -3,11 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import roc_auc_score
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayes_htr as htr
-from bayes_htr.posterior.prediction import mix
+from bayes_htr.inference import Batches
+from bayes_htr.posterior.prediction import _chunks, auroc, mix, ood_scores
 
 
 def test_is_the_networks_softmax(posterior, data):
@@ -163,3 +165,55 @@ def test_labels_outside_the_classes(posterior, data, loader):
     bad = DataLoader(TensorDataset(data[0], y), 7) if loader else (data[0], y)
     with pytest.raises(htr.DataError, match=r"test: label 3 does not match .* 3 outputs"):
         posterior.evaluate(bad)
+
+
+def test_no_more_batches_are_held_than_needed(data):
+    batches = Batches(DataLoader(TensorDataset(*data), 7))  # 448 bytes each, the last 256
+    found = [len(chunk) for chunk in _chunks(batches, 1000)]
+    assert found == [3, 3, 3]
+    assert [len(chunk) for chunk in _chunks(batches, 0)] == [1] * 9
+
+
+# Examples outside the distribution
+
+
+@pytest.mark.parametrize("ties", [False, True])
+@pytest.mark.parametrize(("p", "n"), [(1, 1), (40, 7), (300, 500)])
+def test_auroc(ties, p, n):
+    rng = np.random.default_rng(p)
+    scores = rng.normal(size=p + n) + np.repeat([0.5, 0.0], [p, n])
+    scores = scores.round(0 if ties else 12)
+    expected = roc_auc_score(np.repeat([1, 0], [p, n]), scores)
+    found = auroc(torch.as_tensor(scores[:p]), torch.as_tensor(scores[p:]))
+    assert found == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("form", ["inputs", "pair", "loader"])
+def test_ood_scores(sampled, data, form):
+    x = 3 * torch.randn(25, 1, 4, 4, generator=torch.Generator().manual_seed(8))
+    y = torch.arange(25) + 90  # classes that the network does not know
+    ood = {"inputs": x, "pair": (x, y), "loader": DataLoader(TensorDataset(x, y), 4)}[form]
+    found = sampled.evaluate(data, samples=12, ood=ood)
+    assert {k: v for k, v in found.items() if "ood" not in k} == sampled.evaluate(data, samples=12)
+    inside, outside = (sampled.predict(z, samples=12) for z in (data[0], x))
+    labels = np.repeat([0, 1], [60, 25])
+    scores = {
+        "entropy": lambda p: p.entropy,
+        "mutual_information": lambda p: p.mutual_information,
+        "confidence": lambda p: -p.probs.amax(1),
+    }
+    for name, score in scores.items():
+        expected = roc_auc_score(labels, torch.cat([score(inside), score(outside)]))
+        assert found[f"ood_auroc_{name}"] == pytest.approx(expected, abs=1e-3), name
+    assert found["ood_auroc_mutual_information"] > 0.6
+
+
+def test_a_point_mass_has_no_mutual_information(posterior, data):
+    prediction = posterior.predict(data[0])
+    assert ood_scores(prediction, prediction)["ood_auroc_mutual_information"] == 0.5
+    torch.testing.assert_close(prediction.aleatoric, prediction.entropy)
+
+
+def test_ood_data_that_do_not_fit(sampled, data):
+    with pytest.raises(htr.DataError, match="ood: the network does not take"):
+        sampled.evaluate(data, ood=torch.zeros(3, 1, 5, 5))

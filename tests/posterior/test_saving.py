@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 import bayes_htr as htr
@@ -137,8 +139,6 @@ def test_a_pickle_in_place_of_weights_does_not_run(saved, network, tmp_path):
 
 
 def test_weights_that_are_not_finite(saved, network):
-    from safetensors.torch import load_file, save_file
-
     weights = load_file(saved / "weights.safetensors")
     weights["fc.weight"][0, 0] = float("nan")
     save_file(weights, saved / "weights.safetensors")
@@ -195,3 +195,108 @@ def test_a_wrapped_network_is_saved_as_the_plain_one(tmp_path, wrap):
     htr.Posterior(wrap(net), htr.Priors({})).save(tmp_path / "run")
     loaded = htr.load(tmp_path / "run", nn.Sequential(nn.Linear(6, 3))).network()
     assert torch.equal(loaded[0].weight, net[0].weight)
+
+
+# Posteriors with a guide
+
+
+DRAWS_SCRIPT = """
+import runpy, sys, torch
+import bayes_htr as htr
+
+torch.set_num_threads(1)
+conftest, folder, x, out = sys.argv[1:]
+posterior = htr.load(folder, runpy.run_path(conftest)["make_network"]())
+log_probs = posterior.predict(torch.load(x), samples=20, seed=5).log_probs
+torch.save((log_probs, posterior.hyperparameters(), repr(posterior)), out)
+"""
+
+
+@pytest.fixture
+def saved_draws(sampled, tmp_path):
+    sampled.save(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_a_new_process_loads_the_same_with_a_guide(sampled, saved_draws, data, tmp_path):
+    torch.save(data[0], tmp_path / "x.pt")
+    conftest = Path(__file__).with_name("conftest.py")
+    arguments = [conftest, saved_draws, tmp_path / "x.pt", tmp_path / "out.pt"]
+    command = [sys.executable, "-c", DRAWS_SCRIPT, *map(str, arguments)]
+    subprocess.run(command, check=True, cwd=Path(htr.__file__).parents[1], timeout=120)
+    log_probs, hyperparameters, shown = torch.load(tmp_path / "out.pt")
+    assert torch.equal(log_probs, sampled.predict(data[0], samples=20, seed=5).log_probs)
+    assert hyperparameters == sampled.hyperparameters()
+    assert shown == repr(sampled)
+
+
+def test_load_restores_everything_with_a_guide(sampled, saved_draws, network):
+    loaded = htr.load(saved_draws, network())
+    assert loaded.config == sampled.config
+    loaded.save(saved_draws.parent / "again")
+    for file in saved_draws.iterdir():
+        assert (saved_draws.parent / "again" / file.name).read_bytes() == file.read_bytes(), (
+            file.name
+        )
+    assert (saved_draws / "guide.safetensors").exists()
+
+
+@pytest.mark.parametrize("part", [None, 0.0, 0.5, 0.99])
+def test_truncated_guide(saved_draws, network, part):
+    file = saved_draws / "guide.safetensors"
+    content = file.read_bytes()
+    file.unlink()
+    if part is not None:
+        file.write_bytes(content[: int(part * len(content))])
+    with pytest.raises(htr.CheckpointError, match=r"guide\.safetensors"):
+        htr.load(saved_draws, network())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"kind": "nonsense"},
+        {"kind": ["samples"]},
+        {"settings": {}},
+        {"settings": {"names": ["fc9.weight"]}},
+        {"settings": {"names": ["fc.bias", "fc.weight"]}},
+    ],
+    ids=str,
+)
+def test_foreign_guide(saved_draws, network, change):
+    config = json.loads((saved_draws / "config.json").read_text())
+    config["guide"] |= change
+    (saved_draws / "config.json").write_text(json.dumps(config))
+    with pytest.raises(htr.CheckpointError, match=r"guide\.safetensors .* do not fit"):
+        htr.load(saved_draws, network())
+
+
+def test_guide_that_is_not_finite(saved_draws, network):
+    state = load_file(saved_draws / "guide.safetensors")
+    state["draws0"][0] = float("inf")
+    save_file(state, saved_draws / "guide.safetensors")
+    with pytest.raises(htr.CheckpointError, match="not finite"):
+        htr.load(saved_draws, network())
+
+
+def test_a_pickle_in_place_of_a_guide_does_not_run(saved_draws, network, tmp_path):
+    marker = tmp_path / "ran"
+
+    class Code:
+        def __reduce__(self):
+            return (Path.touch, (marker,))
+
+    (saved_draws / "guide.safetensors").write_bytes(pickle.dumps(Code()))
+    with pytest.raises(htr.CheckpointError, match="cannot be read"):
+        htr.load(saved_draws, network())
+    assert not marker.exists()
+
+
+@pytest.mark.parametrize("how", [copy.deepcopy, lambda p: pickle.loads(pickle.dumps(p))])
+def test_copies_with_a_guide(sampled, data, how):
+    copied = how(sampled)
+    expected = sampled.predict(data[0], samples=20).log_probs
+    assert torch.equal(copied.predict(data[0], samples=20).log_probs, expected)
+    again = how(sampled.spectra(3))
+    assert torch.equal(again["fc.weight"], sampled.spectra(3)["fc.weight"])
+    assert str(again.check("conv.weight")) == str(sampled.spectra(3).check("conv.weight"))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import sys
+import warnings
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -185,43 +187,6 @@ def test_no_tail(lam):
     plt.close("all")
 
 
-def test_summary(make_spectra):
-    spectra = make_spectra(9, 20, other=torch.rand(9, 4))
-    summary = spectra.summary(level=0.8)
-    row = summary.rows[0]
-    assert [r.matrix for r in summary.rows] == ["fc.weight", "other"]
-    assert (row.K, summary.level) == (20, 0.8)
-    alpha = spectra.alpha("fc.weight", 0.8)
-    assert (row.alpha.mean, row.alpha.low, row.alpha.high) == (alpha.mean, alpha.low, alpha.high)
-    values = spectra.lambda_max("fc.weight").numpy()
-    assert row.lambda_max.mean == pytest.approx(values.mean())
-    assert row.lambda_max.low == pytest.approx(np.quantile(values, 0.1))
-    text = str(summary)
-    assert summary.rows[1].problem == "too few eigenvalues to tell (4)"
-    for shown in ("fc.weight", "other", f"{alpha.mean:.3g}", f"{alpha.low:.3g}", "80 %", "(4)"):
-        assert shown in text
-    assert f"{alpha.mean:.4g}" in repr(alpha)
-
-
-def test_the_median_of_alpha_lies_within_where_the_mean_does_not():
-    """One eigenvalue in the tail: the mean over draws of the spectrum has no limit."""
-    torch.manual_seed(0)
-    lam = torch.stack([torch.tensor([1.0, 1.0 - 10.0**-k, 0.1]) for k in range(1, 6)])
-    spectra = htr.PosteriorSpectra(
-        {"head": torch.cat([lam, torch.tensor([[3.0, 1.0, 0.1]] * 200)])}
-    )
-    alpha = spectra.alpha("head", fraction=0.5)
-    assert not alpha.low < alpha.mean < alpha.high
-    assert alpha.low < alpha.median < alpha.high
-    assert "too few eigenvalues to tell (3)" in str(spectra.summary())
-
-
-def test_long_names_are_shown_whole():
-    names = [f"encoder.layers.0.self_attn.in_proj_weight[{part}]" for part in "qkv"]
-    text = str(htr.PosteriorSpectra({n: torch.rand(3, 9) for n in names}).summary())
-    assert all(name in text for name in names)
-
-
 @pytest.mark.parametrize("S", [1, 5])
 def test_plot(make_spectra, tmp_path, S):
     spectra, path = make_spectra(S, 40), tmp_path / "spectrum.png"
@@ -233,3 +198,59 @@ def test_plot(make_spectra, tmp_path, S):
     mine = plt.subplots()[1]
     assert spectra.plot("fc.weight", mine) is mine
     plt.close("all")
+
+
+# ArviZ
+
+
+def test_to_arviz(sampled):
+    az = pytest.importorskip("arviz")
+    spectra = sampled.spectra(12)
+    data = spectra.to_arviz()
+    group = data.posterior
+    assert dict(group.sizes)["chain"] == 1
+    assert dict(group.sizes)["draw"] == 12
+    assert group["fc.weight:eigenvalues"].dims == ("chain", "draw", "fc.weight:rank")
+    assert group["fc.weight:rank"].values.tolist() == [1, 2, 3]
+    np.testing.assert_allclose(group["fc.weight:eigenvalues"][0], spectra["fc.weight"])
+    summary = az.summary(data, round_to="none")
+    for name in ("fc.weight", "conv.weight"):
+        for quantity in ("lambda_max", "stable_rank"):
+            values = getattr(spectra, quantity)(name).double()
+            row = summary.loc[f"{name}:{quantity}"]
+            assert row["mean"] == pytest.approx(values.mean().item(), rel=1e-5)
+            assert row["sd"] == pytest.approx(values.std().item(), rel=1e-5)
+    logs = spectra.lambda_max("fc.weight").log().double().mean().item()
+    assert summary.loc["fc.weight:log_lambda_max", "mean"] == pytest.approx(logs, rel=1e-4)
+    tail = sampled.hyperparameters()["conv.weight:ESD.tail_index"]
+    assert summary.loc["conv.weight:ESD.tail_index", "mean"] == pytest.approx(tail, rel=1e-5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        axes = az.plot_forest(data, var_names=["fc.weight:lambda_max", "fc.weight:stable_rank"])
+    shown = [t.get_text() for t in axes[0].get_yticklabels()]
+    assert set(shown) == {"fc.weight:lambda_max", "fc.weight:stable_rank"}
+
+
+def test_alpha_in_arviz_is_the_posterior(make_spectra):
+    pytest.importorskip("arviz")
+    spectra = make_spectra(3, 40, ties=torch.ones(3, 4))
+    group = spectra.to_arviz(repeats=4000).posterior
+    assert "ties:alpha" not in group
+    alpha = spectra.alpha("fc.weight")
+    found = group["fc.weight:alpha"].values
+    assert found.shape == (1, 12_000)
+    assert found.mean() == pytest.approx(alpha.mean, rel=0.02)
+    assert found.std() == pytest.approx(alpha.sd, rel=0.05)
+    steeper = spectra["fc.weight"] ** torch.tensor([[1.0], [0.5], [0.25]])
+    other = htr.PosteriorSpectra({"a": steeper})
+    drawn = other.to_arviz(repeats=4000, fraction=0.5).posterior["a:alpha"].values
+    each = drawn.reshape(3, 4000).mean(1)  # the draws of one spectrum stand together
+    np.testing.assert_allclose(each, other.hill("a"), rtol=0.03)
+    with pytest.raises(ValueError, match="repeats=0"):
+        spectra.to_arviz(repeats=0)
+
+
+def test_without_arviz(make_spectra, monkeypatch):
+    monkeypatch.setitem(sys.modules, "arviz", None)
+    with pytest.raises(ImportError, match=r"bayes-htr\[arviz\]"):
+        make_spectra(2, 5).to_arviz()

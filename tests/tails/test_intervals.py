@@ -5,7 +5,7 @@ import pytest
 from scipy import integrate, stats
 
 import bayes_htr as htr
-from bayes_htr.tails.intervals import GammaPosterior, GridPosterior, intervals, mixture_interval
+from bayes_htr.tails.intervals import GammaPosterior, GridPosterior, interval, intervals_of_each
 from tests.reference.tail_cases import sample
 
 
@@ -44,7 +44,7 @@ def test_mixture():
     laws = [stats.gamma(9, scale=0.2), stats.gamma(30, scale=0.1), stats.gamma(4, scale=0.3)]
     posterior = GammaPosterior(np.array([9.0, 30, 4]), np.array([5.0, 10, 1 / 0.3]))
     weights = np.array([0.5, 0.3, 0.2])
-    ends = mixture_interval(posterior, weights, 0.9)
+    ends = interval(posterior, weights, 0.9)
     for end, q in zip(ends, (0.05, 0.95), strict=True):
         mixed = sum(w * law.cdf(end - 1) for w, law in zip(weights, laws, strict=True))
         assert mixed == pytest.approx(q, abs=1e-10)
@@ -52,10 +52,10 @@ def test_mixture():
 
 def test_intervals_of_several_tails_are_those_of_each_alone():
     n, excess = np.array([9.0, 30.0]), np.array([5.0, 10.0])
-    ends = np.stack(intervals(GammaPosterior.of_tails(excess, n), 0.9), axis=1)
+    ends = np.stack(intervals_of_each(GammaPosterior.of(excess, n), 0.9), axis=1)
     for each, *tail in zip(ends, excess, n, strict=True):
-        alone = GammaPosterior.of_tails(*(np.array([part]) for part in tail))
-        assert tuple(each) == mixture_interval(alone, np.ones(1), 0.9)
+        alone = GammaPosterior.of(*(np.array([part]) for part in tail))
+        assert tuple(each) == interval(alone, np.ones(1), 0.9)
 
 
 @pytest.mark.parametrize("prior", ["jeffreys", (2.0, 1.0)])
@@ -70,9 +70,7 @@ def test_grid_posterior_against_quadrature(prior):
             return found + np.log(1 / a**2 - span**2 * e / (1 - e) ** 2) / 2
         return found + np.log(a) - a if a > 0 else -np.inf
 
-    posterior = GridPosterior.of_tails(
-        np.array([excess]), np.array([above]), np.array([span]), prior
-    )
+    posterior = GridPosterior.of(np.array([excess]), np.array([above]), np.array([span]), prior)
     peak = max(log_density(a) for a in np.linspace(-8, 8, 4001) + 1e-4)
 
     def mass(low, high):
@@ -100,9 +98,7 @@ def test_gamma_priors_far_from_the_data(prior, excess, above):
     """Rising and falling densities, priors weak and strong, against adaptive quadrature."""
     span = 1.5
     log_density = log_density_under_gamma(excess, above, span, *prior)
-    posterior = GridPosterior.of_tails(
-        np.array([excess]), np.array([above]), np.array([span]), prior
-    )
+    posterior = GridPosterior.of(np.array([excess]), np.array([above]), np.array([span]), prior)
     ends = [float(posterior.quantile(q)[0]) for q in (0.025, 0.5, 0.975)]
     assert ends == sorted(ends)
     logs = np.linspace(np.log(ends[1]) - 60, np.log(ends[1]) + 6, 2_000_001)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from bayes_htr._terminal import visible
 from bayes_htr.analysis import curves
 from bayes_htr.analysis.columns import COLUMNS, Row
 from bayes_htr.analysis.esd import Array
@@ -18,7 +19,6 @@ from bayes_htr.analysis.tables import columns_of
 from bayes_htr.analysis.verdict import KINDS
 from bayes_htr.errors import SpectrumError
 from bayes_htr.tails import hill_curve
-from bayes_htr.visible import visible
 
 _DIGITS = 5
 _HILL_POINTS = 140

@@ -13,12 +13,12 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bayes_htr._terminal import visible
 from bayes_htr._version import __version__
 from bayes_htr.analysis.columns import Row
 from bayes_htr.analysis.matrix import MatrixSpectrum
 from bayes_htr.analysis.tables import columns_of
 from bayes_htr.analysis.verdict import KINDS
-from bayes_htr.visible import visible
 
 _HEADINGS = {
     "layer_id": ("#", "number of the matrix, from the first to the last"),

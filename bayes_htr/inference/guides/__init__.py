@@ -1,9 +1,9 @@
 """Posteriors over weights, one file each."""
 
-from bayes_htr.inference.guides.autoguide import PyroGuide
 from bayes_htr.inference.guides.base import Guide, VariationalGuide
-from bayes_htr.inference.guides.lowrank import LowRank
-from bayes_htr.inference.guides.meanfield import MeanField
+from bayes_htr.inference.guides.gaussian import LowRank, MeanField
+from bayes_htr.inference.guides.point_mass import PointMass
+from bayes_htr.inference.guides.pyro_guide import PyroGuide
 from bayes_htr.inference.guides.samples import Samples
 from bayes_htr.inference.guides.spectral import SpectralGuide
 
@@ -17,6 +17,7 @@ __all__ = [
     "Guide",
     "LowRank",
     "MeanField",
+    "PointMass",
     "PyroGuide",
     "Samples",
     "SpectralGuide",

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from bayes_htr.errors import CheckpointError
-from bayes_htr.inference.guides.constants import Constants
+from bayes_htr.inference.guides.hyperparameters import FrozenEvidence
 from bayes_htr.models import BayesianClassifier
-from bayes_htr.models.placed import PlacedParameter
+from bayes_htr.priors import Densities, Hyperparameter, ParameterPrior
+from bayes_htr.priors.parameter_prior import hyperparameters_by_name
 
 V = TypeVar("V", bound="VariationalGuide")
 
@@ -21,7 +21,7 @@ V = TypeVar("V", bound="VariationalGuide")
 class Guide(nn.Module, ABC):
     """A distribution over the trainable parameters of a network and the hyperparameters.
 
-    Its `state_dict` is all that it has learnt: with the model and `settings`, `rebuilt` makes it
+    Its `state_dict` is all that it has learnt: with the model and `settings`, `from_state` makes it
     again.
     """
 
@@ -51,13 +51,23 @@ class Guide(nn.Module, ABC):
     def centre(self) -> dict[str, Tensor]:
         """Parameters and hyperparameters in the middle: means or medians, as `draw` has them."""
 
+    def coordinates(self, hyperpriors: Mapping[str, Hyperparameter]) -> dict[str, Tensor]:
+        """The hyperparameters at the centre in unconstrained coordinates, by name, 0-d each.
+
+        Args:
+            hyperpriors: Hyperparameters with their hyperpriors, by name; those that the guide does
+                not have are left out.
+        """
+        centre = self.centre()
+        return {n: h.coordinate(centre[n]) for n, h in hyperpriors.items() if n in centre}
+
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """Plain data from which, with the model, an untrained one is built."""
 
     @classmethod
     @abstractmethod
-    def rebuilt(
+    def from_state(
         cls, model: BayesianClassifier, settings: Mapping[str, Any], state: Mapping[str, Tensor]
     ) -> Guide:
         """The inverse of `settings` and `state_dict`."""
@@ -73,24 +83,27 @@ class VariationalGuide(Guide):
     """A guide that is fitted by stochastic gradients of the evidence lower bound.
 
     Args:
-        placed: The trainable parameters with their densities.
-        constants: The frozen ones that share hyperparameters with them, with theirs.
+        densities: The parameters with their priors as densities.
 
     Attributes:
-        epoch: That of whose schedule the densities are.
+        names: The names of the trainable parameters.
+        priors: The trainable parameters with their priors, without values.
+        evidence: What frozen parameters say about hyperparameters.
+        epoch: The epoch that the priors belong to.
     """
 
     options: ClassVar[frozenset[str]] = frozenset({"init_scale"})
     """Those settings of `htr.SVI` that are for some guides alone, and for this one."""
 
-    def __init__(
-        self, placed: Sequence[PlacedParameter], constants: Sequence[PlacedParameter] = ()
-    ) -> None:
+    renamed: ClassVar[Mapping[str, str]] = {}
+    """How keys of states began in earlier versions, and how they begin now."""
+
+    def __init__(self, densities: Densities) -> None:
         super().__init__()
-        self.constants = Constants(constants)
+        self.evidence = FrozenEvidence(densities.frozen)
         self.epoch = 0
-        self.names = tuple(p.name for p in placed)
-        self.placed = tuple(_without_values(p) for p in placed)
+        self.names = tuple(p.name for p in densities.trainable)
+        self.priors = tuple(p.without_values() for p in densities.trainable)
 
     @property
     def drawn(self) -> tuple[str, ...]:
@@ -99,26 +112,22 @@ class VariationalGuide(Guide):
 
     @classmethod
     @abstractmethod
-    def around(
+    def from_weights(
         cls: type[V],
-        model: BayesianClassifier,
-        placed: Sequence[PlacedParameter],
+        densities: Densities,
         hyperparameters: Mapping[str, Tensor],
         options: Mapping[str, Any],
-        constants: Sequence[PlacedParameter] = (),
     ) -> V:
-        """An untrained guide around given weights.
+        """An untrained guide around the present weights.
 
         Args:
-            model: The model.
-            placed: The trainable parameters with their densities, at the values to start from.
+            densities: The parameters, at the values to start from, with their densities.
             hyperparameters: Where hyperparameters start, by name, unconstrained; may lack some.
             options: Those of `htr.SVI.options`, also of other guides.
-            constants: Frozen parameters that share hyperparameters with them.
         """
 
     @classmethod
-    def rebuilt(
+    def from_state(
         cls: type[V],
         model: BayesianClassifier,
         settings: Mapping[str, Any],
@@ -131,13 +140,9 @@ class VariationalGuide(Guide):
         """
         try:
             epoch = int(settings.get("epoch", 0))
-            by_name = {p.name: p for p in model.placed(0)}
-            placed = [by_name[n] for n in settings["names"]]
-            guide = cls.around(model, placed, {}, settings, model.informing(0))
+            guide = cls.from_weights(_named(model.densities(0), settings["names"]), {}, settings)
             if epoch:
-                by_name = {p.name: p for p in model.placed(epoch)}
-                placed = [by_name[n] for n in settings["names"]]
-                guide.follow(placed, model.informing(epoch), epoch)
+                guide.set_epoch(_named(model.densities(epoch), settings["names"]), epoch)
             guide.load_state_dict(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
@@ -145,15 +150,22 @@ class VariationalGuide(Guide):
             ) from error
         return guide
 
-    def follow(
-        self,
-        placed: Sequence[PlacedParameter],
-        constants: Sequence[PlacedParameter] = (),
-        epoch: int = 0,
-    ) -> None:
+    def set_epoch(self, densities: Densities, epoch: int) -> None:
         """Take other densities of the same parameters: those of another epoch of a schedule."""
-        self.placed = tuple(_without_values(p) for p in placed)
-        self.constants, self.epoch = Constants(constants), epoch
+        self.priors = tuple(p.without_values() for p in densities.trainable)
+        self.evidence, self.epoch = FrozenEvidence(densities.frozen), epoch
+
+    def hyperparameter_coordinates(self) -> list[nn.Parameter]:
+        """What is learnt of the posteriors of hyperparameters, if the guide learns it apart."""
+        return []
+
+    @property
+    def hyperpriors(self) -> dict[str, Hyperparameter]:
+        """The hyperparameters that it has posteriors of, by name."""
+        hyperpriors = hyperparameters_by_name(self.priors)
+        for term in self.evidence.terms:
+            hyperpriors |= {h.name: h for h in term.hyperparameters.values()}
+        return hyperpriors
 
     @abstractmethod
     def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
@@ -163,27 +175,36 @@ class VariationalGuide(Guide):
             again: Whether it is another draw of the same step, before anything has moved.
         """
 
+    def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+        """As of any module; states of earlier versions are read too."""
+        for before, now in self.renamed.items():
+            state_dict = {
+                now + key.removeprefix(before) if key.startswith(before) else key: value
+                for key, value in state_dict.items()
+            }
+        return super().load_state_dict(state_dict, *args, **kwargs)
+
     @abstractmethod
-    def divergence(self, sample: Mapping[str, Tensor]) -> Tensor:
+    def kl(self, sample: Mapping[str, Tensor]) -> Tensor:
         """`KL(guide | prior)`, 0-d with gradient, in nats for all parameters together.
 
         Closed form where there is one, else its estimate from the sample. So `-E[log p(y | x, W)]`
         plus this is the negative evidence lower bound.
         """
 
-    def divergence_in_step(self, sample: Mapping[str, Tensor]) -> Tensor:
-        """As `divergence`, but without the gradient that `add_known_gradient` adds."""
-        return self.divergence(sample)
+    def kl_in_step(self, sample: Mapping[str, Tensor]) -> Tensor:
+        """As `kl`, but without the gradient that `add_known_gradient` adds."""
+        return self.kl(sample)
 
     def add_known_gradient(self, scale: float) -> None:  # most guides know none
-        """Add `scale` times the rest of the gradient of the divergence to `.grad`, in place.
+        """Add `scale` times the rest of the gradient of the KL divergence to `.grad`, in place.
 
         What is known without differentiating does not cost the passes over memory, and the
         tensors as large as the weights, that a summand of the loss costs.
         """
 
 
-def start_scale(init_scale: float | None, parameters: Sequence[PlacedParameter]) -> float:
+def start_scale(init_scale: float | None, parameters: Sequence[ParameterPrior]) -> float:
     """The standard deviation of weights at the start.
 
     As given; else 0.01, but under spectral priors that of the weights themselves, their root mean
@@ -196,19 +217,11 @@ def start_scale(init_scale: float | None, parameters: Sequence[PlacedParameter])
     """
     if init_scale is not None:
         return init_scale
-    spectral = [
-        p.parameter.tensor.detach().flatten().double()
-        for p in parameters
-        if any(m.prior.spectral for m in p.matrices)
-    ]
+    spectral = [p.parameter.tensor.detach().flatten().double() for p in parameters if p.is_spectral]
     return (torch.cat(spectral).square().mean().sqrt().item() if spectral else 0.0) or 0.01
 
 
-def _without_values(placed: PlacedParameter) -> PlacedParameter:
-    """The same with no more of the parameter's tensor than its shape."""
-    shape = nn.Parameter(torch.empty_like(placed.parameter.tensor, device="meta"))
-    device = placed.parameter.tensor.device
-    matrices = tuple(m.to(device) for m in placed.matrices)
-    return replace(
-        placed, parameter=replace(placed.parameter, tensor=shape, matrices=()), matrices=matrices
-    )
+def _named(densities: Densities, names: Sequence[str]) -> Densities:
+    """The same with the trainable parameters of these names, in their order."""
+    by_name = {p.name: p for p in densities.trainable}
+    return densities._replace(trainable=[by_name[name] for name in names])

@@ -1,34 +1,34 @@
-"""What guides with normal laws over the weights share: all but the shape of the covariance.
+"""Guides with normal laws over the weights: mean field, and low rank plus diagonal.
 
-`KL = -entropy - E[log prior]`. The entropy is closed, and so is the expectation for
-`Entries(Normal)` at any strength `s`, given the hyperparameters:
+The two differ in the covariance alone (`GaussianGuide`). `KL = -entropy - E[log prior]`. The
+entropy is closed, and so is the expectation for `Entries(Normal)` at any strength `s`, given the
+hyperparameters:
 
     E[-s log N(W_ij; m, t)]
         = s (((location_ij - m)^2 + variance_ij) / (2 t^2) + log t + log(2 pi) / 2)
 
-Any other factor of a prior is scored at the one sample. A flat parameter is a point: its
-posterior would be improper, and it adds nothing to the divergence.
+Any other term of a prior is scored at the one sample. A flat parameter is a point: its posterior
+would be improper, and it adds nothing to the KL divergence.
 """
 
 from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import biject_to
 
 from bayes_htr.inference.guides.base import VariationalGuide, start_scale
-from bayes_htr.inference.guides.latent_laws import LatentLaws
-from bayes_htr.inference.guides.spectrum_law import Given
-from bayes_htr.models import BayesianClassifier
-from bayes_htr.models.matrix_prior import DensityTerm, MatrixPrior, hyperprior
-from bayes_htr.models.placed import PlacedParameter, informing_values, latents_of_all
-from bayes_htr.priors import Normal
+from bayes_htr.inference.guides.hyperparameters import (
+    HyperparameterMoments,
+    HyperparameterPosterior,
+)
+from bayes_htr.priors import Densities, MatrixPrior, Normal, ParameterPrior, ResolvedTerm
+from bayes_htr.priors.parameter_prior import hyperparameters_by_name, informing_values
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 G = TypeVar("G", bound="GaussianGuide")
@@ -38,30 +38,30 @@ class GaussianGuide(VariationalGuide):
     """Normal laws over the weights, independent laws of the hyperparameters.
 
     Args:
-        placed: The trainable parameters with their densities; their values are the locations.
+        densities: The parameters with their densities; their values are the locations.
         hyperparameters: Where hyperparameters start, by name, unconstrained.
         init_scale: The standard deviation of every weight at the start; see `start_scale`.
     """
 
     def __init__(
         self,
-        placed: Sequence[PlacedParameter],
+        densities: Densities,
         hyperparameters: Mapping[str, Tensor] | None = None,
         *,
         init_scale: float | None = None,
-        constants: Sequence[PlacedParameter] = (),
     ) -> None:
-        super().__init__(placed, constants)
+        super().__init__(densities)
+        trainable = densities.trainable
         self.init_scale = init_scale
-        self.start_scales = {p.name: start_scale(init_scale, [p]) for p in placed}
+        self.start_scales = {p.name: start_scale(init_scale, [p]) for p in trainable}
         self.locations = nn.ParameterList(
-            nn.Parameter(p.parameter.tensor.detach().clone()) for p in placed
+            nn.Parameter(p.parameter.tensor.detach().clone()) for p in trainable
         )
-        self.random = tuple(p.name for p in placed if p.matrices)
-        like = placed[0].parameter.tensor.detach()
-        informing = [*placed, *constants]
-        self.hyper = LatentLaws(
-            latents_of_all(informing), hyperparameters or {}, like, informing_values(informing)
+        self.random = tuple(p.name for p in trainable if p.matrices)
+        like = trainable[0].parameter.tensor.detach()
+        scored = [*trainable, *densities.frozen]
+        self.hyper = HyperparameterPosterior(
+            hyperparameters_by_name(scored), hyperparameters or {}, like, informing_values(scored)
         )
 
     @property
@@ -70,20 +70,22 @@ class GaussianGuide(VariationalGuide):
         return self.random
 
     @classmethod
-    def around(
+    def from_weights(
         cls: type[G],
-        model: BayesianClassifier,
-        placed: Sequence[PlacedParameter],
+        densities: Densities,
         hyperparameters: Mapping[str, Tensor],
         options: Mapping[str, Any],
-        constants: Sequence[PlacedParameter] = (),
     ) -> G:
         """As in the base; the option is `init_scale`."""
-        return cls(placed, hyperparameters, init_scale=options["init_scale"], constants=constants)
+        return cls(densities, hyperparameters, init_scale=options["init_scale"])
 
     def location(self, name: str) -> nn.Parameter:
         """The location of a parameter."""
         return self.locations[self.names.index(name)]
+
+    def hyperparameter_coordinates(self) -> list[nn.Parameter]:
+        """As in the base."""
+        return list(self.hyper.parameters())
 
     def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
         """One draw with gradient; flat parameters are their locations."""
@@ -103,27 +105,27 @@ class GaussianGuide(VariationalGuide):
         points = zip(self.names, self.locations, strict=True)
         return {n: p.detach().clone() for n, p in points} | self.hyper.centre()
 
-    def divergence(self, sample: Mapping[str, Tensor]) -> Tensor:
+    def kl(self, sample: Mapping[str, Tensor]) -> Tensor:
         """`KL(guide | prior)` in nats, 0-d, in float64; closed where it can be (see the module)."""
-        total = self.hyper.divergence().to(self.locations[0].device)
-        total = total + self.constants.energy(Given(sample)).to(total)
+        total = self.hyper.kl().to(self.locations[0].device)
+        total = total + self.evidence.energy(HyperparameterMoments(sample)).to(total)
         if not self.random:
             return total
         total = total - self._entropy()
         variances = self._variances()
-        for p in self.placed:
+        for p in self.priors:
             if not p.matrices:
                 continue
             locations = _by_matrix(p, self.location(p.name))
             spreads = _by_matrix(p, variances[p.name])
             for m in p.matrices:
-                name = m.prior.name
-                closed, rest = _parted(m.prior)
+                name = m.name
+                closed, rest = _split_closed(m)
                 for term in closed:
                     total = total + _expected_energy(term, locations[name], spreads[name], sample)
-                if rest.spectral or rest.entries:
-                    drawn = p.split(sample[p.name])[name]
-                    total = total - rest.log_density(drawn, sample).double()
+                if rest.terms:
+                    W = p.split(sample[p.name])[name]
+                    total = total - rest.log_density(W, sample).double()
         return total
 
     def settings(self) -> dict[str, Any]:
@@ -143,13 +145,144 @@ class GaussianGuide(VariationalGuide):
         """The variance of each entry of the parameters in `random`."""
 
 
-def unconstrained(guide: VariationalGuide, placed: Sequence[PlacedParameter]) -> dict[str, Tensor]:
-    """The hyperparameters in the guide's middle in unconstrained coordinates, by name."""
-    centre = guide.centre()
-    return {
-        name: biject_to(hyperprior(latent, centre[name]).support).inv(centre[name])
-        for name, latent in latents_of_all(list(placed)).items()
-    }
+class MeanField(GaussianGuide):
+    """Mean field: every weight has an independent normal law.
+
+        W_ij ~ N(location_ij, exp(log_scale_ij)^2)
+
+    The arguments are those of `GaussianGuide`. Source: Graves (2011), "Practical variational
+    inference for neural networks"; Blundell et al. (2015), arXiv:1505.05424.
+    """
+
+    kind: ClassVar[str] = "meanfield"
+
+    def __init__(
+        self,
+        densities: Densities,
+        hyperparameters: Mapping[str, Tensor] | None = None,
+        *,
+        init_scale: float | None = None,
+    ) -> None:
+        super().__init__(densities, hyperparameters, init_scale=init_scale)
+        self.log_scales = nn.ParameterList(
+            nn.Parameter(torch.full_like(self.location(name), math.log(self.start_scales[name])))
+            for name in self.random
+        )
+
+    def _noisy(self, generator: torch.Generator | None) -> dict[str, Tensor]:
+        draws = {}
+        for name, log_scale in zip(self.random, self.log_scales, strict=True):
+            location = self.location(name)
+            draws[name] = torch.addcmul(location, log_scale.exp(), noise_like(location, generator))
+        return draws
+
+    def _entropy(self) -> Tensor:
+        total = torch.stack([s.sum(dtype=torch.float64) for s in self.log_scales]).sum()
+        return total + sum(s.numel() for s in self.log_scales) * (HALF_LOG_2PI + 0.5)
+
+    def _variances(self) -> dict[str, Tensor]:
+        return {n: (2 * s).exp() for n, s in zip(self.random, self.log_scales, strict=True)}
+
+
+class LowRank(GaussianGuide):
+    """Low rank plus diagonal: the weights of a layer have one normal law with a few directions.
+
+        w ~ N(location, F F' + diag(d)^2),   F: n x r, kept as F'
+
+    over all entries `w` of a layer's parameters but flat ones, independent between layers. The
+    entropy is `1/2 log det(2 pi e (F F' + D))`, by the matrix determinant lemma
+    `log det(F F' + D) = log det D + log det(I_r + F' D^-1 F)`: `O(n r^2)`.
+
+    Source: Ong, Nott & Smith (2018), "Gaussian variational approximation with a factor covariance
+    structure"; Swiatkowski et al. (2020), arXiv:2002.02655.
+
+    Args:
+        densities: The parameters with their densities; their values are the locations.
+        hyperparameters: Where hyperparameters start, by name, unconstrained.
+        init_scale: The standard deviation of every weight at the start (see `start_scale`), up to
+            the chance of the directions, which are drawn and have half of the variance.
+        rank: `r`; of a layer with fewer weights, their number.
+    """
+
+    kind: ClassVar[str] = "lowrank"
+    options: ClassVar[frozenset[str]] = frozenset({"init_scale", "rank"})
+
+    def __init__(
+        self,
+        densities: Densities,
+        hyperparameters: Mapping[str, Tensor] | None = None,
+        *,
+        init_scale: float | None = None,
+        rank: int = 4,
+    ) -> None:
+        super().__init__(densities, hyperparameters, init_scale=init_scale)
+        self.rank = int(rank)
+        self.layers: dict[str, list[str]] = {}
+        for name in self.random:
+            self.layers.setdefault(name.rpartition(".")[0], []).append(name)
+        self.factors = nn.ParameterList()
+        self.log_scales = nn.ParameterList()
+        generator = torch.Generator().manual_seed(0)
+        for names in self.layers.values():
+            like = self.location(names[0]).detach()
+            n = sum(self.location(name).numel() for name in names)
+            r = min(self.rank, n)
+            scales = torch.cat(
+                [like.new_full((self.location(m).numel(),), self.start_scales[m]) for m in names]
+            )
+            noise = noise_like(like, generator, r, n)
+            self.factors.append(nn.Parameter(noise * scales * math.sqrt(0.5 / r)))
+            self.log_scales.append(nn.Parameter((scales * math.sqrt(0.5)).log()))
+
+    @classmethod
+    def from_weights(
+        cls,
+        densities: Densities,
+        hyperparameters: Mapping[str, Tensor],
+        options: Mapping[str, Any],
+    ) -> LowRank:
+        """As in the base; the options are `init_scale` and `rank`."""
+        scale, rank = options["init_scale"], options["rank"]
+        return cls(densities, hyperparameters, init_scale=scale, rank=rank)
+
+    def settings(self) -> dict[str, Any]:
+        """As those of the base, and the rank."""
+        return super().settings() | {"rank": self.rank}
+
+    def _noisy(self, generator: torch.Generator | None) -> dict[str, Tensor]:
+        draws = {}
+        for names, F, log_scale in zip(
+            self.layers.values(), self.factors, self.log_scales, strict=True
+        ):
+            step = noise_like(F, generator, F.shape[0]) @ F
+            step = torch.addcmul(step, log_scale.exp(), noise_like(log_scale, generator))
+            for name, part in self._parts(names, step).items():
+                draws[name] = self.location(name) + part
+        return draws
+
+    def _entropy(self) -> Tensor:
+        total = self.factors[0].new_zeros((), dtype=torch.float64)
+        for F, log_scale in zip(self.factors, self.log_scales, strict=True):
+            whitened = F * (-log_scale).exp()
+            inner = (whitened @ whitened.mT).double()
+            inner = inner + torch.eye(F.shape[0], dtype=inner.dtype, device=inner.device)
+            half_log_det = torch.linalg.cholesky(inner).diagonal().log().sum()
+            total = total + log_scale.sum(dtype=torch.float64) + half_log_det
+        return total + sum(s.numel() for s in self.log_scales) * (HALF_LOG_2PI + 0.5)
+
+    def _variances(self) -> dict[str, Tensor]:
+        variances: dict[str, Tensor] = {}
+        for names, F, log_scale in zip(
+            self.layers.values(), self.factors, self.log_scales, strict=True
+        ):
+            variances |= self._parts(names, F.square().sum(0) + (2 * log_scale).exp())
+        return variances
+
+    def _parts(self, names: list[str], flat: Tensor) -> dict[str, Tensor]:
+        """A vector over a layer's weights by parameter."""
+        shapes = [self.location(name).shape for name in names]
+        parts = flat.split([shape.numel() for shape in shapes])
+        return {n: part.reshape(s) for n, part, s in zip(names, parts, shapes, strict=True)}
 
 
 def noise_like(like: Tensor, generator: torch.Generator | None, *shape: int) -> Tensor:
@@ -160,22 +293,22 @@ def noise_like(like: Tensor, generator: torch.Generator | None, *shape: int) -> 
     return torch.randn(size, dtype=like.dtype, generator=generator).to(like.device)
 
 
-def _parted(prior: MatrixPrior) -> tuple[tuple[DensityTerm, ...], MatrixPrior]:
-    """The factors whose expectation is closed, and the rest."""
-    closed = tuple(t for t in prior.entries if isinstance(t.statistic.law, Normal))
-    rest = tuple(t for t in prior.entries if not isinstance(t.statistic.law, Normal))
-    return closed, replace(prior, entries=rest)
+def _split_closed(prior: MatrixPrior) -> tuple[list[ResolvedTerm], MatrixPrior]:
+    """The terms whose expectation is closed, and the prior with the others."""
+    closed = [t for t in prior.entries if isinstance(t.statistic.law, Normal)]
+    rest = tuple(t for t in prior.terms if t not in closed)
+    return closed, replace(prior, terms=rest)
 
 
-def _by_matrix(placed: PlacedParameter, tensor: Tensor) -> dict[str, Tensor]:
+def _by_matrix(prior: ParameterPrior, tensor: Tensor) -> dict[str, Tensor]:
     """A tensor's entries by matrix, in any order within one."""
-    if len(placed.matrices) == 1:
-        return {placed.matrices[0].prior.name: tensor}
-    return placed.split(tensor)
+    if len(prior.matrices) == 1:
+        return {prior.matrices[0].name: tensor}
+    return prior.split(tensor)
 
 
 def _expected_energy(
-    term: DensityTerm, location: Tensor, variance: Tensor, values: Mapping[str, Tensor]
+    term: ResolvedTerm, location: Tensor, variance: Tensor, values: Mapping[str, Tensor]
 ) -> Tensor:
     """`E[-s log p(W)]` for a normal law of the entries, hyperparameters given."""
     law = term.law(values, location)

@@ -1,28 +1,188 @@
-"""The variational laws of hyperparameters beside a law of the spectra.
+"""Posteriors of hyperparameters in guides, and what they are inferred from.
 
-Where a Gamma hyperparameter is nothing but the tail index of laws of spectra, its best law given
-those of the spectra is known, `Gamma(a + s K, b + s E sum r(lambda))`, and is taken; else the law
-is learnt (`latent_laws`).
+`HyperparameterPosterior` is learnt by gradients; `SpectralHyperparameters` adds those that follow
+in closed form from posteriors of spectra. `FrozenEvidence` has the values of frozen parameters.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Gamma as GammaLaw
-from torch.distributions import kl_divergence
+from torch.distributions import Normal, biject_to, kl_divergence
 
-from bayes_htr.engine.latents import Latent
-from bayes_htr.inference.guides.latent_laws import LatentLaws, gamma_draw
-from bayes_htr.inference.guides.spectrum_law import Given
-from bayes_htr.models.matrix_prior import hyperprior
-from bayes_htr.models.placed import PlacedParameter
-from bayes_htr.priors import Gamma
+from bayes_htr.errors import PriorError
+from bayes_htr.priors import Gamma, Hyperparameter, ParameterPrior, ResolvedTerm
+from bayes_htr.priors.heavy_tailed_laws import TailIndexed
+from bayes_htr.priors.matrix_prior import spectrum_of
 
-_HELD_DRAWS = 16
+_NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(32)
+_START_SCALE = 0.1
+_CACHED_DRAWS = 16
+
+
+@dataclass(frozen=True)
+class HyperparameterMoments:
+    """The hyperparameters at which priors are scored.
+
+    Attributes:
+        values: By name, 0-d, or `(J, 1, 1)` for an average over so many.
+        gammas: `(E t, E log t)` of tail indices that have a Gamma posterior, by name.
+    """
+
+    values: Mapping[str, Tensor] = field(default_factory=dict)
+    gammas: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+    def log_prob(self, term: ResolvedTerm, x: Tensor) -> Tensor:
+        """`strength E log p(x)` for each element of `x`.
+
+        In a tail index `t` it is affine in `t` and `log t`:
+        `log p(x | t) = log p(x | 1) + log t - (t - 1) r(x)`.
+        """
+        tail_index = term.hyperparameters.get("tail_index")
+        if tail_index is None or tail_index.name not in self.gammas:
+            return term.strength * term.law(self.values, x).log_prob(x)
+        mean, mean_log = self.gammas[tail_index.name]
+        at_one = term.law({**self.values, tail_index.name: x.new_ones(())}, x).log_prob(x)
+        r = log_ratio(term, x, self.values)
+        return term.strength * (at_one + mean_log - (mean - 1) * r)
+
+
+def log_ratio(term: ResolvedTerm, x: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+    """`r(x)` of a law with `P(X > x) = exp(-tail_index r(x))`, for each element of `x`."""
+    law = term.statistic.law
+    assert isinstance(law, TailIndexed)
+    arguments: dict[str, Tensor | float] = {**law.numbers}
+    arguments |= {k: values[h.name] for k, h in term.hyperparameters.items() if h.name in values}
+    return law.log_ratio(x, arguments)
+
+
+class HyperparameterPosterior(nn.Module):
+    """Independent posteriors of hyperparameters, learnt by gradients.
+
+    A Gamma law under a Gamma hyperprior, which is the family of its exact conditional where it is
+    the tail index of a power law. Otherwise a normal law in the unconstrained coordinate of
+    `biject_to`: for a positive hyperparameter, a log-normal one.
+
+    Args:
+        hyperparameters: The hyperparameters by name.
+        start: Where they start, by name, unconstrained; else where `Hyperparameter.start` says.
+        like: A tensor of their dtype and on their device.
+        counts: How many values each is inferred from, by name, which decides how wide its law is
+            at the start; 0 if not given.
+    """
+
+    def __init__(
+        self,
+        hyperparameters: Mapping[str, Hyperparameter],
+        start: Mapping[str, Tensor],
+        like: Tensor,
+        counts: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__()
+        self.hyperparameters = dict(hyperparameters)
+        self.laws = nn.ParameterList(
+            _started(h, start.get(name, h.start()).to(like), (counts or {}).get(name, 0.0))
+            for name, h in self.hyperparameters.items()
+        )
+
+    def rsample(self) -> dict[str, Tensor]:
+        """One draw of each, 0-d, with gradient, from Torch's global generator."""
+        draw = {}
+        for name, law in self.by_name().items():
+            x = law.rsample()
+            draw[name] = x if isinstance(law, GammaLaw) else self._transform(name, x)(x)
+        return draw
+
+    def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
+        """One draw of each, 0-d, without gradient; the generator is on the CPU."""
+        draw = {}
+        with torch.no_grad():
+            for name, law in self.by_name().items():
+                if isinstance(law, GammaLaw):
+                    draw[name] = gamma_draw(law, generator)
+                    continue
+                noise = torch.randn((), generator=generator, dtype=law.loc.dtype)
+                u = law.loc + law.scale * noise.to(law.loc)
+                draw[name] = self._transform(name, u)(u)
+        return draw
+
+    def centre(self) -> dict[str, Tensor]:
+        """Means of Gamma laws, medians of others."""
+        with torch.no_grad():
+            return {
+                name: law.mean
+                if isinstance(law, GammaLaw)
+                else self._transform(name, law.loc)(law.loc)
+                for name, law in self.by_name().items()
+            }
+
+    def middles(self) -> Tensor:
+        """`(n,)` locations, of Gamma laws the logarithms of their means, without gradient."""
+        middles = [
+            numbers[1] if isinstance(h.law, Gamma) else numbers[0]
+            for h, numbers in zip(self.hyperparameters.values(), self.laws, strict=True)
+        ]
+        return torch.stack(middles).detach()
+
+    def kl(self) -> Tensor:
+        """`KL(guide | hyperpriors)`: closed for Gamma laws, else by Gauss-Hermite quadrature."""
+        total = torch.zeros((), dtype=torch.float64)
+        for name, law in self.by_name().items():
+            hyperparameter = self.hyperparameters[name]
+            if isinstance(law, GammaLaw):
+                kl = kl_divergence(law, hyperparameter.distribution(law.rate))
+            else:
+                u = law.loc + law.scale * law.loc.new_tensor(_NODES)
+                kl = (
+                    hyperparameter.energy(u) @ u.new_tensor(_WEIGHTS / _WEIGHTS.sum())
+                    - law.entropy()
+                )
+            total = total.to(kl.device) + kl.double()
+        return total
+
+    def by_name(self) -> dict[str, GammaLaw | Normal]:
+        """The laws: Gamma laws of values, normal laws of unconstrained coordinates."""
+        laws: dict[str, GammaLaw | Normal] = {}
+        for (name, h), numbers in zip(self.hyperparameters.items(), self.laws, strict=True):
+            if isinstance(h.law, Gamma):
+                concentration, mean = numbers.exp()
+                laws[name] = GammaLaw(concentration, concentration / mean)
+            else:
+                laws[name] = Normal(numbers[0], numbers[1].exp())
+        return laws
+
+    def _transform(self, name: str, like: Tensor) -> torch.distributions.Transform:
+        transform: torch.distributions.Transform = biject_to(
+            self.hyperparameters[name].distribution(like).support
+        )
+        return transform
+
+
+def gamma_draw(law: GammaLaw, generator: torch.Generator) -> Tensor:
+    """One draw, 0-d, without gradient, from a generator on the CPU."""
+    rate = law.rate.detach()
+    unit = torch._standard_gamma(law.concentration.detach().cpu(), generator=generator)
+    return unit.to(rate) / rate
+
+
+def _started(hyperparameter: Hyperparameter, u: Tensor, count: float) -> nn.Parameter:
+    """Logarithms of concentration and mean, which are orthogonal, or a location and log scale.
+
+    The law is about as wide as `count` values leave the logarithm of a scale or tail index.
+    """
+    if isinstance(hyperparameter.law, Gamma):
+        shape, _ = hyperparameter.law.concentration_and_rate()
+        concentration = u.new_tensor(shape + count)
+        return nn.Parameter(torch.stack([concentration.log(), u]))
+    scale = min(_START_SCALE, 1 / math.sqrt(max(count, 1.0)))
+    return nn.Parameter(torch.stack([u, u.new_tensor(scale).log()]))
 
 
 class Update(NamedTuple):
@@ -32,94 +192,158 @@ class Update(NamedTuple):
     rate: Tensor
 
 
-class Hyperparameters(nn.Module):
-    """Independent laws of hyperparameters.
+class SpectralHyperparameters(nn.Module):
+    """Independent posteriors of hyperparameters beside posteriors of spectra.
+
+    Where a Gamma hyperparameter is nothing but the tail index of laws of spectra, its best
+    posterior given those of the spectra is known, `Gamma(a + s K, b + s E sum r(lambda))`, and is
+    taken; all others are learnt.
 
     Args:
-        latents: The hyperparameters by name.
-        conjugate: Those of them whose law follows from those of the spectra.
+        hyperparameters: The hyperparameters by name.
+        conjugate: The names of those whose posterior follows from those of the spectra.
         start: Where the others start, by name, unconstrained; may lack some.
-        like: Of the dtype and device of those that are learnt.
+        like: A tensor of the dtype and on the device of those that are learnt.
         counts: How many values each is inferred from.
     """
 
     def __init__(
         self,
-        latents: Mapping[str, Latent],
+        hyperparameters: Mapping[str, Hyperparameter],
         conjugate: tuple[str, ...],
         start: Mapping[str, Tensor],
         like: Tensor,
         counts: Mapping[str, float],
     ) -> None:
         super().__init__()
-        self.conjugate = {name: latents[name] for name in conjugate}
-        learnt = {name: latent for name, latent in latents.items() if name not in conjugate}
-        self.learnt = LatentLaws(learnt, start, like, counts)
+        self.conjugate = {name: hyperparameters[name] for name in conjugate}
+        learnt = {name: h for name, h in hyperparameters.items() if name not in conjugate}
+        self.learnt = HyperparameterPosterior(learnt, start, like, counts)
 
-    def followed(self, updates: Mapping[str, Update]) -> dict[str, GammaLaw]:
-        """The laws that follow from the spectra, by name, in float64."""
-        found = {}
-        for name, latent in self.conjugate.items():
-            assert isinstance(latent.law, Gamma)
-            a, b = latent.law.numbers()
+    @property
+    def are_learnt(self) -> bool:
+        """Whether any posterior is learnt."""
+        return bool(self.learnt.hyperparameters)
+
+    def conditional(self, updates: Mapping[str, Update]) -> dict[str, GammaLaw]:
+        """The posteriors that follow from the spectra, by name, in float64."""
+        laws = {}
+        for name, hyperparameter in self.conjugate.items():
+            assert isinstance(hyperparameter.law, Gamma)
+            a, b = hyperparameter.law.concentration_and_rate()
             rate = b + updates[name].rate
-            found[name] = GammaLaw(rate.new_tensor(a + updates[name].concentration), rate)
-        return found
+            laws[name] = GammaLaw(rate.new_tensor(a + updates[name].concentration), rate)
+        return laws
 
-    def rsample(self, followed: Mapping[str, GammaLaw]) -> dict[str, Tensor]:
+    def rsample(self, conditional: Mapping[str, GammaLaw]) -> dict[str, Tensor]:
         """One draw of each, 0-d, with gradient, from Torch's global generator."""
-        return {name: law.rsample() for name, law in followed.items()} | self.learnt.rsample()
+        return {name: law.rsample() for name, law in conditional.items()} | self.learnt.rsample()
 
     def draw(
-        self, followed: Mapping[str, GammaLaw], generator: torch.Generator
+        self, conditional: Mapping[str, GammaLaw], generator: torch.Generator
     ) -> dict[str, Tensor]:
         """One draw of each, 0-d, without gradient; the generator is on the CPU."""
-        drawn = {name: gamma_draw(law, generator) for name, law in followed.items()}
-        return drawn | self.learnt.draw(generator)
+        draws = {name: gamma_draw(law, generator) for name, law in conditional.items()}
+        return draws | self.learnt.draw(generator)
 
-    def centre(self, followed: Mapping[str, GammaLaw]) -> dict[str, Tensor]:
+    def centre(self, conditional: Mapping[str, GammaLaw]) -> dict[str, Tensor]:
         """Means of Gamma laws, medians of others."""
-        return {name: law.mean for name, law in followed.items()} | self.learnt.centre()
+        return {name: law.mean for name, law in conditional.items()} | self.learnt.centre()
 
-    def given(self, values: Mapping[str, Tensor], followed: Mapping[str, GammaLaw]) -> Given:
-        """Hyperparameters to score spectra at: these values, but Gamma laws in the mean."""
-        learnt = self.learnt.laws_by_name()
+    def moments(
+        self, values: Mapping[str, Tensor], conditional: Mapping[str, GammaLaw]
+    ) -> HyperparameterMoments:
+        """What spectra are scored at: these values, and expectations under Gamma posteriors."""
+        learnt = self.learnt.by_name()
         gammas = {n: law for n, law in learnt.items() if isinstance(law, GammaLaw)}
-        moments = {
+        gamma_moments = {
             name: (law.mean.double(), (law.concentration.digamma() - law.rate.log()).double())
-            for name, law in (gammas | dict(followed)).items()
+            for name, law in (gammas | dict(conditional)).items()
         }
-        return Given({name: values[name].double() for name in learnt}, moments)
+        return HyperparameterMoments({n: values[n].double() for n in learnt}, gamma_moments)
 
     @torch.no_grad()
-    def held(self, followed: Mapping[str, GammaLaw]) -> Given:
-        """What gradients are held at: an average over draws, always of the same noise."""
+    def average_moments(self, conditional: Mapping[str, GammaLaw]) -> HyperparameterMoments:
+        """What cached gradients belong to: an average over draws, always of the same noise."""
         generator = torch.Generator().manual_seed(0)
-        draws = [self.learnt.draw(generator) for _ in range(_HELD_DRAWS)]
+        draws = [self.learnt.draw(generator) for _ in range(_CACHED_DRAWS)]
         values = {name: torch.stack([d[name] for d in draws])[:, None, None] for name in draws[0]}
-        return self.given(values, followed)
+        return self.moments(values, conditional)
 
-    def divergence(self, followed: Mapping[str, GammaLaw]) -> Tensor:
+    def kl(self, conditional: Mapping[str, GammaLaw]) -> Tensor:
         """`KL(guide | hyperpriors)`: 0-d, float64."""
-        total = self.learnt.divergence()
-        for name, law in followed.items():
-            kl = kl_divergence(law, hyperprior(self.conjugate[name], law.rate))
+        total = self.learnt.kl()
+        for name, law in conditional.items():
+            kl = kl_divergence(law, self.conjugate[name].distribution(law.rate))
             total = total.to(kl.device) + kl
         return total
 
 
-def conjugate_names(placed: Sequence[PlacedParameter]) -> tuple[str, ...]:
+def conjugate_names(parameters: Iterable[ParameterPrior]) -> tuple[str, ...]:
     """Hyperparameters with a Gamma law that are only ever the tail index of laws of spectra.
 
     Beside another hyperparameter in the same law they are not: the update would depend on it.
     """
     uses: dict[str, list[bool]] = {}
-    for p in placed:
-        for m in p.matrices:
-            for term in (*m.prior.spectral, *m.prior.entries):
-                for argument, latent in term.latents.items():
-                    alone = argument == "tail_index" and len(term.latents) == 1
-                    is_spectral = term in m.prior.spectral
-                    fits = alone and is_spectral and isinstance(latent.law, Gamma)
-                    uses.setdefault(latent.name, []).append(fits)
+    for matrix in (m for p in parameters for m in p.matrices):
+        for term in (*matrix.spectral, *matrix.entries):
+            for argument, hyperparameter in term.hyperparameters.items():
+                is_alone = argument == "tail_index" and len(term.hyperparameters) == 1
+                fits = is_alone and term.statistic.of_spectrum
+                fits = fits and isinstance(hyperparameter.law, Gamma)
+                uses.setdefault(hyperparameter.name, []).append(fits)
     return tuple(name for name, fits in uses.items() if all(fits))
+
+
+class FrozenEvidence(nn.Module):
+    """The values in frozen parameters that inform hyperparameters.
+
+    The module has no state of its own: the values are those of the network.
+
+    Args:
+        parameters: The frozen parameters with their densities.
+
+    Raises:
+        PriorError: A value where its law has no density.
+    """
+
+    def __init__(self, parameters: Iterable[ParameterPrior]) -> None:
+        super().__init__()
+        self.terms: list[ResolvedTerm] = []
+        for p in parameters:
+            parts = p.split(p.parameter.tensor.detach())
+            for matrix in p.matrices:
+                for term in (*matrix.spectral, *matrix.entries):
+                    if term.hyperparameters:
+                        self._add(term, matrix.name, parts[matrix.name])
+
+    def _add(self, term: ResolvedTerm, name: str, W: Tensor) -> None:
+        x = _statistic(term, W)
+        values = {h.name: h.value(x.new_zeros(())) for h in term.hyperparameters.values()}
+        if not bool(term.law(values, x).support.check(x).all()):
+            raise PriorError(
+                f"{name} is frozen and has values outside of the support of {term.statistic!r}, "
+                "so that it says nothing about the hyperparameters; give it another prior, or "
+                "train it"
+            )
+        self.register_buffer(f"values{len(self.terms)}", x, persistent=False)
+        self.terms.append(term)
+
+    def scored(self) -> Iterator[tuple[ResolvedTerm, Tensor]]:
+        """Each law, and the values that it scores: `(count,)` float64."""
+        for i, term in enumerate(self.terms):
+            yield term, self.get_buffer(f"values{i}")
+
+    def energy(self, moments: HyperparameterMoments) -> Tensor:
+        """`-E log p` of all values, 0-d float64, with gradient to the hyperparameters."""
+        total = torch.zeros((), dtype=torch.float64)
+        for term, x in self.scored():
+            energy = -moments.log_prob(term, x).sum()
+            total = total.to(energy.device) + energy
+        return total
+
+
+def _statistic(term: ResolvedTerm, W: Tensor) -> Tensor:
+    if not term.statistic.of_spectrum:
+        return W.flatten().double()
+    return term.statistic.of_eigenvalues(spectrum_of(W))

@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 import bayes_htr as htr
-from bayes_htr.inference.guides.lowrank import LowRank
-from bayes_htr.inference.guides.meanfield import MeanField
+from bayes_htr.inference.guides.gaussian import LowRank, MeanField
 
 torch.set_num_threads(1)
 
@@ -35,7 +34,7 @@ def make_guide():
 
     def make(kind, priors, *, shaken=True):
         model = htr.BayesianClassifier(make_network(), priors)
-        guide = kind.around(model, model.placed(0), {}, OPTIONS)
+        guide = kind.from_weights(model.densities(0), {}, OPTIONS)
         if shaken:
             generator = torch.Generator().manual_seed(3)
             with torch.no_grad():

@@ -1,0 +1,80 @@
+"""Checks of settings that are numbers; each error names the setting, its value and its range."""
+
+from __future__ import annotations
+
+import math
+import numbers
+import operator
+from typing import Any
+
+
+def number(
+    value: Any,
+    what: str,
+    *,
+    above: float | None = None,
+    at_least: float | None = None,
+    below: float | None = None,
+    error: type[Exception] = ValueError,
+) -> float:
+    """Return `value` as a finite float within its bounds.
+
+    Args:
+        value: Any real number but a boolean.
+        what: The name of the setting in the error message.
+        above: The number must be greater than this.
+        at_least: The number must not be less than this.
+        below: The number must be less than this.
+        error: The class of the error to raise.
+
+    Raises:
+        ValueError: Not a finite number, or out of bounds; of the class `error`, if given.
+    """
+    result = math.nan
+    if not isinstance(value, bool) and isinstance(value, numbers.Real):
+        try:
+            result = float(value)
+        except OverflowError:
+            result = math.inf
+    if (
+        math.isfinite(result)
+        and (above is None or result > above)
+        and (at_least is None or result >= at_least)
+        and (below is None or result < below)
+    ):
+        return result
+    lower = f" greater than {above:g}" if above is not None else ""
+    if at_least is not None:
+        lower += f" of at least {at_least:g}"
+    upper = f"{' and' if lower else ''} below {below:g}" if below is not None else ""
+    raise error(f"{what}={value!r} must be a finite number{lower}{upper}")
+
+
+def whole_number(
+    value: Any,
+    what: str,
+    *,
+    at_least: int = 0,
+    below: int | None = None,
+    error: type[Exception] = ValueError,
+) -> int:
+    """Return `value` as an int within its bounds.
+
+    Args:
+        value: Any integer of Python, NumPy or PyTorch but a boolean; no float.
+        what: The name of the setting in the error message.
+        at_least: The number must not be less than this.
+        below: The number must be less than this.
+        error: The class of the error to raise.
+
+    Raises:
+        ValueError: Not a whole number, or out of bounds; of the class `error`, if given.
+    """
+    try:
+        result = None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        result = None
+    if result is None or result < at_least or (below is not None and result >= below):
+        upper = "" if below is None else f" and below {below}"
+        raise error(f"{what}={value!r} must be a whole number of at least {at_least}{upper}")
+    return result

@@ -1,0 +1,154 @@
+"""What all commands share at a terminal: options and their help, safe text, progress bars.
+
+The help of the command line imports this module, so `rich.progress` is loaded only when a bar is
+made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import unicodedata
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from typing_extensions import Self
+
+if TYPE_CHECKING:
+    from rich.progress import ProgressColumn
+
+_UNSAFE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+"""Unicode categories of characters that are invisible, or that a terminal may obey."""
+
+
+class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that states the default of each option, except of those that are off by default."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        off = action.default is None or action.default is False
+        return action.help if off else super()._get_help_string(action)
+
+
+def positive(text: str) -> int:
+    """Parse the value of an option as a whole number of at least 1."""
+    return _at_least(text, 1)
+
+
+def count(text: str) -> int:
+    """Parse the value of an option as a whole number of at least 0."""
+    return _at_least(text, 0)
+
+
+def _at_least(text: str, least: int) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = least - 1
+    if value < least:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {least} on")
+    return value
+
+
+def visible(text: str) -> str:
+    """Escape the characters of a text that are invisible or that change how others are shown.
+
+    Names in files of unknown origin may contain such characters, and a terminal obeys some of them.
+    """
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNSAFE else c
+        for c in text
+    )
+
+
+class ProgressBar(AbstractContextManager["ProgressBar"]):
+    """A progress bar for one task, on standard error.
+
+    Args:
+        columns: The columns of the bar.
+        show: Whether the bar is shown; `None` shows it if standard error is a terminal.
+        task: The arguments of `rich.progress.Progress.add_task`.
+    """
+
+    def __init__(self, columns: tuple[ProgressColumn, ...], show: bool | None, **task: Any) -> None:
+        from rich.progress import Progress
+
+        shown = sys.stderr.isatty() if show is None else show
+        self._progress = Progress(*columns, console=Console(stderr=True), disable=not shown)
+        self._task = self._progress.add_task(**task)
+
+    def advance(self, amount: float = 1) -> None:
+        """Move the bar forward by an amount."""
+        self._progress.advance(self._task, amount)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+
+class TrainingProgress(ProgressBar):
+    """The bar of a training run, over epochs and batches, with the metrics of the last epoch.
+
+    Args:
+        show: Whether the bar is shown; `None` shows it if standard error is a terminal.
+        label: The text before the bar.
+        epochs: The number of epochs.
+        done: The number of epochs that an earlier run has finished.
+        batches: The number of batches per epoch.
+    """
+
+    def __init__(
+        self, show: bool | None, label: str, *, epochs: int, done: int, batches: int
+    ) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[metrics]}"),
+            TimeRemainingColumn(),
+        )
+        total, completed = epochs * batches, done * batches
+        super().__init__(
+            columns, show, description=label, total=total, completed=completed, metrics=""
+        )
+
+    def epoch(self, metrics: dict[str, float]) -> None:
+        """Show the metrics of an epoch that has ended."""
+        parts = [f"loss {metrics['loss']:.4f}", f"acc {metrics['train_accuracy']:.4f}"]
+        if "val_nll" in metrics:
+            parts.append(f"val nll {metrics['val_nll']:.4f} acc {metrics['val_accuracy']:.4f}")
+        self._progress.update(self._task, metrics="  ".join(parts))
+
+
+class AnalysisProgress(ProgressBar):
+    """The bar of an analysis, over matrices, each weighted by the work that it costs.
+
+    Args:
+        show: Whether the bar is shown; `None` shows it if standard error is a terminal.
+        work: The work of all matrices together, in any unit.
+    """
+
+    def __init__(self, show: bool | None, work: float) -> None:
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TimeRemainingColumn(),
+        )
+        super().__init__(columns, show, description="", total=work)
+
+    def begin(self, name: str) -> None:
+        """Show the name of the matrix that is analysed next."""
+        self._progress.update(self._task, description=visible(name))

@@ -1,0 +1,54 @@
+"""Helpers for PyTorch: devices by name, the global random state, and the modes of modules."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+import torch
+from torch import nn
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """The device of a name, after a tensor has been placed on it.
+
+    Raises:
+        ValueError: There is no such device on this machine.
+    """
+    try:
+        return torch.zeros((), device=name).device
+    except (RuntimeError, AssertionError) as error:  # the name is unknown, or the device missing
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"device={str(name)!r} cannot be used here ({reason}); take 'cpu' or 'auto'"
+        ) from error
+
+
+def isolated_randomness() -> AbstractContextManager[None]:
+    """Restore the state of PyTorch's global random generators at the end of the block."""
+    return torch.random.fork_rng(devices=list(range(torch.cuda.device_count())))
+
+
+Modes = dict[nn.Module, bool]
+
+
+def modes_of(net: nn.Module) -> Modes:
+    """Whether each module of a network is in training mode."""
+    return {module: module.training for module in net.modules()}
+
+
+def set_modes(modes: Modes) -> None:
+    """Restore the modes that `modes_of` returned."""
+    for module, mode in modes.items():
+        module.training = mode
+
+
+@contextmanager
+def evaluation_mode(net: nn.Module) -> Iterator[None]:
+    """Put a network into evaluation mode, and restore the mode of each module afterwards."""
+    modes = modes_of(net)
+    net.eval()
+    try:
+        yield
+    finally:
+        set_modes(modes)

@@ -1,0 +1,241 @@
+"""Several processes that train together: which one this is, and how they exchange values.
+
+With one process nothing here communicates. `docs/distributed.md` says what several processes mean
+for data, randomness and errors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from bayes_htr.errors import ProcessError
+
+T = TypeVar("T")
+
+
+def world_size() -> int:
+    """Return how many processes train together: 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return the number of this process, from 0."""
+    return dist.get_rank() if world_size() > 1 else 0
+
+
+@contextmanager
+def process_group(device: str) -> Iterator[str]:
+    """Join the processes that a launcher such as `torchrun` has started, and leave them at the end.
+
+    Args:
+        device: `auto`, or a kind of device: `cpu` or `cuda`.
+
+    Yields:
+        The device of this process; where there is only one process, the given device.
+
+    Raises:
+        ValueError: The device is not for several processes.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1")) if "RANK" in os.environ else 1
+    if launched == 1:
+        yield device
+        return
+    own = own_device(device)
+    if own.type == "cuda":
+        torch.cuda.set_device(own)
+    dist.init_process_group("nccl" if own.type == "cuda" else "gloo")
+    try:
+        yield str(own)
+    finally:
+        dist.destroy_process_group()
+
+
+def own_device(device: str) -> torch.device:
+    """Return the device of this process among those of its machine.
+
+    Raises:
+        ValueError: Neither `auto`, `cpu` nor `cuda`, or more processes than devices.
+    """
+    kind = device
+    if device == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(
+            f"device={device!r} is not for several processes, each of which has one of its own; "
+            "give 'auto', 'cpu' or 'cuda'"
+        )
+    if kind == "cpu":
+        return torch.device("cpu")
+    index, there = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+    if index >= there:
+        raise ValueError(
+            f"process {index} of this machine has no device of its own: there are {there} for "
+            f"device={device!r}; start as many processes as devices, or give 'cpu'"
+        )
+    return torch.device("cuda", index)
+
+
+def meeting_device(device: torch.device) -> torch.device:
+    """Return where a tensor of this device has to be for all processes to exchange it."""
+    if dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
+def local_slice(count: int) -> slice:
+    """Return this process's contiguous part of `count` examples.
+
+    If the number of processes does not divide `count`, the first processes get one example more.
+    """
+    base, remainder = divmod(count, world_size())
+    start = rank() * base + min(rank(), remainder)
+    return slice(start, start + base + (rank() < remainder))
+
+
+def synchronised_rng(items: Iterable[T], seed: int) -> Iterator[T]:
+    """Iterate over items that draw from Torch's global generator, alike in all processes.
+
+    The caller's own draws between two items are not affected.
+
+    Args:
+        items: An iterable, such as a `DataLoader` that shuffles by the global generator.
+        seed: The seed of the draws, the same in all processes.
+    """
+    iterator = iter(items)
+    state = torch.Generator().manual_seed(seed).get_state()
+    while True:
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(state)
+            try:
+                item = next(iterator)
+            except StopIteration:
+                return
+            state = torch.get_rng_state()
+        yield item
+
+
+def all_sum(values: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes."""
+    if world_size() == 1:
+        return values
+    result = values.detach().clone().to(meeting_device(values.device))
+    with connected():
+        dist.all_reduce(result)
+    return result.to(values.device)
+
+
+def gathered(value: Any) -> list[Any]:
+    """Return the picklable values of all processes, by rank."""
+    values: list[Any] = [None] * world_size()
+    with connected():
+        dist.all_gather_object(values, value)
+    return values
+
+
+def copy_from_rank0(tensors: Iterable[Tensor]) -> None:
+    """Give tensors, in place, the values that they have in process 0."""
+    if world_size() == 1:
+        return
+    with connected(), torch.no_grad():
+        for tensor in tensors:
+            values = tensor.detach().contiguous()
+            dist.broadcast(values, src=0)
+            if rank() > 0:
+                tensor.copy_(values)
+
+
+def run_on_rank0(function: Callable[[], T]) -> T:
+    """Call a function in process 0 alone, and return its result in all processes.
+
+    Raises:
+        ProcessError: The function raised an error, which process 0 raises as it is.
+    """
+    if world_size() == 1:
+        return function()
+    result: list[Any] = [None]
+    with fail_together():
+        if rank() == 0:
+            result = [function()]
+    with connected():
+        dist.broadcast_object_list(result, src=0)
+    return result[0]
+
+
+def check_same(settings: Mapping[str, Any]) -> None:
+    """Require the settings of a run to be the same in all processes.
+
+    Raises:
+        ValueError: They differ; the message names the first setting that does.
+    """
+    if world_size() == 1:
+        return
+    first, *others = gathered(dict(settings))
+    for number, other in enumerate(others, start=1):
+        for key, value in other.items():
+            if value != first.get(key):
+                raise ValueError(
+                    f"{key} is {value!r} in process {number} and {first.get(key)!r} in process 0; "
+                    "give all processes the same model, data and settings"
+                )
+
+
+@contextmanager
+def fail_together() -> Iterator[None]:
+    """Turn an error of one process in this block into an error of all processes at its end.
+
+    Raises:
+        ProcessError: Another process raised an error.
+    """
+    if world_size() == 1:
+        yield
+        return
+    failure = None
+    try:
+        yield
+    except ProcessError:  # the others know of it, or have ended
+        raise
+    except Exception as error:
+        failure = error
+    raise_failures(failure)
+
+
+def raise_failures(failure: Exception | None) -> None:
+    """Raise this process's failure, or report that of another; all processes have to call it.
+
+    Args:
+        failure: What has gone wrong in this process, if anything.
+
+    Raises:
+        ProcessError: Another process has failed.
+    """
+    if world_size() == 1:
+        return
+    own = None if failure is None else f"{type(failure).__name__}: {failure}"
+    for number, text in enumerate(gathered(own)):
+        if failure is not None:
+            raise failure
+        if text is not None:
+            raise ProcessError(f"process {number} of {world_size()} failed: {text}")
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Say what has happened if a connection to another process breaks in this block.
+
+    Raises:
+        ProcessError: Another process cannot be reached.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise ProcessError(
+            f"another process cannot be reached ({error}); it has ended, and its own output tells "
+            "why; resume the run from its last checkpoint"
+        ) from error

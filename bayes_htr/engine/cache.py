@@ -1,0 +1,279 @@
+"""The gradient of one matrix's energy that is kept from one refresh to the next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayes_htr.engine.evaluation import Evaluation
+from bayes_htr.engine.refresh import Drift, has_drifted
+from bayes_htr.spectra import Cluster, Followed, Gradient, follow, shares, working, working_dtype
+
+TURN_SHARE = 1e-2
+"""A cluster follows more often while it turns by more than this share of the tolerance at a time
+..."""
+
+MIXED_TURN_SHARE = 4e-2
+"""... and by this one beside other parts of a gradient, which the tolerance alone bounds."""
+
+WIDTH_SHARE = 5e-3
+"""The width of a cluster's weights as a share of the tolerance."""
+
+NEGLIGIBLE = 1e-5
+"""The weight of a triplet that is left out of the gradient."""
+
+LOST = 0.5
+"""A cluster that turns by more than this share of the largest singular value at a time belongs to
+another matrix, which is too far away to follow."""
+
+FOLLOW_CHECKS = 4
+"""A cluster follows at least at every so many checks."""
+
+
+@dataclass
+class LeadingTriplets:
+    """The leading singular triplets of a matrix, which follow it between refreshes.
+
+    Attributes:
+        cluster: The triplets; `None` once they have lost the matrix.
+        sigma_at_refresh: The largest singular value at the last refresh.
+        sigma: The same when they followed last.
+        weights: Of the triplets in the gradient.
+        interval: Calls until they follow again.
+        age: Calls since they followed last.
+    """
+
+    cluster: Cluster | None
+    sigma_at_refresh: float
+    sigma: float
+    weights: list[float] = field(default_factory=lambda: [1.0])
+    interval: int = 1
+    age: int = 0
+
+    def step(self, W: Tensor) -> Followed:
+        """The triplets one step on, at the matrix `W`."""
+        assert self.cluster is not None
+        return follow(working(W), self.cluster, self.sigma)
+
+    def accept(self, step: Cluster, numbers: Sequence[float], policy: Drift, share: float) -> bool:
+        """Take the triplets that have followed the matrix.
+
+        Args:
+            step: The triplets.
+            numbers: Their values and what was kept, as in `Followed`. They are not finite if the
+                matrix is not; then the triplets are lost, as they are when it is another matrix.
+            policy: Says how soon they follow again.
+            share: How far they may turn at a time, as a share of the tolerance.
+
+        Returns:
+            Whether a refresh is due.
+        """
+        self.age = 0
+        if not all(math.isfinite(number) for number in numbers):
+            self.cluster = None
+            return True
+        self.cluster = step
+        count = len(numbers) // 2
+        values, kept = numbers[:count], numbers[count:]
+        before, self.weights = self.weights, shares(values, WIDTH_SHARE * policy.tol)
+        self.sigma = sigma = max(values)
+        # From a zero matrix on they can turn anywhere.
+        turned = LOST
+        if sigma > 0:
+            turned = abs(_mean(self.weights, values) - _mean(before, kept)) / sigma
+        bound = share * policy.tol
+        if turned < bound / 8:
+            self.interval = min(2 * self.interval, FOLLOW_CHECKS * policy.check_every)
+        elif turned >= bound:  # they turn by the square of what the matrix moves
+            halvings = math.ceil(math.log2(max(turned / bound, 1.1)) / 2)
+            self.interval = max(1, self.interval >> halvings)
+        if turned > LOST:
+            self.cluster = None
+            return True
+        return not abs(sigma - self.sigma_at_refresh) <= policy.tol * self.sigma_at_refresh
+
+
+def _mean(weights: Sequence[float], values: Sequence[float]) -> float:
+    pairs = zip(reversed(weights), reversed(values), strict=False)
+    return math.fsum(w * v for w, v in pairs)
+
+
+@dataclass
+class CachedGradient:
+    """Energy and gradient of one matrix, as of its last refresh.
+
+    Attributes:
+        evaluation: The energy with its derivatives.
+        strengths: Of the prior's terms, that it was computed at.
+        shape: Of the parameter.
+        reference: The matrix at the refresh, if its drift is tested.
+        hyperparameters: The unconstrained coordinates at the refresh, by name.
+        leading: The leading singular triplets, if the energy has a slope in the largest singular
+            value.
+        age: Calls since the refresh.
+        overdue: Whether the largest singular value has changed so much that a refresh is due.
+    """
+
+    evaluation: Evaluation
+    strengths: tuple[float, ...]
+    shape: tuple[int, ...]
+    reference: Tensor | None
+    hyperparameters: dict[str, Tensor]
+    leading: LeadingTriplets | None
+    age: int = 0
+    overdue: bool = False
+    _gradient: Gradient | None = field(default=None, repr=False)
+    _squared_norm: Tensor | None = field(default=None, repr=False)
+    _like: tuple[torch.Size, torch.dtype, torch.device] | None = field(default=None, repr=False)
+
+    @property
+    def can_drift(self) -> bool:
+        """Whether anything but the largest singular value can ask for a refresh."""
+        return self.reference is not None or bool(self.hyperparameters)
+
+    def fits(self, tensor: Tensor) -> bool:
+        """Whether it was computed for a parameter of this shape, precision and device."""
+        like = (tensor.shape, tensor.dtype, tensor.device)
+        if like == self._like:
+            return True
+        value = self.evaluation.value
+        if (self.shape, value.dtype, value.device) != (
+            tuple(tensor.shape),
+            working_dtype(tensor.dtype),
+            tensor.device,
+        ):
+            return False
+        self._like = like
+        return True
+
+    def advance(self, calls: int) -> bool:
+        """Count a call without a refresh.
+
+        Args:
+            calls: How many calls there have been in all.
+
+        Returns:
+            Whether the triplets have to follow the matrix at this call. Intervals are powers of 2,
+            or the longest of all, so that matrices follow at the same calls.
+        """
+        self.age += 1
+        leading = self.leading
+        if leading is None:
+            return False
+        leading.age += 1
+        return leading.cluster is not None and calls % leading.interval == 0
+
+    def turn(self, step: Cluster, numbers: Sequence[float], policy: Drift) -> None:
+        """Take triplets that have followed the matrix (`LeadingTriplets.accept`)."""
+        assert self.leading is not None
+        self._gradient = None
+        share = TURN_SHARE if self.evaluation.rest is None else MIXED_TURN_SHARE
+        self.overdue |= self.leading.accept(step, numbers, policy, share)
+
+    def drifted(self, W: Tensor, hyperparameters: Mapping[str, Tensor], tol: float) -> Tensor:
+        """Whether matrix or hyperparameters have moved by more than a tolerance: 0-d, bool."""
+        flag = W.new_zeros((), dtype=torch.bool)
+        if self.reference is not None:
+            if self._squared_norm is None:
+                r = self.reference.reshape(-1)
+                self._squared_norm = torch.dot(r, r)
+            flag = has_drifted(working(W), self.reference, self._squared_norm, tol)
+        if self.hyperparameters:
+            moved = [
+                (hyperparameters[n].detach() - u).abs() for n, u in self.hyperparameters.items()
+            ]
+            flag = flag | ~(torch.stack(moved).max() <= tol).to(flag.device, non_blocking=True)
+        return flag
+
+    def gradient(self, width: float) -> Gradient:
+        """The gradient with respect to the matrix, from triplets whose weights have this width."""
+        if self._gradient is None:
+            rest, slope = self.evaluation.rest, self.evaluation.slope
+            self._gradient = Gradient(rest)
+            leading = self.leading
+            if leading is not None and leading.cluster is not None and slope is not None:
+                used = [i for i, w in enumerate(reversed(leading.weights), 1) if w > NEGLIGIBLE]
+                left, right = leading.cluster.mean(width, max(used))
+                self._gradient = Gradient(rest, slope * left, right)
+        return self._gradient
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> None:
+        """Replace every tensor in it by `function` of it."""
+        self._gradient = self._squared_norm = self._like = None
+        self.evaluation = Evaluation(*(_mapped(value, function) for value in self.evaluation))
+        self.reference = _mapped(self.reference, function)
+        self.hyperparameters = _mapped(self.hyperparameters, function)
+        if self.leading is not None:
+            self.leading.cluster = _mapped(self.leading.cluster, function)
+
+    def state(self) -> dict[str, Any]:
+        """The cache as plain data and tensors."""
+        leading = self.leading or LeadingTriplets(None, 0.0, 0.0)
+        return {
+            "value": self.evaluation.value,
+            "penalty": self.evaluation.penalty,
+            "rest": self.evaluation.rest,
+            "slope": self.evaluation.slope,
+            "latent_gradients": self.evaluation.hyper_slopes,
+            "parts": self.evaluation.parts,
+            "strengths": self.strengths,
+            "shape": self.shape,
+            "reference": self.reference,
+            "latents": self.hyperparameters,
+            "cluster": None if leading.cluster is None else tuple(leading.cluster),
+            "sigma": leading.sigma_at_refresh,
+            "sigma_now": leading.sigma,
+            "weights": leading.weights,
+            "interval": leading.interval,
+            "since_follow": leading.age,
+            "age": self.age,
+            "overdue": self.overdue,
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> CachedGradient:
+        """The inverse of `state`, with tensors of its own."""
+        cluster, leading = state["cluster"], None
+        if state["slope"] is not None:
+            leading = LeadingTriplets(
+                None if cluster is None else Cluster(*cluster),
+                state["sigma"],
+                state["sigma_now"],
+                list(state["weights"]),
+                state["interval"],
+                state["since_follow"],
+            )
+        cache = cls(
+            Evaluation(
+                state["value"],
+                state["penalty"],
+                state["rest"],
+                state["slope"],
+                state["latent_gradients"],
+                state["parts"],
+            ),
+            tuple(state["strengths"]),
+            tuple(state["shape"]),
+            state["reference"],
+            state["latents"],
+            leading,
+            state["age"],
+            state["overdue"],
+        )
+        cache.map(torch.clone)
+        return cache
+
+
+def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Cluster):
+        return Cluster(*(function(t) for t in value))
+    if isinstance(value, dict):
+        return {k: _mapped(v, function) for k, v in value.items()}
+    return value

@@ -1,0 +1,294 @@
+"""One matrix under its prior through training: when it is evaluated, and what is cached of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from bayes_htr.engine.autograd import Derivative, Summand, itself
+from bayes_htr.engine.cache import WIDTH_SHARE, CachedGradient, LeadingTriplets
+from bayes_htr.engine.evaluation import Evaluation, evaluate
+from bayes_htr.engine.refresh import Drift, Exact, FlagKey, Refresh
+from bayes_htr.errors import PriorError
+from bayes_htr.priors import MatrixPrior
+from bayes_htr.spectra import (
+    Cluster,
+    Followed,
+    Gradient,
+    MatrixView,
+    Need,
+    Parameter,
+    plan,
+    working,
+)
+
+_FOLLOWED_TOL = 1e-3
+"""The tolerance of a top pair that will be followed: `u'Wv` is within about its square of
+`sigma_1`."""
+
+_NO_EPOCH = object()
+
+
+class MatrixEnergy:
+    """The energy of one matrix.
+
+    Args:
+        prior: The matrix's prior.
+        parameter: The parameter that the matrix is in.
+        policy: When the matrix is refreshed.
+
+    Attributes:
+        name: The matrix's name.
+        parameter: The parameter's name.
+        tensor: The parameter itself, and
+        strengths: the strengths of the prior's terms, both as of the last `update`.
+        is_stale: Whether a refresh is due whatever the matrix has become.
+        is_due: Whether a refresh is due, so far as the call has found out.
+        cache: The cached gradient; `None` before the first refresh.
+        started: Whether the matrix has been scored in training.
+        block: Where the iteration for its largest singular value starts.
+        refreshes: How often it has been refreshed.
+        is_cheap: Whether only entries are scored: then nothing is worth caching.
+        caches: Whether its gradient is cached at all.
+    """
+
+    tensor: Tensor
+    strengths: tuple[float, ...]
+
+    def __init__(self, prior: MatrixPrior, parameter: Parameter, policy: Refresh) -> None:
+        self.prior = prior
+        self.name = prior.name
+        self.parameter = parameter.name
+        self.policy = policy
+        self.cache: CachedGradient | None = None
+        self.is_stale = self.is_due = True
+        self.started = False
+        self.block: Tensor | None = None
+        self.refreshes = 0
+        self.is_cheap = not prior.spectral
+        needs_entries = any(term.optimised for term in prior.entries)
+        self.caches = not (isinstance(policy, Exact) or self.is_cheap or needs_entries)
+        self._path = parameter.path
+        self._modules, _, self._attribute = parameter.path.rpartition(".")
+        self._needs = Need()
+        self._epoch: object = _NO_EPOCH
+        self._summand: tuple[Tensor, Gradient, Summand] | None = None
+
+    def update(self, root: nn.Module, epoch: int | None) -> bool:
+        """Take the present parameter of a network, and the strengths of an epoch.
+
+        Returns:
+            Whether the matrix adds to the energy. A frozen parameter without hyperparameters adds
+            a constant, which is left out.
+
+        Raises:
+            PriorError: The parameter is there no more, or the prior has a schedule and the epoch
+                is `None`.
+        """
+        if self._epoch is _NO_EPOCH or epoch != self._epoch:
+            self.strengths = self.prior.strengths(epoch)
+            self._needs, self._epoch = self.prior.needs(self.strengths), epoch
+        self.tensor = tensor = self.parameter_in(root)
+        cache = self.cache
+        self.is_stale = (
+            cache is None
+            or not self.caches
+            or cache.strengths != self.strengths
+            or not cache.fits(tensor)
+        )
+        self.is_due = self.is_stale or (cache is not None and cache.overdue)
+        acts = any(self.strengths)
+        return acts and (tensor.requires_grad or bool(self.prior.optimised))
+
+    def parameter_in(self, root: nn.Module) -> Tensor:
+        """The parameter in the unwrapped network; `get_parameter` without its costs.
+
+        Raises:
+            PriorError: It is there no more.
+        """
+        try:
+            for module in self._modules.split(".") if self._modules else ():
+                root = root._modules[module]  # type: ignore[assignment]
+            tensor = root._parameters[self._attribute]
+        except (KeyError, AttributeError):
+            tensor = None
+        if tensor is None:
+            raise PriorError(
+                f"the network has no parameter {self._path!r} any more; bind its priors again"
+            )
+        return tensor
+
+    @property
+    def matrix(self) -> Tensor:
+        """The matrix now, without gradient."""
+        return self.prior.view(self.tensor.detach())
+
+    @property
+    def key(self) -> FlagKey:
+        """What a flag about it is known by."""
+        return self.name, self.refreshes
+
+    def follow(self) -> Followed:
+        """The leading singular triplets one step on, at the present matrix."""
+        assert self.cache is not None
+        assert self.cache.leading is not None
+        return self.cache.leading.step(self.matrix)
+
+    def drifted(self, hyperparameters: Mapping[str, Tensor]) -> Tensor:
+        """Whether the matrix or its hyperparameters have drifted too far: 0-d, bool."""
+        assert self.cache is not None
+        assert isinstance(self.policy, Drift)
+        return self.cache.drifted(self.matrix, hyperparameters, self.policy.tol)
+
+    def turn(self, step: Cluster, numbers: Sequence[float]) -> None:
+        """Take leading triplets that have followed the matrix (`LeadingTriplets.accept`)."""
+        assert self.cache is not None
+        assert isinstance(self.policy, Drift)
+        self.cache.turn(step, numbers, self.policy)
+        self.is_due |= self.cache.overdue
+
+    @property
+    def can_drift(self) -> bool:
+        """Whether anything but the largest singular value can ask for a refresh."""
+        return self.cache is not None and self.cache.can_drift
+
+    @property
+    def flops(self) -> float:
+        """How many floating-point operations an evaluation takes."""
+        return plan(self.prior.stated.needs, self.prior.shape).flops
+
+    def evaluate(self, hyperparameters: Mapping[str, Tensor]) -> Evaluation:
+        """The energy of the present matrix, to be cached.
+
+        Args:
+            hyperparameters: The unconstrained coordinates, by name.
+
+        Raises:
+            SpectrumError: A matrix that is not finite, or that a law cannot score.
+        """
+        followed = self._followed_cluster()
+        top = None if followed is None else followed.top()
+        tol = _FOLLOWED_TOL if self.caches and isinstance(self.policy, Drift) else None
+        view = MatrixView(
+            working(self.matrix),
+            self.name,
+            self._needs,
+            self.block,
+            started=self.started,
+            tol=tol,
+            top=top,
+        )
+        return evaluate(self.prior, view, self.strengths, hyperparameters)
+
+    def evaluate_at(self, tensor: Tensor, hyperparameters: Mapping[str, Tensor]) -> Evaluation:
+        """The energy of the matrix in another value of the parameter; the cache stays."""
+        W = working(self.prior.view(tensor.detach()))
+        view = MatrixView(W, self.name, self._needs, self.block, started=self.started)
+        return evaluate(self.prior, view, self.strengths, hyperparameters)
+
+    def accept(self, evaluation: Evaluation, hyperparameters: Mapping[str, Tensor]) -> None:
+        """Cache an evaluation of the present matrix."""
+        before = self.cache if self.cache is not None and self.cache.fits(self.tensor) else None
+        top, reference, leading = evaluation.top, None, None
+        if top is not None:
+            sigma = float(top.sigma)
+            leading = LeadingTriplets(Cluster.of(top), sigma, sigma)
+            if before is not None and before.leading is not None:
+                leading.interval = before.leading.interval
+                if self._followed_cluster() is not None:
+                    leading.cluster = before.leading.cluster
+                    leading.weights = before.leading.weights
+        if self.caches and isinstance(self.policy, Drift) and evaluation.rest is not None:
+            reference = working(self.matrix).clone()
+        self.cache = CachedGradient(
+            evaluation._replace(
+                parts=evaluation.parts if self.prior.optimised else {}, top=None, block=None
+            ),
+            self.strengths,
+            tuple(self.tensor.shape),
+            reference,
+            {n: hyperparameters[n].detach().clone() for n in self.prior.optimised},
+            leading,
+        )
+        self.block = evaluation.block
+        self.is_stale = self.is_due = False
+        self.started = True
+        self.refreshes += 1
+
+    def summand(self, hyperparameters: Mapping[str, Tensor]) -> Summand:
+        """What the matrix adds to the energy.
+
+        Value and slopes in the hyperparameters belong to their present values, given the spectrum
+        at the last refresh.
+        """
+        cache = self.cache
+        assert cache is not None
+        width = WIDTH_SHARE * self.policy.tol if isinstance(self.policy, Drift) else 0.0
+        gradient = cache.gradient(width)
+        if not self.prior.optimised:
+            known = self._summand
+            if known is None or known[0] is not self.tensor or known[1] is not gradient:
+                summand = self.summand_of(cache.evaluation, self.tensor, gradient, {})
+                self._summand = known = self.tensor, gradient, summand
+            return known[2]
+        evaluation = cache.evaluation
+        if cache.age > 0:
+            like, parts = evaluation.value, evaluation.parts
+            (m, n), needs = self.matrix.shape, self._needs
+            view = MatrixView.of_parts(like, (m, n), self.name, needs, parts)
+            evaluation = evaluate(self.prior, view, self.strengths, hyperparameters)
+        return self.summand_of(evaluation, self.tensor, gradient, hyperparameters)
+
+    def summand_of(
+        self,
+        evaluation: Evaluation,
+        tensor: Tensor,
+        gradient: Gradient,
+        hyperparameters: Mapping[str, Tensor],
+    ) -> Summand:
+        """The summand of an evaluation whose gradient in the parameter `tensor` is known."""
+        derivatives = [
+            Derivative(hyperparameters[name], itself, Gradient(slope))
+            for name, slope in evaluation.hyper_slopes.items()
+        ]
+        if gradient.rest is not None or gradient.left is not None:
+            derivatives.append(Derivative(tensor, self.prior.view, gradient))
+        return Summand(self.parameter, evaluation.value, evaluation.penalty, derivatives)
+
+    def state(self) -> dict[str, Any]:
+        """What is cached, as plain data and tensors."""
+        return {
+            "policy": repr(self.policy),
+            "held": None if self.cache is None or not self.caches else self.cache.state(),
+            "started": self.started,
+            "block": self.block,
+            "refreshes": self.refreshes,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state`; what was cached under another policy is left out."""
+        cached = state["held"] if state["policy"] == repr(self.policy) else None
+        self.cache = None if cached is None else CachedGradient.from_state(cached)
+        self.started = state["started"]
+        self.block = None if state["block"] is None else state["block"].clone()
+        self.refreshes = state["refreshes"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what the last call has left, in which a copy has no part."""
+        state = self.__dict__ | {"_summand": None}
+        state.pop("tensor", None)
+        return state
+
+    def _followed_cluster(self) -> Cluster | None:
+        """The triplets, if nothing else is cached and they have followed to the present matrix.
+
+        Where a refresh is due whatever the matrix has become, nothing follows at this call.
+        """
+        cache = self.cache
+        if cache is None or cache.leading is None or cache.evaluation.rest is not None:
+            return None
+        if not cache.overdue or self.is_stale or cache.leading.age > 0:
+            return None
+        return cache.leading.cluster

@@ -1,0 +1,282 @@
+"""One matrix of a spectral guide: its singular vectors and its cached KL divergence.
+
+The weights move at every step; the singular vectors are computed anew only now and then. In between
+they are those of the last refresh, and the KL divergence is linear in the weights, with value and
+gradient of the last refresh. The gradient is `2 U diag(sqrt(lambda) slopes) V'`, that of the
+eigenvalues alone. In the spreads the KL divergence is a cheaper function: it is evaluated anew when
+they have moved, and is linear in their logarithms in between.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import scipy
+import torch
+from torch import Tensor, nn
+
+from bayes_htr.engine.refresh import FlagKey, has_drifted
+from bayes_htr.errors import SpectrumError
+from bayes_htr.inference.guides.eigenvalues import EigenvaluePosterior
+from bayes_htr.inference.guides.gaussian import noise_like
+from bayes_htr.inference.guides.hyperparameters import HyperparameterMoments
+from bayes_htr.spectra import working, working_dtype
+from bayes_htr.spectra.gram import Eigen, eigen, pull_back
+from bayes_htr.spectra.matrices import check_finite
+
+
+class SpectralState(nn.Module):
+    """A matrix under a spectral prior.
+
+    Args:
+        law: The posterior of its eigenvalues.
+        parameter: The parameter that it is in.
+        spread: Where the standard deviations of the logarithms of singular values start.
+
+    Attributes:
+        is_due: Whether a refresh is due.
+        log_spread: `(free,)`, learnt: the logarithms of these, in the order of `frames`.
+        frames: `(K, free)`: singular vectors of the smaller side, at the last refresh. A column
+            keeps its place when eigenvalues change their order.
+        eigenvalues: `(K,)` float64 at the last refresh, first those of `frames`.
+    """
+
+    frames: Tensor
+    eigenvalues: Tensor
+    reference: Tensor
+    reference_log_spread: Tensor
+    slope: Tensor
+    spread_slope: Tensor
+    constant: Tensor
+
+    def __init__(self, law: EigenvaluePosterior, parameter: nn.Parameter, spread: float) -> None:
+        super().__init__()
+        self.law = law
+        self.is_due = False
+        self._parameter = (parameter,)  # in a tuple: the guide has registered it
+        K, d = law.prior.smaller, law.free
+        dtype, device = working_dtype(parameter.dtype), parameter.device
+        like = torch.zeros((), dtype=dtype, device=device)
+        exact = like.double()
+        self.log_spread = nn.Parameter(exact.new_full((d,), spread).log())
+        self.register_buffer("frames", like.new_zeros(K, d))
+        self.register_buffer("eigenvalues", exact.new_zeros(K))
+        self.register_buffer("reference", like.new_zeros(law.prior.shape))
+        self.register_buffer("reference_log_spread", exact.new_zeros(d))
+        self.register_buffer("slope", like.new_zeros(law.prior.shape))
+        self.register_buffer("spread_slope", exact.new_zeros(d))
+        self.register_buffer("constant", exact.new_zeros(()))
+        self._vectors: Tensor | None = None
+        self._current: tuple[Tensor, Tensor, Tensor] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy computes anew what belongs to the present weights.
+        return {**self.__dict__, "_vectors": None, "_current": None}
+
+    @property
+    def name(self) -> str:
+        """The matrix's name."""
+        return self.law.prior.name
+
+    @property
+    def matrix(self) -> Tensor:
+        """The matrix now, with gradient to the parameter."""
+        return self.law.prior.view(self._parameter[0])
+
+    @property
+    def key(self) -> FlagKey:
+        """What a flag about the matrix is known by; flags are read at once."""
+        return self.name, 0
+
+    @property
+    def can_drift(self) -> bool:
+        """As every matrix here."""
+        return True
+
+    @property
+    def is_tall(self) -> bool:
+        """Whether frames belong to the columns of the matrix; else to its rows."""
+        m, n = self.law.prior.shape
+        return m >= n
+
+    @property
+    def spread(self) -> Tensor:
+        """`(free,)` standard deviations of the logarithms of the singular values."""
+        return self.log_spread.exp()
+
+    def noise(
+        self, generator: torch.Generator | None = None, examples: int | None = None
+    ) -> Tensor:
+        """`(free,)` or `(examples, free)` standard normal.
+
+        From Torch's global generator if none is given.
+        """
+        like = self.log_spread if self.law.needs_medians else self.frames
+        shape = (self.law.free,) if examples is None else (examples, self.law.free)
+        return noise_like(like, generator, *shape)
+
+    def with_noise(self, W: Tensor, noise: Tensor, frames: Tensor | None = None) -> Tensor:
+        """`W` with the singular values of a draw: `b W + W V (g - b) V'`, two thin products.
+
+        Args:
+            W: `(m, n)`.
+            noise: `(free,)` standard normal.
+            frames: `(K, free)` singular vectors; by default those of the last refresh.
+
+        Returns:
+            `(m, n)`, differentiable with respect to `W` and the spreads, at fixed `frames`.
+        """
+        V = self.frames if frames is None else frames
+        tall = W.to(V.dtype) if self.is_tall else W.to(V.dtype).mT
+        Y = tall @ V
+        # |W v|^2 has the value-only gradient of an eigenvalue.
+        medians = Y.square().sum(0).double() if self.law.needs_medians else None
+        factors, base = self.factors(medians, noise)
+        rest = base * tall if self.law.has_ratios else tall
+        noisy = rest + (Y * (factors - base)) @ V.mT
+        return (noisy if self.is_tall else noisy.mT).to(W.dtype)
+
+    def sampled_eigenvalues(self, noise: Tensor) -> Tensor:
+        """The eigenvalues of `with_noise` at the present matrix, `(K,)` float64, in closed form.
+
+        Args:
+            noise: `(free,)` standard normal.
+        """
+        eigenvalues, free = self.current()[1], self.law.free
+        medians = eigenvalues[:free] if self.law.needs_medians else None
+        factors, base = self.factors(medians, noise)
+        sampled = eigenvalues * base.double().square()
+        sampled[:free] = eigenvalues[:free] * factors.double().square()
+        return sampled
+
+    def factors(self, medians: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """By what singular values are multiplied, and those that are points.
+
+        Args:
+            medians: `(free,)` eigenvalues; not needed unless `law.needs_medians`.
+            noise: `(..., free)` standard normal.
+
+        Returns:
+            `(..., free)` and `(..., 1)`.
+        """
+        factors = self.law.factors(medians, self.spread.to(noise), noise).to(self.frames)
+        first = factors[..., :1]
+        return factors, first if self.law.has_ratios else torch.ones_like(first)
+
+    def kl(self, W: Tensor, moments: HyperparameterMoments | None = None) -> Tensor:
+        """`E_q[log q - log p]` of the spectrum, 0-d float64.
+
+        Args:
+            W: `(m, n)`.
+            moments: Hyperparameters with gradient, at which the present spreads are scored; by
+                default the cached function of the spreads is used.
+        """
+        moved = torch.dot(self.slope.flatten(), W.to(self.slope.dtype).flatten()).double()
+        if moments is None:
+            step = self.log_spread - self.reference_log_spread
+            return self.constant + moved + torch.dot(self.spread_slope, step)
+        value = self.law.kl(self.eigenvalues, self.spread, moments)
+        return value + moved - torch.dot(self.slope.flatten(), self.reference.flatten()).double()
+
+    def drifted(self, tol: float) -> Tensor:
+        """Whether the matrix has moved by more than a tolerance since the refresh: 0-d, bool."""
+        W, reference = self.matrix.detach().to(self.reference.dtype), self.reference
+        r = reference.flatten()
+        return has_drifted(W, reference, torch.dot(r, r), tol)
+
+    def spreads_moved(self) -> Tensor:
+        """How far the logarithm of a spread has moved since it was cached, at most: 0-d."""
+        return (self.log_spread - self.reference_log_spread).abs().max()
+
+    @torch.no_grad()
+    def decompose(self) -> None:
+        """Take the spectrum of the present matrix; `cache` has to follow.
+
+        Raises:
+            SpectrumError: Entries that are not finite, or a zero singular value.
+        """
+        W = working(self.matrix.detach())
+        eigen_ = self._decomposed(W)
+        self._vectors = eigen_.vectors.to(W)
+        self.frames.copy_(self._vectors[:, : self.law.free])
+        self.eigenvalues.copy_(eigen_.values)
+        self.reference.copy_(W)
+        self._current = None
+        self.is_due = False
+
+    @torch.no_grad()
+    def take_spreads(self) -> None:
+        """Take the present spreads; `cache` has to follow."""
+        self.reference_log_spread.copy_(self.log_spread)
+
+    def cache(self, moments: HyperparameterMoments) -> None:
+        """Cache the KL divergence and its gradient at what `decompose` and `take_spreads` took.
+
+        Raises:
+            SpectrumError: They are not finite.
+        """
+        with torch.enable_grad():
+            eigenvalues = self.eigenvalues.clone().requires_grad_()
+            log_spread = self.reference_log_spread.clone().requires_grad_()
+            value = self.law.kl(eigenvalues, log_spread.exp(), moments)
+            slopes, spread_slope = torch.autograd.grad(value, (eigenvalues, log_spread))
+        if not bool(torch.isfinite(torch.cat([slopes, spread_slope])).all()):
+            spread = log_spread.exp()
+            raise SpectrumError(
+                f"{self.law.prior.name}: the KL divergence from {self.law.prior.spectral!r} is not "
+                f"finite at eigenvalues from {eigenvalues.min().item():.3g} to "
+                f"{eigenvalues.max().item():.3g} and spreads from {spread.min().item():.3g} to "
+                f"{spread.max().item():.3g}; lower the learning rate, or take Lomax"
+            )
+        if self._vectors is not None:  # decomposed since
+            slope = pull_back(self.reference, self._vectors, slopes.to(self.reference))
+            self.slope.copy_(slope)
+            self._vectors = None
+        self.spread_slope.copy_(spread_slope)
+        self.constant.copy_(value.detach() - (self.slope * self.reference).sum())
+
+    @torch.no_grad()
+    def current(self) -> tuple[Tensor, Tensor]:
+        """Singular vectors `(K, free)` and eigenvalues `(K,)` of the present matrix.
+
+        The cache stays as it is.
+
+        Raises:
+            SpectrumError: As `decompose`.
+        """
+        W = self.matrix.detach()
+        if torch.equal(W.to(self.reference.dtype), self.reference):
+            return self.frames, self.eigenvalues
+        if self._current is None or not torch.equal(W, self._current[0]):
+            eigen_ = self._decomposed(working(W))
+            frames = eigen_.vectors[:, : self.law.free].to(self.frames)
+            self._current = W.clone(), frames, eigen_.values
+        return self._current[1:]
+
+    def _decomposed(self, W: Tensor) -> Eigen:
+        """Eigenvalues and vectors, of which the free ones keep their places."""
+        name, K = self.law.prior.name, self.law.prior.smaller
+        check_finite(W, name)
+        values, vectors, floor = eigen(W, count=K, digits=True)
+        rank = int((values > floor * values[0]).sum())
+        if rank < K:
+            raise SpectrumError(
+                f"{name} has rank {rank} of {K} (smallest singular value "
+                f"{values[-1].sqrt().item():.3g}), and the spectral guide is a law of the "
+                "logarithms of all its singular values; start from weights of full rank, or "
+                "leave it out by patterns"
+            )
+        if not bool(self.frames.any()):  # the first time
+            return Eigen(values.double(), vectors, floor)
+        order = torch.arange(K, device=W.device)
+        order[: self.law.free] = self._places(vectors[:, : self.law.free])
+        return Eigen(values[order].double(), vectors[:, order], floor)
+
+    def _places(self, vectors: Tensor) -> Tensor:
+        """Which vector takes each place: those that overlap most, but for the largest."""
+        first = 1 if self.law.has_ratios else 0
+        places = torch.arange(self.law.free)
+        old, new = self.frames[:, first:].to(vectors), vectors[:, first:]
+        _, columns = scipy.optimize.linear_sum_assignment(-(old.mT @ new).square().cpu().numpy())
+        places[first:] = torch.as_tensor(columns) + first
+        return places

@@ -1,0 +1,413 @@
+"""A training run by mini-batch gradients: epochs, checkpoints, early stopping and callbacks.
+
+`Trainer` is what `htr.MAP` and `htr.SVI` share. A subclass builds what is learnt, and defines one
+update and the epoch's metrics.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
+
+from bayes_htr._terminal import TrainingProgress
+from bayes_htr._torch import isolated_randomness, modes_of, set_modes
+from bayes_htr.errors import CheckpointError, DivergenceError, SpectrumError
+from bayes_htr.inference.callbacks import EpochEvent, StepCallback, StepEvent
+from bayes_htr.inference.problem import Fitted, Problem
+from bayes_htr.inference.run_folder import CHECKPOINT, RunFolder
+from bayes_htr.inference.settings import HYPER_LR, TrainingSettings, needs_closure, stretch_cosine
+
+_CHECK_EVERY = 50
+"""Steps between two looks at the loss on an accelerator, each of which waits for the device."""
+
+
+class Trainer(ABC):
+    """The state of one training run, all of which goes into checkpoints.
+
+    Args:
+        method: The settings.
+        problem: What to train.
+        learnt: What is learnt besides the network's weights: an energy or a guide.
+        parameters: What the method's optimiser updates.
+        hyperparameters: What an Adam of its own updates, with a learning rate of 0.05.
+
+    Raises:
+        ValueError: Early stopping without validation data.
+    """
+
+    label: ClassVar[str]
+    """The text before the progress bar."""
+    learnt_name: ClassVar[str]
+    """The name of `learnt` in checkpoints."""
+
+    def __init__(
+        self,
+        method: TrainingSettings,
+        problem: Problem,
+        learnt: nn.Module,
+        parameters: list[nn.Parameter],
+        hyperparameters: list[nn.Parameter],
+    ) -> None:
+        if method.patience is not None and problem.validation is None:
+            raise ValueError(
+                f"patience={method.patience} needs validation data; pass validation=(X, y)"
+            )
+        self.method = method
+        self.problem = problem
+        self.net = problem.net
+        if not self.net.training:  # otherwise layers in evaluation mode stay in it
+            self.net.train()
+        self.modes = modes_of(self.net)
+        self.learnt = learnt
+        self.optimizer = method.optimizer(parameters, lr=float(method.lr))
+        self.needs_closure = needs_closure(self.optimizer)
+        self.scheduler = self._make_scheduler()
+        self.hyper_optimizer = (
+            torch.optim.Adam(hyperparameters, lr=HYPER_LR) if hyperparameters else None
+        )
+        self.folder: RunFolder | None = None
+        self.epoch = 0
+        self.step = 0
+        self.history: list[dict[str, float]] = []
+        self.best: dict[str, Any] | None = None
+        self.step_callbacks = [c for c in problem.callbacks if isinstance(c, StepCallback)]
+        self.unchecked_losses: list[Tensor] = []  # losses of the last steps
+
+    # What a method defines
+
+    @abstractmethod
+    def update(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Update what is learnt by one batch.
+
+        Args:
+            x: Inputs `(N, ...)`.
+            y: Labels `(N,)`.
+            size: The number of examples in the batch: `N`, or more where several processes share
+                the batch.
+
+        Returns:
+            The loss before the update, 0-d; and three sums over the batch, `(3,)`, whose means
+            over the epoch's examples are given to `metrics`.
+        """
+
+    @abstractmethod
+    def metrics(self, means: list[float]) -> dict[str, float]:
+        """Name the means of what `update` has summed."""
+
+    @abstractmethod
+    def validate(self) -> tuple[float, float]:
+        """Return NLL (nats per example) and accuracy on the validation data."""
+
+    @abstractmethod
+    def learnt_parameters(self) -> list[Tensor]:
+        """Return all that the optimisers update."""
+
+    @abstractmethod
+    def fitted(self) -> Fitted:
+        """Return the result of the run, with the network in evaluation mode."""
+
+    def follow_priors(self, epoch: int) -> None:  # noqa: B027  (an energy is told the epoch)
+        """Use the priors as they are at an epoch, from 0."""
+
+    def update_network(self, x: Tensor) -> None:  # noqa: B027  (MAP updates the network itself)
+        """Give the network the weights that callbacks and validation are to see.
+
+        Args:
+            x: The inputs of the last batch, on which an error is explained.
+        """
+
+    # The run
+
+    def run(
+        self, folder: RunFolder | None = None, checkpoint: dict[str, Any] | None = None
+    ) -> Fitted:
+        """Train to the end, with a checkpoint after every epoch; see `bayes_htr.fit`.
+
+        Args:
+            folder: The run folder, if any.
+            checkpoint: The state from which to resume, if any.
+
+        Raises:
+            DivergenceError: A loss, weight or spectrum became NaN or infinite.
+            CheckpointError: The checkpoint does not fit this run.
+        """
+        self.folder = folder
+        problem = self.problem
+        with isolated_randomness():
+            torch.manual_seed(problem.seed)
+            if checkpoint is None:
+                self.save()
+            else:
+                self.restore(checkpoint)
+            bar = TrainingProgress(
+                problem.progress,
+                self.label,
+                epochs=problem.epochs,
+                done=self.epoch,
+                batches=len(problem.train),
+            )
+            self.run_hooks("on_start")
+            with bar:
+                while self.epoch < problem.epochs and not self.is_out_of_patience():
+                    metrics = self.train_epoch(bar)
+                    bar.epoch(metrics)
+                    self.save()
+                    if self.should_stop(metrics):
+                        break
+            self.run_hooks("on_end")
+            if self.best is not None:
+                self._load_learnt(self.best)
+            return self.fitted()
+
+    def train_epoch(self, bar: TrainingProgress) -> dict[str, float]:
+        """Train for one epoch, validate, and return the epoch's metrics."""
+        start = time.perf_counter()
+        set_modes(self.modes)  # a callback may have changed them
+        lr = float(self.optimizer.param_groups[0]["lr"])
+        means, last_batch = self.train_batches(bar)
+        metrics = {"epoch": float(self.epoch + 1), **self.metrics(means), "lr": lr}
+        if self.problem.validation is not None:
+            nll, accuracy = self.validate()
+            if last_batch is not None and not math.isfinite(nll):
+                raise self.diverged(f"the validation NLL is {nll}", self.step - 1, last_batch)
+            metrics |= {"val_nll": nll, "val_accuracy": accuracy}
+        self.epoch += 1
+        if self.method.patience is not None:
+            self._note_best(metrics["val_nll"])
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(metrics.get("val_nll", metrics["loss"]))
+        elif self.scheduler is not None:
+            self.scheduler.step()
+        metrics["seconds"] = time.perf_counter() - start
+        self.history.append(metrics)
+        return metrics
+
+    def train_batches(self, bar: TrainingProgress) -> tuple[list[float], Tensor | None]:
+        """Update by every batch of the epoch.
+
+        Returns:
+            The means over the epoch's examples of what `update` sums, and the last batch's inputs.
+        """
+        train = self.problem.train
+        train.set_epoch(self.epoch)
+        if self.epoch:
+            self.follow_priors(self.epoch)
+        sums = torch.zeros(3, dtype=torch.float64, device=train.device)
+        count, x = 0, None
+        for x, y in train:
+            loss, of_batch = self.update(x, y, len(y))
+            sums += of_batch.to(sums)
+            count += len(y)
+            self.after_step(loss, x)
+            bar.advance()
+        if x is not None:
+            self.check_losses(x)
+            self.check_weights(x)
+            self.update_network(x)
+        return (sums / count).tolist(), x
+
+    def after_step(self, loss: Tensor, x: Tensor) -> None:
+        """Count an update, check its loss, and call the callbacks for which the step is due."""
+        self.step += 1
+        self.unchecked_losses.append(loss)
+        if x.device.type == "cpu" or len(self.unchecked_losses) == _CHECK_EVERY:
+            self.check_losses(x)
+        if self.step_callbacks:
+            self.run_step_callbacks(x)
+
+    # Numbers that are not finite
+
+    def check_losses(self, x: Tensor) -> None:
+        """Raise if one of the losses since the last check is not finite."""
+        losses, self.unchecked_losses = self.unchecked_losses, []
+        finite = torch.isfinite(torch.stack(losses)).tolist() if losses else []
+        if not all(finite):
+            first = finite.index(False)
+            step = self.step - len(losses) + first
+            raise self.diverged(f"the loss is {losses[first].item()}", step, x)
+
+    def check_weights(self, x: Tensor) -> None:
+        """Raise if the last update, which no loss has seen yet, made a weight not finite."""
+        for p in self.learnt_parameters():
+            if not bool(torch.isfinite(p).all()):
+                raise self.diverged("a weight is not finite after it", self.step - 1, x)
+
+    def diverged(self, reason: str, step: int, x: Tensor) -> DivergenceError:
+        """Return the error to raise; it names step, epoch, layer, and the last good checkpoint."""
+        last = "no run folder was given"
+        if self.folder is not None:
+            last = f"the last good checkpoint is {self.folder.path / CHECKPOINT}"
+        return DivergenceError(
+            f"training diverged at step {step} (epoch {self.epoch}): {reason}; "
+            f"{_first_nonfinite(self.net, x)}; {last}. "
+            "Lower the learning rate, clip gradients, or lower the prior's strength"
+        )
+
+    # Callbacks
+
+    def run_step_callbacks(self, x: Tensor) -> None:
+        """Show the network to the callbacks for which this step is due."""
+        for callback in self.step_callbacks:
+            if callback.is_due(self.step):
+                self.update_network(x)
+                try:
+                    self._run_hook(callback.on_step)
+                except SpectrumError as error:
+                    raise self.diverged(str(error), self.step - 1, x) from error
+
+    def run_hooks(self, name: Literal["on_start", "on_end"]) -> None:
+        """Call one hook of all callbacks that follow the steps."""
+        for callback in self.step_callbacks:
+            self._run_hook(getattr(callback, name))
+
+    def _run_hook(self, hook: Callable[[StepEvent], None]) -> None:
+        with isolated_randomness():
+            hook(StepEvent(self.step, self.step / len(self.problem.train), self.net))
+
+    def should_stop(self, metrics: dict[str, float]) -> bool:
+        """Call the callbacks after an epoch, and return whether one of them asks to stop.
+
+        A resumed run goes on all the same.
+        """
+        with isolated_randomness():
+            event = EpochEvent(self.epoch, dict(metrics), self.net)
+            answers = [callback(event) for callback in self.problem.callbacks]
+        return any(_is_true(answer) for answer in answers)
+
+    # Early stopping
+
+    def _note_best(self, nll: float) -> None:
+        if self.best is None or nll < self.best["nll"]:
+            learnt = copy.deepcopy(self._learnt_state())
+            self.best = {"nll": nll, "epoch": self.epoch, **learnt}
+
+    def is_out_of_patience(self) -> bool:
+        """Return whether the validation NLL has not improved for `patience` epochs."""
+        if self.method.patience is None or self.best is None:
+            return False
+        return self.epoch - int(self.best["epoch"]) >= self.method.patience
+
+    # Schedules and checkpoints
+
+    def _make_scheduler(self) -> LRScheduler | ReduceLROnPlateau | None:
+        if self.method.scheduler is None:
+            return None
+        if self.method.scheduler == "cosine":
+            return CosineAnnealingLR(self.optimizer, T_max=max(1, self.problem.epochs))
+        return self.method.scheduler(self.optimizer)
+
+    def save(self) -> None:
+        """Write a checkpoint and the metrics, if there is a run folder."""
+        if self.folder is None:
+            return
+        hyper, scheduler = self.hyper_optimizer, self.scheduler
+        state = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "history": self.history,
+            "best": self.best,
+            **self._learnt_state(),
+            "optimizer": self.optimizer.state_dict(),
+            "hyper": None if hyper is None else hyper.state_dict(),
+            "scheduler": None if scheduler is None else scheduler.state_dict(),
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "order": [g.get_state() for g in self.problem.train.generators],
+        }
+        self.folder.write_checkpoint(state)
+        self.folder.write_metrics(self.history)
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over the state that `save` has written.
+
+        Raises:
+            CheckpointError: The state is that of another run.
+        """
+        try:
+            self._load_learnt(state)
+            self.optimizer.load_state_dict(state["optimizer"])
+            if self.hyper_optimizer is not None:
+                self.hyper_optimizer.load_state_dict(state["hyper"])
+            if self.scheduler is not None:
+                self.scheduler.load_state_dict(state["scheduler"])
+            if isinstance(self.scheduler, CosineAnnealingLR) and self.method.scheduler == "cosine":
+                stretch_cosine(self.scheduler, max(1, self.problem.epochs), state["epoch"])
+            torch.set_rng_state(state["random"])
+            if state["random_cuda"] and torch.cuda.is_available():
+                torch.cuda.set_rng_state_all(state["random_cuda"])
+            for generator, order in zip(self.problem.train.generators, state["order"], strict=True):
+                generator.set_state(order)
+            self.epoch, self.step = state["epoch"], state["step"]
+            self.history, self.best = state["history"], state["best"]
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise CheckpointError(
+                f"the checkpoint in {self.folder.path if self.folder else ''} does not fit this "
+                f"run: {error}"
+            ) from error
+
+    def _learnt_state(self) -> dict[str, Any]:
+        return {"net": self.net.state_dict(), self.learnt_name: self.learnt.state_dict()}
+
+    def _load_learnt(self, state: Mapping[str, Any]) -> None:
+        """Load the network and what else is learnt from a checkpoint or the best epoch's state."""
+        self.net.load_state_dict(state["net"])
+        if state["epoch"]:  # the priors of that epoch come before what was learnt under them
+            self.follow_priors(int(state["epoch"]) - 1)
+        self.learnt.load_state_dict(state[self.learnt_name])
+
+
+def trainable_weights(net: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of a network that are not frozen.
+
+    Raises:
+        ValueError: All are frozen.
+    """
+    weights = [p for p in net.parameters() if p.requires_grad]
+    if not weights:
+        raise ValueError("the network has no trainable parameters; unfreeze some")
+    return weights
+
+
+def _is_true(answer: object) -> bool:
+    """Return whether this is the boolean `True` of Python, NumPy or PyTorch, and nothing else."""
+    if isinstance(answer, Tensor) and answer.ndim == 0 and answer.dtype == torch.bool:
+        return bool(answer)
+    return isinstance(answer, (bool, np.bool_)) and bool(answer)
+
+
+def _first_nonfinite(net: nn.Module, x: Tensor) -> str:
+    """Say which parameter, or else which layer's output, is the first that is not finite."""
+    for name, parameter in net.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            return f"the first parameter that is not finite is {name}"
+    bad: list[str] = []
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
+                bad.append(name)
+
+        return hook
+
+    leaves = [(n, m) for n, m in net.named_modules() if not any(m.children())]
+    handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
+    try:
+        with torch.no_grad():
+            if len(x):  # a process's part of a batch may be empty
+                net(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if bad:
+        return f"the first layer whose output is not finite is {bad[0]}"
+    name, weight = max(net.named_parameters(), key=lambda item: float(item[1].detach().abs().max()))
+    return f"all weights are finite, the largest ({weight.detach().abs().max():.3g}) in {name}"

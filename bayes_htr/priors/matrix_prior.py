@@ -1,0 +1,416 @@
+"""The prior of one matrix of a network: its energy, its densities, and how to draw from it.
+
+`Priors.resolve` makes one for every matrix, and everything else takes it. For a mode any energy
+will do (`MatrixPrior.energy`). A posterior needs densities, and `MatrixPrior.density_at` says
+which priors are: proper laws of a whole spectrum, of its largest value, or of the entries.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import biject_to
+
+from bayes_htr.errors import PriorError
+from bayes_htr.priors.hyperparameters import Hyperparameter, hyperparameters_of
+from bayes_htr.priors.prior import Gate, Prior, Statistic, Term, Terms
+from bayes_htr.priors.schedules import Schedule, factor_at
+from bayes_htr.priors.tempered import tempered_distribution
+from bayes_htr.spectra import MatrixView, Need, haar, log_frame_constant, log_jacobian
+
+Values = Mapping[str, Tensor]
+"""Hyperparameters by name."""
+
+_FLOAT64 = torch.zeros((), dtype=torch.float64)
+
+
+def _itself(W: Tensor) -> Tensor:
+    return W
+
+
+@dataclass(frozen=True)
+class ResolvedTerm:
+    """A statistic of one matrix with its law, strength and hyperparameters.
+
+    Attributes:
+        statistic: The statistic with its law.
+        strength: The power of the law, without what schedules make of it.
+        schedules: What multiplies the strength from epoch to epoch.
+        hyperparameters: Those of the law that have hyperpriors, by argument.
+    """
+
+    statistic: Statistic
+    strength: float
+    schedules: tuple[Schedule, ...]
+    hyperparameters: Mapping[str, Hyperparameter]
+
+    @cached_property
+    def optimised(self) -> dict[str, Hyperparameter]:
+        """The hyperparameters that a mode optimises: all but one that is integrated out."""
+        if self.statistic.law.conjugate is None:
+            return dict(self.hyperparameters)
+        return {k: v for k, v in self.hyperparameters.items() if k != "tail_index"}
+
+    def law(self, values: Values, like: Tensor) -> Any:
+        """The distribution at these hyperparameters, in the precision and on the device of `like`.
+
+        Args:
+            values: Hyperparameters by name, 0-d or of one batch shape.
+            like: A tensor.
+        """
+        arguments = self.statistic.law.numbers_like(like)
+        for argument, hyperparameter in self.hyperparameters.items():
+            arguments[argument] = values[hyperparameter.name].to(like.device)
+        return self.statistic.law.distribution_of(arguments)
+
+    def log_prob(self, x: Tensor, values: Values) -> Tensor:
+        """`strength` times the sum of `log p` over the last dimension of `x`.
+
+        Minus infinity where a value lies outside the law's support.
+        """
+        law = self.law(values, x)
+        outside = ~law.support.check(x)
+        inside = biject_to(law.support)(x.new_zeros(()))  # some point of the support
+        log_p = law.log_prob(torch.where(outside, inside, x))
+        return self.strength * torch.where(outside, -torch.inf, log_p).sum(-1)
+
+    def log_factor(self, eigenvalues: Tensor, values: Values) -> Tensor:
+        """`strength` times the sum of `log p` of a spectral statistic, without any Jacobian.
+
+        Args:
+            eigenvalues: `(..., K)`, in any order.
+            values: Hyperparameters by name.
+
+        Returns:
+            `(...)`.
+        """
+        return self.log_prob(self.statistic.of_eigenvalues(eigenvalues), values)
+
+    def log_spectral_density(self, eigenvalues: Tensor, values: Values) -> Tensor:
+        """The log density of the ordered spectrum under this term alone, per `d lambda`.
+
+        `K! prod p(lambda)`, `K! prod p(sigma) / (2 sigma)`, or
+        `(K-1)! p(lambda_1) lambda_1^-(K-1)`; the strength is a power of `p` alone.
+        """
+        return self.log_factor(eigenvalues, values) + self.statistic.log_volume(eigenvalues)
+
+
+@dataclass(frozen=True)
+class MatrixPrior:
+    """The prior of one matrix, or of a vector, which is seen as one row.
+
+    Attributes:
+        name: The matrix's name.
+        shape: `(m, n)`.
+        stated: The prior as it was written.
+        terms: Its terms.
+        gates: The terms that act only above a threshold.
+        view: Takes the parameter's tensor to the matrix.
+        is_vector: Whether it is a vector.
+    """
+
+    name: str
+    shape: tuple[int, int]
+    stated: Prior
+    terms: tuple[ResolvedTerm, ...]
+    gates: tuple[Gate, ...] = ()
+    view: Callable[[Tensor], Tensor] = field(default=_itself, compare=False, repr=False)
+    is_vector: bool = False
+
+    @classmethod
+    def of(
+        cls,
+        prior: Prior,
+        name: str,
+        shape: tuple[int, int],
+        *,
+        strength: float = 1.0,
+        schedules: tuple[Schedule, ...] = (),
+        view: Callable[[Tensor], Tensor] = _itself,
+        is_vector: bool = False,
+    ) -> MatrixPrior:
+        """Resolve a prior for one matrix.
+
+        Args:
+            prior: The prior.
+            name: The matrix's name.
+            shape: `(m, n)`.
+            strength: That of all priors of the network, which multiplies its own.
+            schedules: Those of all priors of the network.
+            view: Takes the parameter's tensor to the matrix; by default it is the matrix.
+            is_vector: Whether it is a vector.
+        """
+        terms, gates = prior.decompose()
+        hyperparameters = hyperparameters_of(prior, name)
+        return cls(
+            name,
+            shape,
+            prior,
+            tuple(
+                ResolvedTerm(t.statistic, strength * t.strength, (*schedules, *t.schedules), own)
+                for t, own in zip(terms, hyperparameters, strict=True)
+            ),
+            gates,
+            view,
+            is_vector,
+        )
+
+    @property
+    def smaller(self) -> int:
+        """The smaller side: how many eigenvalues there are."""
+        return min(self.shape)
+
+    @property
+    def larger(self) -> int:
+        """The larger side."""
+        return max(self.shape)
+
+    @property
+    def status(self) -> str:
+        """As `Prior.status`, at the strength that all priors together give it."""
+        terms = (Term(t.statistic, t.strength, t.schedules) for t in self.terms)
+        return Terms(tuple(terms), self.gates).status
+
+    @cached_property
+    def spectral(self) -> tuple[ResolvedTerm, ...]:
+        """The terms on the spectrum.
+
+        That which says most of it comes first: it decides what is sampled, and has the Jacobian
+        of its natural coordinate.
+        """
+        terms = (t for t in self.terms if t.statistic.of_spectrum)
+        return tuple(sorted(terms, key=lambda t: t.statistic.precedence))
+
+    @cached_property
+    def entries(self) -> tuple[ResolvedTerm, ...]:
+        """The terms on the entries."""
+        return tuple(t for t in self.terms if not t.statistic.of_spectrum)
+
+    @cached_property
+    def hyperparameters(self) -> dict[str, Hyperparameter]:
+        """All hyperparameters by name, also one that a mode integrates out."""
+        return {h.name: h for term in self.terms for h in term.hyperparameters.values()}
+
+    @cached_property
+    def optimised(self) -> dict[str, Hyperparameter]:
+        """The hyperparameters that a mode optimises, by name."""
+        return {h.name: h for term in self.terms for h in term.optimised.values()}
+
+    def strengths(self, epoch: int | None) -> tuple[float, ...]:
+        """The strength of each term at an epoch.
+
+        Raises:
+            PriorError: A schedule and no epoch.
+        """
+        return tuple(t.strength * factor_at(t.schedules, epoch) for t in self.terms)
+
+    def needs(self, strengths: Sequence[float]) -> Need:
+        """What the terms of positive strength need of the matrix."""
+        needs = Need()
+        for term, strength in zip(self.terms, strengths, strict=True):
+            if strength:
+                needs |= term.statistic.needs
+        return needs
+
+    def energy(
+        self, view: MatrixView, strengths: Sequence[float], values: Values
+    ) -> tuple[Tensor, float]:
+        """The energy of the matrix, the terms that do not act left out.
+
+        Args:
+            view: The matrix.
+            strengths: Of the terms.
+            values: The hyperparameters that a mode optimises, by name.
+
+        Returns:
+            The energy, 0-d, with gradient to the parts of `view` and the hyperparameters; and the
+            penalty, which is the energy of all terms at strength 1.
+
+        Raises:
+            SpectrumError: A law cannot score the matrix.
+        """
+        energies: list[Tensor] = []
+        penalties: list[float] = []
+        for term, strength in zip(self.terms, strengths, strict=True):
+            own = {argument: values[h.name] for argument, h in term.optimised.items()}
+            if strength == 0:
+                energies.append(view.W.new_zeros(()))
+                penalties.append(0.0)
+                continue
+            energy = term.statistic.energy(view, own)
+            penalties.append(energy.item())
+            if not math.isfinite(penalties[-1]):
+                raise term.statistic.not_finite(view, penalties[-1])
+            if term.statistic.law.conjugate is None:
+                energies.append(strength * energy)
+            else:  # the power is one of the law within the integral over the tail index
+                energies.append(term.statistic.energy(view, own, strength))
+        if len(energies) == 1 and not self.gates:
+            return energies[0], penalties[0]
+        acts = [1.0] * len(energies)
+        for threshold, members in self.gates:
+            if sum(penalties[j] for j in members) < threshold:
+                for j in members:
+                    acts[j] = 0.0
+        total = torch.stack([e.to(energies[0]) for e in energies]) @ energies[0].new_tensor(acts)
+        return total, sum(penalties)
+
+    def density_at(self, epoch: int | None) -> MatrixPrior:
+        """The prior as a density: the terms that act at an epoch, with their strengths there.
+
+        Raises:
+            PriorError: It is no density, and what to take instead; or a schedule and no epoch.
+        """
+        if self.gates:
+            raise PriorError(
+                f"{self.name}: {self.stated!r} acts only above a threshold and is no density; "
+                "leave out .above(...), as in ESD(Lomax(2.0)), or use htr.MAP"
+            )
+        strengths = zip(self.terms, self.strengths(epoch), strict=True)
+        terms = tuple(replace(t, strength=s, schedules=()) for t, s in strengths if s > 0)
+        for term in terms:
+            _require_density(term, self.name)
+        return replace(self, terms=terms)
+
+    def unscaled_density(self) -> MatrixPrior:
+        """The density that the prior states at strength 1, whatever its strengths and schedules.
+
+        Raises:
+            PriorError: It is no density.
+        """
+        terms = tuple(replace(t, strength=1.0, schedules=()) for t in self.terms if t.strength > 0)
+        return replace(self, terms=terms).density_at(None)
+
+    def informing_values(self) -> dict[str, float]:
+        """How many values each hyperparameter is inferred from; `p^s` counts one `s` times."""
+        counts: dict[str, float] = {}
+        for term in (*self.spectral, *self.entries):
+            scored = term.strength * term.statistic.num_values(self.shape)
+            for hyperparameter in term.hyperparameters.values():
+                counts[hyperparameter.name] = counts.get(hyperparameter.name, 0.0) + scored
+        return counts
+
+    def log_spectral_density(self, eigenvalues: Tensor, values: Values) -> Tensor:
+        """The log density of the ordered spectrum with respect to `d lambda`.
+
+        Args:
+            eigenvalues: `(..., K)`, in any order.
+            values: Hyperparameters by name.
+
+        Returns:
+            `(...)`. The product of all spectral terms, without its constant where there are
+            several or the strength is not 1. The first has the Jacobian of its natural coordinate,
+            the others are functions of the spectrum.
+        """
+        first, *others = self.spectral
+        total = first.log_spectral_density(eigenvalues, values)
+        for term in others:
+            total = total + term.log_factor(eigenvalues, values)
+        return total
+
+    def log_density(self, W: Tensor, values: Values) -> Tensor:
+        """The log density of the matrix itself: weight coordinates.
+
+        Spectra are taken in float64 through the smaller Gram matrix; the gradient has poles
+        where eigenvalues meet, as the density has.
+
+        Args:
+            W: `(..., m, n)`.
+            values: Hyperparameters by name.
+
+        Returns:
+            `(...)`, differentiable. Infinite where two eigenvalues are equal.
+        """
+        total = W.new_zeros(W.shape[:-2])
+        if self.spectral:
+            eigenvalues = spectrum_of(W)
+            density = self.log_spectral_density(eigenvalues, values)
+            constant = log_frame_constant(self.smaller, self.larger)
+            volume = constant + log_jacobian(eigenvalues, self.larger)
+            total = total + (density - volume).to(W)
+        for term in self.entries:
+            total = total + term.log_prob(W.flatten(-2), values)
+        return total
+
+    def sample(self, n: int, values: Values) -> Tensor:
+        """Draws of the matrix, `(n, *shape)` float64, from Torch's global generator.
+
+        Singular vectors are uniformly distributed.
+
+        Args:
+            n: How many.
+            values: Draws `(n,)` of its hyperparameters by name.
+
+        Raises:
+            PriorError: It cannot be simulated: a product, or a power of no known family.
+        """
+        if self.entries:
+            law = self._simulated_law(values)
+            size = (n, self.shape[0] * self.shape[1])
+            return law.expand(size).sample().unflatten(-1, self.shape)
+        eigenvalues = self.sample_spectrum(n, values)
+        U, V = (haar(side, self.smaller, (n,)) for side in self.shape)
+        return (U * eigenvalues.sqrt().unsqueeze(-2)) @ V.mT
+
+    def sample_spectrum(self, n: int, values: Values) -> Tensor:
+        """Draws of the spectrum alone, `(n, K)`, unordered, of a law of it; else as `sample`."""
+        law, statistic = self._simulated_law(values), self.spectral[0].statistic
+        if not statistic.of_largest:
+            return statistic.to_eigenvalues(law.expand((n, self.smaller)).sample())
+        top = law.expand((n, 1)).sample()
+        return torch.cat([top, top * torch.rand(n, self.smaller - 1, dtype=top.dtype)], dim=1)
+
+    def _simulated_law(self, values: Values) -> Any:
+        """The law to draw from, batched over the draws of its hyperparameters."""
+        if len(self.terms) > 1:
+            raise PriorError(
+                f"{self.name}: a product of priors has no simulator; draw from one factor, or "
+                "sample the product with htr.NUTS"
+            )
+        (term,) = self.terms
+        if term.strength == 1:
+            names = [h.name for h in term.hyperparameters.values()]
+            return term.law({name: values[name].unsqueeze(-1) for name in names}, _FLOAT64)
+        if term.hyperparameters:
+            raise PriorError(
+                f"{self.name}: {term.statistic!r} has hyperpriors and the strength "
+                f"{term.strength:g}: it cannot be simulated; take strength 1, or numbers, or "
+                "sample it with htr.NUTS"
+            )
+        try:
+            return tempered_distribution(term.statistic.law, term.strength)
+        except PriorError as error:
+            raise PriorError(f"{self.name}: {error}") from error
+
+
+def spectrum_of(W: Tensor) -> Tensor:
+    """The eigenvalues of `W'W` in float64, descending: `(..., K)`, differentiable."""
+    wide = W.double() if W.shape[-2] <= W.shape[-1] else W.double().mT
+    return torch.linalg.eigvalsh(wide @ wide.mT).flip(-1).clamp(min=torch.finfo(torch.float64).tiny)
+
+
+def _require_density(term: ResolvedTerm, name: str) -> None:
+    """Raise unless a term is a proper density of a matrix."""
+    statistic, law = term.statistic, term.statistic.law
+    power = "" if term.strength == 1 else f" at strength {term.strength:g}"
+    if not statistic.is_density:
+        reason = "is a factor and no density"
+    elif law.hill is not None:
+        reason = "takes its exponent from the matrix itself"
+    elif statistic.scores_part:
+        reason = "scores the upper tail alone"
+    elif not statistic.is_proper(term.strength):
+        reason = f"has no finite integral{power}"
+    else:
+        return
+    proper = statistic.proper_example(max(2.0, math.ceil(20 / term.strength) / 10))
+    raise PriorError(
+        f"{name}: {statistic!r} {reason}; take {proper}{power}. MAP takes it as it is; what needs "
+        "a density does not"
+    )

@@ -1,0 +1,210 @@
+"""The priors of a network's parameters, as `Priors.resolve` finds them.
+
+A parameter holds one matrix, several (as `in_proj_weight` does) or none. `ParameterPrior` takes it
+apart and puts it together again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from bayes_htr.priors.hyperparameters import Hyperparameter
+from bayes_htr.priors.matrix_prior import MatrixPrior, ResolvedTerm, Values
+from bayes_htr.priors.prior import Prior
+from bayes_htr.spectra import Parameter
+
+
+@dataclass(frozen=True)
+class ParameterPrior:
+    """What holds for one parameter of a network.
+
+    Attributes:
+        parameter: The parameter.
+        prior: Its prior; `None` if it is flat.
+        pattern: The pattern that gave the prior.
+        note: Why the parameter is flat, or that its prior is a constant.
+        matrices: The priors of its matrices; a vector counts as one row. Empty if it is flat.
+    """
+
+    parameter: Parameter
+    prior: Prior | None = None
+    pattern: str = ""
+    note: str = ""
+    matrices: tuple[MatrixPrior, ...] = ()
+    _layouts: dict[torch.device, _Layout] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """The parameter's name."""
+        return self.parameter.name
+
+    @property
+    def shape(self) -> torch.Size:
+        """The parameter's shape."""
+        return self.parameter.tensor.shape
+
+    @property
+    def is_spectral(self) -> bool:
+        """Whether a spectrum in it has a law."""
+        return any(matrix.spectral for matrix in self.matrices)
+
+    @property
+    def hyperparameters(self) -> dict[str, Hyperparameter]:
+        """The hyperparameters of its matrices by name."""
+        return {name: h for m in self.matrices for name, h in m.hyperparameters.items()}
+
+    def density_at(self, epoch: int | None) -> ParameterPrior:
+        """The same with the densities of an epoch; flat where no term acts then.
+
+        Raises:
+            PriorError: A prior that is no density (`MatrixPrior.density_at`).
+        """
+        densities = (matrix.density_at(epoch) for matrix in self.matrices)
+        return replace(self, matrices=tuple(d for d in densities if d.terms), _layouts={})
+
+    def without_values(self) -> ParameterPrior:
+        """The same with no more of the parameter's tensor than its shape."""
+        empty = nn.Parameter(torch.empty_like(self.parameter.tensor, device="meta"))
+        device = self.parameter.tensor.device
+        parameter = replace(self.parameter, tensor=empty, matrices=())
+        return replace(self, parameter=parameter, _layouts={device: self._layout(device)})
+
+    def split(self, tensor: Tensor) -> dict[str, Tensor]:
+        """The matrices in a tensor `(..., *shape)` by name: views where they can be."""
+        flat = tensor.reshape(*tensor.shape[: tensor.ndim - len(self.shape)], -1)
+        parts = {}
+        for matrix, place in zip(self.matrices, self._layout(tensor.device).places, strict=True):
+            part = flat[..., place]
+            parts[matrix.name] = (
+                part.unflatten(-1, matrix.shape) if isinstance(place, slice) else part
+            )
+        return parts
+
+    def join(self, matrices: Mapping[str, Tensor]) -> Tensor:
+        """The parameter `(..., *shape)` that holds matrices `(..., m, n)`: inverse of `split`."""
+        parts = [matrices[m.name].flatten(-2) for m in self.matrices]
+        flat = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        order = self._layout(flat.device).order
+        if order is not None:
+            flat = flat[..., order]
+        return flat.reshape(flat.shape[:-1] + self.shape)
+
+    def log_density(self, tensor: Tensor, values: Values) -> Tensor:
+        """The log density of the parameter `(..., *shape)` in weight coordinates: `(...)`."""
+        total = tensor.new_zeros(tensor.shape[: tensor.ndim - len(self.shape)])
+        parts = self.split(tensor)
+        for matrix in self.matrices:
+            total = total + matrix.log_density(parts[matrix.name], values)
+        return total
+
+    def _layout(self, device: torch.device) -> _Layout:
+        if device not in self._layouts:
+            positions = torch.arange(self.shape.numel()).reshape(self.shape)
+            self._layouts[device] = _Layout.of([m.view(positions) for m in self.matrices], device)
+        return self._layouts[device]
+
+
+class _Layout(NamedTuple):
+    """Where the entries of matrices are in a flat parameter.
+
+    Attributes:
+        places: For each matrix a slice where it lies in one piece and in order, which makes it a
+            view; else the position of each entry, `(m, n)`.
+        order: Where each entry of the parameter is in the matrices, one after another; `None`
+            where the entries are in order.
+    """
+
+    places: list[slice | Tensor]
+    order: Tensor | None
+
+    @classmethod
+    def of(cls, positions: Sequence[Tensor], device: torch.device) -> _Layout:
+        """The layout of matrices whose entries have these positions, `(m, n)` each."""
+        places = [_place(p, device) for p in positions]
+        flat = torch.cat([p.flatten() for p in positions]) if positions else torch.arange(0)
+        in_order = torch.equal(flat, torch.arange(len(flat)))
+        return cls(places, None if in_order else flat.argsort().to(device))
+
+
+def _place(positions: Tensor, device: torch.device) -> slice | Tensor:
+    start = int(positions[0, 0]) if positions.numel() else 0
+    place = slice(start, start + positions.numel())
+    in_order = torch.equal(positions.flatten(), torch.arange(place.start, place.stop))
+    return place if in_order else positions.to(device)
+
+
+class Densities(NamedTuple):
+    """The parameters of a network with their priors as densities, at one epoch.
+
+    Attributes:
+        trainable: The trainable parameters.
+        frozen: The frozen ones that share hyperparameters with these, and so inform them.
+    """
+
+    trainable: list[ParameterPrior]
+    frozen: list[ParameterPrior]
+
+    @classmethod
+    def at(cls, resolved: Iterable[ParameterPrior], epoch: int | None) -> Densities:
+        """The densities at an epoch, which is needed where a prior is scheduled.
+
+        Raises:
+            PriorError: A prior that is no density.
+        """
+        resolved = list(resolved)
+        is_trainable = [p.parameter.tensor.requires_grad for p in resolved]
+        pairs = list(zip(resolved, is_trainable, strict=True))
+        trainable = [p.density_at(epoch) for p, learns in pairs if learns]
+        frozen = [p.density_at(epoch) for p, learns in pairs if not learns and p.hyperparameters]
+        shared = hyperparameters_by_name(trainable).keys()
+        return cls(trainable, [p for p in frozen if p.hyperparameters.keys() & shared])
+
+
+def hyperparameters_by_name(parameters: Iterable[ParameterPrior]) -> dict[str, Hyperparameter]:
+    """The hyperparameters of all matrices by name."""
+    return {name: h for p in parameters for name, h in p.hyperparameters.items()}
+
+
+_FEW_ENTRIES = 10_000
+
+
+def grouped_entries(
+    parameters: Sequence[ParameterPrior],
+) -> list[tuple[ResolvedTerm, list[tuple[int, str]]]]:
+    """The laws of entries, each with the matrices whose entries are scored in one call.
+
+    Small matrices are taken together, since many calls cost more than the numbers; large ones are
+    not, since putting them together would copy them.
+
+    Returns:
+        For each law the places of the matrices: the index of the parameter, and the name.
+    """
+    small: list[tuple[ResolvedTerm, list[tuple[int, str]]]] = []
+    large: list[tuple[ResolvedTerm, list[tuple[int, str]]]] = []
+    for i, parameter in enumerate(parameters):
+        for matrix in parameter.matrices:
+            place = (i, matrix.name)
+            for term in matrix.entries:
+                alike = next((places for law, places in small if law == term), None)
+                if math.prod(matrix.shape) > _FEW_ENTRIES:
+                    large.append((term, [place]))
+                elif alike is not None:
+                    alike.append(place)
+                else:
+                    small.append((term, [place]))
+    return small + large
+
+
+def informing_values(parameters: Sequence[ParameterPrior]) -> dict[str, float]:
+    """How many values each hyperparameter is inferred from; `p^s` counts one `s` times."""
+    counts: dict[str, float] = {}
+    for matrix in (m for p in parameters for m in p.matrices):
+        for name, count in matrix.informing_values().items():
+            counts[name] = counts.get(name, 0.0) + count
+    return counts

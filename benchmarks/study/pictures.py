@@ -1,0 +1,358 @@
+"""Figures of the studies.
+
+They need matplotlib: `pip install "bayes-htr[plot]"`. The colours are those of Okabe & Ito (2008),
+which colour-blind readers can tell apart; families of methods also differ by their markers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from benchmarks.common.pictures import grid, log_axis, pyplot, save, tick
+from benchmarks.study import posterior_tables
+from benchmarks.study.generalisation_tables import (
+    FORMS,
+    STRENGTHS,
+    Points,
+    alpha_and_accuracy,
+    by_strength,
+)
+from benchmarks.study.outcomes import Outcomes
+
+COLOURS = {
+    "reference": "#333333",
+    "conventional": "#d55e00",
+    "heavy-tailed": "#0072b2",
+    "control": "#009e73",
+}
+MARKS = {"reference": "X", "conventional": "s", "heavy-tailed": "o", "control": "^"}
+_LINES = ("#333333", "#d55e00", "#e69f00", "#0072b2", "#56b4e9", "#cc79a7")
+_STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
+_CURVES: dict[str, tuple[str, str]] = {
+    "none": ("#333333", ":"),
+    "weight_decay": ("#d55e00", "--"),
+    "spectral_norm": ("#e69f00", "-."),
+    "conventional": ("#cc79a7", "-"),
+    "heavy-tailed": ("#0072b2", "-"),
+}
+"""Of methods by name, and of the entrant of each family."""
+_BASE = "weight_decay"
+
+
+def draw_generalisation(outcomes: Outcomes, folder: Path) -> list[Path]:
+    """Write `forest`, `alpha`, `curves` and `strength` as PNG, each if there is what it shows.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    drawn = {
+        "forest": _forest(outcomes),
+        "alpha": _alphas(outcomes),
+        "curves": _curves(outcomes),
+        "strength": _strengths(outcomes),
+    }
+    return [save(figure, folder / f"{name}.png") for name, figure in drawn.items() if figure]
+
+
+def _panels(count: int, height: float) -> tuple[Any, list[Any]]:
+    """A figure with so many axes, at most two beside each other."""
+    columns = min(2, count)
+    rows = -(-count // columns)
+    figure, axes = pyplot().subplots(
+        rows,
+        columns,
+        figsize=(6.2 * columns, height * rows + 0.4),
+        squeeze=False,
+        layout="constrained",
+    )
+    axes = list(axes.flat)
+    for ax in axes[count:]:
+        ax.remove()
+    for ax in axes[:count]:
+        ax.tick_params(labelsize=9)
+        grid(ax)
+        ax.spines[["top", "right"]].set_visible(False)
+    return figure, axes[:count]
+
+
+def _forest(outcomes: Outcomes) -> Any:
+    """Test accuracy minus that of weight decay for every method, with 95 % intervals."""
+    cells = {c: found for c in outcomes.cells if (found := _minus_base(outcomes, c))}
+    if not cells:
+        return None
+    figure, axes = _panels(len(cells), 1.0 + 0.25 * max(map(len, cells.values())))
+    for ax, (cell, found) in zip(axes, cells.items(), strict=True):
+        entrants = outcomes.entrants(cell).values()
+        ax.axvline(0, color="#777777", lw=1)
+        for place, (method, d) in enumerate(found.items()):
+            family = outcomes.study.methods[method].family
+            colour = COLOURS[family]
+            ax.plot([100 * d.low, 100 * d.high], [place, place], color=colour, lw=1.6)
+            ax.plot([100 * d.mean], [place], MARKS[family], color=colour, ms=5)
+            if method in entrants:
+                ax.plot([100 * d.mean], [place], "o", color=colour, ms=11, mfc="none", mew=1.3)
+        ax.set_yticks(range(len(found)), [outcomes.label(m) for m in found], fontsize=8)
+        for name, method in zip(ax.get_yticklabels(), found, strict=True):
+            name.set_color(COLOURS[outcomes.study.methods[method].family])
+            if method in entrants:
+                name.set_fontweight("bold")
+        _show_most(ax, found)
+        ax.set_ylim(len(found) - 0.4, -0.6)
+        pairs = max(d.pairs for d in found.values())
+        ax.set_title(f"{cell} ({pairs} seeds)", fontsize=11)
+        ax.set_xlabel(
+            f"test accuracy minus {outcomes.label(_BASE)}'s, points [95 %, over seeds]",
+            fontsize=9,
+        )
+    _legend(figure, cells, outcomes, {"marker": "o", "ms": 10, "mfc": "none", "label": "entrant"})
+    return figure
+
+
+def _minus_base(outcomes: Outcomes, cell: str) -> dict[str, Any]:
+    found = {m: outcomes.compared(cell, m, _BASE, "accuracy") for m in outcomes.methods(cell)}
+    return {m: d for m, d in found.items() if d is not None and m != _BASE}
+
+
+def _show_most(ax: Any, found: dict[str, Any]) -> None:
+    """Let one method that is far off, or very uncertain, not squeeze all others together.
+
+    The axis ends three times as far as three quarters of the intervals, and at least at 1 point.
+    """
+    reach = np.array([100 * max(abs(d.low), abs(d.high)) for d in found.values()])
+    limit = max(1.0, 3 * float(np.quantile(reach, 0.75)))
+    low = max(-limit, min([*(100 * d.low for d in found.values()), 0.0]))
+    high = min(limit, max([*(100 * d.high for d in found.values()), 0.0]))
+    margin = 0.05 * (high - low) or 1.0
+    ax.set_xlim(low - margin, high + margin)
+    for place, d in enumerate(found.values()):
+        if not low - margin <= 100 * d.mean <= high + margin:
+            left = d.mean < 0
+            text = f"◂ {100 * d.mean:+.1f}" if left else f"{100 * d.mean:+.1f} ▸"
+            ax.annotate(
+                text,
+                (0.005 if left else 0.995, place),
+                xycoords=("axes fraction", "data"),
+                ha="left" if left else "right",
+                va="center",
+                fontsize=8,
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
+            )
+
+
+def _alphas(outcomes: Outcomes) -> Any:
+    """Mean alpha of the matrices against test accuracy, a point for each run."""
+    cells = {
+        cell: points
+        for cell in outcomes.cells
+        if (points := {m: p for m, p in alpha_and_accuracy(outcomes, cell).items() if p})
+    }
+    if not cells:
+        return None
+    figure, axes = _panels(len(cells), 3.8)
+    for ax, (cell, points) in zip(axes, cells.items(), strict=True):
+        _scatter(ax, outcomes, points)
+        ax.set_title(cell, fontsize=11)
+        # Next to most runs, at 2 to 4, a few have matrices without a tail and a mean above 50.
+        ax.set_xscale("log")
+        tick(ax.xaxis)
+        ax.set_xlabel("alpha, mean over matrices (lower: heavier tail)", fontsize=9)
+        ax.set_ylabel("test accuracy, %", fontsize=9)
+    _legend(figure, cells, outcomes, {"marker": "", "label": "small: runs, large: their means"})
+    return figure
+
+
+def _scatter(ax: Any, outcomes: Outcomes, points: dict[str, Points]) -> None:
+    bottom = _bottom([100 * y for own in points.values() for _, y in own])
+    lost = 0
+    for method, own in points.items():
+        x, y = np.array(own).T * [[1], [100]]
+        seen = y >= bottom
+        lost += int((~seen).sum())
+        family = outcomes.study.methods[method].family
+        shown = {"marker": MARKS[family], "color": COLOURS[family], "ls": ""}
+        ax.plot(x[seen], y[seen], alpha=0.3, ms=3, mew=0, **shown)
+        if y.mean() >= bottom:
+            ax.plot(x.mean(), y.mean(), ms=8, mec="white", mew=0.8, zorder=3, **shown)
+    if lost:
+        text = f"not shown: {lost} run{'s' if lost > 1 else ''} below {bottom:.0f} %"
+        ax.text(0.01, 0.01, text, transform=ax.transAxes, fontsize=8, va="bottom")
+
+
+def _bottom(values: list[float]) -> float:
+    """Where to cut off what is much worse than the rest."""
+    low, middle = np.quantile(values, (0.1, 0.5))
+    return float(middle - 4 * (middle - low) - 1)
+
+
+def _curves(outcomes: Outcomes) -> Any:
+    """NLL of validation images after each epoch, mean over seeds, of a few methods."""
+    cells = {c: found for c in outcomes.cells if (found := _mean_curves(outcomes, c))}
+    if not cells:
+        return None
+    figure, axes = _panels(len(cells), 3.6)
+    for ax, (cell, found) in zip(axes, cells.items(), strict=True):
+        entrants = outcomes.entrants(cell).values()
+        for method, nll in found.items():
+            label = outcomes.label(method) + (" (entrant)" if method in entrants else "")
+            colour, style = _CURVES.get(method) or _CURVES[outcomes.study.methods[method].family]
+            ax.plot(range(1, len(nll) + 1), nll, color=colour, ls=style, lw=1.8, label=label)
+        _fine_log_axis(ax)
+        ax.xaxis.get_major_locator().set_params(integer=True)
+        ax.set_title(cell, fontsize=11)
+        ax.set_xlabel("epoch", fontsize=9)
+        ax.set_ylabel("NLL of validation images", fontsize=9)
+        ax.legend(fontsize=8, frameon=False)
+    return figure
+
+
+def _mean_curves(outcomes: Outcomes, cell: str) -> dict[str, list[float]]:
+    means = {}
+    for method in outcomes.shown(cell):
+        curves = [r["curve"] for r in outcomes.results(cell, method).values()]
+        values = [[row["val_nll"] for row in epoch] for epoch in zip(*curves, strict=True)]
+        # A mean of what is left of seeds would be another curve.
+        if curves:
+            means[method] = [
+                float("nan") if any(v is None for v in epoch) else fmean(epoch) for epoch in values
+            ]
+    return means
+
+
+def _strengths(outcomes: Outcomes) -> Any:
+    """Accuracy of validation images by strength, of penalties and their variants."""
+    found = {
+        (cell, name): forms
+        for cell in outcomes.cells_with_base
+        for name in STRENGTHS
+        if (forms := by_strength(outcomes, cell, name))
+    }
+    if not found:
+        return None
+    labels = sorted({label for forms in found.values() for label in forms}, key=_place_of_form)
+    figure, axes = _panels(len(found), 3.2)
+    for ax, ((cell, name), forms) in zip(axes, found.items(), strict=True):
+        plain = outcomes.validated(cell, "none", "accuracy", {})
+        if plain is not None:
+            ax.axhline(100 * plain, color="#999999", lw=1.2, label="without penalty")
+        for label, points in forms.items():
+            place = labels.index(label) % len(_LINES)
+            x, y = zip(*sorted(points.items()), strict=True)
+            style = {"color": _LINES[place], "marker": "osD^v*"[place], "ls": _STYLES[place]}
+            ax.plot(x, 100 * np.array(y), lw=1.6, ms=5, label=label, **style)
+        accuracies = [plain or 0.0, *(y for points in forms.values() for y in points.values())]
+        # What collapses leaves the picture: the rest would be one line.
+        ax.set_ylim(bottom=max(ax.get_ylim()[0], 100 * max(accuracies) - 12))
+        ax.set_xscale("log")
+        ax.set_xticks(STRENGTHS[name], [f"{mu:g}" for mu in STRENGTHS[name]])
+        ax.minorticks_off()
+        ax.set_title(f"{cell}: {outcomes.label(name)}", fontsize=11)
+        ax.set_xlabel("strength mu", fontsize=9)
+        ax.set_ylabel("validation accuracy, %", fontsize=9)
+    handles = {
+        label: handle
+        for ax in axes
+        for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(
+        *(handles.values(), handles.keys()),
+        loc="outside upper center",
+        ncols=3,
+        frameon=False,
+        fontsize=9,
+    )
+    return figure
+
+
+def _place_of_form(label: str) -> tuple[int, str]:
+    """The plain penalty first, and thresholds in their order last."""
+    return list(FORMS.values()).index(label.partition(",")[0]), label
+
+
+def _fine_log_axis(ax: Any) -> None:
+    from matplotlib.ticker import LogLocator
+
+    log_axis(ax)
+    low, high = ax.get_ylim()
+    if high <= 5 * low:
+        ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0)))
+
+
+def _legend(figure: Any, cells: Any, outcomes: Outcomes, more: dict[str, Any]) -> None:
+    """Families that are there, beside what a further mark stands for."""
+    there = {outcomes.study.methods[m].family for c in cells for m in outcomes.methods(c)}
+    line = pyplot().Line2D
+    handles = [
+        line([], [], color=colour, marker=MARKS[family], ls="", label=family)
+        for family, colour in COLOURS.items()
+        if family in there
+    ]
+    handles.append(line([], [], color="#333333", ls="", **more))
+    narrow = len(cells) == 1
+    figure.legend(
+        handles=handles,
+        loc="outside upper center",
+        ncols=3 if narrow else len(handles),
+        frameon=False,
+        fontsize=9,
+    )
+
+
+_POSTERIOR_SCORES = {"nll": "NLL", "ece": "ECE", "brier": "Brier score"}
+_KINDS = {"test": ("#1f5fa8", "o", 0.14), "scaled": ("#c8401e", "s", -0.14)}
+"""Colour, marker and shift of scores before and after temperature scaling."""
+
+
+def draw_posterior(outcomes: Outcomes, folder: Path) -> list[Path]:
+    """Write `posterior.png`: relative differences to the tuned MAP fit that validation prefers.
+
+    There is a row for each cell and a panel for each score.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    cells = {c: base for c in outcomes.cells if (base := posterior_tables.baseline_of(outcomes, c))}
+    cells = {c: base for c, base in cells.items() if len(outcomes.methods(c)) > 1}
+    if not cells:
+        return []
+    plt = pyplot()
+    height = 1.2 + 0.3 * max(len(outcomes.methods(cell)) for cell in cells)
+    figure, axes = plt.subplots(
+        len(cells),
+        len(_POSTERIOR_SCORES),
+        figsize=(11.5, height * len(cells)),
+        squeeze=False,
+        sharey="row",
+        layout="constrained",
+    )
+    for row, (cell, baseline) in zip(axes, cells.items(), strict=True):
+        for ax, score in zip(row, _POSTERIOR_SCORES, strict=True):
+            _draw_differences(ax, outcomes, cell, baseline, score)
+        row[0].set_ylabel(cell)
+    handles = [
+        plt.Line2D([], [], color=color, marker=marker, ls="", label=posterior_tables.KINDS[kind])
+        for kind, (color, marker, _) in _KINDS.items()
+    ]
+    figure.legend(
+        handles=handles, loc="outside upper center", ncols=len(_KINDS), frameon=False, fontsize=9
+    )
+    return [save(figure, folder / "posterior.png")]
+
+
+def _draw_differences(ax: Any, outcomes: Outcomes, cell: str, baseline: str, score: str) -> None:
+    """Differences of one score in per cent, the mean and its 95 % interval over seeds."""
+    methods = [m for m in outcomes.methods(cell) if m != baseline][::-1]
+    for kind, (color, marker, shift) in _KINDS.items():
+        for place, method in enumerate(methods):
+            d = posterior_tables.difference_to(outcomes, cell, method, baseline, kind, score)
+            if d is not None:
+                ax.plot([100 * d.low, 100 * d.high], [place + shift] * 2, color=color, lw=1.2)
+                ax.plot([100 * d.mean], [place + shift], marker, color=color, ms=4.5)
+    ax.axvline(0, color="#999999", lw=1)
+    ax.set_yticks(range(len(methods)), [outcomes.label(m) for m in methods], fontsize=8)
+    ax.set_xlabel(f"{_POSTERIOR_SCORES[score]} against {outcomes.label(baseline)}, %", fontsize=8)
+    ax.tick_params(axis="x", labelsize=8)
+    grid(ax, "x")

@@ -1,1 +1,0 @@
-"""`python -m benchmarks posterior`: what the uncertainty of a posterior buys in predictions."""
