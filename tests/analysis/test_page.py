@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from bayes_htr.visible import visible
 from safetensors.torch import save_file
 
 import bayes_htr as htr
+from bayes_htr._terminal import visible
 from bayes_htr.analysis.page.data import inline_json
 from bayes_htr.analysis.page.parts import escaped
 from bayes_htr.cli import main
