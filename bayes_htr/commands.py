@@ -14,15 +14,15 @@ from torch import nn
 from bayes_htr.distributed import process_group, run_on_rank0, world_size
 from bayes_htr.experiments import (
     Entrant,
-    Settings,
+    FitSettings,
     Workers,
     check_densities,
     compare,
     named_priors,
 )
 from bayes_htr.experiments.parallel import plural
-from bayes_htr.fitting import load
-from bayes_htr.inference import MAP, SVI, Method, RunFolder, default_method
+from bayes_htr.fitting import default_method, load
+from bayes_htr.inference import MAP, SVI, Method, RunFolder
 from bayes_htr.priors import Priors
 from bayes_htr.report import RunReport
 
@@ -34,7 +34,7 @@ def run_fit(args: argparse.Namespace, console: Console) -> None:
 
 
 def _train(args: argparse.Namespace, console: Console, device: str) -> None:
-    settings = Settings(
+    settings = FitSettings(
         data=args.data,
         data_dir=args.data_dir,
         net=args.net,

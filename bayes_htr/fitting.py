@@ -17,20 +17,23 @@ from bayes_htr._torch import usable_device
 from bayes_htr._version import __version__
 from bayes_htr.distributed import check_same, fail_together, own_device, run_on_rank0, world_size
 from bayes_htr.inference import (
-    EPOCHS,
     NUTS,
+    SVI,
     Batches,
     Callback,
     Data,
     Method,
     Problem,
     RunFolder,
-    default_method,
 )
+from bayes_htr.inference.guides.per_example import finest_noise
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.posterior import Posterior
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import check_finite
+
+EPOCHS = 30
+"""The number of epochs where none is given."""
 
 
 def fit(
@@ -149,6 +152,24 @@ def fit(
     if folder is not None:
         run_on_rank0(partial(posterior.write, folder))
     return posterior
+
+
+def default_method(net: nn.Module, **changed: Any) -> SVI:
+    """Return the method that finds a posterior where none is named: SVI by the spectral guide.
+
+    Each example of a batch has its own draw, but with batch normalisation, which mixes examples, a
+    batch has one. Rate and initial spread were chosen on validation data, see
+    `docs/choosing-a-prior.md`.
+
+    Args:
+        net: The network.
+        changed: Settings of `SVI` that replace the default ones.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+    settings: dict[str, Any] = {"lr": 6e-3, "init_scale": 0.3, "noise": finest_noise(net)}
+    return SVI(guide="spectral", **settings | changed)
 
 
 def load(path: str | PathLike[str], net: nn.Module) -> Posterior:

@@ -7,11 +7,11 @@ compared with are in `out/compare/NAME`. Every further seed has the same folders
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from rich.console import Console
@@ -22,7 +22,7 @@ from bayes_htr.experiments.datasets import Dataset, load_dataset
 from bayes_htr.experiments.networks import build_network
 from bayes_htr.experiments.parallel import Workers, run_parallel
 from bayes_htr.fitting import fit, load
-from bayes_htr.inference import EpochEvent, Method, RunFolder
+from bayes_htr.inference import Method, RunFolder
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.posterior import network_spectra
 from bayes_htr.priors import Priors
@@ -30,7 +30,7 @@ from bayes_htr.report import RESULTS, SPECTRA_BEFORE
 
 
 @dataclass(frozen=True)
-class Settings:
+class FitSettings:
     """Training settings that all fits of a comparison share.
 
     Attributes:
@@ -94,7 +94,7 @@ def seed_folder(out: Path, seeds: Sequence[int], seed: int) -> Path:
 
 
 def compare(
-    settings: Settings,
+    settings: FitSettings,
     entrants: Sequence[Entrant],
     seeds: Sequence[int],
     out: Path,
@@ -146,11 +146,11 @@ def compare(
 
 
 def run_job(
-    settings: Settings,
+    settings: FitSettings,
     job: Job,
     *,
     progress: bool | None = None,
-    on_epoch: Any = None,
+    on_epoch: Callable[[], None] | None = None,
 ) -> dict[str, float]:
     """Fit one entrant with one seed.
 
@@ -177,26 +177,16 @@ def run_job(
         out=job.folder,
         resume=job.resume,
         init=init,
-        callbacks=() if on_epoch is None else [_Counter(on_epoch)],
+        callbacks=() if on_epoch is None else [lambda event: on_epoch()],
         progress=progress,
         metadata={"data": data.name},
     )
     return run_on_rank0(lambda: posterior.evaluate((data.x_test, data.y_test)))
 
 
-class _Counter:
-    """A callback that reports each epoch and never ends training."""
-
-    def __init__(self, on_epoch: Any) -> None:
-        self.on_epoch = on_epoch
-
-    def __call__(self, event: EpochEvent) -> None:
-        self.on_epoch()
-
-
 def _write(
     run: RunFolder,
-    settings: Settings,
+    settings: FitSettings,
     entrants: Sequence[Entrant],
     seeds: Sequence[int],
     scores: Sequence[Mapping[str, float]],

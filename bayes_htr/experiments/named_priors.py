@@ -22,7 +22,7 @@ from bayes_htr.priors import (
 )
 
 
-class Named(NamedTuple):
+class NamedPrior(NamedTuple):
     """A prior and its default strength (`docs/choosing-a-prior.md`).
 
     Attributes:
@@ -51,17 +51,17 @@ class Named(NamedTuple):
 
 
 PRIORS = {
-    "frechet": Named(MaxEigenvalue(Frechet(2.0, 1.0)), 1e-2, 30.0),
-    "lomax": Named(ESD(Lomax(2.0, 1.0)), 3e-4, 1.0, ESD(Lomax(2.5, 0.05))),
-    "exponential": Named(ESD(Exponential(1.0)), 1e-3, 3.0),
-    "powerlaw": Named(ESD(ImproperPowerlaw(Hill()), tail=0.5), 1e-4),
-    "frechet_hill": Named(penalties.frechet(), 3e-3),
-    "powerlaw_hill": Named(penalties.powerlaw(), 1e-5),
-    "weighted_alpha": Named(penalties.weighted_alpha(), 1e-2),
-    "stable_rank": Named(penalties.stable_rank(), 1e-2),
-    "weight_decay": Named(penalties.weight_decay(), 2e-3),
-    "spectral_norm": Named(penalties.spectral_norm(), 1e-1),
-    "nuclear_norm": Named(penalties.nuclear_norm(), 3e-4),
+    "frechet": NamedPrior(MaxEigenvalue(Frechet(2.0, 1.0)), 1e-2, 30.0),
+    "lomax": NamedPrior(ESD(Lomax(2.0, 1.0)), 3e-4, 1.0, ESD(Lomax(2.5, 0.05))),
+    "exponential": NamedPrior(ESD(Exponential(1.0)), 1e-3, 3.0),
+    "powerlaw": NamedPrior(ESD(ImproperPowerlaw(Hill()), tail=0.5), 1e-4),
+    "frechet_hill": NamedPrior(penalties.frechet(), 3e-3),
+    "powerlaw_hill": NamedPrior(penalties.powerlaw(), 1e-5),
+    "weighted_alpha": NamedPrior(penalties.weighted_alpha(), 1e-2),
+    "stable_rank": NamedPrior(penalties.stable_rank(), 1e-2),
+    "weight_decay": NamedPrior(penalties.weight_decay(), 2e-3),
+    "spectral_norm": NamedPrior(penalties.spectral_norm(), 1e-1),
+    "nuclear_norm": NamedPrior(penalties.nuclear_norm(), 3e-4),
 }
 
 

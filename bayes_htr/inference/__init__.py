@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from bayes_htr.inference.nuts import NUTS
     from bayes_htr.inference.problem import Fitted, Method, Problem, Run
     from bayes_htr.inference.run_folder import RunFolder
-    from bayes_htr.inference.svi import EPOCHS, SVI, default_method
+    from bayes_htr.inference.svi import SVI
 else:
     __getattr__, __dir__ = lazy(
         __name__,
@@ -22,12 +22,11 @@ else:
             "nuts": "NUTS",
             "problem": "Fitted Method Problem Run",
             "run_folder": "RunFolder",
-            "svi": "EPOCHS SVI default_method",
+            "svi": "SVI",
         },
     )
 
 __all__ = [
-    "EPOCHS",
     "MAP",
     "NUTS",
     "SVI",
@@ -42,5 +41,4 @@ __all__ = [
     "RunFolder",
     "StepCallback",
     "StepEvent",
-    "default_method",
 ]

@@ -82,7 +82,8 @@ class Batches:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in self.loader:
-            yield self.place(*self.check_batch(batch))
+            x, y = self.check_batch(batch) if self._checks_batches else batch
+            yield self.place(x, y)
 
     def set_epoch(self, epoch: int) -> None:
         """Tell a `DistributedSampler`, whose order depends on it, the epoch (from 0)."""
@@ -90,7 +91,7 @@ class Batches:
             self.sampler.set_epoch(epoch)
 
     def check_batch(self, batch: Any) -> tuple[Tensor, Tensor]:
-        """Check a batch of the loader, if the loader is the user's.
+        """Check a batch of the loader; batches of arrays need no check.
 
         Args:
             batch: What the loader gives: a pair `(x, y)`.

@@ -125,7 +125,7 @@ class MAPTrainer(Trainer):
             )
 
     def update(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """As in the base; the sums are of loss, energy, and labels predicted right."""
+        """Update by one batch; the sums are of loss, energy, and labels predicted right."""
         try:
             if self.needs_closure:
                 loss, energy, correct = self._step_with_closure(x, y, size)
@@ -177,7 +177,7 @@ class MAPTrainer(Trainer):
         return self.likelihood(logits, y), (logits.detach().argmax(1) == y).sum()
 
     def metrics(self, means: list[float]) -> dict[str, float]:
-        """As in the base: loss, train_nll, energy and train_accuracy."""
+        """Name the means: loss, train_nll, energy and train_accuracy."""
         loss, energy, accuracy = means
         return {
             "loss": loss,
@@ -187,25 +187,25 @@ class MAPTrainer(Trainer):
         }
 
     def validate(self) -> tuple[float, float]:
-        """As in the base, at the network's weights."""
+        """Return NLL and accuracy of the network on the validation data."""
         assert self.problem.validation is not None
         nll, correct, count = score_sums(self.net, self.problem.validation)
         return nll / count, correct / count
 
     def learnt_parameters(self) -> list[Tensor]:
-        """As in the base: weights and hyperparameters."""
+        """Return the weights and the hyperparameters."""
         return [*self.weights, *self.energy.parameters()]
 
     def fitted(self) -> Fitted:
-        """As in the base: a point."""
+        """Return the network and its hyperparameters: a point mass."""
         latents = {n: u.detach().cpu().clone() for n, u in self.energy.latents().items()}
         return Fitted(self.net.eval(), latents, self.history)
 
 
 class DistributedMAPTrainer(MAPTrainer):
-    """Training by MAP in several processes, each of which has this trainer.
+    """Training by MAP in several processes, each of which has such a trainer.
 
-    Process 0 alone writes files, shows progress and calls callbacks. What fails in one process ends
+    Process 0 alone writes files, shows progress and calls callbacks. An error in one process ends
     all of them.
     """
 
@@ -219,13 +219,13 @@ class DistributedMAPTrainer(MAPTrainer):
     def run(
         self, folder: RunFolder | None = None, checkpoint: dict[str, Any] | None = None
     ) -> Fitted:
-        """As in the base; all processes return the same."""
+        """Train to the end; all processes return the same result."""
         self.replica = Replica(self.net, self.likelihood)
         self._align()
         return super().run(folder, checkpoint)
 
     def train_batches(self, bar: TrainingProgress) -> tuple[list[float], Tensor | None]:
-        """As in the base; each process takes its part of every batch."""
+        """Update by every batch of the epoch, of which each process has a part."""
         train = self.problem.train
         sums = torch.zeros(3, dtype=torch.float64, device=train.device)
         count, x = 0, None
@@ -243,43 +243,43 @@ class DistributedMAPTrainer(MAPTrainer):
         return (sums / count).tolist(), x
 
     def compute_gradients(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """As in the base; loss and number of right labels are those of all processes together."""
+        """Compute gradients; loss and number of right labels are those of all processes."""
         loss, energy, correct = super().compute_gradients(x, y, size)
         loss, correct = self.replica.combine(loss, correct)
         return loss, energy, correct
 
     def score(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """As in the base, of this process's part of the batch; see `Replica.nll`."""
+        """Score this process's part of the batch; see `Replica.nll`."""
         return self.replica.nll(x, y, size)
 
     def validate(self) -> tuple[float, float]:
-        """As in the base; each process takes its part of every batch."""
+        """Return NLL and accuracy on the validation data, of which each process has a part."""
         assert self.problem.validation is not None
         return evaluate_replicas(self.net, self.problem.validation)
 
     def check_losses(self, x: Tensor) -> None:
-        """As in the base; a loss is not finite also where another process has failed."""
+        """Raise if a loss is not finite, as it also is where another process has failed."""
         if not all(bool(torch.isfinite(loss)) for loss in self.unchecked_losses):
             self.replica.raise_failures()
         super().check_losses(x)
 
     def run_step_callbacks(self, x: Tensor) -> None:
-        """As in the base; an error ends all processes at the next update."""
+        """Show the network to the callbacks; an error ends all processes at the next update."""
         try:
             super().run_step_callbacks(x)
         except Exception as error:
             self.replica.failure = error
 
     def run_hooks(self, name: Literal["on_start", "on_end"]) -> None:
-        """As in the base, in process 0."""
+        """Call one hook of all callbacks, in process 0."""
         run_on_rank0(partial(super().run_hooks, name))
 
     def should_stop(self, metrics: dict[str, float]) -> bool:
-        """As in the base; the callbacks in process 0 answer for all processes."""
+        """Return whether a callback, of which process 0 has all, asks to stop."""
         return run_on_rank0(partial(super().should_stop, metrics))
 
     def save(self) -> None:
-        """As in the base, in process 0."""
+        """Write a checkpoint and the metrics, in process 0."""
         run_on_rank0(super().save)
 
     def _align(self) -> None:

@@ -1,6 +1,6 @@
 """A run folder: the configuration, a checkpoint, metrics by epoch, and the result.
 
-Every file is written aside and renamed, so that a reader or a killed process never sees half a one.
+Every file is written atomically: readers never see half of one, and a killed process leaves none.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ WEIGHTS = "weights.safetensors"
 SPECTRA = "spectra.safetensors"
 GUIDE = "guide.safetensors"
 BESIDE = ("compare", "seeds")
-"""Folders below a run's that hold the runs it is compared with, which may start before it."""
+"""Subfolders with the runs that a run is compared with, which may start before it."""
 
 _FORMAT = 1
 _MAY_DIFFER = {"format", "epochs", "version", "device", "guide"}
-_BEFORE = {"label_smoothing": 0.0}
-"""What runs had that were started before their configuration named it."""
+_OLD_DEFAULTS = {"label_smoothing": 0.0}
+"""Settings of runs whose configuration was written before it named these settings."""
 _FILES = (CONFIG, CHECKPOINT, METRICS, WEIGHTS, SPECTRA, GUIDE)
 _LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, _FILES))})\..*\.tmp")
-"""What a process that was killed while writing leaves."""
+"""The names of temporary files that a process leaves if it is killed while writing."""
 
 
 class RunFolder:
@@ -50,26 +50,28 @@ class RunFolder:
         self.path = Path(path)
 
     def start(self, config: Mapping[str, Any], *, resume: bool) -> dict[str, Any] | None:
-        """Take the folder for a run.
+        """Start a run in the folder, or resume the one that it has.
 
         Args:
-            config: What the run is: compared on resuming, but for the number of epochs.
-            resume: Whether a run that is there goes on.
+            config: The configuration; a run resumes only with the same, except for the number of
+                epochs.
+            resume: Whether to resume a run.
 
         Returns:
-            The checkpoint to go on from, if there is one.
+            The checkpoint from which to resume, if there is one.
 
         Raises:
             OutputError: The folder cannot be written, or already holds something.
-            CheckpointError: It holds no run, another run, or a checkpoint that cannot be read.
+            CheckpointError: The folder holds no run, another run, or a checkpoint that cannot be
+                read.
         """
         checkpoint = None
         try:
-            own, leftovers = self._contents()
-            if own and not resume:
-                raise self._used()
-            if own:
-                checkpoint = self._to_go_on_from(config)
+            files, leftovers = self._contents()
+            if files and not resume:
+                raise self._not_empty()
+            if files:
+                checkpoint = self._checkpoint_of(config)
             self.path.mkdir(parents=True, exist_ok=True)
             for name in leftovers:
                 (self.path / name).unlink(missing_ok=True)
@@ -83,24 +85,24 @@ class RunFolder:
         return checkpoint
 
     def check_unused(self) -> None:
-        """Look whether a new run can be started here, with others in folders below.
+        """Require the folder to be empty, so that runs can be started in it and below it.
 
         Raises:
-            OutputError: There is something.
+            OutputError: The folder holds something, or is a file.
         """
         if self.path.is_dir() and any(not _LEFTOVER.fullmatch(p.name) for p in self.path.iterdir()):
-            raise self._used()
+            raise self._not_empty()
         self._contents()
 
     def _contents(self) -> tuple[list[str], list[str]]:
-        """What is there, but for the folders of runs beside this one; and what may be removed."""
+        """List the folder, without the subfolders of other runs; separately, temporary files."""
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"{self.path} is a file; name a folder")
         names = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
         leftovers = [name for name in names if _LEFTOVER.fullmatch(name)]
         return [n for n in names if n not in (*leftovers, *BESIDE)], leftovers
 
-    def _used(self) -> OutputError:
+    def _not_empty(self) -> OutputError:
         return OutputError(
             f"{self.path} is not empty; resume the run there (resume=True, --resume), or name "
             "another folder"
@@ -111,10 +113,10 @@ class RunFolder:
         self.write_json(CONFIG, {"format": _FORMAT, **config})
 
     def config(self) -> dict[str, Any]:
-        """The configuration.
+        """Read the configuration.
 
         Raises:
-            CheckpointError: There is none, or it is no configuration of a run.
+            CheckpointError: There is none, or the file is not the configuration of a run.
         """
         file = self.path / CONFIG
         try:
@@ -128,16 +130,16 @@ class RunFolder:
         return config
 
     def checkpoint(self) -> dict[str, Any]:
-        """The state after the last finished epoch.
+        """Read the state after the last finished epoch.
 
         Raises:
-            CheckpointError: It cannot be read: truncated, foreign, or with objects in it that
-                are not plain data.
+            CheckpointError: The file is truncated or foreign, or holds objects that are not plain
+                data.
         """
         file = self.path / CHECKPOINT
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever foreign bytes make the unpickler stumble over
+        except Exception as error:  # with foreign bytes the unpickler may raise anything
             first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise CheckpointError(
                 f"{file} cannot be read ({first}); it is truncated or not a checkpoint of this "
@@ -148,19 +150,23 @@ class RunFolder:
         return state
 
     def write_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Replace the checkpoint. A result that is there is older, and goes."""
+        """Replace the checkpoint, and remove an older result."""
         plain = {"format": _FORMAT, **{k: _plain(v) for k, v in state.items()}}
         self._write(CHECKPOINT, lambda p: torch.save(plain, p))
         for name in (WEIGHTS, SPECTRA, GUIDE):
             (self.path / name).unlink(missing_ok=True)
 
     def write_metrics(self, history: list[dict[str, float]]) -> None:
-        """Replace the metrics: one JSON object per epoch and line."""
+        """Replace the metrics, one JSON object per epoch and line."""
         text = "".join(json.dumps(row) + "\n" for row in history)
         self._write(METRICS, lambda p: p.write_text(text, encoding="utf-8"))
 
     def metrics(self) -> list[dict[str, float]]:
-        """The metrics by epoch; empty where there are none."""
+        """Read the metrics by epoch; without a file the list is empty.
+
+        Raises:
+            CheckpointError: The file cannot be read.
+        """
         file = self.path / METRICS
         if not file.exists():
             return []
@@ -180,10 +186,10 @@ class RunFolder:
         self._write(name, lambda p: save_file(plain, p))
 
     def tensors(self, name: str) -> dict[str, Tensor]:
-        """The tensors of a safetensors file.
+        """Read a safetensors file.
 
         Raises:
-            CheckpointError: No such file, or one that is truncated or foreign.
+            CheckpointError: There is no such file, or it is truncated or foreign.
         """
         file = self.path / name
         if not file.exists():
@@ -196,9 +202,13 @@ class RunFolder:
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{file} cannot be read: {error}") from error
 
-    def _to_go_on_from(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The checkpoint of the run that is there, if it is this one and has come that far."""
-        before = _leaves(_BEFORE | self.config())
+    def _checkpoint_of(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
+        """Read the checkpoint of a run, if the run has come that far.
+
+        Raises:
+            CheckpointError: The folder holds another run, or one with more epochs.
+        """
+        before = _leaves(_OLD_DEFAULTS | self.config())
         now = _leaves(json.loads(json.dumps(dict(config))))
         for key in sorted(before.keys() | now.keys()):
             if key.partition(".")[0] not in _MAY_DIFFER and before.get(key) != now.get(key):
@@ -222,19 +232,19 @@ class RunFolder:
 
 
 def _leaves(data: Any, path: str = "") -> dict[str, Any]:
-    """Nested dicts as one, its keys the paths to their leaves."""
+    """Flatten nested dicts into one, whose keys are the paths to the leaves."""
     if not isinstance(data, dict) or not data:
         return {path: data}
-    found: dict[str, Any] = {}
-    if path == "priors.priors":  # the first pattern that matches wins: their order counts
-        found["priors.priors"] = list(data)
+    leaves: dict[str, Any] = {}
+    if path == "priors.priors":  # the order of patterns counts, since the first match wins
+        leaves["priors.priors"] = list(data)
     for key, value in data.items():
-        found |= _leaves(value, f"{path}.{key}" if path else key)
-    return found
+        leaves |= _leaves(value, f"{path}.{key}" if path else key)
+    return leaves
 
 
 def _plain(value: Any) -> Any:
-    """NumPy's numbers, in any nesting, as Python's: others a checkpoint may not hold."""
+    """Convert NumPy's numbers, in any nesting, to Python's; a checkpoint holds no others."""
     if isinstance(value, np.generic):
         return value.item()
     if type(value) in (list, tuple):

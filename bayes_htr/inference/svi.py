@@ -31,7 +31,7 @@ from bayes_htr.engine import Drift, Refresh
 from bayes_htr.errors import DivergenceError
 from bayes_htr.inference.data import Batches
 from bayes_htr.inference.guides import GUIDES, SpectralGuide, VariationalGuide
-from bayes_htr.inference.guides.per_example import ExampleNoise, finest_noise
+from bayes_htr.inference.guides.per_example import ExampleNoise
 from bayes_htr.inference.guides.pyro_guide import (
     PYRO_GUIDES,
     PyroGuide,
@@ -49,9 +49,6 @@ from bayes_htr.inference.settings import (
 from bayes_htr.inference.trainer import Trainer, trainable_weights
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import Parameter, set_parameters, unwrap
-
-EPOCHS = 30
-"""The number of epochs where none is given."""
 
 NAMED_GUIDES: dict[str, type[VariationalGuide]] = {
     kind: guide
@@ -75,34 +72,39 @@ class SVI:
             prior; `"meanfield"` and `"lowrank"`, over the weights; or one of five classes of
             `pyro.infer.autoguide`, such as `AutoNormal`, over the weights.
         lr: Learning rate; laws of hyperparameters have 0.05, by Adam, lowered as this one is.
-        optimizer: Called as `optimizer(parameters, lr=lr)`; Adam, in one kernel, if not given.
-        scheduler: As in `MAP`.
-        particles: Draws of the weights in each step.
-        kl_warmup: Over so many epochs the divergence's weight rises linearly to its full value.
-        temperature: `T`, the full weight of the divergence. The target is the posterior of
+        optimizer: A callable that makes the optimiser, as `optimizer(parameters, lr=lr)`; by
+            default an Adam in one kernel.
+        scheduler: The schedule of the learning rate, as in `MAP`.
+        particles: The number of draws of the weights in each step.
+        kl_warmup: The number of epochs over which the weight of the KL divergence rises linearly to
+            its full value.
+        temperature: `T`, the full weight of the KL divergence. The target is the posterior of
             `p(D | W)^(1/T) pi(W)`: below 1 a cold one, as if the data had been seen `1/T` times.
-        init_scale: Standard deviation at the start, which is around the network's weights. In
-            `"spectral"` that of the logarithm of singular values, 0.1 if not given. Else that of
-            every weight; if not given 0.01, but as wide as the weights under a spectral prior.
-        rank: In `"lowrank"`, how many directions a layer's weights share; 4 if not given.
-        directions: In `"spectral"`, how many leading eigenvalues of each matrix have a spread, the
-            others being points; all if not given. Fewer cost less.
-        refresh: In `"spectral"`, when singular vectors are computed anew; `Drift()` if not given.
-        noise: `"shared"`: one draw for all examples of a batch. `"example"`, with `"spectral"` and
-            one particle: a draw for each example, which has the same bound with less variance and
-            costs less; for networks of linear layers and convolutions without batch normalisation.
+        init_scale: The standard deviation of the guide around the network's weights at the start.
+            In `"spectral"` it is that of the logarithm of singular values, 0.1 if not given. In
+            other guides it is that of every weight, 0.01 if not given; but under a spectral prior
+            the guide then starts as wide as the weights.
+        rank: In `"lowrank"`, the number of directions that a layer's weights share; 4 if not given.
+        directions: In `"spectral"`, the number of leading eigenvalues of each matrix that have a
+            spread, the others being points; all if not given. Fewer cost less.
+        refresh: In `"spectral"`, the policy that says when singular vectors are computed anew;
+            `Drift()` if not given.
+        noise: `"shared"` takes one draw for all examples of a batch. `"example"`, for `"spectral"`
+            and one particle, takes a draw for each example, which has the same bound with less
+            variance and costs less; it is for networks of linear layers and convolutions without
+            batch normalisation.
         clip: Clip the gradient of all that is learnt together to this norm.
         patience: Stop after this many epochs without a better validation NLL, and keep the best
-            guide. Needs `validation`.
+            guide. Early stopping needs `validation`.
 
-    The guides are for densities: a prior that is none raises `PriorError`. A parameter with a flat
-    prior is a point, and adds nothing to the divergence. Per epoch the history holds `loss`, the
-    negative evidence lower bound per example (without warm-up; at a temperature other than 1, the
-    objective at this temperature), `train_nll` and `train_accuracy` of
-    draws, `kl` in nats, and on validation data scores of the mean prediction of 8 draws.
+    The guides need priors that are densities; others raise `PriorError`. A parameter with a flat
+    prior is a point, and adds nothing to the KL divergence. For each epoch the history holds
+    `loss`, the negative evidence lower bound per example (without warm-up; at a temperature other
+    than 1, the objective at this temperature), `train_nll` and `train_accuracy` of draws, `kl` in
+    nats, and on validation data the scores of the mean prediction of 8 draws.
 
     Raises:
-        ValueError: A setting out of range, or one that the guide would not use.
+        ValueError: A setting is out of range, or the guide would not use it.
     """
 
     guide: str | type = "spectral"
@@ -173,7 +175,7 @@ class SVI:
         }
 
     def options(self) -> dict[str, Any]:
-        """What guides are built with."""
+        """Return the settings from which guides are built, as plain data."""
         return {
             "guide": self.guide if isinstance(self.guide, str) else self.guide.__name__,
             "init_scale": None if self.init_scale is None else float(self.init_scale),
@@ -198,7 +200,7 @@ class SVI:
         return NAMED_GUIDES[self.guide]
 
     def prepare(self, problem: Problem) -> SVITrainer:
-        """Build the trainer, and evaluate the divergence once, before anything is written.
+        """Build the trainer, and evaluate the KL divergence once, before anything is written.
 
         Raises:
             ValueError: Early stopping without validation data, nothing to train, an optimiser that
@@ -224,28 +226,10 @@ class SVI:
             _check_embeddings(problem.net, trainer.guide.drawn)
             with torch.no_grad():
                 guide = copy.deepcopy(trainer.guide)  # a draw counts as a step of the guide
-                guide.divergence(guide.rsample())
+                guide.kl(guide.rsample())
                 if trainer.examples is not None:
                     trainer.examples.check(problem.train.first()[0])
         return trainer
-
-
-def default_method(net: nn.Module, **changed: Any) -> SVI:
-    """Return the method that finds a posterior where none is named: SVI by the spectral guide.
-
-    Each example of a batch has its own draw, but with batch normalisation, which mixes examples, a
-    batch has one. Rate and initial spread were chosen on validation data, see
-    `docs/choosing-a-prior.md`.
-
-    Args:
-        net: The network.
-        changed: Settings of `SVI` that replace the default ones.
-
-    Raises:
-        ValueError: A setting is out of range.
-    """
-    settings: dict[str, Any] = {"lr": 6e-3, "init_scale": 0.3, "noise": finest_noise(net)}
-    return SVI(guide="spectral", **settings | changed)
 
 
 class SVITrainer(Trainer):
@@ -268,7 +252,7 @@ class SVITrainer(Trainer):
     def __init__(self, method: SVI, problem: Problem) -> None:
         weights = trainable_weights(problem.net)
         densities = problem.model.priors.densities(problem.net, 0)
-        self.guide: VariationalGuide = method.guide_class().around(
+        self.guide: VariationalGuide = method.guide_class().from_weights(
             densities, problem.hyperparameters, method.options()
         )
         self.guide.to(weights[0].device)
@@ -293,16 +277,16 @@ class SVITrainer(Trainer):
             self.examples = ExampleNoise(self.guide, self.root)
 
     def update(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """As in the base; the sums are of likelihood, divergence, and labels predicted right."""
+        """Update by one batch; the sums are of likelihood, KL divergence, and right labels."""
         self.optimizer.zero_grad()
         if self.hyper_optimizer is not None:
             self.hyper_optimizer.zero_grad()
-        particles, weight = self.method.particles, self._divergence_weight() / self.num_data
+        particles, weight = self.method.particles, self._kl_weight() / self.num_data
         nlls, divergences, corrects = [], [], []
         for particle in range(particles):
             try:
                 sample = self._sample(again=particle > 0)
-                kl = self.guide.divergence_in_step(sample)
+                kl = self.guide.kl_in_step(sample)
             except (ValueError, RuntimeError) as error:  # a law has NaN, or left its range
                 raise self.diverged(str(error), self.step, x) from error
             logits = self._logits(sample, x)
@@ -333,14 +317,14 @@ class SVITrainer(Trainer):
             logits: Tensor = functional_call(self.root, weights, (x,))
         return logits
 
-    def _divergence_weight(self) -> float:
-        """Return the weight of the divergence in this step: the temperature, after warm-up."""
+    def _kl_weight(self) -> float:
+        """Return the weight of the KL divergence in this step: the temperature, after warm-up."""
         if self.step + 1 >= self.warmup_steps:
             return self.method.temperature
         return self.method.temperature * ((self.step + 1) / self.warmup_steps)
 
     def metrics(self, means: list[float]) -> dict[str, float]:
-        """As in the base: loss, train_nll, kl and train_accuracy."""
+        """Name the means: loss, train_nll, kl and train_accuracy."""
         nll, kl, accuracy = means
         return {
             "loss": nll + self.method.temperature * kl / self.num_data,
@@ -350,12 +334,12 @@ class SVITrainer(Trainer):
         }
 
     def validate(self) -> tuple[float, float]:
-        """As in the base, of the mean prediction of 8 draws."""
+        """Return NLL and accuracy of the mean prediction of 8 draws on the validation data."""
         assert self.problem.validation is not None
         return evaluate_draws(self.net, self.guide, self.problem.validation)
 
     def learnt_parameters(self) -> list[Tensor]:
-        """As in the base: those of the guide."""
+        """Return the guide's parameters."""
         return list(self.guide.parameters())
 
     def follow_priors(self, epoch: int) -> None:
@@ -365,33 +349,33 @@ class SVITrainer(Trainer):
             self.guide.epoch = epoch
             return
         self.trainable = trainable
-        self.guide.follow(self.problem.model.priors.densities(self.net, epoch), epoch)
+        self.guide.set_epoch(self.problem.model.priors.densities(self.net, epoch), epoch)
 
     def _trainable_names(self) -> frozenset[str]:
         return frozenset(name for name, p in self.net.named_parameters() if p.requires_grad)
 
     def train_batches(self, bar: TrainingProgress) -> tuple[list[float], Tensor | None]:
-        """As in the base; the rate of hyperparameters falls as the schedule lowers the other."""
+        """Update by every batch; the rate of hyperparameters falls as the schedule's does."""
         if self.hyper_optimizer is not None:
             left = min(1.0, float(self.optimizer.param_groups[0]["lr"]) / float(self.method.lr))
             self.hyper_optimizer.param_groups[0]["lr"] = HYPER_LR * left
         return super().train_batches(bar)
 
     def update_network(self, x: Tensor) -> None:
-        """As in the base: the guide's centre."""
+        """Put the network's weights at the guide's centre."""
         try:
             set_parameters(self.parameters, self.guide.centre())
         except ValueError as error:
             raise self.diverged(str(error), self.step - 1, x) from error
 
     def diverged(self, reason: str, step: int, x: Tensor) -> DivergenceError:
-        """As in the base; the network is put at the guide's centre first."""
+        """Return the error to raise, with the network at the guide's centre."""
         with contextlib.suppress(ValueError):  # a law may have no centre any more
             set_parameters(self.parameters, self.guide.centre())
         return super().diverged(reason, step, x)
 
     def fitted(self) -> Fitted:
-        """As in the base: the guide, with the network at its centre."""
+        """Return the guide, and the network at its centre."""
         set_parameters(self.parameters, self.guide.centre())
         coordinates = self.guide.coordinates(self.guide.hyperpriors)
         coordinates = {name: u.detach().cpu().clone() for name, u in coordinates.items()}
@@ -401,7 +385,7 @@ class SVITrainer(Trainer):
 def evaluate_draws(
     net: nn.Module, guide: VariationalGuide, batches: Batches
 ) -> tuple[float, float]:
-    """NLL and accuracy of the mean prediction of 8 draws, always of the same noise."""
+    """Return NLL and accuracy of the mean prediction of 8 draws, always of the same noise."""
     root = unwrap(net)
     paths = {p.name: p.path for p in parameters_of(root)}
     draws = [

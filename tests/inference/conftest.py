@@ -113,3 +113,14 @@ def plain_loop():
         return net
 
     return train
+
+
+@pytest.fixture(params=["new", "empty"])
+def untouched(request, tmp_path):
+    """A folder to write to; afterwards nothing must be in it, or there."""
+    path = tmp_path / "runs" / "a"
+    if request.param == "empty":
+        path.mkdir(parents=True)
+    yield path
+    assert not path.exists() if request.param == "new" else list(path.iterdir()) == []
+    assert request.param == "empty" or not path.parent.exists()

@@ -9,7 +9,6 @@ import pytest
 import torch
 from pyro.infer.autoguide import AutoDelta, AutoNormal
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
 
 import bayes_htr as htr
 from bayes_htr.analysis.modules import module_source
@@ -91,34 +90,6 @@ def test_parameters_of_norms_are_no_matrices():
         htr.bind(htr.Priors({"1.weight": htr.ESD(htr.Lomax(2.0))}), net)
 
 
-@pytest.mark.parametrize("method", [htr.MAP(), htr.SVI(guide="meanfield")], ids=["map", "svi"])
-@pytest.mark.parametrize("kind", ["arrays", "loader"])
-def test_a_last_batch_of_one_under_batch_normalisation(network, method, kind, tmp_path):
-    data = torch.randn(33, 6), torch.arange(33) % 3
-    given = data if kind == "arrays" else DataLoader(TensorDataset(*data), 16)
-    priors, out = htr.Priors({"*": htr.Entries(htr.Normal(0.0, 1.0))}), tmp_path / "run"
-    with pytest.raises(htr.errors.DataError, match="33 examples in batches of 16 leave a last"):
-        fitted(network("batchnorm"), priors, given, method, epochs=1, batch_size=16, out=out)
-    assert not out.exists()
-    assert fitted(network("mlp"), priors, given, method, epochs=1, batch_size=16).history
-    for fine in (
-        DataLoader(TensorDataset(*data), 16, drop_last=True),
-        DataLoader(TensorDataset(*data), 11),
-    ):
-        assert fitted(network("batchnorm"), priors, fine, method, epochs=1).history
-    frozen = network("batchnorm")
-    frozen.bn.eval()
-    assert fitted(frozen, priors, given, method, epochs=1, batch_size=16).history
-    with pytest.raises(htr.errors.DataError, match="last batch of one"):
-        fitted(network("batchnorm"), priors, data, method, epochs=1, batch_size=1)
-
-
-def test_batch_normalisation_of_images_takes_one_example():
-    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(32, 3))
-    data = torch.randn(17, 1, 6, 6), torch.arange(17) % 3
-    assert fitted(net, LOMAX, data, htr.MAP(), epochs=1, batch_size=16).history
-
-
 @pytest.mark.parametrize("priors", [{}, {"*": htr.Entries(htr.Normal(0.0, 0.3))}], ids=str)
 def test_a_draw_for_each_example_where_no_spectrum_has_a_law(network, priors):
     data = torch.randn(32, 6), torch.arange(32) % 3
@@ -134,25 +105,6 @@ def test_a_module_changed_after_bind_is_named(network):
     nn.utils.parametrizations.weight_norm(net.fc1)
     with pytest.raises(htr.PriorError, match=r"no parameter 'fc1.weight' any more; bind"):
         energy()
-
-
-def test_fit_within_no_grad_trains(network):
-    data = torch.randn(32, 6), torch.arange(32) % 3
-    expected = fitted(network(), LOMAX, data, htr.MAP(), epochs=1).history[0]["loss"]
-    with torch.no_grad():
-        assert fitted(network(), LOMAX, data, htr.MAP(), epochs=1).history[0]["loss"] == expected
-    with torch.inference_mode(), pytest.raises(RuntimeError, match="inference_mode"):
-        htr.bind(LOMAX, network()).backward()
-
-
-@pytest.mark.parametrize("answer", [True, np.bool_(True), torch.tensor(True)], ids=repr)
-def test_a_callback_ends_training_by_any_true(network, answer):
-    data = torch.randn(32, 6), torch.arange(32) % 3
-    for said, epochs in ((answer, 1), (None, 3), (1, 3), ("yes", 3), (np.bool_(False), 3)):
-        posterior = fitted(
-            network(), LOMAX, data, htr.MAP(), epochs=3, callbacks=[lambda event, say=said: say]
-        )
-        assert len(posterior.history) == epochs
 
 
 @pytest.mark.parametrize("guide", ["spectral", "meanfield"])

@@ -15,7 +15,6 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from bayes_htr.distributed import own_device, synchronised_rng
 from tests.inference import distributed_cases as cases
 from tests.processes import ENVIRONMENT, TORCHRUN, difference, found_by
 
@@ -80,19 +79,6 @@ def test_a_dealt_loader_is_told_the_epoch_also_in_one_process():
     loader.sampler.set_epoch = told.append
     cases.fit(train=loader, epochs=3)
     assert told == [0, 1, 2]
-
-
-def test_what_all_draw_alike_does_not_depend_on_the_global_state():
-    def numbers(seed):
-        torch.manual_seed(seed)
-        found = []
-        for item in synchronised_rng((float(torch.rand(())) for _ in range(3)), seed=5):
-            found.append((item, float(torch.rand(()))))
-        return zip(*found, strict=True)
-
-    (alike, own), (alike_too, other) = numbers(1), numbers(2)
-    assert alike == alike_too
-    assert own != other
 
 
 def test_dropout_differs_and_weights_do_not(found):
@@ -160,21 +146,6 @@ def test_resumed_with_another_number_of_processes(found):
     resumed = cases.fit(cases.TOP, epochs=4, out=found.out / "two to one", resume=True)
     assert difference(resumed.network().state_dict(), whole) < 1e-5
     assert not list(found.out.glob("*to*/.*"))
-
-
-def test_devices_of_several_processes(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    for local, expected in {"0": "cuda:0", "1": "cuda:1"}.items():
-        monkeypatch.setenv("LOCAL_RANK", local)
-        assert own_device("auto") == own_device("cuda") == torch.device(expected)
-        assert own_device("cpu") == torch.device("cpu")
-    monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ValueError, match="process 2 of this machine has no device of its own"):
-        own_device("auto")
-    for device in ("cuda:1", "mps", "abacus"):
-        with pytest.raises(ValueError, match=f"device='{device}' is not for several processes"):
-            own_device(device)
 
 
 SCRIPT = """
