@@ -26,6 +26,7 @@ from torch import Tensor, nn
 import bayes_htr as htr
 from bayes_htr.experiments import build_network
 from bayes_htr.inference import Batches, Problem
+from bayes_htr.inference.trainer import Trainer
 from benchmarks.common.stopwatch import Steps
 
 SHAPE = (1, 28, 28)
@@ -94,6 +95,14 @@ class _Loop:
             self._step(*next(self._batches))
 
 
+class _TrainerLoop(_Loop):
+    """Updates of a trainer."""
+
+    def __init__(self, work: Work, trainer: Trainer) -> None:
+        super().__init__(work, lambda x, y: trainer.update(x, y, len(y)))
+        self.trainer = trainer
+
+
 def plain_run(work: Work, optimizer: Callable[..., torch.optim.Optimizer]) -> Steps:
     """Training without a prior, as anyone would write the loop."""
     net = work.network().train()
@@ -109,14 +118,12 @@ def plain_run(work: Work, optimizer: Callable[..., torch.optim.Optimizer]) -> St
 
 def map_run(work: Work, priors: htr.Priors) -> Steps:
     """Steps of `htr.MAP`, by SGD with momentum."""
-    trainer = htr.MAP(lr=0.05).prepare(_problem(work, priors))
-    return _Loop(work, lambda x, y: trainer.update(x, y, len(y)))
+    return _TrainerLoop(work, htr.MAP(lr=0.05).prepare(_problem(work, priors)))
 
 
 def svi_run(work: Work, priors: htr.Priors, method: htr.SVI) -> Steps:
     """Steps of `htr.SVI`."""
-    trainer = method.prepare(_problem(work, priors))
-    return _Loop(work, lambda x, y: trainer.update(x, y, len(y)))
+    return _TrainerLoop(work, method.prepare(_problem(work, priors)))
 
 
 def _problem(work: Work, priors: htr.Priors) -> Problem:

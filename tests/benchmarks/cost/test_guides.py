@@ -55,7 +55,7 @@ def test_every_run_steps_and_leaves_no_trace(name, work):
 def test_spectral_runs_are_of_their_priors(work):
     spectral = TIMED["spectral_lomax_8"].run(work)
     spectral.steps(1)
-    guide = spectral._step.__self__.guide
+    guide = spectral.trainer.guide
     assert guide.kind == "spectral"
     assert guide.directions == 8
     assert map_of("spectral_lomax_8") == "map_lomax"
