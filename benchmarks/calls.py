@@ -1,9 +1,9 @@
-"""How many functions of the library a step passes through.
+"""The number of functions of the library that a step passes through.
 
-Counts calls of the library's own functions, and how many different ones in how many files, for a
-step of MAP whose gradient is held, one that refreshes every matrix, a step of SVI by the spectral
-guide, and `htr.fit` by MAP for one epoch of ten batches, on a 784-512-256-10 network under the
-Lomax prior. Counts do not depend on the machine. Takes a few seconds.
+The script counts calls of functions of the library, distinct functions, and files. It does so for a
+step of MAP with a held gradient, a step of MAP that refreshes every matrix, a step of SVI with the
+spectral guide, and `htr.fit` by MAP for one epoch of ten batches. The network is 784-512-256-10
+under the Lomax prior. The counts do not depend on the machine, and the script takes a few seconds.
 
 Run: `python benchmarks/calls.py`.
 """
@@ -33,7 +33,7 @@ BATCH = 32
 
 
 class Counting:
-    """Counts calls of the library's functions while it is switched on."""
+    """Counts calls of functions of the library within its context."""
 
     def __init__(self) -> None:
         self.calls: Counter[CodeType] = Counter()
@@ -50,14 +50,14 @@ class Counting:
         sys.setprofile(None)
 
     def row(self) -> tuple[int, int, int]:
-        """Calls, different functions, and files."""
+        """The number of calls, of distinct functions, and of files."""
         functions = [code for code in self.calls if not code.co_name.startswith("<")]
         files = {code.co_filename for code in functions}
         return sum(self.calls[code] for code in functions), len(functions), len(files)
 
 
 class _OneStep(StepCallback):
-    """Counts the calls between two updates of a fit, of which neither is the first."""
+    """Counts the calls between two successive updates of a fit, beginning with a given step."""
 
     def __init__(self, step: int) -> None:
         self.counting, self.step = Counting(), step
@@ -85,11 +85,11 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def map_step(*, refresh: bool) -> Counting:
-    """A call of `energy.backward` in a loop of one's own, held or refreshing all three matrices."""
+    """A call of `energy.backward` in a hand-written loop, held or refreshing all matrices."""
     x, y = data()
     net = build_network("mlp", (1, 28, 28), 10)
     energy = htr.bind(PRIORS, net, refresh=htr.Drift(0.1, check_every=4))
-    for _ in range(5):  # the first refreshes, and the fifth is no check
+    for _ in range(5):  # the first call refreshes, and the one that is counted checks no drift
         F.cross_entropy(net(x[:BATCH]), y[:BATCH]).backward()
         energy.backward(1 / NUM_DATA)
     if refresh:
@@ -100,7 +100,7 @@ def map_step(*, refresh: bool) -> Counting:
 
 
 def svi_step() -> Counting:
-    """A step of SVI between two looks at what is held."""
+    """A step of SVI that computes no singular vectors."""
     model = htr.BayesianClassifier(build_network("mlp", (1, 28, 28), 10), PRIORS)
     one = _OneStep(step=5)
     htr.fit(model, data(), epochs=1, batch_size=BATCH, callbacks=[one], progress=False)
@@ -108,7 +108,7 @@ def svi_step() -> Counting:
 
 
 def map_fit() -> Counting:
-    """`htr.fit` by MAP, all of it."""
+    """A whole `htr.fit` by MAP."""
     model = htr.BayesianClassifier(build_network("mlp", (1, 28, 28), 10), PRIORS)
     with Counting() as counting:
         htr.fit(model, data(), method=htr.MAP(), epochs=1, batch_size=BATCH, progress=False)

@@ -1,10 +1,10 @@
-"""Which Lomax law for the posterior on digits: validation scores of laws at strength 1.
+"""The choice of the Lomax law of the default posterior: validation scores of laws at strength 1.
 
-Trains the digits network under each law with ten seeds of split and start, on four fifths of the
-training images, and scores it on the rest; test images are never seen, and the seeds are others
-than those of `make demo`. Prints, for each law, mean NLL, accuracy and Brier score, and the fewest
-eigenvalues that a tail of `fc1` and of `fc2` holds over the seeds. Takes about seven minutes on two
-cores.
+The script trains the digits network under each law with ten seeds of the split and the initial
+weights. It trains on four fifths of the training images and scores the rest. Test images are never
+seen, and the seeds differ from those of `make demo`. For each law it prints the mean NLL, accuracy
+and Brier score, and the least number of eigenvalues in a tail of `fc1` and of `fc2` over the seeds.
+It takes about seven minutes on two cores.
 
 Run: `python benchmarks/digits_prior.py`.
 """
@@ -30,7 +30,7 @@ SCORES = ("nll", "accuracy", "brier")
 
 
 def score(law: tuple[float, float] | None, seed: int) -> dict[str, float]:
-    """Validation scores under a law, `None` for plain training, and the sizes of two tails."""
+    """Validation scores and the sizes of two tails under a law; `None` is plain training."""
     torch.set_num_threads(1)
     data = load_dataset("digits", seed=seed)
     order = torch.randperm(len(data.y_train), generator=torch.Generator().manual_seed(1000 + seed))

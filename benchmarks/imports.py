@@ -1,8 +1,8 @@
-"""What it costs to import the library, and to ask the command line for help.
+"""How long it takes to import the library, and to ask the command line for help.
 
-Starts a process for each row of the table, `RUNS` times in turn, and prints the medians of the CPU
-time, which is user and system time together and does not wait for other programs as the time on the
-clock does. Takes one to two minutes.
+The script starts a process for each row of the table, `RUNS` times in turn, and prints the medians
+of the CPU time, which is user and system time together. Unlike elapsed time it does not depend on
+other programs. The script takes one to two minutes.
 
 Run: `python benchmarks/imports.py`.
 """
@@ -37,7 +37,7 @@ def cpu_seconds(*arguments: str) -> float:
     """The CPU time of a Python process with one thread, in seconds.
 
     Raises:
-        RuntimeError: It failed otherwise than by a wrong argument.
+        RuntimeError: The process failed for another reason than a wrong argument.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
@@ -56,7 +56,7 @@ def main() -> None:
     """Measure every row in turn, and print the table."""
     times: dict[str, list[float]] = {name: [] for name in ROWS}
     for arguments in ROWS.values():
-        cpu_seconds(*arguments)  # compiled and cached: not what is measured
+        cpu_seconds(*arguments)  # compiles and caches, which is not measured
     for _ in range(RUNS):
         for name, arguments in ROWS.items():
             times[name].append(cpu_seconds(*arguments))

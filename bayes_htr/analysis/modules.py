@@ -1,6 +1,6 @@
-"""The weights of a module, each by its layer's type.
+"""The weights of a module, each with its layer's type.
 
-Where a parametrization, a normalisation or pruning computes a weight, the computed one counts.
+Where a parametrization, a normalisation or pruning computes a weight, the computed weight is read.
 """
 
 from __future__ import annotations
@@ -14,13 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 
-from bayes_htr.analysis.weights import (
-    Source,
-    Weight,
-    in_projections,
-    kind_by_dimensions,
-    reason_against,
-)
+from bayes_htr.analysis.weights import Source, reason_against
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import NORMS, hooked, plain_name, unwrap
 
@@ -40,53 +34,43 @@ _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 def module_source(module: nn.Module) -> Source:
-    """The weights of a module.
+    """Collect the weights of a module.
 
     Raises:
-        SpectrumError: A lazy parameter that has no shape yet.
+        SpectrumError: A lazy parameter has no shape yet.
     """
     net = unwrap(module)
-    weights: list[Weight] = []
-    skipped: dict[str, str] = {}
+    source = Source(type(net).__name__)
     for parameter in parameters_of(net):
         tensor = parameter.tensor
         if parameter.raw or tensor.ndim < 2:
             continue
         owner = net.get_submodule(parameter.path.rpartition(".")[0])
-        _add(parameter.name, owner, tensor.detach(), partial(_same, tensor), weights, skipped)
+        _add(source, parameter.name, owner, tensor.detach(), tensor.detach)
     for path, owner in net.named_modules():
         for name in _computed(owner):
             with torch.no_grad(), _evaluating(owner):
                 tensor = getattr(owner, name)
             if tensor.ndim >= 2:
-                full = plain_name(f"{path}.{name}" if path else name)
-                _add(full, owner, tensor, partial(_compute, owner, name), weights, skipped)
-    return Source(type(net).__name__, tuple(weights), skipped)
+                full_name = plain_name(f"{path}.{name}" if path else name)
+                _add(source, full_name, owner, tensor, partial(_compute, owner, name))
+    return source
 
 
 def _add(
-    name: str,
-    owner: nn.Module,
-    tensor: Tensor,
-    load: Callable[[], Tensor],
-    weights: list[Weight],
-    skipped: dict[str, str],
+    source: Source, name: str, owner: nn.Module, tensor: Tensor, load: Callable[[], Tensor]
 ) -> None:
-    reason = reason_against(tuple(tensor.shape), tensor.is_floating_point(), str(tensor.dtype))
+    reason = reason_against(tensor.shape, tensor.is_floating_point(), str(tensor.dtype))
     if isinstance(owner, NORMS):
         reason = "a gain or bias of a normalisation is no weight matrix"
     if tensor.is_meta:
         reason = "it is on the meta device, without values"
-    if reason is not None:
-        skipped[name] = reason
-        return
-    kind = next((k for t, k in _KINDS if isinstance(owner, t)), kind_by_dimensions(tensor.ndim))
-    if isinstance(owner, _TRANSPOSED):
-        shape = _out_first(tensor, owner.groups).shape
-        load = partial(_loaded_out_first, load, owner.groups)
-    else:
-        shape = tensor.shape
-    weights.extend(in_projections(Weight(name, kind, tuple(shape), load)))
+    shape = tuple(tensor.shape)
+    if reason is None and isinstance(owner, _TRANSPOSED):
+        shape = tuple(_out_first(tensor, owner.groups).shape)
+        load = partial(_load_out_first, load, owner.groups)
+    kind = next((kind for layer, kind in _KINDS if isinstance(owner, layer)), "")
+    source.add(name, shape, load, kind=kind, reason=reason)
 
 
 def _computed(owner: nn.Module) -> list[str]:
@@ -99,7 +83,7 @@ def _computed(owner: nn.Module) -> list[str]:
 
 def _compute(owner: nn.Module, name: str) -> Tensor:
     with torch.no_grad(), _evaluating(owner):
-        hook = hooked(owner).get(name)  # here and if pruned the attribute may be out of date
+        hook = hooked(owner).get(name)  # with a hook or a mask the attribute may be out of date
         if isinstance(hook, SpectralNorm):
             return hook.compute_weight(owner, do_power_iteration=False)
         if hook is not None:
@@ -111,15 +95,15 @@ def _compute(owner: nn.Module, name: str) -> Tensor:
 
 @contextmanager
 def _evaluating(owner: nn.Module) -> Iterator[None]:
-    """Without training: spectral normalisation takes a step of its iteration with each look."""
-    inside = list(owner.modules())
-    before = [m.training for m in inside]
+    """Set evaluation mode: in training mode spectral normalisation changes with each access."""
+    modules = list(owner.modules())
+    modes = [m.training for m in modules]
     try:
-        for m in inside:
+        for m in modules:
             m.training = False
         yield
     finally:
-        for m, mode in zip(inside, before, strict=True):
+        for m, mode in zip(modules, modes, strict=True):
             m.training = mode
 
 
@@ -129,9 +113,5 @@ def _out_first(tensor: Tensor, groups: int) -> Tensor:
     return grouped.reshape(groups * tensor.shape[1], -1, *tensor.shape[2:])
 
 
-def _loaded_out_first(load: Callable[[], Tensor], groups: int) -> Tensor:
+def _load_out_first(load: Callable[[], Tensor], groups: int) -> Tensor:
     return _out_first(load().detach(), groups)
-
-
-def _same(tensor: Tensor) -> Tensor:
-    return tensor

@@ -1,10 +1,10 @@
 """Many jobs on small matrices at once, each on one thread.
 
-A matrix of a few hundred columns gains little from a second thread: the work between two meetings
-of the threads is microseconds. It can lose a hundredfold, since the threads of torch and of NumPy's
-BLAS wait for their next work in a busy loop, and keep each other from the processor. So a small
-matrix has one thread, and several are decomposed at a time; large ones follow one by one, with all
-threads.
+A matrix of a few hundred columns gains little from a second thread, because the threads have only
+microseconds of work between two synchronisations. It can lose a hundredfold, because the threads of
+torch and of NumPy's BLAS wait for their next work in a busy loop and keep each other from the
+processor. Therefore a small matrix has one thread, and several are decomposed at a time; large ones
+follow one by one, with all threads.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from threadpoolctl import threadpool_limits
 
 T = TypeVar("T")
 
-_SMALL_SIDE = 1024  # the shorter one
-_SMALL_SIZE = 2**23  # entries, so that those in memory at one time do not add up
+_SMALL_SIDE = 1024  # the shorter side
+_SMALL_SIZE = 2**23  # entries: several matrices are in memory at a time
 _MOST_WORKERS = 16
 
 
@@ -32,9 +32,10 @@ def is_small(sides: tuple[int, int], entries: int) -> bool:
 
 @contextmanager
 def single_threaded() -> Iterator[None]:
-    """One thread for each operator of torch and for each call of NumPy's and SciPy's BLAS.
+    """Limit each operator of torch and each call of NumPy's and SciPy's BLAS to one thread.
 
-    In the whole process, also for threads that are started meanwhile; afterwards as before.
+    This holds in the whole process, also for threads that are started meanwhile. Afterwards the
+    limits are as before.
     """
     import_module("scipy.stats")  # only libraries that are loaded are limited
     before = torch.get_num_threads()
@@ -47,15 +48,15 @@ def single_threaded() -> Iterator[None]:
 
 
 def run_all(job: Callable[[int], T], work: Sequence[float], small: Sequence[bool]) -> list[T]:
-    """Results of `job(0)`, `job(1)`, ...
+    """Compute `job(0)`, `job(1)`, ...
 
-    Small ones run at once, the longest first, in as many threads as torch would use (at most 16);
-    then the others, in this thread. After an error nothing new is begun.
+    Small jobs run at once, the longest first, in as many threads as torch would use (at most 16);
+    then the others run in this thread. After an error no other job begins.
 
     Args:
         job: Called with each index.
-        work: How long each takes, in any unit.
-        small: Whether each is on small matrices.
+        work: How long each job takes, in any unit.
+        small: Whether each job is on small matrices.
     """
     longest_first = sorted((i for i in range(len(work)) if small[i]), key=lambda i: -work[i])
     workers = min(torch.get_num_threads(), len(longest_first), _MOST_WORKERS)
@@ -65,11 +66,11 @@ def run_all(job: Callable[[int], T], work: Sequence[float], small: Sequence[bool
             if workers == 1:
                 results |= {i: job(i) for i in longest_first}
             else:
-                results |= _at_once(job, longest_first, workers)
+                results |= _run_in_threads(job, longest_first, workers)
     return [results[i] if small[i] else job(i) for i in range(len(work))]
 
 
-def _at_once(job: Callable[[int], T], indices: Sequence[int], workers: int) -> dict[int, T]:
+def _run_in_threads(job: Callable[[int], T], indices: Sequence[int], workers: int) -> dict[int, T]:
     pool = ThreadPoolExecutor(workers, thread_name_prefix="analyze")
     try:
         futures = {i: pool.submit(job, i) for i in indices}

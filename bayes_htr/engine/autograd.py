@@ -69,20 +69,6 @@ def enter(value: Tensor, gradients: Sequence[Gradient], inputs: Sequence[Tensor]
     return result
 
 
-def add_to_grad(grad: Tensor, gradient: Gradient, scale: float) -> None:
-    """`grad += scale * gradient`, in place."""
-    rest, left, right = gradient
-    if rest is not None:
-        grad.add_(rest.to(grad.dtype), alpha=scale)
-    if left is not None and right is not None:
-        if left.dtype != grad.dtype:
-            left, right = left.to(grad.dtype), right.to(grad.dtype)
-        if left.ndim == 1:
-            grad.addr_(left, right, alpha=scale)  # half the time of `addmm_`
-        else:
-            grad.addmm_(left, right, alpha=scale)
-
-
 def _scaled(gradient: Gradient, scale: Tensor, x: Tensor) -> Tensor:
     """`scale * gradient` in the dtype of `x`: one pass over memory for each part."""
     rest, left, right = gradient
@@ -156,7 +142,13 @@ def accumulate(derivative: Derivative, scale: float) -> None:
     if grad.layout == torch.strided:
         part = view(grad)
         if part.untyped_storage().data_ptr() == grad.untyped_storage().data_ptr():
-            add_to_grad(part, gradient, scale)
+            rest, left, right = gradient
+            if rest is not None:
+                part.add_(rest.to(part.dtype), alpha=scale)
+            if left is not None and right is not None:
+                left, right = left.to(part.dtype), right.to(part.dtype)
+                add_product = part.addr_ if left.ndim == 1 else part.addmm_  # `addr_` is faster
+                add_product(left, right, alpha=scale)
             return
     with torch.enable_grad():  # the matrix is no view of the gradient
         zero = torch.zeros((), dtype=grad.dtype, device=grad.device)

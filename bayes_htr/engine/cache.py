@@ -132,11 +132,6 @@ class CachedGradient:
     _like: tuple[torch.Size, torch.dtype, torch.device] | None = field(default=None, repr=False)
 
     @property
-    def cluster(self) -> Cluster | None:
-        """The triplets that follow the matrix, if there are any."""
-        return None if self.leading is None else self.leading.cluster
-
-    @property
     def can_drift(self) -> bool:
         """Whether anything but the largest singular value can ask for a refresh."""
         return self.reference is not None or bool(self.hyperparameters)
@@ -200,11 +195,10 @@ class CachedGradient:
         if self._gradient is None:
             rest, slope = self.evaluation.rest, self.evaluation.slope
             self._gradient = Gradient(rest)
-            if self.cluster is not None and slope is not None:
-                assert self.leading is not None
-                weights = reversed(self.leading.weights)
-                used = [i for i, w in enumerate(weights, 1) if w > NEGLIGIBLE]
-                left, right = self.cluster.mean(width, max(used))
+            leading = self.leading
+            if leading is not None and leading.cluster is not None and slope is not None:
+                used = [i for i, w in enumerate(reversed(leading.weights), 1) if w > NEGLIGIBLE]
+                left, right = leading.cluster.mean(width, max(used))
                 self._gradient = Gradient(rest, slope * left, right)
         return self._gradient
 

@@ -8,8 +8,8 @@ policy says so, and cached in between (`docs/engine.md`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial, wraps
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from itertools import islice
 from operator import is_not
 from typing import Any, Concatenate, ParamSpec, TypeVar
@@ -26,7 +26,6 @@ from bayes_htr.engine.autograd import (
     entered,
     itself,
 )
-from bayes_htr.engine.evaluation import Evaluation
 from bayes_htr.engine.matrix_energy import MatrixEnergy
 from bayes_htr.engine.refresh import Drift, Refresh, RefreshScheduler
 from bayes_htr.engine.sharing import Sharing
@@ -271,7 +270,9 @@ class SpectralEnergy(nn.Module):
             evaluation = matrix.evaluate_at(tensor, latents)
             gradient = evaluation.gradient
             summands.append(matrix.summand_of(evaluation, tensor, gradient, latents))
-        return by_name(self._gated(summands) + self._hyperprior_summands(latents))
+        if self.priors.threshold is not None:
+            summands = _gated(summands, self.priors.threshold)
+        return by_name(summands + self._hyperprior_summands(latents))
 
     def get_extra_state(self) -> dict[str, Any]:
         """The cached gradients and when they are due, as plain data and tensors."""
@@ -321,14 +322,16 @@ class SpectralEnergy(nn.Module):
         if matrices:
             self._refresh(matrices, latents)
         summands = [matrix.summand(latents) for matrix in matrices]
-        return self._gated(summands) + self._hyperprior_summands(latents)
+        if self.priors.threshold is not None:
+            summands = _gated(summands, self.priors.threshold)
+        return summands + self._hyperprior_summands(latents) if latents else summands
 
     def _refresh(self, matrices: list[MatrixEnergy], latents: Mapping[str, Tensor]) -> None:
         """Refresh those matrices that are due at this call."""
         sharing = self._sharing if world_size() > 1 else None
         if sharing is not None:
             sharing.begin(matrices, self._scheduler.calls)
-        self._scheduler.calls += 1
+        self._scheduler.begin()
         calls = self._scheduler.calls
         turning = [
             m for m in matrices if not m.is_stale and m.cache is not None and m.cache.advance(calls)
@@ -340,22 +343,14 @@ class SpectralEnergy(nn.Module):
             return _drifted(tested, latents, sharing)
 
         due = self._scheduler.due(matrices, drifted)
-        evaluate = partial(self._evaluate, latents=latents)
-        evaluations: Iterable[Evaluation] = map(evaluate, due)
         if sharing is not None:
-            evaluations = sharing.evaluations(due, evaluate, latents)
+            evaluations = sharing.evaluations(due, latents)
+            self.decompositions += sum(not m.is_cheap and sharing.owns(m) for m in due)
+        else:
+            evaluations = [matrix.evaluate(latents) for matrix in due]
+            self.decompositions += sum(not m.is_cheap for m in due)
         for matrix, evaluation in zip(due, evaluations, strict=True):
             matrix.accept(evaluation, latents)
-
-    def _evaluate(self, matrix: MatrixEnergy, latents: Mapping[str, Tensor]) -> Evaluation:
-        self.decompositions += not matrix.is_cheap
-        return matrix.evaluate(latents)
-
-    def _gated(self, summands: list[Summand]) -> list[Summand]:
-        threshold = self.priors.threshold
-        if threshold is not None and sum(s.penalty for s in summands) < threshold:
-            return []
-        return summands
 
     def _hyperprior_summands(self, latents: Mapping[str, Tensor]) -> list[Summand]:
         summands = []
@@ -369,6 +364,11 @@ class SpectralEnergy(nn.Module):
                 derivatives = [Derivative(latents[name], itself, Gradient(slope))]
             summands.append(Summand(name, energy.detach(), 0.0, derivatives))
         return summands
+
+
+def _gated(summands: list[Summand], threshold: float) -> list[Summand]:
+    """The summands of matrices, or none where their penalties together are below a threshold."""
+    return summands if sum(s.penalty for s in summands) >= threshold else []
 
 
 def _follow(matrices: Sequence[MatrixEnergy], sharing: Sharing | None) -> None:

@@ -117,19 +117,21 @@ class RefreshScheduler:
 
     Attributes:
         calls: How many calls there have been, the present one included.
+        is_check: Whether drift is tested at this call.
         flags: Those of matrices that ask for a refresh.
     """
 
     def __init__(self, policy: Refresh) -> None:
         self.policy = policy
         self.calls = 0
+        self.is_check = False
         self.flags = DelayedFlags()
 
-    @property
-    def is_check(self) -> bool:
-        """Whether drift is tested at this call."""
+    def begin(self) -> None:
+        """Count a call."""
+        self.calls += 1
         policy = self.policy
-        return isinstance(policy, Drift) and self.calls % policy.check_every == 0
+        self.is_check = isinstance(policy, Drift) and self.calls % policy.check_every == 0
 
     def due(self, matrices: Sequence[R], drifted: Callable[[list[R]], Tensor]) -> list[R]:
         """The matrices that are due at this call.

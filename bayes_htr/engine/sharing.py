@@ -7,7 +7,7 @@ is decided from them is decided alike. What is communicated when is in `docs/dis
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -93,14 +93,12 @@ class Sharing:
     def evaluations(
         self,
         matrices: Sequence[MatrixEnergy],
-        evaluate: Callable[[MatrixEnergy], Evaluation],
         latents: Mapping[str, Tensor],
     ) -> list[Evaluation]:
         """The evaluations of matrices, each computed by its owner; by all where it is cheap.
 
         Args:
             matrices: The matrices.
-            evaluate: Computes one.
             latents: Hyperparameters in unconstrained coordinates, by name.
 
         Raises:
@@ -112,7 +110,7 @@ class Sharing:
         for number, matrix in enumerate(matrices):
             if matrix.is_cheap or self.owns(matrix):
                 try:
-                    own[number] = evaluate(matrix)
+                    own[number] = matrix.evaluate(latents)
                 except Exception as error:  # the others are told before it is raised
                     failure = number, error
                     break
@@ -158,8 +156,9 @@ class Sharing:
 def _nothing(matrix: MatrixEnergy) -> Followed:
     """What looks like a step of a cluster, and adds nothing to it in a sum."""
     assert matrix.cache is not None
-    assert matrix.cache.cluster is not None
-    cluster = Cluster(*(torch.zeros_like(t) for t in matrix.cache.cluster))
+    assert matrix.cache.leading is not None
+    assert matrix.cache.leading.cluster is not None
+    cluster = Cluster(*(torch.zeros_like(t) for t in matrix.cache.leading.cluster))
     return Followed(cluster, cluster.values)
 
 

@@ -76,9 +76,9 @@ class SVI:
             default an Adam in one kernel.
         scheduler: The schedule of the learning rate, as in `MAP`.
         particles: The number of draws of the weights in each step.
-        kl_warmup: The number of epochs over which the divergence's weight rises linearly to its
-            full value.
-        temperature: `T`, the full weight of the divergence. The target is the posterior of
+        kl_warmup: The number of epochs over which the weight of the KL divergence rises linearly to
+            its full value.
+        temperature: `T`, the full weight of the KL divergence. The target is the posterior of
             `p(D | W)^(1/T) pi(W)`: below 1 a cold one, as if the data had been seen `1/T` times.
         init_scale: The standard deviation of the guide around the network's weights at the start.
             In `"spectral"` it is that of the logarithm of singular values, 0.1 if not given. In
@@ -98,10 +98,10 @@ class SVI:
             guide. Early stopping needs `validation`.
 
     The guides need priors that are densities; others raise `PriorError`. A parameter with a flat
-    prior is a point, and adds nothing to the divergence. The history holds for each epoch `loss`,
-    the negative evidence lower bound per example (without warm-up; at a temperature other than 1,
-    the objective at this temperature), `train_nll` and `train_accuracy` of draws, `kl` in nats, and
-    on validation data the scores of the mean prediction of 8 draws.
+    prior is a point, and adds nothing to the KL divergence. For each epoch the history holds
+    `loss`, the negative evidence lower bound per example (without warm-up; at a temperature other
+    than 1, the objective at this temperature), `train_nll` and `train_accuracy` of draws, `kl` in
+    nats, and on validation data the scores of the mean prediction of 8 draws.
 
     Raises:
         ValueError: A setting is out of range, or the guide would not use it.
@@ -200,7 +200,7 @@ class SVI:
         return NAMED_GUIDES[self.guide]
 
     def prepare(self, problem: Problem) -> SVITrainer:
-        """Build the trainer, and evaluate the divergence once, before anything is written.
+        """Build the trainer, and evaluate the KL divergence once, before anything is written.
 
         Raises:
             ValueError: Early stopping without validation data, nothing to train, an optimiser that
@@ -226,7 +226,7 @@ class SVI:
             _check_embeddings(problem.net, trainer.guide.drawn)
             with torch.no_grad():
                 guide = copy.deepcopy(trainer.guide)  # a draw counts as a step of the guide
-                guide.divergence(guide.rsample())
+                guide.kl(guide.rsample())
                 if trainer.examples is not None:
                     trainer.examples.check(problem.train.first()[0])
         return trainer
@@ -252,7 +252,7 @@ class SVITrainer(Trainer):
     def __init__(self, method: SVI, problem: Problem) -> None:
         weights = trainable_weights(problem.net)
         densities = problem.model.priors.densities(problem.net, 0)
-        self.guide: VariationalGuide = method.guide_class().around(
+        self.guide: VariationalGuide = method.guide_class().from_weights(
             densities, problem.hyperparameters, method.options()
         )
         self.guide.to(weights[0].device)
@@ -277,16 +277,16 @@ class SVITrainer(Trainer):
             self.examples = ExampleNoise(self.guide, self.root)
 
     def update(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Update by one batch; the sums are of likelihood, divergence, and right labels."""
+        """Update by one batch; the sums are of likelihood, KL divergence, and right labels."""
         self.optimizer.zero_grad()
         if self.hyper_optimizer is not None:
             self.hyper_optimizer.zero_grad()
-        particles, weight = self.method.particles, self._divergence_weight() / self.num_data
+        particles, weight = self.method.particles, self._kl_weight() / self.num_data
         nlls, divergences, corrects = [], [], []
         for particle in range(particles):
             try:
                 sample = self._sample(again=particle > 0)
-                kl = self.guide.divergence_in_step(sample)
+                kl = self.guide.kl_in_step(sample)
             except (ValueError, RuntimeError) as error:  # a law has NaN, or left its range
                 raise self.diverged(str(error), self.step, x) from error
             logits = self._logits(sample, x)
@@ -317,8 +317,8 @@ class SVITrainer(Trainer):
             logits: Tensor = functional_call(self.root, weights, (x,))
         return logits
 
-    def _divergence_weight(self) -> float:
-        """Return the weight of the divergence in this step: the temperature, after warm-up."""
+    def _kl_weight(self) -> float:
+        """Return the weight of the KL divergence in this step: the temperature, after warm-up."""
         if self.step + 1 >= self.warmup_steps:
             return self.method.temperature
         return self.method.temperature * ((self.step + 1) / self.warmup_steps)
@@ -345,7 +345,7 @@ class SVITrainer(Trainer):
             self.guide.epoch = epoch
             return
         self.trainable = trainable
-        self.guide.follow(self.problem.model.priors.densities(self.net, epoch), epoch)
+        self.guide.set_epoch(self.problem.model.priors.densities(self.net, epoch), epoch)
 
     def _trainable_names(self) -> frozenset[str]:
         return frozenset(name for name, p in self.net.named_parameters() if p.requires_grad)

@@ -377,7 +377,7 @@ def _read_guide(
         kind, settings = description["kind"], description["settings"]
         likelihood = Likelihood.from_dict(config)
         model = BayesianClassifier(net, priors, **likelihood.to_dict())
-        guide = GUIDES[kind].rebuilt(model, settings, state)
+        guide = GUIDES[kind].from_state(model, settings, state)
         _check_draw(guide.centre(), net, priors)
         first = next(net.parameters(), torch.zeros(()))
         return guide.to(first.device)

@@ -245,6 +245,8 @@ class MatrixPrior:
                 continue
             energy = term.statistic.energy(view, own)
             penalties.append(energy.item())
+            if not math.isfinite(penalties[-1]):
+                raise term.statistic.not_finite(view, penalties[-1])
             if term.statistic.law.conjugate is None:
                 energies.append(strength * energy)
             else:  # the power is one of the law within the integral over the tail index

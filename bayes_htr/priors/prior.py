@@ -213,20 +213,19 @@ class Statistic(Prior, abstract=True):
         start = self.start(view)
         x = self._supported(view, x, a)
         try:
-            energy = self.law.total_energy(x, a, start, strength)
+            return self.law.total_energy(x, a, start, strength)
         except ValueError as error:
             raise SpectrumError(f"{view.name}: {self!r} cannot be scored: {error}") from error
-        return self._finite(view, energy, x)
 
-    def _finite(self, view: MatrixView, energy: Tensor, x: Tensor) -> Tensor:
-        if not bool(torch.isfinite(energy)):
-            raise SpectrumError(
-                f"{view.name}: the energy of {self!r} is {energy.item()} "
-                f"(scored values from {x.min().item():.3g} to {x.max().item():.3g}); "
-                "these lie at or outside the end of the law's support; if it is no weight matrix, "
-                'leave it out by patterns, as in Priors({"*.weight": ...})'
-            )
-        return energy
+    def not_finite(self, view: MatrixView, energy: float) -> SpectrumError:
+        """The error that says why an energy is not finite."""
+        x = self.values(view)
+        return SpectrumError(
+            f"{view.name}: the energy of {self!r} is {energy} "
+            f"(scored values from {x.min().item():.3g} to {x.max().item():.3g}); "
+            "these lie at or outside the end of the law's support; if it is no weight matrix, "
+            'leave it out by patterns, as in Priors({"*.weight": ...})'
+        )
 
     def _arguments(self, view: MatrixView, latents: Mapping[str, Tensor]) -> Arguments:
         """The law's arguments as numbers and tensors; a tail index integrated out is left out."""

@@ -89,9 +89,9 @@ class ESD(Statistic):
         S = view.log_det(self.law.scale)
         if self.law.conjugate is None:
             assert isinstance(self.law.alpha, float)
-            return self._finite(view, strength * self.law.alpha * S, S)
+            return strength * self.law.alpha * S
         K = min(view.shape)
-        return self._finite(view, self.law.marginal_energy(S, S, K, strength), S)
+        return self.law.marginal_energy(S, S, K, strength)
 
     def is_proper(self, strength: float = 1.0) -> bool:
         return self.tail is None and super().is_proper(strength)

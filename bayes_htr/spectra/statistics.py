@@ -35,6 +35,8 @@ def working(W: Any) -> Tensor:
             f"a matrix of dtype {tensor.dtype}: spectra are of real matrices; pass its real and "
             "imaginary parts, or abs()"
         )
+    if tensor.dtype in (torch.float32, torch.float64):
+        return tensor
     return tensor.to(working_dtype(tensor.dtype))
 
 

@@ -132,12 +132,10 @@ class MatrixView:
     def log_det(self, scale: float) -> Tensor:
         """`log det(I + W'W / scale)`, 0-d."""
         name = f"log_det {scale!r}"
-
-        def compute() -> Tensor:
+        if name not in self.parts:
             value, self._log_det_gradients[name] = log_det(self.W, scale)
-            return value
-
-        return self._part(name, compute)
+            self.parts[name] = value.detach().requires_grad_(torch.is_grad_enabled())
+        return self.parts[name]
 
     @property
     def top(self) -> TopPair:

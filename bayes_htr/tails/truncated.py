@@ -1,12 +1,13 @@
 """The power law with a hard upper end: density proportional to `x^-alpha` on `[xmin, xmax]`.
 
-Nothing lies above xmax, and below it the log-log plot is straight. This is not what powerlaw and
-WeightWatcher call `truncated_power_law`, `x^-alpha e^(-Lambda x)`, a power law whose logarithm
-bends down as if by an exponential; that one is an alternative in `alternatives`.
+No value lies above xmax, and below it the log-log plot is straight. What powerlaw and WeightWatcher
+call `truncated_power_law`, `x^-alpha e^(-Lambda x)`, is another law, which bends down on the
+log-log plot; it is one of the alternatives in `alternatives`.
 
-In `t = log(x / xmin)` and `L = log(xmax / xmin)` it is an exponential law of rate `a = alpha - 1`
-cut off at L, and any real `a` is proper. Of maximum likelihood, xmax is the largest value, and `a`
-solves `mean(t) / L = g(a L)`, `g(y) = 1/y - 1/(e^y - 1)`.
+In `t = log(x / xmin)`, with `L = log(xmax / xmin)`, the law is exponential with rate
+`a = alpha - 1`, cut off at L, and it is proper for every real `a`. The maximum-likelihood estimate
+of xmax is the largest value, and that of `a` solves `mean(t) / L = g(a L)` with
+`g(y) = 1/y - 1/(e^y - 1)`.
 
 References:
     Aban, Meerschaert & Panorska (2006), Journal of the American Statistical Association 101(473).
@@ -25,15 +26,15 @@ _NEWTON_STEPS = 60
 
 
 def truncated_rate(mean: Any, span: Any) -> Array:
-    """`alpha - 1` of maximum likelihood.
+    """The maximum-likelihood estimate of `alpha - 1`.
 
     Args:
-        mean: Of `log(x / xmin)`, between 0 and `span`.
-        span: `log(xmax / xmin)`.
+        mean: The mean of `log(x / xmin)`, between 0 and `span`.
+        span: `log(xmax / xmin)`, of a shape that broadcasts with `mean`.
 
     Returns:
-        Of the arguments' shape; negative where the density grows up to xmax, infinite where all
-        values lie at one of the ends.
+        Estimates of the broadcast shape: negative where the density grows up to xmax, infinite
+        where all values lie at one of the two ends.
     """
     mean, span = np.broadcast_arrays(np.asarray(mean, float), np.asarray(span, float))
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -54,7 +55,7 @@ def truncated_rate(mean: Any, span: Any) -> Array:
 
 
 def truncated_cdf(rate: Any, t: Any, span: Any) -> Array:
-    """`P(log(X / xmin) <= t)` for `0 <= t <= span`: `t / span` at rate 0."""
+    """`P(log(X / xmin) <= t)` for `0 <= t <= span`; at rate 0 this is `t / span`."""
     rate, t, span = np.broadcast_arrays(*(np.asarray(v, float) for v in (rate, t, span)))
     flat = np.abs(rate * span) < 1e-12
     falling = np.where(flat | (rate < 0), 1.0, rate)
@@ -65,7 +66,7 @@ def truncated_cdf(rate: Any, t: Any, span: Any) -> Array:
 
 
 def truncated_quantile(rate: Any, q: Any, span: Any) -> Array:
-    """The inverse of `truncated_cdf`."""
+    """The inverse of `truncated_cdf` in `t`."""
     rate, q, span = np.broadcast_arrays(*(np.asarray(v, float) for v in (rate, q, span)))
     flat = np.abs(rate * span) < 1e-12
     a = np.where(flat, 1.0, np.abs(rate))
@@ -87,12 +88,12 @@ def log_normaliser(rate: Any, span: Any) -> Array:
 
 
 def fisher_information(rate: Any, span: Any) -> Array:
-    """Of one value about its rate: the variance of `log(X / xmin)`."""
+    """The information of one value about its rate, which is the variance of `log(X / xmin)`."""
     return np.asarray(span**2 * _g_slope(np.abs(np.asarray(rate * span, float))))
 
 
 def _g(y: Array) -> Array:
-    """`1/y - 1/(e^y - 1)` for `y >= 0`: the mean of the law on [0, 1]."""
+    """`1/y - 1/(e^y - 1)` for `y >= 0`, the mean of the law on [0, 1]."""
     small = y < 1e-2
     v = np.where(small, 1.0, y)
     series = 1 / 2 - y / 12 + y**3 / 720 - y**5 / 30240
@@ -100,7 +101,7 @@ def _g(y: Array) -> Array:
 
 
 def _g_slope(y: Array) -> Array:
-    """Minus the derivative of `_g`: the variance of the law on [0, 1]."""
+    """The negative derivative of `_g`, which is the variance of the law on [0, 1]."""
     small = y < 0.1
     v = np.where(small, 1.0, y)
     series = 1 / 12 - y**2 / 240 + y**4 / 6048 - y**6 / 172800

@@ -117,7 +117,7 @@ def add_command(
     )
     add = parser.add_argument
     add("--out", type=Path, metavar="DIR", required=True, help="folder of the results")
-    add("--threads", type=positive, default=threads, help="of PyTorch on the CPU")
+    add("--threads", type=positive, default=threads, help="threads of PyTorch on the CPU")
     interrupted = "interrupted; the same command goes on with what is left to measure"
     parser.set_defaults(interrupted=interrupted, device="cpu")
     return parser

@@ -1,4 +1,4 @@
-"""Fair timing: the device idle at both ends, no garbage collection, and runs that take turns."""
+"""Fair timing: the device is idle at both ends, Python collects no garbage, and runs take turns."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any, Protocol
 import torch
 
 Tick = Callable[[int], None]
-"""Called with a number of steps when they are done, outside of what is timed."""
+"""Called with a number of steps after they have been taken, outside the timing."""
 
 
 class Steps(Protocol):
-    """Something that goes on by a number of steps."""
+    """Something that can take a number of steps."""
 
     def steps(self, count: int) -> None:
         """Take `count` steps."""
 
 
 class Stopwatch:
-    """Seconds that a piece of work takes, with the device synchronised before and after.
+    """Measures the seconds of a piece of work, with the device synchronised before and after.
 
     Args:
         device: Where the work runs.
@@ -35,7 +35,7 @@ class Stopwatch:
         self._now = now
 
     def __call__(self, work: Callable[[], Any]) -> float:
-        """Do the work and return the seconds it took."""
+        """Do the work, and return the seconds that it took."""
         self._wait()
         start = self._now()
         work()
@@ -49,7 +49,7 @@ class Stopwatch:
 
 @contextmanager
 def no_collection() -> Iterator[None]:
-    """Within it Python collects no garbage: what there is has been collected before."""
+    """Collect garbage first, and none within the context."""
     enabled = gc.isenabled()
     gc.collect()
     gc.disable()
@@ -63,17 +63,17 @@ def no_collection() -> Iterator[None]:
 def take_turns(
     runs: Sequence[Steps], steps: int, turn: int, watch: Stopwatch, tick: Tick
 ) -> list[float]:
-    """Seconds for `steps` steps of each run, which go on in turns.
+    """The seconds that each run needs for `steps` steps, if the runs take turns.
 
-    Whatever else the machine does then falls on all of them alike. The order is reversed from one
-    turn to the next.
+    Other work on the machine then affects all runs alike. The order is reversed from one turn to
+    the next.
 
     Args:
         runs: The runs.
-        steps: How many steps each of them takes.
-        turn: How many steps a run takes before the next has its turn.
+        steps: The number of steps of each run.
+        turn: The number of steps that a run takes before it is the turn of the next.
         watch: The stopwatch.
-        tick: Told of the steps that are done.
+        tick: Called with the steps that have been taken.
     """
     seconds = [0.0] * len(runs)
     order = list(range(len(runs)))
@@ -90,5 +90,5 @@ def take_turns(
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """Median, least and largest."""
+    """The median, the least and the largest value."""
     return {"median": median(values), "min": min(values), "max": max(values)}

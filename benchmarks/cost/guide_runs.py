@@ -8,9 +8,8 @@ Bayesian networks.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import pyro
@@ -26,8 +25,8 @@ from torch import Tensor, nn
 import bayes_htr as htr
 from bayes_htr.experiments import build_network
 from bayes_htr.inference import Batches, Problem
-from bayes_htr.inference.trainer import Trainer
 from benchmarks.common.stopwatch import Steps
+from benchmarks.cost.training import Training, Workload, random_data
 
 SHAPE = (1, 28, 28)
 CLASSES = 10
@@ -44,48 +43,20 @@ FRECHET = htr.Priors({"*.weight": htr.MaxEigenvalue(htr.Frechet(2.0, 1.0)), **_N
 LOMAX = htr.Priors({"*.weight": htr.ESD(htr.Lomax(2.0, 1.0)), **_NORMAL_BIASES})
 
 
-@dataclass(frozen=True)
-class Work:
-    """The data that every run takes its steps on.
+def random_images(examples: int, batch_size: int, seed: int) -> Workload:
+    """The network of all runs, on random images."""
 
-    Attributes:
-        x: Images `(N, 1, 28, 28)`.
-        y: Labels `(N,)`.
-        batch_size: Examples per step.
-        seed: The seed of the network and of the order of the data.
-    """
+    def build(seed: int) -> nn.Module:
+        return build_network("mlp", SHAPE, CLASSES, seed=seed)
 
-    x: Tensor
-    y: Tensor
-    batch_size: int = 128
-    seed: int = 0
-
-    @classmethod
-    def random(cls, examples: int, batch_size: int, seed: int) -> Work:
-        """Random images: steps on them take as long as on real ones."""
-        generator = torch.Generator().manual_seed(seed)
-        x = torch.randn(examples, *SHAPE, generator=generator)
-        y = torch.randint(CLASSES, (examples,), generator=generator)
-        return cls(x, y, batch_size, seed)
-
-    def network(self) -> nn.Module:
-        """A fresh network, the same at every call."""
-        return build_network("mlp", SHAPE, CLASSES, seed=self.seed)
-
-    def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Batches of one size without end."""
-        generator = torch.Generator().manual_seed(self.seed)
-        while True:
-            order = torch.randperm(len(self.x), generator=generator)
-            for start in range(0, len(self.x) - self.batch_size + 1, self.batch_size):
-                chosen = order[start : start + self.batch_size]
-                yield self.x[chosen], self.y[chosen]
+    training = Training(batch_size=batch_size, seed=seed)
+    return Workload(build, *random_data(examples, SHAPE, CLASSES, seed), training)
 
 
 class _Loop:
     """A step that is called with one batch after another."""
 
-    def __init__(self, work: Work, step: Callable[[Tensor, Tensor], Any]) -> None:
+    def __init__(self, work: Workload, step: Callable[[Tensor, Tensor], Any]) -> None:
         self._batches = work.batches()
         self._step = step
 
@@ -95,47 +66,46 @@ class _Loop:
             self._step(*next(self._batches))
 
 
-class _TrainerLoop(_Loop):
-    """Updates of a trainer."""
-
-    def __init__(self, work: Work, trainer: Trainer) -> None:
-        super().__init__(work, lambda x, y: trainer.update(x, y, len(y)))
-        self.trainer = trainer
-
-
-def plain_run(work: Work, optimizer: Callable[..., torch.optim.Optimizer]) -> Steps:
-    """Training without a prior, as anyone would write the loop."""
-    net = work.network().train()
-    updates = optimizer(net.parameters())
+def adam_run(work: Workload) -> Steps:
+    """Training without a prior, by Adam in one kernel."""
+    net = work.network()
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-3, fused=True)
 
     def step(x: Tensor, y: Tensor) -> None:
-        updates.zero_grad()
+        optimizer.zero_grad()
         F.cross_entropy(net(x), y).backward()
-        updates.step()
+        optimizer.step()
 
     return _Loop(work, step)
 
 
-def map_run(work: Work, priors: htr.Priors) -> Steps:
-    """Steps of `htr.MAP`, by SGD with momentum."""
-    return _TrainerLoop(work, htr.MAP(lr=0.05).prepare(_problem(work, priors)))
+class TrainerRun(_Loop):
+    """Steps of `htr.MAP` or `htr.SVI`, with everything that happens in one.
+
+    Args:
+        work: The network and its data.
+        priors: The priors.
+        method: The method.
+
+    Attributes:
+        trainer: What `htr.fit` would run.
+    """
+
+    def __init__(self, work: Workload, priors: htr.Priors, method: htr.MAP | htr.SVI) -> None:
+        self.trainer = method.prepare(_problem(work, priors))
+        super().__init__(work, lambda x, y: self.trainer.update(x, y, len(y)))
 
 
-def svi_run(work: Work, priors: htr.Priors, method: htr.SVI) -> Steps:
-    """Steps of `htr.SVI`."""
-    return _TrainerLoop(work, method.prepare(_problem(work, priors)))
-
-
-def _problem(work: Work, priors: htr.Priors) -> Problem:
+def _problem(work: Workload, priors: htr.Priors) -> Problem:
     """What `htr.fit` gives a method."""
-    net = work.network().train()
+    net = work.network()
     first = next(net.parameters())
     train = Batches(
         (work.x, work.y),
-        batch_size=work.batch_size,
+        batch_size=work.training.batch_size,
         device=first.device,
         dtype=first.dtype,
-        seed=work.seed,
+        seed=work.training.seed,
         name="train",
     )
     return Problem(
@@ -144,7 +114,7 @@ def _problem(work: Work, priors: htr.Priors) -> Problem:
         train=train,
         validation=None,
         epochs=1,
-        seed=work.seed,
+        seed=work.training.seed,
         progress=False,
     )
 
@@ -180,7 +150,7 @@ class PyroNetwork(PyroModule):
 class _PyroLoop(_Loop):
     """Steps of Pyro's SVI. The parameter store is as before after each call."""
 
-    def __init__(self, work: Work, elbo: Any) -> None:
+    def __init__(self, work: Workload, elbo: Any) -> None:
         self._store: StateDict = {"params": {}, "constraints": {}}
         model = PyroNetwork(len(work.x))
         guide = AutoNormal(model, init_scale=SCALE)
@@ -195,8 +165,12 @@ class _PyroLoop(_Loop):
             super().steps(count)
 
 
-def _guide(name: str, priors: htr.Priors, **settings: Any) -> Callable[[Work], Steps]:
-    return lambda work: svi_run(work, priors, htr.SVI(guide=name, **settings))
+def _map(priors: htr.Priors) -> Callable[[Workload], Steps]:
+    return lambda work: TrainerRun(work, priors, htr.MAP(lr=0.05))
+
+
+def _guide(name: str, priors: htr.Priors, **settings: Any) -> Callable[[Workload], Steps]:
+    return lambda work: TrainerRun(work, priors, htr.SVI(guide=name, **settings))
 
 
 @dataclass(frozen=True)
@@ -209,21 +183,17 @@ class Timed:
     """
 
     label: str
-    run: Callable[[Work], Steps]
+    run: Callable[[Workload], Steps]
 
 
 PLAIN = "plain"
 TIMED = {
-    PLAIN: Timed(
-        "plain training, SGD",
-        lambda work: plain_run(work, partial(torch.optim.SGD, lr=0.05, momentum=0.9)),
+    PLAIN: Timed("plain training, SGD", Workload.plain_run),
+    "plain_adam": Timed("plain training, Adam", adam_run),
+    "map_lomax": Timed("MAP, Lomax prior", _map(LOMAX)),
+    "map_frechet": Timed(
+        "MAP, Fréchet prior", lambda work: TrainerRun(work, FRECHET, htr.MAP(lr=0.05))
     ),
-    "plain_adam": Timed(
-        "plain training, Adam",
-        lambda work: plain_run(work, partial(torch.optim.Adam, lr=1e-3, fused=True)),
-    ),
-    "map_lomax": Timed("MAP, Lomax prior", lambda work: map_run(work, LOMAX)),
-    "map_frechet": Timed("MAP, Fréchet prior", lambda work: map_run(work, FRECHET)),
     "meanfield": Timed("mean field, normal entries", _guide("meanfield", NORMAL, init_scale=SCALE)),
     "lowrank": Timed("low rank, normal entries", _guide("lowrank", NORMAL)),
     "spectral_lomax": Timed("spectral guide, Lomax prior", _guide("spectral", LOMAX)),

@@ -20,7 +20,8 @@ from benchmarks.common.results import Results
 from benchmarks.common.running import Benchmark, Part, from_options, positive
 from benchmarks.common.stopwatch import Stopwatch, Tick, summary, take_turns
 from benchmarks.common.tables import NOTHING, TextTable, number, spread
-from benchmarks.cost.guide_runs import PLAIN, TIMED, Work
+from benchmarks.cost.guide_runs import PLAIN, TIMED, random_images
+from benchmarks.cost.training import Workload
 
 CELL = "mlp/guides"
 _PYRO = ("pyro_trace", "pyro_meanfield")
@@ -58,17 +59,22 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--rounds", type=positive, default=default.rounds, help="turns that each run has")
     add("--steps", type=positive, default=default.steps, help="steps of a run in its turn")
     add("--warmup", type=positive, default=default.warmup, help="steps before the clock runs")
-    add("--memory-steps", type=positive, default=default.memory_steps, help="to measure memory")
+    add(
+        "--memory-steps",
+        type=positive,
+        default=default.memory_steps,
+        help="steps to measure memory",
+    )
     add("--examples", type=positive, default=default.examples, help="random images")
     add("--batch-size", type=positive, default=default.batch_size, help="examples per step")
-    add("--seed", type=int, default=default.seed, help="of networks and images")
+    add("--seed", type=int, default=default.seed, help="seed of networks and images")
 
 
 def _parts(args: argparse.Namespace) -> list[Part]:
     """One part for all times, which are of one run, and one for the memory of each run."""
     s = from_options(GuideSettings, args)
     names = list(dict.fromkeys([PLAIN, *args.runs]))
-    work = Work.random(s.examples, s.batch_size, s.seed)
+    work = random_images(s.examples, s.batch_size, s.seed)
     common = {"examples": s.examples, "batch_size": s.batch_size, "seed": s.seed}
     timing = {"rounds": s.rounds, "steps": s.steps, "warmup": s.warmup}
     time = Part(
@@ -86,7 +92,7 @@ def _parts(args: argparse.Namespace) -> list[Part]:
 
 
 def measure_times(
-    names: Sequence[str], work: Work, settings: GuideSettings, tick: Tick
+    names: Sequence[str], work: Workload, settings: GuideSettings, tick: Tick
 ) -> dict[str, Any]:
     """Milliseconds per step of runs that take turns.
 
@@ -129,7 +135,7 @@ def measure_times(
 # Memory: each run has a process of its own, so that nothing counts that another one has left.
 
 
-def measure_memory(name: str, work: Work, steps: int, tick: Tick) -> dict[str, float]:
+def measure_memory(name: str, work: Workload, steps: int, tick: Tick) -> dict[str, float]:
     """The largest memory of a fresh process that takes some steps of a run (Linux).
 
     Args:
@@ -146,7 +152,8 @@ def measure_memory(name: str, work: Work, steps: int, tick: Tick) -> dict[str, f
     Raises:
         ProcessError: The process failed; the message holds the end of its output.
     """
-    numbers = (len(work.x), work.batch_size, work.seed, steps, torch.get_num_threads())
+    training, threads = work.training, torch.get_num_threads()
+    numbers = (work.num_data, training.batch_size, training.seed, steps, threads)
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.cost.guides", name, *map(str, numbers)],
         cwd=_CLONE,
@@ -166,7 +173,7 @@ def _own_memory(
 ) -> dict[str, float]:
     """What `measure_memory` returns, of this process."""
     torch.set_num_threads(threads)
-    work = Work.random(examples, batch_size, seed)
+    work = random_images(examples, batch_size, seed)
     before = _status("VmRSS")
     TIMED[name].run(work).steps(steps)
     peak = _status("VmHWM")

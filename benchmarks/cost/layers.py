@@ -23,7 +23,7 @@ from benchmarks.common.running import Benchmark, Part, from_options, positive
 from benchmarks.common.stopwatch import Stopwatch, Tick, no_collection, take_turns
 from benchmarks.common.tables import TextTable, counts, spread
 from benchmarks.cost.timing import CostSettings, add_cost, measure_cost
-from benchmarks.cost.training import Case, Training, add_training, training_of
+from benchmarks.cost.training import Case, Training, add_training, random_data, training_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -68,28 +68,16 @@ def layer_case(n: int, prior: str, training: Training) -> Case:
             torch.default_generator.manual_seed(seed)
             return nn.Sequential(nn.Linear(n, n, bias=False))
 
-    return _random_case(build, (n,), n, prior, training)
+    data = random_data(_BATCHES * training.batch_size, (n,), n, training.seed)
+    return Case(build, *data, training, prior)
 
 
 def _network_case(net: str, prior: str, training: Training) -> Case:
     def build(seed: int) -> nn.Module:
         return build_network(net, _IMAGE, _CLASSES, seed=seed)
 
-    return _random_case(build, _IMAGE, _CLASSES, prior, training)
-
-
-def _random_case(
-    build: Callable[[int], nn.Module],
-    shape: tuple[int, ...],
-    classes: int,
-    prior: str,
-    training: Training,
-) -> Case:
-    generator = torch.Generator().manual_seed(training.seed)
-    count = _BATCHES * training.batch_size
-    x = torch.randn(count, *shape, generator=generator)
-    y = torch.randint(classes, (count,), generator=generator)
-    return Case(build, x, y, prior, training)
+    data = random_data(_BATCHES * training.batch_size, _IMAGE, _CLASSES, training.seed)
+    return Case(build, *data, training, prior)
 
 
 def measure_growth(

@@ -88,7 +88,7 @@ def _cell(
     def build(seed: int) -> torch.nn.Module:
         return build_network(net, data.input_shape, data.num_classes, seed=seed)
 
-    case = Case(build, data.x_train, data.y_train, prior, training)
+    case = Case(build, data.x_train, data.y_train, training, prior)
     common = {**training.to_dict(), "strength": case.strength, "num_data": case.num_data}
     watch, cost = Stopwatch(case.device), from_options(CostSettings, args)
     steps, test = cost.steps, (data.x_test, data.y_test)

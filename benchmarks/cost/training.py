@@ -7,7 +7,7 @@ cross-entropy, backward, step. The one line is `Run.backward`.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -63,14 +63,13 @@ class Training:
 
 
 @dataclass(frozen=True, eq=False)
-class Case:
-    """A network and its data under a prior: the runs that are compared.
+class Workload:
+    """A network, its data, and how it is trained.
 
     Attributes:
         build: Builds the network from a seed.
         x: Inputs `(N, ...)`.
         y: Labels `(N,)`.
-        prior: A key of `naive.ENERGIES`.
         training: How it is trained.
 
     Raises:
@@ -80,7 +79,6 @@ class Case:
     build: Callable[[int], nn.Module]
     x: Tensor
     y: Tensor
-    prior: str
     training: Training
 
     def __post_init__(self) -> None:
@@ -96,27 +94,12 @@ class Case:
         return len(self.x)
 
     @property
-    def scale(self) -> float:
-        """The factor of an energy in the loss."""
-        return 1 / self.num_data
-
-    @property
-    def strength(self) -> float:
-        """The power of the prior."""
-        given = self.training.strength
-        return PRIORS[self.prior].own(self.num_data) if given is None else given
-
-    @property
     def device(self) -> torch.device:
         """Where the network is trained."""
         return torch.device(self.training.device)
 
-    def seeded(self, seed: int) -> Case:
-        """The same with another seed."""
-        return replace(self, training=replace(self.training, seed=seed))
-
     def network(self) -> nn.Module:
-        """A fresh network, the same at every call."""
+        """A fresh network in training mode, the same at every call."""
         return self.build(self.training.seed).to(self.device).train()
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -136,6 +119,43 @@ class Case:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=dtype)
 
+    def plain_run(self) -> Run:
+        """A run without a prior."""
+        return Run(self, lambda net: Tensor.backward)
+
+
+def random_data(count: int, shape: Sequence[int], classes: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Random inputs `(count, *shape)` and labels `(count,)`: steps take as long as on real data."""
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(count, *shape, generator=generator)
+    return x, torch.randint(classes, (count,), generator=generator)
+
+
+@dataclass(frozen=True, eq=False)
+class Case(Workload):
+    """A workload under a prior: the runs that are compared.
+
+    Attributes:
+        prior: A key of `naive.ENERGIES`.
+    """
+
+    prior: str
+
+    @property
+    def scale(self) -> float:
+        """The factor of an energy in the loss."""
+        return 1 / self.num_data
+
+    @property
+    def strength(self) -> float:
+        """The power of the prior."""
+        given = self.training.strength
+        return PRIORS[self.prior].own(self.num_data) if given is None else given
+
+    def seeded(self, seed: int) -> Case:
+        """The same with another seed."""
+        return replace(self, training=replace(self.training, seed=seed))
+
     def priors(self) -> htr.Priors:
         """The priors at the strength of the settings."""
         return named_priors(self.prior, strength=self.strength, num_data=self.num_data)
@@ -148,10 +168,6 @@ class Case:
     def naive_energy(self, net: nn.Module, dtype: torch.dtype = torch.float32) -> NaiveEnergy:
         """The energy of the same prior by autograd."""
         return NaiveEnergy(self.prior, self.priors(), net, dtype)
-
-    def plain_run(self) -> Run:
-        """A run without a prior."""
-        return Run(self, lambda net: Tensor.backward)
 
     def prior_run(self, refresh: Refresh | None = None) -> PriorRun:
         """A run under the prior, with `refresh` in place of the own policy."""
@@ -166,7 +182,7 @@ class Run:
     """A run of the loop on a fresh network.
 
     Args:
-        case: What is trained.
+        workload: What is trained.
         backward: Makes the line that runs differ by, given the network.
 
     Attributes:
@@ -174,13 +190,13 @@ class Run:
         backward: The line.
     """
 
-    def __init__(self, case: Case, backward: Callable[[nn.Module], Backward]) -> None:
-        self.net = case.network()
+    def __init__(self, workload: Workload, backward: Callable[[nn.Module], Backward]) -> None:
+        self.net = workload.network()
         self.backward = backward(self.net)
-        self._autocast = case.autocast
-        self._batches = case.batches()
+        self._autocast = workload.autocast
+        self._batches = workload.batches()
         self._optimizer = torch.optim.SGD(
-            self.net.parameters(), lr=case.training.lr, momentum=case.training.momentum
+            self.net.parameters(), lr=workload.training.lr, momentum=workload.training.momentum
         )
 
     def steps(self, count: int) -> None:
@@ -269,10 +285,15 @@ def add_training(parser: argparse.ArgumentParser) -> None:
     )
     add("--batch-size", type=positive, default=default.batch_size, help="examples per step")
     add("--lr", type=float, default=default.lr, help="learning rate of SGD, momentum 0.9")
-    add("--seed", type=int, default=default.seed, help="of weights and of the order of the data")
+    add("--seed", type=int, default=default.seed, help="seed of weights and of the order of data")
     add("--warmup", type=positive, default=5, help="steps of runs thrown away before timing")
     add("--device", default=default.device, help="cpu, cuda, cuda:1, ...")
-    add("--dtype", choices=DTYPES, default=default.dtype, help="of the forward pass, by autocast")
+    add(
+        "--dtype",
+        choices=DTYPES,
+        default=default.dtype,
+        help="type of the forward pass, by autocast",
+    )
 
 
 def training_of(args: argparse.Namespace) -> Training:

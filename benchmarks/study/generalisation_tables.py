@@ -142,7 +142,9 @@ def _against(outcomes: Outcomes, cell: str, baseline: str) -> TextTable:
                 interval(ece, 100, 2),
             ]
         )
-    title = f"Exploratory, {cell}: less {outcomes.label(baseline)}, paired by seed [95 %]"
+    title = (
+        f"Exploratory, {cell}: every method minus {outcomes.label(baseline)}, paired by seed [95 %]"
+    )
     return TextTable(title, ("method", "family", "accuracy, points", "p", "NLL", "ECE"), rows)
 
 
@@ -175,7 +177,7 @@ def _variants(outcomes: Outcomes) -> TextTable:
         if d is not None
     ]
     columns = ("cell", "penalty", "variant", "accuracy, points [95 %]", "p")
-    title = "Exploratory: variants less the plain penalty, each as it was chosen"
+    title = "Exploratory: variants minus the plain penalty, each as it was chosen"
     return TextTable(title, columns, rows)
 
 
@@ -218,7 +220,7 @@ def _tails(outcomes: Outcomes) -> TextTable:
         for over, groups in (
             ("means of methods", means),
             ("runs", methods),
-            ("runs, less the means of their methods", within),
+            ("runs, minus the means of their methods", within),
         ):
             if (found := correlation(groups)) is not None:
                 rho, low, high = found

@@ -80,8 +80,8 @@ def _panels(count: int, height: float) -> tuple[Any, list[Any]]:
 
 
 def _forest(outcomes: Outcomes) -> Any:
-    """Test accuracy less that of weight decay for every method, with 95 % intervals."""
-    cells = {c: found for c in outcomes.cells if (found := _less_base(outcomes, c))}
+    """Test accuracy minus that of weight decay for every method, with 95 % intervals."""
+    cells = {c: found for c in outcomes.cells if (found := _minus_base(outcomes, c))}
     if not cells:
         return None
     figure, axes = _panels(len(cells), 1.0 + 0.25 * max(map(len, cells.values())))
@@ -105,13 +105,14 @@ def _forest(outcomes: Outcomes) -> Any:
         pairs = max(d.pairs for d in found.values())
         ax.set_title(f"{cell} ({pairs} seeds)", fontsize=11)
         ax.set_xlabel(
-            f"test accuracy less {outcomes.label(_BASE)}'s, points [95 %, over seeds]", fontsize=9
+            f"test accuracy minus {outcomes.label(_BASE)}'s, points [95 %, over seeds]",
+            fontsize=9,
         )
     _legend(figure, cells, outcomes, {"marker": "o", "ms": 10, "mfc": "none", "label": "entrant"})
     return figure
 
 
-def _less_base(outcomes: Outcomes, cell: str) -> dict[str, Any]:
+def _minus_base(outcomes: Outcomes, cell: str) -> dict[str, Any]:
     found = {m: outcomes.compared(cell, m, _BASE, "accuracy") for m in outcomes.methods(cell)}
     return {m: d for m, d in found.items() if d is not None and m != _BASE}
 

@@ -22,13 +22,14 @@ from benchmarks.study.runs import COLUMNS
 from benchmarks.study.studies import Study
 
 _HOW_TO_READ = """\
-Differences are first less second, paired by seed, of runs on the same split from the same weights.
-Intervals of 95 % and p-values (sign flips, two-sided) speak of other seeds on these training and
-test images; the interval "over seeds and images" speaks of other test images too. "Holm over cells"
-corrects one comparison for the cells, "Holm over all" for all comparisons of the table. Accuracy is
-"ahead" or "behind" where p after Holm over cells is below 0.05 and the interval over seeds and
-images has one sign, "on these images" where only p is. With n seeds no p is below 2^(1 - n): three
-seeds cannot tell. A run that left the finite numbers counts as chance.
+Differences are the first method minus the second, paired by seed: both train on the same split from
+the same initial weights. Intervals of 95 % and p-values (two-sided sign-flip tests) account for
+other seeds on these training and test images. The interval "over seeds and images" accounts for
+other test images too. "Holm over cells" corrects one comparison for the number of cells, and "Holm
+over all" corrects all comparisons of the table. Accuracy is "ahead" or "behind" if p after Holm
+over cells is below 0.05 and the interval over seeds and images has one sign. It is so "on these
+images" if only p is below 0.05. With n seeds no p-value is below 2^(1 - n), so that three seeds
+cannot decide. A run in which numbers were not finite counts as chance.
 """
 
 

@@ -71,12 +71,18 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     sizes = [50, 200, 1000]
     add("--sizes", nargs="+", type=positive, default=sizes, help="values of a sample")
-    add("--seed", type=int, default=0, help="of the samples")
-    add("--laws", nargs="+", choices=LAWS, default=list(LAWS), help="sampled, for searched xmin")
-    add("--samples", type=positive, default=2000, help="of each law and size")
+    add("--seed", type=int, default=0, help="seed of the samples")
+    add(
+        "--laws",
+        nargs="+",
+        choices=LAWS,
+        default=list(LAWS),
+        help="laws that are sampled, for searched xmin",
+    )
+    add("--samples", type=positive, default=2000, help="samples of each law and size")
     add("--bootstrap", type=positive, default=199, help="replicates of each sample")
     add("--alpha", type=float, default=2.5, help="the true exponent")
-    add("--level", type=float, default=0.95, help="nominal, of the intervals")
+    add("--level", type=float, default=0.95, help="nominal level of the intervals")
 
 
 def _parts(args: argparse.Namespace) -> list[Part]:

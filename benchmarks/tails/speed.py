@@ -45,7 +45,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     sizes = [1024, 4096, 8192]
     add("--sizes", nargs="+", type=positive, default=sizes, help="values of a sample")
-    add("--seed", type=int, default=0, help="of the samples")
+    add("--seed", type=int, default=0, help="seed of the samples")
     laws = list(_LAWS)
     add("--laws", nargs="+", choices=laws, default=laws, help="laws of the eigenvalues")
     add("--repeats", type=positive, default=9, help="timings, of which the fastest counts")
@@ -156,7 +156,7 @@ def _add_analyze(parser: argparse.ArgumentParser) -> None:
     work = list(_WORK)
     add("--work", nargs="+", choices=work, default=work, help="how much; full takes minutes")
     add("--repeats", type=positive, default=3, help="timings, of which the median counts")
-    add("--seed", type=int, default=0, help="of the weights")
+    add("--seed", type=int, default=0, help="seed of the weights")
 
 
 def _analyze_parts(args: argparse.Namespace) -> list[Part]:

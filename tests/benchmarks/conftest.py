@@ -87,7 +87,7 @@ def case(data):
         training = Training(
             batch_size=16, refresh=htr.Exact() if refresh is None else refresh, **settings
         )
-        return Case(build, *data, prior, training)
+        return Case(build, *data, training, prior)
 
     return case
 

@@ -45,7 +45,7 @@ def fit_with_frames_held(guide, net, x, y, *, steps=400, particles=4):
         for _ in range(particles):
             sample = guide.rsample()
             nll = F.cross_entropy(x @ sample["weight"].T, y, reduction="sum")
-            ((nll + guide.divergence(sample)) / particles).backward()
+            ((nll + guide.kl(sample)) / particles).backward()
         optimizer.step()
         schedule.step()
         with torch.no_grad():
@@ -63,7 +63,7 @@ def bound_by_quadrature(guide, log_likelihood):
     w = torch.cartesian_prod(*[torch.tensor(weights / weights.sum())] * K).reshape(-1, K).prod(1)
     with torch.no_grad():
         factors = held.law.factors(held.eigenvalues, held.spread, noise)
-        divergence = held.law.divergence(
+        divergence = held.law.kl(
             held.eigenvalues, held.spread, guide.hyperparameters.average_moments({})
         )
         return float(w @ log_likelihood(held.eigenvalues * factors.square()) - divergence)

@@ -263,7 +263,7 @@ def test_the_mean_field_bound_of_a_linear_gaussian_model_is_the_log_evidence():
     def bound(sample):
         """One-sample negative bound; the likelihood's expectation over the noise is closed too."""
         fit = torch.distributions.Normal(X @ sample["weight"][0], noise).log_prob(y).sum()
-        return guide.divergence(sample) - fit
+        return guide.kl(sample) - fit
 
     optimizer = torch.optim.Adam(guide.parameters(), lr=0.05)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 800)
@@ -278,7 +278,7 @@ def test_the_mean_field_bound_of_a_linear_gaussian_model_is_the_log_evidence():
         expected_fit = -n * (math.log(noise) + 0.5 * math.log(2 * math.pi)) - (
             (y - X @ guide.centre()["weight"][0]).square().sum() + (X.square() @ variance).sum()
         ) / (2 * noise**2)
-        exact_bound = guide.divergence(guide.rsample()) - expected_fit
+        exact_bound = guide.kl(guide.rsample()) - expected_fit
     cov = tau**2 * X @ X.T + noise**2 * torch.eye(n, dtype=torch.float64)
     law = torch.distributions.MultivariateNormal(torch.zeros(n, dtype=torch.float64), cov)
     evidence = law.log_prob(y).item()

@@ -1,29 +1,22 @@
-"""What the pictures of the page are drawn from, as plain data."""
+"""The data from which the script of the page draws its pictures, as JSON inside the page."""
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from bayes_htr.analysis.checkpoints import PairedSpectra
-from bayes_htr.analysis.columns import COLUMNS, interval_ends
-from bayes_htr.analysis.curves import (
-    Curve,
-    MatrixSpectrum,
-    bulk_density,
-    histogram,
-    log_edges,
-    matrix_spectrum,
-    survival,
-    tail_density,
-    tail_survival,
-    thin,
-)
-from bayes_htr.analysis.measured import MeasuredSpectra
-from bayes_htr.analysis.plots import alpha_limits
-from bayes_htr.analysis.verdict import KINDS, kind_of
+from bayes_htr._terminal import visible
+from bayes_htr.analysis import curves
+from bayes_htr.analysis.columns import COLUMNS, Row
+from bayes_htr.analysis.esd import Array
+from bayes_htr.analysis.matrix import MatrixSpectrum
+from bayes_htr.analysis.tables import columns_of
+from bayes_htr.analysis.verdict import KINDS
 from bayes_htr.errors import SpectrumError
 from bayes_htr.tails import hill_curve
 
@@ -31,111 +24,142 @@ _DIGITS = 5
 _HILL_POINTS = 140
 
 
-def page_data(report: MeasuredSpectra, comparison: PairedSpectra | None) -> dict[str, Any]:
-    """Rows in full; curves thinned and rounded to five digits."""
-    columns = report.columns
-    data: dict[str, Any] = {
+def page_data(matrices: Sequence[MatrixSpectrum], level: float) -> dict[str, Any]:
+    """The rows in full, and the curves of each matrix, thinned and rounded to five digits.
+
+    Args:
+        matrices: The matrices of the network.
+        level: Probability of the intervals.
+    """
+    columns = columns_of(matrix.row for matrix in matrices)
+    return {
         "columns": columns,
         "meanings": {name: COLUMNS[name] for name in columns},
-        "rows": [[row.get(name) for name in columns] for row in report.rows],
-        "level": report.settings["level"],
+        "rows": _in_columns([matrix.row for matrix in matrices], columns),
+        "level": level,
         "kinds": [asdict(kind) for kind in KINDS],
         "layers": [
             {
-                "kind": kind_of(row).key,
-                "interval": list(interval_ends(row)),
-                "curves": _curves(matrix_spectrum(report, str(row["name"])), report),
+                "kind": matrix.kind.key,
+                "interval": list(matrix.interval),
+                "curves": _curves(matrix, level),
             }
-            for row in report.rows
+            for matrix in matrices
         ],
-        "alpha_limits": alpha_limits(report.rows),
+        "alpha_limits": curves.alpha_limits(matrices),
     }
-    if comparison is not None:
-        data["comparison"] = _comparison(report, comparison, data["layers"])
-    return data
 
 
-def _comparison(
-    report: MeasuredSpectra, comparison: PairedSpectra, layers: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """The second network beside the first; its curves go to the layers of the first."""
-    places = {str(row["name"]): i for i, row in enumerate(report.rows)}
-    (first, before), (second, after) = comparison.sides()
-    for row in after:
-        name = str(row["name"])
-        layers[places[name]]["other"] = _overlay(
-            matrix_spectrum(comparison.first, name), matrix_spectrum(comparison.second, name)
-        )
-    return {
-        "labels": [first, second],
-        "columns": comparison.columns,
-        "rows": [[row.get(name) for name in comparison.columns] for row in comparison.rows],
-        "places": [places[str(row["name"])] for row in before],
+def add_comparison(
+    data: dict[str, Any],
+    matrices: Sequence[MatrixSpectrum],
+    sides: Sequence[tuple[str, Sequence[MatrixSpectrum]]],
+    differences: Sequence[Row],
+) -> None:
+    """Add a second network to the data of the first, and its curves to the first's layers.
+
+    Args:
+        data: The data of the first network, which are changed.
+        matrices: The matrices of the first network.
+        sides: The label of each network, and the matrices that are in both.
+        differences: The rows of the comparison.
+    """
+    places = {matrix.name: place for place, matrix in enumerate(matrices)}
+    before, after = (side for _, side in sides)
+    for first, second in zip(before, after, strict=True):
+        data["layers"][places[first.name]]["other"] = _overlay(first, second)
+    columns = columns_of(differences)
+    data["comparison"] = {
+        "labels": [label for label, _ in sides],
+        "columns": columns,
+        "rows": _in_columns(differences, columns),
+        "places": [places[matrix.name] for matrix in before],
         "sides": [
             [
                 {
-                    "alpha": row["alpha"],
-                    "interval": list(interval_ends(row)),
-                    "lambda_max": row["lambda_max"],
-                    "kind": kind_of(row).key,
+                    "alpha": matrix.alpha,
+                    "interval": list(matrix.interval),
+                    "lambda_max": matrix.row["lambda_max"],
+                    "kind": matrix.kind.key,
                 }
-                for row in rows
+                for matrix in side
             ]
-            for rows in (before, after)
+            for side in (before, after)
         ],
-        "alpha_limits": alpha_limits([*before, *after]),
+        "alpha_limits": curves.alpha_limits([*before, *after]),
     }
 
 
-def _curves(spectrum: MatrixSpectrum, report: MeasuredSpectra) -> dict[str, Any]:
-    found = histogram(spectrum)
-    if found is None:
+def inline_json(data: Any) -> str:
+    """JSON that no HTML parser takes for markup, in which numbers that are not finite are `null`.
+
+    Names come from strangers' files, and are made visible as well.
+    """
+    text = json.dumps(_plain(data), allow_nan=False, separators=(",", ":"))
+    for character in "<>&":  # JSON escapes all other dangerous ones, which are not ASCII
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def _in_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[list[Any]]:
+    return [[row.get(name) for name in columns] for row in rows]
+
+
+def _curves(spectrum: MatrixSpectrum, level: float) -> dict[str, Any]:
+    edges = curves.log_edges(spectrum.values)
+    if edges is None:
         return {}
-    x, y = bulk_density(spectrum, float(found.edges[0]))
-    values, shares = survival(spectrum)
-    curves: dict[str, Any] = {
-        "edges": rounded(found.edges),
-        "density": rounded(found.density),
-        "left_out": found.left_out,
-        "bulk": [rounded(x), rounded(y)] if len(x) else None,
-        "tail": _curve(tail_density(spectrum)),
-        "survival": [rounded(values), rounded(shares)],
-        "tail_survival": _curve(tail_survival(spectrum)),
-        "hill": _hill(spectrum, report.settings["level"]),
+    x, y = curves.bulk_density(spectrum, float(edges[0]))
+    values, shares = curves.survival(spectrum)
+    return {
+        "edges": _rounded(edges),
+        "density": _rounded(curves.density(spectrum, edges)),
+        "left_out": curves.num_below(spectrum, edges),
+        "bulk": [_rounded(x), _rounded(y)] if len(x) else None,
+        "tail": _curve(curves.tail_density(spectrum)),
+        "survival": [_rounded(values), _rounded(shares)],
+        "tail_survival": _curve(curves.tail_survival(spectrum)),
+        "hill": _hill(spectrum, level),
     }
-    return curves
 
 
 def _overlay(first: MatrixSpectrum, second: MatrixSpectrum) -> dict[str, Any]:
-    edges = log_edges(np.sort(np.concatenate([first.values, second.values])))
+    edges = curves.log_edges(np.sort(np.concatenate([first.values, second.values])))
     if edges is None:
         return {}
-    heights = [h.density for s in (first, second) if (h := histogram(s, edges)) is not None]
     return {
-        "edges": rounded(edges),
-        "densities": [rounded(h) for h in heights],
-        "tails": [_curve(tail_density(s)) for s in (first, second)],
+        "edges": _rounded(edges),
+        "densities": [_rounded(curves.density(s, edges)) for s in (first, second)],
+        "tails": [_curve(curves.tail_density(s)) for s in (first, second)],
     }
 
 
 def _hill(spectrum: MatrixSpectrum, level: float) -> list[list[float]] | None:
     try:
-        curve = hill_curve(spectrum.values, level=level)
+        hill = hill_curve(spectrum.values, level=level)
     except SpectrumError:
         return None
-    kept = thin(len(curve.k), _HILL_POINTS)
-    return [
-        rounded(np.asarray(part[kept], dtype=float))
-        for part in (curve.k, curve.alpha, curve.low, curve.high)
-    ]
+    places = curves.thinned(len(hill.k), _HILL_POINTS)
+    parts = (hill.k, hill.alpha, hill.low, hill.high)
+    return [_rounded(np.asarray(part[places], dtype=float)) for part in parts]
 
 
-def _curve(curve: Curve | None) -> list[list[float]] | None:
-    if curve is None:
-        return None
-    return [rounded(part) for part in (curve.x, curve.y, curve.low, curve.high)]
+def _curve(curve: curves.Curve | None) -> list[list[float]] | None:
+    return None if curve is None else [_rounded(part) for part in curve]
 
 
-def rounded(values: np.ndarray[Any, np.dtype[np.float64]]) -> list[float]:
-    """To five digits, as shorter text."""
+def _rounded(values: Array) -> list[float]:
+    """The values to five digits, which makes shorter text."""
     return [float(f"{value:.{_DIGITS}g}") for value in values]
+
+
+def _plain(data: Any) -> Any:
+    if isinstance(data, str):
+        return visible(data)
+    if isinstance(data, float):
+        return float(data) if math.isfinite(data) else None
+    if isinstance(data, dict):
+        return {visible(str(key)): _plain(value) for key, value in data.items()}
+    if isinstance(data, list | tuple):
+        return [_plain(value) for value in data]
+    return data

@@ -1,60 +1,63 @@
-"""The page: its parts put together, and written to a file.
+"""The page: its parts put together.
 
-Names come from strangers' files: all text goes through `escaped`, all data through `inline_json`,
+Names come from strangers' files: all text passes through `escaped`, all data through `inline_json`,
 and the page's own policy (a Content-Security-Policy with the hashes of its one style sheet and one
-script) lets nothing else run, nor anything be fetched.
+script) lets nothing else run, and nothing be fetched.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping, Sequence
 from importlib.resources import files
-from os import PathLike
-from pathlib import Path
+from typing import Any
 
-from bayes_htr._files import write_output
-from bayes_htr.analysis.checkpoints import PairedSpectra
-from bayes_htr.analysis.measured import MeasuredSpectra
-from bayes_htr.analysis.page.data import page_data
-from bayes_htr.analysis.page.parts import (
-    comparison_part,
-    methods_part,
-    pictures_part,
-    settings_part,
-    summary_part,
-    table_part,
-)
-from bayes_htr.analysis.page.text import escaped, inline_json
+from bayes_htr.analysis.columns import Row
+from bayes_htr.analysis.matrix import MatrixSpectrum
+from bayes_htr.analysis.page import parts
+from bayes_htr.analysis.page.data import add_comparison, inline_json, page_data
+from bayes_htr.analysis.page.parts import escaped
 
 _SCRIPTS = ("svg.js", "axes.js", "figures.js", "page.js")
 
 
-def write_page(
-    path: str | PathLike[str],
-    report: MeasuredSpectra,
-    comparison: PairedSpectra | None = None,
-) -> Path:
-    """Write the page aside and rename it.
+def page(
+    label: str,
+    matrices: Sequence[MatrixSpectrum],
+    skipped: Mapping[str, str],
+    settings: Mapping[str, Any],
+    *,
+    other_label: str = "",
+    sides: Sequence[tuple[str, Sequence[MatrixSpectrum]]] = (),
+    differences: Sequence[Row] = (),
+    unmatched: Sequence[str] = (),
+) -> str:
+    """Make the page of a network, with a second network beside it if `sides` are given.
 
-    Raises:
-        OutputError: It cannot be written; what was there is as it was.
+    Args:
+        label: What the title calls the network.
+        matrices: Its analysed matrices.
+        skipped: Tensors that are not analysed, with the reason.
+        settings: The options of the analysis; `level` among them.
+        other_label: What the title calls the second network.
+        sides: A label of each network, and the matrices that are in both, in the same order.
+        differences: The rows of the comparison.
+        unmatched: Names of matrices that are in one network alone, or have another shape.
     """
-    text = page(report, comparison)
-    return write_output(path, lambda aside: aside.write_text(text, encoding="utf-8"))
-
-
-def page(report: MeasuredSpectra, comparison: PairedSpectra | None = None) -> str:
-    """The page as text."""
+    level = settings["level"]
+    title = f"Spectra of {label}"
+    data, comparison = page_data(matrices, level), ""
+    if sides:
+        title += f" and {other_label}"
+        comparison = parts.comparison([name for name, _ in sides], differences, unmatched)
+        add_comparison(data, matrices, sides, differences)
     style, script = _resource("style.css"), "\n".join(map(_resource, _SCRIPTS))
     script = f'"use strict";\n(() => {{\n{script}}})();\n'
     policy = (
         f"default-src 'none'; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
     )
-    title = f"Spectra of {report.label}"
-    if comparison is not None:
-        title += f" and {comparison.second.label}"
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -75,15 +78,15 @@ def page(report: MeasuredSpectra, comparison: PairedSpectra | None = None) -> st
 </header>
 <main>
 <noscript><p class="note">The pictures need JavaScript; the tables do not.</p></noscript>
-{summary_part(report)}
-{pictures_part(report)}
-{"" if comparison is None else comparison_part(comparison)}
-{table_part(report)}
-{methods_part(report)}
-{settings_part(report)}
+{parts.summary(matrices)}
+{parts.pictures(level)}
+{comparison}
+{parts.table(matrices, skipped)}
+{parts.methods(data["columns"])}
+{parts.settings(label, settings)}
 </main>
 <div id="tip" class="tip" hidden aria-hidden="true"></div>
-<script type="application/json" id="data">{inline_json(page_data(report, comparison))}</script>
+<script type="application/json" id="data">{inline_json(data)}</script>
 <script>{script}</script>
 </body>
 </html>

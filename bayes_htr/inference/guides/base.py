@@ -21,7 +21,7 @@ V = TypeVar("V", bound="VariationalGuide")
 class Guide(nn.Module, ABC):
     """A distribution over the trainable parameters of a network and the hyperparameters.
 
-    Its `state_dict` is all that it has learnt: with the model and `settings`, `rebuilt` makes it
+    Its `state_dict` is all that it has learnt: with the model and `settings`, `from_state` makes it
     again.
     """
 
@@ -67,7 +67,7 @@ class Guide(nn.Module, ABC):
 
     @classmethod
     @abstractmethod
-    def rebuilt(
+    def from_state(
         cls, model: BayesianClassifier, settings: Mapping[str, Any], state: Mapping[str, Tensor]
     ) -> Guide:
         """The inverse of `settings` and `state_dict`."""
@@ -112,7 +112,7 @@ class VariationalGuide(Guide):
 
     @classmethod
     @abstractmethod
-    def around(
+    def from_weights(
         cls: type[V],
         densities: Densities,
         hyperparameters: Mapping[str, Tensor],
@@ -127,7 +127,7 @@ class VariationalGuide(Guide):
         """
 
     @classmethod
-    def rebuilt(
+    def from_state(
         cls: type[V],
         model: BayesianClassifier,
         settings: Mapping[str, Any],
@@ -140,9 +140,9 @@ class VariationalGuide(Guide):
         """
         try:
             epoch = int(settings.get("epoch", 0))
-            guide = cls.around(_named(model.densities(0), settings["names"]), {}, settings)
+            guide = cls.from_weights(_named(model.densities(0), settings["names"]), {}, settings)
             if epoch:
-                guide.follow(_named(model.densities(epoch), settings["names"]), epoch)
+                guide.set_epoch(_named(model.densities(epoch), settings["names"]), epoch)
             guide.load_state_dict(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
@@ -150,7 +150,7 @@ class VariationalGuide(Guide):
             ) from error
         return guide
 
-    def follow(self, densities: Densities, epoch: int) -> None:
+    def set_epoch(self, densities: Densities, epoch: int) -> None:
         """Take other densities of the same parameters: those of another epoch of a schedule."""
         self.priors = tuple(p.without_values() for p in densities.trainable)
         self.evidence, self.epoch = FrozenEvidence(densities.frozen), epoch
@@ -185,19 +185,19 @@ class VariationalGuide(Guide):
         return super().load_state_dict(state_dict, *args, **kwargs)
 
     @abstractmethod
-    def divergence(self, sample: Mapping[str, Tensor]) -> Tensor:
+    def kl(self, sample: Mapping[str, Tensor]) -> Tensor:
         """`KL(guide | prior)`, 0-d with gradient, in nats for all parameters together.
 
         Closed form where there is one, else its estimate from the sample. So `-E[log p(y | x, W)]`
         plus this is the negative evidence lower bound.
         """
 
-    def divergence_in_step(self, sample: Mapping[str, Tensor]) -> Tensor:
-        """As `divergence`, but without the gradient that `add_known_gradient` adds."""
-        return self.divergence(sample)
+    def kl_in_step(self, sample: Mapping[str, Tensor]) -> Tensor:
+        """As `kl`, but without the gradient that `add_known_gradient` adds."""
+        return self.kl(sample)
 
     def add_known_gradient(self, scale: float) -> None:  # most guides know none
-        """Add `scale` times the rest of the gradient of the divergence to `.grad`, in place.
+        """Add `scale` times the rest of the gradient of the KL divergence to `.grad`, in place.
 
         What is known without differentiating does not cost the passes over memory, and the
         tensors as large as the weights, that a summand of the loss costs.

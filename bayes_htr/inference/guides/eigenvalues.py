@@ -165,9 +165,7 @@ class EigenvaluePosterior:
         top = self.interval.inside(eigenvalues[:1])
         return torch.cat([top, top * RATIO.inside(eigenvalues[1:] / eigenvalues[:1])])
 
-    def divergence(
-        self, eigenvalues: Tensor, spread: Tensor, moments: HyperparameterMoments
-    ) -> Tensor:
+    def kl(self, eigenvalues: Tensor, spread: Tensor, moments: HyperparameterMoments) -> Tensor:
         """`E_q[log q - log p]`: of the free eigenvalues; and `-log p` of the points.
 
         Densities of the spectrum in any order: its eigenvalues are labelled, so `K!` is left out.

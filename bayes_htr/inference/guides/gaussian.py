@@ -8,7 +8,7 @@ hyperparameters:
         = s (((location_ij - m)^2 + variance_ij) / (2 t^2) + log t + log(2 pi) / 2)
 
 Any other term of a prior is scored at the one sample. A flat parameter is a point: its posterior
-would be improper, and it adds nothing to the divergence.
+would be improper, and it adds nothing to the KL divergence.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ class GaussianGuide(VariationalGuide):
         return self.random
 
     @classmethod
-    def around(
+    def from_weights(
         cls: type[G],
         densities: Densities,
         hyperparameters: Mapping[str, Tensor],
@@ -105,9 +105,9 @@ class GaussianGuide(VariationalGuide):
         points = zip(self.names, self.locations, strict=True)
         return {n: p.detach().clone() for n, p in points} | self.hyper.centre()
 
-    def divergence(self, sample: Mapping[str, Tensor]) -> Tensor:
+    def kl(self, sample: Mapping[str, Tensor]) -> Tensor:
         """`KL(guide | prior)` in nats, 0-d, in float64; closed where it can be (see the module)."""
-        total = self.hyper.divergence().to(self.locations[0].device)
+        total = self.hyper.kl().to(self.locations[0].device)
         total = total + self.evidence.energy(HyperparameterMoments(sample)).to(total)
         if not self.random:
             return total
@@ -235,7 +235,7 @@ class LowRank(GaussianGuide):
             self.log_scales.append(nn.Parameter((scales * math.sqrt(0.5)).log()))
 
     @classmethod
-    def around(
+    def from_weights(
         cls,
         densities: Densities,
         hyperparameters: Mapping[str, Tensor],

@@ -131,7 +131,7 @@ class HyperparameterPosterior(nn.Module):
         ]
         return torch.stack(middles).detach()
 
-    def divergence(self) -> Tensor:
+    def kl(self) -> Tensor:
         """`KL(guide | hyperpriors)`: closed for Gamma laws, else by Gauss-Hermite quadrature."""
         total = torch.zeros((), dtype=torch.float64)
         for name, law in self.by_name().items():
@@ -270,9 +270,9 @@ class SpectralHyperparameters(nn.Module):
         values = {name: torch.stack([d[name] for d in draws])[:, None, None] for name in draws[0]}
         return self.moments(values, conditional)
 
-    def divergence(self, conditional: Mapping[str, GammaLaw]) -> Tensor:
+    def kl(self, conditional: Mapping[str, GammaLaw]) -> Tensor:
         """`KL(guide | hyperpriors)`: 0-d, float64."""
-        total = self.learnt.divergence()
+        total = self.learnt.kl()
         for name, law in conditional.items():
             kl = kl_divergence(law, self.conjugate[name].distribution(law.rate))
             total = total.to(kl.device) + kl

@@ -68,7 +68,7 @@ class PointMass(Guide):
         return {"names": list(self.hyperpriors)}
 
     @classmethod
-    def rebuilt(
+    def from_state(
         cls, model: BayesianClassifier, settings: Mapping[str, Any], state: Mapping[str, Tensor]
     ) -> PointMass:
         """The inverse of `settings` and `state_dict`."""

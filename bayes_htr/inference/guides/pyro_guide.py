@@ -1,7 +1,7 @@
 """Any automatic guide of Pyro over the weights.
 
 The guide belongs to the sites of `model.pyro_model("weight")`: the parameters with a flat base
-measure, and the hyperparameters. Its divergence is the one-sample estimate
+measure, and the hyperparameters. Its KL divergence is the one-sample estimate
 `log q(W, h) - log p(h) - log p(W | h)`. A flat parameter has a law too, and where that is no
 point its scale grows as the data allow, for there is no prior to bound it.
 
@@ -92,7 +92,7 @@ class PyroGuide(VariationalGuide):
         return () if isinstance(self.guide, autoguide.AutoDelta) else self.names
 
     @classmethod
-    def around(
+    def from_weights(
         cls,
         densities: Densities,
         hyperparameters: Mapping[str, Tensor],
@@ -109,7 +109,7 @@ class PyroGuide(VariationalGuide):
         return cls(guide, densities, hyperparameters, init_scale=options["init_scale"])
 
     def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
-        """One draw with gradient; `divergence` takes what this returned."""
+        """One draw with gradient; `kl` takes what this returned."""
         with _own_parameters():
             trace = pyro.poutine.trace(self.guide).get_trace()
         values: dict[str, Any] = {
@@ -130,14 +130,14 @@ class PyroGuide(VariationalGuide):
             median = self.guide.median()
         return {n: median[n].detach().clone() for n in (*self.names, *self.hyperparameters)}
 
-    def divergence(self, sample: Mapping[str, Tensor]) -> Tensor:
+    def kl(self, sample: Mapping[str, Tensor]) -> Tensor:
         """The one-sample estimate, 0-d, in float64.
 
         Raises:
             ValueError: A sample that `rsample` did not return.
         """
         if not isinstance(sample, DrawWithDensity):
-            raise ValueError("divergence needs a draw of rsample as it is, with its density")
+            raise ValueError("kl needs a draw of rsample as it is, with its density")
         total = sample.log_density.double()
         for name, h in self.hyperparameters.items():
             hyperprior = h.distribution(sample[name])

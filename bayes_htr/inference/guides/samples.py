@@ -57,7 +57,7 @@ class Samples(Guide):
         return {"names": list(self.names)}
 
     @classmethod
-    def rebuilt(
+    def from_state(
         cls, model: BayesianClassifier, settings: Mapping[str, Any], state: Mapping[str, Tensor]
     ) -> Samples:
         """The inverse of `settings` and `state_dict`."""

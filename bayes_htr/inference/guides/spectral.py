@@ -135,7 +135,7 @@ class SpectralGuide(VariationalGuide):
         self._grouped_entries = grouped_entries(self.priors)
 
     @classmethod
-    def around(
+    def from_weights(
         cls,
         densities: Densities,
         hyperparameters: Mapping[str, Tensor],
@@ -150,10 +150,10 @@ class SpectralGuide(VariationalGuide):
             refresh=Refresh.from_dict(options["refresh"]),
         )
 
-    def follow(self, densities: Densities, epoch: int) -> None:
+    def set_epoch(self, densities: Densities, epoch: int) -> None:
         """As in the base; a matrix whose prior is over is a point from then on."""
         before = len(self._active), self.evidence.terms
-        super().follow(densities, epoch)
+        super().set_epoch(densities, epoch)
         self._take_priors()
         priors = {m.name: m for p in self.priors for m in p.matrices}
         changed = []
@@ -172,9 +172,9 @@ class SpectralGuide(VariationalGuide):
     def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
         """One draw with gradient to what is learnt, from Torch's global generator.
 
-        Refreshes first what the policy asks for, and evaluates the divergence anew if a spread has
-        moved by 5 % at a fourth step, or at every step under `Exact()`. The gradient with respect
-        to the weights is that at fixed singular vectors.
+        Refreshes first what the policy asks for. At every fourth step, and under `Exact()` at every
+        step, it evaluates the KL divergence anew if a spread has moved by 5 %. The gradient with
+        respect to the weights is that at fixed singular vectors.
 
         Args:
             again: Another draw of the same step: it counts no step and refreshes nothing.
@@ -203,7 +203,7 @@ class SpectralGuide(VariationalGuide):
         """Whether any prior has hyperparameters."""
         return self.hyperparameters.are_learnt or bool(self.hyperparameters.conjugate)
 
-    def divergence(self, sample: Mapping[str, Tensor]) -> Tensor:
+    def kl(self, sample: Mapping[str, Tensor]) -> Tensor:
         """`KL(guide | prior)` of spectra and hyperparameters, and `-log p` of points.
 
         Closed form and Gauss-Hermite sums at the eigenvalues of the last refresh and the spreads
@@ -211,11 +211,11 @@ class SpectralGuide(VariationalGuide):
         moved since. Entries under `Entries`, and learnt hyperparameters other than Gamma tail
         indices, are scored at the sample; with these, the present spreads are scored.
         """
-        return self._divergence(sample, [state.matrix for state in self._active])
+        return self._kl(sample, [state.matrix for state in self._active])
 
-    def divergence_in_step(self, sample: Mapping[str, Tensor]) -> Tensor:
+    def kl_in_step(self, sample: Mapping[str, Tensor]) -> Tensor:
         """As in the base: without the cached gradient with respect to the weights."""
-        return self._divergence(sample, [state.matrix.detach() for state in self._active])
+        return self._kl(sample, [state.matrix.detach() for state in self._active])
 
     @torch.no_grad()
     def add_known_gradient(self, scale: float) -> None:
@@ -224,17 +224,17 @@ class SpectralGuide(VariationalGuide):
             for state in states:
                 accumulate(Derivative(W, state.law.prior.view, Gradient(state.slope)), scale)
 
-    def _divergence(self, sample: Mapping[str, Tensor], matrices: Sequence[Tensor]) -> Tensor:
+    def _kl(self, sample: Mapping[str, Tensor], matrices: Sequence[Tensor]) -> Tensor:
         total = torch.zeros((), dtype=torch.float64, device=self.weights[0].device)
         moments = None
         if self.has_hyperparameters:
             conditional = self._conditional()
-            total = total + self.hyperparameters.divergence(conditional).to(total.device)
+            total = total + self.hyperparameters.kl(conditional).to(total.device)
             at_sample = self.hyperparameters.moments(sample, conditional)
             moments = at_sample if self.hyperparameters.are_learnt else None
             total = total + self.evidence.energy(at_sample).to(total)
         for state, W in zip(self._active, matrices, strict=True):
-            total = total + state.divergence(W, moments)
+            total = total + state.kl(W, moments)
         for term, entries in self._entries(sample):
             total = total - term.log_prob(entries, sample).double()
         return total
@@ -303,11 +303,11 @@ class SpectralGuide(VariationalGuide):
             state.decompose()
         if self.hyperparameters.are_learnt and len(due) == len(self.states):
             self.reference_middles.copy_(self.hyperparameters.learnt.middles())
-        self.cache_divergence()
+        self.cache_kl()
 
     @torch.no_grad()
-    def cache_divergence(self) -> None:
-        """Cache the divergence at the present spreads."""
+    def cache_kl(self) -> None:
+        """Cache the KL divergence at the present spreads."""
         for state in self._active:
             state.take_spreads()
         moments = self.hyperparameters.average_moments(self._conditional())
@@ -320,7 +320,7 @@ class SpectralGuide(VariationalGuide):
         scheduler, states = self._scheduler, self._active
         if not self._calls_known:
             scheduler.calls, self._calls_known = int(self.calls), True
-        scheduler.calls += 1
+        scheduler.begin()
         self.calls += 1
         all_due = scheduler.calls == 1 or isinstance(self.policy, Exact)
         if scheduler.is_check and self.hyperparameters.are_learnt:
@@ -334,7 +334,7 @@ class SpectralGuide(VariationalGuide):
         elif states and scheduler.calls % _CHECK_SPREADS_EVERY == 0:
             moved = torch.stack([state.spreads_moved() for state in states])
             if not bool((moved <= _SPREADS_TOL).all()):  # NaN too
-                self.cache_divergence()
+                self.cache_kl()
 
     def _drifted(self, states: Sequence[SpectralState]) -> Tensor:
         assert isinstance(self.policy, Drift)

@@ -163,7 +163,7 @@ class SpectralState(nn.Module):
         first = factors[..., :1]
         return factors, first if self.law.has_ratios else torch.ones_like(first)
 
-    def divergence(self, W: Tensor, moments: HyperparameterMoments | None = None) -> Tensor:
+    def kl(self, W: Tensor, moments: HyperparameterMoments | None = None) -> Tensor:
         """`E_q[log q - log p]` of the spectrum, 0-d float64.
 
         Args:
@@ -175,7 +175,7 @@ class SpectralState(nn.Module):
         if moments is None:
             step = self.log_spread - self.reference_log_spread
             return self.constant + moved + torch.dot(self.spread_slope, step)
-        value = self.law.divergence(self.eigenvalues, self.spread, moments)
+        value = self.law.kl(self.eigenvalues, self.spread, moments)
         return value + moved - torch.dot(self.slope.flatten(), self.reference.flatten()).double()
 
     def drifted(self, tol: float) -> Tensor:
@@ -210,7 +210,7 @@ class SpectralState(nn.Module):
         self.reference_log_spread.copy_(self.log_spread)
 
     def cache(self, moments: HyperparameterMoments) -> None:
-        """Cache value and gradient of the divergence at what `decompose` and `take_spreads` took.
+        """Cache the KL divergence and its gradient at what `decompose` and `take_spreads` took.
 
         Raises:
             SpectrumError: They are not finite.
@@ -218,12 +218,12 @@ class SpectralState(nn.Module):
         with torch.enable_grad():
             eigenvalues = self.eigenvalues.clone().requires_grad_()
             log_spread = self.reference_log_spread.clone().requires_grad_()
-            value = self.law.divergence(eigenvalues, log_spread.exp(), moments)
+            value = self.law.kl(eigenvalues, log_spread.exp(), moments)
             slopes, spread_slope = torch.autograd.grad(value, (eigenvalues, log_spread))
         if not bool(torch.isfinite(torch.cat([slopes, spread_slope])).all()):
             spread = log_spread.exp()
             raise SpectrumError(
-                f"{self.law.prior.name}: the divergence from {self.law.prior.spectral!r} is not "
+                f"{self.law.prior.name}: the KL divergence from {self.law.prior.spectral!r} is not "
                 f"finite at eigenvalues from {eigenvalues.min().item():.3g} to "
                 f"{eigenvalues.max().item():.3g} and spreads from {spread.min().item():.3g} to "
                 f"{spread.max().item():.3g}; lower the learning rate, or take Lomax"

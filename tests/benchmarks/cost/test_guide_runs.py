@@ -7,12 +7,12 @@ from pyro.infer import Trace_ELBO
 
 import bayes_htr as htr
 from benchmarks.cost import guide_runs
-from benchmarks.cost.guide_runs import NORMAL, PyroNetwork, Work, svi_run
+from benchmarks.cost.guide_runs import NORMAL, PyroNetwork, TrainerRun, random_images
 
 
 @pytest.fixture
 def work():
-    return Work.random(16, 8, seed=0)
+    return random_images(16, 8, seed=0)
 
 
 def test_pyros_network_is_the_same_model(work):
@@ -28,16 +28,16 @@ def test_pyros_network_is_the_same_model(work):
 
 def test_our_steps_descend(work):
     """The run is training: the mean-field guide fits sixteen random images."""
-    run = svi_run(work, NORMAL, htr.SVI(guide="meanfield", lr=3e-3, temperature=1e-3))
+    run = TrainerRun(work, NORMAL, htr.SVI(guide="meanfield", lr=3e-3, temperature=1e-3))
     trainer = run.trainer
 
-    def mean_log_likelihood():
+    def mean_log_probability():
         logits = trainer._logits(trainer.guide.centre(), work.x)
         return logits.log_softmax(1)[range(16), work.y].mean()
 
-    before = mean_log_likelihood()
+    before = mean_log_probability()
     run.steps(40)
-    after = mean_log_likelihood()
+    after = mean_log_probability()
     assert after > before / 2
 
 

@@ -9,7 +9,7 @@ import torch
 from bayes_htr.errors import ProcessError
 from benchmarks.__main__ import main
 from benchmarks.cost import guides
-from benchmarks.cost.guide_runs import PLAIN, TIMED, Work
+from benchmarks.cost.guide_runs import PLAIN, TIMED, random_images
 from benchmarks.cost.guides import GuideSettings, map_of, measure_memory, measure_times
 
 FEW = ["--rounds", "2", "--steps", "2", "--warmup", "1", "--memory-steps", "1"]
@@ -18,7 +18,7 @@ SMALL = ["--examples", "16", "--batch-size", "8", "--threads", "1"]
 
 @pytest.fixture
 def work():
-    return Work.random(16, 8, seed=0)
+    return random_images(16, 8, seed=0)
 
 
 def test_the_benchmark(tmp_path, capsys):

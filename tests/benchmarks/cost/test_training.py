@@ -64,4 +64,4 @@ def test_batches_have_one_size_and_an_order_of_the_seed(case):
 
 def test_more_examples_per_batch_than_there_are(data):
     with pytest.raises(ValueError, match=r"batch_size=71.*70"):
-        Case(lambda seed: torch.nn.Linear(12, 4), *data, "lomax", Training(batch_size=71))
+        Case(lambda seed: torch.nn.Linear(12, 4), *data, Training(batch_size=71), "lomax")

@@ -34,7 +34,7 @@ def make_guide():
 
     def make(kind, priors, *, shaken=True):
         model = htr.BayesianClassifier(make_network(), priors)
-        guide = kind.around(model.densities(0), {}, OPTIONS)
+        guide = kind.from_weights(model.densities(0), {}, OPTIONS)
         if shaken:
             generator = torch.Generator().manual_seed(3)
             with torch.no_grad():

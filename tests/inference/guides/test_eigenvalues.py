@@ -75,7 +75,7 @@ def test_divergence_is_the_mean_over_draws(name):
     orders = math.lgamma(4) if of_largest else math.lgamma(5)
     log_p = law.prior.log_spectral_density(lam, {}) - orders
     each = log_q - log_p
-    found = law.divergence(EIGENVALUES, SPREAD, HyperparameterMoments())
+    found = law.kl(EIGENVALUES, SPREAD, HyperparameterMoments())
     error = float(each.std()) / math.sqrt(n)
     assert found.item() == pytest.approx(each.mean().item(), abs=4 * error)
     assert error < 0.02
@@ -92,7 +92,7 @@ def test_gradients(name, free):
     eigenvalues = EIGENVALUES.clone().requires_grad_()
     spread = SPREAD[:free].clone().requires_grad_()
     assert torch.autograd.gradcheck(
-        lambda a, b: law.divergence(a, b, HyperparameterMoments()),
+        lambda a, b: law.kl(a, b, HyperparameterMoments()),
         (eigenvalues, spread),
         eps=1e-6,
         atol=1e-5,
@@ -103,10 +103,8 @@ def test_gradients(name, free):
 def test_points_have_the_energy_of_map(name):
     """Those without a spread in the coordinate of the statistic; the others are as alone."""
     prior = PRIORS[name]
-    found = law_of(prior, 2).divergence(EIGENVALUES, SPREAD[:2], HyperparameterMoments())
-    alone = law_of(prior, 2, (2, 7)).divergence(
-        EIGENVALUES[:2], SPREAD[:2], HyperparameterMoments()
-    )
+    found = law_of(prior, 2).kl(EIGENVALUES, SPREAD[:2], HyperparameterMoments())
+    alone = law_of(prior, 2, (2, 7)).kl(EIGENVALUES[:2], SPREAD[:2], HyperparameterMoments())
     distribution = prior.terms[0].statistic.law.distribution()
     points = EIGENVALUES[2:] if name == "Lomax" else EIGENVALUES[2:].sqrt()
     expected = alone - distribution.log_prob(points).sum()
@@ -116,7 +114,7 @@ def test_points_have_the_energy_of_map(name):
 def test_points_beside_a_law_of_the_largest():
     """With a small spread: the energy of MAP, and the entropy of the one that is free."""
     prior = htr.SingularValues(htr.Exponential(1.5)) & htr.MaxEigenvalue(htr.Frechet(2.0))
-    found = law_of(prior, 1).divergence(EIGENVALUES, SPREAD[:1] * 1e-6, HyperparameterMoments())
+    found = law_of(prior, 1).kl(EIGENVALUES, SPREAD[:1] * 1e-6, HyperparameterMoments())
     energy = -htr.Exponential(1.5).distribution().log_prob(EIGENVALUES.sqrt()).sum()
     energy = energy - htr.Frechet(2.0).distribution().log_prob(EIGENVALUES[0])
     log_slope = math.log(2 * math.sqrt(6.0))  # of lambda to sigma, for the free one
@@ -129,7 +127,7 @@ def test_points_follow_the_largest():
     factors = law.factors(EIGENVALUES[:1], SPREAD[:1], torch.ones(1, dtype=torch.float64))
     torch.testing.assert_close(factors, SPREAD[:1].exp())
     energy = -htr.Frechet(2.0).distribution().log_prob(EIGENVALUES[0])
-    tiny = law.divergence(EIGENVALUES, SPREAD[:1] * 1e-6, HyperparameterMoments())
+    tiny = law.kl(EIGENVALUES, SPREAD[:1] * 1e-6, HyperparameterMoments())
     entropy = math.log(2e-6 * SPREAD[0]) + 0.5 * math.log(2 * math.pi * math.e) + math.log(6.0)
     assert tiny.item() == pytest.approx(energy.item() - entropy, abs=1e-6)
 
@@ -145,7 +143,7 @@ def test_the_best_log_normal_law_falls_short_of_a_power_law(prior, short):
 
     def closure():
         optimizer.zero_grad()
-        value = law.divergence(u[0].exp(), u[1].exp(), HyperparameterMoments())
+        value = law.kl(u[0].exp(), u[1].exp(), HyperparameterMoments())
         value.backward()
         return value
 
@@ -187,7 +185,7 @@ def test_points_follow_the_largest_at_a_large_spread(free):
     entropy = (2 * spread).log().sum() + free * 0.5 * math.log(2 * math.pi * math.e)
     ratios = EIGENVALUES[1:free] / 6.0
     entropy = entropy + math.log(6.0) + (ratios * (1 - ratios)).log().sum()
-    found = law.divergence(EIGENVALUES, spread, HyperparameterMoments()).item()
+    found = law.kl(EIGENVALUES, spread, HyperparameterMoments()).item()
     assert found == pytest.approx(-entropy.item() - expected, abs=1e-4)
 
 
@@ -235,7 +233,7 @@ def test_ends_of_singular_values_are_squared():
 def test_the_gradient_outside_of_the_support_leads_inside():
     law = law_of(PRIORS["lower end"])
     eigenvalues = torch.tensor([6.0, 2.5, 0.8, 1e-4], dtype=torch.float64, requires_grad=True)
-    law.divergence(eigenvalues, SPREAD, HyperparameterMoments()).backward()
+    law.kl(eigenvalues, SPREAD, HyperparameterMoments()).backward()
     assert eigenvalues.grad[3] < -1.0
 
 
@@ -244,6 +242,6 @@ def test_several_values_of_a_hyperparameter_are_averaged_over():
     scales = torch.tensor([0.5, 1.0, 3.0], dtype=torch.float64)
 
     def at(scale):
-        return law.divergence(EIGENVALUES, SPREAD, HyperparameterMoments({"w:ESD.scale": scale}))
+        return law.kl(EIGENVALUES, SPREAD, HyperparameterMoments({"w:ESD.scale": scale}))
 
     torch.testing.assert_close(at(scales[:, None, None]), torch.stack([*map(at, scales)]).mean())

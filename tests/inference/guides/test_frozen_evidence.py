@@ -34,13 +34,13 @@ def model_of(priors):
 def test_guides_over_weights_score_them_at_the_sample(kind):
     model = model_of({"*": LOMAX})
     options = {"init_scale": 0.1, "rank": 2, "guide": AutoNormal.__name__}
-    guide = kind.around(model.densities(0), {}, options)
-    alone = kind.around(model.densities(0)._replace(frozen=[]), {}, options)
+    guide = kind.from_weights(model.densities(0), {}, options)
+    alone = kind.from_weights(model.densities(0)._replace(frozen=[]), {}, options)
     alone.load_state_dict(guide.state_dict())
     sample = guide.rsample()
     lam = spectrum_of(model.net.fc1.weight)
     expected = -htr.distributions.Lomax(1 + sample["t"], 1.0).log_prob(lam).sum()
-    found = guide.divergence(sample) - alone.divergence(sample)
+    found = guide.kl(sample) - alone.kl(sample)
     torch.testing.assert_close(found, expected)
     assert sample["t"].requires_grad
 
@@ -68,14 +68,14 @@ def test_the_spectral_bound_is_largest_at_that_law():
         laws = {"t": law}
         given = guide.hyperparameters.moments(sample, laws)
         return (
-            guide.hyperparameters.divergence(laws)
+            guide.hyperparameters.kl(laws)
             + guide.evidence.energy(given)
-            + guide.state_of("fc2.weight").law.divergence(
+            + guide.state_of("fc2.weight").law.kl(
                 guide.state_of("fc2.weight").eigenvalues, guide.state_of("fc2.weight").spread, given
             )
         ).item()
 
-    assert guide.divergence(sample).item() == pytest.approx(total(best))
+    assert guide.kl(sample).item() == pytest.approx(total(best))
     for a, b in ((1.05, 1.0), (0.95, 1.0), (1.0, 1.05), (1.0, 0.95)):
         assert total(Gamma(best.concentration * a, best.rate * b)) > total(best)
 
@@ -89,7 +89,7 @@ def test_frozen_entries_leave_it_to_be_learnt():
     assert alone.hyperparameters.conjugate
     assert not guide.hyperparameters.conjugate
     sample = guide.rsample()
-    guide.divergence(sample).backward()
+    guide.kl(sample).backward()
     ((term, x),) = guide.evidence.scored()
     assert term.strength == 1.0
     found = FrozenEvidence(model.densities(0).frozen).energy(

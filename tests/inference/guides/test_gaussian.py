@@ -51,7 +51,7 @@ def test_divergence_is_that_of_torch(make_guide, kind):
     prior = MultivariateNormal(law.loc.new_full((n,), 0.1), 0.25 * torch.eye(n).double())
     expected = kl_divergence(law, prior)
     for _ in range(2):  # whatever the sample
-        found = guide.divergence(guide.rsample())
+        found = guide.kl(guide.rsample())
         torch.testing.assert_close(found.detach(), expected, rtol=1e-10, atol=0)
 
 
@@ -61,8 +61,8 @@ def test_strength_is_a_power_of_the_law(make_guide, kind, strength):
     _, one = make_guide(kind, NORMAL)
     _, other = make_guide(kind, NORMAL.scaled(strength))
     entropy = law_of(one).entropy()
-    expected = strength * (one.divergence(one.rsample()) + entropy) - entropy
-    found = other.divergence(other.rsample())
+    expected = strength * (one.kl(one.rsample()) + entropy) - entropy
+    found = other.kl(other.rsample())
     torch.testing.assert_close(found.detach(), expected.detach(), rtol=1e-10, atol=0)
 
 
@@ -74,7 +74,7 @@ def test_divergence_grows_with_the_number_of_weights():
         torch.nn.init.zeros_(net.weight)
         model = htr.BayesianClassifier(net, htr.Priors(htr.Entries(htr.Normal(0.0, 1.0))))
         guide = MeanField(model.densities(), init_scale=0.1)
-        kls.append(guide.divergence(guide.rsample()).item())
+        kls.append(guide.kl(guide.rsample()).item())
     each = kl_divergence(Normal(0.0, 0.1), Normal(0.0, 1.0)).item()
     assert kls == pytest.approx([7 * 8 * each, 7 * 80 * each], rel=1e-6)
 
@@ -88,10 +88,10 @@ def test_divergence_against_monte_carlo(make_guide, kind, priors):
     torch.manual_seed(0)
     found, plain = [], []
     with torch.no_grad():
-        hyper = guide.hyper.divergence()
+        hyper = guide.hyper.kl()
         for _ in range(500):
             sample = guide.rsample()
-            found.append(guide.divergence(sample))
+            found.append(guide.kl(sample))
             log_p = sum(p.log_density(sample[p.name], sample) for p in placed)
             plain.append(law.log_prob(weights_of(guide, sample)) - log_p + hyper)
     found, plain = torch.stack(found), torch.stack(plain)
@@ -140,7 +140,7 @@ def test_flat_parameters_are_points(make_guide, kind):
     for name in first:
         assert torch.equal(first[name], second[name]) == (name != "fc1.weight"), name
     _, plain = make_guide(kind, htr.Priors({}))
-    assert plain.divergence(plain.rsample()).item() == 0.0
+    assert plain.kl(plain.rsample()).item() == 0.0
     assert len(list(plain.parameters())) == 4
 
 
@@ -149,7 +149,7 @@ def test_gradient_of_the_divergence(make_guide, kind, strength):
     """Every parameter of a random law has one, and a flat one has none."""
     priors = htr.Priors({"fc*.weight": htr.ESD(htr.Lomax(tail_index=htr.Gamma(9.0, 3.0)))})
     _, guide = make_guide(kind, priors.scaled(strength))
-    kl = guide.divergence(guide.rsample())
+    kl = guide.kl(guide.rsample())
     assert kl.requires_grad == (strength > 0)
     if strength:
         kl.backward()
@@ -163,18 +163,18 @@ def test_saved_and_rebuilt(make_guide, kind, priors):
     model, guide = make_guide(kind, priors)
     settings = json.loads(json.dumps(guide.settings()))
     state = torch.get_rng_state()
-    again = GUIDES[guide.kind].rebuilt(model, settings, guide.state_dict())
+    again = GUIDES[guide.kind].from_state(model, settings, guide.state_dict())
     for other in (again, copy.deepcopy(guide), pickle.loads(pickle.dumps(guide))):
         for a, b in zip(guide.draws(2, seed=4), other.draws(2, seed=4), strict=True):
             assert a.keys() == b.keys()
             assert all(torch.equal(a[name], b[name]) for name in a)
         torch.manual_seed(1)
-        expected = guide.divergence(guide.rsample())
+        expected = guide.kl(guide.rsample())
         torch.manual_seed(1)
-        assert torch.equal(other.divergence(other.rsample()), expected)
+        assert torch.equal(other.kl(other.rsample()), expected)
     torch.set_rng_state(state)
     with pytest.raises(CheckpointError, match=guide.kind):
-        type(guide).rebuilt(model, settings | {"names": ["fc9.weight"]}, guide.state_dict())
+        type(guide).from_state(model, settings | {"names": ["fc9.weight"]}, guide.state_dict())
 
 
 def test_draws_leave_the_global_generator_alone(make_guide, kind):
@@ -189,8 +189,8 @@ def test_a_schedule_is_followed(make_guide, kind):
     priors = NORMAL.scheduled(htr.PowerDecay(1.0, period=1, cutoff=0.3))
     model, guide = make_guide(kind, priors)
     _, half = make_guide(kind, NORMAL.scaled(0.5))
-    guide.follow(model.densities(2), 2)
-    found, expected = guide.divergence(guide.rsample()), half.divergence(half.rsample())
+    guide.set_epoch(model.densities(2), 2)
+    found, expected = guide.kl(guide.rsample()), half.kl(half.rsample())
     torch.testing.assert_close(found, expected)
 
 
@@ -201,12 +201,12 @@ def test_matrices_of_one_parameter():
     model = htr.BayesianClassifier(net, htr.Priors({"in_proj_weight": prior}))
     guide = MeanField(model.densities(), init_scale=0.2)
     sample = guide.rsample()
-    W, total = net.in_proj_weight.detach(), guide.hyper.divergence()
+    W, total = net.in_proj_weight.detach(), guide.hyper.kl()
     for part, name in zip(W.split(4), "qkv", strict=True):
         scale = sample[f"in_proj_weight[{name}]:Entries.scale"]
         law = Normal(part, torch.full_like(part, 0.2))
         total = total + kl_divergence(law, Normal(torch.zeros(()).double(), scale)).sum()
-    torch.testing.assert_close(guide.divergence(sample), total)
+    torch.testing.assert_close(guide.kl(sample), total)
 
 
 @pytest.mark.parametrize("kind", [MeanField, LowRank], ids=lambda kind: kind.kind)

@@ -142,7 +142,7 @@ def test_a_matrix_whose_prior_is_over_is_a_point():
     examples = ExampleNoise(guide, net)
     x = torch.randn(4, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     guide.points()
-    guide.follow(model.densities(3), 3)
+    guide.set_epoch(model.densities(3), 3)
     hidden = net[0](x)
     with examples.drawn(4):
         torch.testing.assert_close(net[0](x), hidden)

@@ -45,7 +45,7 @@ def test_coordinates_are_those_that_were_given(latents):
 
 def test_saved_and_rebuilt(model, latents):
     guide = copy.deepcopy(PointMass({TAIL: torch.tensor(0.25)}, latents))
-    again = PointMass.rebuilt(model, guide.settings(), guide.state_dict())
+    again = PointMass.from_state(model, guide.settings(), guide.state_dict())
     assert again.centre() == guide.centre()
     assert "point_mass" not in GUIDES  # run folders have no file of it
 

@@ -91,15 +91,15 @@ def test_gradient_of_the_divergence_is_that_of_the_eigenvalues(prior, net):
     """At a refresh: against automatic differentiation through the eigenvalues of each matrix."""
     guide = guide_of(prior, net, init_scale=0.3)
     sample = guide.rsample()
-    found = torch.autograd.grad(guide.divergence(sample), list(guide.weights), allow_unused=True)
+    found = torch.autograd.grad(guide.kl(sample), list(guide.weights), allow_unused=True)
     given = guide.hyperparameters.moments(sample, guide._conditional())
-    total = guide.hyperparameters.divergence(guide._conditional())
+    total = guide.hyperparameters.kl(guide._conditional())
     for p, W in zip(guide.priors, guide.weights, strict=True):
         for name, matrix in p.split(W).items():
             held = guide.state_of(name)
-            total = total + held.law.divergence(spectrum_of(matrix), held.spread, given)
+            total = total + held.law.kl(spectrum_of(matrix), held.spread, given)
     expected = torch.autograd.grad(total, list(guide.weights), allow_unused=True)
-    torch.testing.assert_close(guide.divergence(sample), total, rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(guide.kl(sample), total, rtol=1e-10, atol=1e-10)
     for a, b in zip(found, expected, strict=True):
         assert (a is None) == (b is None)
         if a is not None:
@@ -129,12 +129,12 @@ def test_the_gradient_of_a_step_is_that_of_the_divergence(net, gamma):
             W *= 1.04
     sample = guide.rsample()
     learnt = list(guide.parameters())
-    whole = 0.3 * guide.divergence(sample)
+    whole = 0.3 * guide.kl(sample)
     expected = torch.autograd.grad(whole, learnt, allow_unused=True, retain_graph=True)
     for i, W in enumerate(guide.weights):
         W.grad = None if i else torch.ones_like(W)
-    in_step = guide.divergence_in_step(sample)
-    torch.testing.assert_close(in_step, guide.divergence(sample))
+    in_step = guide.kl_in_step(sample)
+    torch.testing.assert_close(in_step, guide.kl(sample))
     (0.3 * in_step).backward()
     guide.add_known_gradient(0.3)
     for i, (p, gradient) in enumerate(zip(learnt, expected, strict=True)):
@@ -151,13 +151,12 @@ def test_gradient_at_tied_eigenvalues():
         net.weight.copy_(U @ torch.tensor([2.0, 2.0, 1.0, 1.0]).double().diag() @ Vh)
     guide = guide_of(LOMAX, net, init_scale=0.3)
     sample = guide.rsample()
-    (found,) = torch.autograd.grad(guide.divergence(sample), guide.weights[0])
+    (found,) = torch.autograd.grad(guide.kl(sample), guide.weights[0])
     law, spread = guide.states[0].law, guide.states[0].spread.detach()
     direction = torch.randn(4, 6, generator=torch.Generator().manual_seed(1)).double()
     W, h = net.weight.detach(), 1e-5
     ends = [
-        law.divergence(spectrum_of(W + t * direction), spread, HyperparameterMoments())
-        for t in (-h, h)
+        law.kl(spectrum_of(W + t * direction), spread, HyperparameterMoments()) for t in (-h, h)
     ]
     expected = (ends[1] - ends[0]) / (2 * h)
     torch.testing.assert_close((found * direction).sum(), expected, rtol=1e-6, atol=1e-8)
@@ -183,18 +182,18 @@ def test_gradient_of_a_draw(prior):
 def test_between_refreshes_the_divergence_is_linear_in_the_weights():
     guide = guide_of(LOMAX, linear(4, 6), refresh=htr.Every(100))
     sample = guide.rsample()
-    start = guide.divergence(sample)
+    start = guide.kl(sample)
     (slope,) = torch.autograd.grad(start, guide.weights[0])
     step = 0.1 * torch.randn(4, 6, generator=torch.Generator().manual_seed(1)).double()
     with torch.no_grad():
         guide.weights[0] += step
-    moved = guide.divergence(guide.rsample())
+    moved = guide.kl(guide.rsample())
     torch.testing.assert_close(moved - start, (slope * step).sum())
     guide.refresh()
-    exact = guide.states[0].law.divergence(
+    exact = guide.states[0].law.kl(
         spectrum_of(guide.weights[0]), guide.states[0].spread, HyperparameterMoments()
     )
-    torch.testing.assert_close(guide.divergence(sample), exact)
+    torch.testing.assert_close(guide.kl(sample), exact)
     assert abs(exact - moved) > 1e-4
 
 
@@ -248,7 +247,7 @@ def test_a_spread_of_zero_raises(prior):
     guide.rsample()
     with torch.no_grad():
         guide.states[0].log_spread[1] = -800.0
-    with pytest.raises(SpectrumError, match=r"weight: the divergence .* is not finite .* spreads"):
+    with pytest.raises(SpectrumError, match=r"weight: the KL .* is not finite .* spreads"):
         guide.rsample()
 
 
@@ -256,18 +255,18 @@ def test_a_spread_of_zero_raises(prior):
 def test_between_looks_the_divergence_is_linear_in_log_spreads(prior):
     guide = guide_of(prior, linear(4, 6), refresh=htr.Every(100), init_scale=0.3)
     held = guide.states[0]
-    start = guide.divergence(guide.rsample())
+    start = guide.kl(guide.rsample())
     (slope,) = torch.autograd.grad(start, held.log_spread)
     step = torch.tensor([0.3, -0.2, 0.1, 0.5], dtype=torch.float64)
     with torch.no_grad():
         held.log_spread += step
-    found = [guide.divergence(guide.rsample()) for _ in range(3)]
+    found = [guide.kl(guide.rsample()) for _ in range(3)]
     torch.testing.assert_close(found[0] - start, (slope * step).sum())
     assert torch.equal(found[0], found[1])
     exact = guide_of(prior, linear(4, 6), init_scale=0.3)
     with torch.no_grad():
         exact.states[0].log_spread += step
-    torch.testing.assert_close(found[2], exact.divergence(exact.rsample()))
+    torch.testing.assert_close(found[2], exact.kl(exact.rsample()))
     assert abs(found[2] - found[1]) > 1e-3
 
 
@@ -342,7 +341,7 @@ def test_a_gamma_tail_index_has_its_exact_law_given_those_of_the_spectra():
     def total(law):
         given = guide.hyperparameters.moments({}, {"weight:ESD.tail_index": law})
         held = guide.states[0]
-        value = held.law.divergence(held.eigenvalues, held.spread, given)
+        value = held.law.kl(held.eigenvalues, held.spread, given)
         return (value + kl_divergence(law, Gamma(9.0, 3.0))).item()
 
     others = [Gamma(law.concentration * a, law.rate * b) for a, b in ((1.1, 1), (1, 0.9))]
@@ -375,9 +374,9 @@ def test_the_divergence_has_that_of_hyperparameters():
     (law,) = guide._conditional().values()
     held = guide.states[0]
     given = guide.hyperparameters.moments(sample, guide._conditional())
-    spectrum = held.law.divergence(held.eigenvalues, held.spread, given)
+    spectrum = held.law.kl(held.eigenvalues, held.spread, given)
     kl = kl_divergence(law, Gamma(law.rate.new_tensor(9.0), 3.0))
-    torch.testing.assert_close(guide.divergence(sample), spectrum + kl)
+    torch.testing.assert_close(guide.kl(sample), spectrum + kl)
 
 
 def test_a_tail_index_beside_another_hyperparameter_is_learnt():
@@ -387,9 +386,9 @@ def test_a_tail_index_beside_another_hyperparameter_is_learnt():
     sample = guide.rsample()
     held = guide.states[0]
     given = guide.hyperparameters.moments(sample, {})
-    spectrum = held.law.divergence(held.eigenvalues, held.spread, given)
-    expected = spectrum + guide.hyperparameters.learnt.divergence()
-    torch.testing.assert_close(guide.divergence(sample), expected)
+    spectrum = held.law.kl(held.eigenvalues, held.spread, given)
+    expected = spectrum + guide.hyperparameters.learnt.kl()
+    torch.testing.assert_close(guide.kl(sample), expected)
 
 
 def test_loading_counts_steps_from_there():
@@ -412,7 +411,7 @@ def test_hyperparameters_that_are_learnt():
     assert guide.hyperparameters.conjugate == {}
     sample = guide.rsample()
     numbers = guide.hyperparameters.learnt.laws[0]
-    assert torch.autograd.grad(guide.divergence(sample), numbers)[0].abs().min() > 0
+    assert torch.autograd.grad(guide.kl(sample), numbers)[0].abs().min() > 0
     both = htr.ESD(htr.Lomax(tail_index=htr.Shared("t", htr.Gamma(9.0, 3.0))))
     shared = htr.Shared("t", htr.Gamma(9.0, 3.0))
     guide = guide_of(both & htr.Entries(htr.Exponential(shared)), linear(4, 6))
@@ -425,7 +424,7 @@ def test_entries_beside_a_spectral_prior_are_scored_at_the_sample():
     sample = both.rsample()
     alone.rsample()
     entries = -torch.distributions.Normal(0.0, 0.5).log_prob(sample["weight"]).sum()
-    torch.testing.assert_close(both.divergence(sample), alone.divergence(sample) + entries)
+    torch.testing.assert_close(both.kl(sample), alone.kl(sample) + entries)
 
 
 def test_parameters_without_a_spectral_prior_are_points():
@@ -435,7 +434,7 @@ def test_parameters_without_a_spectral_prior_are_points():
     sample = guide.rsample()
     for name, p in net.named_parameters():
         assert torch.equal(sample[name], p) == (name != "fc1.weight")
-    found = torch.autograd.grad(guide.divergence(sample), guide.weights[1])[0]
+    found = torch.autograd.grad(guide.kl(sample), guide.weights[1])[0]
     torch.testing.assert_close(found, net.fc1.bias.detach())
 
 
@@ -474,14 +473,14 @@ def test_a_schedule_that_ends_makes_points():
     priors = htr.Priors(htr.ESD(htr.Lomax(9.0))).scheduled(htr.PowerDecay(1.0, 1, cutoff=0.4))
     model = htr.BayesianClassifier(net, priors)
     guide = SpectralGuide(model.densities(0))
-    first = guide.divergence(guide.rsample())
-    guide.follow(model.densities(2), 2)
-    second = guide.divergence(guide.rsample())
+    first = guide.kl(guide.rsample())
+    guide.set_epoch(model.densities(2), 2)
+    second = guide.kl(guide.rsample())
     half = SpectralGuide(htr.BayesianClassifier(net, priors).densities(2))
-    torch.testing.assert_close(second, half.divergence(half.rsample()))
+    torch.testing.assert_close(second, half.kl(half.rsample()))
     assert second < first
-    guide.follow(model.densities(3), 3)
-    assert guide.divergence(guide.rsample()).item() == 0.0
+    guide.set_epoch(model.densities(3), 3)
+    assert guide.kl(guide.rsample()).item() == 0.0
     assert torch.equal(guide.rsample()["weight"], guide.weights[0])
     assert guide.spectra() == {}
 
@@ -491,9 +490,9 @@ def test_it_copies_pickles_and_is_rebuilt():
     model = htr.BayesianClassifier(net, htr.Priors(GAMMA & TOP))
     guide = SpectralGuide(model.densities(0), directions=2, refresh=htr.Every(7))
     for _ in range(3):
-        guide.divergence(guide.rsample()).backward()
+        guide.kl(guide.rsample()).backward()
     settings = json.loads(json.dumps(guide.settings()))
-    rebuilt = SpectralGuide.rebuilt(model, settings, guide.state_dict())
+    rebuilt = SpectralGuide.from_state(model, settings, guide.state_dict())
     others = (rebuilt, copy.deepcopy(guide), pickle.loads(pickle.dumps(guide)))
     expected = [guide.draw(torch.Generator().manual_seed(0)), None]
     torch.manual_seed(0)
@@ -506,14 +505,14 @@ def test_it_copies_pickles_and_is_rebuilt():
             assert a.keys() == b.keys()
             assert all(torch.equal(a[name], b[name]) for name in a)
     with pytest.raises(CheckpointError, match="spectral"):
-        SpectralGuide.rebuilt(model, settings | {"directions": 3}, guide.state_dict())
+        SpectralGuide.from_state(model, settings | {"directions": 3}, guide.state_dict())
 
 
 def test_the_dtype_of_the_weights_is_kept():
     guide = guide_of(LOMAX, linear(4, 6, dtype=torch.float32))
     sample = guide.rsample()
     assert sample["weight"].dtype == torch.float32
-    assert guide.divergence(sample).dtype == torch.float64
+    assert guide.kl(sample).dtype == torch.float64
     assert guide.draw(torch.Generator())["weight"].dtype == torch.float32
 
 
