@@ -24,11 +24,10 @@ else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
-            "callbacks": "Callback EpochEvent StepCallback StepEvent",
             "data": "Batches Data",
             "map": "MAP",
             "nuts": "NUTS",
-            "problem": "Fitted Method Problem Run",
+            "problem": "Callback EpochEvent Fitted Method Problem Run StepCallback StepEvent",
             "run_folder": "RunFolder",
             "svi": "SVI",
         },
