@@ -30,8 +30,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from bayes_htr.analysis.modules import module_source
-from bayes_htr.analysis.weights import Source, reason_against
+from bayes_htr.analysis.weights import Source, module_source, reason_against
 from bayes_htr.errors import CheckpointError, DataError
 from bayes_htr.spectra.matrices import without_wrappers
 

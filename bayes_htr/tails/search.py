@@ -28,7 +28,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bayes_htr.tails.truncated import Array, truncated_cdf, truncated_rate
+from bayes_htr.tails.alternatives import Array, truncated_cdf, truncated_rate
 
 Index = NDArray[np.intp]
 Correction = Literal["none", "n-1", "n-2"]

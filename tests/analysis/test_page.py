@@ -16,7 +16,7 @@ import torch
 
 import bayes_htr as htr
 from bayes_htr._terminal import visible
-from bayes_htr.analysis.page.data import inline_json
+from bayes_htr.analysis.page.document import inline_json
 from bayes_htr.analysis.page.parts import escaped
 from bayes_htr.errors import OutputError
 
