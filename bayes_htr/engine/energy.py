@@ -375,10 +375,14 @@ def _follow(matrices: Sequence[MatrixEnergy], sharing: Sharing | None) -> None:
     """Let the leading singular triplets of matrices follow them."""
     steps = [m.follow() for m in matrices] if sharing is None else sharing.followed(matrices)
     device = matrices[0].tensor.device
-    told = [t.to(device) for step in steps for t in (step.cluster.values, step.kept)]
+    told = [
+        t.to(device)
+        for step in steps
+        for t in (step.cluster.values, step.kept, step.squared_norm.reshape(1))
+    ]
     numbers = iter(torch.cat(told).tolist())
     for matrix, step in zip(matrices, steps, strict=True):
-        matrix.turn(step.cluster, list(islice(numbers, 2 * len(step.kept))))
+        matrix.turn(step.cluster, list(islice(numbers, 2 * len(step.kept) + 1)))
 
 
 def _drifted(
