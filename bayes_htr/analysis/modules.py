@@ -22,7 +22,15 @@ from bayes_htr.analysis.weights import (
     reason_against,
 )
 from bayes_htr.spectra import parameters_of
-from bayes_htr.spectra.matrices import NORMS, hooked, plain_name, unwrap
+from bayes_htr.spectra.matrices import (
+    NORMS,
+    groups_of,
+    hooked,
+    is_layer,
+    plain_name,
+    submodule,
+    unwrap,
+)
 
 _KINDS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.Linear, "dense"),
@@ -50,9 +58,11 @@ def module_source(module: nn.Module) -> Source:
     skipped: dict[str, str] = {}
     for parameter in parameters_of(net):
         tensor = parameter.tensor
+        owner = submodule(net, parameter.path.rpartition(".")[0])
+        if parameter.raw and isinstance(owner, torch.jit.ScriptModule):
+            skipped[parameter.name] = "a weight is computed from it by TorchScript"
         if parameter.raw or tensor.ndim < 2:
             continue
-        owner = net.get_submodule(parameter.path.rpartition(".")[0])
         _add(parameter.name, owner, tensor.detach(), partial(_same, tensor), weights, skipped)
     for path, owner in net.named_modules():
         for name in _computed(owner):
@@ -73,17 +83,18 @@ def _add(
     skipped: dict[str, str],
 ) -> None:
     reason = reason_against(tuple(tensor.shape), tensor.is_floating_point(), str(tensor.dtype))
-    if isinstance(owner, NORMS):
+    if is_layer(owner, NORMS):
         reason = "a gain or bias of a normalisation is no weight matrix"
     if tensor.is_meta:
         reason = "it is on the meta device, without values"
     if reason is not None:
         skipped[name] = reason
         return
-    kind = next((k for t, k in _KINDS if isinstance(owner, t)), kind_by_dimensions(tensor.ndim))
-    if isinstance(owner, _TRANSPOSED):
-        shape = _out_first(tensor, owner.groups).shape
-        load = partial(_loaded_out_first, load, owner.groups)
+    kind = next((k for t, k in _KINDS if is_layer(owner, t)), kind_by_dimensions(tensor.ndim))
+    if is_layer(owner, _TRANSPOSED):
+        groups = groups_of(owner, name)
+        shape = _out_first(tensor, groups).shape
+        load = partial(_loaded_out_first, load, groups)
     else:
         shape = tensor.shape
     weights.extend(in_projections(Weight(name, kind, tuple(shape), load)))

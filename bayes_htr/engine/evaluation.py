@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bayes_htr.priors import MatrixPrior
+from bayes_htr.engine.autograd import Derivative, Summand, itself
+from bayes_htr.priors import Hyperparameter, MatrixPrior
 from bayes_htr.spectra import Gradient, MatrixView, TopPair
 
 
@@ -82,3 +83,25 @@ def evaluate(
         None if slope is None else view.top,
         view.block,
     )
+
+
+def hyperprior_summands(
+    hyperpriors: Mapping[str, Hyperparameter], latents: Mapping[str, Tensor]
+) -> list[Summand]:
+    """What hyperparameters add to an energy under their hyperpriors; never cached.
+
+    Args:
+        hyperpriors: The hyperparameters by name.
+        latents: Their unconstrained coordinates by name.
+    """
+    summands = []
+    for name, hyperparameter in hyperpriors.items():
+        wanted = torch.is_grad_enabled()
+        u = latents[name].detach().requires_grad_(wanted)
+        energy = hyperparameter.energy(u)
+        derivatives = []
+        if wanted:
+            (slope,) = torch.autograd.grad(energy, u)
+            derivatives = [Derivative(latents[name], itself, Gradient(slope))]
+        summands.append(Summand(name, energy.detach(), 0.0, derivatives))
+    return summands

@@ -56,10 +56,20 @@ class BayesianClassifier:
         class_weights: Any = None,
         label_smoothing: float = 0.0,
     ) -> None:
-        self.net = net
-        self.priors = priors
+        self._net = net
+        self._priors = priors
         self.likelihood = Likelihood(class_weights, label_smoothing)
         self._energy = bind(priors, net)
+
+    @property
+    def net(self) -> nn.Module:
+        """The network, read-only: for another one make another model."""
+        return self._net
+
+    @property
+    def priors(self) -> Priors:
+        """The priors, read-only: for others make another model."""
+        return self._priors
 
     def __repr__(self) -> str:
         return f"BayesianClassifier({type(self.net).__name__}, {self.priors!r})"
