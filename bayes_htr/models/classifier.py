@@ -17,7 +17,10 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bayes_htr._checks import number
 from bayes_htr.engine import bind
+from bayes_htr.errors import DataError
+from bayes_htr.models.examples import as_tensor, check_label_shape, check_labels, check_outputs
 from bayes_htr.models.likelihood import SMOOTHING_SITE, Likelihood
 from bayes_htr.models.programs import FRAMES, Frames, Weights, spectral_program, weight_program
 from bayes_htr.priors import Densities, Priors
@@ -115,15 +118,22 @@ class BayesianClassifier:
         Raises:
             ValueError: Other coordinates, or a parameter or site that the model does not have, that
                 has another shape there, or, but in `"map"`, that is missing.
+            DataError: Labels that are no whole numbers of at least 0, one for each input.
             PriorError: But in `"map"`: a prior that is no density.
         """
         _check_coordinates(coordinates)
-        x, y = batch
+        if not isinstance(batch, list | tuple) or len(batch) != 2:
+            raise DataError(f"the batch must be a pair (x, y), not {type(batch).__name__}")
+        x, y = (v if isinstance(v, Tensor) else as_tensor(v, "the batch") for v in batch)
+        number(num_data, "num_data", above=0)
+        check_label_shape(y, tuple(x.shape), "the batch")
+        y = y.long()
         if coordinates != "map":
             program = self.pyro_model(coordinates, epoch=epoch)
             return _log_density(program, params, x, y, num_data)
         values = self._complete(params)
         logits = self._logits(values, x)
+        check_labels(y, "the batch", logits.shape[1])
         return -num_data * self.likelihood(logits, y) - self._prior_energy(values, epoch)
 
     def pyro_model(
@@ -217,7 +227,9 @@ class BayesianClassifier:
         weights = {p.path: values[p.name] for p in parameters_of(root) if p.name in values}
         # Copies: batch normalisation in training mode would change the network's own buffers.
         buffers = {name: b.clone() for name, b in root.named_buffers()}
-        return functional_call(root, weights | buffers, (x,))
+        logits = functional_call(root, weights | buffers, (x,))
+        check_outputs(logits, len(x), "the model")
+        return logits
 
 
 def _check_coordinates(coordinates: str) -> None:

@@ -14,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from bayes_htr._torch import input_dtype
 from bayes_htr.inference.data import Batches, Data
+from bayes_htr.models.examples import as_tensor
 
 ECE_BINS = 15
 """Bins of equal width of the calibration error."""
@@ -126,8 +128,7 @@ def batches_for(net: nn.Module, data: Data, name: str, kind: type[Batches] = Bat
         DataError: The data are not valid; see `Batches`.
     """
     first = next(net.parameters(), torch.zeros(()))
-    dtype = first.dtype if first.dtype.is_floating_point else torch.float32
-    return kind(data, batch_size=_BATCH, device=first.device, dtype=dtype, name=name)
+    return kind(data, batch_size=_BATCH, device=first.device, dtype=input_dtype(net), name=name)
 
 
 def unlabelled_batches(net: nn.Module, x: Any, name: str) -> Batches:
@@ -144,7 +145,7 @@ def unlabelled_batches(net: nn.Module, x: Any, name: str) -> Batches:
     if isinstance(x, DataLoader):
         return batches_for(net, x, name, _AnyLabels)
     inputs = x[0] if isinstance(x, tuple) and len(x) == 2 else x
-    inputs = inputs if isinstance(inputs, Tensor) else np.asarray(inputs)
+    inputs = as_tensor(inputs, f"{name} inputs")
     labels = torch.zeros(len(inputs) if inputs.ndim else 0, dtype=torch.int64)
     return batches_for(net, (inputs, labels), name)
 

@@ -300,6 +300,8 @@ def check_finite(W: Tensor, name: str) -> None:
         raise SpectrumError(
             f"{name} is on the meta device and has no entries; load the weights first"
         )
+    if W.is_floating_point() and W.itemsize == 1:
+        W = W.float()  # eight bits have no minimum
     # One pass without a temporary; NaN is passed on.
     ends = torch.view_as_real(W.resolve_conj()) if W.is_complex() else W
     if W.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(ends))).all()):
