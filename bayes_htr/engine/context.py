@@ -31,8 +31,8 @@ def entry_point(method: Callable[Concatenate[E, P], T]) -> Callable[Concatenate[
     """Run a method outside of the caller's autocast, whose products have too few digits.
 
     Raises:
-        RuntimeError: Within a transform of `torch.func`, such as `grad` or `vmap`, or within
-            forward-mode differentiation.
+        RuntimeError: Within a transform of `torch.func`, such as `grad` or `vmap`, within
+            forward-mode differentiation, or within a trace of TorchScript.
     """
 
     @wraps(method)
@@ -44,6 +44,13 @@ def entry_point(method: Callable[Concatenate[E, P], T]) -> Callable[Concatenate[
                 "another transform of torch.func, nor by forward-mode differentiation; compute "
                 "energy.at(parameters) outside of the transform and take its gradient by "
                 "torch.autograd.grad, for several networks in a loop"
+            )
+        if torch._C._is_tracing():
+            raise RuntimeError(
+                "the energy of a network cannot be traced by TorchScript (torch.jit.trace, Pyro's "
+                "JitTrace_ELBO and jit_compile=True): the trace would keep the present value as a "
+                "constant. Call it without tracing, as in Trace_ELBO, or take "
+                "pyro_model('weight'), whose density can be traced"
             )
         kind = energy.device.type
         if kind == "meta" or not torch.is_autocast_enabled(kind):

@@ -75,7 +75,8 @@ def check_labels(y: Tensor, name: str, classes: int | None = None) -> None:
     Raises:
         DataError: A label out of range.
     """
-    if len(y) == 0 or torch.jit.is_tracing() or torch._C._functorch.is_functorch_wrapped_tensor(y):
+    is_abstract = torch._C._functorch.is_functorch_wrapped_tensor(y) or torch._C._is_tracing()
+    if is_abstract or len(y) == 0:
         return
     if int(y.min()) < 0:
         raise DataError(f"{name}: label {int(y.min())} is negative; labels are 0 to classes - 1")
