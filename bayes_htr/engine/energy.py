@@ -25,9 +25,8 @@ from bayes_htr.engine.autograd import (
     enter,
 )
 from bayes_htr.engine.context import entry_point
-from bayes_htr.engine.evaluation import hyperprior_summands
 from bayes_htr.engine.loss_scaling import Scaler, factor_of, warn_of_scalers
-from bayes_htr.engine.matrix_energy import MatrixEnergy
+from bayes_htr.engine.matrix_energy import MatrixEnergy, hyperprior_summands
 from bayes_htr.engine.networks import by_parameter, refuse_torchscript, sparse_parameters
 from bayes_htr.engine.packing import pack, unpack
 from bayes_htr.engine.refresh import Drift, Refresh, RefreshScheduler

@@ -9,11 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from bayes_htr.engine.autograd import Derivative, SparseView, Summand, itself
-from bayes_htr.engine.cache import WIDTH_SHARE, CachedGradient, LeadingTriplets
-from bayes_htr.engine.evaluation import Evaluation, evaluate
+from bayes_htr.engine.cache import (
+    WIDTH_SHARE,
+    CachedGradient,
+    Evaluation,
+    LeadingTriplets,
+    evaluate,
+)
 from bayes_htr.engine.refresh import Drift, Exact, FlagKey, Refresh
 from bayes_htr.errors import PriorError
-from bayes_htr.priors import MatrixPrior
+from bayes_htr.priors import Hyperparameter, MatrixPrior
 from bayes_htr.spectra import (
     Cluster,
     Followed,
@@ -314,3 +319,25 @@ class MatrixEnergy:
         if not cache.overdue or self.is_stale or cache.leading.age > 0:
             return None
         return cache.leading.cluster
+
+
+def hyperprior_summands(
+    hyperpriors: Mapping[str, Hyperparameter], latents: Mapping[str, Tensor]
+) -> list[Summand]:
+    """What hyperparameters add to an energy under their hyperpriors; never cached.
+
+    Args:
+        hyperpriors: The hyperparameters by name.
+        latents: Their unconstrained coordinates by name.
+    """
+    summands = []
+    for name, hyperparameter in hyperpriors.items():
+        wanted = torch.is_grad_enabled()
+        u = latents[name].detach().requires_grad_(wanted)
+        energy = hyperparameter.energy(u)
+        derivatives = []
+        if wanted:
+            (slope,) = torch.autograd.grad(energy, u)
+            derivatives = [Derivative(latents[name], itself, Gradient(slope))]
+        summands.append(Summand(name, energy.detach(), 0.0, derivatives))
+    return summands

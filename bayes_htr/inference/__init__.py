@@ -16,10 +16,10 @@ else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
-            "callbacks": "Callback EpochEvent StepCallback StepEvent",
             "data": "Batches Data",
             "map": "MAP",
             "nuts": "NUTS",
+            "callbacks": "Callback EpochEvent StepCallback StepEvent",
             "problem": "Fitted Method Problem Run",
             "run_folder": "RunFolder",
             "svi": "SVI",

@@ -5,19 +5,19 @@ import hashlib
 import json
 import math
 import re
+import tempfile
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 import bayes_htr as htr
-from bayes_htr.analysis.curves import matrix_spectrum
-from bayes_htr.analysis.page import page
-from bayes_htr.analysis.page.text import escaped, inline_json, visible
-from bayes_htr.cli import main
+from bayes_htr._terminal import visible
+from bayes_htr.analysis.page.document import inline_json
+from bayes_htr.analysis.page.parts import escaped
 from bayes_htr.errors import OutputError
 
 HOSTILE = (
@@ -29,6 +29,8 @@ HOSTILE = (
     "\u202egnp.exe\u2028\u0007",
     "\ud800",
 )
+
+
 VOID = {"meta", "link", "br", "input", "img", "hr", "wbr"}
 
 
@@ -111,8 +113,14 @@ def hostile():
     return two_reports(HOSTILE, HOSTILE[1])
 
 
+def page(shown):
+    """The page of a report or a comparison as text."""
+    with tempfile.TemporaryDirectory() as folder:
+        return shown.to_html(Path(folder) / "report.html").read_text(encoding="utf-8")
+
+
 def pages(report, comparison):
-    return [page(report), page(comparison.first, comparison)]
+    return [page(report), page(comparison)]
 
 
 def data_of(parsed):
@@ -125,7 +133,7 @@ def data_of(parsed):
 
 
 def test_tags_are_balanced_and_ids_unique(report, comparison, hostile):
-    for text in [*pages(report, comparison), page(hostile.first, hostile)]:
+    for text in [*pages(report, comparison), page(hostile)]:
         parsed = Page(text)
         assert parsed.open == []
         ids = [a["id"] for _, a in parsed.elements if "id" in a]
@@ -160,7 +168,7 @@ def test_hostile_names_stay_text(hostile, tmp_path):
     path = hostile.to_html(tmp_path / "report.html")
     plain = two_reports([f"w{i}" for i in range(len(HOSTILE))], "network")
     parsed = Page(path.read_text(encoding="utf-8"))
-    harmless = Page(page(plain.first, plain))
+    harmless = Page(page(plain))
     # The names add no element, but for places to break them; no attribute, and no script.
     tags = [[tag for tag, _ in p.elements if tag != "wbr"] for p in (parsed, harmless)]
     assert tags[0] == tags[1]
@@ -197,7 +205,7 @@ def test_the_data_are_those_of_the_report(report):
 
 def test_the_curves_are_those_of_the_fit(report):
     curves = data_of(Page(page(report)))["layers"][1]["curves"]
-    spectrum = matrix_spectrum(report, "b.weight")
+    spectrum = report.matrix("b.weight")
     fit = report.fits["b.weight"]
     counts = np.array(curves["density"]) * np.diff(curves["edges"]) * 40
     assert counts.sum() == pytest.approx(40, rel=1e-3)
@@ -230,7 +238,7 @@ def test_the_table_says_what_the_rows_say(report):
 
 
 def test_cells_keep_their_roles_and_heads_where_rows_are_cards(report, comparison):
-    parsed = Page(page(report, comparison))
+    parsed = Page(page(comparison))
     roles = {"table": "table", "thead": "rowgroup", "tr": "row", "td": "cell"}
     inside = parsed.elements[
         next(
@@ -257,7 +265,7 @@ def test_every_verdict_is_counted(report):
 
 def test_the_comparison_is_in_the_page(report, comparison):
     assert "comparison" not in data_of(Page(page(report)))
-    parsed = Page(page(report, comparison))
+    parsed = Page(page(comparison))
     data = data_of(parsed)["comparison"]
     assert [row[0] for row in data["rows"]] == ["a.weight", "b.weight", "eye"]
     assert data["places"] == [0, 1, 3]
@@ -278,7 +286,7 @@ def test_a_hundred_layers_stay_small(tmp_path):
     W = torch.randn(500, 700, generator=generator)
     report = htr.analyze({"w": W})
     one = len(page(report))
-    two = len(page(report, report.compare(report)))
+    two = len(page(report.compare(report)))
     overhead = len(page(htr.analyze({"w": torch.eye(9)})))
     assert 100 * (one - overhead) + overhead < 3e6 and 100 * (two - overhead) + overhead < 5e6
 
@@ -294,30 +302,3 @@ def test_a_page_that_fails_leaves_the_old_one(report, tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="no space left"):
         report.to_html(path)
     assert path.read_bytes() == old and [p.name for p in tmp_path.iterdir()] == ["report.html"]
-
-
-@pytest.fixture
-def files(tmp_path):
-    paths = []
-    for i in range(2):
-        paths.append(str(tmp_path / f"{i}.safetensors"))
-        save_file(weights(["a", "b"], heavy=0.2 * i), paths[-1])
-    return paths
-
-
-@pytest.mark.parametrize("compare", [False, True])
-def test_command_line(files, tmp_path, capsys, compare):
-    out = tmp_path / "report.html"
-    arguments = ["--compare", files[1]] if compare else []
-    assert main(["analyze", files[0], "--report", str(out), *arguments]) == 0
-    assert f"written: {out}" in capsys.readouterr().out
-    data = data_of(Page(out.read_text(encoding="utf-8")))
-    assert ("comparison" in data) is compare and len(data["rows"]) == 2
-
-
-def test_command_line_refuses_before_it_works(files, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("bayes_htr.analysis.command.analyze", None)
-    for name, words in [("a.pdf", "reports end in .html"), ("none/a.html", "there is no folder")]:
-        assert main(["analyze", files[0], "--report", str(tmp_path / name)]) == 1
-        assert words in capsys.readouterr().err.replace("\n", " ")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["0.safetensors", "1.safetensors"]

@@ -1,4 +1,4 @@
-"""Pictures draw the numbers of the report; curves are densities and laws."""
+"""Pictures draw the numbers of the report."""
 
 import math
 
@@ -8,38 +8,26 @@ import torch
 
 import bayes_htr as htr
 from bayes_htr.analysis import curves
-from bayes_htr.analysis.curves import matrix_spectrum
-from bayes_htr.analysis.verdict import KINDS, kind_of
+from bayes_htr.analysis.verdict import KINDS
+from tests.analysis.cases import mixed_state, pareto
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg", force=True)
 plt = pytest.importorskip("matplotlib.pyplot")
 
 
-def pareto(n, index, seed):
-    generator = torch.Generator().manual_seed(seed)
-    u = torch.rand(n, generator=generator, dtype=torch.float64)
-    Q = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64)).Q
-    return Q * u ** (-0.5 / index)
-
-
-def network(index=1.5, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        "random": torch.randn(100, 150, generator=generator),
-        "heavy $x$": pareto(200, index, seed),
-        "eye": torch.eye(30),
-    }
-
-
 @pytest.fixture(scope="module")
 def report():
-    return htr.analyze(network(), bootstrap=30)
+    return htr.analyze(mixed_state(), bootstrap=30)
+
+
+def heavy(report):
+    return report.matrix("heavy $x$"), report.fits["heavy $x$"]
 
 
 @pytest.fixture(scope="module")
 def comparison(report):
-    return report.compare(htr.analyze(network(index=3.0), bootstrap=30))
+    return report.compare(htr.analyze(mixed_state(index=3.0), bootstrap=30))
 
 
 @pytest.fixture(autouse=True)
@@ -48,76 +36,13 @@ def closed():
     plt.close("all")
 
 
-def heavy(report):
-    return matrix_spectrum(report, "heavy $x$"), report.fits["heavy $x$"]
-
-
-def test_the_histogram_is_a_density(report):
-    spectrum, _ = heavy(report)
-    found = curves.histogram(spectrum)
-    assert (found.density * np.diff(found.edges)).sum() == pytest.approx(1)
-    assert found.left_out == 0
-    ratios = found.edges[1:] / found.edges[:-1]
-    assert ratios == pytest.approx(ratios[0], rel=1e-9) and 16 <= len(ratios) <= 60
-
-
-def test_eigenvalues_far_below_are_counted_as_left_out():
-    W = torch.diag(torch.cat([torch.full((3,), 1e-5), torch.linspace(1, 3, 27)])).double()
-    W[0, 0] = 0
-    spectrum = matrix_spectrum(htr.analyze({"w": W}), "w")
-    found = curves.histogram(spectrum)
-    assert found.left_out == 3
-    assert (found.density * np.diff(found.edges)).sum() == pytest.approx(27 / 30)
-
-
-def test_the_tail_holds_its_share(report):
-    spectrum, fit = heavy(report)
-    tail = curves.tail_density(spectrum, points=4000)
-    t = np.log(tail.x)
-    above = fit.n_tail / spectrum.count * (fit.values[-1] / fit.xmin) ** (1 - fit.alpha)
-    height = tail.y * tail.x
-    share = (np.diff(t) * (height[1:] + height[:-1]) / 2).sum()
-    assert share == pytest.approx(fit.n_tail / spectrum.count - above, rel=1e-4)
-    low, high = fit.searched_interval
-    for alpha in np.linspace(low, high, 50):  # no law of the interval leaves the band
-        law = fit.n_tail / spectrum.count * (alpha - 1) / fit.xmin * (tail.x / fit.xmin) ** -alpha
-        assert (tail.low <= law * (1 + 1e-9)).all() and (law <= tail.high * (1 + 1e-9)).all()
-    survival = curves.tail_survival(spectrum)
-    assert survival.y[0] == fit.n_tail / spectrum.count
-    assert survival.y[-1] == pytest.approx(above)
-    assert (survival.low <= survival.y).all() and (survival.y <= survival.high).all()
-
-
-@pytest.mark.parametrize("spikes", [0, 4])
-def test_the_bulk_holds_its_share(spikes):
-    W = network()["random"]
-    W[:, :spikes] += 30 * torch.eye(100)[:, :spikes]
-    spectrum = matrix_spectrum(htr.analyze({"w": W}), "w")
-    assert spectrum.bulk.num_spikes == spikes
-    x, y = curves.bulk_density(spectrum, 1e-9, points=4000)
-    share = (np.diff(x) * (y[1:] + y[:-1]) / 2).sum()
-    assert share == pytest.approx(1 - spectrum.bulk.num_spikes / 100, rel=1e-3)
-    assert x[0] >= spectrum.bulk.bulk_min and x[-1] <= spectrum.bulk.bulk_max
-    x, _ = curves.bulk_density(spectrum, 2 * spectrum.bulk.bulk_min)
-    assert x[0] > 2 * spectrum.bulk.bulk_min
-
-
-def test_survival_keeps_the_largest(report):
-    spectrum, _ = heavy(report)
-    values, shares = curves.survival(spectrum, points=40)
-    assert len(values) <= 40
-    for value, share in zip(values, shares, strict=True):
-        assert share == (spectrum.values >= value).sum() / spectrum.count
-    assert (values[:5] == spectrum.values[-5:][::-1]).all()
-
-
 def test_one_matrix(report, tmp_path):
     spectrum, fit = heavy(report)
     figure = report.plot("heavy $x$", path=tmp_path / "m.png")
     esd, survival, hill = figure.axes
     assert figure.get_suptitle().startswith(r"heavy \$x\$: ")
-    found = curves.histogram(spectrum)
-    assert (esd.patches[0].get_data().values == found.density).all()
+    density = curves.density(spectrum, curves.log_edges(spectrum.values))
+    assert (esd.patches[0].get_data().values == density).all()
     tail = next(line for line in esd.lines if "alpha" in line.get_label())
     slope = np.diff(np.log(tail.get_ydata())) / np.diff(np.log(tail.get_xdata()))
     assert slope == pytest.approx(-fit.alpha)
@@ -179,11 +104,13 @@ def test_two_checkpoints(report, comparison):
 
 
 @pytest.mark.filterwarnings("error")
-def test_two_checkpoints_of_zeros():
+def test_two_checkpoints_of_zeros(tmp_path):
     report = htr.analyze({"zero": torch.zeros(30, 30)})
     alpha, _ = report.compare(report).plot().axes
     assert all(math.isnan(y) for line in alpha.lines for y in line.get_ydata())
-    assert report.plot("zero").axes[0].texts[0].get_text() == "all eigenvalues are equal"
+    esd, survival, _ = report.plot("zero", path=tmp_path / "zero.png").axes
+    assert esd.texts[0].get_text() == "all eigenvalues are equal"
+    assert survival.texts[0].get_text() == "all eigenvalues are zero"
 
 
 def test_one_matrix_of_two_checkpoints(comparison, tmp_path):
@@ -211,5 +138,5 @@ def test_matrices_that_there_are_not(report, comparison):
 
 
 def test_every_row_has_a_kind(report):
-    assert {kind_of(row).key for row in report.rows} == {"random", "heavy", "untold"}
+    assert {matrix.kind.key for matrix in report.matrices.values()} == {"random", "heavy", "untold"}
     assert len({kind.mark + str(kind.filled) for kind in KINDS}) == len(KINDS)

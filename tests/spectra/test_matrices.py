@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import bayes_htr as htr
-from bayes_htr.analysis.modules import module_source
+from bayes_htr.analysis.weights import module_source
 from bayes_htr.spectra import as_matrix, parameters_of
 from bayes_htr.spectra.matrices import check_finite
 from tests.reference import modules

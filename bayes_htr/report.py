@@ -1,0 +1,286 @@
+"""The tables, the last line and the pictures of a run of `bayes-htr fit`.
+
+Everything is read from the run folder, so that a finished run can be shown again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+from rich import box
+from rich.console import Console, Group
+from rich.table import Table
+
+from bayes_htr._files import atomic_write
+from bayes_htr._plotting import pyplot
+from bayes_htr.errors import CheckpointError
+from bayes_htr.inference import RunFolder
+from bayes_htr.inference.run_folder import SPECTRA
+from bayes_htr.posterior import PosteriorSpectra
+from bayes_htr.posterior.plots import plot_history, plot_spectra
+from bayes_htr.posterior.spectra import plotted_spectrum
+from bayes_htr.posterior.summary import alpha_note
+
+RESULTS = "results.json"
+SPECTRA_BEFORE = "spectra_before.safetensors"
+PLAIN = "none"
+"""The label of a run without a prior."""
+
+PICTURES = ("spectra.png", "training.png")
+_SCORES = ("accuracy", "nll", "ece", "brier")
+_P_VALUE = 0.05
+_LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """A finished run of `bayes-htr fit`.
+
+    Attributes:
+        folder: The run folder.
+        seeds: The seeds of the split, the initial weights and the order of the data, for each of
+            which every method was fitted.
+        by_seed: The test scores of each method by label, one dict per seed. The fitted posterior
+            comes first.
+        spectra: The spectra of the posterior with the first seed.
+        beside: The label and the spectra with which they are compared: those of the run without a
+            prior, or, if there is none, those before training.
+        history: The metrics by epoch of all runs with the first seed.
+    """
+
+    folder: RunFolder
+    seeds: list[int]
+    by_seed: dict[str, list[dict[str, float]]]
+    spectra: PosteriorSpectra
+    beside: tuple[str, PosteriorSpectra]
+    history: dict[str, list[dict[str, float]]]
+
+    @classmethod
+    def read(cls, path: str | PathLike[str]) -> RunReport:
+        """Read a run folder.
+
+        Raises:
+            CheckpointError: The folder holds no finished run of `bayes-htr fit`.
+        """
+        folder = RunFolder(path)
+        folder.config()
+        file = folder.path / RESULTS
+        try:
+            results = json.loads(file.read_text(encoding="utf-8"))
+            by_seed = _by_seed(results)
+            runs = {label: str(results["runs"][label]) for label in by_seed}
+            seeds = [int(seed) for seed in results.get("seeds", [0])]
+            inside = folder.path.resolve()
+            if not by_seed or any(len(rows) != len(seeds) for rows in by_seed.values()):
+                raise ValueError("no scores, or not one for each seed")
+            if not all((inside / run).resolve().is_relative_to(inside) for run in runs.values()):
+                raise ValueError("runs outside of the folder")
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"{folder.path} has no {RESULTS}: the run has not finished; resume it"
+            ) from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{file} cannot be read: {error}") from error
+        if PLAIN in runs and next(iter(runs)) != PLAIN:
+            plain = RunFolder(folder.path / runs[PLAIN]).tensors(SPECTRA)
+            beside = ("plain training", PosteriorSpectra(plain))
+        else:
+            beside = ("before training", PosteriorSpectra(folder.tensors(SPECTRA_BEFORE)))
+        return cls(
+            folder,
+            seeds,
+            by_seed,
+            PosteriorSpectra(folder.tensors(SPECTRA)),
+            beside,
+            {label: RunFolder(folder.path / run).metrics() for label, run in runs.items()},
+        )
+
+    @property
+    def label(self) -> str:
+        """The label of the fitted posterior."""
+        return next(iter(self.by_seed))
+
+    @property
+    def scores(self) -> dict[str, dict[str, float]]:
+        """The means of the test scores over the seeds, by label."""
+        return {
+            label: {name: _values(rows, name).mean().item() for name in _SCORES}
+            for label, rows in self.by_seed.items()
+        }
+
+    def score_table(self) -> Table:
+        """A table of test scores with a row for each method.
+
+        With several seeds it shows means with standard errors, and marks scores whose paired
+        difference from plain training is significant.
+        """
+        if len(self.seeds) == 1:
+            table = _table("Test data")
+        else:
+            table = _table(f"Test data: mean ± standard error over {len(self.seeds)} seeds")
+            if PLAIN in self.by_seed and len(self.by_seed) > 1:
+                table.caption = f"* differs from {PLAIN!r} (paired t test, p < {_P_VALUE:g})"
+        plain = self.by_seed.get(PLAIN)
+        for label, rows in self.by_seed.items():
+            cells = []
+            for name in _SCORES:
+                values = _values(rows, name)
+                marked = plain is not None and _is_significant(values, _values(plain, name))
+                cells.append(_mean_and_error(values) + "*" * marked)
+            table.add_row(label, *cells)
+        return table
+
+    def difference_table(self) -> Table:
+        """A table of paired differences over the seeds, with intervals and significance."""
+        table = _table(
+            f"Paired differences: mean and {100 * _LEVEL:g} % interval; * where p < {_P_VALUE:g}"
+        )
+        for label, other in self._pairs():
+            cells = [
+                _difference(_values(self.by_seed[label], name), _values(self.by_seed[other], name))
+                for name in _SCORES
+            ]
+            table.add_row(f"{label}\nminus {other}", *cells)
+        return table
+
+    def comparison(self) -> str:
+        """A sentence that compares the posterior's NLL with the others; empty without others."""
+        nll = {label: scores["nll"] for label, scores in self.scores.items()}
+        parts = [
+            f"{abs(1 - nll[self.label] / value):.0%} "
+            f"{'below' if nll[self.label] < value else 'above'} that of {label!r}"
+            for label, value in nll.items()
+            if label != self.label and value > 0
+        ]
+        return f"nll of {self.label!r}: {', '.join(parts)}" if parts else ""
+
+    def _pairs(self) -> Iterator[tuple[str, str]]:
+        """The pairs that are compared: the posterior or another method, and plain training."""
+        others = [label for label in self.by_seed if label != self.label]
+        yield from ((self.label, other) for other in reversed(others))
+        if PLAIN in others:
+            yield from ((other, PLAIN) for other in others if other != PLAIN)
+
+    def spectra_table(self) -> Group:
+        """A table of alpha, lambda_max and stable rank, beside those of `beside`."""
+        label, others = self.beside
+        title = "Spectra" if len(self.seeds) == 1 else f"Spectra with seed {self.seeds[0]}"
+        table = Table("matrix", "", label, self.label, title=title)
+        shown = []
+        for name in self.spectra:
+            rows = [others.row(name) if name in others else None, self.spectra.row(name)]
+            shown += [row for row in rows if row is not None]
+            cells = [("-",) * 3 if row is None else row.cells() for row in rows]
+            for number, what in enumerate(("alpha", "lambda_max", "stable rank")):
+                table.add_row(
+                    name if not number else "",
+                    what,
+                    *(part[number] for part in cells),
+                    end_section=number == 2,
+                )
+        return Group(table, alpha_note(shown, _LEVEL))
+
+    def last_line(self) -> str:
+        """The line `test_accuracy=... test_nll=...` with the scores of the fitted posterior."""
+        first = self.scores[self.label]
+        return " ".join(f"test_{name}={value:.4f}" for name, value in first.items())
+
+    def tables(self) -> Group:
+        """All tables, with the note on exponents below."""
+        parts: list[Any] = [self.score_table()]
+        if len(self.seeds) > 1 and len(self.by_seed) > 1:
+            parts += ["", self.difference_table(), self.comparison(), ""]
+        return Group(*parts, self.spectra_table())
+
+    def show(self, console: Console) -> None:
+        """Print the tables, the path of the run folder, and the last line."""
+        console.print(self.tables(), markup=False, highlight=False)
+        where = f"run folder: {self.folder.path}"
+        console.print(where, markup=False, highlight=False, soft_wrap=True)
+        console.print(self.last_line(), markup=False, highlight=False, soft_wrap=True)
+
+    def draw(self) -> list[Path]:
+        """Write the pictures into the run folder.
+
+        Returns:
+            The paths of the pictures.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        plt = pyplot()
+        figures = (
+            plot_spectra(
+                [
+                    [
+                        plotted_spectrum(spectra, name, label)
+                        for label, spectra in ((self.label, self.spectra), self.beside)
+                    ]
+                    for name in self.spectra
+                ]
+            ),
+            plot_history(self.history),
+        )
+        paths = [self.folder.path / name for name in PICTURES]
+        for path, figure in zip(paths, figures, strict=True):
+            atomic_write(path, lambda aside, f=figure: f.savefig(aside, dpi=130, format="png"))  # type: ignore[misc]
+            plt.close(figure)
+        return paths
+
+
+def _by_seed(results: Any) -> dict[str, list[dict[str, float]]]:
+    """Scores by label and seed; runs of earlier versions have one seed, and its scores alone."""
+    by_seed = results.get("by_seed")
+    if by_seed is None:
+        by_seed = {label: [row] for label, row in results["scores"].items()}
+    return {
+        str(label): [{name: float(row[name]) for name in _SCORES} for row in rows]
+        for label, rows in by_seed.items()
+    }
+
+
+def _values(rows: list[dict[str, float]], name: str) -> np.ndarray:
+    return np.array([row[name] for row in rows])
+
+
+def _mean_and_error(values: np.ndarray) -> str:
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
+    return f"{values.mean():.3f}±{scipy.stats.sem(values):.3f}"
+
+
+def _difference(values: np.ndarray, others: np.ndarray) -> str:
+    """The mean paired difference with its interval by Student's t, and a mark of significance."""
+    difference = values - others
+    if np.ptp(difference) == 0:
+        return f"{difference.mean():+.3f}"
+    half = scipy.stats.sem(difference) * scipy.stats.t.isf((1 - _LEVEL) / 2, len(difference) - 1)
+    mark = "*" if _is_significant(values, others) else ""
+    return f"{difference.mean():+.3f}±{half:.3f}{mark}"
+
+
+def _is_significant(values: np.ndarray, others: np.ndarray) -> bool:
+    """Whether the paired difference of two methods is significant by Student's t test."""
+    if len(values) == 1 or np.ptp(values - others) == 0:
+        return False
+    return bool(scipy.stats.ttest_rel(values, others).pvalue < _P_VALUE)
+
+
+def _table(title: str) -> Table:
+    """An empty table of scores that fits into 80 columns."""
+    return Table(
+        "",
+        *_SCORES,
+        title=title,
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+        pad_edge=False,
+    )
