@@ -338,8 +338,16 @@ class CachedGradient:
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> CachedGradient:
-        """The inverse of `state`, with tensors of its own."""
+    def from_state(
+        cls, state: Mapping[str, Any], device: torch.device, hyperparameters: Mapping[str, Tensor]
+    ) -> CachedGradient:
+        """The inverse of `state`, with tensors of its own.
+
+        Args:
+            state: What `state` returned.
+            device: The device of the matrix.
+            hyperparameters: Tensors by name, on whose devices those of the hyperparameters belong.
+        """
         cluster, leading = state["cluster"], None
         if state["slope"] is not None:
             leading = LeadingTriplets(
@@ -369,7 +377,10 @@ class CachedGradient:
             state["age"],
             state["overdue"],
         )
-        cache.map(torch.clone)
+        cache.map(lambda tensor: tensor.to(device, copy=True))
+        for of_latents in (cache.hyperparameters, cache.evaluation.hyper_slopes):
+            for name, value in of_latents.items():
+                of_latents[name] = value.to(hyperparameters[name].device)
         return cache
 
 

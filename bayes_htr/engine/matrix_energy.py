@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayes_htr.engine.autograd import Derivative, Summand, itself
+from bayes_htr.engine.autograd import Derivative, SparseView, Summand, itself
 from bayes_htr.engine.cache import (
     WIDTH_SHARE,
     CachedGradient,
@@ -18,7 +18,7 @@ from bayes_htr.engine.cache import (
 )
 from bayes_htr.engine.refresh import Drift, Exact, FlagKey, Refresh
 from bayes_htr.errors import PriorError
-from bayes_htr.priors import MatrixPrior
+from bayes_htr.priors import Hyperparameter, MatrixPrior
 from bayes_htr.spectra import (
     Cluster,
     Followed,
@@ -29,6 +29,7 @@ from bayes_htr.spectra import (
     plan,
     working,
 )
+from bayes_htr.spectra.matrices import require_whole
 
 _FOLLOWED_TOL = 1e-3
 """The tolerance of a top pair that will be followed: `u'Wv` is within about its square of
@@ -48,6 +49,7 @@ class MatrixEnergy:
         prior: The matrix's prior.
         parameter: The parameter that the matrix is in.
         policy: When the matrix is refreshed.
+        sparse: Whether gradients of the parameter are sparse.
 
     Attributes:
         name: The matrix's name.
@@ -67,7 +69,9 @@ class MatrixEnergy:
     tensor: Tensor
     strengths: tuple[float, ...]
 
-    def __init__(self, prior: MatrixPrior, parameter: Parameter, policy: Refresh) -> None:
+    def __init__(
+        self, prior: MatrixPrior, parameter: Parameter, policy: Refresh, *, sparse: bool = False
+    ) -> None:
         self.prior = prior
         self.name = prior.name
         self.parameter = parameter.name
@@ -80,6 +84,8 @@ class MatrixEnergy:
         self.is_cheap = not prior.spectral
         needs_entries = any(term.optimised for term in prior.entries)
         self.caches = not (isinstance(policy, Exact) or self.is_cheap or needs_entries)
+        self._kind = type(parameter.tensor)
+        self._view = SparseView(prior.view) if sparse else prior.view
         self._path = parameter.path
         self._modules, _, self._attribute = parameter.path.rpartition(".")
         self._needs = Need()
@@ -96,11 +102,14 @@ class MatrixEnergy:
         Raises:
             PriorError: The parameter is there no more, or the prior has a schedule and the epoch
                 is `None`.
+            SpectrumError: The parameter is spread over processes by now.
         """
         if self._epoch is _NO_EPOCH or epoch != self._epoch:
             self.strengths = self.prior.strengths(epoch)
             self._needs, self._epoch = self.prior.needs(self.strengths), epoch
         self.tensor = tensor = self.parameter_in(root)
+        if type(tensor) is not self._kind:
+            require_whole(self.parameter, tensor)
         cache = self.cache
         self.is_stale = (
             cache is None
@@ -189,11 +198,12 @@ class MatrixEnergy:
         )
         return evaluate(self.prior, view, self.strengths, hyperparameters)
 
-    def evaluate_at(self, tensor: Tensor, hyperparameters: Mapping[str, Tensor]) -> Evaluation:
-        """The energy of the matrix in another value of the parameter; the cache stays."""
+    def summand_at(self, tensor: Tensor, hyperparameters: Mapping[str, Tensor]) -> Summand:
+        """What the matrix in another value of the parameter adds; the cache stays."""
         W = working(self.prior.view(tensor.detach()))
         view = MatrixView(W, self.name, self._needs, self.block, started=self.started)
-        return evaluate(self.prior, view, self.strengths, hyperparameters)
+        evaluation = evaluate(self.prior, view, self.strengths, hyperparameters)
+        return self.summand_of(evaluation, tensor, evaluation.gradient, hyperparameters)
 
     def accept(self, evaluation: Evaluation, hyperparameters: Mapping[str, Tensor]) -> None:
         """Cache an evaluation of the present matrix."""
@@ -262,7 +272,7 @@ class MatrixEnergy:
             for name, slope in evaluation.hyper_slopes.items()
         ]
         if gradient.rest is not None or gradient.left is not None:
-            derivatives.append(Derivative(tensor, self.prior.view, gradient))
+            derivatives.append(Derivative(tensor, self._view, gradient))
         return Summand(self.parameter, evaluation.value, evaluation.penalty, derivatives)
 
     def state(self) -> dict[str, Any]:
@@ -275,12 +285,23 @@ class MatrixEnergy:
             "refreshes": self.refreshes,
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`; what was cached under another policy is left out."""
+    def load_state(
+        self, state: Mapping[str, Any], device: torch.device, hyperparameters: Mapping[str, Tensor]
+    ) -> None:
+        """The inverse of `state`; what another policy has cached is left out.
+
+        Args:
+            state: What `state` returned.
+            device: The device of the parameter.
+            hyperparameters: The unconstrained coordinates by name, on whatever devices they are.
+        """
         cached = state["held"] if state["policy"] == repr(self.policy) else None
-        self.cache = None if cached is None else CachedGradient.from_state(cached)
+        self.cache = None
+        if cached is not None:
+            self.cache = CachedGradient.from_state(cached, device, hyperparameters)
         self.started = state["started"]
-        self.block = None if state["block"] is None else state["block"].clone()
+        block = state["block"]
+        self.block = None if block is None else block.to(device, copy=True)
         self.refreshes = state["refreshes"]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -303,3 +324,25 @@ class MatrixEnergy:
             and not self.is_stale
             and cache.leading.age == 0
         )
+
+
+def hyperprior_summands(
+    hyperpriors: Mapping[str, Hyperparameter], latents: Mapping[str, Tensor]
+) -> list[Summand]:
+    """What hyperparameters add to an energy under their hyperpriors; never cached.
+
+    Args:
+        hyperpriors: The hyperparameters by name.
+        latents: Their unconstrained coordinates by name.
+    """
+    summands = []
+    for name, hyperparameter in hyperpriors.items():
+        wanted = torch.is_grad_enabled()
+        u = latents[name].detach().requires_grad_(wanted)
+        energy = hyperparameter.energy(u)
+        derivatives = []
+        if wanted:
+            (slope,) = torch.autograd.grad(energy, u)
+            derivatives = [Derivative(latents[name], itself, Gradient(slope))]
+        summands.append(Summand(name, energy.detach(), 0.0, derivatives))
+    return summands

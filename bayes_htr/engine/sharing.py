@@ -8,6 +8,7 @@ is decided from them is decided alike. What is communicated when is in `docs/dis
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -151,6 +152,35 @@ class Sharing:
                 raise _ERRORS[kind](text)
             raise ProcessError(f"process {number} of {world_size()} failed: {kind}: {text}")
         return {n: outline for report in reports for n, outline in report[1].items()}
+
+
+def follow_all(matrices: Sequence[MatrixEnergy], sharing: Sharing | None) -> None:
+    """Let the leading singular triplets of matrices follow them."""
+    steps = [m.follow() for m in matrices] if sharing is None else sharing.followed(matrices)
+    device = matrices[0].tensor.device
+    told = [
+        t.to(device)
+        for step in steps
+        for t in (step.cluster.values, step.kept, step.squared_norm.reshape(1))
+    ]
+    numbers = iter(torch.cat(told).tolist())
+    for matrix, step in zip(matrices, steps, strict=True):
+        matrix.turn(step.cluster, list(islice(numbers, 2 * len(step.kept) + 1)))
+
+
+def which_drifted(
+    matrices: Sequence[MatrixEnergy], latents: Mapping[str, Tensor], sharing: Sharing | None
+) -> Tensor:
+    """Which matrices have drifted too far, as one tensor on the device of the first."""
+    device = matrices[0].tensor.device
+    flags = [
+        m.drifted(latents)
+        if sharing is None or sharing.owns(m)
+        else m.tensor.new_zeros((), dtype=torch.bool)
+        for m in matrices
+    ]
+    stacked = torch.stack([flag.to(device, non_blocking=device.type != "cpu") for flag in flags])
+    return stacked if sharing is None else sharing.any(stacked)
 
 
 def _nothing(matrix: MatrixEnergy) -> Followed:
