@@ -51,6 +51,11 @@ def _at_least(text: str, least: int) -> int:
     return value
 
 
+def plural(count: int, word: str) -> str:
+    """A number with its noun, in the plural unless the number is one."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
+
+
 def visible(text: str) -> str:
     """Escape the characters of a text that are invisible or that change how others are shown.
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+from bayes_htr._threads import exclusive
 
 
 def usable_device(name: str | torch.device) -> torch.device:
@@ -24,9 +26,14 @@ def usable_device(name: str | torch.device) -> torch.device:
         ) from error
 
 
-def isolated_randomness() -> AbstractContextManager[None]:
-    """Restore the state of PyTorch's global random generators at the end of the block."""
-    return torch.random.fork_rng(devices=list(range(torch.cuda.device_count())))
+@contextmanager
+def isolated_randomness() -> Iterator[None]:
+    """Restore the state of PyTorch's global random generators at the end of the block.
+
+    One thread at a time is in such a block, since there is one state for all.
+    """
+    with exclusive(), torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        yield
 
 
 Modes = dict[nn.Module, bool]

@@ -22,11 +22,11 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from bayes_htr._terminal import ProgressBar
+from bayes_htr._terminal import ProgressBar, plural
+from bayes_htr._threads import suitable_threads
 from bayes_htr._torch import usable_device
 from bayes_htr.errors import ProcessError
 
-_SMALL = 2_000_000
 _POLL = 0.2  # seconds between two updates of the progress bar
 
 T = TypeVar("T")
@@ -51,10 +51,11 @@ class Workers:
         fits: int,
         *,
         device: str,
+        multiply_adds: float = 0,
         threads: int | None = None,
         alone: bool = False,
     ) -> Workers:
-        """The numbers for a network: below two million parameters, each fit has one thread.
+        """The numbers for a network: each fit of a small one has one thread (`suitable_threads`).
 
         Several fits divide the cores between them. On an accelerator they run one after the other.
 
@@ -62,6 +63,7 @@ class Workers:
             net: The network.
             fits: Number of fits.
             device: Where to train.
+            multiply_adds: Those of the forward pass of a batch.
             threads: Number of threads given by the user, or `None`.
             alone: Whether the fits run one after the other in this process.
 
@@ -72,8 +74,7 @@ class Workers:
             raise ValueError(f"--threads {threads}: give at least 1")
         cores = available_cores()
         if threads is None:
-            small = sum(p.numel() for p in net.parameters()) < _SMALL
-            threads = 1 if small else min(torch.get_num_threads(), cores)
+            threads = min(suitable_threads(net, multiply_adds), cores)
         if device == "auto":
             accelerated = torch.accelerator.is_available()
         else:
@@ -201,8 +202,3 @@ def _count_epoch() -> None:
 
 def _work(work: Callable[..., T], job: Any) -> T:
     return work(job, progress=False, on_epoch=_count_epoch)
-
-
-def plural(count: int, word: str) -> str:
-    """A number with its noun, in the plural unless the number is one."""
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"

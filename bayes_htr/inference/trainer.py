@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
 from bayes_htr._terminal import TrainingProgress
+from bayes_htr._threads import with_threads
 from bayes_htr._torch import isolated_randomness, modes_of, set_modes
 from bayes_htr.errors import CheckpointError, DivergenceError, SpectrumError
 from bayes_htr.inference.callbacks import EpochEvent, StepCallback, StepEvent
@@ -150,7 +151,7 @@ class Trainer(ABC):
                 self.restore(checkpoint)
             bar = TrainingProgress(
                 problem.progress,
-                self.label,
+                with_threads(self.label, problem.train.device),
                 epochs=problem.epochs,
                 done=self.epoch,
                 batches=len(problem.train),
@@ -323,8 +324,7 @@ class Trainer(ABC):
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "order": [g.get_state() for g in self.problem.train.generators],
         }
-        self.folder.write_checkpoint(state)
-        self.folder.write_metrics(self.history)
+        self.folder.write_checkpoint(state, self.history)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over the state that `save` has written.

@@ -22,18 +22,15 @@ from bayes_htr._files import atomic_write
 from bayes_htr._plotting import pyplot
 from bayes_htr.errors import CheckpointError
 from bayes_htr.inference import RunFolder
-from bayes_htr.inference.run_folder import SPECTRA
+from bayes_htr.inference.run_folder import PICTURES, RESULTS, SPECTRA, SPECTRA_BEFORE
 from bayes_htr.posterior import PosteriorSpectra
 from bayes_htr.posterior.plots import plot_history, plot_spectra
 from bayes_htr.posterior.spectra import plotted_spectrum
 from bayes_htr.posterior.summary import alpha_note
 
-RESULTS = "results.json"
-SPECTRA_BEFORE = "spectra_before.safetensors"
 PLAIN = "none"
 """What a run without a prior is called."""
 
-PICTURES = ("spectra.png", "training.png")
 _SCORES = ("accuracy", "nll", "ece", "brier")
 _CLEAR = 0.05
 _LEVEL = 0.95
