@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         Prediction,
         SpectrumCheck,
     )
-    from bayes_htr.posterior.prior_predictive import prior_predictive
+    from bayes_htr.posterior.prediction import prior_predictive
     from bayes_htr.priors import (
         ESD,
         Entries,

@@ -1,7 +1,8 @@
-"""A spectrum history as a callback of other trainers, which are imported here and nowhere else.
+"""Step callbacks, such as a spectrum history, as callbacks of other trainers.
 
-Both count updates of the optimiser, not batches, and record in the main process alone. The weights
-have to be whole in that process, as under data parallelism.
+The other trainers are imported here and nowhere else. Both count updates of the optimiser, not
+batches, and call the step callback in the main process alone. The weights have to be complete in
+that process, as they are under data parallelism.
 """
 
 from __future__ import annotations
@@ -9,18 +10,18 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from bayes_htr.inference.callbacks import StepCallback, StepEvent
+from bayes_htr.inference.problem import StepCallback, StepEvent
 
 
 def lightning_callback(history: StepCallback) -> Any:
-    """A `Callback` of Lightning; the network is the `LightningModule`.
+    """Make a `Callback` of Lightning, which passes on the `LightningModule` as the network.
 
     Raises:
         ImportError: Lightning is not installed.
     """
 
     class SpectrumCallback(_lightning_base()):  # type: ignore[misc]
-        """Records spectra."""
+        """Call the step callback at the start, at due steps and at the end."""
 
         epoch = 0.0
 
@@ -44,7 +45,7 @@ def lightning_callback(history: StepCallback) -> Any:
 
 
 def transformers_callback(history: StepCallback) -> Any:
-    """A `TrainerCallback` of Transformers; the network is the trainer's model.
+    """Make a `TrainerCallback` of Transformers, which passes on the trainer's model.
 
     Raises:
         ImportError: Transformers is not installed.
@@ -55,7 +56,7 @@ def transformers_callback(history: StepCallback) -> Any:
         raise ImportError("history.transformers() needs it: pip install transformers") from error
 
     class SpectrumCallback(TrainerCallback):
-        """Records spectra."""
+        """Call the step callback at the start, at due steps and at the end."""
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
             if state.is_world_process_zero:
@@ -77,7 +78,7 @@ def _event(state: Any, model: Any) -> StepEvent:
 
 
 def _lightning_base() -> Any:
-    """The class of callbacks, of the older package where that alone is in use."""
+    """The base class of callbacks, from the older package if that alone has been imported."""
     names = ["lightning.pytorch", "pytorch_lightning"]
     for name in sorted(names, key=lambda name: name not in sys.modules):
         try:

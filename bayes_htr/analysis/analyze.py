@@ -8,23 +8,89 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import asdict, replace
-from functools import partial
+from importlib import import_module
 from os import PathLike
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
+import torch
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from bayes_htr._terminal import AnalysisProgress
-from bayes_htr.analysis.farms import Farms
-from bayes_htr.analysis.parallel import is_small, run_all
-from bayes_htr.analysis.report_table import SpectraReport
-from bayes_htr.analysis.rows import Analysed, Options, analyse
-from bayes_htr.analysis.selection import select
+from bayes_htr.analysis.matrix import MatrixSpectrum, Options, analyse
+from bayes_htr.analysis.report import SpectraReport
+from bayes_htr.analysis.resampled import Farms
 from bayes_htr.analysis.sources import open_source
-from bayes_htr.analysis.weights import Conv, Weight
+from bayes_htr.analysis.weights import Conv, Source, Weight, matches
+from bayes_htr.errors import DataError
+
+T = TypeVar("T")
+
+_SMALL_SIDE = 1024  # the shorter side
+_SMALL_SIZE = 2**23  # entries: several matrices are in memory at a time
+_MOST_WORKERS = 16
+
+
+def is_small(sides: tuple[int, int], entries: int) -> bool:
+    """Whether a weight of so many entries, with matrices of these sides, has one thread."""
+    return min(sides) <= _SMALL_SIDE and entries <= _SMALL_SIZE
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Limit each operator of torch and each call of NumPy's and SciPy's BLAS to one thread.
+
+    This holds in the whole process, also for threads that are started meanwhile. Afterwards the
+    limits are as before.
+    """
+    import_module("scipy.stats")  # only libraries that are loaded are limited
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(limits=1, user_api="blas"):
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def run_all(job: Callable[[int], T], work: Sequence[float], small: Sequence[bool]) -> list[T]:
+    """Compute `job(0)`, `job(1)`, ...
+
+    Small jobs run at once, the longest first, in as many threads as torch would use (at most 16);
+    then the others run in this thread. After an error no other job begins.
+
+    Args:
+        job: Called with each index.
+        work: How long each job takes, in any unit.
+        small: Whether each job is on small matrices.
+    """
+    longest_first = sorted((i for i in range(len(work)) if small[i]), key=lambda i: -work[i])
+    workers = min(torch.get_num_threads(), len(longest_first), _MOST_WORKERS)
+    results: dict[int, T] = {}
+    if longest_first:
+        with single_threaded():
+            if workers == 1:
+                results |= {i: job(i) for i in longest_first}
+            else:
+                results |= _run_in_threads(job, longest_first, workers)
+    return [results[i] if small[i] else job(i) for i in range(len(work))]
+
+
+def _run_in_threads(job: Callable[[int], T], indices: Sequence[int], workers: int) -> dict[int, T]:
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="analyze")
+    try:
+        futures = {i: pool.submit(job, i) for i in indices}
+        done, _ = wait(futures.values(), return_when=FIRST_EXCEPTION)
+        for future in done:
+            future.result()  # raises what the job has raised
+        return {i: future.result() for i, future in futures.items()}
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def analyze(
@@ -47,30 +113,30 @@ def analyze(
 
     Every matrix is decomposed in float64 on the CPU. Small ones (up to 1024 eigenvalues and eight
     million entries) are analysed several at a time, in as many threads as torch may use and at
-    most 16, each by single-threaded BLAS (the process's number of threads is 1 meanwhile); large
-    ones one at a time, with all threads. Of a file, no more than these are in memory. Tensors of
-    fewer than two dimensions are no matrices; tied ones count once.
+    most 16, each with single-threaded BLAS (the process's number of threads is 1 meanwhile); large
+    ones follow one at a time, with all threads. Of a file, no more than these matrices are in
+    memory. Tensors of fewer than two dimensions are not matrices; tied ones count once.
 
     Args:
-        source: A module, a state dict, a `.pt`, `.pth` or `.safetensors` file, the index of a
-            sharded one, or a folder. Files are read without running what they hold.
-        layers: Names, or patterns as `fnmatch`, of the weights to analyse; all by default.
-        exclude: Patterns of those to leave out.
-        min_size: The fewest eigenvalues of a matrix that is analysed.
-        conv: A convolution is one matrix `out x (in kh kw)` (`"flatten"`), or the eigenvalues of
-            one `out x in` for each position of its kernel together (`"slices"`, as WeightWatcher,
-            with its factor 1/2).
+        source: A module, a state dict, a `.pt`, `.pth` or `.safetensors` file, the index of
+            sharded safetensors, or a folder. Files are read without running what they hold.
+        layers: Names, or patterns as in `fnmatch`, of the weights to analyse; all by default.
+        exclude: Names or patterns of weights to leave out.
+        min_size: The smallest number of eigenvalues of a matrix that is analysed.
+        conv: Whether a convolution is one matrix `out x (in kh kw)` (`"flatten"`), or the
+            eigenvalues of one matrix `out x in` per position of its kernel, taken together
+            (`"slices"`, as in WeightWatcher, with its factor 1/2).
         level: Probability of the intervals of alpha.
-        bootstrap: Replicates for the p-value and for the interval that takes the choice of xmin
-            into account; 0 for neither.
+        bootstrap: Number of replicates for the p-value and for the interval that accounts for the
+            choice of xmin; 0 for neither.
         compare: Whether to compare the power law with a lognormal, an exponential and a power law
             with a cut-off.
         mp_fit: Whether to fit the Marchenko-Pastur bulk.
         randomize: Whether to compare with the entries in random order, at the price of another
-            decomposition (five of matrices below 100 eigenvalues).
-        farms: Whether to fit also the average spectrum of windows of one aspect ratio, square by
-            default, or `Farms(aspect, size)`.
-        seed: Of bootstrap and random order. The global random state stays as it is.
+            decomposition (five for matrices below 100 eigenvalues).
+        farms: Whether to fit also the average spectrum of windows of one aspect ratio, which are
+            square by default; `Farms(aspect, size)` sets their shape.
+        seed: Seed of the bootstrap and the random order. The global random state does not change.
         progress: Whether to show a bar; by default where standard error is a terminal.
 
     Returns:
@@ -78,68 +144,99 @@ def analyze(
         `compare(other)`; `print` shows a table.
 
     Raises:
-        DataError: No weight matrices there, or a pattern that matches none.
-        CheckpointError: A file that is not there or cannot be read.
-        SpectrumError: A matrix with entries that are not finite.
+        DataError: There are no weight matrices, or a pattern matches none.
+        CheckpointError: A file does not exist or cannot be read.
+        SpectrumError: A matrix has entries that are not finite.
         ValueError: An option outside its range.
     """
     windows = (Farms() if farms else None) if isinstance(farms, bool) else farms
     options = Options(conv, level, bootstrap, compare, mp_fit, randomize, windows, seed)
     patterns = {"layers": _patterns(layers), "exclude": _patterns(exclude)}
-    opened = open_source(source)
-    weights, skipped = select(
-        opened,
-        include=patterns["layers"],
-        exclude=patterns["exclude"],
-        min_size=min_size,
-        conv=conv,
-    )
-    found = _analyse_all(weights, options, progress)
+    network = open_source(source)
+    weights, skipped = _select(network, patterns["layers"], patterns["exclude"], min_size, conv)
+    matrices = _analyse_all(weights, options, progress)
     settings: dict[str, Any] = {**asdict(options), "min_size": min_size}
-    settings |= {option: list(given) for option, given in patterns.items() if given}
-    return SpectraReport(
-        [a.row for a in found.values()],
-        opened.label,
-        {name: a.eigenvalues for name, a in found.items()},
-        {name: a.fit for name, a in found.items()},
-        {name: a.bulk for name, a in found.items()},
-        skipped,
-        settings,
-    )
+    settings |= {option: list(names) for option, names in patterns.items() if names}
+    return SpectraReport(network.label, {m.name: m for m in matrices}, skipped, settings)
+
+
+def _select(
+    source: Source,
+    include: Sequence[str],
+    exclude: Sequence[str],
+    min_size: int,
+    conv: Conv,
+) -> tuple[list[Weight], dict[str, str]]:
+    """The weights to analyse, and the reasons why others are left out, by name.
+
+    Raises:
+        DataError: A pattern matches nothing, or no weight is left.
+        ValueError: `min_size` is below 1.
+    """
+    if min_size < 1:
+        raise ValueError(f"min_size={min_size} must be at least 1")
+    for pattern in (*include, *exclude):
+        if not any(matches(w.name, [pattern]) for w in source.weights):
+            names = ", ".join(w.name for w in source.weights[:20]) or "none"
+            raise DataError(f"{pattern!r} matches no weight of {source.label}; there are: {names}")
+    selected: list[Weight] = []
+    skipped = dict(source.skipped)
+    for weight in source.weights:
+        size = weight.count(conv)
+        if include and not matches(weight.name, include):
+            skipped[weight.name] = "no pattern includes it"
+        elif matches(weight.name, exclude):
+            skipped[weight.name] = "excluded"
+        elif size < min_size:
+            skipped[weight.name] = f"{size} eigenvalues, fewer than {min_size}"
+        else:
+            selected.append(weight)
+    if not selected:
+        reasons = "; ".join(f"{name}: {why}" for name, why in list(skipped.items())[:5])
+        raise DataError(
+            f"{source.label} holds no weight matrix to analyse "
+            f"({reasons or 'no tensor has two dimensions or more'}); change the patterns, lower "
+            "min_size, or name another file"
+        )
+    return selected, skipped
 
 
 def _analyse_all(
     weights: Sequence[Weight], options: Options, progress: bool | None
-) -> dict[str, Analysed]:
+) -> list[MatrixSpectrum]:
     work = [_work(weight, options.conv) for weight in weights]
     small = [is_small(w.sides(options.conv), math.prod(w.shape)) for w in weights]
     loading = Lock()
     with AnalysisProgress(progress, sum(work)) as bar:
 
-        def job(number: int) -> Analysed:
+        def job(number: int) -> MatrixSpectrum:
             weight = weights[number]
             bar.begin(weight.name)
             if small[number]:
-                weight = replace(weight, load=partial(_copy, weight, loading))
-            found = analyse(weight, number, options)
+                weight = _loaded_once(weight, loading)
+            matrix = analyse(weight, number, options)
             bar.advance(work[number])
-            return found
+            return matrix
 
-        found = run_all(job, work, small)
-    return {weight.name: a for weight, a in zip(weights, found, strict=True)}
+        return run_all(job, work, small)
 
 
-def _copy(weight: Weight, loading: Lock) -> Tensor:
-    """Loaded one at a time, since a module's parametrization is not made for threads.
+def _loaded_once(weight: Weight, loading: Lock) -> Weight:
+    """The weight, such that only one thread at a time loads a weight, and copies it.
 
-    Copied, since a file stays mapped as long as a tensor in it is used: once, not in each thread.
+    A module's parametrization is not made for threads, and a file stays mapped as long as a tensor
+    in it is used.
     """
-    with loading:
-        return weight.load().detach().clone()
+
+    def load() -> Tensor:
+        with loading:
+            return weight.load().detach().clone()
+
+    return replace(weight, load=load)
 
 
 def _work(weight: Weight, conv: Conv) -> float:
-    """In floating-point operations, about."""
+    """About how many floating-point operations the decomposition takes."""
     M, N = sorted(weight.sides(conv))
     return float(M * M * (N + 4 * M)) * (weight.positions if conv == "slices" else 1)
 

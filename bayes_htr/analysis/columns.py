@@ -1,20 +1,30 @@
-"""The columns of a report: what each is, and the ones that follow from the eigenvalues alone.
+"""The columns of a report: what each of them means, and how it is computed.
 
-Names and definitions are WeightWatcher's (0.7.7) where it has them.
+Names and definitions are those of WeightWatcher (0.7.7) where it has the column. `COLUMNS` holds
+the meanings in the order of the table; each function below computes the columns of one topic from
+the spectrum of one matrix.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 
-from bayes_htr.analysis.esd import ESD
+from bayes_htr.analysis.bulk import MarchenkoPasturFit, fit_marchenko_pastur
+from bayes_htr.analysis.esd import ESD, Array, pooled
+from bayes_htr.analysis.resampled import jensen_shannon
+from bayes_htr.analysis.verdict import LIGHT, VERY_HEAVY
 from bayes_htr.analysis.weights import Conv, Weight
+from bayes_htr.errors import SpectrumError
+from bayes_htr.spectra import hill
+from bayes_htr.tails import ALTERNATIVES, Comparison, PowerlawFit, SpectrumTail
 
-Row = dict[str, str | int | float | None]
+Row = dict[str, Any]
 
 _WEAK = 1e-6
 
@@ -98,8 +108,16 @@ COLUMNS = {
 }
 
 
+def in_order(row: Row) -> Row:
+    """The row with its columns in the order of `COLUMNS`."""
+    return {name: row[name] for name in COLUMNS if name in row}
+
+
+# Shape and norms
+
+
 def shape_columns(weight: Weight, esd: ESD, number: int, conv: Conv) -> Row:
-    """What the matrix is."""
+    """Name, type and size of a weight, which is number `number` in its network."""
     return {
         "layer_id": number,
         "name": weight.name,
@@ -121,7 +139,7 @@ def norm_columns(esd: ESD, alpha: float) -> Row:
     log_largest = _log10(largest)
     return {
         "alpha_weighted": alpha * log_largest,
-        "log_alpha_norm": log_alpha_norm(esd, alpha),
+        "log_alpha_norm": log_alpha_norm(values, alpha),
         "norm": norm,
         "log_norm": _log10(norm),
         "spectral_norm": largest,
@@ -130,52 +148,171 @@ def norm_columns(esd: ESD, alpha: float) -> Row:
         "sv_max": math.sqrt(largest),
         "sv_min": math.sqrt(float(values[0])),
         "stable_rank": norm / largest if largest > 0 else math.nan,
-        "entropy": entropy(esd, rank),
+        "entropy": entropy(values, rank),
         "matrix_rank": rank,
         "rank_loss": len(values) - rank,
         "weak_rank_loss": int((values < _WEAK).sum()),
-        "W_scale": w_scale(esd),
+        "W_scale": _scale(values),
     }
 
 
-def interval_ends(row: Mapping[str, Any]) -> tuple[float, float]:
-    """The interval of alpha that counts: over xmin where there is one; NaN without a tail."""
-    ends = (row.get("searched_low"), row.get("searched_high"))
-    if None in ends:
-        ends = (row["interval_low"], row["interval_high"])
-    low, high = (math.nan if end is None else float(end) for end in ends)
-    return low, high
-
-
-def w_scale(esd: ESD) -> float:
-    """What scales the matrix to eigenvalues of mean 1."""
-    mean = float(esd.values.mean())
-    return 1 / math.sqrt(mean) if mean > 0 else math.nan
-
-
 def matrix_rank(esd: ESD) -> int:
-    """Singular values above `N eps sigma_1` in float64, NumPy's convention."""
+    """The number of singular values above `N eps sigma_1` in float64, as in NumPy."""
     sigma = np.sqrt(esd.values)
     return int((sigma > sigma[-1] * esd.N * np.finfo(np.float64).eps).sum())
 
 
-def entropy(esd: ESD, rank: int) -> float:
-    """`-sum p ln p / ln(rank)`, `p = lambda / sum lambda`; 0 for rank 1, no number for rank 0."""
+def entropy(values: Array, rank: int) -> float:
+    """`-sum p ln p / ln(rank)` with `p = lambda / sum lambda`; 0 for rank 1, NaN for rank 0."""
     if rank < 2:
         return 0.0 if rank else math.nan
-    p = esd.values / esd.values.sum()
+    p = values / values.sum()
     p = p[p > 0]
     return float(-(p * np.log(p)).sum() / math.log(rank))
 
 
-def log_alpha_norm(esd: ESD, alpha: float) -> float:
-    """`log10 sum lambda^alpha`, by logarithms: large powers leave the floating-point numbers."""
-    positive = esd.values[esd.values > 0]
+def log_alpha_norm(values: Array, alpha: float) -> float:
+    """`log10 sum lambda^alpha`, from logarithms, since large powers would overflow."""
+    positive = values[values > 0]
     if math.isnan(alpha) or not len(positive):
         return math.nan
     powers = alpha * np.log(positive)
     return float((powers.max() + np.log(np.exp(powers - powers.max()).sum())) / math.log(10))
 
 
+def _scale(values: Array) -> float:
+    """The factor that scales the matrix to eigenvalues of mean 1."""
+    mean = float(values.mean())
+    return 1 / math.sqrt(mean) if mean > 0 else math.nan
+
+
 def _log10(value: float) -> float:
     return math.log10(value) if value > 0 else -math.inf
+
+
+# The tail
+
+
+def tail_columns(esd: ESD, fit: PowerlawFit | None) -> Row:
+    """The power law in the tail, and Hill's estimate."""
+    names = ("alpha", "xmin", "D", "sigma")
+    row: Row = {name: math.nan if fit is None else getattr(fit, name) for name in names}
+    row["xmax"] = float(esd.values[-1])
+    row["num_pl_spikes"] = None if fit is None else fit.n_tail
+    row["interval_low"], row["interval_high"] = (None, None) if fit is None else fit.interval
+    try:
+        row["hill"] = float(hill(torch.from_numpy(esd.values[esd.values > esd.floor])))
+    except SpectrumError:
+        row["hill"] = math.nan
+    if fit is not None and fit.p_value is not None:
+        row["p_value"] = fit.p_value
+        row["searched_low"], row["searched_high"] = fit.searched_interval or (None, None)
+    return row
+
+
+def status_columns(tail: SpectrumTail) -> Row:
+    """Whether there is a tail to fit, and WeightWatcher's word for its exponent."""
+    fit = tail.fit
+    warning = ""
+    if fit is not None and not tail.problem and not VERY_HEAVY <= fit.alpha <= LIGHT:
+        warning = "over-trained" if fit.alpha < VERY_HEAVY else "under-trained"
+    return {"status": "failed" if fit is None else "success", "warning": warning}
+
+
+def comparison_columns(comparisons: Sequence[Comparison]) -> Row:
+    """Likelihood ratios to other laws; NaN without a tail to compare."""
+    row: Row = {f"{name}_{column}": math.nan for name in ALTERNATIVES for column in "Rp"}
+    for comparison in comparisons:
+        row[f"{comparison.name}_R"] = comparison.ratio
+        row[f"{comparison.name}_p"] = comparison.p_value
+    return row
+
+
+def erg_columns(esd: ESD, fit: PowerlawFit | None) -> Row:
+    """The trace-log condition (ERG), WeightWatcher's `detX`."""
+    count = trace_log_count(esd.values)
+    if count is None:
+        return {"detX_num": None, "num_ERG_spikes": None, "ERG_gap": None}
+    value = esd.values[-count]
+    return {
+        "detX_num": count,
+        "num_ERG_spikes": count,
+        "ERG_gap": None if fit is None else count - fit.n_tail,
+        "detX_val": float(value),
+        "detX_val_unrescaled": float(value / esd.values.mean()),
+    }
+
+
+def trace_log_count(values: Array) -> int | None:
+    """The number of eigenvalues in the tail of the trace-log condition.
+
+    The spectrum is scaled to mean 1. From the largest eigenvalue down, the product of eigenvalues
+    first grows and then falls. The tail ends with the eigenvalue at which the product falls below
+    1. Logarithms are summed here, since the product itself leaves the floating-point range from
+    about a thousand eigenvalues on (WeightWatcher then counts nearly all of them).
+
+    Args:
+        values: `(K,)` eigenvalues, ascending.
+
+    Returns:
+        The number, or `None` for a spectrum of equal values, which has no such tail.
+
+    References:
+        Martin & Hinrichs (2025), "SETOL: a semi-empirical theory of (deep) learning",
+        arXiv:2507.17912.
+    """
+    if not values[0] < values[-1]:
+        return None
+    with np.errstate(divide="ignore"):
+        below = np.log((values / values.mean())[::-1]).cumsum() < 0
+    if not below.any():  # equal but for rounding
+        return None
+    return int(below.argmax()) + 1
+
+
+# The random bulk, and other matrices made from the weight
+
+
+def bulk_columns(bulk: MarchenkoPasturFit | None, prefix: str = "") -> Row:
+    """The Marchenko-Pastur bulk; NaN and `None` where there is none."""
+    if bulk is None:
+        names = ("sigma_mp", "bulk_min", "bulk_max", "mp_softrank")
+        return {f"{prefix}{name}": math.nan for name in names} | {f"{prefix}num_spikes": None}
+    row: Row = {
+        f"{prefix}sigma_mp": bulk.sigma,
+        f"{prefix}bulk_min": bulk.bulk_min,
+        f"{prefix}bulk_max": bulk.bulk_max,
+        f"{prefix}num_spikes": bulk.num_spikes,
+        f"{prefix}mp_softrank": bulk.soft_rank,
+    }
+    return row if prefix else row | {"mp_D": bulk.D}
+
+
+def random_columns(replicas: Sequence[ESD], esd: ESD) -> Row:
+    """The spectrum compared with those of the matrix with its entries in random order."""
+    pool = pooled(replicas)
+    largest, own = float(pool.values[-1]), float(esd.values[-1])
+    bulk = fit_marchenko_pastur(pool)
+    if bulk is not None:
+        bulk = replace(bulk, num_spikes=round(bulk.num_spikes / len(replicas)))
+    return {
+        "max_rand_eval": largest,
+        "rand_distance": jensen_shannon(esd.values, replicas[0].values),
+        "ww_softrank": largest / own,
+        "ww_maxdist": own - largest,
+        "rand_W_scale": _scale(pool.values),
+        "num_above_rand": int((esd.values > largest).sum()),
+        "num_traps": None if bulk is None else bulk.num_spikes,
+        **bulk_columns(bulk, "rand_"),
+    }
+
+
+def farms_columns(windows: ESD, fit: PowerlawFit | None) -> Row:
+    """The tail of the average spectrum of windows."""
+    tail = tail_columns(windows, fit)
+    names = ("alpha", "hill", "xmin", "D", "num_pl_spikes")
+    return {f"farms_{name}": tail[name] for name in names} | {
+        "farms_N": windows.N,
+        "farms_M": windows.M,
+        "farms_windows": windows.matrices,
+    }

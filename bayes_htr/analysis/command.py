@@ -9,8 +9,8 @@ from rich.console import Console
 
 from bayes_htr._terminal import visible
 from bayes_htr.analysis.analyze import analyze
-from bayes_htr.analysis.records import check_suffix, import_parquet
-from bayes_htr.analysis.report_table import CheckpointComparison, SpectraReport
+from bayes_htr.analysis.report import CheckpointComparison, SpectraReport
+from bayes_htr.analysis.tables import check_suffix, import_parquet
 from bayes_htr.errors import OutputError
 
 _WIDE = 110

@@ -1,52 +1,37 @@
-"""The numbers behind pictures of a spectrum, as arrays: bins, curves, bands, thinned.
+"""The numbers behind pictures of a spectrum, as arrays: bins, curves and bands.
 
-Matplotlib's pictures and the HTML page draw the same numbers. Densities are those of the eigenvalue
-itself, shares of all eigenvalues of the matrix, so that histogram, tail and bulk lie on one scale.
+The pictures of Matplotlib and those of the HTML page draw the same numbers. Densities are those of
+the eigenvalue itself, as shares of all eigenvalues of the matrix, so that histogram, tail and bulk
+have one scale.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from bayes_htr.analysis.esd import ESD, Array
-from bayes_htr.analysis.marchenko_pastur import MarchenkoPasturFit, unit_law
-from bayes_htr.analysis.measured import MeasuredSpectra
-from bayes_htr.tails import PowerlawFit
+from bayes_htr.analysis.bulk import unit_law
+from bayes_htr.analysis.esd import Array
+from bayes_htr.analysis.matrix import MatrixSpectrum
+from bayes_htr.analysis.verdict import LIGHT, VERY_HEAVY
 
 _DECADES = 6
 _FEWEST_BINS, _MOST_BINS = 16, 60
 
 
-@dataclass(frozen=True)
-class Histogram:
-    """A density in bins of equal width on a logarithmic axis.
-
-    Attributes:
-        edges: `(B+1,)`.
-        density: `(B,)` share of all eigenvalues in the bin, over its width.
-        left_out: Eigenvalues below the first edge: zero, or more than six decades below the
-            largest.
-    """
-
-    edges: Array
-    density: Array
-    left_out: int
-
-
-@dataclass(frozen=True)
-class Curve:
+class Curve(NamedTuple):
     """A curve with a band around it.
 
     Attributes:
         x: `(P,)`.
         y: `(P,)`.
         low: `(P,)` lower edge of the band.
-        high: `(P,)` upper edge.
+        high: `(P,)` upper edge of the band.
     """
 
     x: Array
@@ -55,70 +40,18 @@ class Curve:
     high: Array
 
 
-@dataclass(frozen=True)
-class MatrixSpectrum:
-    """What is drawn of one matrix.
+def log_edges(values: Array) -> Array | None:
+    """The edges of 16 to 60 bins of equal width on a logarithmic axis.
 
-    Attributes:
-        name: The parameter.
-        row: Its row of the report.
-        values: `(n,)` eigenvalues above rounding, ascending.
-        count: All eigenvalues, K.
-        fit: Of the tail, if there is one.
-        bulk: The random bulk, if it was fitted.
-    """
-
-    name: str
-    row: dict[str, Any]
-    values: Array
-    count: int
-    fit: PowerlawFit | None
-    bulk: MarchenkoPasturFit | None
-
-
-def matrix_spectrum(report: MeasuredSpectra, name: str) -> MatrixSpectrum:
-    """What is drawn of a matrix of a report.
-
-    Raises:
-        ValueError: The report has no such matrix.
-    """
-    if name not in report.spectra:
-        known = ", ".join(list(report.spectra)[:8])
-        raise ValueError(f"no matrix {name!r} in this report; there are {known}, ...")
-    row = next(row for row in report.rows if row["name"] == name)
-    values, fit = report.spectra[name], report.fits[name]
-    if fit is None:
-        shown = values[values > ESD(values, row["N"], row["M"], row["rf"]).floor]
-    else:
-        shown = fit.values
-    return MatrixSpectrum(name, row, shown, len(values), fit, report.bulks[name])
-
-
-def histogram(spectrum: MatrixSpectrum, edges: Array | None = None) -> Histogram | None:
-    """The ESD in bins as the Freedman-Diaconis rule on logarithms has them, 16 to 60.
+    Their number follows the Freedman-Diaconis rule for the logarithms. The bins hold the values
+    down to six decades below the largest.
 
     Args:
-        spectrum: The matrix.
-        edges: Those of another histogram, to compare with it.
+        values: `(n,)` positive values, ascending.
 
     Returns:
-        `None` of a spectrum of one value.
+        `(B+1,)` edges, or `None` where all values are equal.
     """
-    values = spectrum.values
-    if edges is None:
-        edges = log_edges(values)
-    if edges is None:
-        return None
-    counts = np.histogram(values, edges)[0]
-    return Histogram(
-        edges,
-        counts / (spectrum.count * np.diff(edges)),
-        spectrum.count - int((values >= edges[0]).sum()),
-    )
-
-
-def log_edges(values: Array) -> Array | None:
-    """Edges of bins for these values; `None` where they are all one."""
     if not len(values) or not values[0] < values[-1]:
         return None
     logs = np.log(values[values >= values[-1] * 10.0**-_DECADES])
@@ -133,9 +66,20 @@ def log_edges(values: Array) -> Array | None:
     return edges
 
 
-def interval_of(fit: PowerlawFit) -> tuple[float, float]:
-    """The interval of alpha that is shown: over xmin where there is one."""
-    return fit.searched_interval or fit.interval
+def density(spectrum: MatrixSpectrum, edges: Array) -> Array:
+    """`(B,)` the share of all eigenvalues in each bin, divided by the width of the bin.
+
+    Args:
+        spectrum: The matrix.
+        edges: `(B+1,)` edges of the bins.
+    """
+    counts = np.histogram(spectrum.values, edges)[0]
+    return np.asarray(counts / (spectrum.count * np.diff(edges)))
+
+
+def num_below(spectrum: MatrixSpectrum, edges: Array) -> int:
+    """The number of eigenvalues below the first edge, zeros among them."""
+    return spectrum.count - int((spectrum.values >= edges[0]).sum())
 
 
 def tail_density(spectrum: MatrixSpectrum, points: int = 25) -> Curve | None:
@@ -149,37 +93,34 @@ def tail_density(spectrum: MatrixSpectrum, points: int = 25) -> Curve | None:
     t = np.linspace(0, math.log(float(fit.values[-1]) / fit.xmin), points)
     share = fit.n_tail / spectrum.count
 
-    def density(rate: Array | float) -> Array:
+    def law(rate: Array | float) -> Array:
         return np.asarray(share * rate / fit.xmin * np.exp(-(rate + 1) * t))
 
-    low, high = (end - 1 for end in interval_of(fit))
+    low, high = (end - 1 for end in fit.shown_interval)
     with np.errstate(divide="ignore"):
         highest = np.clip(1 / t, low, high)  # where the density is largest in alpha
-    ends = density(low), density(high)
-    return Curve(fit.xmin * np.exp(t), density(fit.alpha - 1), np.minimum(*ends), density(highest))
+    return Curve(
+        fit.xmin * np.exp(t), law(fit.alpha - 1), np.minimum(law(low), law(high)), law(highest)
+    )
 
 
 def tail_survival(spectrum: MatrixSpectrum, points: int = 25) -> Curve | None:
-    """The share of eigenvalues at least as large by the fitted power law, with its band."""
+    """The share of eigenvalues at least as large under the fitted power law, with its band."""
     fit = spectrum.fit
     if fit is None:
         return None
     t = np.linspace(0, math.log(float(fit.values[-1]) / fit.xmin), points)
     share = fit.n_tail / spectrum.count
-    low, high = (end - 1 for end in interval_of(fit))
-    return Curve(
-        fit.xmin * np.exp(t),
-        share * np.exp(-(fit.alpha - 1) * t),
-        share * np.exp(-high * t),
-        share * np.exp(-low * t),
-    )
+    low, high = fit.shown_interval
+    curves = (share * np.exp(-(alpha - 1) * t) for alpha in (fit.alpha, high, low))
+    return Curve(fit.xmin * np.exp(t), *curves)
 
 
 def bulk_density(spectrum: MatrixSpectrum, least: float, points: int = 80) -> tuple[Array, Array]:
     """The Marchenko-Pastur density from `least` on, scaled to the share of the bulk.
 
     Returns:
-        `(P,)` points and densities; none without a bulk.
+        `(P,)` points and `(P,)` densities; both empty without a bulk.
     """
     bulk = spectrum.bulk
     if bulk is None or not bulk.bulk_max > least:
@@ -195,14 +136,32 @@ def bulk_density(spectrum: MatrixSpectrum, least: float, points: int = 80) -> tu
 
 
 def survival(spectrum: MatrixSpectrum, points: int = 240) -> tuple[Array, Array]:
-    """`(P,)` eigenvalues and the share of all that are at least as large, largest ones densest."""
+    """`(P,)` eigenvalues and `(P,)` shares of all that are at least as large.
+
+    The points are densest at the largest eigenvalues.
+    """
     n = len(spectrum.values)
-    ranks = thin(n, points) + 1
+    ranks = thinned(n, points) + 1
     return spectrum.values[n - ranks], ranks / spectrum.count
 
 
-def thin(count: int, points: int) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Indices from 0 to `count - 1`, first ones densest: equally far apart in logarithms."""
+def thinned(count: int, points: int) -> NDArray[np.int64]:
+    """At most `points` indices from 0 to `count - 1`, equally far apart in their logarithms."""
     if not count:
         return np.empty(0, np.int64)
     return np.unique(np.geomspace(1, count, min(points, count)).round().astype(np.int64)) - 1
+
+
+def alpha_limits(spectra: Iterable[MatrixSpectrum]) -> tuple[float, float]:
+    """The limits of a logarithmic axis of alpha.
+
+    All estimates and the bounds of heavy tails are in view, and intervals up to three times the
+    largest estimate.
+    """
+    spectra = list(spectra)
+    alphas = [s.alpha for s in spectra if math.isfinite(s.alpha)]
+    ends = [end for s in spectra for end in s.interval if math.isfinite(end)]
+    most = max([LIGHT, *alphas])
+    high = min(max([most, *ends]), 3 * most)
+    low = max(min([VERY_HEAVY, *alphas, *ends]), 1.0)
+    return low / 1.08, high * 1.15

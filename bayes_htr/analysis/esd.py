@@ -19,14 +19,14 @@ _SINGLE, _DOUBLE = (float(np.finfo(kind).eps) for kind in (np.float32, np.float6
 
 @dataclass(frozen=True)
 class ESD:
-    """Eigenvalues, with the shape of the matrices that they are of.
+    """Eigenvalues, with the shape of the matrices to which they belong.
 
     Attributes:
-        values: `(K,)`, ascending, of all matrices together.
-        N: The longer side of a matrix.
-        M: The shorter side.
-        matrices: How many there are.
-        eps: The relative spacing of the numbers that the weights are stored in.
+        values: `(K,)` eigenvalues of all matrices together, ascending.
+        N: The longer side of each matrix.
+        M: The shorter side of each matrix.
+        matrices: The number of matrices.
+        eps: The relative spacing of the numbers in which the weights are stored.
     """
 
     values: Array
@@ -42,12 +42,12 @@ class ESD:
 
     @property
     def floor(self) -> float:
-        """Below it an eigenvalue is zero, but for rounding.
+        """The bound below which an eigenvalue differs from zero by rounding alone.
 
-        Errors of variance `(eps w)^2 / 12` for entries w are a random matrix, whose largest
-        eigenvalue is its variance times `(sqrt N + sqrt M)^2`. Where weights are stored in float32
-        or better, ten times that error is allowed: what computed them rounded as well. Never less
-        than the error of the decomposition.
+        Rounding errors of variance `(eps w)^2 / 12` for entries w form a random matrix, whose
+        largest eigenvalue is its variance times `(sqrt N + sqrt M)^2`. For weights stored in
+        float32 or better, ten times that error is allowed, because the computation that made them
+        rounded as well. The bound is never below the error of the decomposition.
         """
         eps = max(self.eps, 10 * min(self.eps, _SINGLE))
         square = float(self.values.sum()) / (self.matrices * self.N * self.M)
@@ -56,19 +56,24 @@ class ESD:
 
     @property
     def error(self) -> float:
-        """What rounding may put between two eigenvalues that are one, the largest.
+        """The largest difference that rounding may cause between two equal largest eigenvalues.
 
-        It moves a singular value by the norm of the errors, `sqrt(floor)`, to either side, and the
-        algorithm that made an orthogonal matrix by up to half as much again.
+        Rounding moves a singular value by up to the norm of the errors, `sqrt(floor)`, to either
+        side, and the algorithm that made an orthogonal matrix by up to half as much again.
         """
         return 8 * float(np.sqrt(self.floor * self.values[-1]))
 
 
 def esd_of(matrices: Sequence[Tensor], name: str, factor: float = 1.0) -> ESD:
-    """The ESD of matrices of one shape, all eigenvalues times a factor.
+    """Compute the ESD of matrices of one shape.
+
+    Args:
+        matrices: The matrices.
+        name: What errors call them.
+        factor: A factor of all eigenvalues.
 
     Raises:
-        SpectrumError: Entries that are not finite, or whose squares are not.
+        SpectrumError: An entry or an eigenvalue is not finite.
     """
     sides = sorted(matrices[0].shape)
     with np.errstate(over="ignore"):
@@ -80,3 +85,10 @@ def esd_of(matrices: Sequence[Tensor], name: str, factor: float = 1.0) -> ESD:
         )
     eps = torch.finfo(matrices[0].dtype).eps
     return ESD(values, N=sides[1], M=sides[0], matrices=len(matrices), eps=eps)
+
+
+def pooled(esds: Sequence[ESD]) -> ESD:
+    """The ESD of all matrices of several ESDs, which are of one shape."""
+    values = np.sort(np.concatenate([esd.values for esd in esds]))
+    first = esds[0]
+    return ESD(values, first.N, first.M, sum(esd.matrices for esd in esds), first.eps)

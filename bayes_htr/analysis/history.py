@@ -1,13 +1,14 @@
 """The spectra of a network's matrices over the steps of its training.
 
-They are recorded at steps that lie evenly on a logarithmic axis, whoever trains: `htr.fit`, a loop
-of one's own, Lightning or the `Trainer` of Transformers. A record costs the singular values of each
-matrix; a step without one costs a comparison.
+They are recorded at steps that are evenly spaced on a logarithmic axis, whoever trains: `htr.fit`,
+a training loop of one's own, Lightning or the `Trainer` of Transformers. A record costs the
+singular values of each matrix; a step without a record costs a comparison.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
@@ -17,31 +18,34 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from bayes_htr.analysis.log_steps import next_log_step
-from bayes_htr.analysis.names import matches
-from bayes_htr.analysis.spectrum_records import SpectrumRecords
-from bayes_htr.inference.callbacks import StepCallback, StepEvent
+from bayes_htr._plotting import save
+from bayes_htr.analysis.history_files import read_history, write_history
+from bayes_htr.analysis.history_plots import QUANTITIES, Trace, trace
+from bayes_htr.analysis.weights import matches
+from bayes_htr.inference.problem import StepCallback, StepEvent
 from bayes_htr.spectra import matrices_of, singular_values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from bayes_htr.posterior import PosteriorSpectra
 
-class SpectrumHistory(StepCallback, SpectrumRecords):
+
+class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
     """Spectra by matrix over steps: `history["fc1.weight"]` is `(T, K)`, each row descending.
 
-    A callback of `htr.fit`; for other loops there are `watch`, `record`, `lightning` and
-    `transformers`. Under `htr.SVI` the spectra are those of the guide's centre, not of draws.
+    It is a callback of `htr.fit`; for other training loops there are `watch`, `record`, `lightning`
+    and `transformers`. Under `htr.SVI` the spectra are those of the guide's centre, not of draws.
 
     Args:
-        matrices: Patterns as of `fnmatch`, one or several: which matrices are recorded.
-        per_decade: About how many steps between one power of ten and the next. The start and the
-            end are recorded too.
-        path: If given, the history is saved there after each record; see `save`.
+        matrices: Patterns as in `fnmatch`, one or several, of the matrices that are recorded.
+        per_decade: About how many records there are from one power of ten to the next. The start
+            and the end of training are recorded too.
+        path: If given, the file in which the history is saved after each record; see `save`.
 
     Attributes:
-        steps: `T` of them, ascending.
+        steps: The `T` steps, ascending.
         epochs: The same in epochs, `None` where that is not known.
 
     Raises:
@@ -55,8 +59,30 @@ class SpectrumHistory(StepCallback, SpectrumRecords):
         per_decade: float = 8,
         path: str | PathLike[str] | None = None,
     ) -> None:
-        super().__init__(matrices, per_decade=per_decade)
+        if isinstance(per_decade, bool) or not 0 < per_decade < math.inf:
+            raise ValueError(f"per_decade={per_decade!r} must be a positive number")
+        self.matrices = (matrices,) if isinstance(matrices, str) else tuple(matrices)
+        self.per_decade = per_decade
         self.path = None if path is None else Path(path)
+        self.steps: list[int] = []
+        self.epochs: list[float | None] = []
+        self._spectra: dict[str, list[Tensor]] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        try:
+            return torch.stack(self._spectra[name])
+        except KeyError:
+            raise KeyError(f"no matrix {name!r}; there are {', '.join(self) or 'none'}") from None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._spectra)
+
+    def __len__(self) -> int:
+        return len(self._spectra)
+
+    def __repr__(self) -> str:
+        span = f", steps {self.steps[0]} to {self.steps[-1]}" if self.steps else ""
+        return f"SpectrumHistory({len(self)} matrices, {len(self.steps)} records{span})"
 
     # Recording
 
@@ -73,17 +99,16 @@ class SpectrumHistory(StepCallback, SpectrumRecords):
             epoch: The same in epochs, if that is known.
 
         Raises:
-            ValueError: A step that is not after the last, no matrix that is to be recorded, or
-                other matrices than before.
-            SpectrumError: Weights that are not finite.
+            ValueError: The step is not after the last one, no matrix matches the patterns, or the
+                matrices differ from those recorded before.
+            SpectrumError: Some weights are not finite.
         """
         if self.steps and step <= self.steps[-1]:
             raise ValueError(
                 f"step={step} is not after the last record, {self.steps[-1]}; take a new "
                 "SpectrumHistory for another run"
             )
-        found = self._measured(net)
-        for name, lam in found.items():
+        for name, lam in self._measure(net).items():
             self._spectra.setdefault(name, []).append(lam)
         self.steps.append(int(step))
         self.epochs.append(None if epoch is None else float(epoch))
@@ -92,14 +117,14 @@ class SpectrumHistory(StepCallback, SpectrumRecords):
 
     @contextmanager
     def watch(self, net: nn.Module, optimizer: Optimizer) -> Iterator[SpectrumHistory]:
-        """Record during a loop of one's own: after updates of an optimiser that are due.
+        """Record during a training loop of one's own, after updates of an optimiser that are due.
 
         The start is recorded at the beginning of the block, and the last update at its end unless
-        an error ends it. A second block goes on counting from the last record.
+        an error ends the block. A second block continues to count from the last record.
 
         Args:
             net: The network.
-            optimizer: Whose updates count.
+            optimizer: The optimiser whose updates count.
 
         Raises:
             ValueError: As `record`.
@@ -108,13 +133,13 @@ class SpectrumHistory(StepCallback, SpectrumRecords):
             self.record(net, 0)
         step = self.steps[-1]
 
-        def stepped(*_: Any) -> None:
+        def after_update(*_: Any) -> None:
             nonlocal step
             step += 1
             if self.is_due(step):
                 self.record(net, step)
 
-        hook = optimizer.register_step_post_hook(stepped)
+        hook = optimizer.register_step_post_hook(after_update)
         try:
             yield self
         finally:
@@ -123,20 +148,18 @@ class SpectrumHistory(StepCallback, SpectrumRecords):
             self.record(net, step)
 
     def on_start(self, event: StepEvent) -> None:
-        """Record where a run starts. One that goes on discards what was recorded after there.
+        """Record where a run starts; a resumed run discards what was recorded after that step.
 
         Raises:
-            ValueError: A run from its beginning, and the history holds records already; or as
-                `record`.
+            ValueError: A new run begins and the history holds records already; or as `record`.
         """
         if self.steps and event.step == 0:
             raise ValueError(
                 f"{self!r} holds another run; take a new SpectrumHistory for one that begins"
             )
         kept = sum(step <= event.step for step in self.steps)
-        del self.steps[kept:], self.epochs[kept:]
-        for lams in self._spectra.values():
-            del lams[kept:]
+        for records in (self.steps, self.epochs, *self._spectra.values()):
+            del records[kept:]  # type: ignore[attr-defined]
         self.on_end(event)
 
     def on_step(self, event: StepEvent) -> None:
@@ -144,12 +167,12 @@ class SpectrumHistory(StepCallback, SpectrumRecords):
         self.record(event.network, event.step, event.epoch)
 
     def on_end(self, event: StepEvent) -> None:
-        """Record the last step, if it is not there yet."""
+        """Record the last step, if that is not done yet."""
         if not self.steps or event.step > self.steps[-1]:
             self.on_step(event)
 
     def lightning(self) -> Any:
-        """A callback for the `Trainer` of Lightning that records here: `adapters`.
+        """Make a callback for the `Trainer` of Lightning that records here.
 
         Raises:
             ImportError: Lightning is not installed.
@@ -159,7 +182,7 @@ class SpectrumHistory(StepCallback, SpectrumRecords):
         return lightning_callback(self)
 
     def transformers(self) -> Any:
-        """A callback for the `Trainer` of Transformers that records here: `adapters`.
+        """Make a callback for the `Trainer` of Transformers that records here.
 
         Raises:
             ImportError: Transformers is not installed.
@@ -168,39 +191,138 @@ class SpectrumHistory(StepCallback, SpectrumRecords):
 
         return transformers_callback(self)
 
+    def _measure(self, net: nn.Module) -> dict[str, Tensor]:
+        weights = matrices_of(net)
+        recorded = {name: W for name, W in weights.items() if matches(name, self.matrices)}
+        if not recorded:
+            raise ValueError(
+                f"matrices={self.matrices!r} matches no matrix of the network; there are "
+                f"{', '.join(weights) or 'none'}"
+            )
+        ranks = {name: min(W.shape) for name, W in recorded.items()}
+        before = {name: len(lams[0]) for name, lams in self._spectra.items() if lams}
+        if before and ranks != before:
+            raise ValueError(
+                f"the network's matrices have the ranks {ranks}, and those recorded {before}; "
+                "take a new SpectrumHistory for another network"
+            )
+        with torch.no_grad():
+            return {n: singular_values(W, n).square().cpu() for n, W in recorded.items()}
+
     # Files
 
     def save(self, path: str | PathLike[str]) -> None:
-        """Write a safetensors file of the spectra, with all else in its header.
+        """Write a safetensors file of the spectra, with everything else in its header.
 
         Raises:
-            OutputError: It cannot be written.
+            OutputError: The file cannot be written.
             ValueError: Nothing is recorded.
         """
-        from bayes_htr.analysis.history_file import write
-
-        write(self, path)
+        if not self.steps:
+            raise ValueError("nothing is recorded yet; record a network first")
+        about = {
+            "steps": self.steps,
+            "epochs": self.epochs,
+            "matrices": list(self.matrices),
+            "per_decade": self.per_decade,
+            "names": list(self),
+        }
+        write_history(path, about, dict(self.items()))
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SpectrumHistory:
-        """Read what `save` wrote; nothing in the file is run. It can be recorded to further.
+        """Read a file that `save` wrote; nothing in it is run. More can be recorded afterwards.
 
         Raises:
-            CheckpointError: A file that is missing, truncated, or foreign.
+            CheckpointError: The file is missing, truncated, or foreign.
         """
-        from bayes_htr.analysis.history_file import read
+        about, spectra = read_history(path)
+        history = cls(about["matrices"], per_decade=about["per_decade"])
+        history.steps, history.epochs = about["steps"], about["epochs"]
+        history._spectra = {name: list(lam) for name, lam in spectra.items()}
+        return history
 
-        return read(cls, path)
+    # Numbers
+
+    def at(self, step: int) -> PosteriorSpectra:
+        """The spectra at the last record that is not after a step, as those of a point mass.
+
+        Raises:
+            ValueError: There is no such record.
+        """
+        row = sum(s <= step for s in self.steps) - 1
+        if row < 0:
+            first = f"; the first is {self.steps[0]}" if self.steps else ""
+            raise ValueError(f"no record at or before step={step}{first}")
+        from bayes_htr.posterior import PosteriorSpectra
+
+        return PosteriorSpectra({name: lams[row][None] for name, lams in self._spectra.items()})
+
+    def trace(self, name: str, quantity: str, *, level: float = 0.95) -> Trace:
+        """Compute a quantity of one matrix over the steps.
+
+        Alpha is that of every table of this library (`bayes_htr.tails.fit_tail`): the exponent of
+        the tail whose start was searched. Its interval takes that tail as known. It says what so
+        many eigenvalues tell of an exponent. It is not the uncertainty of the weights, which a
+        single run of training does not show.
+
+        Args:
+            name: The matrix.
+            quantity: `lambda_max`; `alpha`, the exponent of the tail's density; or `stable_rank`,
+                `sum lambda / lambda_1`, which is nan for a zero matrix.
+            level: Probability of the credible interval of alpha, equal-tailed.
+
+        Raises:
+            KeyError: No such matrix.
+            ValueError: No such quantity, or `level` does not lie between 0 and 1.
+        """
+        return trace(self[name], quantity, self.steps, level=level)
+
+    def rows(self) -> list[dict[str, float]]:
+        """A row for each record: `step`, `epoch` where it is known, and `NAME:QUANTITY`.
+
+        Alpha is left out where the tail has no exponent. `pandas.DataFrame` takes the rows, and so
+        does `bayes_htr.posterior.plots.plot_trace`.
+        """
+        rows: list[dict[str, float]] = [{"step": float(step)} for step in self.steps]
+        for row, epoch in zip(rows, self.epochs, strict=True):
+            if epoch is not None:
+                row["epoch"] = epoch
+        for name in self:
+            for quantity in QUANTITIES:
+                values = self.trace(name, quantity).values
+                for row, value in zip(rows, values.tolist(), strict=True):
+                    if not math.isnan(value):
+                        row[f"{name}:{quantity}"] = value
+        return rows
 
     # Pictures
 
     def plot(
         self, name: str, *, panels: int = 8, path: str | PathLike[str] | None = None
     ) -> Figure:
-        """The matrix's ESD at several steps side by side: `history_plots.plot_steps`."""
+        """Draw the ESD of a matrix on log-log axes, a panel for each of several records.
+
+        All panels have the same axes and bins; the first record is an outline in each. Alpha, with
+        its 95 % interval, is that of the tail whose start was searched.
+
+        Args:
+            name: The matrix.
+            panels: The largest number of panels, which are evenly spaced over the records, with the
+                first and the last among them.
+            path: If given, the file in which the figure is saved.
+
+        Raises:
+            KeyError: No such matrix.
+            ValueError: `panels` is less than 1, or nothing is recorded.
+            ImportError: matplotlib is not installed.
+        """
         from bayes_htr.analysis.history_plots import plot_steps
 
-        return plot_steps(self, name, panels=panels, path=path)
+        alpha = self.trace(name, "alpha")
+        figure = plot_steps(name, self[name], alpha, self._titles(), panels)
+        save(figure, path)
+        return figure
 
     def plot_trace(
         self,
@@ -212,10 +334,31 @@ class SpectrumHistory(StepCallback, SpectrumRecords):
         level: float = 0.95,
         path: str | PathLike[str] | None = None,
     ) -> Axes:
-        """A quantity of each matrix over steps or epochs: `history_plots.plot_trace`."""
+        """Draw a quantity of each matrix over the records, on a logarithmic axis of steps.
+
+        Up to ten matrices have colours of their own, and bands with the credible interval of alpha;
+        more are coloured by depth, from dark to light, and have no bands.
+
+        Args:
+            quantity: `lambda_max`, `alpha` or `stable_rank`.
+            names: The matrices; all by default.
+            ax: The axes to draw on; those of a new figure by default.
+            against: `step` or `epoch`.
+            level: Probability of the interval of alpha.
+            path: If given, the file in which the figure is saved.
+
+        Raises:
+            KeyError: No such matrix.
+            ValueError: Another quantity, or epochs that are not known.
+            ImportError: matplotlib is not installed.
+        """
         from bayes_htr.analysis.history_plots import plot_trace
 
-        return plot_trace(self, quantity, names, ax, against=against, level=level, path=path)
+        traces = self._traces(quantity, names, level)
+        x = self._positions(against)
+        ax = plot_trace(x, traces, quantity, ax, against=against, level=level)
+        save(ax, path)
+        return ax
 
     def plot_traces(
         self,
@@ -224,10 +367,17 @@ class SpectrumHistory(StepCallback, SpectrumRecords):
         against: str = "step",
         path: str | PathLike[str] | None = None,
     ) -> Figure:
-        """All quantities over steps or epochs, one above the other: `history_plots.plot_traces`."""
+        """Draw a panel for each quantity, as `plot_trace` does.
+
+        Raises:
+            KeyError, ValueError, ImportError: As `plot_trace`.
+        """
         from bayes_htr.analysis.history_plots import plot_traces
 
-        return plot_traces(self, names, against=against, path=path)
+        traces = {quantity: self._traces(quantity, names) for quantity in QUANTITIES}
+        figure = plot_traces(self._positions(against), traces, against=against)
+        save(figure, path)
+        return figure
 
     def animate(
         self,
@@ -236,25 +386,65 @@ class SpectrumHistory(StepCallback, SpectrumRecords):
         *,
         frames_per_second: float = 5.0,
     ) -> None:
-        """Write the ESD over the steps as a GIF: `history_plots.animate`."""
+        """Write the ESD over the steps as a GIF with a frame for each record.
+
+        The last frame is shown for two seconds.
+
+        Args:
+            path: The file to write.
+            names: The matrices, side by side; all by default.
+            frames_per_second: The speed.
+
+        Raises:
+            KeyError: No such matrix.
+            ValueError: Nothing is recorded, or `frames_per_second` does not lie between 0 and 50.
+            ImportError: matplotlib or Pillow is not installed.
+        """
         from bayes_htr.analysis.history_plots import animate
 
-        animate(self, path, names, frames_per_second=frames_per_second)
+        alphas = self._traces("alpha", names)
+        spectra = {name: self[name] for name in alphas}
+        animate(path, spectra, alphas, self._titles(), frames_per_second=frames_per_second)
 
-    def _measured(self, net: nn.Module) -> dict[str, Tensor]:
-        there = matrices_of(net)
-        chosen = {name: W for name, W in there.items() if matches(name, self.matrices)}
-        if not chosen:
-            raise ValueError(
-                f"matrices={self.matrices!r} matches no matrix of the network; there are "
-                f"{', '.join(there) or 'none'}"
-            )
-        sizes = {name: min(W.shape) for name, W in chosen.items()}
-        before = {name: len(lams[0]) for name, lams in self._spectra.items() if lams}
-        if before and sizes != before:
-            raise ValueError(
-                f"the network's matrices have the ranks {sizes}, and those recorded {before}; "
-                "take a new SpectrumHistory for another network"
-            )
-        with torch.no_grad():
-            return {n: singular_values(W, n).square().cpu() for n, W in chosen.items()}
+    def _traces(
+        self, quantity: str, names: str | Sequence[str] | None, level: float = 0.95
+    ) -> dict[str, Trace]:
+        """The trace of a quantity for one or several matrices, all by default."""
+        if not self.steps:
+            raise ValueError("nothing is recorded; record a network first")
+        if names is None:
+            names = list(self)
+        chosen = [names] if isinstance(names, str) else names
+        return {name: self.trace(name, quantity, level=level) for name in chosen}
+
+    def _positions(self, against: str) -> list[float]:
+        """The `T` records on an axis of steps or epochs."""
+        if against not in ("step", "epoch"):
+            raise ValueError(f"against={against!r} must be 'step' or 'epoch'")
+        if against == "step":
+            return [float(step) for step in self.steps]
+        epochs = [epoch for epoch in self.epochs if epoch is not None]
+        if len(epochs) < len(self.steps):
+            raise ValueError("the history has records without an epoch; take against='step'")
+        return epochs
+
+    def _titles(self) -> list[str]:
+        """The step of each record, with the epoch where it is known."""
+        return [
+            f"step {step}" + ("" if epoch is None else f" (epoch {epoch:.3g})")
+            for step, epoch in zip(self.steps, self.epochs, strict=True)
+        ]
+
+
+def next_log_step(after: int, per_decade: float) -> int:
+    """The first number above `after` among 0 and the rounded powers `10^(i / per_decade)`.
+
+    For 8 per decade these are 0, 1, 2, 3, 4, 6, 7, 10, 13, 18, ...: dense where a network changes
+    fast, and few in all.
+    """
+    if after < 0:
+        return 0
+    i = max(0, math.floor(per_decade * math.log10(after + 0.5)))
+    while round(10 ** (i / per_decade)) <= after:
+        i += 1
+    return round(10 ** (i / per_decade))

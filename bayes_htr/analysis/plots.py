@@ -1,30 +1,22 @@
-"""Pictures of a report. Needs matplotlib: `pip install "bayes-htr[plot]"`.
+"""Pictures of analysed matrices.
 
-The arrays come from `bayes_htr.analysis.curves`; the HTML page draws the same ones.
+They need matplotlib (`pip install "bayes-htr[plot]"`), and raise an `ImportError` without it. The
+arrays come from `bayes_htr.analysis.curves`; the HTML page draws the same ones.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from os import PathLike
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayes_htr._plotting import literal, pyplot, tick
-from bayes_htr.analysis.columns import interval_ends
-from bayes_htr.analysis.curves import (
-    MatrixSpectrum,
-    bulk_density,
-    histogram,
-    interval_of,
-    matrix_spectrum,
-    survival,
-    tail_density,
-)
-from bayes_htr.analysis.measured import MeasuredSpectra
-from bayes_htr.analysis.verdict import KINDS, LIGHT, VERY_HEAVY, kind_of
+from bayes_htr._plotting import BLUE, RED, TEAL, literal, pyplot, tick
+from bayes_htr.analysis import curves
+from bayes_htr.analysis.esd import Array
+from bayes_htr.analysis.matrix import MatrixSpectrum
+from bayes_htr.analysis.verdict import KINDS, LIGHT, VERY_HEAVY
 from bayes_htr.errors import SpectrumError
 from bayes_htr.tails import hill_curve
 
@@ -32,185 +24,212 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-VALUES, LAW, BULK, QUIET = "#1f5fa8", "#c8401e", "#0b7a75", "#8a8a8a"
-_PICTURED = 6
+_QUIET = "#8a8a8a"
+_MOST_ESDS = 6
+_SHIFT = 0.14
 
 
-def plot_matrix(
-    report: MeasuredSpectra, name: str, *, path: str | PathLike[str] | None = None
-) -> Figure:
-    """One matrix: its ESD, the share of eigenvalues at least as large, and its Hill curve.
+def plot_matrix(spectrum: MatrixSpectrum, level: float) -> Figure:
+    """Draw the ESD of a matrix, the share of eigenvalues at least as large, and its Hill curve.
 
     Args:
-        report: The report.
-        name: The matrix.
-        path: If given, where the figure is saved.
-
-    Raises:
-        ValueError: No such matrix.
-        ImportError: matplotlib is not installed.
+        spectrum: The matrix.
+        level: Probability of the intervals of the Hill curve.
     """
-    spectrum = matrix_spectrum(report, name)
     figure, axes = pyplot().subplots(1, 3, figsize=(13, 4.2), layout="constrained")
-    figure.suptitle(literal(f"{name}: {spectrum.row['verdict']}"), fontsize=11)
-    draw_esd(axes[0], spectrum, legend=True)
-    if spectrum.fit is None:
-        x, y = survival(spectrum)
-        axes[1].plot(x, y, ".", ms=4, color=VALUES)
+    figure.suptitle(literal(f"{spectrum.name}: {spectrum.row['verdict']}"), fontsize=11)
+    _draw_esd(axes[0], spectrum, legend=True)
+    if not len(spectrum.values):
+        _say(axes[1], "all eigenvalues are zero")
+    elif spectrum.fit is None:
+        x, y = curves.survival(spectrum)
+        axes[1].plot(x, y, ".", ms=4, color=BLUE)
         axes[1].set(xlabel="value", ylabel="share of values at least as large")
-        logarithmic(axes[1])
+        _make_logarithmic(axes[1])
     else:
         spectrum.fit.plot(axes[1])
     try:
-        hill_curve(spectrum.values, level=report.settings["level"]).plot(axes[2])
+        hill_curve(spectrum.values, level=level).plot(axes[2])
     except SpectrumError:
-        say(axes[2], "no tail")
+        _say(axes[2], "no tail")
     else:
         if spectrum.fit is not None:
-            axes[2].plot(spectrum.fit.n_tail, spectrum.fit.alpha, "o", color=LAW, ms=6)
-    return saved(figure, path)
+            axes[2].plot(spectrum.fit.n_tail, spectrum.fit.alpha, "o", color=RED, ms=6)
+    return figure
 
 
-def plot_report(report: MeasuredSpectra, *, path: str | PathLike[str] | None = None) -> Figure:
-    """The network: alpha against depth, and the ESDs of up to six matrices from first to last.
+def plot_network(spectra: Sequence[MatrixSpectrum], label: str, level: float) -> Figure:
+    """Draw alpha against depth, and the ESDs of up to six matrices from the first to the last.
 
     Args:
-        report: The report.
-        path: If given, where the figure is saved.
-
-    Raises:
-        ImportError: matplotlib is not installed.
+        spectra: The matrices of the network.
+        label: What the title calls the network.
+        level: Probability of the intervals of alpha.
     """
-    names = [str(row["name"]) for row in report.rows]
-    places = np.unique(np.linspace(0, len(names) - 1, _PICTURED).round().astype(int))
+    places = np.unique(np.linspace(0, len(spectra) - 1, _MOST_ESDS).round().astype(int))
     rows = -(-len(places) // 3)
     figure = pyplot().figure(figsize=(12, 3.8 + 3.2 * rows), layout="constrained")
     grid = figure.add_gridspec(1 + rows, 3, height_ratios=[1.2] + [1] * rows)
-    figure.suptitle(literal(f"Spectra of {report.label}"), fontsize=12)
-    plot_alpha(report, figure.add_subplot(grid[0, :]))
+    figure.suptitle(literal(f"Spectra of {label}"), fontsize=12)
+    _draw_alpha(figure.add_subplot(grid[0, :]), spectra, level)
     for i, place in enumerate(places):
         ax = figure.add_subplot(grid[1 + i // 3, i % 3])
-        spectrum = matrix_spectrum(report, names[place])
-        draw_esd(ax, spectrum, legend=i == 0)
-        ax.set_title(literal(f"{place}: {names[place]}"), fontsize=9)
-    return saved(figure, path)
+        _draw_esd(ax, spectra[place], legend=i == 0)
+        ax.set_title(literal(f"{place}: {spectra[place].name}"), fontsize=9)
+    return figure
 
 
-def plot_alpha(report: MeasuredSpectra, ax: Axes | None = None) -> Axes:
-    """Alpha of each matrix, by depth, with its interval; markers by the kind of verdict.
+def plot_comparison(sides: Sequence[tuple[str, Sequence[MatrixSpectrum]]]) -> Figure:
+    """Draw alpha with its interval and the largest eigenvalue of each matrix in both networks.
 
-    Hollow markers: the tail is not known to be a power law.
-
-    Raises:
-        ImportError: matplotlib is not installed.
+    Args:
+        sides: The label and the matrices of each network, the same matrices in the same order.
     """
-    if ax is None:
-        ax = pyplot().subplots(figsize=(8, 3.6), layout="constrained")[1]
+    figure, axes = pyplot().subplots(2, 1, figsize=(10, 6.4), sharex=True, layout="constrained")
+    styles = zip((BLUE, RED), "os", (-_SHIFT, _SHIFT), strict=True)
+    for (label, spectra), (color, mark, shift) in zip(sides, styles, strict=True):
+        for filled in (True, False):  # hollow: not known to be a power law
+            places = [i for i, s in enumerate(spectra) if s.kind.filled is filled]
+            _draw_intervals(axes[0], spectra, places, color, mark, filled, shift=shift)
+        largest = [s.row["lambda_max"] for s in spectra]
+        x = np.arange(len(spectra)) + shift
+        axes[1].plot(x, largest, mark, color=color, ms=5, label=literal(label))
+    both = [s for _, spectra in sides for s in spectra]
+    axes[0].set_yscale("log")
+    axes[0].set_ylim(*curves.alpha_limits(both))
+    if any(s.row["lambda_max"] > 0 for s in both):
+        axes[1].set_yscale("log")
+        tick(axes[1].yaxis)
+    tick(axes[0].yaxis)
+    for ax, label in zip(axes, (r"$\alpha$", r"largest eigenvalue $\lambda_1$"), strict=True):
+        ax.set_ylabel(label)
+        ax.grid(axis="x", alpha=0.3)
+    axes[1].legend(fontsize=8, frameon=False, loc="upper right")
+    _number_depth(axes[1], len(both) // 2)
+    return figure
+
+
+def plot_pair(sides: Sequence[tuple[str, MatrixSpectrum]]) -> Figure:
+    """Draw the ESDs of one matrix in both networks, with their fitted tails.
+
+    Args:
+        sides: The label of each network, and the matrix in it.
+    """
+    figure, ax = pyplot().subplots(figsize=(5.6, 4.2), layout="constrained")
+    edges = curves.log_edges(np.sort(np.concatenate([s.values for _, s in sides])))
+    if edges is None:
+        _say(ax, "all eigenvalues are equal")
+        return figure
+    densities = [curves.density(s, edges) for _, s in sides]
+    for (label, spectrum), heights, color in zip(sides, densities, (BLUE, RED), strict=True):
+        exponent = rf"$\alpha$ = {spectrum.alpha:.2f}"
+        if math.isnan(spectrum.alpha):
+            exponent = "no exponent"
+        ax.stairs(heights, edges, color=color, lw=1.2, label=f"{literal(label)}: {exponent}")
+        _draw_tail(ax, spectrum, color, band=0.15)
+    _finish_densities(ax, np.concatenate(densities), room=4)
+    ax.set_title(literal(sides[0][1].name), fontsize=10)
+    ax.legend(fontsize=7, frameon=False, loc="lower left")
+    return figure
+
+
+def _draw_alpha(ax: Axes, spectra: Sequence[MatrixSpectrum], level: float) -> None:
+    """Draw alpha of each matrix by depth, with its interval; the verdict's kind gives the marker.
+
+    Hollow markers belong to tails that are not known to be power laws.
+    """
     for kind in KINDS:
-        places = [i for i, row in enumerate(report.rows) if kind_of(row) is kind]
-        if not places:
-            continue
-        color = VALUES if kind.filled else QUIET
-        label = f"{kind.label} ({len(places)})"
-        draw_intervals(ax, report.rows, places, color, kind.mark, kind.filled, label)
-    ax.axhspan(VERY_HEAVY, LIGHT, color=QUIET, alpha=0.12, lw=0)
+        places = [i for i, s in enumerate(spectra) if s.kind is kind]
+        if places:
+            color = BLUE if kind.filled else _QUIET
+            label = f"{kind.label} ({len(places)})"
+            _draw_intervals(ax, spectra, places, color, kind.mark, kind.filled, label)
+    ax.axhspan(VERY_HEAVY, LIGHT, color=_QUIET, alpha=0.12, lw=0)
     ax.set_yscale("log")
-    ax.set_ylim(*alpha_limits(report.rows))
+    ax.set_ylim(*curves.alpha_limits(spectra))
     tick(ax.yaxis)
-    ax.set_xlim(-0.7, len(report.rows) - 0.3)
-    count_on(ax, len(report.rows))
-    level = report.settings["level"]
+    _number_depth(ax, len(spectra))
     ax.set_ylabel(rf"$\alpha$, with its {100 * level:g} % interval")
     ax.legend(fontsize=8, frameon=False, loc="upper right")
-    return ax
 
 
-def draw_esd(
-    ax: Axes, spectrum: MatrixSpectrum, *, color: str = VALUES, legend: bool = False
-) -> None:
-    """The ESD on log-log axes with the fitted tail, its band, and the Marchenko-Pastur bulk."""
-    found = histogram(spectrum)
-    if found is None:
-        say(ax, "all eigenvalues are equal")
+def _draw_esd(ax: Axes, spectrum: MatrixSpectrum, *, legend: bool) -> None:
+    """Draw the ESD on log-log axes with the fitted tail, its band, and the random bulk."""
+    edges = curves.log_edges(spectrum.values)
+    if edges is None:
+        _say(ax, "all eigenvalues are equal")
         return
-    ax.stairs(found.density, found.edges, fill=True, color=color, alpha=0.3)
-    ax.stairs(found.density, found.edges, color=color, lw=1, label=f"{spectrum.count} eigenvalues")
-    x, y = bulk_density(spectrum, float(found.edges[0]))
+    heights = curves.density(spectrum, edges)
+    ax.stairs(heights, edges, fill=True, color=BLUE, alpha=0.3)
+    ax.stairs(heights, edges, color=BLUE, lw=1, label=f"{spectrum.count} eigenvalues")
+    x, y = curves.bulk_density(spectrum, float(edges[0]))
     if len(x):
-        ax.plot(x, y, "--", color=BULK, lw=1.6, label="Marchenko-Pastur bulk")
-    tail = tail_density(spectrum)
-    if tail is not None and spectrum.fit is not None:
-        low, high = interval_of(spectrum.fit)
+        ax.plot(x, y, "--", color=TEAL, lw=1.6, label="Marchenko-Pastur bulk")
+    if spectrum.fit is not None:
+        low, high = spectrum.fit.shown_interval
         label = rf"$\alpha$ = {spectrum.fit.alpha:.2f} [{low:.2f}, {high:.2f}]"
-        ax.plot(tail.x, tail.y, color=LAW, lw=1.6, label=label)
-        ax.fill_between(tail.x, tail.low, tail.high, color=LAW, alpha=0.2, lw=0)
-        ax.axvline(spectrum.fit.xmin, color=QUIET, lw=1, ls=":")
-    logarithmic(ax)
-    seen = found.density[found.density > 0]
-    ax.set_ylim(float(seen.min()) / 3, float(seen.max()) * (8 if legend else 3))
-    tick(ax.yaxis)
-    ax.set(xlabel=r"eigenvalue $\lambda$", ylabel="density")
+        _draw_tail(ax, spectrum, RED, band=0.2, label=label)
+        ax.axvline(spectrum.fit.xmin, color=_QUIET, lw=1, ls=":")
+    _finish_densities(ax, heights, room=8 if legend else 3)
     if legend:
         ax.legend(fontsize=7, frameon=False, loc="lower left")
 
 
-def draw_intervals(
+def _draw_tail(
+    ax: Axes, spectrum: MatrixSpectrum, color: str, *, band: float, label: str | None = None
+) -> None:
+    """Draw the fitted tail, with a band of opacity `band`, if there is a fit."""
+    tail = curves.tail_density(spectrum)
+    if tail is not None:
+        ax.plot(tail.x, tail.y, color=color, lw=1.6, label=label)
+        ax.fill_between(tail.x, tail.low, tail.high, color=color, alpha=band, lw=0)
+
+
+def _draw_intervals(
     ax: Axes,
-    rows: Sequence[dict[str, Any]],
+    spectra: Sequence[MatrixSpectrum],
     places: Sequence[int],
     color: str,
     mark: str,
     filled: bool,
-    label: str,
+    label: str = "",
     shift: float = 0.0,
 ) -> None:
-    """Alpha of rows at their depth, with intervals."""
-    alpha = np.array([rows[i]["alpha"] for i in places], dtype=float)
-    ends = np.array([interval_ends(rows[i]) for i in places], dtype=float).reshape(-1, 2)
+    """Draw alpha of the matrices at some places, with intervals."""
+    alpha = np.array([spectra[i].alpha for i in places], dtype=float)
+    ends = np.array([spectra[i].interval for i in places], dtype=float).reshape(-1, 2)
     x = np.array(places) + shift
     ax.vlines(x, ends[:, 0], ends[:, 1], color=color, lw=1.4)
-    face = color if filled else "white"
-    ax.plot(x, alpha, mark, ms=5, color=color, mfc=face, label=label)
+    ax.plot(x, alpha, mark, ms=5, color=color, mfc=color if filled else "white", label=label)
 
 
-def alpha_limits(rows: Sequence[dict[str, Any]]) -> tuple[float, float]:
-    """Of a logarithmic axis of alpha: all estimates, and intervals up to three times the largest.
-
-    The bounds of heavy tails are always in view.
-    """
-    alphas = [row["alpha"] for row in rows if math.isfinite(row["alpha"])]
-    ends = [end for row in rows for end in interval_ends(row) if math.isfinite(end)]
-    most = max([LIGHT, *alphas])
-    high = min(max([most, *ends]), 3 * most)
-    low = max(min([VERY_HEAVY, *alphas, *ends]), 1.0)
-    return low / 1.08, high * 1.15
-
-
-def count_on(ax: Axes, count: int) -> None:
-    """Whole numbers at the depth axis."""
+def _number_depth(ax: Axes, count: int) -> None:
+    """Give the axis of depth whole numbers for `count` matrices."""
     from matplotlib.ticker import MaxNLocator
 
+    ax.set_xlim(-0.7, count - 0.3)
     ax.xaxis.set_major_locator(MaxNLocator(min(count, 12), integer=True))
     ax.set_xlabel("matrix, from first to last")
 
 
-def logarithmic(ax: Axes) -> None:
-    """Both axes, with ticks to read."""
+def _finish_densities(ax: Axes, heights: Array, *, room: float) -> None:
+    """Set the axes of a picture of densities, with room above the highest."""
+    _make_logarithmic(ax)
+    seen = heights[heights > 0]
+    ax.set_ylim(float(seen.min()) / 3, float(seen.max()) * room)
+    tick(ax.yaxis)
+    ax.set(xlabel=r"eigenvalue $\lambda$", ylabel="density")
+
+
+def _make_logarithmic(ax: Axes) -> None:
     ax.set_xscale("log")
     ax.set_yscale("log")
     for axis in (ax.xaxis, ax.yaxis):
         tick(axis)
 
 
-def say(ax: Axes, words: str) -> None:
-    """Words in place of a picture."""
-    ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", color=QUIET)
+def _say(ax: Axes, words: str) -> None:
+    """Write words in place of a picture."""
+    ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", color=_QUIET)
     ax.set_xticks([])
     ax.set_yticks([])
-
-
-def saved(figure: Figure, path: str | PathLike[str] | None) -> Figure:
-    """The figure, saved where a path is given."""
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure

@@ -1,40 +1,66 @@
-"""Where weights come from: a module, a state dict, a file, or a folder of files."""
+"""Where weights come from: a module, a state dict, a file, or a folder of files.
+
+**State dicts** do not tell the type of a layer; the number of dimensions stands for it. A tensor of
+two dimensions is a matrix `out x in` (an embedding too), and one of more dimensions a convolution
+`[out, in, ...]`. A transposed convolution, which stores `[in, out, ...]`, appears with `in` first:
+its slices are transposed, and flattened it is a different matrix from that of its module.
+
+**Files of `torch.save`** are read with `torch.load(weights_only=True)`, which builds tensors and
+plain containers, refuses everything else, and runs no code from the file. Files of the present
+format are mapped into memory, so that a tensor is read when it is used; files from before PyTorch
+1.6 are read whole.
+
+**safetensors files**, one or sharded, are opened anew for each tensor, so that one tensor at a time
+is in memory: what has been read does not stay mapped.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from functools import partial
 from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.nn import Parameter
 
-from bayes_htr.analysis.modules import module_source
-from bayes_htr.analysis.safetensors_files import INDEX, index_source, safetensors_source
-from bayes_htr.analysis.state_dicts import state_dict_source
-from bayes_htr.analysis.torch_files import SUFFIXES, torch_source
-from bayes_htr.analysis.weights import Source
+from bayes_htr.analysis.weights import Source, module_source, reason_against
 from bayes_htr.errors import CheckpointError, DataError
+from bayes_htr.spectra.matrices import without_wrappers
 
+_TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
+_INDEX = ".safetensors.index.json"
 _PREFERRED = ("model.safetensors", "weights.safetensors")
+_LARGEST_INDEX = 100_000_000  # bytes
+_FLOATING = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
+_UNREADABLE = (SafetensorError, OSError, ValueError, KeyError)
+
+_STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
+"""Keys under which training scripts keep the state dict beside the optimiser's."""
 
 
 def open_source(source: nn.Module | Mapping[str, Tensor] | str | PathLike[str] | Any) -> Source:
-    """The weights of a network, of which none is read yet.
+    """Collect the weights of a network without reading them.
 
     Args:
-        source: A module; a state dict, or a checkpoint around one; a file of `torch.save` (`.pt`,
-            `.pth`, `.bin`, `.ckpt`) or of safetensors; the index of a sharded one
-            (`model.safetensors.index.json`); or a folder that holds such files.
+        source: A module; a state dict, or a checkpoint that contains one; a file of `torch.save`
+            (`.pt`, `.pth`, `.bin`, `.ckpt`) or of safetensors; the index of sharded safetensors
+            (`model.safetensors.index.json`); or a folder with such files.
 
     Raises:
-        DataError: Something else, or no tensors in it.
-        CheckpointError: A file or folder that is not there or cannot be read.
+        DataError: The source is something else, or holds no tensors.
+        CheckpointError: A file or folder does not exist or cannot be read.
     """
     if isinstance(source, nn.Module):
         return module_source(source)
     if isinstance(source, Mapping):
-        return state_dict_source(source)
+        return _from_state_dict(source, "the state dict")
     if not isinstance(source, str | PathLike):
         raise DataError(
             f"a {type(source).__name__} holds no network's weights; give a module, a state dict, "
@@ -43,39 +69,195 @@ def open_source(source: nn.Module | Mapping[str, Tensor] | str | PathLike[str] |
     path = Path(fspath(source))
     try:
         if path.is_dir():
-            return _folder(path)
-        there = path.is_file()
-    except OSError as error:  # a folder that may not be listed, a name that is too long
+            return _from_folder(path)
+        exists = path.is_file()
+    except OSError as error:  # a folder that may not be listed, or a name that is too long
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if not there:
+    if not exists:
         raise CheckpointError(f"{path} does not exist; name a file, or a folder of one network")
-    if path.name.endswith(INDEX):
-        return index_source(path, str(path))
+    if path.name.endswith(_INDEX):
+        return _from_index(path, str(path))
     if path.suffix == ".safetensors":
-        return safetensors_source([path], str(path))
-    if path.suffix in SUFFIXES:
-        return torch_source(path)
+        return _from_safetensors([path], str(path))
+    if path.suffix in _TORCH_SUFFIXES:
+        return _from_torch_file(path)
     raise DataError(
         f"{path} ends in {path.suffix or 'nothing'}; files of weights end in "
-        f"{', '.join(SUFFIXES)}, .safetensors or {INDEX}"
+        f"{', '.join(_TORCH_SUFFIXES)}, .safetensors or {_INDEX}"
     )
 
 
-def _folder(path: Path) -> Source:
-    indices = [i for i in path.glob(f"*{INDEX}") if i.name == f"model{INDEX}"]
-    indices = indices or sorted(path.glob(f"*{INDEX}"))
+def _from_folder(path: Path) -> Source:
+    indices = [i for i in path.glob(f"*{_INDEX}") if i.name == f"model{_INDEX}"]
+    indices = indices or sorted(path.glob(f"*{_INDEX}"))
     if len(indices) > 1:
         raise CheckpointError(f"{path} holds {len(indices)} indices; name one of them")
     if indices:
-        return index_source(indices[0], str(path))
+        return _from_index(indices[0], str(path))
     files = sorted(path.glob("*.safetensors"))
     if preferred := [path / name for name in _PREFERRED if path / name in files]:
         files = preferred[:1]
     if files:
-        return safetensors_source(files, str(path))
-    files = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES and p.is_file())
+        return _from_safetensors(files, str(path))
+    files = sorted(p for p in path.iterdir() if p.suffix in _TORCH_SUFFIXES and p.is_file())
     if len(files) == 1:
-        return torch_source(files[0])
+        return _from_torch_file(files[0])
     raise CheckpointError(
         f"{path} holds no safetensors file and {len(files)} files of torch.save; name one of them"
+    )
+
+
+# State dicts
+
+
+def _from_state_dict(state: Mapping[Any, Any], label: str) -> Source:
+    source = Source(label)
+    first_names: dict[tuple[Any, ...], str] = {}
+    for name, tensor in _tensors(state, label).items():
+        if not tensor.is_nested and tensor.ndim < 2:
+            continue
+        reason = _reason_against(tensor)
+        if reason is None:
+            storage = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
+            first = first_names.setdefault(storage, name)
+            reason = None if first == name else f"tied to {first}"
+        shape = () if tensor.is_nested else tuple(tensor.shape)
+        source.add(name, shape, tensor.detach, reason=reason)
+    return source
+
+
+def _tensors(state: Mapping[Any, Any], label: str) -> dict[str, Tensor]:
+    """The tensors of a state dict, or of the state dict in a checkpoint, by plain names."""
+    inner = [v for v in map(state.get, _STATE_KEYS) if isinstance(v, Mapping)]
+    candidates = [
+        {str(k): v for k, v in mapping.items() if isinstance(v, Tensor)}
+        for mapping in (*inner, state)  # beside a state dict, a tensor is a count or a score
+    ]
+    with_matrices = [c for c in candidates if any(v.is_nested or v.ndim >= 2 for v in c.values())]
+    tensors = next(iter([*with_matrices, *filter(None, candidates)]), None)
+    if tensors is not None:
+        return {name: tensors[key] for key, name in _plain_names(tensors).items()}
+    keys = ", ".join(repr(k) for k in list(state)[:8]) or "none"
+    raise DataError(
+        f"{label} holds no tensors by name (its keys: {keys}); give the state dict itself, or a "
+        f"checkpoint with it under one of {', '.join(_STATE_KEYS)}"
+    )
+
+
+def _reason_against(tensor: Tensor) -> str | None:
+    if tensor.is_meta:
+        return "it is on the meta device, without values"
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_nested:
+        kind = "nested" if tensor.is_nested else f"{tensor.layout}, {tensor.dtype}"
+        return f"its layout is {kind}: give dense tensors"
+    plain = type(tensor) in (Tensor, Parameter)
+    if plain and tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        return "it repeats fewer entries than it has"  # and could claim any amount of memory
+    return reason_against(tensor.shape, tensor.is_floating_point(), str(tensor.dtype))
+
+
+def _plain_names(names: Iterable[str]) -> dict[str, str]:
+    """Each name without the additions of `DataParallel` and `torch.compile`.
+
+    Names that would become equal stay as they are.
+    """
+    plain = {name: without_wrappers(name) for name in names}
+    count = Counter(plain.values())
+    return {name: short if count[short] == 1 else name for name, short in plain.items()}
+
+
+# Files of torch.save
+
+
+def _from_torch_file(path: Path) -> Source:
+    try:
+        mapped = zipfile.is_zipfile(path)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # foreign bytes raise errors of many types in the unpickler
+        lines = str(error).strip().splitlines()
+        raise CheckpointError(
+            f"{path} cannot be read ({(lines[0] if lines else repr(error))[:200]}); it is empty, "
+            "truncated, no file of torch.save, or holds objects other than tensors, which are not "
+            "loaded, as that may run code: save the state dict alone, or as safetensors"
+        ) from error
+    if isinstance(state, Tensor) or not isinstance(state, Mapping):
+        raise DataError(
+            f"{path} holds a {type(state).__name__} and no state dict; save net.state_dict()"
+        )
+    return _from_state_dict(state, str(path))
+
+
+# safetensors files
+
+
+def _from_safetensors(files: Iterable[Path], label: str, expected: Iterable[str] = ()) -> Source:
+    """Collect the weights of one or more files, in which the expected names have to be."""
+    source = Source(label)
+    files_by_name: dict[str, Path] = {}
+    missing = set(expected)
+    for file in files:
+        header = _header(file)
+        names = _plain_names(key for key, *_ in header)
+        missing -= set(names)
+        for key, shape, dtype in header:
+            name = names[key]
+            if name in files_by_name:
+                raise CheckpointError(
+                    f"{name} is in {files_by_name[name].name} and in {file.name}; name one of the "
+                    "files"
+                )
+            files_by_name[name] = file
+            if len(shape) >= 2:
+                reason = reason_against(shape, dtype in _FLOATING, dtype)
+                source.add(name, shape, partial(_read_tensor, file, key), reason=reason)
+    if missing:
+        raise CheckpointError(
+            f"{label}: the index names {sorted(missing)[0]!r}, which is in none of its files; the "
+            "checkpoint is incomplete"
+        )
+    return source
+
+
+def _from_index(index: Path, label: str) -> Source:
+    """Collect the weights of the files beside an index that the index names."""
+    try:
+        if index.stat().st_size > _LARGEST_INDEX:
+            raise ValueError(f"longer than {_LARGEST_INDEX} bytes")
+        shards = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        names = sorted(set(shards.values()))
+        files = [index.parent / name for name in names]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{index} is no index of safetensors files ({error!r}); write the checkpoint anew"
+        ) from error
+    for name, file in zip(names, files, strict=True):
+        if Path(name).name != name or not file.is_file():
+            raise CheckpointError(
+                f"{index} names {name!r}, which is no file beside it; the checkpoint is incomplete"
+            )
+    return _from_safetensors(files, label, shards)
+
+
+def _header(file: Path) -> list[tuple[str, tuple[int, ...], str]]:
+    """The key, shape and type of every tensor."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            slices = [(key, opened.get_slice(key)) for key in opened.keys()]  # noqa: SIM118
+            return [(key, tuple(s.get_shape()), str(s.get_dtype())) for key, s in slices]
+    except _UNREADABLE as error:
+        raise _unreadable(file, error) from error
+
+
+def _read_tensor(file: Path, key: str) -> Tensor:
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return opened.get_tensor(key)
+    except _UNREADABLE as error:
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{file} cannot be read ({error}); it is empty, truncated or no safetensors file: write it "
+        "anew"
     )

@@ -1,20 +1,21 @@
-"""What a row says of a matrix: a kind, and words that take the uncertainty into account.
+"""What a report says of a matrix: a sentence that takes the uncertainty into account, and its kind.
 
-In this order: is there enough to tell; does the spectrum pass for a random matrix's, whose tail
-fit means nothing; is the power law rejected; and where does the whole interval of alpha lie. Below
-2 and above 6 are WeightWatcher's bounds of heavy tails.
+The verdict answers these questions in turn: are there enough eigenvalues to tell; is the spectrum
+compatible with that of a random matrix, whose tail fit has no meaning; is the power law rejected;
+and where does the whole interval of alpha lie. Heavy tails have an alpha from 2 to 6, as in
+WeightWatcher.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from typing_extensions import Self
 
-from bayes_htr.analysis.marchenko_pastur import MarchenkoPasturFit
+from bayes_htr.analysis.bulk import MarchenkoPasturFit
 from bayes_htr.tails import Comparison, PowerlawFit, SpectrumTail
-from bayes_htr.tails.alternatives import LAW_NAMES, favoured
+from bayes_htr.tails.alternatives import LAW_NAMES, best_alternative
 
 REJECTED = 0.1
 VERY_HEAVY, LIGHT = 2.0, 6.0
@@ -26,10 +27,10 @@ class Kind:
 
     Attributes:
         key: A short word.
-        label: How a legend calls it.
-        says: What it says of so many matrices, after their number.
+        label: The words of a legend.
+        says: The words that follow the number of matrices of this kind in a summary.
         mark: Matplotlib's marker.
-        filled: Whether the exponent is one of a power law, so that the marker is filled.
+        filled: Whether the marker is filled, because the exponent is that of a power law.
     """
 
     key: str
@@ -78,44 +79,37 @@ KINDS = (HEAVY_TAILED, LIGHT_TAILED, RANDOM_LIKE, DOUBTFUL, UNTOLD)
 
 
 class Verdict(str):
-    """One sentence without a full stop, and its kind.
+    """One sentence without a full stop, with its kind.
 
-    A string, so that tables and files take it as it is.
+    It is a string, so that tables and files take it as it is.
 
     Attributes:
-        kind: Its kind.
+        kind: The kind of the verdict.
     """
 
     __slots__ = ("kind",)
     kind: Kind
 
     def __new__(cls, text: str, kind: Kind) -> Self:
-        """The sentence with its kind."""
+        """Make the verdict from its sentence and its kind."""
         verdict = super().__new__(cls, text)
         verdict.kind = kind
         return verdict
 
     def __getnewargs__(self) -> tuple[str, Kind]:  # type: ignore[override]
-        """What copies and pickles are made from."""
+        """The arguments from which copies and pickles are made."""
         return str(self), self.kind
 
 
-def kind_of(row: dict[str, Any]) -> Kind:
-    """The kind of a row's verdict."""
-    verdict = row["verdict"]
-    assert isinstance(verdict, Verdict)
-    return verdict.kind
-
-
 def verdict(
-    tail: SpectrumTail, bulk: MarchenkoPasturFit | None, comparisons: list[Comparison]
+    tail: SpectrumTail, bulk: MarchenkoPasturFit | None, comparisons: Sequence[Comparison]
 ) -> Verdict:
-    """What there is to say.
+    """Judge a matrix.
 
     Args:
-        tail: Of the spectrum.
+        tail: The tail of its spectrum.
         bulk: The Marchenko-Pastur bulk, if it was fitted.
-        comparisons: With other laws.
+        comparisons: Comparisons of the power law with other laws.
     """
     fit = tail.fit
     if tail.few:
@@ -124,25 +118,19 @@ def verdict(
         return Verdict("like a random matrix (Marchenko-Pastur)", RANDOM_LIKE)
     if tail.problem or fit is None:
         return Verdict(tail.problem, UNTOLD)
+    best = best_alternative(comparisons)
+    better = ""
+    if best is not None:
+        better = f": {LAW_NAMES[best.name]} fits better (p = {best.p_value:.2g})"
     if fit.p_value is not None and fit.p_value <= REJECTED:
-        words = f"power law rejected (p = {fit.p_value:.2g}){_better(comparisons)}"
-        return Verdict(words, DOUBTFUL)
-    if better := _better(comparisons):
+        return Verdict(f"power law rejected (p = {fit.p_value:.2g}){better}", DOUBTFUL)
+    if better:
         return Verdict(f"power law doubtful{better}", DOUBTFUL)
-    return _of_interval(fit)
+    return _by_interval(fit)
 
 
-def _better(comparisons: list[Comparison]) -> str:
-    """The alternative that is favoured most."""
-    best = favoured(comparisons)
-    if best is None:
-        return ""
-    p = best.vuong_p if best.nested_p is None else best.nested_p
-    return f": {LAW_NAMES[best.name]} fits better (p = {p:.2g})"
-
-
-def _of_interval(fit: PowerlawFit) -> Verdict:
-    low, high = fit.searched_interval or fit.interval
+def _by_interval(fit: PowerlawFit) -> Verdict:
+    low, high = fit.shown_interval
     about = f"alpha {fit.alpha:.1f} ({low:.1f} to {high:.1f})"
     if high < VERY_HEAVY:
         return Verdict(f"very heavy-tailed: {about}", HEAVY_TAILED)

@@ -8,8 +8,13 @@ from typing import Any
 from torch import Tensor, nn
 
 from bayes_htr.engine.autograd import Derivative, Summand, itself
-from bayes_htr.engine.cache import WIDTH_SHARE, CachedGradient, LeadingTriplets
-from bayes_htr.engine.evaluation import Evaluation, evaluate
+from bayes_htr.engine.cache import (
+    WIDTH_SHARE,
+    CachedGradient,
+    Evaluation,
+    LeadingTriplets,
+    evaluate,
+)
 from bayes_htr.engine.refresh import Drift, Exact, FlagKey, Refresh
 from bayes_htr.errors import PriorError
 from bayes_htr.priors import MatrixPrior

@@ -131,7 +131,9 @@ class Batches:
         dataset = self.loader.dataset
         if not isinstance(dataset, _Arrays):
             return {"batch_size": batch_size}
-        return {"batch_size": batch_size, "checksums": [_checksum(dataset.x), _checksum(dataset.y)]}
+        raw = [v.detach().cpu().contiguous().reshape(-1) for v in (dataset.x, dataset.y)]
+        checksums = [zlib.crc32(values.view(torch.uint8).numpy().data) for values in raw]
+        return {"batch_size": batch_size, "checksums": checksums}
 
     @property
     def generators(self) -> list[torch.Generator]:
@@ -331,8 +333,3 @@ def _tensor(values: Any, what: str) -> Tensor:
     # that are not writeable.
     native = array.astype(array.dtype.newbyteorder("="), copy=False)
     return torch.as_tensor(np.require(native, requirements=["C", "W"]))
-
-
-def _checksum(values: Tensor) -> int:
-    raw = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return zlib.crc32(raw.numpy().data)

@@ -192,10 +192,6 @@ class MAPTrainer(Trainer):
         nll, correct, count = score_sums(self.net, self.problem.validation)
         return nll / count, correct / count
 
-    def learnt_parameters(self) -> list[Tensor]:
-        """Return the weights and the hyperparameters."""
-        return [*self.weights, *self.energy.parameters()]
-
     def fitted(self) -> Fitted:
         """Return the network and its hyperparameters: a point mass."""
         latents = {n: u.detach().cpu().clone() for n, u in self.energy.latents().items()}

@@ -27,8 +27,14 @@ from bayes_htr._threads import with_threads
 from bayes_htr._torch import isolated_randomness
 from bayes_htr.distributed import world_size
 from bayes_htr.errors import CheckpointError, DataError
-from bayes_htr.inference.chains import Chains, ChainSettings, run_chains
-from bayes_htr.inference.diagnostics import FEWEST, bulk_ess, split_rhat
+from bayes_htr.inference.chains import (
+    FEWEST,
+    Chains,
+    ChainSettings,
+    bulk_ess,
+    run_chains,
+    split_rhat,
+)
 from bayes_htr.inference.guides import Samples
 from bayes_htr.inference.problem import Fitted, Problem
 from bayes_htr.inference.run_folder import WEIGHTS, RunFolder

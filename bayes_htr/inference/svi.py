@@ -338,10 +338,6 @@ class SVITrainer(Trainer):
         assert self.problem.validation is not None
         return evaluate_draws(self.net, self.guide, self.problem.validation)
 
-    def learnt_parameters(self) -> list[Tensor]:
-        """Return the guide's parameters."""
-        return list(self.guide.parameters())
-
     def follow_priors(self, epoch: int) -> None:
         """Use the priors as they are at an epoch: a schedule or freezing may have changed them."""
         trainable = self._trainable_names()

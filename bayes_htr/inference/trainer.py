@@ -22,8 +22,7 @@ from bayes_htr._terminal import TrainingProgress
 from bayes_htr._threads import with_threads
 from bayes_htr._torch import isolated_randomness, modes_of, set_modes
 from bayes_htr.errors import CheckpointError, DivergenceError, SpectrumError
-from bayes_htr.inference.callbacks import EpochEvent, StepCallback, StepEvent
-from bayes_htr.inference.problem import Fitted, Problem
+from bayes_htr.inference.problem import EpochEvent, Fitted, Problem, StepCallback, StepEvent
 from bayes_htr.inference.run_folder import CHECKPOINT, RunFolder
 from bayes_htr.inference.settings import HYPER_LR, TrainingSettings, needs_closure, stretch_cosine
 
@@ -71,7 +70,11 @@ class Trainer(ABC):
         self.learnt = learnt
         self.optimizer = method.optimizer(parameters, lr=float(method.lr))
         self.needs_closure = needs_closure(self.optimizer)
-        self.scheduler = self._make_scheduler()
+        self.scheduler: LRScheduler | ReduceLROnPlateau | None = None
+        if method.scheduler == "cosine":
+            self.scheduler = CosineAnnealingLR(self.optimizer, T_max=max(1, problem.epochs))
+        elif method.scheduler is not None:
+            self.scheduler = method.scheduler(self.optimizer)
         self.hyper_optimizer = (
             torch.optim.Adam(hyperparameters, lr=HYPER_LR) if hyperparameters else None
         )
@@ -107,10 +110,6 @@ class Trainer(ABC):
     @abstractmethod
     def validate(self) -> tuple[float, float]:
         """Return NLL (nats per example) and accuracy on the validation data."""
-
-    @abstractmethod
-    def learnt_parameters(self) -> list[Tensor]:
-        """Return all that the optimisers update."""
 
     @abstractmethod
     def fitted(self) -> Fitted:
@@ -238,9 +237,10 @@ class Trainer(ABC):
 
     def check_weights(self, x: Tensor) -> None:
         """Raise if the last update, which no loss has seen yet, made a weight not finite."""
-        for p in self.learnt_parameters():
-            if not bool(torch.isfinite(p).all()):
-                raise self.diverged("a weight is not finite after it", self.step - 1, x)
+        for optimizer in (self.optimizer, self.hyper_optimizer):
+            for group in [] if optimizer is None else optimizer.param_groups:
+                if not all(bool(torch.isfinite(p).all()) for p in group["params"]):
+                    raise self.diverged("a weight is not finite after it", self.step - 1, x)
 
     def diverged(self, reason: str, step: int, x: Tensor) -> DivergenceError:
         """Return the error to raise; it names step, epoch, layer, and the last good checkpoint."""
@@ -297,14 +297,7 @@ class Trainer(ABC):
             return False
         return self.epoch - int(self.best["epoch"]) >= self.method.patience
 
-    # Schedules and checkpoints
-
-    def _make_scheduler(self) -> LRScheduler | ReduceLROnPlateau | None:
-        if self.method.scheduler is None:
-            return None
-        if self.method.scheduler == "cosine":
-            return CosineAnnealingLR(self.optimizer, T_max=max(1, self.problem.epochs))
-        return self.method.scheduler(self.optimizer)
+    # Checkpoints
 
     def save(self) -> None:
         """Write a checkpoint and the metrics, if there is a run folder."""

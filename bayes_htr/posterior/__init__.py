@@ -2,8 +2,7 @@
 
 from bayes_htr.posterior.checks import SpectrumCheck
 from bayes_htr.posterior.posterior import Posterior
-from bayes_htr.posterior.prediction import Prediction
-from bayes_htr.posterior.prior_predictive import prior_predictive
+from bayes_htr.posterior.prediction import Prediction, prior_predictive
 from bayes_htr.posterior.spectra import PosteriorSpectra, network_spectra
 from bayes_htr.posterior.summary import Interval
 

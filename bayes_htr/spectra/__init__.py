@@ -1,10 +1,17 @@
 """The matrices of a module, their decompositions, and statistics of their spectra."""
 
-from bayes_htr.spectra.cluster import Cluster, Followed, follow, shares
 from bayes_htr.spectra.gram import eigenvalues
 from bayes_htr.spectra.haar import frame_of, haar, log_frame_constant, log_jacobian
+from bayes_htr.spectra.leading import (
+    Cluster,
+    Followed,
+    TopPair,
+    follow,
+    shares,
+    start_block,
+    top_pair,
+)
 from bayes_htr.spectra.matrices import Matrix, Parameter, as_matrix, matrices_of, parameters_of
-from bayes_htr.spectra.need import Need, Plan, plan
 from bayes_htr.spectra.statistics import (
     frobenius_norm,
     hill,
@@ -17,8 +24,7 @@ from bayes_htr.spectra.statistics import (
     working,
     working_dtype,
 )
-from bayes_htr.spectra.top import TopPair, start_block, top_pair
-from bayes_htr.spectra.view import Gradient, MatrixView
+from bayes_htr.spectra.view import Gradient, MatrixView, Need, Plan, plan
 
 __all__ = [
     "Cluster",

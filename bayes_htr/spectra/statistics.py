@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from bayes_htr.errors import SpectrumError
+from bayes_htr.spectra.leading import top_pair
 from bayes_htr.spectra.matrices import as_matrix, check_finite
-from bayes_htr.spectra.top import top_pair
 
 
 def working(W: Any) -> Tensor:

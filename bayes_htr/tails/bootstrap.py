@@ -1,15 +1,18 @@
-"""The semi-parametric bootstrap of a fitted tail: its p-value, and how sure its xmin is.
+"""The semi-parametric bootstrap of a fitted tail: its p-value, and how far its xmin scatters.
 
-A replicate of n values draws each from the fitted law above xmin with probability `n_tail / n`, and
-otherwise one of the sample's values below xmin; it is then fitted as the sample was, search
-included. A p-value is the share of replicates at least as far from their law as the sample is from
-its own, `(1 + #{D* >= D}) / (1 + B)`: a level that holds for any B, and a bit larger than the plain
-share of Clauset, Shalizi and Newman. Where xmin is known only the tail is drawn.
+A replicate of n values draws each value from the fitted law above xmin with probability
+`n_tail / n`, and otherwise from the sample's values below xmin. It is then fitted as the sample
+was, including the search for xmin. Where xmin is known, only the tail is drawn.
 
-Replicates of the fit show how the search scatters about an xmin that is true; the fitted one may
-not be. `second_round` draws as many again, each from the sample's tail at the xmin that a replicate
-of the first round chose. Clauset's p-value has the first round alone, and is too often small where
-a small sample's body goes over smoothly into its tail; that of both rounds is not.
+The p-value is `(1 + #{D* >= D}) / (1 + B)`: the share of replicates at least as far from their law
+as the sample is from its own, with the sample counted among them. It is a valid level for every B,
+and slightly larger than the plain share of Clauset, Shalizi and Newman.
+
+Replicates of the fit show how the search scatters about a true xmin, but the fitted xmin may not be
+true. `second_round` therefore draws as many replicates again, each from the sample's tail at the
+xmin that a replicate of the first round chose. Clauset's p-value uses the first round alone, and is
+too often small where a small sample's body passes smoothly into its tail; the p-value of both
+rounds is not.
 
 References:
     Clauset, Shalizi & Newman (2009), SIAM Review 51(4), section 4.1.
@@ -22,49 +25,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bayes_htr.tails.rules import ROUNDING, Array, Rule, law_cdf
-from bayes_htr.tails.search import Index, search_xmin
-from bayes_htr.tails.truncated import truncated_quantile
+from bayes_htr.tails.alternatives import Array, truncated_quantile
+from bayes_htr.tails.search import ROUNDING, Index, Rule, law_cdf, search_xmin
 
-_TOGETHER = 30_000  # values of all replicates that are fitted at a time
-
-
-@dataclass(frozen=True)
-class Replicates:
-    """What B replicates were fitted with.
-
-    Attributes:
-        log_xmin: `(B,)`.
-        rate: `(B,)` `alpha - 1`; nan where a replicate has no tail to fit.
-        D: `(B,)`; infinite there.
-        n_tail: `(B,)` sizes of their tails.
-    """
-
-    log_xmin: Array
-    rate: Array
-    D: Array
-    n_tail: Index
-
-    def __add__(self, others: Replicates) -> Replicates:
-        pairs = zip(vars(self).values(), vars(others).values(), strict=True)
-        return Replicates(*(np.concatenate(pair) for pair in pairs))
-
-    def p_value(self, D: float) -> float:
-        """The probability of a distance as large as D if the fitted law were true."""
-        return float((1 + np.sum(self.D >= D)) / (1 + len(self.D)))
+_VALUES_AT_A_TIME = 30_000  # over all replicates that are fitted together
 
 
 @dataclass(frozen=True)
-class Source:
-    """Laws that replicates are drawn from, by turns: one sample with M tails.
+class FittedTails:
+    """M tails of one sample, from which replicates are drawn in turn.
 
     Attributes:
-        log_values: `(n,)` the sample, ascending.
-        start: `(M,)` indices of the first values of the tails.
-        log_xmin: `(M,)` where they begin.
-        rate: `(M,)` their `alpha - 1`.
-        span: `(M,)` `log(xmax / xmin)` where the law has an upper end.
-        free_xmax: Whether the upper end was fitted: replicates then have their own.
+        log_values: `(n,)` logarithms of the sample, ascending.
+        start: `(M,)` index of the first value of each tail.
+        log_xmin: `(M,)` where each tail begins.
+        rate: `(M,)` `alpha - 1` of each tail.
+        span: `(M,)` `log(xmax / xmin)` if the law has an upper end.
+        free_xmax: Whether the upper end was fitted, so that every replicate has its own.
     """
 
     log_values: Array
@@ -75,113 +52,132 @@ class Source:
     free_xmax: bool = False
 
     @property
-    def inside(self) -> int:
-        """How many of the values lie below the upper end: all, where there is none."""
+    def num_below_xmax(self) -> int:
+        """How many values of the sample lie below the upper end: all, if there is none."""
         if self.span is None:
             return len(self.log_values)
-        end = self.log_xmin[0] + self.span[0]
-        return int(np.searchsorted(self.log_values, end - ROUNDING))
+        log_xmax = self.log_xmin[0] + self.span[0]
+        return int(np.searchsorted(self.log_values, log_xmax - ROUNDING))
 
-    def whole(self, which: Index, random: np.random.Generator) -> Array:
-        """`(R, n)` logarithms of replicates from R of the laws, ascending."""
+    def draw_samples(self, which: Index, random: np.random.Generator) -> Array:
+        """`(R, n)` logarithms of replicates from R of the M tails, each row ascending."""
         shape = (len(which), len(self.log_values))
-        drawn = self.tail(which, shape[1], random)
+        samples = self.draw_tails(which, shape[1], random)
         start = self.start[which][:, None]
         if start.any():
             body = self.log_values[(random.random(shape) * start).astype(np.intp)]
-            drawn = np.where(random.random(shape) * shape[1] < start, body, drawn)
-        drawn.sort(axis=1)
-        return drawn
+            samples = np.where(random.random(shape) * shape[1] < start, body, samples)
+        samples.sort(axis=1)
+        return samples
 
-    def tail(self, which: Index, n: int, random: np.random.Generator) -> Array:
-        """`(R, n)` logarithms of values from the tails of R of the laws."""
+    def draw_tails(self, which: Index, n: int, random: np.random.Generator) -> Array:
+        """`(R, n)` logarithms of values from the laws of R of the M tails."""
         shape = (len(which), n)
         log_xmin, rate = self.log_xmin[which][:, None], self.rate[which][:, None]
         if self.span is None:
             return log_xmin + random.standard_exponential(shape) / rate
         return log_xmin + truncated_quantile(rate, random.random(shape), self.span[which][:, None])
 
-    def log_xmax(self, which: Index, drawn: Array) -> Array | None:
-        """`(R,)` the upper ends that replicates are fitted with."""
+    def log_xmax(self, which: Index, samples: Array) -> Array | None:
+        """`(R,)` upper ends with which replicates are fitted, if the law has one."""
         if self.span is None:
             return None
-        return drawn[:, -1] if self.free_xmax else self.log_xmin[which] + self.span[which]
+        return samples[:, -1] if self.free_xmax else self.log_xmin[which] + self.span[which]
+
+
+def p_value(replicates: Array, D: float) -> float:
+    """The probability of a distance as large as `D`, given `(B,)` distances of replicates."""
+    return float((1 + np.sum(replicates >= D)) / (1 + len(replicates)))
 
 
 def bootstrap_searched(
-    source: Source, rule: Rule, count: int, random: np.random.Generator
-) -> Replicates:
-    """Replicates of a fit whose xmin was searched."""
-    n = len(source.log_values)
+    tails: FittedTails, rule: Rule, count: int, random: np.random.Generator
+) -> tuple[Array, Array]:
+    """Draw and fit replicates of a fit whose xmin was searched.
+
+    Returns:
+        `(B,)` logarithms of their xmins, and `(B,)` distances, which are nan and infinite where a
+        replicate has no tail to fit.
+    """
     parts = []
-    for which in _turns(count, len(source.start), n):
-        drawn = source.whole(which, random)
-        tails = search_xmin(drawn, rule, source.log_xmax(which, drawn))
-        log_xmin = drawn[np.arange(len(which)), tails.start]
-        parts.append((log_xmin, tails.rate, tails.D, n - tails.start))
-    return Replicates(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+    for which in _batches(count, len(tails.start), len(tails.log_values)):
+        samples = tails.draw_samples(which, random)
+        chosen = search_xmin(samples, rule, tails.log_xmax(which, samples))
+        log_xmin = samples[np.arange(len(which)), chosen.start]
+        parts.append((np.where(np.isfinite(chosen.D), log_xmin, np.nan), chosen.D))
+    log_xmins, D = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return log_xmins, D
 
 
 def second_round(
-    source: Source, rule: Rule, first: Replicates, random: np.random.Generator
-) -> Replicates:
-    """Replicates from the sample's tails at the xmins that a first round chose.
+    tails: FittedTails, rule: Rule, log_xmin: Array, random: np.random.Generator
+) -> tuple[Array, Array]:
+    """Draw and fit replicates from the sample's tails at the xmins that a first round chose.
 
     Args:
-        source: The fit that the first round was drawn from.
-        rule: How tails are fitted.
-        first: The first round.
-        random: The generator.
+        tails: The fit from which the first round was drawn.
+        rule: How tails are fitted and judged.
+        log_xmin: `(B,)` logarithms of the xmins of the first round.
+        random: The random generator.
+
+    Returns:
+        As `bootstrap_searched`.
     """
-    starts = chosen_starts(source, rule, first)
-    return bootstrap_searched(at_starts(source, rule, starts), rule, len(first.D), random)
+    starts = chosen_starts(tails, rule, log_xmin)
+    return bootstrap_searched(tails_at(tails, rule, starts), rule, len(log_xmin), random)
 
 
-def chosen_starts(source: Source, rule: Rule, replicates: Replicates) -> Index:
-    """`(B',)` where tails of the sample begin at the xmins of replicates.
+def chosen_starts(tails: FittedTails, rule: Rule, log_xmin: Array) -> Index:
+    """`(B',)` indices where tails of the sample begin at the xmins of replicates.
 
-    An xmin stands for the lowest value of the sample that is not below it. Replicates without a
-    tail are left out.
+    A replicate's xmin stands for the lowest value of the sample that is not below it. Replicates
+    without a tail, whose `log_xmin` is nan, are left out.
     """
-    logs = source.log_values
-    last = min(len(logs) - rule.min_tail, int(np.searchsorted(logs, logs[source.inside - 1])) - 1)
-    fitted = replicates.log_xmin[np.isfinite(replicates.D)]
-    starts = np.minimum(np.searchsorted(logs, fitted - ROUNDING), last)
+    logs = tails.log_values
+    largest = logs[tails.num_below_xmax - 1]
+    last = min(len(logs) - rule.min_tail, int(np.searchsorted(logs, largest)) - 1)
+    places = np.searchsorted(logs, log_xmin[np.isfinite(log_xmin)] - ROUNDING)
+    starts = np.minimum(places, last)
     return np.searchsorted(logs, logs[starts])  # the first of equal values
 
 
-def at_starts(source: Source, rule: Rule, starts: Index) -> Source:
-    """The sample with other tails of its own: from its values at `starts` on, `(M,)`."""
-    logs = source.log_values
-    log_xmin, sizes = logs[starts], len(logs) - starts
-    excess = np.cumsum(logs[::-1])[::-1][starts] - sizes * log_xmin
-    span = None if source.span is None else source.log_xmin[0] + source.span[0] - log_xmin
+def tails_at(tails: FittedTails, rule: Rule, starts: Index) -> FittedTails:
+    """The tails of the same sample that begin at other values of it, given by `(M,)` indices."""
+    logs = tails.log_values
+    log_xmin = logs[starts]
+    excess, sizes = excess_and_size(logs, starts, log_xmin)
+    span = None if tails.span is None else tails.log_xmin[0] + tails.span[0] - log_xmin
     rate = rule.rate(excess, sizes, span)
-    return Source(logs, starts, log_xmin, rate, span, source.free_xmax)
+    return FittedTails(logs, starts, log_xmin, rate, span, tails.free_xmax)
+
+
+def excess_and_size(logs: Array, starts: Index, log_xmin: Array) -> tuple[Array, Array]:
+    """`(M,)` sums of `log(x / xmin)` over tails of one sample, and `(M,)` sizes of the tails."""
+    sizes = (len(logs) - starts).astype(float)
+    return np.cumsum(logs[::-1])[::-1][starts] - sizes * log_xmin, sizes
 
 
 def bootstrap_known(
-    source: Source, rule: Rule, count: int, random: np.random.Generator
-) -> Replicates:
-    """Replicates of the tail alone, of a fit whose xmin was given."""
-    n = len(source.log_values) - int(source.start[0])
+    tails: FittedTails, rule: Rule, count: int, random: np.random.Generator
+) -> Array:
+    """`(B,)` distances of replicates of the tail alone, for a fit with a known xmin."""
+    n = len(tails.log_values) - int(tails.start[0])
     parts = []
-    for which in _turns(count, 1, n):
-        drawn = np.sort(source.tail(which, n, random), axis=1)
-        ends = source.log_xmax(which, drawn)
-        span = None if ends is None else (ends - source.log_xmin[which])[:, None]
-        parts.append(fit_known(drawn - source.log_xmin[which][:, None], rule, span))
-    rate, D = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return Replicates(np.full(count, source.log_xmin[0]), rate, D, np.full(count, n))
+    for which in _batches(count, 1, n):
+        samples = np.sort(tails.draw_tails(which, n, random), axis=1)
+        log_xmax, log_xmin = tails.log_xmax(which, samples), tails.log_xmin[which]
+        span = None if log_xmax is None else (log_xmax - log_xmin)[:, None]
+        parts.append(fit_known(samples - log_xmin[:, None], rule, span)[1])
+    return np.concatenate(parts)
 
 
 def fit_known(t: Array, rule: Rule, span: Array | None) -> tuple[Array, Array]:
-    """Exponent and distance of tails whose xmin is known.
+    """Fit tails whose xmin is known.
 
     Args:
-        t: `(B, n)` `log(x / xmin)`, ascending.
-        rule: How they are fitted and judged.
-        span: `(B, 1)` `log(xmax / xmin)` where there is an upper end.
+        t: `(B, n)` `log(x / xmin)`, each row ascending.
+        rule: How tails are fitted and judged.
+        span: `(B, 1)` `log(xmax / xmin)` if the law has an upper end.
 
     Returns:
         `(B,)` `alpha - 1` and `(B,)` distances.
@@ -192,8 +188,8 @@ def fit_known(t: Array, rule: Rule, span: Array | None) -> tuple[Array, Array]:
     return rate[:, 0], D
 
 
-def _turns(count: int, laws: int, n: int) -> Iterator[Index]:
-    """Which law each replicate is drawn from, some replicates at a time."""
-    most = max(1, _TOGETHER // n)
-    for begin in range(0, count, most):
-        yield np.arange(begin, min(begin + most, count)) % laws
+def _batches(count: int, num_tails: int, n: int) -> Iterator[Index]:
+    """For each batch of replicates, the indices of the tails from which they are drawn."""
+    size = max(1, _VALUES_AT_A_TIME // n)
+    for begin in range(0, count, size):
+        yield np.arange(begin, min(begin + size, count)) % num_tails

@@ -1,58 +1,47 @@
-"""What the values of a tail say of `alpha`: posteriors in closed form, and their intervals.
+"""Posteriors of a tail exponent in closed form, and the credible intervals that they give.
 
-Above a known xmin, `t = log(x / xmin)` is exponential with rate `a = alpha - 1`: under Jeffreys'
-prior, density `1/a`, the posterior of `a` is `Gamma(n, S)`, with `n` values of at least xmin and
-`S` the sum of their `t`; under a `Gamma(a0, b0)` prior, `Gamma(n + a0, S + b0)`. Its mean under
-Jeffreys' prior is the estimate of maximum likelihood, `n / S`, so that an interval lies about its
-own alpha. Where xmin is itself one of the n values this one adds nothing to `S`, and the exact
-posterior is `Gamma(n - 1, S)`: a shift of `1/n`, by which an interval of 95 % covers 93 % with
-n = 10 and 91 % with n = 5.
-With an upper end the likelihood is that of the exponential law cut off there, Jeffreys' prior is
-the root of its Fisher information, and the posterior is computed on a grid.
+**Without an upper end.** Above a known xmin, `t = log(x / xmin)` is exponential with rate
+`a = alpha - 1`. With n values at or above xmin and `S` the sum of their `t`, the posterior of `a`
+is `Gamma(n, S)` under Jeffreys' prior (density `1/a`) and `Gamma(n + a0, S + b0)` under a
+`Gamma(a0, b0)` prior. The posterior mean under Jeffreys' prior is the maximum-likelihood estimate
+`n / S`, so that every interval contains its own alpha. If xmin is itself one of the n values, that
+value adds nothing to `S`, and the exact posterior is `Gamma(n - 1, S)`. The shift of `1/n` lets a
+95 % interval cover 93 % with n = 10 and 91 % with n = 5.
 
-The plain interval takes xmin as known. Where xmin was searched it covers too little (75 to 90 % at
-a nominal 95 %): of neighbouring tails the search takes the one whose exponent bends best to its
-data. The interval that takes the search into account mixes the posteriors of all candidate tails
-of the sample, as `sum_k w_k p(alpha | x, xmin_k)`, with `w_k` the frequencies at which the search
-takes them in the semi-parametric bootstrap, in its two rounds together: about the fitted xmin, and
-about those xmins that the first round chose. What else was tried on simulated samples is in
-`docs/reading-a-spectrum.md`.
+**With an upper end** the likelihood is that of the exponential law cut off there, Jeffreys' prior
+is the square root of its Fisher information, and the posterior is computed on a grid.
+
+**Where xmin was searched**, these intervals, which take xmin as known, cover too little (75 to 90 %
+at a nominal 95 %), because among neighbouring tails the search takes the one whose exponent adapts
+best to its data. The interval that accounts for the search is that of the mixture
+`sum_k w_k p(alpha | x, xmin_k)` over all candidate tails of the sample, where `w_k` is the
+frequency with which the search chooses tail k in both rounds of the semi-parametric bootstrap. What
+else was tried on simulated samples is in `docs/reading-a-spectrum.md`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 import scipy
 
-from bayes_htr.tails.rules import Array
-from bayes_htr.tails.truncated import fisher_information, log_normaliser, truncated_rate
+from bayes_htr.tails.alternatives import Array, fisher_information, log_normaliser, truncated_rate
 
 Prior = Literal["jeffreys"] | tuple[float, float]
 
 _GRID = 1201
 _WIDTH = 10.0  # standard deviations on each side of the mode
 _NEGLIGIBLE = 40.0  # e^-40 of the highest density
-_REFINED = 4
-
-
-class RatePosterior(Protocol):
-    """Posteriors of `alpha - 1` of K tails."""
-
-    def cdf(self, rate: float) -> Array:
-        """`(K,)` probabilities that it is at most `rate`."""
-
-    def quantile(self, q: float) -> Array:
-        """`(K,)` quantiles."""
+_REFINEMENTS = 4
 
 
 def check_prior(prior: Prior) -> None:
-    """Refuse what is not a prior.
+    """Check a prior of `alpha - 1`.
 
     Raises:
-        ValueError: Neither `"jeffreys"` nor two numbers that are not negative.
+        ValueError: Neither `"jeffreys"` nor a pair of numbers that are not negative.
     """
     if prior == "jeffreys":
         return
@@ -66,7 +55,7 @@ def check_prior(prior: Prior) -> None:
 
 @dataclass(frozen=True)
 class GammaPosterior:
-    """Gamma laws: of tails without an upper end.
+    """Gamma posteriors of `alpha - 1` of K tails without an upper end.
 
     Attributes:
         shape: `(K,)`.
@@ -77,32 +66,32 @@ class GammaPosterior:
     rate: Array
 
     @classmethod
-    def of(cls, excess: Array, n: Array, prior: Prior) -> GammaPosterior:
-        """The posterior.
+    def of(cls, excess: Array, n: Array, prior: Prior = "jeffreys") -> GammaPosterior:
+        """The posteriors of K tails.
 
         Args:
             excess: `(K,)` sums of `log(x / xmin)`.
-            n: `(K,)` how many values are at least xmin.
+            n: `(K,)` numbers of values in the tails.
             prior: `"jeffreys"`, or shape and rate of a Gamma law.
         """
         a, b = (0.0, 0.0) if prior == "jeffreys" else prior
         return cls(n + a, excess + b)
 
     def cdf(self, rate: float) -> Array:
-        """`(K,)` probabilities that it is at most `rate`."""
+        """`(K,)` probabilities that `alpha - 1` is at most `rate`."""
         return np.asarray(scipy.stats.gamma.cdf(rate * self.rate, self.shape))
 
     def quantile(self, q: float) -> Array:
-        """`(K,)` quantiles."""
+        """`(K,)` quantiles of `alpha - 1`."""
         return np.asarray(scipy.stats.gamma.ppf(q, self.shape) / self.rate)
 
 
 @dataclass(frozen=True)
 class GridPosterior:
-    """Laws on grids: of tails with an upper end.
+    """Posteriors of `alpha - 1` of K tails with an upper end, on grids.
 
     Attributes:
-        grid: `(K, G)` rates.
+        grid: `(K, G)` values of `alpha - 1`.
         mass: `(K, G)` probabilities below them.
     """
 
@@ -111,81 +100,101 @@ class GridPosterior:
 
     @classmethod
     def of(cls, excess: Array, n: Array, span: Array, prior: Prior) -> GridPosterior:
-        """The posterior.
+        """The posteriors of K tails.
 
         Args:
-            excess: `(K,)` sums of `log(x / xmin)` of the values between the ends.
-            n: `(K,)` how many there are.
+            excess: `(K,)` sums of `log(x / xmin)` over the values between the ends.
+            n: `(K,)` numbers of these values.
             span: `(K,)` `log(xmax / xmin)`.
-            prior: `"jeffreys"`, or shape and rate of a Gamma law, which allows no `alpha < 1`.
+            prior: `"jeffreys"`, or shape and rate of a Gamma law, which excludes `alpha < 1`.
         """
         if prior != "jeffreys":
-            return cls._under_gamma(excess, n, span, prior)
+            return cls._under_gamma_prior(excess, n, span, prior)
         mode = truncated_rate(excess / n, span)
         sd = 1 / np.sqrt(n * fisher_information(mode, span))
         grid = mode[:, None] + np.linspace(-_WIDTH, _WIDTH, _GRID) * sd[:, None]
         log_density = -n[:, None] * log_normaliser(grid, span[:, None]) - grid * excess[:, None]
         log_density += np.log(fisher_information(grid, span[:, None])) / 2
-        return cls(grid, _cumulated(log_density))
+        return cls(grid, _cumulative(log_density))
 
     @classmethod
-    def _under_gamma(
+    def _under_gamma_prior(
         cls, excess: Array, n: Array, span: Array, prior: tuple[float, float]
     ) -> GridPosterior:
-        """On a grid of the rate's logarithm, drawn closer about the mode, wherever that lies.
+        """Use a grid of `log(alpha - 1)`, narrowed repeatedly about the only mode.
 
-        In the logarithm there is one mode. It lies above that of a Gamma law of the prior's shape,
-        and the posterior is smaller than that of the law without an upper end.
+        The mode lies above that of a Gamma law of the prior's shape, and the posterior is smaller
+        than that of the law without an upper end, which gives the first grid.
         """
         a, b = prior
         total, rows = excess + b, np.arange(len(excess))
         low = np.log(a / total) - _NEGLIGIBLE / min(a, 1.0)
         high = np.log(scipy.stats.gamma.isf(1e-16, n + a) / total)
-        for _ in range(_REFINED):
+        for _ in range(_REFINEMENTS):
             logs = np.linspace(low, high, _GRID, axis=1)
             grid = np.exp(logs)
             log_density = a * logs - grid * total[:, None]
             log_density -= n[:, None] * log_normaliser(grid, span[:, None])
-            seen = log_density > log_density.max(axis=1, keepdims=True) - _NEGLIGIBLE
-            first, last = seen.argmax(axis=1), _GRID - 1 - seen[:, ::-1].argmax(axis=1)
+            counts = log_density > log_density.max(axis=1, keepdims=True) - _NEGLIGIBLE
+            first, last = counts.argmax(axis=1), _GRID - 1 - counts[:, ::-1].argmax(axis=1)
             low = logs[rows, np.maximum(first - 1, 0)]
             high = logs[rows, np.minimum(last + 1, _GRID - 1)]
-        return cls(grid, _cumulated(log_density))
+        return cls(grid, _cumulative(log_density))
 
     def cdf(self, rate: float) -> Array:
-        """`(K,)` probabilities that it is at most `rate`."""
+        """`(K,)` probabilities that `alpha - 1` is at most `rate`."""
         rows = zip(self.grid, self.mass, strict=True)
         return np.array([np.interp(rate, grid, mass) for grid, mass in rows])
 
     def quantile(self, q: float) -> Array:
-        """`(K,)` quantiles."""
+        """`(K,)` quantiles of `alpha - 1`."""
         rows = zip(self.grid, self.mass, strict=True)
         return np.array([np.interp(q, mass, grid) for grid, mass in rows])
 
 
-def _cumulated(log_density: Array) -> Array:
-    """`(K, G)` probabilities below points of grids, of equal steps, by the trapezoidal rule."""
+RatePosterior = GammaPosterior | GridPosterior
+
+
+def _cumulative(log_density: Array) -> Array:
+    """`(K, G)` probabilities below the points of equally spaced grids, by the trapezoidal rule."""
     density = np.exp(log_density - log_density.max(axis=1, keepdims=True))
     steps = (density[:, 1:] + density[:, :-1]) / 2
     mass = np.concatenate([np.zeros((len(density), 1)), steps.cumsum(axis=1)], axis=1)
     return np.asarray(mass / mass[:, -1:])
 
 
+def check_level(level: float) -> None:
+    """Check the probability of an interval.
+
+    Raises:
+        ValueError: It does not lie between 0 and 1.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level={level} must lie between 0 and 1")
+
+
+def intervals_of_each(posterior: RatePosterior, level: float) -> tuple[Array, Array]:
+    """`(K,)` lower and `(K,)` upper ends of the equal-tailed credible intervals of each alpha."""
+    low, high = (1 + posterior.quantile(q) for q in ((1 - level) / 2, (1 + level) / 2))
+    return low, high
+
+
 def interval(posterior: RatePosterior, weights: Array, level: float) -> tuple[float, float]:
-    """The equal-tailed credible interval of alpha under a mixture of posteriors.
+    """The equal-tailed credible interval of alpha under a mixture of the posteriors of K tails.
 
     Args:
-        posterior: Those of K tails.
-        weights: `(K,)`, of sum 1.
-        level: Its probability.
+        posterior: The posteriors.
+        weights: `(K,)` weights of sum 1.
+        level: The probability of the interval.
     """
-    low, high = (_quantile(posterior, weights, q) for q in ((1 - level) / 2, (1 + level) / 2))
-    return 1 + low, 1 + high
+    ends = ((1 - level) / 2, (1 + level) / 2)
+    low, high = (1 + _mixture_quantile(posterior, weights, q) for q in ends)
+    return low, high
 
 
-def _quantile(posterior: RatePosterior, weights: Array, q: float) -> float:
-    each = posterior.quantile(q)
-    low, high = float(each.min()), float(each.max())
+def _mixture_quantile(posterior: RatePosterior, weights: Array, q: float) -> float:
+    quantiles = posterior.quantile(q)
+    low, high = float(quantiles.min()), float(quantiles.max())
     if high - low <= 1e-12 * abs(high):
         return low
     return float(

@@ -1,20 +1,20 @@
-"""Pictures of fitted tails. Needs matplotlib: `pip install "bayes-htr[plot]"`."""
+"""Pictures of fitted tails, from arrays.
+
+They need matplotlib (`pip install "bayes-htr[plot]"`), and raise an `ImportError` without it.
+"""
 
 from __future__ import annotations
 
-from os import PathLike
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayes_htr._plotting import pyplot, tick
-from bayes_htr.tails.rules import Array, law_cdf
-from bayes_htr.tails.search import Index
+from bayes_htr._plotting import BLUE, GREY, RED, new_axes, tick
+from bayes_htr.tails.alternatives import Array
+from bayes_htr.tails.search import Index, law_cdf
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_VALUES, _LAW = "#1f5fa8", "#c8401e"
 
 
 def plot_fit(
@@ -25,29 +25,22 @@ def plot_fit(
     xmin: float,
     xmax: float | None,
     ax: Axes | None = None,
-    *,
-    path: str | PathLike[str] | None = None,
 ) -> Axes:
-    """The share of values at least as large on log-log axes, with the law and its interval.
+    """Draw the share of values at least as large on log-log axes, with the law and its interval.
 
     Args:
         values: `(n,)` all values, ascending.
         n_tail: How many of them are in the tail.
         alpha: Exponent of the law.
-        interval: That of alpha.
+        interval: Interval of alpha.
         xmin: Where the tail begins.
         xmax: The law's upper end, or `None`.
-        ax: Where to draw; a new figure by default.
-        path: If given, where the figure is saved.
-
-    Raises:
-        ImportError: matplotlib is not installed.
+        ax: The axes to draw on; those of a new figure by default.
     """
-    if ax is None:
-        ax = pyplot().subplots(figsize=(4.8, 3.8), layout="constrained")[1]
+    ax = ax or new_axes(4.8, 3.8)
     n = len(values)
     share = np.arange(n, 0, -1) / n
-    ax.plot(values, share, ".", ms=4, color=_VALUES, label=f"{n} values")
+    ax.plot(values, share, ".", ms=4, color=BLUE, label=f"{n} values")
     x = np.geomspace(xmin, values[-1], 200)[: None if xmax is None else -1]
     span = None if xmax is None else np.log(xmax / xmin)
 
@@ -56,9 +49,9 @@ def plot_fit(
 
     low, high = interval
     label = rf"$\alpha$ = {alpha:.2f} [{low:.2f}, {high:.2f}]"
-    ax.plot(x, survival(alpha), color=_LAW, lw=1.6, label=label)
-    ax.fill_between(x, survival(high), survival(low), color=_LAW, alpha=0.2, lw=0)
-    ax.axvline(xmin, color="#9a9a9a", lw=1, ls="--", label=f"xmin = {xmin:.3g}")
+    ax.plot(x, survival(alpha), color=RED, lw=1.6, label=label)
+    ax.fill_between(x, survival(high), survival(low), color=RED, alpha=0.2, lw=0)
+    ax.axvline(xmin, color=GREY, lw=1, ls="--", label=f"xmin = {xmin:.3g}")
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.set_ylim(0.5 / n, 1.5)
@@ -67,8 +60,6 @@ def plot_fit(
     ax.set_xlabel("value")
     ax.set_ylabel("share of values at least as large")
     ax.legend(fontsize=7, frameon=False, loc="upper right")
-    if path is not None:
-        ax.figure.savefig(path, dpi=150)  # type: ignore[union-attr]
     return ax
 
 
@@ -78,31 +69,22 @@ def plot_hill(
     band: tuple[Array, Array],
     level: float,
     ax: Axes | None = None,
-    *,
-    path: str | PathLike[str] | None = None,
 ) -> Axes:
-    """Alpha against k with its band.
+    """Draw alpha against k with its band.
 
     Args:
         k: `(P,)` numbers of largest values.
         alpha: `(P,)` the estimates.
         band: `(P,)` lower and `(P,)` upper ends of their intervals.
         level: Probability of the intervals.
-        ax: Where to draw; a new figure by default.
-        path: If given, where the figure is saved.
-
-    Raises:
-        ImportError: matplotlib is not installed.
+        ax: The axes to draw on; those of a new figure by default.
     """
-    if ax is None:
-        ax = pyplot().subplots(figsize=(4.8, 3.8), layout="constrained")[1]
+    ax = ax or new_axes(4.8, 3.8)
     low, high = band
-    ax.plot(k, alpha, color=_VALUES, lw=1.4)
-    ax.fill_between(k, low, high, color=_VALUES, alpha=0.2, lw=0)
-    settled = k >= min(10, int(k[-1]))  # the first few estimates are all over the place
+    ax.plot(k, alpha, color=BLUE, lw=1.4)
+    ax.fill_between(k, low, high, color=BLUE, alpha=0.2, lw=0)
+    settled = k >= min(10, int(k[-1]))  # the first few estimates scatter widely
     ax.set_ylim(1, 1.1 * float(high[settled].max()))
     ax.set_xlabel("number of largest values k")
     ax.set_ylabel(rf"$\alpha$, with its {100 * level:g} % interval")
-    if path is not None:
-        ax.figure.savefig(path, dpi=150)  # type: ignore[union-attr]
     return ax

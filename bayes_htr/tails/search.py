@@ -1,12 +1,20 @@
 """The lower end of a power-law tail: the exact search of Clauset, Shalizi and Newman, pruned.
 
-For every candidate `xmin` the exponent is that of maximum likelihood on the values from it on, and
-the candidate whose law lies closest to its tail in Kolmogorov-Smirnov distance wins. Done directly
-this is `O(N^2)`. Here all exponents come from one reversed cumulative sum; the distance of each
-candidate is bounded from below by its deviation at a few of its values; candidates are measured in
-the order of their bounds, and each measured one shows a value at which all others are checked next,
-for neighbours deviate most at the same value. The search ends when no bound is below the best
-distance: the answer is that of the direct search, and a handful of candidates has been measured.
+For every candidate `xmin` the exponent is estimated by maximum likelihood from the values at or
+above it. The search chooses the candidate whose law has the smallest Kolmogorov-Smirnov distance
+from its tail. Computing every distance directly costs `O(N^2)`. Here
+
+1. one reversed cumulative sum gives the exponents of all candidates;
+2. the deviations at a few values of each candidate's tail bound its distance from below;
+3. distances are computed in full in the order of these bounds, and each of them shows the value at
+   which the bounds of all other candidates are raised next, because neighbouring tails deviate most
+   at the same value.
+
+The search ends when no bound lies below the smallest distance found. The answer is that of the
+direct search, after a handful of full distances.
+
+All computations use logarithms: in `t = log(x / xmin)` a power law is exponential with rate
+`alpha - 1`, and no scale of the data overflows.
 
 References:
     Clauset, Shalizi & Newman (2009), SIAM Review 51(4).
@@ -15,137 +23,216 @@ References:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bayes_htr.tails.rules import ROUNDING, Array, Rule, law_cdf
+from bayes_htr.tails.alternatives import Array, truncated_cdf, truncated_rate
 
 Index = NDArray[np.intp]
+Correction = Literal["none", "n-1", "n-2"]
+KS = Literal["lower", "two-sided"]
 
+ROUNDING = 1e-12
+"""Two logarithms that differ by less than this count as equal."""
+
+_SUBTRACTED = {"none": 0, "n-1": 1, "n-2": 2}
 _PROBES = (np.arange(12) + 0.5) / 12
 
 
 @dataclass(frozen=True)
-class Tails:
-    """The tail that was chosen in each of B samples.
+class Rule:
+    """How the exponent of a tail is estimated, and how its distance from the law is measured.
+
+    Attributes:
+        ks: Whether D measures deviations of the law's distribution function from the lower end of
+            each step of the empirical one (`"lower"`), or from both ends (`"two-sided"`, the usual
+            statistic).
+        min_tail: The smallest number of values that a searched tail may hold.
+        correction: The factor of `alpha - 1` for a finite tail of n values: 1 (`"none"`),
+            `(n-1)/n`, which is unbiased where xmin is known, or `(n-2)/n`, which is unbiased where
+            xmin is one of the values.
+
+    Raises:
+        ValueError: A choice that does not exist, or a `min_tail` that is too small for the
+            correction.
+    """
+
+    ks: KS = "lower"
+    min_tail: int = 2
+    correction: Correction = "none"
+
+    def __post_init__(self) -> None:
+        if self.ks not in ("lower", "two-sided"):
+            raise ValueError(f"ks={self.ks!r} must be 'lower' or 'two-sided'")
+        if self.correction not in _SUBTRACTED:
+            raise ValueError(f"correction={self.correction!r} must be 'none', 'n-1' or 'n-2'")
+        least = max(2, 1 + _SUBTRACTED[self.correction])
+        if self.min_tail < least:
+            raise ValueError(
+                f"min_tail={self.min_tail}: with correction={self.correction!r} a tail needs at "
+                f"least {least} values"
+            )
+
+    def rate(self, excess: Any, n: Any, span: Any = None) -> Array:
+        """The corrected maximum-likelihood estimate of `alpha - 1`.
+
+        Args:
+            excess: `sum log(x / xmin)` over a tail.
+            n: The number of values in the tail.
+            span: `log(xmax / xmin)` if the law has an upper end.
+
+        Returns:
+            Estimates of the arguments' broadcast shape, infinite or nan where all values of a tail
+            are equal.
+        """
+        if span is not None:
+            return truncated_rate(excess / n, span)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(excess > 0, (n - _SUBTRACTED[self.correction]) / excess, np.inf)
+
+    def deviation(self, cdf: Array, rank: Any, n: Any) -> Array:
+        """Deviations of a law from the empirical distribution function at values of a tail.
+
+        Args:
+            cdf: The law's distribution function at the values.
+            rank: How many values of the tail lie below each of the values.
+            n: The number of values in the tail.
+        """
+        lower = np.abs(cdf - rank / n)
+        if self.ks == "lower":
+            return lower
+        return np.maximum(lower, np.abs((rank + 1) / n - cdf))
+
+
+def law_cdf(rate: Any, t: Any, span: Any = None) -> Array:
+    """`P(log(X / xmin) <= t)` of a power law, whose upper end is at `span` if that is given."""
+    if span is None:
+        return 1 - np.exp(-rate * t)  # several times as fast as expm1, and as exact as D needs
+    return truncated_cdf(rate, t, span)
+
+
+class ChosenTails(NamedTuple):
+    """The tail that the search chose in each of B samples.
 
     Attributes:
         start: `(B,)` index of xmin among the ascending values.
         rate: `(B,)` `alpha - 1`; nan where a sample has no tail to fit.
-        D: `(B,)` its distance; infinite where there is none.
-        measured: How many distances were computed in full.
+        D: `(B,)` Kolmogorov-Smirnov distance; infinite where a sample has no tail to fit.
+        computed: How many distances were computed in full.
     """
 
     start: Index
     rate: Array
     D: Array
-    measured: int
+    computed: int
 
 
 class Candidates:
     """Every possible tail of B samples of N values.
 
     Args:
-        log_values: `(B, N)`, ascending along the last axis.
+        log_values: `(B, N)` logarithms of the values, ascending along the last axis.
         rule: How tails are fitted and judged.
-        log_xmax: `(B,)` where the law ends, if it does: not below any value.
+        log_xmax: `(B,)` logarithm of the law's upper end, if it has one; at least the largest
+            value.
 
     Attributes:
         starts: `(C,)` indices of the candidates among the values.
-        own: `(B, C)` their values.
+        log_xmin: `(B, C)` logarithms of the candidates.
         sizes: `(C,)` sizes of their tails.
         rates: `(B, C)` their `alpha - 1`.
-        valid: `(B, C)` whether a candidate is one: not a repeated value, and with an exponent.
+        valid: `(B, C)` whether a tail may begin there: at the first of equal values, and with a
+            finite exponent.
     """
 
     def __init__(self, log_values: Array, rule: Rule, log_xmax: Array | None = None) -> None:
-        self.values = log_values
+        self.log_values = log_values
         self.rule = rule
         N = log_values.shape[1]
         self.sizes = np.arange(N, rule.min_tail - 1, -1)
         self.starts = np.arange(len(self.sizes))
-        own = self.own = log_values[:, : len(self.sizes)]
+        log_xmin = self.log_xmin = log_values[:, : len(self.sizes)]
         sums = np.cumsum(log_values[:, ::-1], axis=1)[:, ::-1][:, : len(self.sizes)]
-        self.spans = None if log_xmax is None else log_xmax[:, None] - own
-        self.rates = rule.rate(sums - self.sizes * own, self.sizes, self.spans)
+        self.spans = None if log_xmax is None else log_xmax[:, None] - log_xmin
+        self.rates = rule.rate(sums - self.sizes * log_xmin, self.sizes, self.spans)
         self.valid = np.isfinite(self.rates)
         if log_xmax is not None and self.spans is not None:  # a value strictly between the ends
             inside = np.where(log_values < log_xmax[:, None] - ROUNDING, log_values, -np.inf)
-            self.valid &= own < inside.max(axis=1, keepdims=True) - ROUNDING
+            self.valid &= log_xmin < inside.max(axis=1, keepdims=True) - ROUNDING
             self.spans = np.where(self.valid, self.spans, 1.0)
-        self.rates[~self.valid] = 1.0  # any number: no candidates
-        self.valid[:, 1:] &= own[:, 1:] > own[:, :-1]  # a tail holds all of its equal values
+        self.rates[~self.valid] = 1.0  # any number: these are no candidates
+        self.valid[:, 1:] &= log_xmin[:, 1:] > log_xmin[:, :-1]
 
-    def probe(self, share: float) -> Array:
-        """`(B, C)` deviations of all candidates at a share of the way up their own tails."""
-        at = self.starts + (share * self.sizes).astype(np.intp)
-        t = self.values[:, at] - self.own
-        return self._deviation(self.rates, t, at - self.starts, self.sizes, self.spans)
+    def deviations_at_share(self, share: float) -> Array:
+        """`(B, C)` deviations of all candidates, each at this share of the way up its own tail."""
+        places = self.starts + (share * self.sizes).astype(np.intp)
+        t = self.log_values[:, places] - self.log_xmin
+        cdf = law_cdf(self.rates, t, self.spans)
+        return self.rule.deviation(cdf, places - self.starts, self.sizes)
 
-    def at(self, rows: Index, at: Index) -> Array:
-        """`(R, C)` deviations of all candidates of some samples at one value, 0 above it."""
-        t = self.values[rows, at][:, None] - self.own[rows]
-        order = at[:, None] - self.starts
-        spans = None if self.spans is None else self.spans[rows]
-        found = self._deviation(self.rates[rows], np.maximum(t, 0), order, self.sizes, spans)
-        return np.where(order >= 0, found, 0.0)
+    def deviations_at_value(self, rows: Index, places: Index) -> Array:
+        """`(R, C)` deviations of all candidates at one value of each of R samples.
 
-    def measure(self, rows: Index, starts: Index) -> tuple[Array, Index]:
-        """The distance of one candidate of each of some samples, and the value it is attained at.
+        Args:
+            rows: `(R,)` samples.
+            places: `(R,)` index of the value in each; candidates above it have deviation 0.
+        """
+        t = np.maximum(self.log_values[rows, places][:, None] - self.log_xmin[rows], 0)
+        rank = places[:, None] - self.starts
+        cdf = law_cdf(self.rates[rows], t, None if self.spans is None else self.spans[rows])
+        return np.where(rank >= 0, self.rule.deviation(cdf, rank, self.sizes), 0.0)
+
+    def distances(self, rows: Index, starts: Index) -> tuple[Array, Index]:
+        """The full distance of one candidate of each of R samples.
 
         Args:
             rows: `(R,)` samples.
             starts: `(R,)` candidates.
 
         Returns:
-            `(R,)` distances and `(R,)` indices of values.
+            `(R,)` distances and `(R,)` indices of the values at which they are attained.
         """
-        values, own = self.values[rows], starts[:, None]
+        values, own = self.log_values[rows], starts[:, None]
         first = int(starts.min())
-        order = np.arange(first, values.shape[1]) - own
+        rank = np.arange(first, values.shape[1]) - own
         t = np.maximum(values[:, first:] - np.take_along_axis(values, own, 1), 0)
         spans = None if self.spans is None else self.spans[rows, starts][:, None]
-        rates = self.rates[rows, starts][:, None]
-        found = self._deviation(rates, t, order, self.sizes[own], spans)
-        found = np.where(order >= 0, found, 0.0)
-        at = found.argmax(axis=1)
-        return found[np.arange(len(rows)), at], at + first
-
-    def _deviation(self, rates: Array, t: Array, order: Any, sizes: Any, spans: Any) -> Array:
-        return self.rule.deviation(law_cdf(rates, t, spans), order, sizes)
+        cdf = law_cdf(self.rates[rows, starts][:, None], t, spans)
+        deviations = np.where(rank >= 0, self.rule.deviation(cdf, rank, self.sizes[own]), 0.0)
+        largest = deviations.argmax(axis=1)
+        return deviations[np.arange(len(rows)), largest], largest + first
 
 
-def search_xmin(log_values: Array, rule: Rule, log_xmax: Array | None = None) -> Tails:
+def search_xmin(log_values: Array, rule: Rule, log_xmax: Array | None = None) -> ChosenTails:
     """Choose the tail of each sample.
 
     Args:
-        log_values: `(B, N)` logarithms, ascending along the last axis, `N >= rule.min_tail`.
+        log_values: `(B, N)` logarithms, ascending along the last axis, with `N >= rule.min_tail`.
         rule: How tails are fitted and judged.
         log_xmax: `(B,)` logarithm of a hard upper end, if the law has one.
     """
     candidates = Candidates(log_values, rule, log_xmax)
     bound = np.zeros(candidates.valid.shape)
     for share in _PROBES:
-        np.maximum(bound, candidates.probe(share), out=bound)
+        np.maximum(bound, candidates.deviations_at_share(share), out=bound)
     bound[~candidates.valid] = np.inf
 
     B = len(log_values)
     best, start = np.full(B, np.inf), np.zeros(B, dtype=np.intp)
-    rows, measured = np.arange(B), 0
+    rows, computed = np.arange(B), 0
     while True:
-        next_one = bound[rows].argmin(axis=1)
-        least = bound[rows, next_one]
-        going = least < best[rows]
-        rows, next_one = rows[going], next_one[going]
+        next_start = bound[rows].argmin(axis=1)
+        unfinished = bound[rows, next_start] < best[rows]
+        rows, next_start = rows[unfinished], next_start[unfinished]
         if not len(rows):
             break
-        measured += len(rows)
-        D, at = candidates.measure(rows, next_one)
+        computed += len(rows)
+        D, places = candidates.distances(rows, next_start)
         better = best[rows] > D
-        best[rows[better]], start[rows[better]] = D[better], next_one[better]
-        bound[rows] = np.maximum(bound[rows], candidates.at(rows, at))
-        bound[rows, next_one] = np.inf
+        best[rows[better]], start[rows[better]] = D[better], next_start[better]
+        bound[rows] = np.maximum(bound[rows], candidates.deviations_at_value(rows, places))
+        bound[rows, next_start] = np.inf
     rate = np.where(np.isfinite(best), candidates.rates[np.arange(B), start], np.nan)
-    return Tails(start, rate, best, measured)
+    return ChosenTails(start, rate, best, computed)

@@ -57,41 +57,70 @@ class Protocol:
 
     def stages(self) -> Iterator[Stage]:
         """All stages: each cell until entrants are named, then the tested runs of all cells."""
-        tuned = dict.fromkeys([*self._starts(), *self.methods])
-        later = [m for m in tuned if self.study.methods[m].start is not None]
-        first = [m for m in tuned if m not in later]
+        methods = self.study.methods
+        starts = [start for m in self.methods if (start := methods[m].start) is not None]
+        needed = list(dict.fromkeys([*starts, *self.methods]))
+        first = [m for m in needed if methods[m].start is None]
+        later = [m for m in needed if m not in first]
         for cell in self.cells:
             if self.study.reference is not None:
-                runs = [r for base in self._bases(cell) for r in self._plain(cell, base)]
-                yield f"{cell}: plain training", runs
+                bases = self.study.cells[cell].bases()
+                yield f"{cell}: plain training", [r for b in bases for r in self._plain(cell, b)]
             self._choose_base(cell)
-            for label, methods in (("trials", first), ("trials from tuned fits", later)):
-                runs = [run for m in methods for run in self._trials(cell, m)]
-                if runs or methods:
-                    yield f"{cell}: {label}", runs
-                for method in methods:
+            for label, group in (("trials", first), ("trials from tuned fits", later)):
+                if group:
+                    yield f"{cell}: {label}", [run for m in group for run in self._trials(cell, m)]
+                for method in group:
                     self._choose_numbers(cell, method)
             self._choose_entrants(cell)
-        yield "tests", [run for seed in range(self.seeds) for run in self._tested(seed)]
+        yield (
+            "tests",
+            [
+                run
+                for seed in range(self.seeds)
+                for cell in self.cells
+                for method in self.methods
+                for run in self._runs(
+                    cell, method, self._numbers(cell, method), [seed], tested=True
+                )
+            ],
+        )
 
-    def _starts(self) -> list[str]:
-        starts = (self.study.methods[method].start for method in self.methods)
-        return [start for start in starts if start is not None]
+    def _runs(
+        self,
+        cell: str,
+        method: str,
+        numbers: Numbers,
+        seeds: Iterable[int],
+        *,
+        base: Base | None = None,
+        tested: bool = False,
+    ) -> list[Run]:
+        """Runs with several seeds; without `base` they train in the way that was chosen."""
+        ends = {}
+        if base is None:
+            line = self.log.get("base", cell=cell)
+            base = Base(**line["base"])
+            # Only runs with a threshold depend on it, so that the others are found without one.
+            ends = {name: end for name, end in line["ends"].items() if method == f"{name}_above"}
+        first = self.study.methods[method].start
+        start = None if first is None else self._numbers(cell, first)
+        shrink = self.study.cells[cell].shrink
+        return [
+            Run(cell, method, numbers, base, seed, ends, tested, shrink, start) for seed in seeds
+        ]
 
     # How all methods train
 
-    def _bases(self, cell: str) -> list[Base]:
-        return self.study.cells[cell].bases()
-
     def _plain(self, cell: str, base: Base) -> list[Run]:
         assert self.study.reference is not None
-        return self._of_trial(cell, self.study.reference, {}, base, {})
+        return self._runs(cell, self.study.reference, {}, self.study.tuning_seeds, base=base)
 
     def _choose_base(self, cell: str) -> None:
         if self.log.find("base", cell=cell) is not None:
             return
-        bases = self._bases(cell)
-        if self.study.reference is None:  # methods bring what they need, and there is no choice
+        bases = self.study.cells[cell].bases()
+        if self.study.reference is None:  # there is no choice: methods name what they need
             self._note("base", {"cell": cell}, None, base=asdict(bases[0]), ends={})
             return
         scored = {base: self._score(self._plain(cell, base)) for base in bases}
@@ -107,24 +136,18 @@ class Protocol:
 
     # The numbers of each method
 
+    def _numbers(self, cell: str, method: str) -> Numbers:
+        """The numbers that were chosen."""
+        numbers: Numbers = self.log.get("numbers", cell=cell, method=method)["numbers"]
+        return numbers
+
     def _trials(self, cell: str, method: str) -> list[Run]:
         """The trials of a method whose numbers have not been chosen yet."""
         described = self.study.methods[method]
         if not described.tuned or self.log.find("numbers", cell=cell, method=method) is not None:
             return []
-        return [r for numbers in described.trials for r in self._trial(cell, method, numbers)]
-
-    def _trial(self, cell: str, method: str, numbers: Numbers) -> list[Run]:
-        line = self.log.get("base", cell=cell)
-        return self._of_trial(cell, method, numbers, Base(**line["base"]), line["ends"])
-
-    def _of_trial(
-        self, cell: str, method: str, numbers: Numbers, base: Base, ends: dict[str, float]
-    ) -> list[Run]:
-        return [
-            self._run(cell, method, numbers, base, seed, ends, tested=False)
-            for seed in self.study.tuning_seeds
-        ]
+        seeds = self.study.tuning_seeds
+        return [r for numbers in described.trials for r in self._runs(cell, method, numbers, seeds)]
 
     def _choose_numbers(self, cell: str, method: str) -> None:
         if self.log.find("numbers", cell=cell, method=method) is not None:
@@ -132,7 +155,10 @@ class Protocol:
         described = self.study.methods[method]
         score, numbers = math.inf, described.trials[0]
         if described.tuned or method == self.study.reference:
-            scored = [(self._score(self._trial(cell, method, n)), n) for n in described.trials]
+            seeds = self.study.tuning_seeds
+            scored = [
+                (self._score(self._runs(cell, method, n, seeds)), n) for n in described.trials
+            ]
             score, numbers = min(scored, key=lambda pair: pair[0])
         self._note("numbers", {"cell": cell, "method": method}, score, numbers=numbers)
 
@@ -159,35 +185,7 @@ class Protocol:
         runs = (line["settings"] for line in self.log.of("run"))
         return any(s["cell"] == cell and s["tested"] for s in runs)
 
-    def _tested(self, seed: int) -> Iterator[Run]:
-        for cell in self.cells:
-            line = self.log.get("base", cell=cell)
-            for method in self.methods:
-                numbers = self.log.get("numbers", cell=cell, method=method)["numbers"]
-                base = Base(**line["base"])
-                yield self._run(cell, method, numbers, base, seed, line["ends"], tested=True)
-
-    # What all stages share
-
-    def _run(
-        self,
-        cell: str,
-        method: str,
-        numbers: Numbers,
-        base: Base,
-        seed: int,
-        ends: dict[str, float],
-        *,
-        tested: bool,
-    ) -> Run:
-        # Only runs that need a threshold depend on it, so that the others are found without one.
-        own = {k: v for k, v in ends.items() if method == f"{k}_above"}
-        first = self.study.methods[method].start
-        start = None
-        if first is not None:
-            start = self.log.get("numbers", cell=cell, method=first)["numbers"]
-        shrink = self.study.cells[cell].shrink
-        return Run(cell, method, numbers, base, seed, own, tested, shrink, start)
+    # Results
 
     def _score(self, runs: Iterable[Run]) -> float:
         """The criterion, averaged over runs; infinite if one of them diverged."""

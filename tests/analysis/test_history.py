@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import bayes_htr as htr
-from bayes_htr.analysis.log_steps import next_log_step
+from bayes_htr.analysis.history import next_log_step
 
 matplotlib.use("Agg")
 DATA = (torch.randn(60, 4, generator=torch.Generator().manual_seed(1)), torch.arange(60) % 3)

@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 import bayes_htr as htr
-from bayes_htr.analysis.checkpoints import compare_rows
+from bayes_htr.analysis.matrix import MatrixSpectrum
+from bayes_htr.analysis.report import compare_matrices
 from bayes_htr.analysis.verdict import HEAVY_TAILED, Verdict
 from bayes_htr.cli import main
 from bayes_htr.errors import DataError, OutputError
@@ -200,13 +202,12 @@ def test_differences_are_told_where_there_are_any():
 
 def test_an_interval_that_does_not_reach_its_estimate():
     row = {"name": "w", "N": 9, "M": 9, "rf": 1, "lambda_max": 1.0, "stable_rank": 1.0}
-    row |= {
-        "verdict": Verdict("heavy-tailed", HEAVY_TAILED),
-        "interval_low": 2.0,
-        "interval_high": 3.0,
-    }
-    beyond = {**row, "alpha": 2.5, "searched_low": 2.7, "searched_high": 3.5}
-    ((found,), _) = compare_rows([{**row, "alpha": 2.5}], [beyond])
+    row |= {"verdict": Verdict("heavy-tailed", HEAVY_TAILED), "alpha": 2.5}
+    fit = htr.fit_powerlaw(1 + np.random.default_rng(0).pareto(1.5, 100))
+    inside = replace(fit, alpha=2.5, interval=(2.0, 3.0))
+    beyond = replace(inside, searched_interval=(2.7, 3.5))
+    first, second = (MatrixSpectrum(row, fit.values, f, None) for f in (inside, beyond))
+    ((found,), _) = compare_matrices([first], [second])
     assert (found["difference_low"], found["difference_high"]) == pytest.approx(
         (-0.5, math.hypot(1.0, 0.5))
     )

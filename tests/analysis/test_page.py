@@ -5,8 +5,10 @@ import hashlib
 import json
 import math
 import re
+import tempfile
 from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +16,9 @@ import torch
 from safetensors.torch import save_file
 
 import bayes_htr as htr
-from bayes_htr.analysis.curves import matrix_spectrum
-from bayes_htr.analysis.page import page
-from bayes_htr.analysis.page.text import escaped, inline_json, visible
+from bayes_htr._terminal import visible
+from bayes_htr.analysis.page.document import inline_json
+from bayes_htr.analysis.page.parts import escaped
 from bayes_htr.cli import main
 from bayes_htr.errors import OutputError
 
@@ -111,8 +113,14 @@ def hostile():
     return two_reports(HOSTILE, HOSTILE[1])
 
 
+def page(shown):
+    """The page of a report or a comparison as text."""
+    with tempfile.TemporaryDirectory() as folder:
+        return shown.to_html(Path(folder) / "report.html").read_text(encoding="utf-8")
+
+
 def pages(report, comparison):
-    return [page(report), page(comparison.first, comparison)]
+    return [page(report), page(comparison)]
 
 
 def data_of(parsed):
@@ -125,7 +133,7 @@ def data_of(parsed):
 
 
 def test_tags_are_balanced_and_ids_unique(report, comparison, hostile):
-    for text in [*pages(report, comparison), page(hostile.first, hostile)]:
+    for text in [*pages(report, comparison), page(hostile)]:
         parsed = Page(text)
         assert parsed.open == []
         ids = [a["id"] for _, a in parsed.elements if "id" in a]
@@ -160,7 +168,7 @@ def test_hostile_names_stay_text(hostile, tmp_path):
     path = hostile.to_html(tmp_path / "report.html")
     plain = two_reports([f"w{i}" for i in range(len(HOSTILE))], "network")
     parsed = Page(path.read_text(encoding="utf-8"))
-    harmless = Page(page(plain.first, plain))
+    harmless = Page(page(plain))
     # The names add no element, but for places to break them; no attribute, and no script.
     tags = [[tag for tag, _ in p.elements if tag != "wbr"] for p in (parsed, harmless)]
     assert tags[0] == tags[1]
@@ -197,7 +205,7 @@ def test_the_data_are_those_of_the_report(report):
 
 def test_the_curves_are_those_of_the_fit(report):
     curves = data_of(Page(page(report)))["layers"][1]["curves"]
-    spectrum = matrix_spectrum(report, "b.weight")
+    spectrum = report.matrix("b.weight")
     fit = report.fits["b.weight"]
     counts = np.array(curves["density"]) * np.diff(curves["edges"]) * 40
     assert counts.sum() == pytest.approx(40, rel=1e-3)
@@ -230,7 +238,7 @@ def test_the_table_says_what_the_rows_say(report):
 
 
 def test_cells_keep_their_roles_and_heads_where_rows_are_cards(report, comparison):
-    parsed = Page(page(report, comparison))
+    parsed = Page(page(comparison))
     roles = {"table": "table", "thead": "rowgroup", "tr": "row", "td": "cell"}
     inside = parsed.elements[
         next(
@@ -257,7 +265,7 @@ def test_every_verdict_is_counted(report):
 
 def test_the_comparison_is_in_the_page(report, comparison):
     assert "comparison" not in data_of(Page(page(report)))
-    parsed = Page(page(report, comparison))
+    parsed = Page(page(comparison))
     data = data_of(parsed)["comparison"]
     assert [row[0] for row in data["rows"]] == ["a.weight", "b.weight", "eye"]
     assert data["places"] == [0, 1, 3]
@@ -278,7 +286,7 @@ def test_a_hundred_layers_stay_small(tmp_path):
     W = torch.randn(500, 700, generator=generator)
     report = htr.analyze({"w": W})
     one = len(page(report))
-    two = len(page(report, report.compare(report)))
+    two = len(page(report.compare(report)))
     overhead = len(page(htr.analyze({"w": torch.eye(9)})))
     assert 100 * (one - overhead) + overhead < 3e6 and 100 * (two - overhead) + overhead < 5e6
 

@@ -13,7 +13,7 @@ import torch
 from threadpoolctl import threadpool_info
 
 import bayes_htr as htr
-from bayes_htr.analysis.parallel import is_small, run_all, single_threaded
+from bayes_htr.analysis.analyze import is_small, run_all, single_threaded
 from bayes_htr.errors import SpectrumError
 
 
@@ -42,7 +42,7 @@ def test_threads_are_one_inside_and_as_before_outside(four_threads):
 def test_libraries_that_nothing_has_used_yet_have_one_thread_too():
     code = """
 from threadpoolctl import threadpool_info
-from bayes_htr.analysis.parallel import single_threaded
+from bayes_htr.analysis.analyze import single_threaded
 with single_threaded():
     import scipy.linalg
     assert {p["num_threads"] for p in threadpool_info() if p["user_api"] == "blas"} == {1}

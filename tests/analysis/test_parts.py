@@ -9,11 +9,10 @@ import torch
 
 import bayes_htr as htr
 from bayes_htr.analysis import ESD, Farms, fit_marchenko_pastur
-from bayes_htr.analysis.erg import trace_log
-from bayes_htr.analysis.esd import esd_of
-from bayes_htr.analysis.farms import farms_esd
-from bayes_htr.analysis.marchenko_pastur import _RIGID
-from bayes_htr.analysis.randomised import jensen_shannon, randomise
+from bayes_htr.analysis.bulk import _RIGID
+from bayes_htr.analysis.columns import erg_columns, random_columns, trace_log_count
+from bayes_htr.analysis.esd import esd_of, pooled
+from bayes_htr.analysis.resampled import farms_esd, jensen_shannon, randomised
 from bayes_htr.distributions import MarchenkoPastur
 
 
@@ -141,23 +140,25 @@ def test_slices_share_a_bulk():
 def test_random_order_keeps_the_entries_and_loses_the_structure():
     W = spiked([40.0, 50.0])
     esd = esd_of([W], "w")
-    random = randomise([W], esd, "w", seed=0)
-    assert random.esd.values.sum() == pytest.approx(esd.values.sum())
-    assert random.above == 2
-    assert random.esd.values[-1] < esd.values[-3] * 1.2
-    again, other = (randomise([W], esd, "w", seed=s) for s in (0, 1))
-    assert np.array_equal(again.esd.values, random.esd.values)
-    assert not np.array_equal(other.esd.values, random.esd.values)
+    (random,) = randomised([W], esd, "w", seed=0)
+    assert random.values.sum() == pytest.approx(esd.values.sum())
+    assert random_columns([random], esd)["num_above_rand"] == 2
+    assert random.values[-1] < esd.values[-3] * 1.2
+    (again,), (other,) = (randomised([W], esd, "w", seed=s) for s in (0, 1))
+    assert np.array_equal(again.values, random.values)
+    assert not np.array_equal(other.values, random.values)
 
 
 def test_random_order_of_few_eigenvalues_is_drawn_five_times():
     W = gaussian(30, 20)
     esd = esd_of([W], "w")
-    found = randomise([W], esd, "w", 0)
-    assert len(found.esd.values) == 5 * 20
+    replicas = randomised([W], esd, "w", 0)
+    pool = pooled(replicas)
+    assert len(pool.values) == 5 * 20 and pool.matrices == 5
     random = np.random.default_rng([0, zlib.crc32(b"w")])
     first = torch.from_numpy(random.permutation(W.numpy().ravel())).reshape(30, 20)
-    assert found.distance == jensen_shannon(esd.values, esd_of([first], "w").values)
+    distance = jensen_shannon(esd.values, esd_of([first], "w").values)
+    assert random_columns(replicas, esd)["rand_distance"] == distance
 
 
 def test_matrices_of_one_shape_have_orders_of_their_own():
@@ -232,12 +233,13 @@ def test_trace_log_against_the_product():
     scaled = values / values.mean()
     products = [np.prod(scaled[60 - k :]) for k in range(1, 61)]
     count = next(k for k, p in enumerate(products, start=1) if p < 1)
-    found = trace_log(ESD(7 * values, 60, 60))
-    assert (found.count, found.scaled) == (count, pytest.approx(scaled[60 - count]))
-    assert found.value == pytest.approx(7 * values[60 - count])
+    row = erg_columns(ESD(7 * values, 60, 60), None)
+    assert row["detX_num"] == trace_log_count(7 * values) == count
+    assert row["detX_val_unrescaled"] == pytest.approx(scaled[60 - count])
+    assert row["detX_val"] == pytest.approx(7 * values[60 - count])
 
 
 def test_trace_log_at_its_ends():
-    assert trace_log(ESD(np.ones(5), 5, 5)) is None
-    assert trace_log(ESD(np.array([1, 1, 1, 1 + 1e-15]), 4, 4)) is None
-    assert trace_log(ESD(np.array([0.0, 1.0]), 2, 2)).count == 2
+    assert trace_log_count(np.ones(5)) is None
+    assert trace_log_count(np.array([1, 1, 1, 1 + 1e-15])) is None
+    assert trace_log_count(np.array([0.0, 1.0])) == 2

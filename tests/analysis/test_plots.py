@@ -8,8 +8,7 @@ import torch
 
 import bayes_htr as htr
 from bayes_htr.analysis import curves
-from bayes_htr.analysis.curves import matrix_spectrum
-from bayes_htr.analysis.verdict import KINDS, kind_of
+from bayes_htr.analysis.verdict import KINDS
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg", force=True)
@@ -49,25 +48,25 @@ def closed():
 
 
 def heavy(report):
-    return matrix_spectrum(report, "heavy $x$"), report.fits["heavy $x$"]
+    return report.matrix("heavy $x$"), report.fits["heavy $x$"]
 
 
 def test_the_histogram_is_a_density(report):
     spectrum, _ = heavy(report)
-    found = curves.histogram(spectrum)
-    assert (found.density * np.diff(found.edges)).sum() == pytest.approx(1)
-    assert found.left_out == 0
-    ratios = found.edges[1:] / found.edges[:-1]
+    edges = curves.log_edges(spectrum.values)
+    assert (curves.density(spectrum, edges) * np.diff(edges)).sum() == pytest.approx(1)
+    assert curves.num_below(spectrum, edges) == 0
+    ratios = edges[1:] / edges[:-1]
     assert ratios == pytest.approx(ratios[0], rel=1e-9) and 16 <= len(ratios) <= 60
 
 
 def test_eigenvalues_far_below_are_counted_as_left_out():
     W = torch.diag(torch.cat([torch.full((3,), 1e-5), torch.linspace(1, 3, 27)])).double()
     W[0, 0] = 0
-    spectrum = matrix_spectrum(htr.analyze({"w": W}), "w")
-    found = curves.histogram(spectrum)
-    assert found.left_out == 3
-    assert (found.density * np.diff(found.edges)).sum() == pytest.approx(27 / 30)
+    spectrum = htr.analyze({"w": W}).matrix("w")
+    edges = curves.log_edges(spectrum.values)
+    assert curves.num_below(spectrum, edges) == 3
+    assert (curves.density(spectrum, edges) * np.diff(edges)).sum() == pytest.approx(27 / 30)
 
 
 def test_the_tail_holds_its_share(report):
@@ -92,7 +91,7 @@ def test_the_tail_holds_its_share(report):
 def test_the_bulk_holds_its_share(spikes):
     W = network()["random"]
     W[:, :spikes] += 30 * torch.eye(100)[:, :spikes]
-    spectrum = matrix_spectrum(htr.analyze({"w": W}), "w")
+    spectrum = htr.analyze({"w": W}).matrix("w")
     assert spectrum.bulk.num_spikes == spikes
     x, y = curves.bulk_density(spectrum, 1e-9, points=4000)
     share = (np.diff(x) * (y[1:] + y[:-1]) / 2).sum()
@@ -116,8 +115,8 @@ def test_one_matrix(report, tmp_path):
     figure = report.plot("heavy $x$", path=tmp_path / "m.png")
     esd, survival, hill = figure.axes
     assert figure.get_suptitle().startswith(r"heavy \$x\$: ")
-    found = curves.histogram(spectrum)
-    assert (esd.patches[0].get_data().values == found.density).all()
+    density = curves.density(spectrum, curves.log_edges(spectrum.values))
+    assert (esd.patches[0].get_data().values == density).all()
     tail = next(line for line in esd.lines if "alpha" in line.get_label())
     slope = np.diff(np.log(tail.get_ydata())) / np.diff(np.log(tail.get_xdata()))
     assert slope == pytest.approx(-fit.alpha)
@@ -179,11 +178,13 @@ def test_two_checkpoints(report, comparison):
 
 
 @pytest.mark.filterwarnings("error")
-def test_two_checkpoints_of_zeros():
+def test_two_checkpoints_of_zeros(tmp_path):
     report = htr.analyze({"zero": torch.zeros(30, 30)})
     alpha, _ = report.compare(report).plot().axes
     assert all(math.isnan(y) for line in alpha.lines for y in line.get_ydata())
-    assert report.plot("zero").axes[0].texts[0].get_text() == "all eigenvalues are equal"
+    esd, survival, _ = report.plot("zero", path=tmp_path / "zero.png").axes
+    assert esd.texts[0].get_text() == "all eigenvalues are equal"
+    assert survival.texts[0].get_text() == "all eigenvalues are zero"
 
 
 def test_one_matrix_of_two_checkpoints(comparison, tmp_path):
@@ -211,5 +212,5 @@ def test_matrices_that_there_are_not(report, comparison):
 
 
 def test_every_row_has_a_kind(report):
-    assert {kind_of(row).key for row in report.rows} == {"random", "heavy", "untold"}
+    assert {matrix.kind.key for matrix in report.matrices.values()} == {"random", "heavy", "untold"}
     assert len({kind.mark + str(kind.filled) for kind in KINDS}) == len(KINDS)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import bayes_htr as htr
+from bayes_htr.analysis.bulk import fit_marchenko_pastur
 from bayes_htr.analysis.esd import ESD
-from bayes_htr.analysis.marchenko_pastur import fit_marchenko_pastur
 from bayes_htr.analysis.verdict import DOUBTFUL, UNTOLD, verdict
 from bayes_htr.tails import Comparison, SpectrumTail, fit_tail
 

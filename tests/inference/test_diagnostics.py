@@ -8,7 +8,7 @@ import warnings
 import pytest
 import torch
 
-from bayes_htr.inference.diagnostics import bulk_ess, split_rhat
+from bayes_htr.inference.chains import bulk_ess, split_rhat
 
 
 def autoregressive(chains: int, draws: int, rho: float, *, seed: int = 0) -> torch.Tensor:

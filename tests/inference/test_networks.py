@@ -11,7 +11,7 @@ from pyro.infer.autoguide import AutoDelta, AutoNormal
 from torch import nn
 
 import bayes_htr as htr
-from bayes_htr.analysis.modules import module_source
+from bayes_htr.analysis.weights import module_source
 
 LOMAX = htr.Priors(htr.ESD(htr.Lomax(2.0)))
 

@@ -7,8 +7,8 @@ import math
 import pytest
 import torch
 
-from bayes_htr.spectra import top, top_pair
-from bayes_htr.spectra.cluster import Cluster, follow, shares
+from bayes_htr.spectra import top_pair
+from bayes_htr.spectra.leading import BLOCK, Cluster, follow, shares
 
 WIDTH = 5e-4
 
@@ -47,7 +47,7 @@ def test_it_stays_with_the_largest_singular_value(shape, dtype):
         exact = torch.linalg.svdvals(W)[0].item()
         assert cluster.sigma.item() <= exact * (1 + 1e-5)
         assert cluster.sigma.item() >= exact * (1 - 1e-3)
-        assert mean(cluster, W) >= exact * (1 - 1e-3 - WIDTH * math.log(top.BLOCK))
+        assert mean(cluster, W) >= exact * (1 - 1e-3 - WIDTH * math.log(BLOCK))
         assert torch.linalg.matrix_norm(shared(cluster), "nuc") <= 1 + 1e-4
         short, long = sorted((cluster.left, cluster.right), key=lambda rows: rows.shape[1])
         used = cluster.values > cluster.sigma / 2
@@ -132,5 +132,5 @@ def test_what_is_zero_but_for_rounding_is_not_scaled_up(K, smallest):
 def test_values_of_a_matrix_that_has_shrunk_are_lower_bounds(shape, scale):
     W = torch.randn(shape)
     cluster, _ = step(scale * W, Cluster.of(top_pair(W)))
-    exact = scale * torch.linalg.svdvals(W)[: top.BLOCK].flip(0)
+    exact = scale * torch.linalg.svdvals(W)[:BLOCK].flip(0)
     assert (cluster.values <= exact * (1 + 1e-5)).all()

@@ -7,15 +7,15 @@ from scipy import stats
 import bayes_htr as htr
 from bayes_htr.tails import bootstrap
 from bayes_htr.tails.bootstrap import (
-    Replicates,
-    Source,
-    at_starts,
+    FittedTails,
     bootstrap_searched,
     chosen_starts,
     fit_known,
+    p_value,
     second_round,
+    tails_at,
 )
-from bayes_htr.tails.rules import Rule
+from bayes_htr.tails.search import Rule
 from tests.reference.tail_cases import sample
 
 
@@ -28,19 +28,18 @@ def test_same_seed_same_replicates():
 
 def test_p_value_counts_the_sample_itself():
     D = np.array([0.1, 0.2, 0.3])
-    replicates = Replicates(np.zeros(3), np.ones(3), D, np.full(3, 9))
-    assert replicates.p_value(0.2) == 3 / 4
-    assert replicates.p_value(0.4) == 1 / 4
+    assert p_value(D, 0.2) == 3 / 4
+    assert p_value(D, 0.4) == 1 / 4
 
 
 def test_p_values_are_of_one_round_and_of_both():
     values = sample("lognormal, 400")
     fit = htr.fit_powerlaw(values, bootstrap=80, seed=3)
-    source, random = source_of(values), np.random.default_rng(3)
-    first = bootstrap_searched(source, Rule(), 80, random)
-    second = second_round(source, Rule(), first, random)
-    D = np.concatenate([first.D, second.D])
-    assert fit.clauset_p_value == (1 + (first.D >= fit.D).sum()) / 81
+    tails, random = tails_of(values), np.random.default_rng(3)
+    log_xmin, first = bootstrap_searched(tails, Rule(), 80, random)
+    _, second = second_round(tails, Rule(), log_xmin, random)
+    D = np.concatenate([first, second])
+    assert fit.clauset_p_value == (1 + (first >= fit.D).sum()) / 81
     assert fit.p_value == (1 + (D >= fit.D).sum()) / 161
     given = htr.fit_powerlaw(values, xmin=1.0, bootstrap=80)
     assert given.p_value == given.clauset_p_value
@@ -49,7 +48,7 @@ def test_p_values_are_of_one_round_and_of_both():
 def test_replicates_are_half_body_half_law():
     """Values below xmin are the sample's own, the others of the fitted law, in their shares."""
     logs = np.sort(np.concatenate([np.linspace(-3, -1, 60), np.linspace(0.5, 2, 40)]))
-    source = Source(logs, np.array([60]), np.array([0.5]), np.array([2.0]))
+    tails = FittedTails(logs, np.array([60]), np.array([0.5]), np.array([2.0]))
     seen = []
 
     def searched(drawn, rule, log_xmax):
@@ -59,7 +58,7 @@ def test_replicates_are_half_body_half_law():
     original = bootstrap.search_xmin
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(bootstrap, "search_xmin", searched)
-        bootstrap_searched(source, Rule(), 400, np.random.default_rng(0))
+        bootstrap_searched(tails, Rule(), 400, np.random.default_rng(0))
     drawn = np.concatenate(seen)
     assert drawn.shape == (400, 100)
     body = drawn < 0.5
@@ -68,38 +67,38 @@ def test_replicates_are_half_body_half_law():
     assert stats.kstest(drawn[~body] - 0.5, stats.expon(scale=0.5).cdf).pvalue > 1e-3
 
 
-def source_of(values):
+def tails_of(values):
     fit = htr.fit_powerlaw(values)
     logs = np.log(np.sort(values))
     start = np.array([fit.n - fit.n_tail])
-    return Source(logs, start, logs[start], np.array([fit.alpha - 1]))
+    return FittedTails(logs, start, logs[start], np.array([fit.alpha - 1]))
 
 
 def test_chunks_make_no_difference_to_how_many(monkeypatch):
-    monkeypatch.setattr(bootstrap, "_TOGETHER", 700)
-    source = source_of(sample("pareto 2.5, 60"))
-    found = bootstrap_searched(source, Rule(), 37, np.random.default_rng(0))
-    assert found.D.shape == found.rate.shape == found.log_xmin.shape == (37,)
-    assert np.isfinite(found.D).all()
+    monkeypatch.setattr(bootstrap, "_VALUES_AT_A_TIME", 700)
+    tails = tails_of(sample("pareto 2.5, 60"))
+    log_xmin, D = bootstrap_searched(tails, Rule(), 37, np.random.default_rng(0))
+    assert D.shape == log_xmin.shape == (37,)
+    assert np.isfinite(D).all() and np.isfinite(log_xmin).all()
 
 
 def test_second_round_draws_from_the_tails_that_the_first_chose(monkeypatch):
-    source = source_of(sample("lognormal, 400"))
-    first = bootstrap_searched(source, Rule(), 50, np.random.default_rng(0))
+    tails = tails_of(sample("lognormal, 400"))
+    log_xmin, _ = bootstrap_searched(tails, Rule(), 50, np.random.default_rng(0))
     seen = []
 
-    def searched(source, rule, count, random):
-        seen.append((source, count))
-        return original(source, rule, count, random)
+    def searched(tails, rule, count, random):
+        seen.append((tails, count))
+        return original(tails, rule, count, random)
 
     original = bootstrap.bootstrap_searched
     monkeypatch.setattr(bootstrap, "bootstrap_searched", searched)
-    second_round(source, Rule(), first, np.random.default_rng(1))
+    second_round(tails, Rule(), log_xmin, np.random.default_rng(1))
     ((drawn_from, count),) = seen
     assert count == 50
-    logs = source.log_values
+    logs = tails.log_values
     for b in range(50):
-        begin = int(np.flatnonzero(logs >= first.log_xmin[b] - 1e-12)[0])
+        begin = int(np.flatnonzero(logs >= log_xmin[b] - 1e-12)[0])
         assert drawn_from.start[b] == begin
         rate = (len(logs) - begin) / (logs[begin:] - logs[begin]).sum()
         assert drawn_from.rate[b] == pytest.approx(rate, rel=1e-9)
@@ -107,19 +106,17 @@ def test_second_round_draws_from_the_tails_that_the_first_chose(monkeypatch):
 
 def test_tails_of_equal_values_begin_at_the_first():
     logs = np.log([1.0, 2, 2, 2, 3, 4, 5])
-    source = Source(logs, np.array([0]), logs[:1], np.array([1.0]))
-    one = np.ones(3)
-    chosen = Replicates(np.log([1.5, 2.0, 9.0]), one, one, np.full(3, 2))
-    starts = chosen_starts(source, Rule(), chosen)
+    tails = FittedTails(logs, np.array([0]), logs[:1], np.array([1.0]))
+    starts = chosen_starts(tails, Rule(), np.log([1.5, 2.0, np.nan, 9.0]))
     np.testing.assert_array_equal(starts, [1, 1, 5])
-    np.testing.assert_allclose(at_starts(source, Rule(), starts).log_xmin, np.log([2, 2, 4]))
+    np.testing.assert_allclose(tails_at(tails, Rule(), starts).log_xmin, np.log([2, 2, 4]))
 
 
 def test_second_round_tails_are_no_smaller_than_the_rule_allows():
     logs = np.log(np.arange(1.0, 21))
-    source = Source(logs, np.array([0]), logs[:1], np.array([1.0]))
-    chosen = Replicates(np.log([3.0, 19.0]), np.ones(2), np.ones(2), np.full(2, 8))
-    np.testing.assert_array_equal(chosen_starts(source, Rule(min_tail=8), chosen), [2, 12])
+    tails = FittedTails(logs, np.array([0]), logs[:1], np.array([1.0]))
+    starts = chosen_starts(tails, Rule(min_tail=8), np.log([3.0, 19.0]))
+    np.testing.assert_array_equal(starts, [2, 12])
 
 
 @pytest.mark.parametrize(("xmax", "known"), [("largest", False), ("largest", True), (30.0, False)])

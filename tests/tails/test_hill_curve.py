@@ -25,3 +25,8 @@ def test_thresholds_equal_to_the_largest_are_left_out():
     curve = htr.hill_curve([1.0, 2.0, 4.0, 8.0, 8.0, 8.0])
     np.testing.assert_array_equal(curve.k, [3, 4, 5])
     assert np.isfinite(curve.alpha).all()
+
+
+def test_level():
+    with pytest.raises(ValueError, match="level=2"):
+        htr.hill_curve([1.0, 2.0, 3.0, 5.0, 8.0], level=2)

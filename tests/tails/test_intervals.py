@@ -5,7 +5,7 @@ import pytest
 from scipy import integrate, stats
 
 import bayes_htr as htr
-from bayes_htr.tails.intervals import GammaPosterior, GridPosterior, interval
+from bayes_htr.tails.intervals import GammaPosterior, GridPosterior, interval, intervals_of_each
 from tests.reference.tail_cases import sample
 
 
@@ -48,6 +48,14 @@ def test_mixture():
     for end, q in zip(ends, (0.05, 0.95), strict=True):
         mixed = sum(w * law.cdf(end - 1) for w, law in zip(weights, laws, strict=True))
         assert mixed == pytest.approx(q, abs=1e-10)
+
+
+def test_intervals_of_several_tails_are_those_of_each_alone():
+    n, excess = np.array([9.0, 30.0]), np.array([5.0, 10.0])
+    ends = np.stack(intervals_of_each(GammaPosterior.of(excess, n), 0.9), axis=1)
+    for each, *tail in zip(ends, excess, n, strict=True):
+        alone = GammaPosterior.of(*(np.array([part]) for part in tail))
+        assert tuple(each) == interval(alone, np.ones(1), 0.9)
 
 
 @pytest.mark.parametrize("prior", ["jeffreys", (2.0, 1.0)])

@@ -10,7 +10,7 @@ from scipy import integrate
 
 import bayes_htr as htr
 from bayes_htr.distributions import TruncatedPowerlaw
-from bayes_htr.tails.truncated import (
+from bayes_htr.tails.alternatives import (
     fisher_information,
     log_normaliser,
     truncated_cdf,

@@ -1,5 +1,5 @@
-"""The HTML report: one file, that needs no network and no other file."""
+"""The HTML report: one file that needs no network and no other file."""
 
-from bayes_htr.analysis.page.document import page, write_page
+from bayes_htr.analysis.page.document import page
 
-__all__ = ["page", "write_page"]
+__all__ = ["page"]

@@ -1,22 +1,24 @@
-"""The parts of the page that are there without a script.
+"""The parts of the page that need no script.
 
-On narrow screens each row of a table is laid out as a card, by the style sheet. Some browsers then
-take it for no table any more, so that the roles are spelt out.
+On narrow screens the style sheet lays out each row of a table as a card. Some browsers then no
+longer treat it as a table, and therefore the roles are written out.
 """
 
 from __future__ import annotations
 
+import html
 import math
 import re
 import statistics
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bayes_htr._terminal import visible
 from bayes_htr._version import __version__
-from bayes_htr.analysis.checkpoints import PairedSpectra
-from bayes_htr.analysis.columns import interval_ends
-from bayes_htr.analysis.measured import MeasuredSpectra
-from bayes_htr.analysis.page.text import escaped
-from bayes_htr.analysis.verdict import KINDS, kind_of
+from bayes_htr.analysis.columns import Row
+from bayes_htr.analysis.matrix import MatrixSpectrum
+from bayes_htr.analysis.tables import columns_of
+from bayes_htr.analysis.verdict import KINDS
 
 _HEADINGS = {
     "layer_id": ("#", "number of the matrix, from the first to the last"),
@@ -42,17 +44,22 @@ _CLASSES = {"name": "name", "verdict": "v", "layer_id": "n id"}
 _NUMBER, _MAIN_NUMBER = "n more", "n main"
 
 
-def summary_part(report: MeasuredSpectra) -> str:
-    """Counts of verdicts in plain words, and where alpha lies."""
-    counts = {k: sum(kind_of(r) is k for r in report.rows) for k in KINDS}
-    total = len(report.rows)
+def escaped(text: str) -> str:
+    """Make a text harmless in HTML, and in attributes with either kind of quotes."""
+    return html.escape(visible(text), quote=True)
+
+
+def summary(matrices: Sequence[MatrixSpectrum]) -> str:
+    """The counts of verdicts in plain words, and where alpha lies."""
+    counts = {kind: sum(m.kind is kind for m in matrices) for kind in KINDS}
+    total = len(matrices)
     items = "".join(
         f'<li><svg class="mark" data-mark="{kind.key}" width="16" height="16" aria-hidden="true">'
         f"</svg><strong>{count}</strong> {escaped(kind.says)}</li>\n"
         for kind, count in counts.items()
         if count
     )
-    fitted = [r["alpha"] for r in report.rows if kind_of(r).filled]
+    fitted = [m.alpha for m in matrices if m.kind.filled]
     middle = (
         f"The {len(fitted)} with a tail that passes for a power law have a median alpha of "
         f"<strong>{statistics.median(fitted):.2f}</strong>, from {min(fitted):.2f} to "
@@ -60,7 +67,7 @@ def summary_part(report: MeasuredSpectra) -> str:
         if fitted
         else "None has a tail that passes for a power law."
     )
-    parameters = sum(int(r["num_params"]) for r in report.rows)
+    parameters = sum(int(m.row["num_params"]) for m in matrices)
     return f"""<section aria-labelledby="summary">
 <h2 id="summary">Summary</h2>
 <p class="lead">{_plural(total, "weight matrix", "weight matrices")} with {parameters:,} entries.
@@ -70,23 +77,29 @@ def summary_part(report: MeasuredSpectra) -> str:
 </section>"""
 
 
-def pictures_part(report: MeasuredSpectra) -> str:
-    """The picture of alpha by depth, which the script draws."""
-    level = f"{100 * report.settings['level']:g}"
+def pictures(level: float) -> str:
+    """The place of the picture of alpha by depth, which the script draws."""
+    percent = f"{100 * level:g}"
     return f"""<section aria-labelledby="depth">
 <h2 id="depth">Alpha by depth</h2>
 <figure>
 <div class="chart" id="chart-alpha"></div>
-<figcaption>A point is a matrix, a line the {level} % interval of its alpha. Grey band: 2 to 6,
+<figcaption>A point is a matrix, a line the {percent} % interval of its alpha. Grey band: 2 to 6,
 heavy tails. Hollow: not known to be a power law. Small alpha: heavy tail.
 <span class="keys">Arrow keys go from point to point, Enter opens the matrix.</span></figcaption>
 </figure>
 </section>"""
 
 
-def comparison_part(comparison: PairedSpectra) -> str:
-    """Two pictures and a table of the differences."""
-    (first, _), (second, _) = comparison.sides()
+def comparison(labels: Sequence[str], differences: Sequence[Row], unmatched: Sequence[str]) -> str:
+    """The places of two pictures, and a table of the differences.
+
+    Args:
+        labels: The labels of both networks.
+        differences: The rows of the comparison.
+        unmatched: Names of matrices that are in one network alone, or have another shape.
+    """
+    first, second = labels
     head = "".join(
         f'<th role="columnheader" scope="col" class="{_class(name, "difference")}">'
         f"{escaped(text)}</th>"
@@ -94,11 +107,11 @@ def comparison_part(comparison: PairedSpectra) -> str:
     )
     body = "".join(
         '<tr role="row">' + "".join(_compared(row, name) for name in _COMPARED) + "</tr>\n"
-        for row in comparison.rows
+        for row in differences
     )
     apart = ""
-    if comparison.unmatched:
-        names = ", ".join(f"<bdi>{escaped(name)}</bdi>" for name in comparison.unmatched)
+    if unmatched:
+        names = ", ".join(f"<bdi>{escaped(name)}</bdi>" for name in unmatched)
         apart = f'<p class="note">In one alone, or in another shape: {names}.</p>\n'
     return f"""<section aria-labelledby="compared">
 <h2 id="compared">Two checkpoints</h2>
@@ -121,24 +134,30 @@ be.</figcaption>
 {apart}</section>"""
 
 
-def table_part(report: MeasuredSpectra) -> str:
-    """A row per matrix, and below each the place for its pictures."""
-    names = [name for name in _HEADINGS if name in report.columns]
+def table(matrices: Sequence[MatrixSpectrum], skipped: Mapping[str, str]) -> str:
+    """A table with a row per matrix, and below each row the place of its pictures.
+
+    Args:
+        matrices: The matrices.
+        skipped: Tensors that are not analysed, with the reason.
+    """
+    columns = columns_of(matrix.row for matrix in matrices)
+    names = [name for name in _HEADINGS if name in columns]
     head = "".join(
         f'<th role="columnheader" scope="col" data-column="{name}" aria-sort="none" '
         f'class="{_class(name, "alpha")}" title="{escaped(meaning)}">{escaped(text)}</th>'
         for name, (text, meaning) in _HEADINGS.items()
         if name in names
     )
-    body = "".join(_body(i, row, names) for i, row in enumerate(report.rows))
-    skipped = ""
-    if report.skipped:
+    body = "".join(_body(i, matrix, names) for i, matrix in enumerate(matrices))
+    not_analysed = ""
+    if skipped:
         items = "".join(
             f"<li><bdi>{escaped(name)}</bdi>: {escaped(why)}</li>\n"
-            for name, why in report.skipped.items()
+            for name, why in skipped.items()
         )
-        skipped = (
-            f"<details><summary>Not analysed: {len(report.skipped)}</summary>\n"
+        not_analysed = (
+            f"<details><summary>Not analysed: {len(skipped)}</summary>\n"
             f"<ul>\n{items}</ul></details>\n"
         )
     return f"""<section aria-labelledby="matrices">
@@ -153,11 +172,11 @@ def table_part(report: MeasuredSpectra) -> str:
 <thead role="rowgroup"><tr role="row">{head}</tr></thead>
 {body}</table>
 </div>
-{skipped}</section>"""
+{not_analysed}</section>"""
 
 
-def _body(number: int, row: dict[str, Any], names: list[str]) -> str:
-    cells = "".join(_cell(number, row, name) for name in names)
+def _body(number: int, matrix: MatrixSpectrum, names: list[str]) -> str:
+    cells = "".join(_cell(number, matrix, name) for name in names)
     return (
         f'<tbody role="rowgroup" data-row="{number}"><tr role="row">{cells}</tr>\n'
         f'<tr role="row" class="detail" id="detail-{number}" hidden>'
@@ -165,26 +184,27 @@ def _body(number: int, row: dict[str, Any], names: list[str]) -> str:
     )
 
 
-def _cell(number: int, row: dict[str, Any], name: str) -> str:
+def _cell(number: int, matrix: MatrixSpectrum, name: str) -> str:
+    row = matrix.row
     value = row.get(name)
     if name == "name":
         return _heading(str(value), f' id="row-{number}"')
     if name == "verdict":
-        mark = f'<svg class="mark" data-mark="{kind_of(row).key}" width="16" height="16" '
+        mark = f'<svg class="mark" data-mark="{matrix.kind.key}" width="16" height="16" '
         text = f'{mark}aria-hidden="true"></svg>{escaped(str(value))}'
     elif name == "alpha":
-        text = _with_interval(number_text(value), *interval_ends(row))
+        text = _with_interval(_number(value), *matrix.interval)
     elif name == "N":
         text = f"{row['N']} × {row['M']}" + (f" × {row['rf']}" if row["rf"] != 1 else "")
     else:
-        text = number_text(value)
+        text = _number(value)
     return _data(_class(name, "alpha"), _HEADINGS[name][0], text)
 
 
-def _compared(row: dict[str, Any], name: str) -> str:
+def _compared(row: Row, name: str) -> str:
     if name == "name":
         return _heading(str(row[name]))
-    text = escaped(str(row[name])) if name == "verdict" else number_text(row[name])
+    text = escaped(str(row[name])) if name == "verdict" else _number(row[name])
     if name == "difference":
         text = _with_interval(text, row["difference_low"], row["difference_high"])
     return _data(_class(name, "difference"), _COMPARED[name], text)
@@ -195,17 +215,17 @@ def _heading(name: str, attributes: str = "") -> str:
 
 
 def _data(css_class: str, label: str, content: str) -> str:
-    """A cell, with the name of its column for where the columns have no heads."""
+    """A cell that carries the name of its column, for a layout without column heads."""
     return f'<td role="cell" class="{css_class}" data-label="{escaped(label)}">{content}</td>'
 
 
 def _class(name: str, main: str) -> str:
-    """Of the cells of a column, in a table of which one number is the main one."""
+    """The class of the cells of a column, in a table whose main number is the column `main`."""
     return _CLASSES.get(name, _MAIN_NUMBER if name == main else _NUMBER)
 
 
 def _name(text: str) -> str:
-    """A parameter's name, which may break after dots and strokes."""
+    """A parameter's name, which may break after dots, strokes and underscores."""
     broken = re.sub(r"([._/])", r"\1<wbr>", escaped(text))  # none of these is in an entity
     return f"<bdi>{broken}</bdi>"
 
@@ -213,19 +233,19 @@ def _name(text: str) -> str:
 def _with_interval(text: str, low: float, high: float) -> str:
     if math.isnan(low) or math.isnan(high):
         return text
-    return f'{text} <span class="interval">{number_text(low)} to {number_text(high)}</span>'
+    return f'{text} <span class="interval">{_number(low)} to {_number(high)}</span>'
 
 
-def number_text(value: Any) -> str:
-    """Three digits; a dash for what is not defined."""
+def _number(value: Any) -> str:
+    """A number with three digits, or a dash for one that is not defined."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     return escaped(f"{value:.3g}" if isinstance(value, float) else str(value)).replace("-", "−")
 
 
-def methods_part(report: MeasuredSpectra) -> str:
-    """How to read it."""
-    searched = "searched_low" in report.columns
+def methods(columns: Sequence[str]) -> str:
+    """How to read the page, whose table has these columns."""
+    searched = "searched_low" in columns
     interval = (
         "the interval takes the choice of xmin into account, by a bootstrap"
         if searched
@@ -258,15 +278,12 @@ whole interval of alpha lie, below 2 (very heavy tail), from 2 to 6 (heavy), abo
 </section>"""
 
 
-def settings_part(report: MeasuredSpectra) -> str:
-    """Version and settings."""
+def settings(label: str, options: Mapping[str, Any]) -> str:
+    """The network, the version and the settings."""
+    shown = {"network": label, "bayes_htr": __version__, **options}
     rows = "".join(
         f'<tr><th scope="row">{escaped(str(name))}</th><td>{escaped(str(value))}</td></tr>\n'
-        for name, value in {
-            "network": report.label,
-            "bayes_htr": __version__,
-            **report.settings,
-        }.items()
+        for name, value in shown.items()
     )
     return f"""<section aria-labelledby="settings">
 <h2 id="settings">Version and settings</h2>

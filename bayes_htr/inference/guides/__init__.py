@@ -2,9 +2,8 @@
 
 from bayes_htr.inference.guides.base import Guide, VariationalGuide
 from bayes_htr.inference.guides.gaussian import LowRank, MeanField
-from bayes_htr.inference.guides.point_mass import PointMass
 from bayes_htr.inference.guides.pyro_guide import PyroGuide
-from bayes_htr.inference.guides.samples import Samples
+from bayes_htr.inference.guides.samples import PointMass, Samples
 from bayes_htr.inference.guides.spectral import SpectralGuide
 
 GUIDES: dict[str, type[Guide]] = {

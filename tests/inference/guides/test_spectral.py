@@ -247,9 +247,7 @@ def test_a_spread_of_zero_raises(prior):
     guide.rsample()
     with torch.no_grad():
         guide.states[0].log_spread[1] = -800.0
-    with pytest.raises(
-        SpectrumError, match=r"weight: the KL .* is not finite .* spreads"
-    ):
+    with pytest.raises(SpectrumError, match=r"weight: the KL .* is not finite .* spreads"):
         guide.rsample()
 
 

@@ -1,16 +1,17 @@
 """The Marchenko-Pastur bulk of a spectrum, and the spikes above it.
 
-The variance of the entries is the one whose law has the median of the eigenvalues (Gavish & Donoho
-2014): a few spikes hardly move it. Eigenvalues above the edge are then counted, left out, and the
-median is taken anew until their number stays. An eigenvalue counts as a spike above the point that
-the largest one of a random matrix passes with probability 1 % (from 64 eigenvalues on; in smaller
-square matrices, whose variance is less certain, up to 7 %): edge and width of Johnstone (2001)
-for the Tracy-Widom law, whose quantile comes from the shifted Gamma law of Chiani (2014).
+The fit takes the variance of the entries whose law has the median of the eigenvalues (Gavish &
+Donoho 2014), which a few spikes hardly move. It then leaves out the eigenvalues above the edge and
+takes the median anew, until their number no longer changes. An eigenvalue is a spike if it lies
+above the value that the largest eigenvalue of a random matrix exceeds with probability 1 % (for 64
+or more eigenvalues; up to 7 % in smaller square matrices, whose variance is less certain). This
+value has the edge and width of Johnstone (2001) for the Tracy-Widom law, and its quantile from the
+shifted Gamma law of Chiani (2014).
 
-It is meant for entries of finite variance that look independent. A trained matrix with many small
-eigenvalues has no such bulk; the Kolmogorov-Smirnov distance of the bulk tells.
+The fit is meant for entries of finite variance that look independent. A trained matrix with many
+small eigenvalues has no such bulk, which the Kolmogorov-Smirnov distance of the bulk shows.
 
-WeightWatcher fits a kernel density estimate by least squares instead, and widens the edge by
+WeightWatcher instead fits a kernel density estimate by least squares, and widens the edge by
 another length; for square matrices its quarter circle has the right height for variance 1 alone.
 
 References:
@@ -33,10 +34,10 @@ from bayes_htr.analysis.esd import ESD, Array
 from bayes_htr.distributions.bulk import Bulk
 
 _FALSE_SPIKE = 0.01
-_TURNS = 20
+_ITERATIONS = 20
 _RIGID = 1.1
 """Eigenvalues of a random matrix repel each other: `K D / log(2 + K)` exceeded this for fewer than
-1 % of matrices of normal entries from 8 to 512 eigenvalues at aspect ratios from 1 to 16."""
+1 % of matrices of normal entries with 8 to 512 eigenvalues and aspect ratios from 1 to 16."""
 
 
 @dataclass(frozen=True)
@@ -44,18 +45,18 @@ class MarchenkoPasturFit:
     """A fitted bulk.
 
     Attributes:
-        variance: Of the entries.
-        bulk_min: The lower edge of the bulk.
-        bulk_max: The upper edge.
-        threshold: Above it lies a spike.
-        num_spikes: How many do.
+        variance: Variance of the entries.
+        bulk_min: Lower edge of the bulk.
+        bulk_max: Upper edge of the bulk.
+        threshold: The value above which an eigenvalue is a spike.
+        num_spikes: Number of spikes.
         soft_rank: `bulk_max` over the largest eigenvalue: 1 where all is bulk, small where the
-            largest spike stands far out.
-        D: Kolmogorov-Smirnov distance (two-sided) of the other eigenvalues to the law.
-        sigma: The standard deviation where the eigenvalues have mean 1: 1 where all is bulk,
-            smaller the more of the trace the spikes hold.
-        random_like: Whether the whole spectrum passes for that of a random matrix: no spike, and a
-            distance as random matrices have.
+            largest spike lies far above the bulk.
+        D: Two-sided Kolmogorov-Smirnov distance of the other eigenvalues from the law.
+        sigma: Standard deviation of the entries if the eigenvalues are scaled to mean 1: 1 where
+            all is bulk, and smaller the more of the trace the spikes hold.
+        random_like: Whether the whole spectrum is compatible with that of a random matrix: it has
+            no spike, and a distance within the range of random matrices.
     """
 
     variance: float
@@ -70,20 +71,20 @@ class MarchenkoPasturFit:
 
 
 def fit_marchenko_pastur(esd: ESD) -> MarchenkoPasturFit | None:
-    """Fit the bulk of a spectrum; `None` where half of it is zero, so that it has none."""
+    """Fit the bulk of a spectrum; `None` where half of it is zero, so that there is no bulk."""
     values, K = esd.values, len(esd.values)
     spikes = 0
     variance = threshold = math.nan
-    seen: set[int] = set()
-    for _ in range(_TURNS):
-        bulk = values[: K - spikes]
-        variance = float(np.median(bulk)) / (esd.N * _median(1 / esd.Q))
-        if not float(np.median(bulk)) > esd.floor:
+    visited: set[int] = set()
+    for _ in range(_ITERATIONS):
+        median = float(np.median(values[: K - spikes]))
+        if not median > esd.floor:
             return None
-        threshold = variance * _threshold(esd.N, esd.M, esd.matrices)
-        seen.add(spikes)
+        variance = median / (esd.N * _unit_median(1 / esd.Q))
+        threshold = variance * _unit_threshold(esd.N, esd.M, esd.matrices)
+        visited.add(spikes)
         spikes = min(int((values > threshold).sum()), K // 2)
-        if spikes in seen:
+        if spikes in visited:
             break
     total = float(values.sum())
     c = math.sqrt(1 / esd.Q)
@@ -104,19 +105,19 @@ def fit_marchenko_pastur(esd: ESD) -> MarchenkoPasturFit | None:
 
 
 def unit_law(ratio: float) -> Bulk:
-    """The law with mean 1, in float64: whatever the scale of the matrix, it stays there."""
+    """The law with mean 1, in float64, which no scale of the matrix overflows."""
     return Bulk(torch.tensor(ratio, dtype=torch.float64), torch.ones((), dtype=torch.float64))
 
 
 @lru_cache(maxsize=1024)
-def _median(ratio: float) -> float:
-    """Of the law with mean 1."""
+def _unit_median(ratio: float) -> float:
+    """The median of the law with mean 1."""
     return float(unit_law(ratio).icdf(torch.tensor(0.5, dtype=torch.float64)))
 
 
 @lru_cache(maxsize=1024)
-def _threshold(N: int, M: int, matrices: int) -> float:
-    """What the largest eigenvalue of so many random matrices of unit variance seldom passes."""
+def _unit_threshold(N: int, M: int, matrices: int) -> float:
+    """The value that the largest eigenvalue of so many matrices of unit variance seldom exceeds."""
     if N == 1:
         return math.inf
     a, b = math.sqrt(N - 1), math.sqrt(M)

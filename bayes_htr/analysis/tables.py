@@ -1,7 +1,6 @@
-"""Rows with columns, and the forms that they are given in: data frames, files, terminal tables.
+"""Rows with columns, as data frames, files and terminal tables.
 
-pandas and pyarrow are optional: `pip install "bayes-htr[tables]"`. Files are written aside and
-renamed.
+pandas and pyarrow are optional: `pip install "bayes-htr[tables]"`.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -37,18 +36,16 @@ class Records:
     rows: list[dict[str, Any]]
 
     title: ClassVar[str] = ""
-    shown: ClassVar[tuple[str, ...]] = ()
-    """The columns of the terminal table."""
     headings: ClassVar[dict[str, str]] = {}
-    """Shorter names of these."""
+    """The most important columns, which the terminal table shows, with their headings there."""
 
     @property
     def columns(self) -> list[str]:
-        """All columns that a row has, in order."""
-        return list(dict.fromkeys(name for row in self.rows for name in row))
+        """All columns that some row has, in order."""
+        return columns_of(self.rows)
 
     def to_pandas(self) -> Any:
-        """A `pandas.DataFrame`.
+        """Make a `pandas.DataFrame`.
 
         Raises:
             ImportError: pandas is not installed.
@@ -60,70 +57,71 @@ class Records:
         return pandas.DataFrame(self.rows, columns=self.columns)
 
     def to_csv(self, path: str | PathLike[str]) -> Path:
-        """Write a CSV file with a line of names; what is not defined is empty.
+        """Write a CSV file with a line of column names; undefined values are empty.
 
-        A text that a spreadsheet would take for a formula, as a name that begins with `=`, gets an
-        apostrophe before it.
+        A text that a spreadsheet would read as a formula, such as a name that begins with `=`, gets
+        an apostrophe in front.
 
         Raises:
-            OutputError: It cannot be written.
+            OutputError: The file cannot be written.
         """
 
-        def write(aside: Path) -> None:
-            with aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
+        def write(file_path: Path) -> None:
+            with file_path.open(
+                "w", encoding="utf-8", errors="backslashreplace", newline=""
+            ) as file:
                 writer = csv.DictWriter(file, self.columns, lineterminator="\n")
                 writer.writeheader()
                 for row in self.rows:
-                    writer.writerow({k: _no_formula(v) for k, v in _defined(row).items()})
+                    writer.writerow({k: _without_formula(v) for k, v in _defined(row).items()})
 
         return write_output(path, write)
 
     def to_json(self, path: str | PathLike[str]) -> Path:
-        """Write a JSON file: `title`, `rows` and what else belongs to the report.
+        """Write a JSON file with `title`, `rows` and what else belongs to the report.
 
         Raises:
-            OutputError: It cannot be written.
+            OutputError: The file cannot be written.
         """
-        text = json.dumps(self.to_dict(), indent=2, allow_nan=False, default=_plain) + "\n"
-        return write_output(path, lambda aside: aside.write_text(text, encoding="utf-8"))
+        text = json.dumps(self.to_dict(), indent=2, allow_nan=False, default=_plain_number) + "\n"
+        return write_text(path, text)
 
     def to_parquet(self, path: str | PathLike[str]) -> Path:
         """Write a Parquet file.
 
         Raises:
             ImportError: pandas or pyarrow is not installed.
-            OutputError: It cannot be written.
+            OutputError: The file cannot be written.
         """
         pyarrow, parquet = import_parquet()
-        data = {
-            name: [_encodable(_defined(r).get(name)) for r in self.rows] for name in self.columns
-        }
+        rows = [_defined(row) for row in self.rows]
+        data = {name: [_encodable(row.get(name)) for row in rows] for name in self.columns}
         table = pyarrow.table(data)
-        return write_output(path, lambda aside: parquet.write_table(table, aside))
+        return write_output(path, lambda file_path: parquet.write_table(table, file_path))
 
     def write(self, path: str | PathLike[str]) -> Path:
-        """Write the file whose kind its name says: `.csv`, `.json` or `.parquet`.
+        """Write the kind of file that the ending tells: `.csv`, `.json` or `.parquet`.
 
         Raises:
             ValueError: Another ending.
-            OutputError: It cannot be written.
+            OutputError: The file cannot be written.
         """
         return getattr(self, f"to_{check_suffix(path)}")(path)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data; what is not a finite number is `None`."""
+        """The report as plain data, in which numbers that are not finite are `None`."""
         return {"title": self.title, "rows": [_defined(row) for row in self.rows]}
 
     def table(self, columns: Sequence[str] | None = None) -> Table:
-        """A table for the terminal.
+        """Make a table for the terminal.
 
         Args:
-            columns: Which; the most important ones by default.
+            columns: The columns; the most important ones by default.
 
         Raises:
-            ValueError: A column that there is not.
+            ValueError: A column that does not exist.
         """
-        names = [c for c in self.shown if c in self.columns] if columns is None else list(columns)
+        names = [c for c in self.headings if c in self.columns] if columns is None else columns
         for name in names:
             if name not in self.columns:
                 raise ValueError(f"no column {name!r}; there are {', '.join(self.columns)}")
@@ -133,7 +131,7 @@ class Records:
             heading = self.headings.get(name, name)
             table.add_column(heading, justify="left" if text else "right", overflow="fold")
         for row in self.rows:
-            table.add_row(*(Text(_shown(row.get(name))) for name in names))
+            table.add_row(*(Text(_cell(row.get(name))) for name in names))
         return table
 
     def __str__(self) -> str:
@@ -143,8 +141,13 @@ class Records:
         return capture.get().rstrip()
 
 
+def columns_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
+    """All columns that some row has, in order."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
 def import_parquet() -> tuple[Any, Any]:
-    """`pyarrow` and `pyarrow.parquet`.
+    """Import `pyarrow` and `pyarrow.parquet`.
 
     Raises:
         ImportError: pyarrow is not installed.
@@ -158,10 +161,10 @@ def import_parquet() -> tuple[Any, Any]:
 
 
 def check_suffix(path: str | PathLike[str]) -> str:
-    """The kind of file that a name says.
+    """The kind of file that the ending of a name tells: `csv`, `json` or `parquet`.
 
     Raises:
-        ValueError: None that can be written.
+        ValueError: Another ending.
     """
     suffix = Path(path).suffix
     if suffix not in (".csv", ".json", ".parquet"):
@@ -169,26 +172,35 @@ def check_suffix(path: str | PathLike[str]) -> str:
     return suffix[1:]
 
 
+def write_text(path: str | PathLike[str], text: str) -> Path:
+    """Write a text file in UTF-8, as `write_output` does.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    return write_output(path, lambda file_path: file_path.write_text(text, encoding="utf-8"))
+
+
 def _defined(row: dict[str, Any]) -> dict[str, Any]:
     return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
-def _shown(value: Any) -> str:
+def _cell(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     return f"{value:.3g}" if isinstance(value, float) else visible(str(value))
 
 
-def _plain(number: Any) -> Any:
-    """One of NumPy's, such as a seed, as Python's."""
+def _plain_number(number: Any) -> Any:
+    """A number of NumPy's, such as a seed, as one of Python's."""
     return number.item()
 
 
 def _encodable(value: Any) -> Any:
-    """Text that is UTF-8: a lone surrogate as its escape."""
+    """The value with lone surrogates as escapes, so that text can be encoded in UTF-8."""
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 
-def _no_formula(value: Any) -> Any:
-    """Text that no spreadsheet computes: names come from strangers' files."""
+def _without_formula(value: Any) -> Any:
+    """The value, changed if a spreadsheet would read it as a formula: names may be hostile."""
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

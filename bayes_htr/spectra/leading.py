@@ -1,0 +1,324 @@
+"""The leading singular values of a matrix with their vectors, without decomposing it.
+
+`top_pair` finds the largest from scratch, by thick-restarted block Krylov iteration with
+Rayleigh-Ritz (Golub, Luk & Overton 1981; Wu & Simon 2000; Musco & Musco 2015). The space spanned by
+`X, (W'W) X, (W'W)^2 X, ...` is built with full re-orthogonalisation, restarted from its best
+vectors when it is large, and left when `|W'u - sigma v| <= tol * sigma`. Where it starts from the
+vectors of a nearby matrix, as in training, that takes a few products with a thin block.
+
+The start is disturbed by a little noise in every column, so that a leading vector to which the old
+block is exactly orthogonal is found too (diagonal matrices do that). In float32 such a vector shows
+in the residual only where its singular value leads by about `2e-4 sqrt(K)`, relatively; below that
+the former leading one is returned. Ties of the largest singular value are no difficulty: some
+vector of the leading space is returned.
+
+`follow` keeps several triplets while the matrix changes. Between two calls of an optimiser a matrix
+moves little, so that one block power step from the vectors it had is enough. Near a tie several
+triplets share the gradient of the largest singular value, which has no derivative there. Small
+matrices are the rule, so what counts is how few operations there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+BLOCK = 8
+"""The number of columns of the block that is passed on, as many as `follow` uses."""
+
+_ITERATED = 4
+"""The number of those columns that `top_pair` iterates. With more columns the Krylov space would be
+less deep, but a largest value without a gap needs depth."""
+
+SMALL = 64
+"""With up to this many singular values, the Krylov space would be the whole space, so the matrix is
+decomposed directly."""
+
+_COLUMNS = 120
+"""The size of the Krylov space at which it is restarted."""
+
+_KEPT = 24
+"""The number of best vectors from which the Krylov space is restarted."""
+
+_RESTARTS = 40
+_NOISE = 1e-2
+_TOL = {torch.float32: 4e-6, torch.float64: 1e-13}
+
+
+class TopPair(NamedTuple):
+    """The leading singular triplet of a matrix, and the block from which the next call starts."""
+
+    sigma: Tensor
+    u: Tensor
+    v: Tensor
+    block: Tensor
+
+
+def start_block(shape: tuple[int, int], *, seed: int = 0) -> Tensor:
+    """A float64 starting block of shape `(min(shape), BLOCK)`, the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    K = min(shape)
+    return torch.randn(K, min(BLOCK, K), generator=generator, dtype=torch.float64)
+
+
+def top_pair(W: Tensor, block: Tensor | None = None, *, tol: float | None = None) -> TopPair:
+    """The largest singular value of `W` with its vectors.
+
+    Args:
+        W: `(m, n)`, float32 or float64, finite.
+        block: `(min(m, n), BLOCK)`, the starting block; a fixed random block by default.
+        tol: Largest residual relative to `sigma`; by default `4e-6` in float32 and `1e-13` in
+            float64.
+
+    Returns:
+        `sigma` (0-d), `u` `(m,)` and `v` `(n,)` with `W v = sigma u` and `W'u = sigma v` to within
+        `tol sigma`, and the block for the next call: `BLOCK` columns, or fewer for a matrix of low
+        rank. No gradient is recorded. If the residual remains larger after 40 restarts (a leading
+        cluster of many nearly equal values), the matrix is decomposed.
+    """
+    with torch.no_grad():
+        tall = W if W.shape[0] >= W.shape[1] else W.T
+        block = start_block((W.shape[0], W.shape[1])) if block is None else block
+        # By a power of two, which is exact: squares of the entries stay within float32.
+        exponent = torch.frexp(W.abs().max()).exponent.clamp(min=-100)
+        sigma, u, v, block = _iterate(
+            torch.ldexp(tall, -exponent),
+            block.to(W.device, W.dtype),
+            _TOL[W.dtype] if tol is None else tol,
+        )
+        sigma = torch.ldexp(sigma, exponent)
+        if W.shape[0] < W.shape[1]:
+            u, v = v, u
+    return TopPair(sigma, u, v, block)
+
+
+def _iterate(W: Tensor, block: Tensor, tol: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """`sigma`, `u`, `v` and a block of a tall matrix. Bases are stored in rows.
+
+    On a CPU, multiplying from the left by a thin matrix of rows is several times faster than
+    multiplying by one of columns.
+    """
+    K = W.shape[1]
+    if K <= SMALL:
+        sigma, u, V, _ = _ritz(torch.eye(K, dtype=W.dtype, device=W.device), W.T)
+        return sigma, u, V[0], V[:BLOCK].T.contiguous()
+    noise = start_block((K, K), seed=1).to(W)
+    Q = torch.linalg.qr(block[:, :_ITERATED] + _NOISE / K**0.5 * noise[:, :_ITERATED]).Q.T
+    Y = front = Q @ W.T
+    for _ in range(_RESTARTS):
+        check = 3 * _ITERATED
+        while True:
+            new = _extend(front @ W, Q)
+            front = new @ W.T
+            Q, Y = torch.cat([Q, new]), torch.cat([Y, front])
+            full = len(Q) > min(_COLUMNS, K) - _ITERATED or len(new) == 0
+            if full or len(Q) >= check:
+                sigma, u, V, vectors = _ritz(Q, Y)
+                if _converged(W, sigma, u, V[0], tol):
+                    return sigma, u, V[0], V[:BLOCK].T.contiguous()
+                check = len(Q) * 5 // 4
+            if full:
+                break
+        Q, Y = V[:_KEPT], vectors[:_KEPT] @ Y
+        front = Y[:_ITERATED]
+    U, S, Vh = torch.linalg.svd(W, full_matrices=False)
+    return S[0], U[:, 0], Vh[0], Vh[:BLOCK].T.contiguous()
+
+
+def _extend(Z: Tensor, Q: Tensor) -> Tensor:
+    """An orthonormal basis of the rows `Z` outside the span of `Q`.
+
+    It has fewer rows if their rank is lower. One projection leaves a rounding error as large as the
+    removed part, so there are two. Nearly dependent rows need a third one, because orthonormalising
+    them amplifies their rounding error along `Q`.
+    """
+    room = Q.shape[1] - len(Q)
+    floor = 1e2 * torch.finfo(Z.dtype).eps * torch.linalg.matrix_norm(Z)
+    for _ in range(2):
+        Z = Z - (Z @ Q.T) @ Q
+    lengths = torch.linalg.vector_norm(Z, dim=1)
+    columns, R = torch.linalg.qr(Z.T)
+    kept = R.diagonal().abs() > floor
+    if not bool((kept & (R.diagonal().abs() > 0.5 * lengths)).all()):
+        columns = columns[:, kept]
+        columns = torch.linalg.qr(columns - Q.T @ (Q @ columns)).Q
+    return columns[:, :room].T.contiguous()
+
+
+def _ritz(Q: Tensor, Y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rayleigh-Ritz on the space of the rows `Q` with `Y = Q W'`.
+
+    Returns `sigma` and `u` of the best triplet, all right vectors in descending order as rows, and
+    the same vectors in coordinates of `Q`.
+    """
+    vectors = torch.linalg.eigh(Y @ Y.T).eigenvectors.flip(1).T
+    y = vectors[0] @ Y
+    sigma = torch.linalg.vector_norm(y)
+    # A zero matrix has no left vector of its own: any unit vector is one.
+    first = torch.zeros_like(y)
+    first[0] = 1.0
+    u = torch.where(sigma > 0, y / sigma.clamp_min(torch.finfo(y.dtype).tiny), first)
+    return sigma, u, vectors @ Q, vectors
+
+
+def _converged(W: Tensor, sigma: Tensor, u: Tensor, v: Tensor, tol: float) -> bool:
+    residual = torch.linalg.vector_norm(W.T @ u - sigma * v)
+    return bool(residual <= tol * sigma)
+
+
+class Cluster(NamedTuple):
+    """The leading singular triplets of a matrix, in ascending order of their values.
+
+    Attributes:
+        values: `(b,)`, singular values, ascending.
+        left: `(b, m)`, left singular vectors in rows.
+        right: `(b, n)`, right singular vectors in rows.
+
+    The rows of the longer side are orthonormal. The rows of the shorter side have unit length, and
+    they are orthogonal as far as they are singular vectors. If a value is lost in the rounding
+    error of the largest one, its rows are shorter on both sides. After `of`, only the last triplet
+    is a singular triplet: the other values are zero, and the rows of the shorter side are starting
+    vectors.
+    """
+
+    values: Tensor
+    left: Tensor
+    right: Tensor
+
+    @classmethod
+    def of(cls, pair: TopPair) -> Cluster:
+        """A cluster with a single triplet, and the block of vectors for the next step."""
+        short = pair.block.flip(1).T.contiguous()
+        wide = len(pair.u) < len(pair.v)
+        long = pair.block.new_zeros(len(short), max(len(pair.u), len(pair.v)))
+        long[-1] = pair.v if wide else pair.u
+        values = pair.block.new_zeros(len(short))
+        values[-1] = pair.sigma
+        return cls(values, short, long) if wide else cls(values, long, short)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """`(m, n)`, the shape of the matrix."""
+        return self.left.shape[1], self.right.shape[1]
+
+    @property
+    def sigma(self) -> Tensor:
+        """The largest singular value, 0-d."""
+        return self.values.max()
+
+    def mean(self, width: float, count: int | None = None) -> tuple[Tensor, Tensor]:
+        """An epsilon-subgradient of the largest singular value, as the factors of a `Factors`.
+
+        It is the mean `sum_i w_i u_i v_i'` with the weights of `shares`. Its inner product with the
+        matrix is smaller than `sigma` by a fraction of at most `width log(b)`.
+
+        Args:
+            width: As in `shares`.
+            count: The number of largest triplets whose weights are not negligible; all by default.
+        """
+        count = len(self.values) if count is None else count
+        if count == 1:
+            return self.left[-1], self.right[-1]
+        values = self.values[-count:]
+        largest = values.max().clamp(min=torch.finfo(values.dtype).tiny)
+        weights = torch.softmax(values / (width * largest), 0).unsqueeze(1)
+        return (weights * self.left[-count:]).T, self.right[-count:]
+
+    def top(self) -> TopPair:
+        """The triplet with the largest value."""
+        i = self.values.argmax()
+        short = self.left if self.left.shape[1] < self.right.shape[1] else self.right
+        block = torch.linalg.qr(short.flip(0).T).Q
+        return TopPair(self.values[i], self.left[i], self.right[i], block)
+
+
+def shares(values: Sequence[float], width: float) -> list[float]:
+    """The weights `exp((sigma_i / sigma_1 - 1) / width)` of finite `values`, with sum 1."""
+    largest = max(values)
+    scale = width * max(largest, 1e-300)
+    weights = [math.exp((value - largest) / scale) for value in values]
+    total = math.fsum(weights)
+    return [weight / total for weight in weights]
+
+
+class Followed(NamedTuple):
+    """A cluster after one step of `follow`.
+
+    Attributes:
+        cluster: The new cluster.
+        kept: `(b,)`, the values `u_i' W v_i` of the previous triplets in the current matrix. The
+            difference between the weighted means of the new values and of these shows how far the
+            cluster has turned.
+    """
+
+    cluster: Cluster
+    kept: Tensor
+
+
+def follow(W: Tensor, before: Cluster, sigma: float) -> Followed:
+    """One block power step with Rayleigh-Ritz after a small change of the matrix.
+
+    The step costs two products with a thin block. The resulting values are lower bounds of the
+    singular values. Their accuracy depends on the step and not on a tolerance. A little noise is
+    added to the first vector, so that the step can find a new leading vector that is orthogonal to
+    all previous ones.
+
+    Args:
+        W: `(m, n)`, float32 or float64. If it is not finite, nothing in the result is finite.
+        before: The cluster of the previous matrix.
+        sigma: The largest singular value of the previous matrix. If it is less than an eighth of
+            the current one, the result may not be finite.
+    """
+    with torch.no_grad():
+        limits = torch.finfo(W.dtype)
+        wide = W.shape[0] < W.shape[1]
+        if not wide:
+            W = W.T
+        short, long = (before.left, before.right) if wide else (before.right, before.left)
+        products = short @ W
+        kept = torch.linalg.vecdot(products, long)
+        # As if the rows had been made orthonormal by a step of Newton's iteration: Rayleigh-Ritz
+        # asks for that, and they nearly are.
+        products = torch.addmm(products, short @ short.T, products, beta=1.5, alpha=-0.5)
+        constants = _constants(short)
+        # What is rounding beside the largest is not to be scaled up to unit vectors.
+        floor = max((_ROUNDING * limits.eps) ** 0.5 * sigma, limits.tiny**0.5)
+        gram = torch.addmm(constants.identity, products, products.T, beta=floor**2)
+        try:
+            ritz, rotation = torch.linalg.eigh(gram)
+        except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+            return Followed(Cluster(*(torch.full_like(t, torch.nan) for t in before)), kept)
+        long = (rotation * ritz.rsqrt_()).T @ products
+        short = long @ W.T
+        lengths = torch.linalg.vector_norm(short, dim=1, keepdim=True)
+        short = torch.addcdiv(constants.noise, short, lengths.clamp(min=floor))
+        left, right = (short, long) if wide else (long, short)
+        return Followed(Cluster(lengths.squeeze(1), left, right), kept)
+
+
+_ROUNDING = 64.0
+
+
+class _Constants(NamedTuple):
+    """Tensors that do not depend on the matrix: `(b, b)`, and `(b, K)` with noise in row 0."""
+
+    identity: Tensor
+    noise: Tensor
+
+
+_known: dict[tuple[torch.Size, torch.dtype, torch.device], _Constants] = {}
+
+
+def _constants(like: Tensor) -> _Constants:
+    key = (like.shape, like.dtype, like.device)
+    if key not in _known:
+        b, K = like.shape
+        noise = torch.zeros_like(like)
+        if 1 < b < K:
+            noise[0] = start_block((K, K), seed=2)[:, 0].to(like) * (_NOISE / K**0.5)
+        _known[key] = _Constants(torch.eye(b, dtype=like.dtype, device=like.device), noise)
+    return _known[key]

@@ -1,0 +1,408 @@
+"""`fit_powerlaw`: the power law in the upper tail of a sample, with its uncertainty.
+
+>>> fit = htr.fit_powerlaw(htr.spectrum(W), bootstrap=1000)
+>>> fit.alpha, fit.searched_interval, fit.p_value
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from os import PathLike
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from bayes_htr._plotting import save
+from bayes_htr.errors import SpectrumError
+from bayes_htr.tails.alternatives import Array, Comparison, compare, fisher_information
+from bayes_htr.tails.bootstrap import (
+    FittedTails,
+    bootstrap_known,
+    bootstrap_searched,
+    chosen_starts,
+    excess_and_size,
+    fit_known,
+    p_value,
+    second_round,
+    tails_at,
+)
+from bayes_htr.tails.intervals import (
+    GammaPosterior,
+    GridPosterior,
+    Prior,
+    RatePosterior,
+    check_level,
+    check_prior,
+    interval,
+)
+from bayes_htr.tails.plots import plot_fit
+from bayes_htr.tails.search import KS, ROUNDING, Correction, Rule, search_xmin
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+_FEWEST = 3
+
+Xmax = float | Literal["largest"] | None
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class PowerlawFit:
+    """A power law fitted to the largest values of a sample.
+
+    Attributes:
+        alpha: Exponent of the density.
+        xmin: Where the tail begins.
+        D: Kolmogorov-Smirnov distance of the tail from its law.
+        sigma: Standard error of alpha by its Fisher information; `(alpha - 1) / sqrt(n_tail)`
+            without an upper end.
+        n: Number of values used.
+        n_tail: How many of them are at least xmin.
+        xmax: The law's upper end, or `None`.
+        level: Probability of the intervals.
+        interval: Credible interval of alpha that takes xmin as known, and is therefore too short
+            where xmin was searched.
+        searched_interval: Credible interval of alpha that accounts for the choice of xmin; `None`
+            without a bootstrap, or where xmin was given.
+        p_value: Probability of so large a D if the tail is a power law, over both rounds of the
+            bootstrap; `None` without a bootstrap.
+        clauset_p_value: The p-value of Clauset, Shalizi and Newman, over the first round alone,
+            which takes the fitted xmin as the true one.
+        searched: Whether xmin was searched.
+        zeros: How many zeros were left out.
+        above: How many values above xmax were left out.
+        rule: How the tail was fitted and judged.
+        values: `(n,)` values used, ascending.
+        xmin_frequencies: How often the bootstrap chose each of the values as xmin; `None` where
+            there is no `searched_interval`.
+        bootstrap: Replicates in each round.
+    """
+
+    alpha: float
+    xmin: float
+    D: float
+    sigma: float
+    n: int
+    n_tail: int
+    xmax: float | None
+    level: float
+    interval: tuple[float, float]
+    searched_interval: tuple[float, float] | None = None
+    p_value: float | None = None
+    clauset_p_value: float | None = None
+    searched: bool = True
+    zeros: int = 0
+    above: int = 0
+    rule: Rule = field(default_factory=Rule)
+    values: Array = field(default_factory=lambda: np.empty(0))
+    xmin_frequencies: dict[float, float] | None = None
+    bootstrap: int = 0
+
+    @property
+    def tail(self) -> Array:
+        """`(n_tail,)` the values of the tail, ascending."""
+        return self.values[len(self.values) - self.n_tail :]
+
+    @property
+    def shown_interval(self) -> tuple[float, float]:
+        """The interval that tables and pictures show: `searched_interval` if there is one."""
+        return self.searched_interval or self.interval
+
+    def compare(self, name: str) -> Comparison:
+        """Compare the power law with another law of the same tail by their likelihoods.
+
+        Args:
+            name: `"lognormal"`, `"exponential"` or `"truncated_power_law"` (`x^-alpha
+                e^(-Lambda x)`, as powerlaw and WeightWatcher call it).
+
+        Raises:
+            SpectrumError: All values of the tail are equal, and lie above xmin.
+            ValueError: Another name, or a fit with an upper end.
+        """
+        if self.xmax is not None:
+            raise ValueError(
+                f"xmax={self.xmax:.6g}: the alternatives have no upper end, so that the ratio "
+                "would not compare like with like; fit without xmax"
+            )
+        return compare(np.log(self.tail / self.xmin), self.xmin, name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fit as plain data, without the values and the frequencies of xmin."""
+        left_out = ("rule", "values", "xmin_frequencies")
+        data = {name: value for name, value in vars(self).items() if name not in left_out}
+        lists = {name: list(value) for name, value in data.items() if isinstance(value, tuple)}
+        return data | lists | vars(self.rule)
+
+    def plot(self, ax: Axes | None = None, *, path: str | PathLike[str] | None = None) -> Axes:
+        """Draw the share of values at least as large, with the fitted law and its interval.
+
+        Args:
+            ax: The axes to draw on; those of a new figure by default.
+            path: If given, the file in which the figure is saved.
+
+        Raises:
+            ImportError: matplotlib is not installed.
+        """
+        law = (self.alpha, self.shown_interval, self.xmin, self.xmax)
+        ax = plot_fit(self.values, self.n_tail, *law, ax)
+        save(ax, path)
+        return ax
+
+    def __repr__(self) -> str:
+        low, high = self.shown_interval
+        about = f"{100 * self.level:g} %: {low:.3g} to {high:.3g}"
+        if self.searched and self.searched_interval is None:
+            about += " with xmin taken as known"
+        end = "" if self.xmax is None else f", xmax={self.xmax:.4g}"
+        p = "" if self.p_value is None else f", p_value={self.p_value:.3g}"
+        return (
+            f"PowerlawFit(alpha={self.alpha:.4g} ({about}), xmin={self.xmin:.4g}{end}, "
+            f"D={self.D:.3g}, n_tail={self.n_tail} of {self.n}{p})"
+        )
+
+
+def fit_powerlaw(
+    lam: Any,
+    *,
+    xmin: float | None = None,
+    xmax: Xmax = None,
+    ks: KS = "lower",
+    min_tail: int = 2,
+    correction: Correction = "none",
+    prior: Prior = "jeffreys",
+    level: float = 0.95,
+    bootstrap: int = 0,
+    seed: int = 0,
+) -> PowerlawFit:
+    """Fit a power law, density proportional to `x^-alpha` from xmin on, to the largest values.
+
+    Without `xmin` the fit searches it as Clauset, Shalizi and Newman do: it takes the value whose
+    tail has the smallest Kolmogorov-Smirnov distance from its own power law. By default alpha,
+    xmin, D and sigma are WeightWatcher's for 20 or more values above its threshold of 1e-5 (for
+    fewer values WeightWatcher has another rule, `min_tail=8, correction="n-1"`), and with
+    `min_tail=3` they are powerlaw's.
+
+    Args:
+        lam: `(K,)` values in any order, as an array, a list or a tensor. Zeros are left out. Values
+            that differ from zero by rounding alone, as a matrix without full rank has them, are
+            not left out; `bayes_htr.analyze` knows the matrix, and leaves them out.
+        xmin: Where the tail begins, if that is known.
+        xmax: A hard upper end of the law; larger values are left out. `"largest"` fits the upper
+            end by maximum likelihood, which gives the largest value.
+        ks: What D measures: deviations from the `"lower"` end of each step of the empirical
+            distribution function, as powerlaw and WeightWatcher do, or `"two-sided"`, the usual
+            statistic, which is never smaller.
+        min_tail: The smallest number of values that a searched tail may hold.
+        correction: A factor of `alpha - 1` for a finite tail of n values: `(n-1)/n` (`"n-1"`,
+            unbiased where xmin is known; the `finite` option of Clauset's programs) or `(n-2)/n`
+            (`"n-2"`, unbiased where xmin is one of the values). D is that of the corrected law.
+            The intervals are posteriors, and do not change.
+        prior: The prior of `alpha - 1`: `"jeffreys"`, or shape and rate `(a, b)` of a Gamma law,
+            whose shape must be positive if the law has an upper end.
+        level: Probability of the intervals.
+        bootstrap: Number of replicates of the semi-parametric bootstrap; 0 for none. The bootstrap
+            gives `p_value` and, where xmin was searched, `searched_interval`, for which a second
+            round draws as many replicates again. A thousand determine a p-value to about 0.01.
+        seed: Seed of the replicates.
+
+    Raises:
+        SpectrumError: Values to which no tail can be fitted.
+        ValueError: An option outside its range.
+
+    References:
+        Clauset, Shalizi & Newman (2009), SIAM Review 51(4).
+    """
+    rule = Rule(ks, min_tail, correction)
+    _check_options(xmin, xmax, rule, prior, level, bootstrap)
+    values, zeros, above = read_values(lam, xmax)
+    logs = np.log(values)
+    log_xmax = None if xmax is None else float(logs[-1] if xmax == "largest" else math.log(xmax))
+    if xmin is None:
+        tails, D = _search(logs, rule, log_xmax)
+    else:
+        tails, D = _fit_at(values, xmin, rule, log_xmax)
+    tails = replace(tails, free_xmax=xmax == "largest")
+    start, rate = int(tails.start[0]), float(tails.rate[0])
+    information = rate**-2 if tails.span is None else fisher_information(rate, tails.span)[0]
+    fit = PowerlawFit(
+        alpha=1 + rate,
+        xmin=float(values[start] if xmin is None else xmin),
+        D=D,
+        sigma=1 / math.sqrt((len(logs) - start) * information),
+        n=len(logs),
+        n_tail=len(logs) - start,
+        xmax=float(values[-1]) if xmax == "largest" else None if xmax is None else float(xmax),
+        level=level,
+        interval=interval(_posterior(tails, prior), np.ones(1), level),
+        searched=xmin is None,
+        zeros=zeros,
+        above=above,
+        rule=rule,
+        values=values,
+        bootstrap=bootstrap,
+    )
+    if not bootstrap:
+        return fit
+    return _with_bootstrap(fit, tails, prior, np.random.default_rng(seed))
+
+
+def read_values(lam: Any, xmax: Xmax = None) -> tuple[Array, int, int]:
+    """Read the values to which a tail is fitted from an array, a list or a tensor.
+
+    Args:
+        lam: `(K,)` values in any order.
+        xmax: The upper end of the law.
+
+    Returns:
+        `(n,)` positive values up to xmax, ascending; the number of zeros, which a rank-deficient
+        matrix has and a power law does not; and the number of values above xmax.
+
+    Raises:
+        SpectrumError: The values are not finite real numbers in one dimension, some are negative,
+            fewer than three are positive, or all positive ones are equal.
+    """
+    if isinstance(lam, torch.Tensor):
+        lam = lam.detach().cpu()
+        lam = lam.double() if lam.is_floating_point() else lam
+    array = np.asarray(lam)
+    if array.ndim != 1:
+        raise SpectrumError(
+            f"the values have shape {array.shape}; give one spectrum, an array of one dimension"
+        )
+    if array.dtype.kind not in "fiu":
+        raise SpectrumError(f"the values are of type {array.dtype}; give real numbers")
+    values = array.astype(np.float64)
+    _check_values(values)
+    zeros = int((values == 0).sum())
+    limit = np.inf if xmax is None or xmax == "largest" else float(xmax)
+    used = np.sort(values[(values > 0) & (values <= limit)])
+    above = len(values) - zeros - len(used)
+    if len(used) < _FEWEST or used[0] == used[-1]:
+        left_out = (
+            f", {zeros} zeros and {above} above xmax={xmax} left out" if zeros + above else ""
+        )
+        shown = ", ".join(f"{v:.6g}" for v in used[:4]) + ", ..." * (len(used) > 4)
+        raise SpectrumError(
+            f"a tail needs at least {_FEWEST} positive values that are not all equal, and here "
+            f"are {len(used)} ({shown}){left_out}; leave so small or so flat a matrix out"
+        )
+    return used, zeros, above
+
+
+def _with_bootstrap(
+    fit: PowerlawFit, tails: FittedTails, prior: Prior, random: np.random.Generator
+) -> PowerlawFit:
+    """The fit with its p-values and, where xmin was searched, the interval over xmin."""
+    rule, D = fit.rule, fit.D
+    if not fit.searched:
+        p = p_value(bootstrap_known(tails, rule, fit.bootstrap, random), D)
+        return replace(fit, p_value=p, clauset_p_value=p)
+    first = bootstrap_searched(tails, rule, fit.bootstrap, random)
+    second = second_round(tails, rule, first[0], random)
+    log_xmin, distances = (np.concatenate(pair) for pair in zip(first, second, strict=True))
+    starts, counts = np.unique(chosen_starts(tails, rule, log_xmin), return_counts=True)
+    shares = counts / counts.sum()
+    posterior = _posterior(tails_at(tails, rule, starts), prior)
+    return replace(
+        fit,
+        p_value=p_value(distances, D),
+        clauset_p_value=p_value(first[1], D),
+        searched_interval=interval(posterior, shares, fit.level),
+        xmin_frequencies=dict(zip(fit.values[starts].tolist(), shares.tolist(), strict=True)),
+    )
+
+
+def _search(logs: Array, rule: Rule, log_xmax: float | None) -> tuple[FittedTails, float]:
+    """The tail whose xmin was searched, and its distance."""
+    if len(logs) < rule.min_tail:
+        raise SpectrumError(
+            f"there are {len(logs)} positive values and min_tail={rule.min_tail}; lower it"
+        )
+    chosen = search_xmin(logs[None], rule, None if log_xmax is None else np.array([log_xmax]))
+    if not math.isfinite(chosen.D[0]):
+        raise SpectrumError(
+            f"none of the tails of at least min_tail={rule.min_tail} of the {len(logs)} values "
+            "holds a value between its ends; lower it, or give xmin"
+        )
+    log_xmin = logs[chosen.start]
+    span = None if log_xmax is None else log_xmax - log_xmin
+    return FittedTails(logs, chosen.start, log_xmin, chosen.rate, span), float(chosen.D[0])
+
+
+def _fit_at(
+    values: Array, xmin: float, rule: Rule, log_xmax: float | None
+) -> tuple[FittedTails, float]:
+    """The tail that begins at a known xmin, and its distance."""
+    logs = np.log(values)
+    start = int(np.searchsorted(values, xmin))
+    log_xmin = math.log(xmin)
+    if start < len(values):  # rounding must not put a value of the tail below its threshold
+        at_xmin = values[start] == xmin
+        log_xmin = float(logs[start] if at_xmin else min(log_xmin, logs[start]))
+    t = logs[start:] - log_xmin
+    top = math.inf if log_xmax is None else log_xmax - log_xmin - ROUNDING
+    if len(t) < rule.min_tail or not np.any((t > ROUNDING) & (t < top)):
+        raise SpectrumError(
+            f"{len(t)} of {len(logs)} values are at least xmin={xmin:.6g}, and a tail needs "
+            f"{rule.min_tail}, of which one lies above it and below its upper end; the largest is "
+            f"{values[-1]:.6g}: take a lower xmin"
+        )
+    span = None if log_xmax is None else np.array([log_xmax - log_xmin])
+    rate, D = fit_known(t[None], rule, None if span is None else span[:, None])
+    tails = FittedTails(logs, np.array([start]), np.array([log_xmin]), rate, span)
+    return tails, float(D[0])
+
+
+def _posterior(tails: FittedTails, prior: Prior) -> RatePosterior:
+    """The posterior of each tail, without a largest value that sets the upper end."""
+    logs = tails.log_values[: tails.num_below_xmax]
+    starts = np.searchsorted(logs, tails.log_xmin, side="left")
+    excess, sizes = excess_and_size(logs, starts, tails.log_xmin)
+    if tails.span is None:
+        return GammaPosterior.of(excess, sizes, prior)
+    return GridPosterior.of(excess, sizes, tails.span, prior)
+
+
+def _check_options(
+    xmin: float | None, xmax: Xmax, rule: Rule, prior: Prior, level: float, bootstrap: int
+) -> None:
+    check_prior(prior)
+    check_level(level)
+    if bootstrap < 0:
+        raise ValueError(f"bootstrap={bootstrap} must be 0, for none, or a number of replicates")
+    if xmin is not None and not 0 < xmin < math.inf:
+        raise ValueError(f"xmin={xmin} must be positive; leave it out to search it")
+    if isinstance(xmax, str):
+        if xmax != "largest":
+            raise ValueError(f"xmax={xmax!r} must be a number, 'largest' or None")
+    elif xmax is not None and not (xmin or 0) < xmax < math.inf:
+        raise ValueError(f"xmax={xmax} must be above xmin={xmin}; leave it out for no upper end")
+    if xmax is not None and prior != "jeffreys" and not prior[0] > 0:
+        raise ValueError(
+            f"prior={prior!r} has no posterior under an upper end, where the data allow "
+            "alpha - 1 = 0; give a shape above 0, or 'jeffreys'"
+        )
+    if xmax is not None and rule.correction != "none":
+        raise ValueError(
+            f"correction={rule.correction!r} is of the law without an upper end; leave it out, or "
+            f"xmax={xmax}"
+        )
+
+
+def _check_values(values: Array) -> None:
+    finite = np.isfinite(values)
+    if not finite.all():
+        where = int(finite.argmin())
+        raise SpectrumError(
+            f"value {where} of {len(values)} is {values[where]}; look for the layer that diverged, "
+            "or leave such values out"
+        )
+    if (values < 0).any():
+        where = int(values.argmin())
+        raise SpectrumError(
+            f"value {where} of {len(values)} is {values[where]:.6g}, and a power law has no "
+            "negative values; give squared singular values, not eigenvalues that rounding or "
+            "a non-symmetric matrix made negative"
+        )
