@@ -12,10 +12,11 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from bayes_htr._terminal import plural
+from bayes_htr._terminal import plural, visible
 from bayes_htr._threads import counted_work, restored_threads
 from bayes_htr._torch import evaluation_mode
 from bayes_htr.distributed import process_group, run_on_rank0, world_size
+from bayes_htr.errors import OutputError
 from bayes_htr.experiments import (
     Entrant,
     FitSettings,
@@ -78,7 +79,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
             f"{workers}",
             highlight=False,
         )
-        console.print(f"run folder: {out}", markup=False, highlight=False, soft_wrap=True)
+        console.print(visible(f"run folder: {out}"), markup=False, highlight=False, soft_wrap=True)
         columns = ("parameter", "matrix", "prior", "density", "strength")
         console.print(first.priors.explain(net, num_data=num_data).table(columns))
         settings = replace(settings, threads=workers.threads)
@@ -149,9 +150,13 @@ def show_run(folder: Path, console: Console) -> None:
     report = RunReport.read(folder)
     try:
         pictures = report.draw()
-    except ImportError as error:
-        console.print(f"no pictures: {error}", markup=False)
+    except (
+        ImportError,
+        OutputError,
+    ) as error:  # a folder may be read-only
+        console.print(visible(f"no pictures: {error}"), markup=False, highlight=False)
     else:
         for picture in pictures:
-            console.print(f"picture: {picture}", markup=False, highlight=False, soft_wrap=True)
+            line = visible(f"picture: {picture}")
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     report.show(console)

@@ -190,6 +190,8 @@ class RunFolder:
             ) from error
         if not isinstance(state, dict) or state.get("format") != _FORMAT:
             raise CheckpointError(f"{file} is not a checkpoint of a bayes_htr run")
+        if type(state.get("epoch", 0)) is not int:
+            raise CheckpointError(f"{file} is damaged: its epoch is {state['epoch']!r}")
         return state
 
     def metrics(self) -> list[dict[str, float]]:

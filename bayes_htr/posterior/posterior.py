@@ -310,6 +310,11 @@ class Posterior:
             priors = Priors.from_dict(config.pop("priors", None))
         except PriorError as error:
             raise CheckpointError(f"{folder.path / CONFIG} holds no priors: {error}") from error
+        method = config.get("method", {})
+        if not (isinstance(method, dict) and isinstance(method.get("name", ""), str)):
+            raise CheckpointError(
+                f"{folder.path / CONFIG} holds no inference method: its method is {method!r}"
+            )
         config.pop("format")
         description = config.pop("guide", None)
         guide = None

@@ -128,6 +128,22 @@ def test_foreign_priors(unchecked, network, content):
         htr.load(unchecked, network())
 
 
+@pytest.mark.parametrize("method", [{"name": 3}, {"name": None}, "map", [], 7], ids=repr)
+def test_foreign_method(unchecked, network, method):
+    config = json.loads((unchecked / "config.json").read_text())
+    (unchecked / "config.json").write_text(json.dumps(config | {"method": method}))
+    with pytest.raises(htr.CheckpointError, match=r"config\.json holds no inference method"):
+        htr.load(unchecked, network())
+
+
+@pytest.mark.parametrize("row", ["[]", "3", '{"loss": "low"}', '{"loss": null}', "[" * 5000])
+def test_foreign_metrics(unchecked, network, row):
+    with (unchecked / "metrics.jsonl").open("a") as file:
+        file.write(row + "\n")
+    with pytest.raises(htr.CheckpointError, match=r"metrics\.jsonl cannot be read"):
+        htr.load(unchecked, network())
+
+
 def test_truncated_metrics(unchecked, network):
     file = unchecked / "metrics.jsonl"
     file.write_bytes(file.read_bytes()[:-20])
