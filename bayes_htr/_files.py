@@ -41,6 +41,7 @@ _OTHER = {
     errno.EACCES: "permission is denied",
     errno.EPERM: "permission is denied",
     errno.ENOENT: "the folder is missing, or was removed meanwhile",
+    errno.ENOTDIR: "a file is where its folder should be",
 }
 
 

@@ -114,10 +114,10 @@ def _multiply_adds(module: nn.Module, x: Tensor, output: Tensor) -> int:
     if isinstance(module, nn.Linear):
         return output.numel() * module.in_features
     assert isinstance(module, _ConvNd)
-    kernel = math.prod(module.kernel_size) // module.groups
+    kernel = math.prod(module.kernel_size)
     if isinstance(module, _ConvTransposeNd):
-        return x.numel() * module.out_channels * kernel
-    return output.numel() * module.in_channels * kernel
+        return x.numel() * module.out_channels // module.groups * kernel
+    return output.numel() * module.in_channels // module.groups * kernel
 
 
 def suitable_threads(net: nn.Module, multiply_adds: float) -> int:

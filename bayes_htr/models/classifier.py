@@ -17,6 +17,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bayes_htr._torch import isolated_randomness
 from bayes_htr.engine import bind
 from bayes_htr.models.likelihood import SMOOTHING_SITE, Likelihood
 from bayes_htr.models.programs import FRAMES, Frames, Weights, spectral_program, weight_program
@@ -242,7 +243,7 @@ def _log_density(
     num_data: int,
 ) -> Tensor:
     """The log density of a program at values of all its sites."""
-    with torch.random.fork_rng(devices=[]):  # a network may draw
+    with isolated_randomness():  # a network may draw
         trace = pyro.poutine.trace(_Given(params)(program)).get_trace(x, y, num_data=num_data)
     sites = [
         name

@@ -69,9 +69,13 @@ class RunReport:
         """
         folder = RunFolder(path)
         folder.config()
-        file = folder.path / RESULTS
         try:
             results = folder.json(RESULTS)
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"{folder.path} has no {RESULTS}: the run has not finished; resume it"
+            ) from error
+        try:
             by_seed = _by_seed(results)
             runs = {label: str(results["runs"][label]) for label in by_seed}
             seeds = [int(seed) for seed in results.get("seeds", [0])]
@@ -80,16 +84,10 @@ class RunReport:
                 raise ValueError("no scores, or not one for each seed")
             if not all((inside / run).resolve().is_relative_to(inside) for run in runs.values()):
                 raise ValueError("runs outside of the folder")
-        except FileNotFoundError as error:
+        except Exception as error:  # foreign data may raise anything
             raise CheckpointError(
-                f"{folder.path} has no {RESULTS}: the run has not finished; resume it"
+                f"{folder.path / RESULTS} cannot be read as the results of a run: {error!r}"
             ) from error
-        except (
-            *(OSError, ValueError, KeyError, TypeError),
-            AttributeError,
-            OverflowError,
-        ) as error:
-            raise CheckpointError(f"{file} cannot be read: {error!r}") from error
         if PLAIN in runs and next(iter(runs)) != PLAIN:
             beside = ("plain training", _spectra(RunFolder(folder.path / runs[PLAIN]), SPECTRA))
         else:

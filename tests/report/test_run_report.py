@@ -150,7 +150,7 @@ def test_foreign_results(run, capsys, results):
     RunFolder(run).write_json(RESULTS, results)
     status, _, err = report(run, capsys)
     assert status == 1
-    assert "results.json cannot be read" in err
+    assert "results.json cannot be read as the results of a run" in err
 
 
 def test_a_picture_that_a_killed_process_left_half_is_no_obstacle(run, capsys):
