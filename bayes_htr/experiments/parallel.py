@@ -7,11 +7,12 @@ time instead.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -132,9 +133,11 @@ def run_parallel(
     )
     try:
         with _FitsBar(progress, len(jobs), epochs) as bar:
-            waiting: dict[Future[Any], int] = {
-                pool.submit(partial(_work, work), job): number for number, job in enumerate(jobs)
-            }
+            with _blocked_interrupts():  # also in the processes, which start now
+                waiting: dict[Future[Any], int] = {
+                    pool.submit(partial(_work, work), job): number
+                    for number, job in enumerate(jobs)
+                }
             while waiting:
                 done, _ = wait(waiting, timeout=_POLL, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -154,6 +157,23 @@ def run_parallel(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return [results[number] for number in range(len(jobs))]
+
+
+@contextlib.contextmanager
+def _blocked_interrupts() -> Iterator[None]:
+    """Let an interruption wait until the end of the block; processes that start in it get none.
+
+    A terminal interrupts all processes of a command. The first one ends the others, which would
+    print tracebacks otherwise while they import their modules.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _FitsBar(ProgressBar):
