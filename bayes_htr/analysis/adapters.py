@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from bayes_htr.inference.problem import StepCallback, StepEvent
+from bayes_htr.inference.callbacks import StepCallback, StepEvent
 
 
 def lightning_callback(history: StepCallback) -> Any:

@@ -22,7 +22,7 @@ from bayes_htr._plotting import save
 from bayes_htr.analysis.history_files import read_history, write_history
 from bayes_htr.analysis.history_plots import QUANTITIES, Trace, trace
 from bayes_htr.analysis.weights import matches
-from bayes_htr.inference.problem import StepCallback, StepEvent
+from bayes_htr.inference.callbacks import StepCallback, StepEvent
 from bayes_htr.spectra import matrices_of, singular_values
 
 if TYPE_CHECKING:

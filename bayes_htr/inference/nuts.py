@@ -151,7 +151,7 @@ class NUTSSampler:
         )
         densities = self.model.densities()
         self.parameters = densities.trainable
-        self.latents = hyperparameters_by_name([*densities.trainable, *densities.frozen])
+        self.hyperpriors = hyperparameters_by_name([*densities.trainable, *densities.frozen])
         self.hyperparameters = problem.hyperparameters
         x = x.double() if x.dtype.is_floating_point else x
         model = self.model.pyro_model("spectral", frames=method.frames)
@@ -210,7 +210,7 @@ class NUTSSampler:
         net, centre = self.problem.net, guide.centre()
         set_parameters(parameters_of(net), centre)
         hyperparameters = {}
-        for name, hyperparameter in self.latents.items():
+        for name, hyperparameter in self.hyperpriors.items():
             hyperparameters[name] = hyperparameter.coordinate(centre[name]).cpu()
         return Fitted(net.eval(), hyperparameters, history, guide)
 
@@ -223,7 +223,7 @@ class NUTSSampler:
         """Raise `ValueError` if there is nothing to sample, or too much."""
         if not self.matrices:
             raise ValueError("no parameter has a prior, so there is nothing to sample; add priors")
-        size = len(self.latents) + sum(self._size(m) for m in self.matrices)
+        size = len(self.hyperpriors) + sum(self._size(m) for m in self.matrices)
         if size > LARGEST:
             raise ValueError(
                 f"the model has {size} unconstrained coordinates, and NUTS takes at most "
@@ -242,8 +242,8 @@ class NUTSSampler:
         """The sites' values at the present weights, with hyperparameters where MAP starts them."""
         like = self.parameters[0].parameter.tensor.detach()
         hyper = {
-            name: latent.value(self.hyperparameters.get(name, latent.start()).to(like))
-            for name, latent in self.latents.items()
+            name: h.value(self.hyperparameters.get(name, h.start()).to(like))
+            for name, h in self.hyperpriors.items()
         }
         sites = spectral_start(self.parameters, hyper)
         if self.method.frames == "held":
@@ -277,13 +277,13 @@ class NUTSSampler:
             with torch.no_grad():
                 rows.append(pyro.poutine.condition(self._weights, data=given)())
         values = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
-        values |= {name: sites[name] for name in self.latents}
+        values |= {name: sites[name] for name in self.hyperpriors}
         return {name: value.to(self.dtype) for name, value in values.items()}
 
     def quantities(self, chains: Chains) -> dict[str, Tensor]:
         """Return what has to converge: scalars by name, each `(chains, samples)`."""
         scalars = {"log_density": chains.log_density}
-        scalars |= {name: chains.sites[name] for name in self.latents}
+        scalars |= {name: chains.sites[name] for name in self.hyperpriors}
         for m in self.matrices:
             if not m.spectral:
                 square = chains.sites[m.name].flatten(2).square().sum(-1)

@@ -30,7 +30,7 @@ from rich.table import Table
 from torch import Tensor
 
 from bayes_htr._plotting import BLUE, GREY, pyplot, save, tick
-from bayes_htr.posterior.laws import SpectrumLaw, quantiles
+from bayes_htr.posterior.laws import StatisticDistribution, quantiles
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -170,7 +170,7 @@ class SpectrumCheck:
 
 
 def check_spectrum(
-    law: SpectrumLaw,
+    law: StatisticDistribution,
     eigenvalues: Tensor,
     hyperparameters: Mapping[str, Tensor],
     *,

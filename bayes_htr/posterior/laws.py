@@ -30,7 +30,7 @@ _SPECTRA = 4000
 
 
 @dataclass(frozen=True)
-class SpectrumLaw:
+class StatisticDistribution:
     """The law of a statistic of one matrix's spectrum.
 
     Attributes:
@@ -60,7 +60,7 @@ class SpectrumLaw:
         return self.term.statistic.to_eigenvalues(x)
 
     def hyperparameters(
-        self, eigenvalues: Tensor, given: Mapping[str, Tensor], seed: int = 0
+        self, eigenvalues: Tensor, draws: Mapping[str, Tensor], seed: int = 0
     ) -> dict[str, Tensor]:
         """The hyperparameters of the law by name: `(S,)`, one value for each draw of the spectrum.
 
@@ -69,24 +69,25 @@ class SpectrumLaw:
 
         Args:
             eigenvalues: `(S, K)`.
-            given: Draws `(S,)` by name.
+            draws: Draws `(S,)` by name.
             seed: Seed of the draws of a tail index that was integrated out.
 
         Raises:
-            PriorError: A hyperparameter that is not given and was not integrated out.
+            PriorError: A hyperparameter has no draws and was not integrated out.
         """
-        found = {}
-        for argument, latent in self.term.hyperparameters.items():
-            if latent.name in given:
-                found[latent.name] = given[latent.name].double()
+        values = {}
+        for argument, hyperparameter in self.term.hyperparameters.items():
+            name = hyperparameter.name
+            if name in draws:
+                values[name] = draws[name].double()
             elif argument == "tail_index" and self.term.statistic.law.conjugate is not None:
-                found[latent.name] = self._tail_index(eigenvalues, seed)
+                values[name] = self._tail_index(eigenvalues, seed)
             else:
                 raise PriorError(
-                    f"{self.name}: no value for the hyperparameter {latent.name}; take the spectra "
-                    "from a posterior, or give the law numbers"
+                    f"{self.name}: no value for the hyperparameter {name}; take the spectra from a "
+                    "posterior, or give the law numbers"
                 )
-        return found
+        return values
 
     def distribution(self, hyperparameters: Mapping[str, Tensor]) -> Any:
         """The law in float64, with batch shape `()`, or `(S, 1)` if it has hyperparameters."""
@@ -125,7 +126,7 @@ class SpectrumLaw:
         return torch._standard_gamma(concentrations, generator=generator).clamp_min(_TINY) / rates
 
 
-class StatedLaws:
+class DeclaredPriors:
     """The priors of a network's matrices, as laws of their spectra where they state one.
 
     Args:
@@ -136,8 +137,8 @@ class StatedLaws:
         self._matrices = dict(matrices or {})
 
     @classmethod
-    def of(cls, priors: Priors, net: nn.Module) -> StatedLaws:
-        """Those of a network."""
+    def of(cls, priors: Priors, net: nn.Module) -> DeclaredPriors:
+        """The priors of a network's matrices."""
         matrices: dict[str, MatrixPrior | None] = {}
         for parameter in priors.resolve(net):
             matrices |= dict.fromkeys(m.name for m in parameter.parameter.matrices)
@@ -148,7 +149,7 @@ class StatedLaws:
         """The density that the prior of a matrix states, whatever its strength.
 
         Raises:
-            PriorError: It states none; the message names the matrices whose priors do.
+            PriorError: The prior states none; the message names the matrices whose priors do.
         """
         try:
             return self._density(name)
@@ -156,11 +157,11 @@ class StatedLaws:
             having = ", ".join(self._having(self._density)) or "none"
             raise PriorError(f"{error}. Matrices with a distribution: {having}") from error
 
-    def law(self, name: str) -> SpectrumLaw:
+    def law(self, name: str) -> StatisticDistribution:
         """The law of the spectrum of a matrix.
 
         Raises:
-            PriorError: Its prior states none; the message names the matrices whose priors do.
+            PriorError: The prior states none; the message names the matrices whose priors do.
         """
         try:
             return self._law(name)
@@ -184,7 +185,7 @@ class StatedLaws:
             raise PriorError(f"{name} has no prior")
         return prior.unscaled_density()
 
-    def _law(self, name: str) -> SpectrumLaw:
+    def _law(self, name: str) -> StatisticDistribution:
         return spectrum_law(self._density(name))
 
     def _having(self, state: Callable[[str], object]) -> list[str]:
@@ -196,7 +197,7 @@ class StatedLaws:
         return names
 
 
-def law_of(prior: Prior, name: str, shape: tuple[int, int]) -> SpectrumLaw:
+def law_of(prior: Prior, name: str, shape: tuple[int, int]) -> StatisticDistribution:
     """The law that a single prior states for the spectrum of a matrix.
 
     Raises:
@@ -208,15 +209,15 @@ def law_of(prior: Prior, name: str, shape: tuple[int, int]) -> SpectrumLaw:
         raise PriorError(f"{error}; take ESD(Lomax(2.0))") from error
 
 
-def spectrum_law(density: MatrixPrior) -> SpectrumLaw:
+def spectrum_law(density: MatrixPrior) -> StatisticDistribution:
     """The law of the spectrum under a density.
 
     Raises:
-        PriorError: It is a product, or a law of entries.
+        PriorError: The density is a product, or a law of entries.
     """
     if len(density.terms) != 1 or not density.spectral:
         raise PriorError(f"{density.name}: {density.stated!r} states no law for the spectrum alone")
-    return SpectrumLaw(density.name, density.smaller, density.spectral[0])
+    return StatisticDistribution(density.name, density.smaller, density.spectral[0])
 
 
 def hyperparameters_of(priors: Priors, net: nn.Module) -> dict[str, Hyperparameter]:

@@ -17,7 +17,7 @@ from bayes_htr.inference.guides import GUIDES, Guide, PointMass
 from bayes_htr.inference.run_folder import CONFIG, GUIDE, SPECTRA, WEIGHTS, RunFolder
 from bayes_htr.models import BayesianClassifier, Likelihood
 from bayes_htr.posterior.checks import SpectrumCheck
-from bayes_htr.posterior.laws import StatedLaws, hyperparameters_of
+from bayes_htr.posterior.laws import DeclaredPriors, hyperparameters_of
 from bayes_htr.posterior.plots import plot_trace
 from bayes_htr.posterior.prediction import (
     Prediction,
@@ -207,7 +207,7 @@ class Posterior:
                 hyperparameters.append(draw)
         return PosteriorSpectra(
             _stacked(spectra),
-            laws=StatedLaws.of(self.priors, self._net),
+            laws=DeclaredPriors.of(self.priors, self._net),
             hyperparameters=_stacked(hyperparameters),
         )
 

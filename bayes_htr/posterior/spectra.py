@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bayes_htr.errors import PriorError, SpectrumError
 from bayes_htr.posterior.checks import SpectrumCheck, check_spectrum
-from bayes_htr.posterior.laws import StatedLaws, law_of, prior_lambda_max
+from bayes_htr.posterior.laws import DeclaredPriors, law_of, prior_lambda_max
 from bayes_htr.posterior.plots import (
     PlottedSpectrum,
     plot_alpha,
@@ -49,10 +49,10 @@ class PosteriorSpectra(Mapping[str, Tensor]):
         self,
         draws: Mapping[str, Tensor],
         *,
-        laws: StatedLaws | None = None,
+        laws: DeclaredPriors | None = None,
         hyperparameters: Mapping[str, Tensor] | None = None,
     ) -> None:
-        self.laws = laws or StatedLaws()
+        self.laws = laws or DeclaredPriors()
         self.hyperparameters = dict(hyperparameters or {})
         self._tails: dict[str, SpectrumTail] = {}
         self._draws = {

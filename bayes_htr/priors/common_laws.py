@@ -33,7 +33,7 @@ class Normal(Law):
         self, x: Tensor, a: Arguments, start: Tensor | None = None, strength: float = 1.0
     ) -> Tensor:
         """As of any law; with mean 0 it is one pass over `x`, which is what weight decay costs."""
-        if self.loc == 0 and not self.latents:
+        if self.loc == 0 and not self.hyperpriors:
             return strength * (x.dot(x) / (2 * a["scale"] ** 2))
         return super().total_energy(x, a, start, strength)
 

@@ -53,7 +53,7 @@ class TailIndexed(Law, abstract=True):
         # A scale with a hyperprior keeps the tail index a hyperparameter too: their joint
         # normaliser matters.
         tail_index = getattr(self, "tail_index", None)
-        alone = len(self.latents) == 1
+        alone = len(self.hyperpriors) == 1
         return tail_index if isinstance(tail_index, Gamma) and alone else None
 
     def is_proper(self, strength: float = 1.0) -> bool:
@@ -76,7 +76,7 @@ class TailIndexed(Law, abstract=True):
         self, x: Tensor, a: Arguments, start: Tensor | None = None, strength: float = 1.0
     ) -> Tensor:
         """As of any law; a Gamma tail index is integrated out (`marginal_energy`)."""
-        if self.conjugate is None and (start is None or not self.latents):
+        if self.conjugate is None and (start is None or not self.hyperpriors):
             return super().total_energy(x, a, start, strength)
         excess = self.log_ratio(x, a) - (0.0 if start is None else self.log_ratio(start, a))
         slopes = self.log_slope(x, a)

@@ -76,7 +76,7 @@ def hyperparameters_of(prior: Prior, matrix: str) -> list[dict[str, Hyperparamet
         seen[kind] = seen.get(kind, 0) + 1
         label = kind if seen[kind] == 1 else f"{kind}{seen[kind]}"
         hyperparameters = {}
-        for argument, stated in term.statistic.law.latents.items():
+        for argument, stated in term.statistic.law.hyperpriors.items():
             law = stated if isinstance(stated, Law) else stated.law
             name = stated.name if isinstance(stated, Shared) else f"{matrix}:{label}.{argument}"
             hyperparameters[argument] = Hyperparameter(name, law)

@@ -137,7 +137,7 @@ class Law(Value, abstract=True):
         return next((a for a in self.arguments.values() if isinstance(a, Hill)), None)
 
     @cached_property
-    def latents(self) -> dict[str, Law | Joint | Shared]:
+    def hyperpriors(self) -> dict[str, Law | Joint | Shared]:
         """The hyperpriors among the arguments, by argument name."""
         arguments = self.arguments.items()
         return {k: v for k, v in arguments if isinstance(v, Law | Joint | Shared)}
@@ -179,7 +179,7 @@ class Law(Value, abstract=True):
         Raises:
             ValueError: Hyperparameters outside the law's range.
         """
-        if not self.latents:
+        if not self.hyperpriors:
             return strength * self.energy(x, a).sum()
         return -strength * self.distribution_of(dict(a)).log_prob(x).sum()
 

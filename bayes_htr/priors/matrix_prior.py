@@ -21,7 +21,6 @@ from bayes_htr.errors import PriorError
 from bayes_htr.priors.hyperparameters import Hyperparameter, hyperparameters_of
 from bayes_htr.priors.prior import Gate, Prior, Statistic, Term, Terms
 from bayes_htr.priors.schedules import Schedule, factor_at
-from bayes_htr.priors.tempered import tempered_distribution
 from bayes_htr.spectra import MatrixView, Need, haar, log_frame_constant, log_jacobian
 
 Values = Mapping[str, Tensor]
@@ -383,6 +382,8 @@ class MatrixPrior:
                 f"{term.strength:g}: it cannot be simulated; take strength 1, or numbers, or "
                 "sample it with htr.NUTS"
             )
+        from bayes_htr.priors.tempered import tempered_distribution  # which loads Pyro
+
         try:
             return tempered_distribution(term.statistic.law, term.strength)
         except PriorError as error:

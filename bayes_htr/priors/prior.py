@@ -194,22 +194,22 @@ class Statistic(Prior, abstract=True):
         return None
 
     def energy(
-        self, view: MatrixView, latents: Mapping[str, Tensor], strength: float = 1.0
+        self, view: MatrixView, hyperparameters: Mapping[str, Tensor], strength: float = 1.0
     ) -> Tensor:
         """The energy `-strength log p`, without constants.
 
         Args:
             view: The matrix.
-            latents: The values of the law's hyperparameters by argument name.
+            hyperparameters: The values of the law's hyperparameters by argument name.
             strength: The power of the law.
 
         Returns:
-            0-d, with gradient to the matrix and the latents.
+            0-d, with gradient to the matrix and the hyperparameters.
 
         Raises:
             SpectrumError: The energy is not finite, or all values lie outside the law's support.
         """
-        x, a = self.values(view), self._arguments(view, latents)
+        x, a = self.values(view), self._arguments(view, hyperparameters)
         start = self.start(view)
         x = self._supported(view, x, a)
         try:
@@ -227,9 +227,9 @@ class Statistic(Prior, abstract=True):
             'leave it out by patterns, as in Priors({"*.weight": ...})'
         )
 
-    def _arguments(self, view: MatrixView, latents: Mapping[str, Tensor]) -> Arguments:
+    def _arguments(self, view: MatrixView, hyperparameters: Mapping[str, Tensor]) -> Arguments:
         """The law's arguments as numbers and tensors; a tail index integrated out is left out."""
-        arguments: dict[str, Tensor | float] = {**self.law.numbers, **latents}
+        arguments: dict[str, Tensor | float] = {**self.law.numbers, **hyperparameters}
         hill = self.law.hill
         if hill is not None:
             lam = view.eigenvalues if hill.differentiable else view.eigenvalues.detach()

@@ -51,7 +51,7 @@ class ESD(Statistic):
                 raise PriorError(
                     f"{self!r}: tail= sets xmin to lambda_(k+1); leave xmin out of the law"
                 )
-            if self.law.latents and not isinstance(self.law, TailIndexed):
+            if self.law.hyperpriors and not isinstance(self.law, TailIndexed):
                 raise PriorError(
                     f"{self!r}: with tail= hyperpriors go with Powerlaw and Lomax alone"
                 )
@@ -80,10 +80,10 @@ class ESD(Statistic):
         )
 
     def energy(
-        self, view: MatrixView, latents: Mapping[str, Tensor], strength: float = 1.0
+        self, view: MatrixView, hyperparameters: Mapping[str, Tensor], strength: float = 1.0
     ) -> Tensor:
         if not self._is_log_det:
-            return super().energy(view, latents, strength)
+            return super().energy(view, hyperparameters, strength)
         assert isinstance(self.law, Lomax)
         assert isinstance(self.law.scale, float)
         S = view.log_det(self.law.scale)

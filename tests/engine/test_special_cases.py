@@ -249,7 +249,7 @@ def test_small_singular_values_are_scored_in_double_precision(prior, evaluate, w
 def test_a_statistic_has_its_energy_at_a_strength(law, tail):
     prior = htr.ESD(law, tail)
     view = MatrixView(torch.randn(5, 6), "weight", prior.needs)
-    latents = {name: torch.tensor(1.7) for name in law.latents}
+    latents = {name: torch.tensor(1.7) for name in law.hyperpriors}
     energy = prior.energy(view, latents)
     torch.testing.assert_close(prior.energy(view, latents, 3.0), 3 * energy)
 
