@@ -115,7 +115,8 @@ def analyze(
     million entries) are analysed several at a time, in as many threads as torch may use and at
     most 16, each with single-threaded BLAS (the process's number of threads is 1 meanwhile); large
     ones follow one at a time, with all threads. Of a file, no more than these matrices are in
-    memory. Tensors of fewer than two dimensions are not matrices; tied ones count once.
+    memory. Tensors of fewer than two dimensions are not matrices; tied ones count once. A matrix
+    with entries that are not finite has a row that says so, without numbers.
 
     Args:
         source: A module, a state dict, a `.pt`, `.pth` or `.safetensors` file, the index of
@@ -146,7 +147,6 @@ def analyze(
     Raises:
         DataError: There are no weight matrices, or a pattern matches none.
         CheckpointError: A file does not exist or cannot be read.
-        SpectrumError: A matrix has entries that are not finite.
         ValueError: An option outside its range.
     """
     windows = (Farms() if farms else None) if isinstance(farms, bool) else farms

@@ -103,7 +103,7 @@ COLUMNS = {
     "farms_N": "longer side of a window",
     "farms_M": "shorter side",
     "farms_windows": "how many there are",
-    "status": "`success`, or `failed` where there is no tail to fit",
+    "status": "`success`, or `failed` where there is no tail to fit, or no spectrum",
     "warning": "`over-trained` for alpha below 2, `under-trained` above 6, else empty",
 }
 
@@ -111,6 +111,23 @@ COLUMNS = {
 def in_order(row: Row) -> Row:
     """The row with its columns in the order of `COLUMNS`."""
     return {name: row[name] for name in COLUMNS if name in row}
+
+
+_UNDEFINED_NUMBERS = (
+    *("alpha", "interval_low", "interval_high", "xmin", "xmax", "D", "sigma", "hill"),
+    *("alpha_weighted", "log_alpha_norm", "norm", "log_norm", "spectral_norm"),
+    *("log_spectral_norm", "lambda_max", "sv_max", "sv_min", "stable_rank", "entropy", "W_scale"),
+)
+_UNDEFINED_COUNTS = (
+    *("num_pl_spikes", "matrix_rank", "rank_loss", "weak_rank_loss"),
+    *("detX_num", "num_ERG_spikes", "ERG_gap"),
+)
+
+
+def undefined_columns() -> Row:
+    """The columns that every report has, of a matrix that has no spectrum."""
+    numbers: Row = dict.fromkeys(_UNDEFINED_NUMBERS, math.nan)
+    return numbers | dict.fromkeys(_UNDEFINED_COUNTS) | {"status": "failed", "warning": ""}
 
 
 # Shape and norms

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from bayes_htr.analysis import columns
 from bayes_htr.analysis.bulk import MarchenkoPasturFit, fit_marchenko_pastur
 from bayes_htr.analysis.columns import Row
 from bayes_htr.analysis.esd import ESD, Array, esd_of
 from bayes_htr.analysis.resampled import Farms, farms_esd, randomised
-from bayes_htr.analysis.verdict import Kind, verdict
+from bayes_htr.analysis.verdict import UNTOLD, Kind, Verdict, verdict
 from bayes_htr.analysis.weights import Conv, Weight
+from bayes_htr.errors import SpectrumError
 from bayes_htr.tails import ALTERNATIVES, PowerlawFit, SpectrumTail, fit_tail
 from bayes_htr.tails.intervals import check_level
+
+_SMALLEST, _LARGEST = 1e-150, 1e150
+"""If the largest entry is not between these, eigenvalues may leave float64."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class MatrixSpectrum:
 
     Attributes:
         row: Its row of the report.
-        eigenvalues: `(K,)` all eigenvalues, ascending.
+        eigenvalues: `(K,)` all eigenvalues, ascending; NaN where the matrix is not finite.
         fit: The power law in the tail, or `None` where there is no tail.
         bulk: The Marchenko-Pastur bulk, or `None` where it was not fitted or there is none.
     """
@@ -99,18 +106,20 @@ class MatrixSpectrum:
 def analyse(weight: Weight, number: int, options: Options) -> MatrixSpectrum:
     """Read a weight and analyse its spectrum.
 
+    A weight without a spectrum, because it is not finite, has a row whose verdict says so.
+
     Args:
         weight: The weight.
         number: Its number in the network, from 0.
         options: What is computed.
-
-    Raises:
-        SpectrumError: Some entries are not finite.
     """
     with torch.no_grad():
         matrices = weight.matrices(options.conv)
         factor = weight.factor(options.conv)
-        esd = esd_of(matrices, weight.name, factor)
+        try:
+            esd = esd_of(matrices, weight.name, factor)
+        except (SpectrumError, np.linalg.LinAlgError, torch.linalg.LinAlgError):
+            return _without_spectrum(weight, matrices, number, options)
         tail = _tail(esd, options, options.bootstrap)
         fit = tail.fit
         bulk = fit_marchenko_pastur(esd) if options.mp_fit or options.randomize else None
@@ -123,7 +132,6 @@ def analyse(weight: Weight, number: int, options: Options) -> MatrixSpectrum:
             | columns.status_columns(tail)
             | columns.erg_columns(esd, fit)
         )
-        row |= columns.erg_columns(esd, fit)
         row |= columns.norm_columns(esd, math.nan if fit is None else fit.alpha)
         if options.compare:
             row |= columns.comparison_columns(comparisons)
@@ -137,6 +145,26 @@ def analyse(weight: Weight, number: int, options: Options) -> MatrixSpectrum:
             row |= columns.farms_columns(windows, _tail(windows, options, 0).fit)
     row["verdict"] = verdict(tail, bulk, comparisons)
     return MatrixSpectrum(columns.in_order(row), esd.values, fit, bulk)
+
+
+def _without_spectrum(
+    weight: Weight, matrices: Sequence[Tensor], number: int, options: Options
+) -> MatrixSpectrum:
+    """The record of a weight that has no spectrum, with the reason as its verdict."""
+    M, N = sorted(weight.sides(options.conv))
+    missing = ESD(np.full(weight.count(options.conv), np.nan), N, M, len(matrices))
+    entries = sum(W.numel() for W in matrices)
+    lost = sum(int((~torch.isfinite(W.double())).sum()) for W in matrices)
+    largest = max(float(W.double().abs().max()) for W in matrices)
+    problem = "no spectrum: its decomposition fails"
+    if lost:
+        problem = f"not finite: {lost} of {entries} entries are NaN or infinite"
+    elif not _SMALLEST < largest < _LARGEST:
+        size = "large" if largest > 1 else "small"
+        problem = f"no spectrum: its entries are so {size} that eigenvalues leave float64"
+    row = columns.shape_columns(weight, missing, number, options.conv) | columns.undefined_columns()
+    row["verdict"] = Verdict(problem, UNTOLD)
+    return MatrixSpectrum(columns.in_order(row), missing.values, None, None)
 
 
 def _tail(esd: ESD, options: Options, bootstrap: int) -> SpectrumTail:

@@ -71,7 +71,7 @@ DOUBTFUL = Kind(
 UNTOLD = Kind(
     "untold",
     "too little to tell",
-    "too small or too uncertain to tell, tied, or without a tail",
+    "too small or too uncertain to tell, tied, not finite, or without a tail",
     "o",
     False,
 )
