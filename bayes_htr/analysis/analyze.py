@@ -152,12 +152,35 @@ def analyze(
     windows = (Farms() if farms else None) if isinstance(farms, bool) else farms
     options = Options(conv, level, bootstrap, compare, mp_fit, randomize, windows, seed)
     patterns = {"layers": _patterns(layers), "exclude": _patterns(exclude)}
-    network = open_source(source)
-    weights, skipped = _select(network, patterns["layers"], patterns["exclude"], min_size, conv)
+    network, weights, skipped = select_weights(
+        source, layers=layers, exclude=exclude, min_size=min_size, conv=conv
+    )
     matrices = _analyse_all(weights, options, progress)
     settings: dict[str, Any] = {**asdict(options), "min_size": min_size}
     settings |= {option: list(names) for option, names in patterns.items() if names}
-    return SpectraReport(network.label, {m.name: m for m in matrices}, skipped, settings)
+    return SpectraReport(network, {m.name: m for m in matrices}, skipped, settings)
+
+
+def select_weights(
+    source: nn.Module | Mapping[str, Tensor] | str | PathLike[str],
+    *,
+    layers: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    min_size: int = 8,
+    conv: Conv = "flatten",
+) -> tuple[str, list[Weight], dict[str, str]]:
+    """Choose the weights that `analyze` analyses, without reading them.
+
+    Returns:
+        The label of the network, the weights, and the reasons why others are left out, by name.
+
+    Raises:
+        DataError: A pattern matches nothing, or no weight is left.
+        CheckpointError: A file does not exist or cannot be read.
+        ValueError: `min_size` is below 1.
+    """
+    network = open_source(source)
+    return network.label, *_select(network, _patterns(layers), _patterns(exclude), min_size, conv)
 
 
 def _select(
@@ -167,12 +190,6 @@ def _select(
     min_size: int,
     conv: Conv,
 ) -> tuple[list[Weight], dict[str, str]]:
-    """The weights to analyse, and the reasons why others are left out, by name.
-
-    Raises:
-        DataError: A pattern matches nothing, or no weight is left.
-        ValueError: `min_size` is below 1.
-    """
     if min_size < 1:
         raise ValueError(f"min_size={min_size} must be at least 1")
     for pattern in (*include, *exclude):

@@ -269,16 +269,29 @@ def compare_matrices(
         DataError: No matrix of one name and shape is in both.
     """
     others = {_key(matrix): matrix for matrix in second}
+    check_shared([_key(matrix) for matrix in first], list(others))
     pairs = [(matrix, others[_key(matrix)]) for matrix in first if _key(matrix) in others]
-    if not pairs:
-        names = [", ".join(matrix.name for matrix in side[:5]) for side in (first, second)]
+    both = {_key(matrix) for matrix, _ in pairs}
+    unmatched = dict.fromkeys(m.name for m in (*first, *second) if _key(m) not in both)
+    return [_difference_row(a, b) for a, b in pairs], tuple(unmatched)
+
+
+def check_shared(first: Sequence[tuple[Any, ...]], second: Sequence[tuple[Any, ...]]) -> None:
+    """Check that two networks have a matrix in common.
+
+    Args:
+        first: A name, followed by what else has to be equal, of each matrix of the first network.
+        second: The same of the second network.
+
+    Raises:
+        DataError: None of the first is among the second.
+    """
+    if not set(first) & set(second):
+        names = [", ".join(str(name) for name, *_ in side[:5]) for side in (first, second)]
         raise DataError(
             f"the networks share no matrix of one name and shape (first: {names[0]}; second: "
             f"{names[1]}); compare checkpoints of one network"
         )
-    both = {_key(matrix) for matrix, _ in pairs}
-    unmatched = dict.fromkeys(m.name for m in (*first, *second) if _key(m) not in both)
-    return [_difference_row(a, b) for a, b in pairs], tuple(unmatched)
 
 
 def _key(matrix: MatrixSpectrum) -> tuple[Any, ...]:
