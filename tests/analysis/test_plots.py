@@ -183,7 +183,7 @@ def test_two_checkpoints_of_zeros(tmp_path):
     alpha, _ = report.compare(report).plot().axes
     assert all(math.isnan(y) for line in alpha.lines for y in line.get_ydata())
     esd, survival, _ = report.plot("zero", path=tmp_path / "zero.png").axes
-    assert esd.texts[0].get_text() == "all eigenvalues are equal"
+    assert esd.texts[0].get_text() == "all eigenvalues are zero"
     assert survival.texts[0].get_text() == "all eigenvalues are zero"
 
 
