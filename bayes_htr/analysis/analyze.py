@@ -15,7 +15,7 @@ from dataclasses import asdict, replace
 from importlib import import_module
 from os import PathLike
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -101,7 +101,7 @@ def analyze(
     min_size: int = 8,
     conv: Conv = "flatten",
     level: float = 0.95,
-    bootstrap: int = 0,
+    bootstrap: int | Literal["auto"] = "auto",
     compare: bool = True,
     mp_fit: bool = True,
     randomize: bool = False,
@@ -128,8 +128,10 @@ def analyze(
             eigenvalues of one matrix `out x in` per position of its kernel, taken together
             (`"slices"`, as in WeightWatcher, with its factor 1/2).
         level: Probability of the intervals of alpha.
-        bootstrap: Number of replicates for the p-value and for the interval that accounts for the
-            choice of xmin; 0 for neither.
+        bootstrap: Number of replicates, in each of two rounds, for the p-value and for the interval
+            that accounts for the choice of xmin; 0 for neither, and then no verdict that needs the
+            p-value. `"auto"` takes 100, and up to 1,600 where the p-value is so close to 0.1 that
+            the verdict is open.
         compare: Whether to compare the power law with a lognormal, an exponential and a power law
             with a cut-off.
         mp_fit: Whether to fit the Marchenko-Pastur bulk.

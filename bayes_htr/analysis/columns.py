@@ -22,7 +22,8 @@ from bayes_htr.analysis.verdict import LIGHT, VERY_HEAVY
 from bayes_htr.analysis.weights import Conv, Weight
 from bayes_htr.errors import SpectrumError
 from bayes_htr.spectra import hill
-from bayes_htr.tails import ALTERNATIVES, Comparison, PowerlawFit, SpectrumTail
+from bayes_htr.tails import Comparison, PowerlawFit, SpectrumTail
+from bayes_htr.tails.alternatives import PARAMETERS
 
 Row = dict[str, Any]
 
@@ -67,10 +68,15 @@ COLUMNS = {
     "weak_rank_loss": "eigenvalues below 1e-6",
     "lognormal_R": "log likelihood ratio of the power law to a lognormal; negative: against it",
     "lognormal_p": "probability of so small a ratio if the power law holds",
+    "lognormal_mu": "its location: the mean of the logarithm, but for the cut at xmin",
+    "lognormal_sigma": "its scale: the standard deviation of the logarithm",
     "exponential_R": "the same to an exponential",
     "exponential_p": "probability of so large a ratio, of either sign, if both fit alike",
+    "exponential_Lambda": "its rate",
     "truncated_power_law_R": "the same to a power law with an exponential cut-off",
     "truncated_power_law_p": "probability of so small a ratio if the power law holds",
+    "truncated_power_law_alpha": "its exponent; at most 1, it is no power law but for its cut-off",
+    "truncated_power_law_Lambda": "its cut-off: it falls exponentially from `1 / Lambda` on",
     "sigma_mp": "standard deviation of the random bulk, 1 where all is bulk",
     "bulk_min": "lower edge of the Marchenko-Pastur bulk",
     "bulk_max": "upper edge",
@@ -237,11 +243,17 @@ def status_columns(tail: SpectrumTail) -> Row:
 
 
 def comparison_columns(comparisons: Sequence[Comparison]) -> Row:
-    """Likelihood ratios to other laws; NaN without a tail to compare."""
-    row: Row = {f"{name}_{column}": math.nan for name in ALTERNATIVES for column in "Rp"}
+    """Likelihood ratios to other laws, with their parameters; NaN without a tail to compare.
+
+    The parameters are also NaN where the other law fits best as the power law.
+    """
+    row: Row = {}
+    for name, parameters in PARAMETERS.items():
+        row |= {f"{name}_{column}": math.nan for column in ("R", "p", *parameters)}
     for comparison in comparisons:
-        row[f"{comparison.name}_R"] = comparison.ratio
-        row[f"{comparison.name}_p"] = comparison.p_value
+        name = comparison.name
+        row |= {f"{name}_R": comparison.ratio, f"{name}_p": comparison.p_value}
+        row |= {f"{name}_{key}": value for key, value in comparison.parameters.items()}
     return row
 
 

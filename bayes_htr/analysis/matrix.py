@@ -5,21 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from bayes_htr._checks import whole_number
 from bayes_htr.analysis import columns
 from bayes_htr.analysis.bulk import MarchenkoPasturFit, fit_marchenko_pastur
 from bayes_htr.analysis.columns import Row
 from bayes_htr.analysis.esd import ESD, Array, esd_of
 from bayes_htr.analysis.resampled import Farms, farms_esd, randomised
-from bayes_htr.analysis.verdict import UNTOLD, Kind, Verdict, verdict
+from bayes_htr.analysis.verdict import REJECTED, UNTOLD, Kind, Verdict, verdict
 from bayes_htr.analysis.weights import Conv, Weight
 from bayes_htr.errors import SpectrumError
 from bayes_htr.tails import ALTERNATIVES, PowerlawFit, SpectrumTail, fit_tail
 from bayes_htr.tails.intervals import check_level
+
+_REPLICATES = (100, 400, 1600)
+"""Replicates in each round of `bootstrap="auto"`, which goes on while the p-value is undecided."""
 
 _SMALLEST, _LARGEST = 1e-150, 1e150
 """If the largest entry is not between these, eigenvalues may leave float64."""
@@ -35,7 +40,7 @@ class Options:
 
     conv: Conv
     level: float
-    bootstrap: int
+    bootstrap: int | Literal["auto"]
     compare: bool
     mp_fit: bool
     randomize: bool
@@ -46,10 +51,8 @@ class Options:
         if self.conv not in ("flatten", "slices"):
             raise ValueError(f"conv={self.conv!r} must be 'flatten' or 'slices'")
         check_level(self.level)
-        if self.bootstrap < 0:
-            raise ValueError(
-                f"bootstrap={self.bootstrap} must be 0, for none, or a number of replicates"
-            )
+        if self.bootstrap != "auto":
+            whole_number(self.bootstrap, "bootstrap")
 
 
 @dataclass(frozen=True)
@@ -120,9 +123,9 @@ def analyse(weight: Weight, number: int, options: Options) -> MatrixSpectrum:
             esd = esd_of(matrices, weight.name, factor)
         except (SpectrumError, np.linalg.LinAlgError, torch.linalg.LinAlgError):
             return _without_spectrum(weight, matrices, number, options)
-        tail = _tail(esd, options, options.bootstrap)
-        fit = tail.fit
         bulk = fit_marchenko_pastur(esd) if options.mp_fit or options.randomize else None
+        tail = _tested_tail(esd, options, random_like=bulk is not None and bulk.random_like)
+        fit = tail.fit
         comparisons = []
         if options.compare and fit is not None:
             comparisons = [fit.compare(name) for name in ALTERNATIVES]
@@ -165,6 +168,19 @@ def _without_spectrum(
     row = columns.shape_columns(weight, missing, number, options.conv) | columns.undefined_columns()
     row["verdict"] = Verdict(problem, UNTOLD)
     return MatrixSpectrum(columns.in_order(row), missing.values, None, None)
+
+
+def _tested_tail(esd: ESD, options: Options, random_like: bool) -> SpectrumTail:
+    """The tail of an ESD, with as many replicates as its verdict needs if the option is "auto"."""
+    if options.bootstrap != "auto":
+        return _tail(esd, options, options.bootstrap)
+    tail = SpectrumTail(None)
+    for replicates in _REPLICATES:
+        tail = _tail(esd, options, replicates)
+        untold = tail.fit is None or tail.problem or random_like
+        if untold or (tail.fit is not None and tail.fit.rejected(REJECTED) is not None):
+            break
+    return tail
 
 
 def _tail(esd: ESD, options: Options, bootstrap: int) -> SpectrumTail:

@@ -138,7 +138,14 @@ LAW_NAMES = {
 }
 """The alternatives, each with the words that sentences use for it."""
 
-ALTERNATIVES = tuple(LAW_NAMES)
+PARAMETERS = {
+    "lognormal": ("mu", "sigma"),
+    "exponential": ("Lambda",),
+    "truncated_power_law": ("alpha", "Lambda"),
+}
+"""The names of each alternative's own parameters."""
+
+ALTERNATIVES = tuple(PARAMETERS)
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(96)
 _NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2  # on the interval from 0 to 1

@@ -24,6 +24,7 @@ from bayes_htr.tails.bootstrap import (
     chosen_starts,
     excess_and_size,
     fit_known,
+    is_at_most,
     p_value,
     second_round,
     tails_at,
@@ -109,6 +110,27 @@ class PowerlawFit:
     def shown_interval(self) -> tuple[float, float]:
         """The interval that tables and pictures show: `searched_interval` if there is one."""
         return self.searched_interval or self.interval
+
+    @property
+    def replicates(self) -> int:
+        """The number of replicates behind the p-value: of both rounds, if xmin was searched."""
+        return self.bootstrap * (2 if self.searched else 1)
+
+    def rejected(self, bound: float = 0.1) -> bool | None:
+        """Whether the power law is rejected, because its p-value is at most a bound.
+
+        Args:
+            bound: The bound, by default that of Clauset, Shalizi and Newman.
+
+        Returns:
+            `None` without a bootstrap, and where the p-value lies so close to the bound that more
+            replicates may decide otherwise.
+        """
+        if self.p_value is None:
+            return None
+        if not self.replicates:
+            return self.p_value <= bound
+        return is_at_most(self.p_value, self.replicates, bound)
 
     def compare(self, name: str) -> Comparison:
         """Compare the power law with another law of the same tail by their likelihoods.

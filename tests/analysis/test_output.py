@@ -187,8 +187,8 @@ def test_the_interval_of_a_difference():
     (first,) = first_report.compare(other).rows
     a, b = first_report.rows[0], other.rows[0]
     assert first["difference"] == b["alpha"] - a["alpha"]
-    down = math.hypot(b["alpha"] - b["interval_low"], a["interval_high"] - a["alpha"])
-    up = math.hypot(b["interval_high"] - b["alpha"], a["alpha"] - a["interval_low"])
+    down = math.hypot(b["alpha"] - b["searched_low"], a["searched_high"] - a["alpha"])
+    up = math.hypot(b["searched_high"] - b["alpha"], a["alpha"] - a["searched_low"])
     assert first["difference_low"] == pytest.approx(first["difference"] - down)
     assert first["difference_high"] == pytest.approx(first["difference"] + up)
 

@@ -250,7 +250,7 @@ def methods(columns: Sequence[str]) -> str:
         "the interval takes the choice of xmin into account, by a bootstrap"
         if searched
         else "the interval takes xmin as known and is therefore too short; "
-        "<code>bootstrap=200</code> gives one that takes its choice into account, and p-values"
+        "a bootstrap gives one that takes its choice into account, and p-values"
     )
     return f"""<section aria-labelledby="methods">
 <h2 id="methods">How to read this</h2>
