@@ -77,12 +77,12 @@ COLUMNS = {
     "truncated_power_law_p": "probability of so small a ratio if the power law holds",
     "truncated_power_law_alpha": "its exponent; at most 1, it is no power law but for its cut-off",
     "truncated_power_law_Lambda": "its cut-off: it falls exponentially from `1 / Lambda` on",
-    "sigma_mp": "standard deviation of the random bulk, 1 where all is bulk",
-    "bulk_min": "lower edge of the Marchenko-Pastur bulk",
+    "sigma_mp": "standard deviation of the random bulk, 1 where all is bulk; none if none fits",
+    "bulk_min": "lower edge of the Marchenko-Pastur bulk; none if none fits",
     "bulk_max": "upper edge",
     "num_spikes": "eigenvalues above it, with a margin that random matrices pass in 1 % of cases",
     "mp_softrank": "`bulk_max / lambda_max`",
-    "mp_D": "Kolmogorov-Smirnov distance of the bulk to its law",
+    "mp_D": "Kolmogorov-Smirnov distance of the bulk to its law; a large one: there is no bulk",
     "W_scale": "`sqrt(num_evals / norm)`",
     "detX_num": "eigenvalues in the tail of the trace-log (ERG) condition",
     "num_ERG_spikes": "the same",
@@ -303,18 +303,16 @@ def trace_log_count(values: Array) -> int | None:
 
 
 def bulk_columns(bulk: MarchenkoPasturFit | None, prefix: str = "") -> Row:
-    """The Marchenko-Pastur bulk; NaN and `None` where there is none."""
-    if bulk is None:
-        names = ("sigma_mp", "bulk_min", "bulk_max", "mp_softrank")
-        return {f"{prefix}{name}": math.nan for name in names} | {f"{prefix}num_spikes": None}
+    """The Marchenko-Pastur bulk; NaN and `None` where there is none, or it does not fit."""
+    fits = bulk is not None and bulk.fits
     row: Row = {
-        f"{prefix}sigma_mp": bulk.sigma,
-        f"{prefix}bulk_min": bulk.bulk_min,
-        f"{prefix}bulk_max": bulk.bulk_max,
-        f"{prefix}num_spikes": bulk.num_spikes,
-        f"{prefix}mp_softrank": bulk.soft_rank,
+        f"{prefix}sigma_mp": bulk.sigma if bulk and fits else math.nan,
+        f"{prefix}bulk_min": bulk.bulk_min if bulk and fits else math.nan,
+        f"{prefix}bulk_max": bulk.bulk_max if bulk and fits else math.nan,
+        f"{prefix}num_spikes": bulk.num_spikes if bulk and fits else None,
+        f"{prefix}mp_softrank": bulk.soft_rank if bulk and fits else math.nan,
     }
-    return row if prefix else row | {"mp_D": bulk.D}
+    return row if prefix else row | {"mp_D": math.nan if bulk is None else bulk.D}
 
 
 def random_columns(replicas: Sequence[ESD], esd: ESD) -> Row:
@@ -331,7 +329,7 @@ def random_columns(replicas: Sequence[ESD], esd: ESD) -> Row:
         "ww_maxdist": own - largest,
         "rand_W_scale": _scale(pool.values),
         "num_above_rand": int((esd.values > largest).sum()),
-        "num_traps": None if bulk is None else bulk.num_spikes,
+        "num_traps": None if bulk is None or not bulk.fits else bulk.num_spikes,
         **bulk_columns(bulk, "rand_"),
     }
 

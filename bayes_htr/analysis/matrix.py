@@ -63,7 +63,7 @@ class MatrixSpectrum:
         row: Its row of the report.
         eigenvalues: `(K,)` all eigenvalues, ascending; NaN where the matrix is not finite.
         fit: The power law in the tail, or `None` where there is no tail.
-        bulk: The Marchenko-Pastur bulk, or `None` where it was not fitted or there is none.
+        bulk: The Marchenko-Pastur bulk, or `None` where it was not fitted or does not fit.
     """
 
     row: Row
@@ -147,7 +147,8 @@ def analyse(weight: Weight, number: int, options: Options) -> MatrixSpectrum:
             windows = farms_esd(matrices, options.farms, weight.name, factor)
             row |= columns.farms_columns(windows, _tail(windows, options, 0).fit)
     row["verdict"] = verdict(tail, bulk, comparisons)
-    return MatrixSpectrum(columns.in_order(row), esd.values, fit, bulk)
+    there_is_one = bulk is not None and bulk.fits
+    return MatrixSpectrum(columns.in_order(row), esd.values, fit, bulk if there_is_one else None)
 
 
 def _without_spectrum(

@@ -75,6 +75,7 @@ class SpectraReport(Records):
         "num_pl_spikes": "in tail",
         "stable_rank": "stable rank",
         "num_spikes": "spikes",
+        "mp_D": "bulk D",
         "verdict": "verdict",
     }
 
@@ -93,7 +94,7 @@ class SpectraReport(Records):
 
     @property
     def bulks(self) -> dict[str, MarchenkoPasturFit | None]:
-        """The Marchenko-Pastur bulk of each matrix by name, or `None` where there is none."""
+        """The Marchenko-Pastur bulk of each matrix by name, or `None` where none fits."""
         return {name: matrix.bulk for name, matrix in self.matrices.items()}
 
     def matrix(self, name: str) -> MatrixSpectrum:
