@@ -28,6 +28,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_htr._checks import whole_number
 from bayes_htr.tails.alternatives import Array, truncated_cdf, truncated_rate
 
 Index = NDArray[np.intp]
@@ -68,6 +69,7 @@ class Rule:
             raise ValueError(f"ks={self.ks!r} must be 'lower' or 'two-sided'")
         if self.correction not in _SUBTRACTED:
             raise ValueError(f"correction={self.correction!r} must be 'none', 'n-1' or 'n-2'")
+        whole_number(self.min_tail, "min_tail")
         least = max(2, 1 + _SUBTRACTED[self.correction])
         if self.min_tail < least:
             raise ValueError(

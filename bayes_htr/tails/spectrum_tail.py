@@ -34,7 +34,8 @@ import numpy as np
 
 from bayes_htr.errors import SpectrumError
 from bayes_htr.tails.alternatives import ALTERNATIVES, LAW_NAMES, Array, best_alternative
-from bayes_htr.tails.fit import PowerlawFit, fit_powerlaw
+from bayes_htr.tails.fit import fit_powerlaw
+from bayes_htr.tails.result import PowerlawFit
 
 FEWEST = 20
 """The smallest number of eigenvalues with an exponent: WeightWatcher's bound of small spectra."""
@@ -130,7 +131,8 @@ def fit_tail(
     not_zero = " that are not zero" if len(used) < len(values) else ""
     few = f"too few eigenvalues{not_zero} to tell ({len(used)})"
     try:
-        fit = fit_powerlaw(used, level=level, bootstrap=bootstrap, seed=seed, **small)
+        options = {"level": level, "bootstrap": bootstrap, "seed": seed, "discrete": False, **small}
+        fit = fit_powerlaw(used, **options)
     except SpectrumError:
         return SpectrumTail(None, few if small else "no tail to fit", few=bool(small))
     if math.log(used[-1] / fit.xmin) < _NARROWEST:
