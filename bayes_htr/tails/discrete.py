@@ -21,9 +21,8 @@ import numpy as np
 import scipy
 from numpy.polynomial import Polynomial
 
-from bayes_htr.tails.alternatives import Array
 from bayes_htr.tails.intervals import GridPosterior
-from bayes_htr.tails.search import Index
+from bayes_htr.tails.search import Array, Index
 
 LARGEST_ALPHA = 100.0
 """Tails with a larger exponent are no candidates: nearly all of their values equal xmin."""

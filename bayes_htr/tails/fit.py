@@ -17,7 +17,6 @@ import torch
 from bayes_htr._checks import number, whole_number
 from bayes_htr.errors import SpectrumError
 from bayes_htr.tails import discrete as counted
-from bayes_htr.tails.alternatives import Array, fisher_information
 from bayes_htr.tails.bootstrap import (
     FittedTails,
     bootstrap_known,
@@ -39,7 +38,15 @@ from bayes_htr.tails.intervals import (
     interval,
 )
 from bayes_htr.tails.result import PowerlawFit
-from bayes_htr.tails.search import KS, ROUNDING, Correction, Rule, search_xmin
+from bayes_htr.tails.search import (
+    KS,
+    ROUNDING,
+    Array,
+    Correction,
+    Rule,
+    fisher_information,
+    search_xmin,
+)
 
 _FEWEST = 3
 _LARGE = 1000  # from such an xmin on, the laws of whole and of real numbers are alike

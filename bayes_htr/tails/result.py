@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayes_htr._plotting import save
-from bayes_htr.tails.alternatives import Array, Comparison, compare
+from bayes_htr.tails.alternatives import Comparison, compare
 from bayes_htr.tails.bootstrap import is_at_most
 from bayes_htr.tails.plots import plot_fit
-from bayes_htr.tails.search import Rule
+from bayes_htr.tails.search import Array, Rule
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -177,14 +177,6 @@ def row_of(W, **options):
     return htr.analyze({"w": torch.as_tensor(W)}, **options).rows[0]
 
 
-@pytest.mark.parametrize(
-    ("index", "warning"), [(0.5, "over-trained"), (2.5, ""), (9.0, "under-trained")]
-)
-def test_warnings_are_those_of_weightwatcher(index, warning):
-    lam = (1 - (np.arange(300) + 0.5) / 300) ** (-1 / index)
-    assert row_of(np.diag(np.sqrt(lam)))["warning"] == warning
-
-
 def test_whole_matrices():
     random = np.random.default_rng(1)
     gaussian = random.standard_normal((400, 200))
