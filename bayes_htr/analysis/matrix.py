@@ -121,7 +121,7 @@ def analyse(weight: Weight, number: int, options: Options) -> MatrixSpectrum:
         factor = weight.factor(options.conv)
         try:
             esd = esd_of(matrices, weight.name, factor)
-        except (SpectrumError, np.linalg.LinAlgError, torch.linalg.LinAlgError):
+        except (SpectrumError, np.linalg.LinAlgError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
             return _without_spectrum(weight, matrices, number, options)
         bulk = fit_marchenko_pastur(esd) if options.mp_fit or options.randomize else None
         tail = _tested_tail(esd, options, random_like=bulk is not None and bulk.random_like)
