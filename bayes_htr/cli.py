@@ -249,10 +249,11 @@ def _add_analyze(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--level", type=float, default=0.95, help="probability of the intervals")
     add(
         "--bootstrap",
-        type=int,
-        default=0,
+        type=_replicates,
+        default="auto",
         metavar="N",
-        help="replicates for p-values and for intervals over xmin; 0 for none",
+        help="replicates for p-values and for intervals over xmin; 0 for none; auto, the default, "
+        "takes as many as verdicts need",
     )
     add("--randomize", action="store_true", help="compare with the entries in random order")
     add("--farms", action="store_true", help="also fit windows of one aspect ratio")
@@ -264,6 +265,10 @@ def _add_analyze(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="another checkpoint of the same network: show, and write, the differences",
     )
     parser.set_defaults(run=_analyze, interrupted="interrupted; nothing was written")
+
+
+def _replicates(text: str) -> int | str:
+    return text if text == "auto" else int(text)
 
 
 def _fit(args: argparse.Namespace, console: Console) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from os import PathLike
@@ -14,9 +15,10 @@ from torch import nn
 
 from bayes_htr._checks import whole_number
 from bayes_htr._threads import counted_work, exclusive, restored_threads, suitable_threads
-from bayes_htr._torch import usable_device
+from bayes_htr._torch import input_dtype, usable_device
 from bayes_htr._version import __version__
 from bayes_htr.distributed import check_same, fail_together, own_device, run_on_rank0, world_size
+from bayes_htr.engine.autograd import has_hooks
 from bayes_htr.inference import (
     NUTS,
     SVI,
@@ -60,7 +62,8 @@ def fit(
     Training starts from the weights of `model.net` (or `init`) on a copy: the network itself and
     the global random state are left as they were. Where `torch.distributed` is initialised with
     more than one process, all of them train together; see `docs/distributed.md`. Threads of one
-    process take turns: a call waits until that of another thread has ended.
+    process take turns: a call waits until that of another thread has ended. Random numbers that
+    your own code draws in another thread meanwhile would still disturb the run.
 
     Args:
         model: The network with its priors.
@@ -121,7 +124,7 @@ def fit(
         first = next(net.parameters(), torch.zeros(()))
         target = _device(device, first.device)
         net.to(target)
-        to_network: dict[str, Any] = {"device": target, "dtype": first.dtype}
+        to_network: dict[str, Any] = {"device": target, "dtype": input_dtype(net)}
         batches = Batches(train, batch_size=batch_size, seed=seed, name="train", **to_network)
         validation_batches = None
         if validation is not None:
@@ -131,6 +134,8 @@ def fit(
             validation_batches.check_network(net)
         with counted_work(net) as work:
             model.likelihood.check_classes(batches.check_network(net))
+        if batches.doubt is not None:
+            warnings.warn(batches.doubt, stacklevel=2)
         num_threads = torch.get_num_threads()
         if target.type == "cpu":
             num_threads = _threads(threads, method, net, batches, work.multiply_adds)
@@ -267,6 +272,13 @@ def _copy_network(model: BayesianClassifier, init: Posterior | None) -> nn.Modul
         SpectrumError: A weight is not finite.
     """
     net = model.net
+    if hooked := [p.name for p in parameters_of(net) if has_hooks(p.tensor)]:
+        warnings.warn(
+            f"hooks are registered on {', '.join(hooked)}, and fit trains a copy of the network, "
+            "which does not have them. To mask or scale a gradient, use torch.nn.utils.parametrize "
+            "or freeze the parameter; or train the network in a loop with htr.bind",
+            stacklevel=3,
+        )
     if world_size() > 1 and isinstance(net, nn.parallel.DistributedDataParallel):
         net = net.module  # the copy gets a wrapper of its own
     try:

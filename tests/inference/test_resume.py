@@ -18,6 +18,7 @@ import torch
 from torch.optim import SGD
 
 import bayes_htr as htr
+from bayes_htr.engine.packing import unpack
 from bayes_htr.models import Likelihood
 
 SCRIPT = Path(__file__).with_name("resume_cases.py")
@@ -91,7 +92,7 @@ def test_the_cases_are_what_they_claim(whole, resumed):
     assert max(row["epoch"] for row in whole["patience"].history) < 10
     assert whole["plateau"].history[-1]["lr"] < 0.5
     checkpoint = torch.load(resumed / "warm blocks" / "checkpoint.pt", weights_only=True)
-    (held,) = checkpoint["energy"]["_extra_state"]["matrices"]
+    (held,) = unpack(checkpoint["energy"]["_extra_state"])["matrices"]
     assert held["block"] is not None
     assert held["held"]["age"] > 0
     assert whole["hyperparameters"].hyperparameters()
