@@ -62,7 +62,8 @@ def fit(
     Training starts from the weights of `model.net` (or `init`) on a copy: the network itself and
     the global random state are left as they were. Where `torch.distributed` is initialised with
     more than one process, all of them train together; see `docs/distributed.md`. Threads of one
-    process take turns: a call waits until that of another thread has ended.
+    process take turns: a call waits until that of another thread has ended. Random numbers that
+    your own code draws in another thread meanwhile would still disturb the run.
 
     Args:
         model: The network with its priors.

@@ -275,6 +275,7 @@ def test_a_run_of_an_earlier_version_is_shown(run, tmp_path, capsys):
         results[key] = {names[k]: v for k, v in results[key].items() if k in names}
     del results["seeds"], results["by_seed"]
     (old / "results.json").write_text(json.dumps(results))
+    (old / "digests.json").unlink()
     assert main(["report", str(old)]) == 0
     printed = capsys.readouterr().out
     assert "weight_decay" in printed and "plain training" in printed

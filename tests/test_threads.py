@@ -75,9 +75,10 @@ METHODS = {
 @pytest.mark.parametrize("one", METHODS)
 @pytest.mark.parametrize("other", ["map", "AutoNormal"])
 def test_fits_in_two_threads_are_those_of_one(one, other):
+    model = htr.BayesianClassifier(network(), LOMAX)  # made before: it takes random weights
+
     def run(name):
         epochs = None if name == "nuts" else 6
-        model = htr.BayesianClassifier(network(), LOMAX)
         posterior = htr.fit(
             model, (X, Y), method=METHODS[name](), epochs=epochs, batch_size=8, progress=False
         )

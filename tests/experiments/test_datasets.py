@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import sys
 import zipfile
 from http.client import IncompleteRead
@@ -314,6 +315,33 @@ def test_damaged_file(save, tmp_path):
     content[middle : middle + 50] = bytes(255 - byte for byte in content[middle : middle + 50])
     path.write_bytes(content)
     with pytest.raises(DataError, match="cannot be read"):
+        load_dataset("kmnist", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (99999999999999, 28, 28)}",  # memory
+        "{'descr': '|u1', 'fortran_order': False, 'shape': (3, 28, 28",  # a bracket is open
+        "{'descr': '|u1', 'fortran_order': False}",
+        "[" * 5000,
+        "{'descr': '|u1', 'fortran_order': False, 'shape': ('a',)}",
+        "{'descr': '|O', 'fortran_order': False, 'shape': (3,)}",
+    ],
+)
+def test_broken_header(header, tmp_path):
+    path = tmp_path / "kmnist.npz"
+    whole = io.BytesIO()
+    np.savez(whole, **arrays("kmnist"))
+    text = header.encode() + b"\n"
+    with zipfile.ZipFile(whole) as archive, zipfile.ZipFile(path, "w") as broken:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name == "x_train.npy":
+                size = len(text).to_bytes(2, "little")
+                content = b"\x93NUMPY\x01\x00" + size + text + bytes(100)
+            broken.writestr(name, content)
+    with pytest.raises(DataError, match=r"kmnist\.npz cannot be read .*damaged"):
         load_dataset("kmnist", tmp_path)
 
 

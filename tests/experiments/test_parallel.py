@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
+from bayes_htr._threads import restored_threads
 from bayes_htr.experiments.parallel import Workers, available_cores, run_parallel
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +93,10 @@ def test_threads_go_by_the_size_of_the_network():
     assert Workers.chosen(small, 20, device="cpu", alone=True) == Workers(1, 1)
     assert Workers.chosen(small, 20, device="cpu", threads=cores) == Workers(1, cores)
     assert Workers.chosen(large, 20, device="cpu").threads >= 1
+    with restored_threads():
+        torch.set_num_threads(2)
+        work = {"device": "cpu", "multiply_adds": 2**30}
+        assert Workers.chosen(small, 1, **work).threads == min(2, cores)  # as htr.fit has it
     with pytest.raises(ValueError, match="--threads 0"):
         Workers.chosen(small, 1, device="cpu", threads=0)
     assert str(Workers(2, 1)) == "2 fits at a time, 1 thread each"
