@@ -15,8 +15,12 @@ def main() -> int:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from bayes_htr.cli import main as run
 
-    signal.signal(signal.SIGINT, handler)
-    return run()
+    try:
+        signal.signal(signal.SIGINT, handler)
+        return run()
+    except KeyboardInterrupt:  # before the command line could take it
+        print("interrupted", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":
