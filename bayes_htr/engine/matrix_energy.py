@@ -209,16 +209,19 @@ class MatrixEnergy:
         """Cache an evaluation of the present matrix."""
         before = self.cache if self.cache is not None and self.cache.fits(self.tensor) else None
         top, reference, leading = evaluation.top, None, None
+        follows = self.caches and isinstance(self.policy, Drift)
         if top is not None:
-            W = working(self.matrix).reshape(-1)
-            sigma, squared_norm = torch.stack([top.sigma, torch.dot(W, W).to(top.sigma)]).tolist()
+            sigma, squared_norm = float(top.sigma), 0.0
+            if follows:  # nothing else compares norms
+                W = working(self.matrix).reshape(-1)
+                squared_norm = float(torch.dot(W, W))
             leading = LeadingTriplets(Cluster.of(top), sigma, squared_norm, sigma)
             if before is not None and before.leading is not None:
                 leading.interval = before.leading.interval
                 if self._has_followed and sigma <= before.leading.sigma * (1 + _SAME_TOL):
                     leading.cluster = before.leading.cluster
                     leading.weights = before.leading.weights
-        if self.caches and isinstance(self.policy, Drift) and evaluation.rest is not None:
+        if follows and evaluation.rest is not None:
             reference = working(self.matrix).clone()
         self.cache = CachedGradient(
             evaluation._replace(
