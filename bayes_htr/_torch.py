@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+from bayes_htr._threads import exclusive
 
 
 def usable_device(name: str | torch.device) -> torch.device:
@@ -42,9 +44,14 @@ def input_dtype(net: nn.Module) -> torch.dtype:
     return next((p.dtype for p in floats if p.ndim > 1), floats[0].dtype)
 
 
-def isolated_randomness() -> AbstractContextManager[None]:
-    """Restore the state of PyTorch's global random generators at the end of the block."""
-    return torch.random.fork_rng(devices=list(range(torch.cuda.device_count())))
+@contextmanager
+def isolated_randomness() -> Iterator[None]:
+    """Restore the state of PyTorch's global random generators at the end of the block.
+
+    One thread at a time is in such a block, since there is one state for all.
+    """
+    with exclusive(), torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        yield
 
 
 Modes = dict[nn.Module, bool]

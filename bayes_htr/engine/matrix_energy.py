@@ -35,6 +35,10 @@ _FOLLOWED_TOL = 1e-3
 """The tolerance of a top pair that will be followed: `u'Wv` is within about its square of
 `sigma_1`."""
 
+_SAME_TOL = 1e-3
+"""A largest singular value that is larger by more than this belongs to a direction that the
+followed triplets have missed."""
+
 _NO_EPOCH = object()
 
 
@@ -183,8 +187,6 @@ class MatrixEnergy:
         Raises:
             SpectrumError: A matrix that is not finite, or that a law cannot score.
         """
-        followed = self._followed_cluster()
-        top = None if followed is None else followed.top()
         tol = _FOLLOWED_TOL if self.caches and isinstance(self.policy, Drift) else None
         view = MatrixView(
             working(self.matrix),
@@ -193,7 +195,6 @@ class MatrixEnergy:
             self.block,
             started=self.started,
             tol=tol,
-            top=top,
         )
         return evaluate(self.prior, view, self.strengths, hyperparameters)
 
@@ -209,11 +210,12 @@ class MatrixEnergy:
         before = self.cache if self.cache is not None and self.cache.fits(self.tensor) else None
         top, reference, leading = evaluation.top, None, None
         if top is not None:
-            sigma = float(top.sigma)
-            leading = LeadingTriplets(Cluster.of(top), sigma, sigma)
+            W = working(self.matrix).reshape(-1)
+            sigma, squared_norm = torch.stack([top.sigma, torch.dot(W, W).to(top.sigma)]).tolist()
+            leading = LeadingTriplets(Cluster.of(top), sigma, squared_norm, sigma)
             if before is not None and before.leading is not None:
                 leading.interval = before.leading.interval
-                if self._followed_cluster() is not None:
+                if self._has_followed and sigma <= before.leading.sigma * (1 + _SAME_TOL):
                     leading.cluster = before.leading.cluster
                     leading.weights = before.leading.weights
         if self.caches and isinstance(self.policy, Drift) and evaluation.rest is not None:
@@ -308,17 +310,20 @@ class MatrixEnergy:
         state.pop("tensor", None)
         return state
 
-    def _followed_cluster(self) -> Cluster | None:
-        """The triplets, if nothing else is cached and they have followed to the present matrix.
+    @property
+    def _has_followed(self) -> bool:
+        """Whether there are leading triplets that have followed to the present matrix.
 
         Where a refresh is due whatever the matrix has become, nothing follows at this call.
         """
         cache = self.cache
-        if cache is None or cache.leading is None or cache.evaluation.rest is not None:
-            return None
-        if not cache.overdue or self.is_stale or cache.leading.age > 0:
-            return None
-        return cache.leading.cluster
+        return (
+            cache is not None
+            and cache.leading is not None
+            and cache.leading.cluster is not None
+            and not self.is_stale
+            and cache.leading.age == 0
+        )
 
 
 def hyperprior_summands(

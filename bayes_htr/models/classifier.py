@@ -18,6 +18,7 @@ from torch.func import functional_call
 from torch.nn.utils.stateless import _reparametrize_module
 
 from bayes_htr._checks import number
+from bayes_htr._torch import isolated_randomness
 from bayes_htr.engine import bind
 from bayes_htr.errors import DataError
 from bayes_htr.models.examples import as_tensor, check_label_shape, check_labels, check_outputs
@@ -313,7 +314,7 @@ def _log_density(
     num_data: int,
 ) -> Tensor:
     """The log density of a program at values of all its sites."""
-    with torch.random.fork_rng(devices=[]):  # a network may draw
+    with isolated_randomness():  # a network may draw
         trace = pyro.poutine.trace(_Given(params)(program)).get_trace(x, y, num_data=num_data)
     sites = [
         name
