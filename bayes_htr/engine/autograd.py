@@ -158,12 +158,13 @@ def _added(derivative: Derivative, scale: float) -> bool:
     tensor, view, gradient = derivative
     if has_hooks(tensor) or isinstance(view, SparseView):
         return False
-    if tensor.grad is None:
-        tensor.grad = torch.zeros_like(tensor)
-    if tensor.grad.layout != torch.strided:
+    grad = tensor.grad
+    if grad is None:
+        tensor.grad = grad = torch.zeros_like(tensor)
+    if grad.layout != torch.strided:
         return False
-    part = view(tensor.grad)
-    if part.untyped_storage().data_ptr() != tensor.grad.untyped_storage().data_ptr():
+    part = view(grad)
+    if part.untyped_storage().data_ptr() != grad.untyped_storage().data_ptr():
         return False
     rest, left, right = gradient
     if rest is not None:
@@ -177,7 +178,7 @@ def _added(derivative: Derivative, scale: float) -> bool:
 
 def has_hooks(tensor: Tensor) -> bool:
     """Whether something is registered on a leaf that autograd calls with its gradient."""
-    return bool(tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None))
+    return bool(tensor._backward_hooks or tensor._post_accumulate_grad_hooks)
 
 
 @dataclass(frozen=True)
