@@ -16,7 +16,8 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from bayes_htr.spectra import parameters_of
-from bayes_htr.spectra.matrices import NORMS, hooked, plain_name, unwrap
+from bayes_htr.spectra.layers import NORMS
+from bayes_htr.spectra.matrices import hooked, plain_name, unwrap
 
 _KINDS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.Linear, "dense"),

@@ -40,9 +40,11 @@ class Priors(Value):
     """Priors on the parameters of a network.
 
     Args:
-        priors: Either one prior for every weight matrix, or an ordered mapping from patterns on
-            parameter names (as in `fnmatch`) to priors, where the first match wins. An empty
-            mapping is a flat prior on everything: plain training.
+        priors: Either one prior for the weight matrices of all layers, or an ordered mapping from
+            patterns on parameter names (as in `fnmatch`) to priors, where the first match wins. An
+            empty mapping is a flat prior on everything: plain training. One prior for all leaves
+            out what is not the weight of a layer, such as class tokens, embeddings of positions
+            and tables of biases; `explain` names each with the reason, and patterns reach them.
 
     Raises:
         PriorError: A value that is not a prior, or a key that is not a pattern.
@@ -213,11 +215,8 @@ class Priors(Value):
         names = [p.name for p in parameters]
         used: dict[str, int] = dict.fromkeys((p for p, _ in self.priors), 0)
         resolved = [self._assign(parameter, used) for parameter in parameters]
-        if self.everywhere is not None and not any(p.matrices for p in parameters):
-            raise PriorError(
-                f"there is no weight matrix for {self.everywhere!r}; the parameters are "
-                f"{', '.join(names) or 'none'}"
-            )
+        if self.everywhere is not None and not any(p.prior for p in resolved):
+            self._refuse_none(resolved)
         for pattern, prior in self.priors:
             if used[pattern]:
                 continue
@@ -263,9 +262,10 @@ class Priors(Value):
         if parameter.raw and parameter.tensor.ndim > 1:
             self._refuse_raw(parameter)
         if self.everywhere is not None:
-            if parameter.matrices:
+            if parameter.matrices and not parameter.reason:
                 return self._resolved(parameter, self.everywhere, "(every weight matrix)")
-            return dataclasses.replace(flat, note="a vector")
+            note = f"left out: {parameter.reason}" if parameter.matrices else "a vector"
+            return dataclasses.replace(flat, note=note)
         for pattern, prior in self.priors:
             if not _matches(pattern, parameter):
                 continue
@@ -294,6 +294,19 @@ class Priors(Value):
             ]
         note = "" if parameter.tensor.requires_grad else "frozen: a constant"
         return ParameterPrior(parameter, prior, pattern, note, tuple(matrices))
+
+    def _refuse_none(self, resolved: list[ParameterPrior]) -> None:
+        """Raise for one prior on every weight matrix where there is no weight matrix."""
+        left_out = [f"{p.name} ({p.parameter.reason})" for p in resolved if p.parameter.reason]
+        if left_out:
+            raise PriorError(
+                f"no layer has a weight matrix for {self.everywhere!r}; to give it to what is left "
+                f"out, name that in a pattern, as in Priors({{'*': ...}}): {', '.join(left_out)}"
+            )
+        raise PriorError(
+            f"there is no weight matrix for {self.everywhere!r}; the parameters are "
+            f"{', '.join(p.name for p in resolved) or 'none'}"
+        )
 
     def _refuse_raw(self, parameter: Parameter) -> None:
         """Raise if a spectral prior is on a parameter from which the actual weight is computed."""

@@ -24,10 +24,9 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from bayes_htr.errors import SpectrumError
+from bayes_htr.spectra.layers import NORMS, reason_against_layer
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-NORMS = (nn.LayerNorm, nn.RMSNorm)
-"""Normalisation layers whose parameters can have two or more dimensions."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,8 @@ class Parameter:
         raw: Whether the network computes its weight from this parameter, for example by a
             parametrisation. Then the parameter is not the weight and contains no matrix of the
             network.
+        reason: Why it is not the weight of a layer, and priors on every weight matrix leave it
+            out; empty if it is one.
     """
 
     name: str
@@ -71,6 +72,7 @@ class Parameter:
     tensor: nn.Parameter
     matrices: tuple[Matrix, ...]
     raw: bool = False
+    reason: str = ""
 
 
 def unwrap(module: nn.Module) -> nn.Module:
@@ -120,8 +122,20 @@ def parameters_of(module: nn.Module) -> list[Parameter]:
         aliases = tuple(dict.fromkeys(plain_name(n) for n in names[key]))
         computed = _is_computed_from(raw, owner)
         matrices = () if computed else _matrices(aliases[0], tensor, owner)
-        found.append(Parameter(aliases[0], aliases, raw, tensor, matrices, computed))
+        reason = _reason_against(module, names[key], tensor) if matrices else ""
+        found.append(Parameter(aliases[0], aliases, raw, tensor, matrices, computed, reason))
     return found
+
+
+def _reason_against(module: nn.Module, names: list[str], tensor: Tensor) -> str:
+    """Why a parameter is not the weight of a layer; a tied one is, if it is under any name."""
+    reasons = [
+        reason_against_layer(
+            plain_name(name), tensor, module.get_submodule(name.rpartition(".")[0])
+        )
+        for name in names
+    ]
+    return reasons[0] if all(reasons) else ""
 
 
 def set_parameters(parameters: Iterable[Parameter], values: Mapping[str, Tensor]) -> None:
