@@ -11,13 +11,12 @@ from bayes_htr.engine.autograd import Derivative, Summand, itself
 from bayes_htr.engine.cache import (
     WIDTH_SHARE,
     CachedGradient,
-    Evaluation,
     LeadingTriplets,
-    evaluate,
 )
 from bayes_htr.engine.refresh import Drift, Exact, FlagKey, Refresh
 from bayes_htr.errors import PriorError
 from bayes_htr.priors import MatrixPrior
+from bayes_htr.priors.evaluation import Evaluation, evaluate
 from bayes_htr.spectra import (
     Cluster,
     Followed,

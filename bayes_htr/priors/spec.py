@@ -35,6 +35,10 @@ else:
     import tomli as tomllib
 
 
+_FLAT = {"type": "Flat"}
+"""A flat prior in files, which have no `None`."""
+
+
 @dataclass(frozen=True, repr=False, init=False)
 class Priors(Value):
     """Priors on the parameters of a network.
@@ -45,6 +49,8 @@ class Priors(Value):
             empty mapping is a flat prior on everything: plain training. One prior for all leaves
             out what is not the weight of a layer, such as class tokens, embeddings of positions
             and tables of biases; `explain` names each with the reason, and patterns reach them.
+            `None` in place of a prior is a flat prior, which keeps what its pattern matches from
+            later patterns.
 
     Raises:
         PriorError: A value that is not a prior, or a key that is not a pattern.
@@ -53,7 +59,7 @@ class Priors(Value):
         >>> priors = Priors({"fc*.weight": MaxEigenvalue(Frechet(2.0, 1.0))}).scaled(80.0)
     """
 
-    priors: tuple[tuple[str, Prior], ...]
+    priors: tuple[tuple[str, Prior | None], ...]
     everywhere: Prior | None
     strength: float
     schedules: tuple[Schedule, ...]
@@ -61,13 +67,13 @@ class Priors(Value):
 
     def __init__(
         self,
-        priors: Prior | Mapping[str, Prior],
+        priors: Prior | Mapping[str, Prior | None],
         *,
         strength: float = 1.0,
         schedules: tuple[Schedule, ...] = (),
         threshold: float | None = None,
     ) -> None:
-        patterns: tuple[tuple[str, Prior], ...] = ()
+        patterns: tuple[tuple[str, Prior | None], ...] = ()
         everywhere = None
         if isinstance(priors, Prior):
             everywhere = priors
@@ -80,10 +86,10 @@ class Priors(Value):
         for pattern, prior in patterns:
             if not isinstance(pattern, str) or not pattern:
                 raise PriorError(f"the pattern {pattern!r} must be a word, such as 'fc*.weight'")
-            if not isinstance(prior, Prior):
+            if prior is not None and not isinstance(prior, Prior):
                 raise PriorError(
                     f"{pattern!r}: {prior!r} is no prior; a law goes into a statistic, as in "
-                    "ESD(Lomax(2.0))"
+                    "ESD(Lomax(2.0)), and None is a flat prior"
                 )
         for schedule in schedules:
             if not isinstance(schedule, Schedule):
@@ -115,8 +121,7 @@ class Priors(Value):
     @property
     def is_scheduled(self) -> bool:
         """Whether the strength of any prior changes from epoch to epoch."""
-        stated = [prior for _, prior in self.priors]
-        stated += [] if self.everywhere is None else [self.everywhere]
+        stated = [prior for prior in (*dict(self.priors).values(), self.everywhere) if prior]
         return bool(self.schedules) or any(t.schedules for prior in stated for t in prior.terms)
 
     def above(self, threshold: float) -> Priors:
@@ -147,7 +152,10 @@ class Priors(Value):
         if self.everywhere is not None:
             out["everywhere"] = self.everywhere.to_dict()
         else:
-            out["priors"] = {pattern: prior.to_dict() for pattern, prior in self.priors}
+            out["priors"] = {
+                pattern: dict(_FLAT) if prior is None else prior.to_dict()
+                for pattern, prior in self.priors
+            }
         return out
 
     @classmethod
@@ -172,11 +180,14 @@ class Priors(Value):
                 f"unknown {', '.join(sorted(unknown))}; known are priors, everywhere, strength, "
                 "threshold, schedules"
             )
-        priors: Prior | dict[str, Prior]
+        priors: Prior | dict[str, Prior | None]
         if "everywhere" in given:
             priors = Prior.from_dict(given["everywhere"])
         elif isinstance(given["priors"], Mapping):
-            priors = {p: Prior.from_dict(prior) for p, prior in given["priors"].items()}
+            priors = {
+                pattern: None if prior == _FLAT else Prior.from_dict(prior)
+                for pattern, prior in given["priors"].items()
+            }
         else:
             raise PriorError(f"'priors' must be a table of patterns, not {given['priors']!r}")
         schedules = given.get("schedules", [])
@@ -225,7 +236,7 @@ class Priors(Value):
                 raise PriorError(
                     f"the pattern {pattern!r} matches no parameter; there are {', '.join(names)}"
                 )
-            if prior.spectral and not any(p.matrices for p in matched):
+            if prior and prior.spectral and not any(p.matrices for p in matched):
                 raise PriorError(
                     f"the pattern {pattern!r} matches vectors only "
                     f"({', '.join(p.name for p in matched)}), and {prior!r} "
@@ -269,6 +280,9 @@ class Priors(Value):
         for pattern, prior in self.priors:
             if not _matches(pattern, parameter):
                 continue
+            if prior is None:
+                used[pattern] += 1
+                return dataclasses.replace(flat, pattern=pattern, note=f"{pattern!r} says so")
             if prior.spectral and not parameter.matrices:
                 if not set(pattern) & set("*?["):
                     raise PriorError(

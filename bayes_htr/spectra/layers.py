@@ -37,16 +37,10 @@ _NAMES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"(.*_)?bias(es)?(_.*)?", "a bias, or a table of biases"),
         (r"(.*_)?masks?(_.*)?", "a mask"),
         (r"running_(mean|var|std).*|(.*_)?num_batches_tracked", "a running statistic"),
-        (
-            r"(.*_)?(scales?|scb|absmax|quant_map|scale_inv)(_\w+)?|scale_weight|scale_input",
-            "a scale",
-        ),
+        (r"(.*_)?(scales?|scb|absmax|quant_map)(_.*)?", "a scale"),
         (r"q?zeros|(.*_)?zero_points?|g_idx", "a zero point or index of a quantised weight"),
         (r"(.*_)?(cos|sin)(_cached)?|inv_freq|freqs?(_.*)?|rope(_.*)?", "a table of frequencies"),
-        (
-            r"position_ids|(.*_)?index|anchors?|anchor_grid|(coord|pixel)_table",
-            "a table of indices",
-        ),
+        (r"position_ids|(.*_)?index|anchors?(_grid)?", "a table of indices"),
         (r"pe|queue|embed_avg|ema_.*|cluster_size", "a buffer"),
         (r"mel_(basis|filters?)|fb|filterbank|window|(inverse|forward)_basis", "a filter bank"),
     )

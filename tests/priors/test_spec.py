@@ -201,6 +201,20 @@ def test_patterns_that_do_nothing_are_errors(patterns, said, net):
             use(net)
 
 
+def test_none_is_a_flat_prior_that_keeps_later_patterns_away(net):
+    priors = htr.Priors({"frozen.weight": None, "attention.*": None, "*": A})
+    assert assigned(priors, net) == {"embed.weight": A}
+    rows = explained(priors, net)
+    assert rows["frozen.weight"].prior == "flat ('frozen.weight' says so)"
+    assert htr.Priors.from_dict(priors.to_dict()) == priors
+    assert priors.to_dict()["priors"]["frozen.weight"] == {"type": "Flat"}
+    assert eval(repr(priors), vars(htr)) == priors
+    with pytest.raises(htr.PriorError, match="'nothing' matches no parameter"):
+        htr.Priors({"nothing": None}).resolve(net)
+    with pytest.raises(htr.PriorError, match="does nothing: earlier patterns"):
+        htr.Priors({"embed.*": A, "embed.weight": None}).resolve(net)
+
+
 def test_patterns_are_those_of_fnmatch(net):
     for pattern, names in [
         ("[ef]*.weight", {"embed.weight", "frozen.weight"}),
