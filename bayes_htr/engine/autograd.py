@@ -136,6 +136,9 @@ def accumulate(derivative: Derivative, scale: float) -> None:
     tensor, view, gradient = derivative
     if not tensor.requires_grad:
         return
+    if not tensor.is_leaf:  # a weight that the network computes: on to its parameters
+        _backward(derivative, scale, retain_graph=True)
+        return
     if tensor.grad is None:
         tensor.grad = torch.zeros_like(tensor)
     grad = tensor.grad
@@ -150,9 +153,14 @@ def accumulate(derivative: Derivative, scale: float) -> None:
                 add_product = part.addr_ if left.ndim == 1 else part.addmm_  # `addr_` is faster
                 add_product(left, right, alpha=scale)
             return
-    with torch.enable_grad():  # the matrix is no view of the gradient
-        zero = torch.zeros((), dtype=grad.dtype, device=grad.device)
-        (scale * enter(zero, [gradient], [view(tensor)])).backward()
+    _backward(derivative, scale)  # the matrix is no view of the gradient
+
+
+def _backward(derivative: Derivative, scale: float, *, retain_graph: bool = False) -> None:
+    tensor, view, gradient = derivative
+    with torch.enable_grad():
+        zero = torch.zeros((), dtype=tensor.dtype, device=tensor.device)
+        (scale * enter(zero, [gradient], [view(tensor)])).backward(retain_graph=retain_graph)
 
 
 def itself(tensor: Tensor) -> Tensor:

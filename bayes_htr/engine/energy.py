@@ -266,7 +266,7 @@ class SpectralEnergy(nn.Module):
         """
         summands = []
         for matrix in self._acting(epoch):
-            tensor = tensors[matrix.parameter]
+            tensor = matrix.tensor_among(tensors, self._net[1])
             evaluation = matrix.evaluate_at(tensor, latents)
             gradient = evaluation.gradient
             summands.append(matrix.summand_of(evaluation, tensor, gradient, latents))

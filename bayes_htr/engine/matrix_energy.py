@@ -74,6 +74,7 @@ class MatrixEnergy:
         self.is_cheap = not prior.spectral
         needs_entries = any(term.optimised for term in prior.entries)
         self.caches = not (isinstance(policy, Exact) or self.is_cheap or needs_entries)
+        self._computed = parameter.computed
         self._path = parameter.path
         self._modules, _, self._attribute = parameter.path.rpartition(".")
         self._needs = Need()
@@ -109,10 +110,14 @@ class MatrixEnergy:
     def parameter_in(self, root: nn.Module) -> Tensor:
         """The parameter in the unwrapped network; `get_parameter` without its costs.
 
+        A weight that the network computes is in the graph of its parameters.
+
         Raises:
             PriorError: It is there no more.
         """
         try:
+            if self._computed is not None:
+                return self._computed.of(root)
             for module in self._modules.split(".") if self._modules else ():
                 root = root._modules[module]  # type: ignore[assignment]
             tensor = root._parameters[self._attribute]
@@ -123,6 +128,17 @@ class MatrixEnergy:
                 f"the network has no parameter {self._path!r} any more; bind its priors again"
             )
         return tensor
+
+    def tensor_among(self, tensors: Mapping[str, Tensor], root: nn.Module) -> Tensor:
+        """The parameter, or the weight that the network computes, at given values.
+
+        Args:
+            tensors: Tensors by the names of parameters.
+            root: The unwrapped network.
+        """
+        if self._computed is None or self.parameter in tensors:
+            return tensors[self.parameter]
+        return self._computed.at(root, tensors)
 
     @property
     def matrix(self) -> Tensor:

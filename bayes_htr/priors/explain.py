@@ -93,7 +93,7 @@ def explained(parameter: ParameterPrior, num_data: int | None = None) -> list[Ex
                 parameter=matrix.name,
                 shape=shape,
                 matrix="" if matrix.is_vector else f"{m}x{n}",
-                pattern=parameter.pattern,
+                pattern=matrix.pattern,
                 prior=repr(matrix.stated) + (f" ({note})" if note else ""),
                 density=matrix.status,
                 strength=_strengths(matrix, num_data),
@@ -101,6 +101,10 @@ def explained(parameter: ParameterPrior, num_data: int | None = None) -> list[Ex
                 cost="" if is_frozen else f"{flops / 1e6:.3g} Mflop",
             )
         )
+    rows += [
+        ExplainedRow(name, shape, "", "", f"flat ({why})", "", "", "", "")
+        for name, why in parameter.flat.items()
+    ]
     return rows
 
 

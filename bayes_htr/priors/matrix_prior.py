@@ -112,6 +112,7 @@ class MatrixPrior:
         gates: The terms that act only above a threshold.
         view: Takes the parameter's tensor to the matrix.
         is_vector: Whether it is a vector.
+        pattern: The pattern that gave the prior.
     """
 
     name: str
@@ -121,6 +122,7 @@ class MatrixPrior:
     gates: tuple[Gate, ...] = ()
     view: Callable[[Tensor], Tensor] = field(default=_itself, compare=False, repr=False)
     is_vector: bool = False
+    pattern: str = field(default="", compare=False)
 
     @classmethod
     def of(
@@ -133,6 +135,7 @@ class MatrixPrior:
         schedules: tuple[Schedule, ...] = (),
         view: Callable[[Tensor], Tensor] = _itself,
         is_vector: bool = False,
+        pattern: str = "",
     ) -> MatrixPrior:
         """Resolve a prior for one matrix.
 
@@ -144,6 +147,7 @@ class MatrixPrior:
             schedules: Those of all priors of the network.
             view: Takes the parameter's tensor to the matrix; by default it is the matrix.
             is_vector: Whether it is a vector.
+            pattern: The pattern that gave the prior.
         """
         terms, gates = prior.decompose()
         hyperparameters = hyperparameters_of(prior, name)
@@ -158,6 +162,7 @@ class MatrixPrior:
             gates,
             view,
             is_vector,
+            pattern,
         )
 
     @property

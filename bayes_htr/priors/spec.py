@@ -7,27 +7,24 @@ without a matching pattern has a flat prior. `Priors.resolve` applies the patter
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from bayes_htr.errors import PriorError
+from bayes_htr.errors import PriorError, SpectrumError
+from bayes_htr.priors.assignment import Assignment, check_shared, everywhere
 from bayes_htr.priors.explain import Explanation, explained
-from bayes_htr.priors.law import Law
-from bayes_htr.priors.matrix_prior import MatrixPrior
 from bayes_htr.priors.parameter_prior import Densities, ParameterPrior
 from bayes_htr.priors.prior import Prior
 from bayes_htr.priors.schedules import Schedule
 from bayes_htr.priors.values import Value, number
-from bayes_htr.spectra import Parameter, parameters_of
-from bayes_htr.spectra.matrices import as_row, without_wrappers
+from bayes_htr.spectra import Parameter, weights_of
+from bayes_htr.spectra.layout import Layouts, LayoutsLike, as_layouts, plain_layouts, unmatched
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -35,6 +32,7 @@ else:
     import tomli as tomllib
 
 
+_KEYS = ("priors", "everywhere", "strength", "threshold", "schedules", "matrices")
 _FLAT = {"type": "Flat"}
 """A flat prior in files, which have no `None`."""
 
@@ -50,7 +48,14 @@ class Priors(Value):
             out what is not the weight of a layer, such as class tokens, embeddings of positions
             and tables of biases; `explain` names each with the reason, and patterns reach them.
             `None` in place of a prior is a flat prior, which keeps what its pattern matches from
-            later patterns.
+            later patterns. A pattern that ends in brackets, as `"*.in_proj_weight[q]"`, finds one
+            matrix of several.
+        strength: The power of all priors, as `scaled`.
+        schedules: What multiplies the strength from epoch to epoch, as `scheduled`.
+        threshold: Below it the sum of penalties does not act, as `above`.
+        matrices: Which axes of a parameter form its matrices, by patterns on names: a
+            `MatrixLayout`, or the same as plain data, or `None` for no matrix. Where nothing is
+            declared, the layer decides.
 
     Raises:
         PriorError: A value that is not a prior, or a key that is not a pattern.
@@ -64,6 +69,7 @@ class Priors(Value):
     strength: float
     schedules: tuple[Schedule, ...]
     threshold: float | None
+    matrices: Layouts
 
     def __init__(
         self,
@@ -72,6 +78,7 @@ class Priors(Value):
         strength: float = 1.0,
         schedules: tuple[Schedule, ...] = (),
         threshold: float | None = None,
+        matrices: LayoutsLike | Layouts | None = None,
     ) -> None:
         patterns: tuple[tuple[str, Prior | None], ...] = ()
         everywhere = None
@@ -100,9 +107,14 @@ class Priors(Value):
         set_(self, "strength", number(strength, "strength", at_least=0))
         set_(self, "schedules", tuple(schedules))
         set_(self, "threshold", None if threshold is None else number(threshold, "threshold"))
+        try:
+            set_(self, "matrices", as_layouts(matrices))
+        except ValueError as error:
+            raise PriorError(str(error)) from error
 
     def _with(self, **changes: Any) -> Priors:
-        kept = {f: getattr(self, f) for f in ("strength", "schedules", "threshold")}
+        fields = ("strength", "schedules", "threshold", "matrices")
+        kept = {f: getattr(self, f) for f in fields}
         base = dict(self.priors) if self.everywhere is None else self.everywhere
         return Priors(base, **(kept | changes))
 
@@ -132,7 +144,8 @@ class Priors(Value):
         )
 
     def __repr__(self) -> str:
-        text = f"Priors({dict(self.priors) if self.everywhere is None else self.everywhere!r})"
+        text = f"Priors({dict(self.priors) if self.everywhere is None else self.everywhere!r}"
+        text += f", matrices={dict(self.matrices)!r})" if self.matrices else ")"
         if self.strength != 1.0:
             text += f".scaled({self.strength})"
         text += "".join(f".scheduled({s!r})" for s in self.schedules)
@@ -149,6 +162,8 @@ class Priors(Value):
             out["threshold"] = self.threshold
         if self.schedules:
             out["schedules"] = [s.to_dict() for s in self.schedules]
+        if self.matrices:
+            out["matrices"] = plain_layouts(self.matrices)
         if self.everywhere is not None:
             out["everywhere"] = self.everywhere.to_dict()
         else:
@@ -175,11 +190,8 @@ class Priors(Value):
                 "give either a table 'priors' of patterns, or one prior 'everywhere'; got "
                 f"{', '.join(given) or 'nothing'}"
             )
-        if unknown := set(given) - {"priors", "everywhere", "strength", "threshold", "schedules"}:
-            raise PriorError(
-                f"unknown {', '.join(sorted(unknown))}; known are priors, everywhere, strength, "
-                "threshold, schedules"
-            )
+        if unknown := set(given) - set(_KEYS):
+            raise PriorError(f"unknown {', '.join(sorted(unknown))}; known are {', '.join(_KEYS)}")
         priors: Prior | dict[str, Prior | None]
         if "everywhere" in given:
             priors = Prior.from_dict(given["everywhere"])
@@ -198,6 +210,7 @@ class Priors(Value):
             strength=given.get("strength", 1.0),
             threshold=given.get("threshold"),
             schedules=tuple(Schedule.from_dict(s) for s in schedules),
+            matrices=given.get("matrices"),
         )
 
     @classmethod
@@ -222,32 +235,29 @@ class Priors(Value):
                 have taken, or only vectors although its prior is spectral; there is one prior for
                 every weight matrix, but no weight matrix; or a shared name has two laws.
         """
-        parameters = parameters_of(net)
-        names = [p.name for p in parameters]
-        used: dict[str, int] = dict.fromkeys((p for p, _ in self.priors), 0)
-        resolved = [self._assign(parameter, used) for parameter in parameters]
-        if self.everywhere is not None and not any(p.prior for p in resolved):
-            self._refuse_none(resolved)
-        for pattern, prior in self.priors:
-            if used[pattern]:
-                continue
-            matched = [p for p in parameters if _matches(pattern, p)]
-            if not matched:
-                raise PriorError(
-                    f"the pattern {pattern!r} matches no parameter; there are {', '.join(names)}"
-                )
-            if prior and prior.spectral and not any(p.matrices for p in matched):
-                raise PriorError(
-                    f"the pattern {pattern!r} matches vectors only "
-                    f"({', '.join(p.name for p in matched)}), and {prior!r} "
-                    "needs a matrix; vectors take Entries"
-                )
-            raise PriorError(
-                f"the pattern {pattern!r} does nothing: earlier patterns take all that it matches "
-                f"({', '.join(p.name for p in matched)}); move it up"
-            )
-        _check_shared(resolved)
+        parameters = self._weights(net)
+        overall: dict[str, Any] = {"strength": self.strength, "schedules": self.schedules}
+        if self.everywhere is not None:
+            resolved = everywhere(self.everywhere, parameters, overall)
+        else:
+            assignment = Assignment(self.priors, overall)
+            resolved = [assignment.of(parameter) for parameter in parameters]
+            assignment.check_used(parameters)
+        check_shared(resolved)
         return resolved
+
+    def _weights(self, net: nn.Module) -> list[Parameter]:
+        """The parameters and computed weights of a network, with the declared matrices."""
+        try:
+            parameters = weights_of(net, self.matrices)
+        except SpectrumError as error:
+            raise PriorError(str(error)) from error
+        for pattern in unmatched(self.matrices, [p.aliases for p in parameters]):
+            raise PriorError(
+                f"matrices: the pattern {pattern!r} matches no parameter; there are "
+                f"{', '.join(p.name for p in parameters)}"
+            )
+        return parameters
 
     def densities(self, net: nn.Module, epoch: int | None = None) -> Densities:
         """The priors of a network's parameters as densities.
@@ -267,72 +277,6 @@ class Priors(Value):
                 ".above(...), as in Priors(ESD(Lomax(2.0))), or use htr.MAP"
             )
         return Densities.at(resolved, epoch)
-
-    def _assign(self, parameter: Parameter, used: dict[str, int]) -> ParameterPrior:
-        flat = ParameterPrior(parameter)
-        if parameter.raw and parameter.tensor.ndim > 1:
-            self._refuse_raw(parameter)
-        if self.everywhere is not None:
-            if parameter.matrices and not parameter.reason:
-                return self._resolved(parameter, self.everywhere, "(every weight matrix)")
-            note = f"left out: {parameter.reason}" if parameter.matrices else "a vector"
-            return dataclasses.replace(flat, note=note)
-        for pattern, prior in self.priors:
-            if not _matches(pattern, parameter):
-                continue
-            if prior is None:
-                used[pattern] += 1
-                return dataclasses.replace(flat, pattern=pattern, note=f"{pattern!r} says so")
-            if prior.spectral and not parameter.matrices:
-                if not set(pattern) & set("*?["):
-                    raise PriorError(
-                        f"{pattern!r} is a vector of shape {tuple(parameter.tensor.shape)}, and "
-                        f"{prior!r} needs a matrix; vectors take Entries"
-                    )
-                flat = dataclasses.replace(flat, note=f"a vector, {pattern!r} needs a matrix")
-                continue
-            used[pattern] += 1
-            return self._resolved(parameter, prior, pattern)
-        return flat if flat.note else dataclasses.replace(flat, note="no pattern matches")
-
-    def _resolved(self, parameter: Parameter, prior: Prior, pattern: str) -> ParameterPrior:
-        overall: Any = {"strength": self.strength, "schedules": self.schedules}
-        matrices = [
-            MatrixPrior.of(prior, m.name, m.shape, view=m.view, **overall)
-            for m in parameter.matrices
-        ]
-        if not matrices:
-            shape = (1, parameter.tensor.numel())
-            matrices = [
-                MatrixPrior.of(prior, parameter.name, shape, view=as_row, is_vector=True, **overall)
-            ]
-        note = "" if parameter.tensor.requires_grad else "frozen: a constant"
-        return ParameterPrior(parameter, prior, pattern, note, tuple(matrices))
-
-    def _refuse_none(self, resolved: list[ParameterPrior]) -> None:
-        """Raise for one prior on every weight matrix where there is no weight matrix."""
-        left_out = [f"{p.name} ({p.parameter.reason})" for p in resolved if p.parameter.reason]
-        if left_out:
-            raise PriorError(
-                f"no layer has a weight matrix for {self.everywhere!r}; to give it to what is left "
-                f"out, name that in a pattern, as in Priors({{'*': ...}}): {', '.join(left_out)}"
-            )
-        raise PriorError(
-            f"there is no weight matrix for {self.everywhere!r}; the parameters are "
-            f"{', '.join(p.name for p in resolved) or 'none'}"
-        )
-
-    def _refuse_raw(self, parameter: Parameter) -> None:
-        """Raise if a spectral prior is on a parameter from which the actual weight is computed."""
-        matching = [prior for pattern, prior in self.priors if _matches(pattern, parameter)]
-        prior = self.everywhere or next(iter(matching), None)
-        if prior is not None and prior.spectral:
-            raise PriorError(
-                f"{parameter.name} is not a weight but what one is computed from, by a "
-                "parametrization, a normalisation or pruning; its spectrum is not the network's. "
-                "Remove that first (parametrize.remove_parametrizations, remove_weight_norm, "
-                "remove_spectral_norm, prune.remove), or give it Entries"
-            )
 
     def explain(self, net: nn.Module, *, num_data: int | None = None) -> Explanation:
         """A table with a row per parameter: its prior, whether it is proper, algorithm and cost.
@@ -355,26 +299,3 @@ class Priors(Value):
         if self.threshold is not None:
             tail.append(f"acts while the sum of penalties is at least {self.threshold}")
         return Explanation(tuple(rows), tuple(tail))
-
-
-def _check_shared(resolved: list[ParameterPrior]) -> None:
-    """Raise if one shared name stands for two hyperpriors."""
-    laws: dict[str, Law] = {}
-    for parameter in resolved:
-        for matrix in parameter.matrices:
-            for term in matrix.terms:
-                for hyperparameter in term.hyperparameters.values():
-                    name, law = hyperparameter.name, hyperparameter.law
-                    if (first := laws.setdefault(name, law)) != law:
-                        raise PriorError(
-                            f"Shared({name!r}, ...) stands for two laws, {first!r} and {law!r}; "
-                            "use two names"
-                        )
-
-
-def _matches(pattern: str, parameter: Parameter) -> bool:
-    return any(
-        fnmatchcase(alias, pattern)
-        or fnmatchcase(without_wrappers(alias), without_wrappers(pattern))
-        for alias in parameter.aliases
-    )

@@ -323,16 +323,22 @@ def test_explain_prints(net):
     ],
     ids=["weight_norm", "spectral_norm", "pruned"],
 )
-def test_what_a_weight_is_computed_from_has_no_spectrum(wrap):
+def test_a_prior_on_a_computed_weight(wrap):
     net = torch.nn.Sequential(wrap(torch.nn.Linear(4, 3)), torch.nn.Linear(3, 2))
-    for priors in (
-        htr.Priors(htr.ESD(htr.Lomax(2.0))),
-        htr.Priors({"*": htr.ESD(htr.Lomax(2.0))}),
-    ):
-        with pytest.raises(htr.PriorError, match="computed from"):
-            priors.resolve(net)
-    assert list(htr.matrices_of(net)) == ["1.weight"]
-    htr.Priors({"*": htr.penalties.weight_decay()}).resolve(net)
+    raw = [p for p, t in net.named_parameters() if p.startswith("0.") and t.ndim > 1]
+    for priors in (htr.Priors(A), htr.Priors({"*": A}), htr.Priors({"*.weight": A})):
+        assert assigned(priors, net) == {"0.weight": A, "1.weight": A}
+        assert all(
+            "0.weight is computed from it" in explained(htr.Priors(A), net)[n].prior for n in raw
+        )
+    assert list(htr.matrices_of(net)) == ["0.weight", "1.weight"]
+    decay = htr.penalties.weight_decay()
+    found = assigned(htr.Priors({"*": decay}), net)
+    assert set(raw) <= set(found)
+    assert "0.weight" not in found, "the entries are scored once, as those of the parameters"
+    assert set(assigned(htr.Priors({"0.weight": decay}), net)) == {"0.weight"}
+    with pytest.raises(htr.PriorError, match=r"not a weight but what 0\.weight is computed from"):
+        htr.Priors({raw[0]: A}).resolve(net)
 
 
 @pytest.mark.parametrize(
