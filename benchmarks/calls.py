@@ -1,8 +1,8 @@
 """The number of functions of the library that a step passes through.
 
-The script counts calls of functions of the library, distinct functions, and files. It does so for a
-step of MAP with a held gradient, a step of MAP that refreshes every matrix, a step of SVI with the
-spectral guide, and `htr.fit` by MAP for one epoch of ten batches. The network is 784-512-256-10
+The script counts calls of functions of the library, distinct functions, and files. It does so for
+a step of MAP with a cached gradient, a step of MAP that refreshes every matrix, a step of SVI with
+the spectral guide, and `htr.fit` by MAP for one epoch of ten batches. The network is 784-512-256-10
 under the Lomax prior. The counts do not depend on the machine, and the script takes a few seconds.
 
 Run: `python benchmarks/calls.py`.
@@ -116,7 +116,7 @@ def map_fit() -> Counting:
 
 
 ROWS: dict[str, Callable[[], Counting]] = {
-    "MAP, a step with a held gradient": lambda: map_step(refresh=False),
+    "MAP, a step with a cached gradient": lambda: map_step(refresh=False),
     "MAP, a step that refreshes": lambda: map_step(refresh=True),
     "SVI by the spectral guide, a step": svi_step,
     "fit by MAP, one epoch of ten batches": map_fit,

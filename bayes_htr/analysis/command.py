@@ -18,26 +18,35 @@ _NARROW = ("name", "alpha", "verdict")
 
 
 def run_analyze(args: argparse.Namespace, console: Console) -> None:
-    """Analyse, show, and write what is asked for; `args` are those of `bayes_htr.cli`."""
+    """Analyse a file, show its spectra, and write the files that the options name.
+
+    Args:
+        args: The options of `analyze` in `bayes_htr.cli`.
+        console: Where the tables are shown.
+
+    Raises:
+        OutputError: A file cannot be written; also before the analysis, if its folder is missing.
+        ValueError: An option outside its range, or a file of an unknown kind.
+        DataError, CheckpointError, SpectrumError: As `analyze` and `SpectraReport.compare`.
+    """
     _check_outputs(args)
-    report = _report(args, args.path)
-    shown: SpectraReport | CheckpointComparison = report
+    report = _analyze(args, args.path)
     _show(report, console)
+    result: SpectraReport | CheckpointComparison = report
     if args.compare is not None:
-        comparison = report.compare(_report(args, args.compare))
+        result = comparison = report.compare(_analyze(args, args.compare))
         console.print(comparison.table())
         if comparison.unmatched:
             names = visible(", ".join(comparison.unmatched))
             console.print(f"in one alone, or in another shape: {names}", markup=False)
-        shown = comparison
-    if args.out is not None:
-        _written(shown.write(args.out), console)
-    if args.report is not None:
-        _written(shown.to_html(args.report), console)
+    for path, write in ((args.out, result.write), (args.report, result.to_html)):
+        if path is not None:
+            written = f"written: {write(path)}"
+            console.print(written, markup=False, highlight=False, soft_wrap=True)
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
-    """Before the work begins: whether its results can come to lie there."""
+    """Check before the analysis that its results can be written."""
     if args.out is not None and check_suffix(args.out) == "parquet":
         import_parquet()
     if args.report is not None and args.report.suffix not in (".html", ".htm"):
@@ -49,11 +58,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
             raise OutputError(f"{option} {path}: there is no folder {path.parent}; make it first")
 
 
-def _written(path: Path, console: Console) -> None:
-    console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _report(args: argparse.Namespace, path: Path) -> SpectraReport:
+def _analyze(args: argparse.Namespace, path: Path) -> SpectraReport:
     return analyze(
         path,
         layers=args.layers,

@@ -1,7 +1,7 @@
-"""Pictures of spectra over the steps of training, from spectra and traces.
+"""Spectra over the steps of training: traces of one number, and pictures.
 
-They need matplotlib (`pip install "bayes-htr[plot]"`), and raise an `ImportError` without it. The
-methods of `SpectrumHistory` describe the pictures.
+The methods of `SpectrumHistory` describe both. Pictures need matplotlib
+(`pip install "bayes-htr[plot]"`), and raise an `ImportError` without it.
 """
 
 from __future__ import annotations

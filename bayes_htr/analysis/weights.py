@@ -1,4 +1,8 @@
-"""The weights of a network, and the matrices as which each weight is analysed."""
+"""The weights of a network, and the matrices as which each weight is analysed.
+
+A module gives each weight with its layer's type. Where a parametrization, a normalisation, pruning
+or an adapter computes a weight, the computed weight is read.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,14 @@ from bayes_htr.spectra.layout import Layouts, declared, of_slice
 from bayes_htr.spectra.matrices import unwrap
 from bayes_htr.spectra.names import matches_matrix
 
+Conv = Literal["flatten", "slices"]
+
+EXPERTS = MatrixLayout(batch=(0,), rows=(1,), columns=(2,))
+"""Fused experts `(E, out, in)`: one matrix for each."""
+_STACKED = MatrixLayout(parts="qkv")
+_RECURRENT = re.compile(r"weight_(ih|hh|hr)(_l\d+)?(_reverse)?")
+_KINDS_BY_DIMENSIONS = {2: "dense", 3: "conv1d", 4: "conv2d", 5: "conv3d"}
+
 _KINDS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.Linear, "dense"),
     (nn.Bilinear, "bilinear"),
@@ -34,85 +46,6 @@ _KINDS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.RNNCellBase, "recurrent"),
 )
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-
-
-def module_source(module: nn.Module, layouts: Layouts = ()) -> Source:
-    """Collect the weights of a module.
-
-    Args:
-        module: The module.
-        layouts: What is declared about the axes that form matrices.
-
-    Raises:
-        SpectrumError: A lazy parameter has no shape yet, or a layout does not fit its tensor.
-    """
-    net = unwrap(module)
-    source = Source(type(net).__name__, layouts=layouts)
-    for parameter in weights_of(net, layouts):
-        tensor, computed = parameter.tensor, parameter.computed
-        source.names.append(parameter.aliases)
-        if tensor.ndim < 2:
-            continue
-        if parameter.raw and not parameter.matrices:
-            source.skipped[parameter.name] = f"{parameter.raw} is computed from it"
-            continue
-        owner = net.get_submodule(
-            parameter.path.rpartition(".")[0] if not computed else computed.module
-        )
-        load = tensor.detach if computed is None else partial(_compute, net, computed)
-        _add(source, parameter.aliases, owner, tensor.detach(), load, computed)
-    return source
-
-
-def _add(
-    source: Source,
-    names: tuple[str, ...],
-    owner: nn.Module,
-    tensor: Tensor,
-    load: Callable[[], Tensor],
-    computed: ComputedWeight | None,
-) -> None:
-    reason = reason_against(tensor.shape, tensor.is_floating_point(), str(tensor.dtype))
-    if declared(source.layouts, names) is None:
-        if isinstance(owner, NORMS):
-            reason = "a gain or bias of a normalisation is no weight matrix"
-        elif reason is None and computed is None and (why := reason_against_name(names[0])):
-            reason = f"{why} is no weight matrix"
-    if tensor.is_meta:
-        reason = "it is on the meta device, without values"
-    shape, layout = tuple(tensor.shape), None
-    if reason is None and isinstance(owner, _TRANSPOSED):
-        shape = tuple(_out_first(tensor, owner.groups).shape)
-        load = partial(_load_out_first, load, owner.groups)
-    kind = next((kind for layer, kind in _KINDS if isinstance(owner, layer)), "")
-    if computed is not None and computed.adapter is not None:
-        kind = "lora"
-    elif is_of_experts(names[0], shape, owner):
-        kind, layout = "expert", EXPERTS
-    source.add(names[0], shape, load, kind=kind, reason=reason, layout=layout, aliases=names)
-
-
-def _compute(net: nn.Module, computed: ComputedWeight) -> Tensor:
-    return computed.of(net).detach()
-
-
-def _out_first(tensor: Tensor, groups: int) -> Tensor:
-    """A transposed convolution's `[in, out / groups, ...]` as `[out, in / groups, ...]`."""
-    grouped = tensor.reshape(groups, -1, *tensor.shape[1:]).transpose(1, 2)
-    return grouped.reshape(groups * tensor.shape[1], -1, *tensor.shape[2:])
-
-
-def _load_out_first(load: Callable[[], Tensor], groups: int) -> Tensor:
-    return _out_first(load().detach(), groups)
-
-
-Conv = Literal["flatten", "slices"]
-
-EXPERTS = MatrixLayout(batch=(0,), rows=(1,), columns=(2,))
-"""Fused experts `(E, out, in)`: one matrix for each."""
-_STACKED = MatrixLayout(parts="qkv")
-_RECURRENT = re.compile(r"weight_(ih|hh|hr)(_l\d+)?(_reverse)?")
-_KINDS_BY_DIMENSIONS = {2: "dense", 3: "conv1d", 4: "conv2d", 5: "conv3d"}
 
 
 @dataclass(frozen=True)
@@ -251,3 +184,76 @@ def matches(name: str, patterns: Sequence[str]) -> bool:
 
 def _load_view(load: Callable[[], Tensor], view: Callable[[Tensor], Tensor]) -> Tensor:
     return view(load())
+
+
+# Modules
+
+
+def module_source(module: nn.Module, layouts: Layouts = ()) -> Source:
+    """Collect the weights of a module.
+
+    Args:
+        module: The module.
+        layouts: What is declared about the axes that form matrices.
+
+    Raises:
+        SpectrumError: A lazy parameter has no shape yet, or a layout does not fit its tensor.
+    """
+    net = unwrap(module)
+    source = Source(type(net).__name__, layouts=layouts)
+    for parameter in weights_of(net, layouts):
+        tensor, computed = parameter.tensor, parameter.computed
+        source.names.append(parameter.aliases)
+        if tensor.ndim < 2:
+            continue
+        if parameter.raw and not parameter.matrices:
+            source.skipped[parameter.name] = f"{parameter.raw} is computed from it"
+            continue
+        load, path = tensor.detach, parameter.path.rpartition(".")[0]
+        if computed is not None:
+            load, path = partial(_compute, net, computed), computed.module
+        owner = net.get_submodule(path)
+        _add(source, parameter.aliases, owner, tensor.detach(), load, computed)
+    return source
+
+
+def _add(
+    source: Source,
+    names: tuple[str, ...],
+    owner: nn.Module,
+    tensor: Tensor,
+    load: Callable[[], Tensor],
+    computed: ComputedWeight | None,
+) -> None:
+    reason = reason_against(tensor.shape, tensor.is_floating_point(), str(tensor.dtype))
+    if declared(source.layouts, names) is None:
+        if isinstance(owner, NORMS):
+            reason = "a gain or bias of a normalisation is no weight matrix"
+        elif reason is None and computed is None and (why := reason_against_name(names[0])):
+            reason = f"{why} is no weight matrix"
+    if tensor.is_meta:
+        reason = "it is on the meta device, without values"
+    shape, layout = tuple(tensor.shape), None
+    if reason is None and isinstance(owner, _TRANSPOSED):
+        shape = tuple(_out_first(tensor, owner.groups).shape)
+        load = partial(_load_out_first, load, owner.groups)
+    kind = next((kind for layer, kind in _KINDS if isinstance(owner, layer)), "")
+    if computed is not None and computed.adapter is not None:
+        kind = "lora"
+    elif is_of_experts(names[0], shape, owner):
+        kind, layout = "expert", EXPERTS
+    source.add(names[0], shape, load, kind=kind, reason=reason, layout=layout, aliases=names)
+
+
+def _compute(net: nn.Module, computed: ComputedWeight) -> Tensor:
+    return computed.of(net).detach()
+
+
+def _out_first(tensor: Tensor, groups: int) -> Tensor:
+    """A transposed convolution's `[in, out / groups, ...]` as `[out, in / groups, ...]`."""
+    grouped = tensor.reshape(groups, -1, *tensor.shape[1:]).transpose(1, 2)
+    return grouped.reshape(groups * tensor.shape[1], -1, *tensor.shape[2:])
+
+
+def _load_out_first(load: Callable[[], Tensor], groups: int) -> Tensor:
+    return _out_first(load().detach(), groups)

@@ -25,8 +25,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bayes_htr.tails.alternatives import Array, truncated_quantile
-from bayes_htr.tails.search import ROUNDING, Index, Rule, law_cdf, search_xmin
+from bayes_htr.tails.search import (
+    ROUNDING,
+    Array,
+    Index,
+    Rule,
+    law_cdf,
+    search_xmin,
+    truncated_quantile,
+)
 
 _VALUES_AT_A_TIME = 30_000  # over all replicates that are fitted together
 

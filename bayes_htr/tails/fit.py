@@ -16,7 +16,7 @@ import torch
 
 from bayes_htr._plotting import save
 from bayes_htr.errors import SpectrumError
-from bayes_htr.tails.alternatives import Array, Comparison, compare, fisher_information
+from bayes_htr.tails.alternatives import Comparison, compare
 from bayes_htr.tails.bootstrap import (
     FittedTails,
     bootstrap_known,
@@ -38,7 +38,15 @@ from bayes_htr.tails.intervals import (
     interval,
 )
 from bayes_htr.tails.plots import plot_fit
-from bayes_htr.tails.search import KS, ROUNDING, Correction, Rule, search_xmin
+from bayes_htr.tails.search import (
+    KS,
+    ROUNDING,
+    Array,
+    Correction,
+    Rule,
+    fisher_information,
+    search_xmin,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

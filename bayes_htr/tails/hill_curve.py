@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bayes_htr._plotting import save
-from bayes_htr.tails.alternatives import Array
 from bayes_htr.tails.fit import read_values
 from bayes_htr.tails.intervals import GammaPosterior, check_level, intervals_of_each
 from bayes_htr.tails.plots import plot_hill
-from bayes_htr.tails.search import Index
+from bayes_htr.tails.search import Array, Index
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

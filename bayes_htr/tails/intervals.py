@@ -27,7 +27,7 @@ from typing import Literal
 import numpy as np
 import scipy
 
-from bayes_htr.tails.alternatives import Array, fisher_information, log_normaliser, truncated_rate
+from bayes_htr.tails.search import Array, fisher_information, log_normaliser, truncated_rate
 
 Prior = Literal["jeffreys"] | tuple[float, float]
 

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayes_htr._plotting import BLUE, GREY, RED, new_axes, tick
-from bayes_htr.tails.alternatives import Array
-from bayes_htr.tails.search import Index, law_cdf
+from bayes_htr.tails.search import Array, Index, law_cdf
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

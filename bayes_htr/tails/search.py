@@ -14,10 +14,18 @@ The search ends when no bound lies below the smallest distance found. The answer
 direct search, after a handful of full distances.
 
 All computations use logarithms: in `t = log(x / xmin)` a power law is exponential with rate
-`alpha - 1`, and no scale of the data overflows.
+`a = alpha - 1`, and no scale of the data overflows.
+
+**A hard upper end** xmax is possible: the density is then proportional to `x^-alpha` on
+`[xmin, xmax]`, straight on the log-log plot, and 0 above xmax. With `L = log(xmax / xmin)` the law
+of t is exponential, cut off at L, and proper for every real `a`. The maximum-likelihood estimate of
+xmax is the largest value, and that of `a` solves `mean(t) / L = g(a L)` with
+`g(y) = 1/y - 1/(e^y - 1)`. What powerlaw and WeightWatcher call `truncated_power_law` is another
+law, one of those in `alternatives`.
 
 References:
-    Clauset, Shalizi & Newman (2009), SIAM Review 51(4).
+    Clauset, Shalizi & Newman (2009), SIAM Review 51(4). Aban, Meerschaert & Panorska (2006),
+    Journal of the American Statistical Association 101(473), on the upper end.
 """
 
 from __future__ import annotations
@@ -28,8 +36,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bayes_htr.tails.alternatives import Array, truncated_cdf, truncated_rate
-
+Array = NDArray[np.float64]
 Index = NDArray[np.intp]
 Correction = Literal["none", "n-1", "n-2"]
 KS = Literal["lower", "two-sided"]
@@ -38,6 +45,7 @@ ROUNDING = 1e-12
 """Two logarithms that differ by less than this count as equal."""
 
 _SUBTRACTED = {"none": 0, "n-1": 1, "n-2": 2}
+_NEWTON_STEPS = 60
 _PROBES = (np.arange(12) + 0.5) / 12
 
 
@@ -236,3 +244,90 @@ def search_xmin(log_values: Array, rule: Rule, log_xmax: Array | None = None) ->
         bound[rows, next_start] = np.inf
     rate = np.where(np.isfinite(best), candidates.rates[np.arange(B), start], np.nan)
     return ChosenTails(start, rate, best, computed)
+
+
+# The law with an upper end
+
+
+def truncated_rate(mean: Any, span: Any) -> Array:
+    """The maximum-likelihood estimate of `alpha - 1`.
+
+    Args:
+        mean: The mean of `log(x / xmin)`, between 0 and `span`.
+        span: `log(xmax / xmin)`, of a shape that broadcasts with `mean`.
+
+    Returns:
+        Estimates of the broadcast shape: negative where the density grows up to xmax, infinite
+        where all values lie at one of the two ends.
+    """
+    mean, span = np.broadcast_arrays(np.asarray(mean, float), np.asarray(span, float))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = mean / span
+    mirrored = ratio > 0.5  # g(-y) = 1 - g(y)
+    r = np.where(mirrored, 1 - ratio, ratio)
+    inside = r > 0
+    r = np.where(inside, r, 0.25)
+    y = 1 / r - 2  # g(y) >= 1 / (y + 2) and g is convex: Newton's steps rise to the root
+    for _ in range(_NEWTON_STEPS):
+        step = (_g(y) - r) / _g_slope(y)
+        y = y + step
+        if np.all(np.abs(step) <= 1e-15 * (1 + np.abs(y))):
+            break
+    y = np.where(inside, y, np.inf)
+    rate: Array = np.where(mirrored, -y, y) / np.where(span > 0, span, 1.0)
+    return rate
+
+
+def truncated_cdf(rate: Any, t: Any, span: Any) -> Array:
+    """`P(log(X / xmin) <= t)` for `0 <= t <= span`; at rate 0 this is `t / span`."""
+    rate, t, span = np.broadcast_arrays(*(np.asarray(v, float) for v in (rate, t, span)))
+    flat = np.abs(rate * span) < 1e-12
+    falling = np.where(flat | (rate < 0), 1.0, rate)
+    rising = np.where(rate < 0, -rate, 1.0)
+    down = np.expm1(-falling * t) / np.expm1(-falling * span)
+    up = np.exp(-rising * (span - t)) * np.expm1(-rising * t) / np.expm1(-rising * span)
+    return np.where(flat, t / np.where(flat, span, 1.0), np.where(rate < 0, up, down))
+
+
+def truncated_quantile(rate: Any, q: Any, span: Any) -> Array:
+    """The inverse of `truncated_cdf` in `t`."""
+    rate, q, span = np.broadcast_arrays(*(np.asarray(v, float) for v in (rate, q, span)))
+    flat = np.abs(rate * span) < 1e-12
+    a = np.where(flat, 1.0, np.abs(rate))
+    tail = -np.expm1(-a * span)
+    with np.errstate(divide="ignore"):  # the far end of a long span
+        falling = np.minimum(-np.log1p(-q * tail) / a, span)
+        rising = np.maximum(span + np.log1p(-(1 - q) * tail) / a, 0)
+    return np.where(flat, q * span, np.where(rate < 0, rising, falling))
+
+
+def log_normaliser(rate: Any, span: Any) -> Array:
+    """`log int_0^span e^(-rate t) dt`."""
+    y = np.asarray(rate * span, float)
+    a = np.abs(y)
+    small = a < 1e-8
+    a = np.where(small, 1.0, a)
+    grown = np.where(small, 0.0, np.log(-np.expm1(-a)) - np.log(a))
+    return np.log(span) + grown + np.where(y < 0, a, 0.0) * ~small
+
+
+def fisher_information(rate: Any, span: Any) -> Array:
+    """The information of one value about its rate, which is the variance of `log(X / xmin)`."""
+    return np.asarray(span**2 * _g_slope(np.abs(np.asarray(rate * span, float))))
+
+
+def _g(y: Array) -> Array:
+    """`1/y - 1/(e^y - 1)` for `y >= 0`, the mean of the law on [0, 1]."""
+    small = y < 1e-2
+    v = np.where(small, 1.0, y)
+    series = 1 / 2 - y / 12 + y**3 / 720 - y**5 / 30240
+    return np.where(small, series, 1 / v + np.exp(-v) / np.expm1(-v))
+
+
+def _g_slope(y: Array) -> Array:
+    """The negative derivative of `_g`, which is the variance of the law on [0, 1]."""
+    small = y < 0.1
+    v = np.where(small, 1.0, y)
+    series = 1 / 12 - y**2 / 240 + y**4 / 6048 - y**6 / 172800
+    direct = 1 / v**2 - np.exp(-v) / np.expm1(-v) ** 2
+    return np.where(small, series, direct)

@@ -31,8 +31,9 @@ from typing import Any
 import numpy as np
 
 from bayes_htr.errors import SpectrumError
-from bayes_htr.tails.alternatives import ALTERNATIVES, LAW_NAMES, Array, best_alternative
+from bayes_htr.tails.alternatives import ALTERNATIVES, LAW_NAMES, best_alternative
 from bayes_htr.tails.fit import PowerlawFit, fit_powerlaw
+from bayes_htr.tails.search import Array
 
 FEWEST = 20
 """The smallest number of eigenvalues with an exponent: WeightWatcher's bound of small spectra."""

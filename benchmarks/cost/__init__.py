@@ -1,1 +1,1 @@
-"""What a prior or a guide costs in training: time, memory, and the accuracy of held gradients."""
+"""What a prior or a guide costs in training: time, memory, and the accuracy of cached gradients."""

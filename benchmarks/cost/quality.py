@@ -1,4 +1,4 @@
-"""How good held gradients are compared with exact ones, and where training ends with either.
+"""How good cached gradients are compared with exact ones, and where training ends with either.
 
 The exact gradient is that of the naive energy in float64: the library does not judge itself.
 """
@@ -211,7 +211,7 @@ def _compared(ends: dict[str, float]) -> dict[str, float | None]:
 def measure_accuracy(
     case: Case, steps: int, test: tuple[Tensor, Tensor], tick: Tick
 ) -> dict[str, float]:
-    """Test accuracy after training with held gradients and with exact ones: `held`, `exact`."""
+    """Test accuracy after training with cached gradients and with exact ones: `held`, `exact`."""
     found = {}
     for name, refresh in (("held", None), ("exact", htr.Exact())):
         run = case.prior_run(refresh)

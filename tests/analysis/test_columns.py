@@ -9,8 +9,13 @@ import torch
 
 import bayes_htr as htr
 from bayes_htr.analysis import COLUMNS
-from bayes_htr.analysis.columns import log_alpha_norm, matrix_rank
-from bayes_htr.analysis.esd import ESD, esd_of
+from bayes_htr.analysis.columns import (
+    erg_columns,
+    log_alpha_norm,
+    matrix_rank,
+    trace_log_count,
+)
+from bayes_htr.analysis.esd import ESD
 
 
 def rows(W, **options):
@@ -37,16 +42,6 @@ def test_norms_and_ranks_of_a_matrix():
     assert (row["interval_low"], row["interval_high"]) == pytest.approx(fit.interval, rel=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("M", "rule"), [(19, {"min_tail": 8, "correction": "n-1"}), (20, {"min_tail": 2})]
-)
-def test_fewer_than_20_eigenvalues_have_a_rule_of_their_own(M, rule):
-    torch.manual_seed(0)
-    W = torch.randn(30, M, dtype=torch.float64)
-    fit = htr.fit_powerlaw(torch.linalg.svdvals(W).square(), **rule)
-    assert rows(W)["alpha"] == pytest.approx(fit.alpha, rel=1e-9)
-
-
 def test_rank_in_float64():
     torch.manual_seed(0)
     W = torch.randn(50, 9, dtype=torch.float64) @ torch.randn(9, 30, dtype=torch.float64)
@@ -70,77 +65,9 @@ def test_weak_eigenvalues():
     assert rows(lam.sqrt().diag())["weak_rank_loss"] == 3
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_the_floor_lies_above_rounding_and_not_far_above(dtype):
-    torch.manual_seed(0)
-    W = torch.randn(300, 20).double() @ torch.randn(20, 200).double()
-    esd = esd_of([W.to(dtype)], "w")
-    rounding = esd.values[-21]
-    assert rounding < esd.floor < (300 if dtype == torch.float32 else 10) * rounding
-
-
-def test_the_floor_is_no_lower_than_the_error_of_the_decomposition():
-    error = (10_000 * np.finfo(np.float64).eps) ** 2
-    assert ESD(np.array([0.0, 1.0]), 10_000, 2).floor == pytest.approx(error, abs=0)
-
-
-def test_rounding_of_stored_weights_is_no_tail():
-    torch.manual_seed(0)
-    W = torch.randn(300, 40).double() @ torch.randn(40, 200).double()
-    for dtype in (torch.float64, torch.float32, torch.bfloat16):
-        row = rows(W.to(dtype))
-        assert row["xmin"] > 1e-3 * row["lambda_max"], dtype
-        assert row["num_pl_spikes"] <= 40, dtype
-        assert row["num_spikes"] is None, "half of it is zero"
-
-
-@pytest.mark.parametrize(
-    ("W", "words"),
-    [
-        (torch.zeros(20, 30), "no tail: all eigenvalues are zero"),
-        (torch.eye(20), "tied: the 20 largest are equal"),
-        (torch.ones(20, 30), "too few eigenvalues that are not zero to tell (1)"),
-    ],
-    ids=["zeros", "eye", "ones"],
-)
-def test_matrices_without_a_tail(W, words):
-    row = rows(W, randomize=True, farms=True, bootstrap=10)
-    assert row["status"] == "failed" and math.isnan(row["alpha"])
-    assert row["num_pl_spikes"] is None and row["interval_low"] is None
-    assert row["verdict"] == words
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize("shape", [(30, 30), (400, 400), (500, 100)])
-def test_rounding_of_equal_eigenvalues_is_no_tail(dtype, shape):
-    torch.manual_seed(0)
-    made = dtype if dtype == torch.float64 else torch.float32
-    W = 3 * torch.nn.init.orthogonal_(torch.empty(shape, dtype=made))
-    row = rows(W.to(dtype))
-    K = min(shape)
-    assert row["verdict"] == f"tied: the {K} largest are equal" and math.isnan(row["alpha"])
-    uneven = W.double() * torch.linspace(1, 2, shape[1], dtype=torch.float64)
-    assert not math.isnan(rows(uneven.to(dtype))["alpha"])
-
-
-@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (2, 3), (7, 7)])
-def test_the_smallest_matrices(shape):
-    torch.manual_seed(0)
-    row = rows(torch.randn(shape), randomize=True, farms=True, bootstrap=5)
-    assert row["num_evals"] == min(shape)
-    assert row["verdict"] == f"too few eigenvalues to tell ({min(shape)})"
-    assert row["stable_rank"] >= 1
-
-
 def test_powers_far_beyond_the_floating_point_numbers():
     values = np.array([1e-200, 1e100, 2e100])
     assert log_alpha_norm(values, 20.0) == pytest.approx(2000 + math.log10(1 + 2**20))
-
-
-def test_every_column_is_described_in_order():
-    row = rows(torch.randn(40, 30), randomize=True, farms=True, bootstrap=5)
-    assert set(row) == set(COLUMNS)
-    assert list(row) == list(COLUMNS)
 
 
 def test_every_column_is_in_the_docs():
@@ -148,3 +75,32 @@ def test_every_column_is_in_the_docs():
     text = page.read_text(encoding="utf-8")
     missing = [c for c, what in COLUMNS.items() if f"| `{c}` | {what} |" not in text]
     assert not missing
+
+
+def test_trace_log_against_the_product():
+    values = np.sort(np.random.default_rng(0).gamma(1.0, size=60))
+    scaled = values / values.mean()
+    products = [np.prod(scaled[60 - k :]) for k in range(1, 61)]
+    count = next(k for k, p in enumerate(products, start=1) if p < 1)
+    row = erg_columns(ESD(7 * values, 60, 60), None)
+    assert row["detX_num"] == trace_log_count(7 * values) == count
+    assert row["detX_val_unrescaled"] == pytest.approx(scaled[60 - count])
+    assert row["detX_val"] == pytest.approx(7 * values[60 - count])
+
+
+def test_trace_log_at_its_ends():
+    assert trace_log_count(np.ones(5)) is None
+    assert trace_log_count(np.array([1, 1, 1, 1 + 1e-15])) is None
+    assert trace_log_count(np.array([0.0, 1.0])) == 2
+
+
+def row_of(W, **options):
+    return htr.analyze({"w": torch.as_tensor(W)}, **options).rows[0]
+
+
+@pytest.mark.parametrize(
+    ("index", "warning"), [(0.5, "over-trained"), (2.5, ""), (9.0, "under-trained")]
+)
+def test_warnings_are_those_of_weightwatcher(index, warning):
+    lam = (1 - (np.arange(300) + 0.5) / 300) ** (-1 / index)
+    assert row_of(np.diag(np.sqrt(lam)))["warning"] == warning

@@ -1,43 +1,18 @@
+"""Recording of spectra during fits and training loops, and what is made of the records."""
+
 from __future__ import annotations
 
-import json
 import math
-import sys
-from types import ModuleType, SimpleNamespace
 
-import matplotlib
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
-from safetensors.torch import save_file
 from torch import nn
 
 import bayes_htr as htr
 from bayes_htr.analysis.history import next_log_step
-
-matplotlib.use("Agg")
-DATA = (torch.randn(60, 4, generator=torch.Generator().manual_seed(1)), torch.arange(60) % 3)
-
-
-def make_network():
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3))
-
-
-def make_model(prior=None):
-    return htr.BayesianClassifier(make_network(), htr.Priors({} if prior is None else prior))
-
-
-def fit(history, epochs=4, method=None, prior=None, **more):
-    method = method or htr.MAP(scheduler=None)
-    model = make_model(prior)
-    return htr.fit(
-        model, DATA, method=method, epochs=epochs, batch_size=10, callbacks=[history], **more
-    )
+from tests.analysis.history_cases import DATA, fit_with, make_model, make_network
 
 
 def test_log_steps():
@@ -49,26 +24,26 @@ def test_log_steps():
 
 def test_fit_records_the_start_due_steps_and_the_end():
     history = htr.SpectrumHistory()
-    posterior = fit(history)
+    posterior = fit_with(history)
     assert history.steps == [0, 1, 2, 3, 4, 6, 7, 10, 13, 18, 24]
     assert history.epochs == [step / 6 for step in history.steps]
     start = htr.spectrum(make_network()[0].weight)
     torch.testing.assert_close(history["0.weight"][0], start)
     torch.testing.assert_close(history["0.weight"][-1], posterior.spectra()["0.weight"][0])
-    assert fit(htr.SpectrumHistory()).evaluate(DATA) == posterior.evaluate(DATA)
+    assert fit_with(htr.SpectrumHistory()).evaluate(DATA) == posterior.evaluate(DATA)
     plain = htr.fit(
         make_model(), DATA, method=htr.MAP(scheduler=None), epochs=4, batch_size=10
     ).network()
     for a, b in zip(plain.parameters(), posterior.network().parameters(), strict=True):
         assert a.equal(b)
     with pytest.raises(ValueError, match="holds another run"):
-        fit(history)
+        fit_with(history)
 
 
 def test_svi_shows_the_centre_and_trains_as_without():
     prior = htr.Entries(htr.Normal(0.0, 1.0))
     history = htr.SpectrumHistory("2.*")
-    posterior = fit(history, method=htr.SVI(guide="meanfield"), prior=prior)
+    posterior = fit_with(history, method=htr.SVI(guide="meanfield"), prior=prior)
     assert list(history) == ["2.weight"]
     centre = htr.spectrum(posterior.network()[2].weight)
     torch.testing.assert_close(history["2.weight"][-1], centre)
@@ -82,14 +57,14 @@ def test_svi_shows_the_centre_and_trains_as_without():
 def test_a_resumed_run_goes_on(tmp_path):
     file, out = tmp_path / "history.safetensors", tmp_path / "run"
     first = htr.SpectrumHistory(path=file)
-    fit(first, epochs=2, out=out)
+    fit_with(first, epochs=2, out=out)
     assert first.steps == [0, 1, 2, 3, 4, 6, 7, 10, 12]  # the end is not due otherwise
     first.record(make_network(), 15)  # beyond the checkpoint
     again = htr.SpectrumHistory.load(file)
-    fit(again, epochs=4, out=out, resume=True)
+    fit_with(again, epochs=4, out=out, resume=True)
     assert again.steps == [0, 1, 2, 3, 4, 6, 7, 10, 12, 13, 18, 24]
     whole = htr.SpectrumHistory()
-    fit(whole)
+    fit_with(whole)
     assert again["0.weight"][-1].equal(whole["0.weight"][-1])
 
 
@@ -147,209 +122,3 @@ def test_traces_and_rows():
     assert "weight:alpha" not in flat.rows()[0]
     with pytest.raises(ValueError, match="quantity='rank'"):
         history.trace("weight", "rank")
-
-
-def test_files(tmp_path):
-    history = htr.SpectrumHistory(per_decade=3)
-    fit(history)
-    file = tmp_path / "new" / "history.safetensors"
-    history.save(file)
-    again = htr.SpectrumHistory.load(file)
-    assert (again.steps, again.epochs, again.per_decade) == (history.steps, history.epochs, 3)
-    assert all(again[name].equal(history[name]) for name in history)
-    assert [p.name for p in file.parent.iterdir()] == [file.name]
-    file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(htr.CheckpointError, match="no spectrum history"):
-        htr.SpectrumHistory.load(file)
-    with pytest.raises(htr.CheckpointError, match="no spectrum history"):
-        htr.SpectrumHistory.load(tmp_path / "none")
-
-
-LAM = torch.tensor([[3.0, 1.0], [4.0, 1.0]])
-
-
-def history_file(path, lam=LAM, **changed):
-    about = {"format": "bayes_htr spectrum history 2", "steps": [0, 5], "epochs": [0.0, None]}
-    about |= {"matrices": ["*"], "per_decade": 8, "names": ["w"], **changed}
-    save_file({"w": lam}, path, metadata={"about": json.dumps(about)})
-    return path
-
-
-@pytest.mark.parametrize(
-    ("changed", "words"),
-    [
-        ({"format": "another"}, "format is 'another'"),
-        ({"steps": [5, 5]}, "do not ascend"),
-        ({"steps": [-1, 5]}, "do not ascend"),
-        ({"steps": [0, 5, 6], "epochs": [0.0] * 3}, "w has shape"),
-        ({"epochs": [0.0]}, "1 epochs for 2 steps"),
-        ({"per_decade": -1}, "per_decade"),
-        ({"names": ["v"]}, "v"),
-        ({"names": 3}, "int"),
-        ({"lam": LAM.int()}, "w has shape"),
-        ({"lam": -LAM}, "negative"),
-        ({"lam": LAM * float("nan")}, "not finite"),
-    ],
-)
-def test_foreign_histories(tmp_path, changed, words):
-    assert htr.SpectrumHistory.load(history_file(tmp_path / "good"))["w"].equal(LAM)
-    with pytest.raises(htr.CheckpointError, match=words):
-        htr.SpectrumHistory.load(history_file(tmp_path / "bad", **changed))
-
-
-@pytest.mark.parametrize("text", ["[1]", "{", '{"format": 2}', "[" * 100_000, None])
-def test_foreign_headers(tmp_path, text):
-    save_file({"w": LAM}, tmp_path / "bad", metadata=text and {"about": text})
-    with pytest.raises(htr.CheckpointError, match="no spectrum history"):
-        htr.SpectrumHistory.load(tmp_path / "bad")
-
-
-def test_pictures(tmp_path):
-    history = htr.SpectrumHistory()
-    fit(history)
-    figure = history.plot("0.weight", panels=3, path=tmp_path / "a.png")
-    titles = [ax.get_title() for ax in figure.axes]
-    assert titles == ["step 0 (epoch 0)", "step 6 (epoch 1)", "step 24 (epoch 4)"]
-    figure = history.plot_traces(path=tmp_path / "b.png")
-    line = figure.axes[0].lines[1]
-    np.testing.assert_allclose(line.get_ydata(), history["2.weight"][:, 0])
-    ax = history.plot_trace("alpha", "0.weight", against="epoch")
-    np.testing.assert_allclose(ax.lines[0].get_xdata(), history.epochs)
-    history.animate(tmp_path / "c.gif")
-    with Image.open(tmp_path / "c.gif") as gif:
-        durations = 0
-        for frame in range(gif.n_frames):
-            gif.seek(frame)
-            durations += gif.info["duration"]
-    assert durations == (len(history.steps) + 10) * 200  # the last is held
-    plt.close("all")
-    with pytest.raises(ValueError, match="nothing is recorded"):
-        htr.SpectrumHistory().plot_trace("alpha")
-
-
-def test_pictures_of_zeros_and_of_any_name(tmp_path):
-    net = nn.Module()
-    net.register_parameter("$x_{$", nn.Parameter(torch.zeros(9, 9)))
-    history = htr.SpectrumHistory()
-    history.record(net, 0)
-    history.record(net, 1)
-    figure = history.plot("$x_{$", path=tmp_path / "a.png")
-    assert figure.get_suptitle() == r"\$x_{\$"
-    history.plot_traces(path=tmp_path / "b.png")
-    history.animate(tmp_path / "c.gif")
-    assert (tmp_path / "c.gif").stat().st_size > 1000
-    plt.close("all")
-
-
-def test_lightning():
-    lightning = pytest.importorskip("lightning.pytorch")
-
-    class Module(lightning.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.net = make_network()
-
-        def training_step(self, batch):
-            return F.cross_entropy(self.net(batch[0]), batch[1])
-
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    history, module = htr.SpectrumHistory(), Module()
-    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(*DATA), batch_size=10)
-    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    trainer = lightning.Trainer(
-        max_epochs=4, accelerator="cpu", callbacks=[history.lightning()], **options
-    )
-    trainer.fit(module, loader)
-    assert history.steps == [0, 1, 2, 3, 4, 6, 7, 10, 13, 18, 24]
-    assert history.epochs == pytest.approx([step / 6 for step in history.steps])
-    torch.testing.assert_close(history["net.0.weight"][-1], htr.spectrum(module.net[0].weight))
-
-
-def test_transformers(tmp_path):
-    transformers = pytest.importorskip("transformers")
-
-    class Net(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.net = make_network()
-
-        def forward(self, x, labels):
-            logits = self.net(x)
-            return {"loss": F.cross_entropy(logits, labels), "logits": logits}
-
-    data = [{"x": x, "labels": y} for x, y in zip(*DATA, strict=True)]
-    history, net = htr.SpectrumHistory(), Net()
-    args = transformers.TrainingArguments(
-        output_dir=str(tmp_path),
-        per_device_train_batch_size=10,
-        num_train_epochs=4,
-        save_strategy="no",
-        report_to=[],
-        use_cpu=True,
-        disable_tqdm=True,
-    )
-    trainer = transformers.Trainer(
-        model=net, args=args, train_dataset=data, callbacks=[history.transformers()]
-    )
-    trainer.train()
-    assert history.steps == [0, 1, 2, 3, 4, 6, 7, 10, 13, 18, 24]
-    assert history.epochs == pytest.approx([step / 6 for step in history.steps])
-    torch.testing.assert_close(history["net.0.weight"][-1], htr.spectrum(net.net[0].weight))
-
-
-# The same without the packages: their documented hooks in their documented order
-
-
-def steps_of_training(net, epochs=4, batch_size=10):
-    """Epoch, batch, batches, and updates done, after each update."""
-    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
-    batches = list(zip(*(part.split(batch_size) for part in DATA), strict=True))
-    for epoch in range(epochs):
-        for i, (x, y) in enumerate(batches):
-            optimizer.zero_grad()
-            F.cross_entropy(net(x), y).backward()
-            optimizer.step()
-            yield epoch, i, len(batches), epoch * len(batches) + i + 1
-
-
-@pytest.mark.parametrize("main", [True, False])
-def test_hooks_of_lightning(monkeypatch, main):
-    package = ModuleType("lightning.pytorch")
-    package.Callback = type("Callback", (), {})
-    monkeypatch.setitem(sys.modules, "lightning", ModuleType("lightning"))
-    monkeypatch.setitem(sys.modules, "lightning.pytorch", package)
-    history, net = htr.SpectrumHistory(), make_network()
-    callback = history.lightning()
-    assert isinstance(callback, package.Callback)
-    trainer = SimpleNamespace(is_global_zero=main, global_step=0, current_epoch=0)
-    callback.on_train_start(trainer, net)
-    for epoch, i, count, done in steps_of_training(net):
-        trainer.current_epoch, trainer.num_training_batches = epoch, count
-        trainer.global_step = done
-        callback.on_train_batch_end(trainer, net, None, None, i)
-    callback.on_train_end(trainer, net)
-    assert history.steps == ([0, 1, 2, 3, 4, 6, 7, 10, 13, 18, 24] if main else [])
-    if main:
-        assert history.epochs == pytest.approx([step / 6 for step in history.steps])
-        torch.testing.assert_close(history["0.weight"][-1], htr.spectrum(net[0].weight))
-
-
-@pytest.mark.parametrize("main", [True, False])
-def test_hooks_of_transformers(monkeypatch, main):
-    package = ModuleType("transformers")
-    package.TrainerCallback = type("TrainerCallback", (), {})
-    monkeypatch.setitem(sys.modules, "transformers", package)
-    history, net = htr.SpectrumHistory(), make_network()
-    callback = history.transformers()
-    assert isinstance(callback, package.TrainerCallback)
-    state = SimpleNamespace(is_world_process_zero=main, global_step=0, epoch=0.0)
-    callback.on_train_begin(None, state, None, model=net)
-    for _, _, count, done in steps_of_training(net):
-        state.global_step, state.epoch = done, done / count
-        callback.on_step_end(None, state, None, model=net)
-    callback.on_train_end(None, state, None, model=net)
-    assert history.steps == ([0, 1, 2, 3, 4, 6, 7, 10, 13, 18, 24] if main else [])
-    if main:
-        torch.testing.assert_close(history["0.weight"][-1], htr.spectrum(net[0].weight))

@@ -13,13 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
 import bayes_htr as htr
 from bayes_htr._terminal import visible
 from bayes_htr.analysis.page.document import inline_json
 from bayes_htr.analysis.page.parts import escaped
-from bayes_htr.cli import main
 from bayes_htr.errors import OutputError
 
 HOSTILE = (
@@ -31,6 +29,8 @@ HOSTILE = (
     "\u202egnp.exe\u2028\u0007",
     "\ud800",
 )
+
+
 VOID = {"meta", "link", "br", "input", "img", "hr", "wbr"}
 
 
@@ -302,30 +302,3 @@ def test_a_page_that_fails_leaves_the_old_one(report, tmp_path, monkeypatch):
     with pytest.raises(OutputError, match="no space left"):
         report.to_html(path)
     assert path.read_bytes() == old and [p.name for p in tmp_path.iterdir()] == ["report.html"]
-
-
-@pytest.fixture
-def files(tmp_path):
-    paths = []
-    for i in range(2):
-        paths.append(str(tmp_path / f"{i}.safetensors"))
-        save_file(weights(["a", "b"], heavy=0.2 * i), paths[-1])
-    return paths
-
-
-@pytest.mark.parametrize("compare", [False, True])
-def test_command_line(files, tmp_path, capsys, compare):
-    out = tmp_path / "report.html"
-    arguments = ["--compare", files[1]] if compare else []
-    assert main(["analyze", files[0], "--report", str(out), *arguments]) == 0
-    assert f"written: {out}" in capsys.readouterr().out
-    data = data_of(Page(out.read_text(encoding="utf-8")))
-    assert ("comparison" in data) is compare and len(data["rows"]) == 2
-
-
-def test_command_line_refuses_before_it_works(files, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("bayes_htr.analysis.command.analyze", None)
-    for name, words in [("a.pdf", "reports end in .html"), ("none/a.html", "there is no folder")]:
-        assert main(["analyze", files[0], "--report", str(tmp_path / name)]) == 1
-        assert words in capsys.readouterr().err.replace("\n", " ")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["0.safetensors", "1.safetensors"]

@@ -1,4 +1,4 @@
-"""Pictures draw the numbers of the report; curves are densities and laws."""
+"""Pictures draw the numbers of the report."""
 
 import math
 
@@ -9,105 +9,31 @@ import torch
 import bayes_htr as htr
 from bayes_htr.analysis import curves
 from bayes_htr.analysis.verdict import KINDS
+from tests.analysis.cases import mixed_state, pareto
 
 matplotlib = pytest.importorskip("matplotlib")
 matplotlib.use("Agg", force=True)
 plt = pytest.importorskip("matplotlib.pyplot")
 
 
-def pareto(n, index, seed):
-    generator = torch.Generator().manual_seed(seed)
-    u = torch.rand(n, generator=generator, dtype=torch.float64)
-    Q = torch.linalg.qr(torch.randn(n, n, generator=generator, dtype=torch.float64)).Q
-    return Q * u ** (-0.5 / index)
-
-
-def network(index=1.5, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    return {
-        "random": torch.randn(100, 150, generator=generator),
-        "heavy $x$": pareto(200, index, seed),
-        "eye": torch.eye(30),
-    }
-
-
 @pytest.fixture(scope="module")
 def report():
-    return htr.analyze(network(), bootstrap=30)
-
-
-@pytest.fixture(scope="module")
-def comparison(report):
-    return report.compare(htr.analyze(network(index=3.0), bootstrap=30))
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
+    return htr.analyze(mixed_state(), bootstrap=30)
 
 
 def heavy(report):
     return report.matrix("heavy $x$"), report.fits["heavy $x$"]
 
 
-def test_the_histogram_is_a_density(report):
-    spectrum, _ = heavy(report)
-    edges = curves.log_edges(spectrum.values)
-    assert (curves.density(spectrum, edges) * np.diff(edges)).sum() == pytest.approx(1)
-    assert curves.num_below(spectrum, edges) == 0
-    ratios = edges[1:] / edges[:-1]
-    assert ratios == pytest.approx(ratios[0], rel=1e-9) and 16 <= len(ratios) <= 60
+@pytest.fixture(scope="module")
+def comparison(report):
+    return report.compare(htr.analyze(mixed_state(index=3.0), bootstrap=30))
 
 
-def test_eigenvalues_far_below_are_counted_as_left_out():
-    W = torch.diag(torch.cat([torch.full((3,), 1e-5), torch.linspace(1, 3, 27)])).double()
-    W[0, 0] = 0
-    spectrum = htr.analyze({"w": W}).matrix("w")
-    edges = curves.log_edges(spectrum.values)
-    assert curves.num_below(spectrum, edges) == 3
-    assert (curves.density(spectrum, edges) * np.diff(edges)).sum() == pytest.approx(27 / 30)
-
-
-def test_the_tail_holds_its_share(report):
-    spectrum, fit = heavy(report)
-    tail = curves.tail_density(spectrum, points=4000)
-    t = np.log(tail.x)
-    above = fit.n_tail / spectrum.count * (fit.values[-1] / fit.xmin) ** (1 - fit.alpha)
-    height = tail.y * tail.x
-    share = (np.diff(t) * (height[1:] + height[:-1]) / 2).sum()
-    assert share == pytest.approx(fit.n_tail / spectrum.count - above, rel=1e-4)
-    low, high = fit.searched_interval
-    for alpha in np.linspace(low, high, 50):  # no law of the interval leaves the band
-        law = fit.n_tail / spectrum.count * (alpha - 1) / fit.xmin * (tail.x / fit.xmin) ** -alpha
-        assert (tail.low <= law * (1 + 1e-9)).all() and (law <= tail.high * (1 + 1e-9)).all()
-    survival = curves.tail_survival(spectrum)
-    assert survival.y[0] == fit.n_tail / spectrum.count
-    assert survival.y[-1] == pytest.approx(above)
-    assert (survival.low <= survival.y).all() and (survival.y <= survival.high).all()
-
-
-@pytest.mark.parametrize("spikes", [0, 4])
-def test_the_bulk_holds_its_share(spikes):
-    W = network()["random"]
-    W[:, :spikes] += 30 * torch.eye(100)[:, :spikes]
-    spectrum = htr.analyze({"w": W}).matrix("w")
-    assert spectrum.bulk.num_spikes == spikes
-    x, y = curves.bulk_density(spectrum, 1e-9, points=4000)
-    share = (np.diff(x) * (y[1:] + y[:-1]) / 2).sum()
-    assert share == pytest.approx(1 - spectrum.bulk.num_spikes / 100, rel=1e-3)
-    assert x[0] >= spectrum.bulk.bulk_min and x[-1] <= spectrum.bulk.bulk_max
-    x, _ = curves.bulk_density(spectrum, 2 * spectrum.bulk.bulk_min)
-    assert x[0] > 2 * spectrum.bulk.bulk_min
-
-
-def test_survival_keeps_the_largest(report):
-    spectrum, _ = heavy(report)
-    values, shares = curves.survival(spectrum, points=40)
-    assert len(values) <= 40
-    for value, share in zip(values, shares, strict=True):
-        assert share == (spectrum.values >= value).sum() / spectrum.count
-    assert (values[:5] == spectrum.values[-5:][::-1]).all()
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
 
 
 def test_one_matrix(report, tmp_path):

@@ -16,6 +16,8 @@ from bayes_htr.analysis.verdict import DOUBTFUL, UNTOLD, verdict
 from bayes_htr.tails import Comparison, SpectrumTail, fit_tail
 
 FIT = htr.fit_powerlaw(1 + np.random.default_rng(0).pareto(2.0, 300))
+
+
 RANDOM = fit_marchenko_pastur(
     ESD(np.sort(np.asarray(htr.spectrum(torch.eye(40) + torch.zeros(40, 40)))) + 0.0, 40, 40)
 )
@@ -104,14 +106,6 @@ def test_other_kinds_and_copies():
 
 def row_of(W, **options):
     return htr.analyze({"w": torch.as_tensor(W)}, **options).rows[0]
-
-
-@pytest.mark.parametrize(
-    ("index", "warning"), [(0.5, "over-trained"), (2.5, ""), (9.0, "under-trained")]
-)
-def test_warnings_are_those_of_weightwatcher(index, warning):
-    lam = (1 - (np.arange(300) + 0.5) / 300) ** (-1 / index)
-    assert row_of(np.diag(np.sqrt(lam)))["warning"] == warning
 
 
 def test_whole_matrices():

@@ -7,14 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bayes_htr.spectra import start_block, top, top_pair
+from bayes_htr.spectra import leading, start_block, top_pair
 
 RTOL = {torch.float32: 3e-6, torch.float64: 1e-12}
 
 
 def assert_top(W, pair):
     exact = torch.linalg.svdvals(W.double())[0].item()
-    tol = 1.5 * top._TOL[W.dtype]
+    tol = 1.5 * leading._TOL[W.dtype]
     assert pair.sigma.dtype == W.dtype
     assert pair.sigma.item() == pytest.approx(exact, rel=RTOL[W.dtype], abs=0)
     for vector, n in zip((pair.u, pair.v), W.shape, strict=True):
@@ -24,7 +24,7 @@ def assert_top(W, pair):
     assert (W.double() @ v - exact * u).norm() <= 2 * tol * exact
     assert (W.double().T @ u - exact * v).norm() <= 2 * tol * exact
     assert pair.block.shape[0] == min(W.shape)
-    assert min(top._ITERATED, *W.shape) <= pair.block.shape[1] <= top.BLOCK
+    assert min(leading._ITERATED, *W.shape) <= pair.block.shape[1] <= leading.BLOCK
 
 
 def spectral(sigma, rows, columns, seed=3):
@@ -49,8 +49,8 @@ MATRICES = {
             (1, 90),
             (90, 1),
             (3, 2),
-            (top.SMALL, 90),
-            (top.SMALL + 1, top.SMALL + 1),
+            (leading.SMALL, 90),
+            (leading.SMALL + 1, leading.SMALL + 1),
             (90, 300),
             (300, 90),
             (200, 200),
@@ -113,7 +113,7 @@ def test_a_block_orthogonal_to_the_new_leading_vector(gap, dtype):
     new = old.clone()
     new[150] = 1 + gap
     found = top_pair(torch.diag(new), block).sigma.item()
-    # In float32 a lead below 2e-4 sqrt(K) cannot be told from the tolerance: see `top.py`.
+    # In float32 a lead below 2e-4 sqrt(K) cannot be told from the tolerance: see `leading.py`.
     missed = dtype == torch.float32 and gap < 2e-4 * 200**0.5
     assert found == pytest.approx(1 + gap, rel=RTOL[dtype] + (gap if missed else 0))
 
@@ -160,15 +160,15 @@ def test_the_start_is_the_same_every_time():
 
 @pytest.mark.parametrize("restarts", [0, 1])
 def test_without_convergence_the_matrix_is_decomposed(restarts, monkeypatch):
-    monkeypatch.setattr(top, "_RESTARTS", restarts)
-    monkeypatch.setattr(top, "_converged", lambda *a: False)
+    monkeypatch.setattr(leading, "_RESTARTS", restarts)
+    monkeypatch.setattr(leading, "_converged", lambda *a: False)
     for shape in [(100, 130), (130, 100)]:
         W = torch.randn(shape, dtype=torch.float64)
         assert_top(W, top_pair(W))
 
 
 def test_restarts_alone_converge(monkeypatch):
-    monkeypatch.setattr(top, "_COLUMNS", 48)
+    monkeypatch.setattr(leading, "_COLUMNS", 48)
     monkeypatch.setattr(torch.linalg, "svd", None)
     W = torch.randn(300, 300, dtype=torch.float64)
     assert_top(W, top_pair(W))
@@ -180,7 +180,7 @@ def test_nearly_dependent_columns_stay_orthonormal(dtype):
     for ratio in 10.0 ** torch.arange(-14, 0):
         Z = torch.randn(200, 4, dtype=dtype)
         Z[:, 3] = Z[:, 0] + Z[:, 1] + ratio * Z[:, 2].flip(0)
-        both = torch.cat([Q, top._extend(Z.T, Q.T).T], 1)
+        both = torch.cat([Q, leading._extend(Z.T, Q.T).T], 1)
         eye = torch.eye(both.shape[1], dtype=dtype)
         torch.testing.assert_close(both.T @ both, eye, rtol=0, atol=20 * torch.finfo(dtype).eps)
 
@@ -197,8 +197,8 @@ def test_decaying_spectra_need_no_decomposition(decay, dtype, monkeypatch):
 
 def test_a_warm_start_takes_fewer_steps(monkeypatch):
     steps = []
-    extend = top._extend
-    monkeypatch.setattr(top, "_extend", lambda *a: (steps.append(1), extend(*a))[1])
+    extend = leading._extend
+    monkeypatch.setattr(leading, "_extend", lambda *a: (steps.append(1), extend(*a))[1])
     W = torch.randn(300, 200)
     W[:, 0] *= 2
     block, counts = None, []

@@ -1,6 +1,6 @@
-"""What a run of the command line shows: tables, one line, and pictures.
+"""The tables, the last line and the pictures of a run of `bayes-htr fit`.
 
-Everything comes from the run folder, so that a finished run can be shown again.
+Everything is read from the run folder, so that a finished run can be shown again.
 """
 
 from __future__ import annotations
@@ -31,27 +31,28 @@ from bayes_htr.posterior.summary import alpha_note
 RESULTS = "results.json"
 SPECTRA_BEFORE = "spectra_before.safetensors"
 PLAIN = "none"
-"""What a run without a prior is called."""
+"""The label of a run without a prior."""
 
 PICTURES = ("spectra.png", "training.png")
 _SCORES = ("accuracy", "nll", "ece", "brier")
-_CLEAR = 0.05
+_P_VALUE = 0.05
 _LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class RunReport:
-    """A finished run.
+    """A finished run of `bayes-htr fit`.
 
     Attributes:
-        folder: Where it is.
-        seeds: The seeds of split, initial weights and order that every fit was trained with.
-        by_seed: Test scores of the fitted posterior and of what it is compared with, by label; one
-            for each seed. The posterior comes first.
-        spectra: Of the posterior, with the first seed.
-        beside: What they are shown beside, by its label: the spectra of the run without a prior;
-            where there is none, those before training.
-        history: Metrics by epoch of all runs with the first seed.
+        folder: The run folder.
+        seeds: The seeds of the split, the initial weights and the order of the data, for each of
+            which every method was fitted.
+        by_seed: The test scores of each method by label, one dict per seed. The fitted posterior
+            comes first.
+        spectra: The spectra of the posterior with the first seed.
+        beside: The label and the spectra with which they are compared: those of the run without a
+            prior, or, if there is none, those before training.
+        history: The metrics by epoch of all runs with the first seed.
     """
 
     folder: RunFolder
@@ -66,7 +67,7 @@ class RunReport:
         """Read a run folder.
 
         Raises:
-            CheckpointError: It holds no finished run of `bayes-htr fit`.
+            CheckpointError: The folder holds no finished run of `bayes-htr fit`.
         """
         folder = RunFolder(path)
         folder.config()
@@ -103,43 +104,43 @@ class RunReport:
 
     @property
     def label(self) -> str:
-        """What the fitted posterior is called."""
+        """The label of the fitted posterior."""
         return next(iter(self.by_seed))
 
     @property
     def scores(self) -> dict[str, dict[str, float]]:
-        """Mean scores over the seeds, by label."""
+        """The means of the test scores over the seeds, by label."""
         return {
             label: {name: _values(rows, name).mean().item() for name in _SCORES}
             for label, rows in self.by_seed.items()
         }
 
     def score_table(self) -> Table:
-        """Test scores, a row for each of the compared runs.
+        """A table of test scores with a row for each method.
 
-        With several seeds means with standard errors, and a mark where the paired difference from
-        plain training is clear.
+        With several seeds it shows means with standard errors, and marks scores whose paired
+        difference from plain training is significant.
         """
         if len(self.seeds) == 1:
             table = _table("Test data")
         else:
             table = _table(f"Test data: mean ± standard error over {len(self.seeds)} seeds")
             if PLAIN in self.by_seed and len(self.by_seed) > 1:
-                table.caption = f"* differs from {PLAIN!r} (paired t test, p < {_CLEAR:g})"
+                table.caption = f"* differs from {PLAIN!r} (paired t test, p < {_P_VALUE:g})"
         plain = self.by_seed.get(PLAIN)
         for label, rows in self.by_seed.items():
             cells = []
             for name in _SCORES:
                 values = _values(rows, name)
-                clear = plain is not None and _is_clear(values, _values(plain, name))
-                cells.append(_mean_and_error(values) + "*" * clear)
+                marked = plain is not None and _is_significant(values, _values(plain, name))
+                cells.append(_mean_and_error(values) + "*" * marked)
             table.add_row(label, *cells)
         return table
 
     def difference_table(self) -> Table:
-        """Paired differences over the seeds, with intervals; those that are clear have a mark."""
+        """A table of paired differences over the seeds, with intervals and significance."""
         table = _table(
-            f"Paired differences: mean and {100 * _LEVEL:g} % interval; * where p < {_CLEAR:g}"
+            f"Paired differences: mean and {100 * _LEVEL:g} % interval; * where p < {_P_VALUE:g}"
         )
         for label, other in self._pairs():
             cells = [
@@ -150,7 +151,7 @@ class RunReport:
         return table
 
     def comparison(self) -> str:
-        """The posterior's NLL compared with that of the others, in words; empty without others."""
+        """A sentence that compares the posterior's NLL with the others; empty without others."""
         nll = {label: scores["nll"] for label, scores in self.scores.items()}
         parts = [
             f"{abs(1 - nll[self.label] / value):.0%} "
@@ -161,14 +162,14 @@ class RunReport:
         return f"nll of {self.label!r}: {', '.join(parts)}" if parts else ""
 
     def _pairs(self) -> Iterator[tuple[str, str]]:
-        """The posterior with each other run; and each other run with plain training."""
+        """The pairs that are compared: the posterior or another method, and plain training."""
         others = [label for label in self.by_seed if label != self.label]
         yield from ((self.label, other) for other in reversed(others))
         if PLAIN in others:
             yield from ((other, PLAIN) for other in others if other != PLAIN)
 
     def spectra_table(self) -> Group:
-        """Alpha, lambda_max and stable rank of each matrix, beside those of plain training."""
+        """A table of alpha, lambda_max and stable rank, beside those of `beside`."""
         label, others = self.beside
         title = "Spectra" if len(self.seeds) == 1 else f"Spectra with seed {self.seeds[0]}"
         table = Table("matrix", "", label, self.label, title=title)
@@ -187,19 +188,19 @@ class RunReport:
         return Group(table, alpha_note(shown, _LEVEL))
 
     def last_line(self) -> str:
-        """The fitted posterior's test scores: `test_accuracy=... test_nll=...`."""
+        """The line `test_accuracy=... test_nll=...` with the scores of the fitted posterior."""
         first = self.scores[self.label]
         return " ".join(f"test_{name}={value:.4f}" for name, value in first.items())
 
     def tables(self) -> Group:
-        """All tables, with the note on exponents."""
+        """All tables, with the note on exponents below."""
         parts: list[Any] = [self.score_table()]
         if len(self.seeds) > 1 and len(self.by_seed) > 1:
             parts += ["", self.difference_table(), self.comparison(), ""]
         return Group(*parts, self.spectra_table())
 
     def show(self, console: Console) -> None:
-        """Print the tables, where the files are, and the last line."""
+        """Print the tables, the path of the run folder, and the last line."""
         console.print(self.tables(), markup=False, highlight=False)
         where = f"run folder: {self.folder.path}"
         console.print(where, markup=False, highlight=False, soft_wrap=True)
@@ -209,7 +210,7 @@ class RunReport:
         """Write the pictures into the run folder.
 
         Returns:
-            Their paths.
+            The paths of the pictures.
 
         Raises:
             ImportError: matplotlib is not installed.
@@ -235,13 +236,13 @@ class RunReport:
 
 
 def _by_seed(results: Any) -> dict[str, list[dict[str, float]]]:
-    """Scores by label and seed; runs of earlier versions have one seed, and means alone."""
-    found = results.get("by_seed")
-    if found is None:
-        found = {label: [row] for label, row in results["scores"].items()}
+    """Scores by label and seed; runs of earlier versions have one seed, and its scores alone."""
+    by_seed = results.get("by_seed")
+    if by_seed is None:
+        by_seed = {label: [row] for label, row in results["scores"].items()}
     return {
         str(label): [{name: float(row[name]) for name in _SCORES} for row in rows]
-        for label, rows in found.items()
+        for label, rows in by_seed.items()
     }
 
 
@@ -256,24 +257,24 @@ def _mean_and_error(values: np.ndarray) -> str:
 
 
 def _difference(values: np.ndarray, others: np.ndarray) -> str:
-    """The mean paired difference, its interval by Student's t, and a mark where it is clear."""
+    """The mean paired difference with its interval by Student's t, and a mark of significance."""
     difference = values - others
     if np.ptp(difference) == 0:
         return f"{difference.mean():+.3f}"
     half = scipy.stats.sem(difference) * scipy.stats.t.isf((1 - _LEVEL) / 2, len(difference) - 1)
-    mark = "*" if _is_clear(values, others) else ""
+    mark = "*" if _is_significant(values, others) else ""
     return f"{difference.mean():+.3f}±{half:.3f}{mark}"
 
 
-def _is_clear(values: np.ndarray, others: np.ndarray) -> bool:
-    """Whether the paired difference of two methods is clear by Student's t test."""
+def _is_significant(values: np.ndarray, others: np.ndarray) -> bool:
+    """Whether the paired difference of two methods is significant by Student's t test."""
     if len(values) == 1 or np.ptp(values - others) == 0:
         return False
-    return bool(scipy.stats.ttest_rel(values, others).pvalue < _CLEAR)
+    return bool(scipy.stats.ttest_rel(values, others).pvalue < _P_VALUE)
 
 
 def _table(title: str) -> Table:
-    """A table of scores that fits into 80 columns."""
+    """An empty table of scores that fits into 80 columns."""
     return Table(
         "",
         *_SCORES,

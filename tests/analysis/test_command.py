@@ -1,0 +1,117 @@
+"""The command line of `analyze`."""
+
+import json
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import bayes_htr as htr
+from bayes_htr.cli import main
+from tests.analysis.cases import network
+
+
+def page_data_in(path):
+    """The data inside of a written page."""
+    text = path.read_text(encoding="utf-8")
+    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text, re.S)
+    return json.loads(data)
+
+
+@pytest.fixture
+def files(tmp_path):
+    paths = []
+    for i, spike in enumerate((0.0, 2.0)):
+        paths.append(str(tmp_path / f"{i}.safetensors"))
+        save_file(network(spike=spike).state_dict(), paths[-1])
+    return paths
+
+
+def test_names_in_messages_of_the_command_are_text(tmp_path, capsys):
+    path = tmp_path / "a.safetensors"
+    save_file({"\x1b[31md": torch.ones(3, 3), "w[q]": torch.randn(12, 9)}, path)
+    assert main(["analyze", str(path)]) == 0
+    assert main(["analyze", str(path), "--layers", "none"]) == 1
+    printed = capsys.readouterr()
+    assert "w[q]" in printed.out
+    for text in printed:
+        assert r"\x1b[31md" in text and "\x1b" not in text
+
+
+@pytest.mark.parametrize("suffix", ["csv", "json"])
+def test_command_line(files, tmp_path, capsys, suffix):
+    out = tmp_path / f"report.{suffix}"
+    options = ["--bootstrap", "20", "--randomize", "--farms", "--layers", "[01].*"]
+    assert main(["analyze", files[0], "--out", str(out), *options]) == 0
+    printed = capsys.readouterr().out
+    assert "verdict" in printed and "2.weight: no pattern includes it" in printed
+    text = out.read_text()
+    assert "farms_alpha" in text and "max_rand_eval" in text and "searched_low" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        ("--layers 0.* 1.*", {"layers": ["0.*", "1.*"]}),
+        ("--exclude 1.* kernel", {"exclude": ["1.*", "kernel"]}),
+        ("--min-size 28", {"min_size": 28}),
+        ("--conv slices", {"conv": "slices"}),
+        ("--level 0.5", {"level": 0.5}),
+        ("--bootstrap 9", {"bootstrap": 9}),
+        ("--bootstrap 9 --seed 3", {"bootstrap": 9, "seed": 3}),
+        ("--randomize", {"randomize": True}),
+        ("--randomize --seed 3", {"randomize": True, "seed": 3}),
+        ("--farms", {"farms": True}),
+    ],
+)
+def test_options_of_the_command_are_those_of_analyze(tmp_path, capsys, words, options):
+    path, out = tmp_path / "net.safetensors", tmp_path / "a.json"
+    save_file({**network().state_dict(), "kernel": torch.randn(12, 10, 2, 2)}, path)
+    assert main(["analyze", str(path), "--out", str(out), *words.split()]) == 0
+    found = json.loads(out.read_text())
+    assert found == json.loads(json.dumps(htr.analyze(path, **options).to_dict()))
+    assert found["rows"] != htr.analyze(path).to_dict()["rows"]
+
+
+def test_command_line_compares(files, tmp_path, capsys):
+    out = tmp_path / "report.csv"
+    assert main(["analyze", files[0], "--compare", files[1], "--out", str(out)]) == 0
+    assert "Spectra of two networks" in capsys.readouterr().out
+    assert "lambda_max_ratio" in out.read_text()
+
+
+def test_command_line_errors(files, tmp_path, capsys):
+    out = str(tmp_path / "a.xlsx")
+    for arguments, words in [
+        ([str(tmp_path / "none.pt")], "does not exist"),
+        ([files[0], "--layers", "fc*"], "matches no weight"),
+        ([files[0], "--out", out], "tables end in"),
+        ([files[0], "--min-size", "0"], "min_size=0"),
+        ([files[0], "--out", str(tmp_path / "none" / "a.csv")], "--out"),
+        ([files[0], "--report", str(tmp_path / "none" / "a.html")], "there is no folder"),
+        ([files[0], "--report", str(tmp_path / "a.txt")], "reports end in .html"),
+    ]:
+        assert main(["analyze", *arguments]) == 1
+        printed = capsys.readouterr()
+        assert words in printed.err.replace("\n", " ")
+        assert "verdict" not in printed.out, "nothing was analysed"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0.safetensors", "1.safetensors"]
+
+
+@pytest.mark.parametrize("compare", [False, True])
+def test_the_page_of_a_file(files, tmp_path, capsys, compare):
+    out = tmp_path / "report.html"
+    arguments = ["--compare", files[1]] if compare else []
+    assert main(["analyze", files[0], "--report", str(out), *arguments]) == 0
+    assert f"written: {out}" in capsys.readouterr().out
+    data = page_data_in(out)
+    assert ("comparison" in data) is compare and len(data["rows"]) == 3
+
+
+def test_the_command_refuses_before_it_works(files, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("bayes_htr.analysis.command.analyze", None)
+    for name, words in [("a.pdf", "reports end in .html"), ("none/a.html", "there is no folder")]:
+        assert main(["analyze", files[0], "--report", str(tmp_path / name)]) == 1
+        assert words in capsys.readouterr().err.replace("\n", " ")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["0.safetensors", "1.safetensors"]

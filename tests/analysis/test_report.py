@@ -1,0 +1,87 @@
+"""Reports, and comparisons of two networks."""
+
+import json
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import bayes_htr as htr
+from bayes_htr.analysis.matrix import MatrixSpectrum
+from bayes_htr.analysis.report import compare_matrices
+from bayes_htr.analysis.verdict import HEAVY_TAILED, Verdict
+from bayes_htr.errors import DataError
+from tests.analysis.cases import network, pareto
+
+
+@pytest.fixture
+def report():
+    return htr.analyze(network())
+
+
+def test_comparison_of_two_networks(report):
+    other = htr.analyze(network(spike=2.0))
+    found = report.compare(other)
+    first = found.rows[0]
+    a, b = report.rows[0], other.rows[0]
+    assert first["difference"] == b["alpha"] - a["alpha"]
+    down = math.hypot(b["alpha"] - b["interval_low"], a["interval_high"] - a["alpha"])
+    up = math.hypot(b["interval_high"] - b["alpha"], a["alpha"] - a["interval_low"])
+    assert first["difference_low"] == pytest.approx(first["difference"] - down)
+    assert first["difference_high"] == pytest.approx(first["difference"] + up)
+    assert first["lambda_max_ratio"] == pytest.approx(b["lambda_max"] / a["lambda_max"])
+    assert found.rows[2]["verdict"] == "no exponent in one of them"
+    assert "difference" in str(found)
+    assert first["first_verdict"].startswith("like a random matrix")
+    assert first["verdict"].endswith(", if these are power laws")
+
+
+def test_differences_are_told_where_there_are_any():
+    heavy, light = (htr.analyze({"w": pareto(300, i, 1)}) for i in (1.0, 4.0))
+    assert heavy.compare(light).rows[0]["verdict"] == "lighter-tailed in the second"
+    assert light.compare(heavy).rows[0]["verdict"] == "heavier-tailed in the second"
+    again = htr.analyze({"w": pareto(300, 1.0, 2)})
+    assert heavy.compare(again).rows[0]["verdict"] == "no difference to tell"
+
+
+def test_an_interval_that_does_not_reach_its_estimate():
+    row = {"name": "w", "N": 9, "M": 9, "rf": 1, "lambda_max": 1.0, "stable_rank": 1.0}
+    row |= {"verdict": Verdict("heavy-tailed", HEAVY_TAILED), "alpha": 2.5}
+    fit = htr.fit_powerlaw(1 + np.random.default_rng(0).pareto(1.5, 100))
+    inside = replace(fit, alpha=2.5, interval=(2.0, 3.0))
+    beyond = replace(inside, searched_interval=(2.7, 3.5))
+    first, second = (MatrixSpectrum(row, fit.values, f, None) for f in (inside, beyond))
+    ((found,), _) = compare_matrices([first], [second])
+    assert (found["difference_low"], found["difference_high"]) == pytest.approx(
+        (-0.5, math.hypot(1.0, 0.5))
+    )
+
+
+def test_networks_without_a_common_matrix(report):
+    other = htr.analyze({"other": torch.randn(9, 9)})
+    with pytest.raises(DataError, match=r"share no matrix .* other"):
+        report.compare(other)
+    with pytest.raises(ValueError, match=r"level=0.95 and level=0.5"):
+        report.compare(htr.analyze(network(), level=0.5))
+    kernel = htr.analyze({"w": torch.randn(16, 12, 3, 3)}, conv="slices")
+    with pytest.raises(DataError, match="share no matrix"):
+        kernel.compare(htr.analyze({"w": torch.randn(16, 12)}))
+    partly = htr.analyze({"0.weight": network()[0].weight, "new": torch.randn(9, 9)})
+    assert report.compare(partly).unmatched == ("1.weight", "2.weight", "new")
+
+
+def test_json_says_how_the_report_was_made(tmp_path):
+    options = {
+        "layers": "[01].*",
+        "exclude": ["1.*"],
+        "seed": np.int64(3),
+        "level": np.float32(0.5),
+    }
+    path = htr.analyze(network(), **options).to_json(tmp_path / "a.json")
+    made = json.loads(path.read_text())
+    settings = made["settings"]
+    assert made["version"] == htr.__version__
+    assert settings["layers"] == ["[01].*"] and settings["exclude"] == ["1.*"]
+    assert (settings["seed"], settings["level"]) == (3, 0.5)
