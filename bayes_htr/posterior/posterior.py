@@ -198,10 +198,10 @@ class Posterior:
         draws = self._guide.spectrum_draws(samples, seed)
         if draws is None:
             for net, values in self._draws(samples, seed):
-                spectra.append(network_spectra(net))
+                spectra.append(network_spectra(net, self.priors.matrices))
                 hyperparameters.append(values)
         else:
-            points = network_spectra(self.network())
+            points = network_spectra(self.network(), self.priors.matrices)
             for draw in draws:
                 spectra.append({n: draw.pop(n, lam).to(lam) for n, lam in points.items()})
                 hyperparameters.append(draw)
