@@ -278,13 +278,19 @@ class Priors(Value):
             )
         return Densities.at(resolved, epoch)
 
-    def explain(self, net: nn.Module, *, num_data: int | None = None) -> Explanation:
+    def explain(
+        self, net: nn.Module, *, num_data: int | None = None, at_weights: bool = True
+    ) -> Explanation:
         """A table with a row per parameter: its prior, whether it is proper, algorithm and cost.
+
+        Energies and gradients at the present weights show a law whose scale does not fit them: the
+        norm of a gradient beside that of its matrix says how soon training moves it.
 
         Args:
             net: The network.
             num_data: If given, the strength is also shown as the coefficient `mu = s / num_data` on
                 the mean loss.
+            at_weights: Whether to evaluate each matrix, for its energy and gradient.
 
         Returns:
             The table to print; `.rows` contains the same as values.
@@ -293,9 +299,10 @@ class Priors(Value):
             PriorError: As `resolve`.
         """
         rows = []
+        unscored: list[str] = []
         for parameter in self.resolve(net):
-            rows += explained(parameter, num_data)
-        tail = [f"schedule {s!r}" for s in self.schedules]
+            rows += explained(parameter, num_data, unscored if at_weights else None)
+        tail = [*unscored, *(f"schedule {s!r}" for s in self.schedules)]
         if self.threshold is not None:
             tail.append(f"acts while the sum of penalties is at least {self.threshold}")
         return Explanation(tuple(rows), tuple(tail))

@@ -12,6 +12,7 @@ import bayes_htr as htr
 A = htr.ESD(htr.Lomax(2.0))
 B = htr.Entries(htr.Normal(0.0, 0.1))
 TOP = htr.MaxEigenvalue(htr.Frechet(2.0))
+LOGN = htr.LogNormal(0.0, 1.0)
 MATRICES = {
     "embed.weight",
     "attention.in_proj_weight",
@@ -254,6 +255,42 @@ def test_explain_has_a_row_for_each_matrix_and_vector(net):
     assert rows["frozen.weight"].cost == rows["frozen.weight"].algorithm == ""
     assert explained(htr.Priors(A), net)["head.bias"].prior == "flat (a vector)"
     assert explained(htr.Priors({}), net)["embed.weight"].prior == "flat (no pattern matches)"
+
+
+@pytest.mark.parametrize("prior", [TOP, A, A & B, B, htr.MaxEigenvalue(htr.Frechet(LOGN))])
+def test_explain_shows_energy_and_gradient_at_the_present_weights(net, prior):
+    priors = htr.Priors({"embed.weight": prior, "*in_proj_weight": prior}).scaled(3.0)
+    rows = explained(priors, net)
+    energy = htr.bind(priors, net, refresh=htr.Exact())
+    energy().backward()
+    row = rows["embed.weight"]
+    terms = energy.terms()
+    assert float(row.energy) == pytest.approx(terms["embed.weight"].item(), rel=1e-3)
+    assert float(row.gradient) == pytest.approx(net.embed.weight.grad.norm().item(), rel=1e-2)
+    assert float(row.norm) == pytest.approx(net.embed.weight.norm().item(), rel=1e-2)
+    part = rows["attention.in_proj_weight[k]"]
+    slope = net.attention.in_proj_weight.grad[4:8].norm().item()
+    assert float(part.gradient) == pytest.approx(slope, rel=1e-2)
+    assert rows["norm.weight"].energy == rows["frozen.weight"].energy == ""
+    assert explained(priors, net, at_weights=False)["embed.weight"].gradient == ""
+
+
+def test_explain_shows_a_scale_that_does_not_fit_before_training():
+    net = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    nn.init.trunc_normal_(net[1].weight, std=0.02)
+    rows = explained(htr.Priors(TOP), net)
+    assert float(rows["1.weight"].gradient) > 100 * float(rows["1.weight"].norm)
+    nn.init.zeros_(net[1].weight)
+    explanation = htr.Priors(TOP).explain(net)
+    assert [r.energy for r in explanation.rows if r.parameter == "1.weight"] == ["cannot be scored"]
+    assert "1.weight is zero" in explanation.notes[0]
+    assert "1.weight is zero" in str(explanation)
+
+
+def test_explain_of_scheduled_priors_and_on_the_meta_device(net):
+    scheduled = htr.Priors(A).scheduled(htr.PowerDecay())
+    assert float(explained(scheduled, net)["embed.weight"].energy) > 0
+    assert explained(htr.Priors(A), nn.Linear(3, 4, device="meta"))["weight"].energy == ""
 
 
 def test_explain_shows_the_strength_as_a_coefficient(net):
