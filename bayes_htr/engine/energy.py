@@ -29,6 +29,7 @@ from bayes_htr.engine.autograd import (
 from bayes_htr.engine.matrix_energy import MatrixEnergy
 from bayes_htr.engine.refresh import Drift, Refresh, RefreshScheduler
 from bayes_htr.engine.sharing import Sharing
+from bayes_htr.engine.watch import NetworkWatch
 from bayes_htr.errors import PriorError
 from bayes_htr.priors import Hyperparameter, Priors
 from bayes_htr.spectra import Gradient, working
@@ -116,10 +117,10 @@ class SpectralEnergy(nn.Module):
         self.priors = priors
         self.refresh = refresh
         self._net = (net, unwrap(net))  # in a tuple: not submodules
+        resolved = priors.resolve(net)
+        self._watch = NetworkWatch(priors, resolved, self._net[1])
         self._matrices = [
-            MatrixEnergy(matrix, p.parameter, refresh)
-            for p in priors.resolve(net)
-            for matrix in p.matrices
+            MatrixEnergy(matrix, p.parameter, refresh) for p in resolved for matrix in p.matrices
         ]
         self.hyperpriors: dict[str, Hyperparameter] = {}
         for matrix in self._matrices:
@@ -314,6 +315,7 @@ class SpectralEnergy(nn.Module):
     def _acting(self, epoch: int | None) -> list[MatrixEnergy]:
         """The matrices that add to the energy, with their parameters and strengths now."""
         root = self._net[1]
+        self._watch.check(root)
         return [matrix for matrix in self._matrices if matrix.update(root, epoch)]
 
     def _summands(self, epoch: int | None) -> list[Summand]:

@@ -95,10 +95,13 @@ class MatrixEnergy:
         if self._epoch is _NO_EPOCH or epoch != self._epoch:
             self.strengths = self.prior.strengths(epoch)
             self._needs, self._epoch = self.prior.needs(self.strengths), epoch
-        self.tensor = tensor = self.parameter_in(root)
+        before, tensor = self.__dict__.get("tensor"), self.parameter_in(root)
+        self.tensor = tensor
+        is_replaced = before is not None and before is not tensor and self._computed is None
         cache = self.cache
         self.is_stale = (
             cache is None
+            or is_replaced
             or not self.caches
             or cache.strengths != self.strengths
             or not cache.fits(tensor)
