@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from unittest import mock
 
 import pytest
@@ -81,6 +82,21 @@ def test_a_parameter_that_comes_with_a_prior_is_an_error():
     net[0] = nn.utils.parametrizations.weight_norm(net[0])
     with pytest.raises(htr.PriorError, match=r"0\.weight' any more; bind"):
         named()
+
+
+def test_a_parameter_of_a_module_in_the_place_of_another_is_noticed_soon():
+    net = nn.Sequential(nn.Linear(5, 4), nn.ReLU())
+    energy = htr.bind(htr.Priors(SOFT), net)
+    energy()
+    net[1] = nn.Linear(4, 3)
+    with pytest.raises(htr.PriorError, match=r"^1\.weight came to the network"):
+        for _ in range(16):
+            energy()
+    copied = copy.deepcopy(htr.bind(htr.Priors(SOFT), net))
+    copied()
+    copied.net.append(nn.Linear(3, 3))
+    with pytest.raises(htr.PriorError, match=r"^2\.weight came to the network"):
+        copied()
 
 
 def test_what_is_frozen_after_bind_is_a_constant_until_it_is_trainable_again(layer):
