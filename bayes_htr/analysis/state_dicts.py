@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bayes_htr.analysis.weights import EXPERTS, Source, reason_against
 from bayes_htr.spectra.computed import LORA, lora_product
-from bayes_htr.spectra.layers import is_of_experts, reason_against_name
+from bayes_htr.spectra.layers import LONGEST_NAME, is_of_experts, reason_against_name
 from bayes_htr.spectra.layout import declared
 
 
@@ -96,15 +96,20 @@ def add_stored(source: Source, state: State) -> None:
     copies = _copies([s for s in state.values() if s.name not in whole])
     for name, stored in state.items():
         is_declared = declared(source.layouts, (name,)) is not None
-        if (weight := at.get(name)) is not None:
+        weight = at.get(name)
+        if weight is not None and (weight.name not in state or weight.name in weight.parts):
             _add_rebuilt(source, weight)
-        if (name in whole and not is_declared) or len(stored.shape) < 2:
-            if len(stored.shape) >= 2 and name not in source.skipped and name != whole[name]:
+        if len(stored.shape) < 2:
+            continue
+        if name in whole and not is_declared:
+            if name != whole[name]:
                 source.skipped[name] = f"{whole[name]} is computed from it"
             continue
         reason = stored.reason or reason_against(stored.shape, stored.floating, stored.dtype)
         if reason is None and not is_declared and (why := reason_against_name(name)):
             reason = f"{why} is no weight matrix"
+        if reason is None and not is_declared and _FACTOR.fullmatch(name[-LONGEST_NAME:]):
+            reason = "a factor of a weight whose other factors are missing or not understood"
         if reason is None and name in copies:
             reason = f"equal to {copies[name]} in every entry"
         experts = is_of_experts(name, stored.shape)
@@ -117,6 +122,9 @@ def add_stored(source: Source, state: State) -> None:
             layout=EXPERTS if experts else None,
             load_slice=stored.load_slice,
         )
+
+
+_FACTOR = re.compile(r"(.*[._])?(weight_(g|orig)|(lora|hada|lokr)_[^.]+(\..+)?)")
 
 
 def _add_rebuilt(source: Source, weight: _Rebuilt) -> None:
@@ -139,10 +147,11 @@ def _rebuilt(state: State) -> Iterator[_Rebuilt]:
     """The weights that are put together, each where its first part is."""
     seen: set[str] = set()
     order = {name: i for i, name in enumerate(state)}
+    rules = (_normalised, _masked_or_spectral, _Parametrised(state), _adapter, _quantised)
     for name in state:
-        if name in seen:
+        if name in seen or len(name) > LONGEST_NAME:
             continue
-        for rule in (_normalised, _masked_or_spectral, _parametrised, _adapter, _quantised):
+        for rule in rules:
             weight = rule(name, state)
             if weight is not None and not seen.intersection(weight.parts):
                 seen.update(weight.parts)
@@ -162,9 +171,8 @@ def _normalised(name: str, state: State) -> _Rebuilt | None:
 
 
 def _weight_norm(name: str, g: Stored, v: Stored) -> _Rebuilt | None:
-    alike = len(g.shape) == len(v.shape) and all(
-        a in (1, b) for a, b in zip(g.shape, v.shape, strict=True)
-    )
+    alike = len(g.shape) == len(v.shape) and sum(side != 1 for side in g.shape) <= 1
+    alike = alike and all(a in (1, b) for a, b in zip(g.shape, v.shape, strict=True))
     if not (alike or math.prod(g.shape) == 1) or not (g.floating and v.floating):
         return None
 
@@ -213,33 +221,39 @@ def _spectral_norm(name: str, original: Stored, u: Stored, v: Stored | None) -> 
 _PARAMETRIZATION = re.compile(r"((?:.*\.)?)parametrizations\.([^.]+)\.(.+)")
 
 
-def _parametrised(name: str, state: State) -> _Rebuilt | None:
+class _Parametrised:
     """What `torch.nn.utils.parametrize` has stored."""
-    match = _PARAMETRIZATION.fullmatch(name)
-    if match is None:
-        return None
-    prefix, weight, _ = match.groups()
-    inside = f"{prefix}parametrizations.{weight}."
-    parts = {n.removeprefix(inside): s for n, s in state.items() if n.startswith(inside)}
-    full = prefix + weight
-    rebuilt = None
-    if parts.keys() == {"original0", "original1"}:
-        rebuilt = _weight_norm(full, parts["original0"], parts["original1"])
-    elif parts.keys() == {"original", "0._u", "0._v"}:
-        rebuilt = _spectral_norm(full, parts["original"], parts["0._u"], parts["0._v"])
-    if rebuilt is not None:
-        return rebuilt
-    return _Rebuilt(
-        full,
-        tuple(inside + part for part in parts),
-        reason="a parametrization computes it in a way that a state dict does not say; give the "
-        "module",
-    )
+
+    def __init__(self, state: State) -> None:
+        self._groups: dict[str, dict[str, Stored]] = {}
+        for name, stored in state.items():
+            if len(name) <= LONGEST_NAME and (match := _PARAMETRIZATION.fullmatch(name)):
+                prefix, weight, part = match.groups()
+                self._groups.setdefault(prefix + weight, {})[part] = stored
+
+    def __call__(self, name: str, state: State) -> _Rebuilt | None:
+        match = _PARAMETRIZATION.fullmatch(name)
+        if match is None:
+            return None
+        full = match.group(1) + match.group(2)
+        parts = self._groups[full]
+        rebuilt = None
+        if parts.keys() == {"original0", "original1"}:
+            rebuilt = _weight_norm(full, parts["original0"], parts["original1"])
+        elif parts.keys() == {"original", "0._u", "0._v"}:
+            rebuilt = _spectral_norm(full, parts["original"], parts["0._u"], parts["0._v"])
+        return rebuilt or _Rebuilt(
+            full,
+            tuple(stored.name for stored in parts.values()),
+            reason="a parametrization computes it in a way that a state dict does not say; give "
+            "the module",
+        )
 
 
 # LoRA
 
 
+_LARGEST_PRODUCT = 2**29  # entries: a small file can stand for any amount of memory
 _ADAPTER = re.compile(r"((?:.*[._])?lora_)(A|down|embedding_A)((?:\.[^.]+)?)")
 
 
@@ -264,8 +278,11 @@ def _adapter(name: str, state: State) -> _Rebuilt | None:
         scale = 1.0 if alpha is None else float(alpha.load()) / A.shape[0]
         return scale * lora_product(A.load().float(), B.load().float())
 
-    shape = (B.shape[0], *A.shape[1:])
-    return _Rebuilt(f"{path}{LORA}{adapter}", (A.name, B.name), shape, load, kind="lora")
+    full, shape = f"{path}{LORA}{adapter}", (B.shape[0], *A.shape[1:])
+    reason = None
+    if math.prod(shape) > _LARGEST_PRODUCT:
+        reason = f"the product of {A.name} and {B.name} has {math.prod(shape)} entries"
+    return _Rebuilt(full, (A.name, B.name), shape, load, reason, kind="lora")
 
 
 # Quantised weights

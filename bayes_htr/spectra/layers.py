@@ -20,6 +20,11 @@ from torch import Tensor, nn
 NORMS = (nn.LayerNorm, nn.RMSNorm)
 """Normalisation layers whose parameters can have two or more dimensions."""
 
+LONGEST_NAME = 500
+"""Longer names come from no network, and say nothing."""
+
+_MOST_EXPERTS = 4096
+
 _LAYERS = (
     nn.Linear,
     nn.Bilinear,
@@ -34,11 +39,11 @@ _LAYERS = (
 _NAMES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern, re.IGNORECASE), reason)
     for pattern, reason in (
-        (r"(.*_)?bias(es)?(_.*)?", "a bias, or a table of biases"),
+        (r"(.*_)?bias(es)?(_.*)?", "a bias or a table of biases"),
         (r"(.*_)?masks?(_.*)?", "a mask"),
         (r"running_(mean|var|std).*|(.*_)?num_batches_tracked", "a running statistic"),
         (r"(.*_)?(scales?|scb|absmax|quant_map)(_.*)?", "a scale"),
-        (r"q?zeros|(.*_)?zero_points?|g_idx", "a zero point or index of a quantised weight"),
+        (r"q?zeros?|(.*_)?zero_points?|g_idx", "a zero point or index of a quantised weight"),
         (r"(.*_)?(cos|sin)(_cached)?|inv_freq|freqs?(_.*)?|rope(_.*)?", "a table of frequencies"),
         (r"position_ids|(.*_)?index|anchors?(_grid)?", "a table of indices"),
         (r"pe|queue|embed_avg|ema_.*|cluster_size", "a buffer"),
@@ -54,6 +59,8 @@ _BIAS_TABLE = re.compile(r"(.*_)?bias(es)?(_.*)?", re.IGNORECASE)
 def reason_against_name(name: str) -> str | None:
     """Why a tensor of this name is no weight, as far as its last part says; else `None`."""
     last = name.rpartition(".")[2]
+    if len(last) > LONGEST_NAME:
+        return None
     return next((reason for pattern, reason in _NAMES if pattern.fullmatch(last)), None)
 
 
@@ -65,7 +72,7 @@ def is_of_experts(name: str, shape: Sequence[int], owner: nn.Module | None = Non
         shape: Its shape.
         owner: The module that it is in, if that is known.
     """
-    if len(shape) != 3 or reason_against_name(name) is not None:
+    if len(shape) != 3 or shape[0] > _MOST_EXPERTS or reason_against_name(name) is not None:
         return False
     if owner is None:
         return "experts" in name.lower().split(".")[:-1]

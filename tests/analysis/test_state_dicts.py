@@ -236,6 +236,52 @@ def test_a_scale_that_is_not_understood_leaves_out_weight_and_scale(state):
     assert "not known" in source.skipped["fc.weight"]
 
 
+def test_packed_weights_and_what_belongs_to_them_are_left_out():
+    ints = torch.ones(32, 16, dtype=torch.int32)
+    state = {
+        "gptq.qweight": ints,
+        "gptq.qzeros": ints + 1,
+        "gptq.scales": torch.randn(9, 32).half(),
+        "hqq.W_q": ints.to(torch.uint8),
+        "hqq.scale": torch.randn(32, 16),
+        "hqq.zero": torch.randn(32, 16),
+        "bnb.weight": ints.to(torch.uint8),
+        "bnb.weight.absmax": torch.randn(9, 9),
+        "mx.gate_up_proj_blocks": torch.ones(4, 32, 2, 16, dtype=torch.uint8),
+        "mx.gate_up_proj_scales": torch.ones(4, 32, 2, dtype=torch.uint8),
+        "fp4.weight": ints.to(torch.uint8),
+        "fp4.weight_scale": torch.ones(32, 9).to(torch.float8_e4m3fn),
+        "fp4.weight_scale_2": torch.tensor(1.0),
+    }
+    source = open_source({**state, "fc.weight": torch.randn(9, 9)})
+    assert list(flat(source)) == ["fc.weight"]
+    assert set(source.skipped) == {name for name, t in state.items() if t.ndim > 1}
+
+
+def test_factors_without_the_others_are_left_out():
+    W = torch.randn(12, 12)
+    names = ["a.weight_g", "b.weight_orig", "c.lora_A.default.weight", "d.hada_w1_a"]
+    state = {name: W + i for i, name in enumerate(names)}
+    source = open_source({**state, "scale.weight": W - 1, "mask.weight": W - 2})
+    assert list(flat(source)) == ["scale.weight", "mask.weight"]
+    assert all("missing or not understood" in source.skipped[name] for name in names)
+
+
+def test_names_that_only_look_like_factors_are_weights():
+    names = ["weight_q", "weight_k", "weight_v"]
+    state = {f"a.{name}": torch.randn(12, 12) for name in names}
+    assert list(flat(open_source(state))) == list(state)
+    both = {"a.weight_g": torch.randn(12, 12), "a.weight_v": torch.randn(12, 12)}
+    assert "a.weight" not in flat(open_source(both)), "gains have one axis"
+
+
+def test_a_weight_that_is_stored_beside_its_factors_counts_once():
+    layer = scaled_weight_norm(nn.Linear(20, 12))
+    state = {**layer.state_dict(), "weight": layer.weight.detach()}
+    source = open_source(state)
+    assert [w.name for w in source.weights] == ["weight"]
+
+
 # Buffers, copies, arrays
 
 
