@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bayes_htr._terminal import HelpFormatter, count, positive, visible
+from bayes_htr._terminal import HelpFormatter, count, positive, preload, visible
 from bayes_htr._version import __version__
 from bayes_htr.errors import (
     CheckpointError,
@@ -249,10 +249,11 @@ def _add_analyze(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--level", type=float, default=0.95, help="probability of the intervals")
     add(
         "--bootstrap",
-        type=int,
-        default=0,
+        type=_replicates,
+        default="auto",
         metavar="N",
-        help="replicates for p-values and for intervals over xmin; 0 for none",
+        help="replicates for p-values and for intervals over xmin; 0 for none; auto, the default, "
+        "takes as many as verdicts need",
     )
     add("--randomize", action="store_true", help="compare with the entries in random order")
     add("--farms", action="store_true", help="also fit windows of one aspect ratio")
@@ -266,6 +267,10 @@ def _add_analyze(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=_analyze, interrupted="interrupted; nothing was written")
 
 
+def _replicates(text: str) -> int | str:
+    return text if text == "auto" else int(text)
+
+
 def _fit(args: argparse.Namespace, console: Console) -> None:
     if args.resume and args.out is None:
         raise ValueError("--resume needs --out, the folder of the run")
@@ -276,6 +281,8 @@ def _fit(args: argparse.Namespace, console: Console) -> None:
             raise ValueError(f"--{option} {value} is of svi; leave it out, or --method map")
     if args.prior == "none" and args.method == "svi":
         raise ValueError("--prior none has no posterior to look for; add --method map")
+    digits = ("sklearn.datasets", "sklearn.model_selection") if args.data == "digits" else ()
+    preload("bayes_htr.commands", *digits, "matplotlib.pyplot")
     from bayes_htr.commands import run_fit
 
     run_fit(args, console)
@@ -288,12 +295,14 @@ def _bench(args: argparse.Namespace, console: Console) -> None:
 
 def _report(args: argparse.Namespace, console: Console) -> None:
     if not is_silent():
+        preload("bayes_htr.commands", "matplotlib.pyplot")
         from bayes_htr.commands import show_run
 
         show_run(args.folder, console)
 
 
 def _analyze(args: argparse.Namespace, console: Console) -> None:
+    preload("bayes_htr.analysis.command", *(["matplotlib.pyplot"] if args.report else []))
     from bayes_htr.analysis.command import run_analyze
 
     run_analyze(args, console)

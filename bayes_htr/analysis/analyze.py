@@ -21,7 +21,7 @@ from dataclasses import asdict, replace
 from importlib import import_module
 from os import PathLike
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from threadpoolctl import threadpool_limits
@@ -34,7 +34,7 @@ from bayes_htr.analysis.resampled import Farms
 from bayes_htr.analysis.sources import open_source
 from bayes_htr.analysis.weights import Conv, Source, Weight, matches
 from bayes_htr.errors import DataError
-from bayes_htr.spectra.layout import LayoutsLike, as_layouts, plain_layouts
+from bayes_htr.spectra.layout import Layouts, LayoutsLike, as_layouts, plain_layouts
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ def analyze(
     min_size: int = 8,
     conv: Conv = "flatten",
     level: float = 0.95,
-    bootstrap: int = 0,
+    bootstrap: int | Literal["auto"] = "auto",
     compare: bool = True,
     mp_fit: bool = True,
     randomize: bool = False,
@@ -68,7 +68,8 @@ def analyze(
     million entries) are analysed several at a time, in as many threads as torch may use and at
     most 16, each with single-threaded BLAS (the process's number of threads is 1 meanwhile); large
     ones follow one at a time, with all threads. Of a file, no more than these matrices are in
-    memory. Tensors of fewer than two dimensions are not matrices; tied ones count once.
+    memory. Tensors of fewer than two dimensions are not matrices; tied ones count once. A matrix
+    with entries that are not finite has a row that says so, without numbers.
 
     Args:
         source: A module, a state dict, a `.pt`, `.pth` or `.safetensors` file, the index of
@@ -80,8 +81,10 @@ def analyze(
             eigenvalues of one matrix `out x in` per position of its kernel, taken together
             (`"slices"`, as in WeightWatcher, with its factor 1/2).
         level: Probability of the intervals of alpha.
-        bootstrap: Number of replicates for the p-value and for the interval that accounts for the
-            choice of xmin; 0 for neither.
+        bootstrap: Number of replicates, in each of two rounds, for the p-value and for the interval
+            that accounts for the choice of xmin; 0 for neither, and then no verdict that needs the
+            p-value. `"auto"` takes 100, and up to 1,600 where the p-value is so close to 0.1 that
+            the verdict is open.
         compare: Whether to compare the power law with a lognormal, an exponential and a power law
             with a cut-off.
         mp_fit: Whether to fit the Marchenko-Pastur bulk.
@@ -101,20 +104,50 @@ def analyze(
     Raises:
         DataError: There are no weight matrices, or a pattern matches none.
         CheckpointError: A file does not exist or cannot be read.
-        SpectrumError: A matrix has entries that are not finite, or a layout does not fit.
+        SpectrumError: A layout does not fit its tensor.
         ValueError: An option outside its range.
     """
     layouts = as_layouts(matrices)
     windows = (Farms() if farms else None) if isinstance(farms, bool) else farms
     options = Options(conv, level, bootstrap, compare, mp_fit, randomize, windows, seed)
     patterns = {"layers": _patterns(layers), "exclude": _patterns(exclude)}
-    network = open_source(source, layouts)
-    weights, skipped = _select(network, patterns["layers"], patterns["exclude"], min_size, conv)
+    network, weights, skipped = select_weights(
+        source,
+        layers=layers,
+        exclude=exclude,
+        min_size=min_size,
+        conv=conv,
+        matrices=layouts,
+    )
     analysed = _analyse_all(weights, options, progress)
     settings: dict[str, Any] = {**asdict(options), "min_size": min_size}
     settings |= {option: list(names) for option, names in patterns.items() if names}
     settings |= {"matrices": plain_layouts(layouts)} if layouts else {}
-    return SpectraReport(network.label, {m.name: m for m in analysed}, skipped, settings)
+    return SpectraReport(network, {m.name: m for m in analysed}, skipped, settings)
+
+
+def select_weights(
+    source: nn.Module | Mapping[str, Tensor] | str | PathLike[str],
+    *,
+    layers: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
+    min_size: int = 8,
+    conv: Conv = "flatten",
+    matrices: LayoutsLike | Layouts | None = None,
+) -> tuple[str, list[Weight], dict[str, str]]:
+    """Choose the weights that `analyze` analyses, without reading them.
+
+    Returns:
+        The label of the network, the weights, and the reasons why others are left out, by name.
+
+    Raises:
+        DataError: A pattern matches nothing, or no weight is left.
+        CheckpointError: A file does not exist or cannot be read.
+        SpectrumError: A layout does not fit its tensor.
+        ValueError: `min_size` is below 1, or `matrices` is no mapping to layouts.
+    """
+    network = open_source(source, as_layouts(matrices))
+    return network.label, *_select(network, _patterns(layers), _patterns(exclude), min_size, conv)
 
 
 def _select(
@@ -124,12 +157,6 @@ def _select(
     min_size: int,
     conv: Conv,
 ) -> tuple[list[Weight], dict[str, str]]:
-    """The weights to analyse, and the reasons why others are left out, by name.
-
-    Raises:
-        DataError: A pattern matches nothing, or no weight is left.
-        ValueError: `min_size` is below 1.
-    """
     if min_size < 1:
         raise ValueError(f"min_size={min_size} must be at least 1")
     for pattern in (*include, *exclude):

@@ -9,7 +9,12 @@ value has the edge and width of Johnstone (2001) for the Tracy-Widom law, and it
 shifted Gamma law of Chiani (2014).
 
 The fit is meant for entries of finite variance that look independent. A trained matrix with many
-small eigenvalues has no such bulk, which the Kolmogorov-Smirnov distance of the bulk shows.
+small eigenvalues has no such bulk, which the Kolmogorov-Smirnov distance of the bulk shows. Where
+it exceeds what random matrices reach by more than 0.1, or where more than half of the eigenvalues
+would be spikes, there is no bulk, and spikes, edges and the soft rank are not defined. Distances of
+random matrices with spikes in up to 40 % of their directions, or with entries of Student's t law
+with 2 degrees of freedom, stay below this bound; those of spectra that are power laws, lognormal or
+uniform lie above it.
 
 WeightWatcher instead fits a kernel density estimate by least squares, and widens the edge by
 another length; for square matrices its quarter circle has the right height for variance 1 alone.
@@ -39,6 +44,8 @@ _RIGID = 1.1
 """Eigenvalues of a random matrix repel each other: `K D / log(2 + K)` exceeded this for fewer than
 1 % of matrices of normal entries with 8 to 512 eigenvalues and aspect ratios from 1 to 16."""
 
+_TOLERANCE = 0.1
+
 
 @dataclass(frozen=True)
 class MarchenkoPasturFit:
@@ -55,6 +62,8 @@ class MarchenkoPasturFit:
         D: Two-sided Kolmogorov-Smirnov distance of the other eigenvalues from the law.
         sigma: Standard deviation of the entries if the eigenvalues are scaled to mean 1: 1 where
             all is bulk, and smaller the more of the trace the spikes hold.
+        fits: Whether there is such a bulk: the distance is close to those of random matrices, and
+            no more than half of the eigenvalues are spikes.
         random_like: Whether the whole spectrum is compatible with that of a random matrix: it has
             no spike, and a distance within the range of random matrices.
     """
@@ -67,6 +76,7 @@ class MarchenkoPasturFit:
     soft_rank: float
     D: float
     sigma: float
+    fits: bool
     random_like: bool
 
 
@@ -90,6 +100,7 @@ def fit_marchenko_pastur(esd: ESD) -> MarchenkoPasturFit | None:
     c = math.sqrt(1 / esd.Q)
     low, high = (esd.N * variance * (1 + sign * c) ** 2 for sign in (-1, 1))
     num_spikes = int((values > threshold).sum())
+    reached = _RIGID * esd.matrices * math.log(2 + K) / K
     D = _distance(values[: K - num_spikes] / (esd.N * variance), unit_law(1 / esd.Q))
     return MarchenkoPasturFit(
         variance=variance,
@@ -100,6 +111,7 @@ def fit_marchenko_pastur(esd: ESD) -> MarchenkoPasturFit | None:
         soft_rank=high / float(values[-1]),
         D=D,
         sigma=math.sqrt(esd.N * variance * K / total),
+        fits=2 * num_spikes <= K and reached + _TOLERANCE >= D,
         random_like=num_spikes == 0 and _RIGID * esd.matrices * math.log(2 + K) >= K * D,
     )
 

@@ -22,7 +22,8 @@ from bayes_htr.analysis.verdict import LIGHT, VERY_HEAVY
 from bayes_htr.analysis.weights import Conv, Weight
 from bayes_htr.errors import SpectrumError
 from bayes_htr.spectra import hill
-from bayes_htr.tails import ALTERNATIVES, Comparison, PowerlawFit, SpectrumTail
+from bayes_htr.tails import Comparison, PowerlawFit, SpectrumTail
+from bayes_htr.tails.alternatives import PARAMETERS
 
 Row = dict[str, Any]
 
@@ -67,16 +68,25 @@ COLUMNS = {
     "weak_rank_loss": "eigenvalues below 1e-6",
     "lognormal_R": "log likelihood ratio of the power law to a lognormal; negative: against it",
     "lognormal_p": "probability of so small a ratio if the power law holds",
+    "lognormal_mu": "its location: the mean of the logarithm, but for the cut at xmin",
+    "lognormal_sigma": "its scale: the standard deviation of the logarithm",
     "exponential_R": "the same to an exponential",
     "exponential_p": "probability of so large a ratio, of either sign, if both fit alike",
+    "exponential_Lambda": "its rate",
     "truncated_power_law_R": "the same to a power law with an exponential cut-off",
     "truncated_power_law_p": "probability of so small a ratio if the power law holds",
-    "sigma_mp": "standard deviation of the random bulk, 1 where all is bulk",
-    "bulk_min": "lower edge of the Marchenko-Pastur bulk",
+    "truncated_power_law_alpha": "its exponent; at most 1, it is no power law but for its cut-off",
+    "truncated_power_law_Lambda": "its cut-off: it falls exponentially from `1 / Lambda` on",
+    "stretched_exponential_R": "the same to a stretched exponential",
+    "stretched_exponential_p": "probability of so small a ratio if the power law holds",
+    "stretched_exponential_beta": "its exponent: `P(X >= x)` falls as `exp(-(Lambda x)^beta)`",
+    "stretched_exponential_Lambda": "its rate",
+    "sigma_mp": "standard deviation of the random bulk, 1 where all is bulk; none if none fits",
+    "bulk_min": "lower edge of the Marchenko-Pastur bulk; none if none fits",
     "bulk_max": "upper edge",
     "num_spikes": "eigenvalues above it, with a margin that random matrices pass in 1 % of cases",
     "mp_softrank": "`bulk_max / lambda_max`",
-    "mp_D": "Kolmogorov-Smirnov distance of the bulk to its law",
+    "mp_D": "Kolmogorov-Smirnov distance of the bulk to its law; a large one: there is no bulk",
     "W_scale": "`sqrt(num_evals / norm)`",
     "detX_num": "eigenvalues in the tail of the trace-log (ERG) condition",
     "num_ERG_spikes": "the same",
@@ -103,7 +113,7 @@ COLUMNS = {
     "farms_N": "longer side of a window",
     "farms_M": "shorter side",
     "farms_windows": "how many there are",
-    "status": "`success`, or `failed` where there is no tail to fit",
+    "status": "`success`, or `failed` where there is no tail to fit, or no spectrum",
     "warning": "`over-trained` for alpha below 2, `under-trained` above 6, else empty",
 }
 
@@ -111,6 +121,23 @@ COLUMNS = {
 def in_order(row: Row) -> Row:
     """The row with its columns in the order of `COLUMNS`."""
     return {name: row[name] for name in COLUMNS if name in row}
+
+
+_UNDEFINED_NUMBERS = (
+    *("alpha", "interval_low", "interval_high", "xmin", "xmax", "D", "sigma", "hill"),
+    *("alpha_weighted", "log_alpha_norm", "norm", "log_norm", "spectral_norm"),
+    *("log_spectral_norm", "lambda_max", "sv_max", "sv_min", "stable_rank", "entropy", "W_scale"),
+)
+_UNDEFINED_COUNTS = (
+    *("num_pl_spikes", "matrix_rank", "rank_loss", "weak_rank_loss"),
+    *("detX_num", "num_ERG_spikes", "ERG_gap"),
+)
+
+
+def undefined_columns() -> Row:
+    """The columns that every report has, of a matrix that has no spectrum."""
+    numbers: Row = dict.fromkeys(_UNDEFINED_NUMBERS, math.nan)
+    return numbers | dict.fromkeys(_UNDEFINED_COUNTS) | {"status": "failed", "warning": ""}
 
 
 # Shape and norms
@@ -220,11 +247,17 @@ def status_columns(tail: SpectrumTail) -> Row:
 
 
 def comparison_columns(comparisons: Sequence[Comparison]) -> Row:
-    """Likelihood ratios to other laws; NaN without a tail to compare."""
-    row: Row = {f"{name}_{column}": math.nan for name in ALTERNATIVES for column in "Rp"}
+    """Likelihood ratios to other laws, with their parameters; NaN without a tail to compare.
+
+    The parameters are also NaN where the other law fits best as the power law.
+    """
+    row: Row = {}
+    for name, parameters in PARAMETERS.items():
+        row |= {f"{name}_{column}": math.nan for column in ("R", "p", *parameters)}
     for comparison in comparisons:
-        row[f"{comparison.name}_R"] = comparison.ratio
-        row[f"{comparison.name}_p"] = comparison.p_value
+        name = comparison.name
+        row |= {f"{name}_R": comparison.ratio, f"{name}_p": comparison.p_value}
+        row |= {f"{name}_{key}": value for key, value in comparison.parameters.items()}
     return row
 
 
@@ -274,18 +307,16 @@ def trace_log_count(values: Array) -> int | None:
 
 
 def bulk_columns(bulk: MarchenkoPasturFit | None, prefix: str = "") -> Row:
-    """The Marchenko-Pastur bulk; NaN and `None` where there is none."""
-    if bulk is None:
-        names = ("sigma_mp", "bulk_min", "bulk_max", "mp_softrank")
-        return {f"{prefix}{name}": math.nan for name in names} | {f"{prefix}num_spikes": None}
+    """The Marchenko-Pastur bulk; NaN and `None` where there is none, or it does not fit."""
+    fits = bulk is not None and bulk.fits
     row: Row = {
-        f"{prefix}sigma_mp": bulk.sigma,
-        f"{prefix}bulk_min": bulk.bulk_min,
-        f"{prefix}bulk_max": bulk.bulk_max,
-        f"{prefix}num_spikes": bulk.num_spikes,
-        f"{prefix}mp_softrank": bulk.soft_rank,
+        f"{prefix}sigma_mp": bulk.sigma if bulk and fits else math.nan,
+        f"{prefix}bulk_min": bulk.bulk_min if bulk and fits else math.nan,
+        f"{prefix}bulk_max": bulk.bulk_max if bulk and fits else math.nan,
+        f"{prefix}num_spikes": bulk.num_spikes if bulk and fits else None,
+        f"{prefix}mp_softrank": bulk.soft_rank if bulk and fits else math.nan,
     }
-    return row if prefix else row | {"mp_D": bulk.D}
+    return row if prefix else row | {"mp_D": math.nan if bulk is None else bulk.D}
 
 
 def random_columns(replicas: Sequence[ESD], esd: ESD) -> Row:
@@ -302,7 +333,7 @@ def random_columns(replicas: Sequence[ESD], esd: ESD) -> Row:
         "ww_maxdist": own - largest,
         "rand_W_scale": _scale(pool.values),
         "num_above_rand": int((esd.values > largest).sum()),
-        "num_traps": None if bulk is None else bulk.num_spikes,
+        "num_traps": None if bulk is None or not bulk.fits else bulk.num_spikes,
         **bulk_columns(bulk, "rand_"),
     }
 

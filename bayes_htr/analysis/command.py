@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from rich.console import Console
 
 from bayes_htr._terminal import visible
-from bayes_htr.analysis.analyze import analyze
-from bayes_htr.analysis.report import CheckpointComparison, SpectraReport
+from bayes_htr.analysis.analyze import analyze, select_weights
+from bayes_htr.analysis.report import CheckpointComparison, SpectraReport, check_shared
 from bayes_htr.analysis.tables import check_suffix, import_parquet
 from bayes_htr.errors import OutputError
 
@@ -30,6 +31,7 @@ def run_analyze(args: argparse.Namespace, console: Console) -> None:
         DataError, CheckpointError, SpectrumError: As `analyze` and `SpectraReport.compare`.
     """
     _check_outputs(args)
+    _check_inputs(args)
     report = _analyze(args, args.path)
     _show(report, console)
     result: SpectraReport | CheckpointComparison = report
@@ -54,8 +56,26 @@ def _check_outputs(args: argparse.Namespace) -> None:
             f"--report {args.report} ends in {args.report.suffix!r}; reports end in .html"
         )
     for option, path in (("--out", args.out), ("--report", args.report)):
-        if path is not None and not path.parent.is_dir():
+        if path is None:
+            continue
+        if not path.parent.is_dir():
             raise OutputError(f"{option} {path}: there is no folder {path.parent}; make it first")
+        if path.is_dir():
+            raise OutputError(f"{option} {path} is a folder; name a file in it")
+        if not os.access(path.parent, os.W_OK):
+            raise OutputError(f"{option} {path}: {path.parent} may not be written to; name another")
+
+
+def _check_inputs(args: argparse.Namespace) -> None:
+    """Before the work begins: whether both networks can be read, and have a matrix in common."""
+    if args.compare is None:
+        return  # the analysis itself begins with this
+    keys = []
+    for path in (args.path, args.compare):
+        options = {name: getattr(args, name) for name in ("layers", "exclude", "min_size", "conv")}
+        _, weights, _ = select_weights(path, **options)
+        keys.append([(w.name, *sorted(w.sides(args.conv)), w.count(args.conv)) for w in weights])
+    check_shared(*keys)
 
 
 def _analyze(args: argparse.Namespace, path: Path) -> SpectraReport:

@@ -73,7 +73,8 @@ def esd_of(matrices: Sequence[Tensor], name: str, factor: float = 1.0) -> ESD:
         factor: A factor of all eigenvalues.
 
     Raises:
-        SpectrumError: An entry or an eigenvalue is not finite.
+        SpectrumError: An entry or an eigenvalue is not finite, or all eigenvalues are so small that
+            float64 has no number for them.
     """
     sides = sorted(matrices[0].shape)
     with np.errstate(over="ignore"):
@@ -81,6 +82,11 @@ def esd_of(matrices: Sequence[Tensor], name: str, factor: float = 1.0) -> ESD:
     if not np.isfinite(values[-1]):
         raise SpectrumError(
             f"{name} has entries so large that its eigenvalues leave float64; scale it, or leave "
+            "it out"
+        )
+    if values[-1] == 0 and any(bool(W.any()) for W in matrices):
+        raise SpectrumError(
+            f"{name} has entries so small that its eigenvalues leave float64; scale it, or leave "
             "it out"
         )
     eps = torch.finfo(matrices[0].dtype).eps

@@ -21,9 +21,8 @@ from torch.optim import Optimizer
 from bayes_htr._plotting import save
 from bayes_htr.analysis.history_files import read_history, write_history
 from bayes_htr.analysis.history_plots import QUANTITIES, Trace, trace
-from bayes_htr.analysis.weights import matches
+from bayes_htr.analysis.recording import measure, next_log_step, stacked, warn_of_lost
 from bayes_htr.inference.callbacks import StepCallback, StepEvent
-from bayes_htr.spectra import matrices_of, singular_values
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,6 +36,9 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
 
     It is a callback of `htr.fit`; for other training loops there are `watch`, `record`, `lightning`
     and `transformers`. Under `htr.SVI` the spectra are those of the guide's centre, not of draws.
+
+    A run that diverges keeps its whole record. A matrix with entries that are not finite has a
+    spectrum of NaN at that step, a warning says so, and `not_finite` names the steps.
 
     Args:
         matrices: Patterns as in `fnmatch`, one or several, of the matrices that are recorded.
@@ -70,7 +72,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
 
     def __getitem__(self, name: str) -> Tensor:
         try:
-            return torch.stack(self._spectra[name])
+            return stacked(self._spectra[name])
         except KeyError:
             raise KeyError(f"no matrix {name!r}; there are {', '.join(self) or 'none'}") from None
 
@@ -101,14 +103,15 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         Raises:
             ValueError: The step is not after the last one, no matrix matches the patterns, or the
                 matrices differ from those recorded before.
-            SpectrumError: Some weights are not finite.
         """
         if self.steps and step <= self.steps[-1]:
             raise ValueError(
                 f"step={step} is not after the last record, {self.steps[-1]}; take a new "
                 "SpectrumHistory for another run"
             )
-        for name, lam in self._measure(net).items():
+        measured = measure(net, self.matrices, self._spectra)
+        warn_of_lost(measured, self._spectra, step)
+        for name, lam in measured.items():
             self._spectra.setdefault(name, []).append(lam)
         self.steps.append(int(step))
         self.epochs.append(None if epoch is None else float(epoch))
@@ -191,24 +194,6 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
 
         return transformers_callback(self)
 
-    def _measure(self, net: nn.Module) -> dict[str, Tensor]:
-        weights = matrices_of(net)
-        recorded = {name: W for name, W in weights.items() if matches(name, self.matrices)}
-        if not recorded:
-            raise ValueError(
-                f"matrices={self.matrices!r} matches no matrix of the network; there are "
-                f"{', '.join(weights) or 'none'}"
-            )
-        ranks = {name: min(W.shape) for name, W in recorded.items()}
-        before = {name: len(lams[0]) for name, lams in self._spectra.items() if lams}
-        if before and ranks != before:
-            raise ValueError(
-                f"the network's matrices have the ranks {ranks}, and those recorded {before}; "
-                "take a new SpectrumHistory for another network"
-            )
-        with torch.no_grad():
-            return {n: singular_values(W, n).square().cpu() for n, W in recorded.items()}
-
     # Files
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -257,6 +242,15 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         from bayes_htr.posterior import PosteriorSpectra
 
         return PosteriorSpectra({name: lams[row][None] for name, lams in self._spectra.items()})
+
+    def not_finite(self, name: str) -> list[int]:
+        """The steps at which the spectrum of a matrix was not finite.
+
+        Raises:
+            KeyError: No such matrix.
+        """
+        finite = torch.isfinite(self[name]).all(dim=1).tolist()
+        return [step for step, kept in zip(self.steps, finite, strict=True) if not kept]
 
     def trace(self, name: str, quantity: str, *, level: float = 0.95) -> Trace:
         """Compute a quantity of one matrix over the steps.
@@ -434,17 +428,3 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
             f"step {step}" + ("" if epoch is None else f" (epoch {epoch:.3g})")
             for step, epoch in zip(self.steps, self.epochs, strict=True)
         ]
-
-
-def next_log_step(after: int, per_decade: float) -> int:
-    """The first number above `after` among 0 and the rounded powers `10^(i / per_decade)`.
-
-    For 8 per decade these are 0, 1, 2, 3, 4, 6, 7, 10, 13, 18, ...: dense where a network changes
-    fast, and few in all.
-    """
-    if after < 0:
-        return 0
-    i = max(0, math.floor(per_decade * math.log10(after + 0.5)))
-    while round(10 ** (i / per_decade)) <= after:
-        i += 1
-    return round(10 ** (i / per_decade))

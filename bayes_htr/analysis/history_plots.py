@@ -73,7 +73,8 @@ def trace(lam: Tensor, quantity: str, steps: Sequence[int], *, level: float = 0.
     if quantity == "lambda_max":
         return Trace(np.asarray(steps), lam[:, 0].double().numpy())
     if quantity == "stable_rank":
-        return Trace(np.asarray(steps), (lam.double().sum(1) / lam[:, 0]).numpy())
+        lam = lam.double()
+        return Trace(np.asarray(steps), (lam.sum(1) / lam[:, 0]).numpy())
     alpha, interval = np.full(len(lam), np.nan), np.full((len(lam), 2), np.nan)
     for row, values in enumerate(lam):
         tail = fit_tail(values.numpy(), level=level)
@@ -232,11 +233,15 @@ def animate(
 def _esd_drawer(spectra: Tensor, alpha: Trace) -> Callable[[Axes, int], None]:
     """A function that draws the ESD of one matrix at a record, always on the same axes.
 
-    The first record is an outline in the others.
+    The first record is an outline in the others. A record that is not finite has no bars, and words
+    in their place.
     """
     lam = spectra.double().numpy()
-    lam = np.maximum(lam, 1e-12 * (lam.max() or 1.0))
-    bins = log_bins(lam.reshape(-1), lam.shape[1])
+    finite = np.isfinite(lam)
+    seen = lam[finite] if finite.any() else np.ones(1)
+    floor = 1e-12 * (seen.max() or 1.0)
+    lam = np.where(finite, np.maximum(lam, floor), np.nan)
+    bins = log_bins(np.maximum(seen, floor), lam.shape[1])
     densities = np.stack([log_density(row, bins) for row in lam])
     positive = densities[densities > 0]
     limits = (positive.min() / 2, positive.max() * 6) if positive.size else (0.1, 1.0)
@@ -245,13 +250,16 @@ def _esd_drawer(spectra: Tensor, alpha: Trace) -> Callable[[Axes, int], None]:
         ax.stairs(densities[record], bins, fill=True, color=BLUE, alpha=0.6)
         if record:
             ax.stairs(densities[0], bins, color=GREY, lw=1.2, baseline=None)
+        if not finite[record].all():
+            ax.text(0.5, 0.5, "not finite", transform=ax.transAxes, ha="center", color=RED)
         if alpha.interval is not None and np.isfinite(alpha.values[record]):
             low, high = alpha.interval[record]
             text = rf"$\alpha$ = {alpha.values[record]:.2f} [{low:.2f}, {high:.2f}]"
             place: dict[str, Any] = {"transform": ax.transAxes, "ha": "right", "va": "top"}
             ax.text(0.97, 0.95, text, fontsize=8, color=RED, **place)
         ax.set_xscale("log")
-        ax.set_yscale("log")
+        if positive.size:
+            ax.set_yscale("log")
         ax.set_xlim(bins[0], bins[-1])
         ax.set_ylim(*limits)
         for axis in (ax.xaxis, ax.yaxis):

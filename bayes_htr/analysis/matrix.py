@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
+import numpy as np
 import torch
+from torch import Tensor
 
+from bayes_htr._checks import whole_number
 from bayes_htr.analysis import columns
 from bayes_htr.analysis.bulk import MarchenkoPasturFit, fit_marchenko_pastur
 from bayes_htr.analysis.columns import Row
 from bayes_htr.analysis.esd import ESD, Array, esd_of
 from bayes_htr.analysis.resampled import Farms, farms_esd, randomised
-from bayes_htr.analysis.verdict import Kind, verdict
+from bayes_htr.analysis.verdict import REJECTED, UNTOLD, Kind, Verdict, verdict
 from bayes_htr.analysis.weights import Conv, Weight
+from bayes_htr.errors import SpectrumError
 from bayes_htr.tails import ALTERNATIVES, PowerlawFit, SpectrumTail, fit_tail
 from bayes_htr.tails.intervals import check_level
+
+_REPLICATES = (100, 400, 1600)
+"""Replicates in each round of `bootstrap="auto"`, which goes on while the p-value is undecided."""
+
+_SMALLEST, _LARGEST = 1e-150, 1e150
+"""If the largest entry is not between these, eigenvalues may leave float64."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +40,7 @@ class Options:
 
     conv: Conv
     level: float
-    bootstrap: int
+    bootstrap: int | Literal["auto"]
     compare: bool
     mp_fit: bool
     randomize: bool
@@ -39,10 +51,8 @@ class Options:
         if self.conv not in ("flatten", "slices"):
             raise ValueError(f"conv={self.conv!r} must be 'flatten' or 'slices'")
         check_level(self.level)
-        if self.bootstrap < 0:
-            raise ValueError(
-                f"bootstrap={self.bootstrap} must be 0, for none, or a number of replicates"
-            )
+        if self.bootstrap != "auto":
+            whole_number(self.bootstrap, "bootstrap")
 
 
 @dataclass(frozen=True)
@@ -51,9 +61,9 @@ class MatrixSpectrum:
 
     Attributes:
         row: Its row of the report.
-        eigenvalues: `(K,)` all eigenvalues, ascending.
+        eigenvalues: `(K,)` all eigenvalues, ascending; NaN where the matrix is not finite.
         fit: The power law in the tail, or `None` where there is no tail.
-        bulk: The Marchenko-Pastur bulk, or `None` where it was not fitted or there is none.
+        bulk: The Marchenko-Pastur bulk, or `None` where it was not fitted or does not fit.
     """
 
     row: Row
@@ -99,21 +109,23 @@ class MatrixSpectrum:
 def analyse(weight: Weight, number: int, options: Options) -> MatrixSpectrum:
     """Read a weight and analyse its spectrum.
 
+    A weight without a spectrum, because it is not finite, has a row whose verdict says so.
+
     Args:
         weight: The weight.
         number: Its number in the network, from 0.
         options: What is computed.
-
-    Raises:
-        SpectrumError: Some entries are not finite.
     """
     with torch.no_grad():
         matrices = weight.matrices(options.conv)
         factor = weight.factor(options.conv)
-        esd = esd_of(matrices, weight.name, factor)
-        tail = _tail(esd, options, options.bootstrap)
-        fit = tail.fit
+        try:
+            esd = esd_of(matrices, weight.name, factor)
+        except (SpectrumError, np.linalg.LinAlgError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
+            return _without_spectrum(weight, matrices, number, options)
         bulk = fit_marchenko_pastur(esd) if options.mp_fit or options.randomize else None
+        tail = _tested_tail(esd, options, random_like=bulk is not None and bulk.random_like)
+        fit = tail.fit
         comparisons = []
         if options.compare and fit is not None:
             comparisons = [fit.compare(name) for name in ALTERNATIVES]
@@ -123,7 +135,6 @@ def analyse(weight: Weight, number: int, options: Options) -> MatrixSpectrum:
             | columns.status_columns(tail)
             | columns.erg_columns(esd, fit)
         )
-        row |= columns.erg_columns(esd, fit)
         row |= columns.norm_columns(esd, math.nan if fit is None else fit.alpha)
         if options.compare:
             row |= columns.comparison_columns(comparisons)
@@ -136,7 +147,41 @@ def analyse(weight: Weight, number: int, options: Options) -> MatrixSpectrum:
             windows = farms_esd(matrices, options.farms, weight.name, factor)
             row |= columns.farms_columns(windows, _tail(windows, options, 0).fit)
     row["verdict"] = verdict(tail, bulk, comparisons)
-    return MatrixSpectrum(columns.in_order(row), esd.values, fit, bulk)
+    there_is_one = bulk is not None and bulk.fits
+    return MatrixSpectrum(columns.in_order(row), esd.values, fit, bulk if there_is_one else None)
+
+
+def _without_spectrum(
+    weight: Weight, matrices: Sequence[Tensor], number: int, options: Options
+) -> MatrixSpectrum:
+    """The record of a weight that has no spectrum, with the reason as its verdict."""
+    M, N = sorted(weight.sides(options.conv))
+    missing = ESD(np.full(weight.count(options.conv), np.nan), N, M, len(matrices))
+    entries = sum(W.numel() for W in matrices)
+    lost = sum(int((~torch.isfinite(W.double())).sum()) for W in matrices)
+    largest = max(float(W.double().abs().max()) for W in matrices)
+    problem = "no spectrum: its decomposition fails"
+    if lost:
+        problem = f"not finite: {lost} of {entries} entries are NaN or infinite"
+    elif not _SMALLEST < largest < _LARGEST:
+        size = "large" if largest > 1 else "small"
+        problem = f"no spectrum: its entries are so {size} that eigenvalues leave float64"
+    row = columns.shape_columns(weight, missing, number, options.conv) | columns.undefined_columns()
+    row["verdict"] = Verdict(problem, UNTOLD)
+    return MatrixSpectrum(columns.in_order(row), missing.values, None, None)
+
+
+def _tested_tail(esd: ESD, options: Options, random_like: bool) -> SpectrumTail:
+    """The tail of an ESD, with as many replicates as its verdict needs if the option is "auto"."""
+    if options.bootstrap != "auto":
+        return _tail(esd, options, options.bootstrap)
+    tail = SpectrumTail(None)
+    for replicates in _REPLICATES:
+        tail = _tail(esd, options, replicates)
+        untold = tail.fit is None or tail.problem or random_like
+        if untold or (tail.fit is not None and tail.fit.rejected(REJECTED) is not None):
+            break
+    return tail
 
 
 def _tail(esd: ESD, options: Options, bootstrap: int) -> SpectrumTail:

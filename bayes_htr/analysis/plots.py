@@ -40,7 +40,7 @@ def plot_matrix(spectrum: MatrixSpectrum, level: float) -> Figure:
     figure.suptitle(literal(f"{spectrum.name}: {spectrum.row['verdict']}"), fontsize=11)
     _draw_esd(axes[0], spectrum, legend=True)
     if not len(spectrum.values):
-        _say(axes[1], "all eigenvalues are zero")
+        _say(axes[1], _why_nothing(spectrum))
     elif spectrum.fit is None:
         x, y = curves.survival(spectrum)
         axes[1].plot(x, y, ".", ms=4, color=BLUE)
@@ -118,7 +118,7 @@ def plot_pair(sides: Sequence[tuple[str, MatrixSpectrum]]) -> Figure:
     figure, ax = pyplot().subplots(figsize=(5.6, 4.2), layout="constrained")
     edges = curves.log_edges(np.sort(np.concatenate([s.values for _, s in sides])))
     if edges is None:
-        _say(ax, "all eigenvalues are equal")
+        _say(ax, _why_nothing(sides[0][1]))
         return figure
     densities = [curves.density(s, edges) for _, s in sides]
     for (label, spectrum), heights, color in zip(sides, densities, (BLUE, RED), strict=True):
@@ -157,7 +157,7 @@ def _draw_esd(ax: Axes, spectrum: MatrixSpectrum, *, legend: bool) -> None:
     """Draw the ESD on log-log axes with the fitted tail, its band, and the random bulk."""
     edges = curves.log_edges(spectrum.values)
     if edges is None:
-        _say(ax, "all eigenvalues are equal")
+        _say(ax, _why_nothing(spectrum))
         return
     heights = curves.density(spectrum, edges)
     ax.stairs(heights, edges, fill=True, color=BLUE, alpha=0.3)
@@ -226,6 +226,14 @@ def _make_logarithmic(ax: Axes) -> None:
     ax.set_yscale("log")
     for axis in (ax.xaxis, ax.yaxis):
         tick(axis)
+
+
+def _why_nothing(spectrum: MatrixSpectrum) -> str:
+    """The words in place of a spectrum of which there is nothing to draw."""
+    if not len(spectrum.values):
+        finite = bool(np.isfinite(spectrum.eigenvalues).all())
+        return "all eigenvalues are zero" if finite else "not finite"
+    return "all eigenvalues are equal"
 
 
 def _say(ax: Axes, words: str) -> None:

@@ -6,6 +6,9 @@ estimates a, b and intervals (l, u), the ends of the interval of `b - a` are
 the two estimates as independent. Checkpoints of one run are not, and change less than chance would
 let them, so that their interval is too wide.
 
+Exponents are compared only where both reports stand behind them: a matrix that is like a random
+one, has too small a tail, or whose power law is doubtful has no exponent to compare.
+
 References:
     Zou & Donner (2008), Statistics in Medicine 27(10).
 """
@@ -72,6 +75,7 @@ class SpectraReport(Records):
         "num_pl_spikes": "in tail",
         "stable_rank": "stable rank",
         "num_spikes": "spikes",
+        "mp_D": "bulk D",
         "verdict": "verdict",
     }
 
@@ -90,7 +94,7 @@ class SpectraReport(Records):
 
     @property
     def bulks(self) -> dict[str, MarchenkoPasturFit | None]:
-        """The Marchenko-Pastur bulk of each matrix by name, or `None` where there is none."""
+        """The Marchenko-Pastur bulk of each matrix by name, or `None` where none fits."""
         return {name: matrix.bulk for name, matrix in self.matrices.items()}
 
     def matrix(self, name: str) -> MatrixSpectrum:
@@ -269,16 +273,29 @@ def compare_matrices(
         DataError: No matrix of one name and shape is in both.
     """
     others = {_key(matrix): matrix for matrix in second}
+    check_shared([_key(matrix) for matrix in first], list(others))
     pairs = [(matrix, others[_key(matrix)]) for matrix in first if _key(matrix) in others]
-    if not pairs:
-        names = [", ".join(matrix.name for matrix in side[:5]) for side in (first, second)]
+    both = {_key(matrix) for matrix, _ in pairs}
+    unmatched = dict.fromkeys(m.name for m in (*first, *second) if _key(m) not in both)
+    return [_difference_row(a, b) for a, b in pairs], tuple(unmatched)
+
+
+def check_shared(first: Sequence[tuple[Any, ...]], second: Sequence[tuple[Any, ...]]) -> None:
+    """Check that two networks have a matrix in common.
+
+    Args:
+        first: A name, followed by what else has to be equal, of each matrix of the first network.
+        second: The same of the second network.
+
+    Raises:
+        DataError: None of the first is among the second.
+    """
+    if not set(first) & set(second):
+        names = [", ".join(str(name) for name, *_ in side[:5]) for side in (first, second)]
         raise DataError(
             f"the networks share no matrix of one name and shape (first: {names[0]}; second: "
             f"{names[1]}); compare checkpoints of one network"
         )
-    both = {_key(matrix) for matrix, _ in pairs}
-    unmatched = dict.fromkeys(m.name for m in (*first, *second) if _key(m) not in both)
-    return [_difference_row(a, b) for a, b in pairs], tuple(unmatched)
 
 
 def _key(matrix: MatrixSpectrum) -> tuple[Any, ...]:
@@ -287,7 +304,11 @@ def _key(matrix: MatrixSpectrum) -> tuple[Any, ...]:
 
 def _difference_row(first: MatrixSpectrum, second: MatrixSpectrum) -> Row:
     a, b = first.row, second.row
-    low, high = _difference_interval(first, second)
+    difference, low, high = math.nan, math.nan, math.nan
+    doubts = _doubts(first, second)
+    if not doubts:
+        difference = b["alpha"] - a["alpha"]
+        low, high = _difference_interval(first, second)
     largest, other_largest = a["lambda_max"], b["lambda_max"]
     return {
         "name": a["name"],
@@ -295,7 +316,7 @@ def _difference_row(first: MatrixSpectrum, second: MatrixSpectrum) -> Row:
         "M": a["M"],
         "alpha": a["alpha"],
         "other_alpha": b["alpha"],
-        "difference": b["alpha"] - a["alpha"],
+        "difference": difference,
         "difference_low": low,
         "difference_high": high,
         "lambda_max": largest,
@@ -303,7 +324,7 @@ def _difference_row(first: MatrixSpectrum, second: MatrixSpectrum) -> Row:
         "lambda_max_ratio": other_largest / largest if largest > 0 else math.nan,
         "stable_rank": a["stable_rank"],
         "other_stable_rank": b["stable_rank"],
-        "verdict": _difference_verdict(low, high, first, second),
+        "verdict": f"not compared: {doubts}" if doubts else _difference_verdict(low, high),
         "first_verdict": a["verdict"],
         "other_verdict": b["verdict"],
     }
@@ -324,13 +345,16 @@ def _distance(upper: float, lower: float) -> float:
     return length if math.isnan(length) else max(length, 0.0)
 
 
-def _difference_verdict(
-    low: float, high: float, first: MatrixSpectrum, second: MatrixSpectrum
-) -> str:
-    if math.isnan(low) or math.isnan(high):
-        return "no exponent in one of them"
-    doubtful = first.kind in _DOUBTS or second.kind in _DOUBTS
-    doubt = ", if these are power laws" if doubtful else ""
+def _doubts(first: MatrixSpectrum, second: MatrixSpectrum) -> str:
+    """Why the exponents of a matrix are not compared; empty if they are."""
+    matrices = {"first": first, "second": second}
+    labels = {name: m.kind.label for name, m in matrices.items() if m.kind in _DOUBTS}
+    if len(labels) == 2 and len(set(labels.values())) == 1:
+        return f"{labels['first']} in both"
+    return "; ".join(f"{label} in the {name}" for name, label in labels.items())
+
+
+def _difference_verdict(low: float, high: float) -> str:
     if low <= 0 <= high:
-        return f"no difference to tell{doubt}"
-    return f"{'heavier' if high < 0 else 'lighter'}-tailed in the second{doubt}"
+        return "no difference to tell"
+    return f"{'heavier' if high < 0 else 'lighter'}-tailed in the second"

@@ -4,10 +4,15 @@ The verdict answers these questions in turn: are there enough eigenvalues to tel
 compatible with that of a random matrix, whose tail fit has no meaning; is the power law rejected;
 and where does the whole interval of alpha lie. Heavy tails have an alpha from 2 to 6, as in
 WeightWatcher.
+
+More replicates of the bootstrap may turn a verdict that is not decided into one that is, but seldom
+one decision into another: a power law is rejected, or accepted, only where the 99 % interval of its
+p-value lies on one side of 0.1, and without a bootstrap it is neither.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -71,11 +76,18 @@ DOUBTFUL = Kind(
 UNTOLD = Kind(
     "untold",
     "too little to tell",
-    "too small or too uncertain to tell, tied, or without a tail",
+    "too small or too uncertain to tell, tied, not finite, or without a tail",
     "o",
     False,
 )
-KINDS = (HEAVY_TAILED, LIGHT_TAILED, RANDOM_LIKE, DOUBTFUL, UNTOLD)
+UNTESTED = Kind(
+    "untested",
+    "not known to be a power law",
+    "not tested as power laws, or with too few replicates to decide",
+    "v",
+    False,
+)
+KINDS = (HEAVY_TAILED, LIGHT_TAILED, RANDOM_LIKE, DOUBTFUL, UNTESTED, UNTOLD)
 
 
 class Verdict(str):
@@ -119,14 +131,34 @@ def verdict(
     if tail.problem or fit is None:
         return Verdict(tail.problem, UNTOLD)
     best = best_alternative(comparisons)
-    better = ""
-    if best is not None:
-        better = f": {LAW_NAMES[best.name]} fits better (p = {best.p_value:.2g})"
-    if fit.p_value is not None and fit.p_value <= REJECTED:
+    better = "" if best is None else f": {_meaning(best)}"
+    rejected = fit.rejected(REJECTED)
+    if rejected:
         return Verdict(f"power law rejected (p = {fit.p_value:.2g}){better}", DOUBTFUL)
-    if better:
-        return Verdict(f"power law doubtful{better}", DOUBTFUL)
-    return _by_interval(fit)
+    if best is not None:
+        no_power_law = best.parameters.get("alpha", math.inf) <= 1
+        prefix = "no power law" if no_power_law else "power law doubtful"
+        return Verdict(f"{prefix}{better}", DOUBTFUL)
+    by_interval = _by_interval(fit)
+    if fit.p_value is None:
+        return Verdict(f"not tested; if it is a power law, {by_interval}", UNTESTED)
+    if rejected is None:
+        undecided = f"not decided by {fit.replicates} replicates (p = {fit.p_value:.2g})"
+        return Verdict(f"{undecided}; if it is a power law, {by_interval}", UNTESTED)
+    return by_interval
+
+
+def _meaning(best: Comparison) -> str:
+    """What the law that fits better says of the tail."""
+    p = f"p = {best.p_value:.2g}"
+    if best.name == "truncated_power_law" and best.parameters:
+        alpha = best.parameters["alpha"]
+        if alpha <= 1:  # not a density without the cut-off
+            return f"it decays exponentially, with alpha {alpha:.2g} before the cut-off ({p})"
+        end = 1 / best.parameters["Lambda"]
+        name = LAW_NAMES[best.name]
+        return f"{name} fits better ({p}), with alpha {alpha:.2g} up to about {end:.2g}"
+    return f"{LAW_NAMES[best.name]} fits better ({p})"
 
 
 def _by_interval(fit: PowerlawFit) -> Verdict:

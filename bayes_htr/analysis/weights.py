@@ -19,7 +19,7 @@ from bayes_htr.spectra import MatrixLayout, weights_of
 from bayes_htr.spectra.computed import ComputedWeight
 from bayes_htr.spectra.layers import NORMS, is_of_experts, reason_against_name
 from bayes_htr.spectra.layout import Layouts, declared, of_slice
-from bayes_htr.spectra.matrices import unwrap
+from bayes_htr.spectra.modules import groups_of, is_layer, submodule, unwrap
 from bayes_htr.spectra.names import matches_matrix
 
 Conv = Literal["flatten", "slices"]
@@ -212,7 +212,7 @@ def module_source(module: nn.Module, layouts: Layouts = ()) -> Source:
         load, path = tensor.detach, parameter.path.rpartition(".")[0]
         if computed is not None:
             load, path = partial(_compute, net, computed), computed.module
-        owner = net.get_submodule(path)
+        owner = submodule(net, path)
         _add(source, parameter.aliases, owner, tensor.detach(), load, computed)
     return source
 
@@ -227,17 +227,18 @@ def _add(
 ) -> None:
     reason = reason_against(tensor.shape, tensor.is_floating_point(), str(tensor.dtype))
     if declared(source.layouts, names) is None:
-        if isinstance(owner, NORMS):
+        if is_layer(owner, NORMS):
             reason = "a gain or bias of a normalisation is no weight matrix"
         elif reason is None and computed is None and (why := reason_against_name(names[0])):
             reason = f"{why} is no weight matrix"
     if tensor.is_meta:
         reason = "it is on the meta device, without values"
     shape, layout = tuple(tensor.shape), None
-    if reason is None and isinstance(owner, _TRANSPOSED):
-        shape = tuple(_out_first(tensor, owner.groups).shape)
-        load = partial(_load_out_first, load, owner.groups)
-    kind = next((kind for layer, kind in _KINDS if isinstance(owner, layer)), "")
+    if reason is None and is_layer(owner, _TRANSPOSED):
+        groups = groups_of(owner, names[0])
+        shape = tuple(_out_first(tensor, groups).shape)
+        load = partial(_load_out_first, load, groups)
+    kind = next((kind for layer, kind in _KINDS if is_layer(owner, layer)), "")
     if computed is not None and computed.adapter is not None:
         kind = "lora"
     elif is_of_experts(names[0], shape, owner):

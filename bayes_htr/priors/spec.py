@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import nn
 
-from bayes_htr.errors import PriorError, SpectrumError
+from bayes_htr.errors import PriorError
 from bayes_htr.priors.assignment import Assignment, check_shared, everywhere
 from bayes_htr.priors.explain import Explanation, explained
 from bayes_htr.priors.parameter_prior import Densities, ParameterPrior
@@ -234,6 +234,8 @@ class Priors(Value):
             PriorError: A pattern matches no parameter, or only parameters that earlier patterns
                 have taken, or only vectors although its prior is spectral; there is one prior for
                 every weight matrix, but no weight matrix; or a shared name has two laws.
+            SpectrumError: No network, weights that are spread over processes or have no shape yet,
+                or a declared layout that does not fit its parameter.
         """
         parameters = self._weights(net)
         overall: dict[str, Any] = {"strength": self.strength, "schedules": self.schedules}
@@ -248,10 +250,7 @@ class Priors(Value):
 
     def _weights(self, net: nn.Module) -> list[Parameter]:
         """The parameters and computed weights of a network, with the declared matrices."""
-        try:
-            parameters = weights_of(net, self.matrices)
-        except SpectrumError as error:
-            raise PriorError(str(error)) from error
+        parameters = weights_of(net, self.matrices)
         for pattern in unmatched(self.matrices, [p.aliases for p in parameters]):
             raise PriorError(
                 f"matrices: the pattern {pattern!r} matches no parameter; there are "

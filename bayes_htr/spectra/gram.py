@@ -95,7 +95,7 @@ def eigenvalues(W: Tensor, name: str = "the matrix") -> np.ndarray:
     # By a power of two, which is exact: squares of the entries stay within float64.
     scale = 1.0
     if matrix.dtype == torch.float64:
-        scale = 2.0 ** -int(torch.frexp(matrix.abs().max()).exponent)
+        scale = 2.0 ** -max(int(torch.frexp(matrix.abs().max()).exponent), -1000)
     gram = np.zeros((tall.shape[1], tall.shape[1]))
     for rows in tall.split(_ROWS):
         block = rows.double().numpy() * scale if scale != 1.0 else rows.double().numpy()

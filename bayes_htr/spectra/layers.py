@@ -17,6 +17,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from bayes_htr.spectra.modules import class_name, is_layer
+
 NORMS = (nn.LayerNorm, nn.RMSNorm)
 """Normalisation layers whose parameters can have two or more dimensions."""
 
@@ -76,11 +78,9 @@ def is_of_experts(name: str, shape: Sequence[int], owner: nn.Module | None = Non
         return False
     if owner is None:
         return "experts" in name.lower().split(".")[:-1]
-    if isinstance(owner, _LAYERS):
+    if is_layer(owner, _LAYERS):
         return False
-    return "experts" in type(owner).__name__.lower() or shape[0] == getattr(
-        owner, "num_experts", None
-    )
+    return "experts" in class_name(owner).lower() or shape[0] == getattr(owner, "num_experts", None)
 
 
 def reason_against_layer(name: str, tensor: Tensor, owner: nn.Module) -> str:
@@ -94,18 +94,18 @@ def reason_against_layer(name: str, tensor: Tensor, owner: nn.Module) -> str:
     path, _, last = name.rpartition(".")
     if reason := reason_against_name(name):
         return reason
-    is_layer = isinstance(owner, _LAYERS)
-    if not is_layer or isinstance(owner, nn.Embedding | nn.EmbeddingBag):
+    known = is_layer(owner, _LAYERS)
+    if not known or is_layer(owner, (nn.Embedding, nn.EmbeddingBag)):
         if any(_POSITIONS.fullmatch(part) for part in name.split(".")[-2:]):
             return "an embedding of positions"
         if _BIAS_TABLE.fullmatch(path.rpartition(".")[2]):
             return "a table of biases"
-    if "norm" in type(owner).__name__.lower() and not is_layer:
+    if "norm" in class_name(owner).lower() and not known:
         return "a gain or bias of a normalisation"
     if is_of_experts(name, tensor.shape, owner):
         return ""
-    if not ("weight" in last if is_layer else re.fullmatch(r"(.*_)?weights?(_.*)?", last)):
+    if not ("weight" in last if known else re.fullmatch(r"(.*_)?weights?(_.*)?", last)):
         return "not the weight of a layer"
-    if not is_layer and tensor.ndim > 2 and tensor.numel() == max(tensor.shape):
+    if not known and tensor.ndim > 2 and tensor.numel() == max(tensor.shape):
         return "a vector by its entries"
     return ""

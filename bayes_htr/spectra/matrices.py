@@ -36,6 +36,14 @@ from bayes_htr.spectra.layout import (
     as_layouts,
     declared,
 )
+from bayes_htr.spectra.modules import (
+    checked_module,
+    groups_of,
+    is_layer,
+    require_whole,
+    submodule,
+    unwrap,
+)
 from bayes_htr.spectra.names import plain_name
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -72,17 +80,6 @@ class Parameter:
     computed: ComputedWeight | None = None
 
 
-def unwrap(module: nn.Module) -> nn.Module:
-    """The plain network inside `DataParallel`, `DistributedDataParallel` and `torch.compile`."""
-    while True:
-        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            module = module.module
-        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):
-            module = inner
-        else:
-            return module
-
-
 def parameters_of(module: nn.Module, layouts: Layouts = ()) -> list[Parameter]:
     """The parameters of a module in its own order, where tied parameters count once.
 
@@ -91,9 +88,10 @@ def parameters_of(module: nn.Module, layouts: Layouts = ()) -> list[Parameter]:
         layouts: What is declared about the axes that form matrices.
 
     Raises:
-        SpectrumError: A lazy parameter that has no shape yet, or a layout that does not fit.
+        SpectrumError: No module, a lazy parameter that has no shape yet, parameters of which this
+            process has a part alone, or a layout that does not fit.
     """
-    root = unwrap(module)
+    root = unwrap(checked_module(module))
     return _parameters(root, layouts, computed_weights(root))
 
 
@@ -111,7 +109,7 @@ def weights_of(module: nn.Module, layouts: Layouts = ()) -> list[Parameter]:
     Raises:
         SpectrumError: As `parameters_of`.
     """
-    root = unwrap(module)
+    root = unwrap(checked_module(module))
     computed = computed_weights(root)
     parameters = _parameters(root, layouts, computed)
     tensors = dict(_named(root)) if computed else {}
@@ -146,9 +144,12 @@ def _parameters(
             raise SpectrumError(
                 f"{path} has no shape yet; run the network once before its spectra are used"
             )
+        require_whole(path, tensor)
         aliases = tuple(dict.fromkeys(plain_name(n) for n in names[key]))
+        owners = [submodule(root, n.rpartition(".")[0]) for n in names[key]]
         whole = next((raw[n] for n in names[key] if n in raw), "")
-        owners = [root.get_submodule(n.rpartition(".")[0]) for n in names[key]]
+        if is_layer(owners[0], nn.utils.parametrize.ParametrizationList):  # also in TorchScript
+            whole = aliases[0].rpartition(".")[0].replace("parametrizations.", "")
         is_declared = declared(layouts, aliases) is not None
         matrices: tuple[Matrix, ...] = ()
         reason = ""
@@ -165,7 +166,7 @@ def _parameters(
 def _computed_parameter(root: nn.Module, weight: ComputedWeight, layouts: Layouts) -> Parameter:
     value = weight.of(root)
     tensor = nn.Parameter(value.detach(), requires_grad=value.requires_grad)
-    name, owner = plain_name(weight.path), root.get_submodule(weight.module)
+    name, owner = plain_name(weight.path), submodule(root, weight.module)
     matrices = _matrices((name,), tensor, owner, layouts)
     reason = ""
     if matrices and weight.adapter is None and declared(layouts, (name,)) is None:
@@ -202,7 +203,7 @@ def matrices_of(
         SpectrumError: A lazy parameter that has no shape yet, or a layout that does not fit.
         ValueError: Something else than a mapping from patterns to layouts.
     """
-    root = unwrap(module)
+    root = unwrap(checked_module(module))
     return {
         matrix.name: matrix.view(p.tensor if p.computed is None else p.computed.of(root))
         for p in weights_of(module, as_layouts(matrices))
@@ -238,15 +239,15 @@ def _matrices(
     if (found := declared(layouts, names)) is not None:
         (layout,) = found
         return () if layout is None else layout.matrices(name, tensor.shape)
-    if isinstance(owner, NORMS):
+    if is_layer(owner, NORMS):
         return ()
-    if isinstance(owner, nn.MultiheadAttention) and name.endswith("in_proj_weight"):
+    if is_layer(owner, nn.MultiheadAttention) and name.endswith("in_proj_weight"):
         return _STACKED.matrices(name, tensor.shape)
     if is_of_experts(name, tensor.shape, owner):
         return _EXPERTS.matrices(name, tensor.shape)
     view: Callable[[Tensor], Tensor] = as_matrix
-    if isinstance(owner, _TRANSPOSED):
-        view = _OutFirst(owner.groups)
+    if is_layer(owner, _TRANSPOSED):
+        view = _OutFirst(groups_of(owner, name))
     rows, columns = view(tensor.detach()).shape
     return (Matrix(name, (rows, columns), view),)
 
@@ -263,7 +264,13 @@ class _OutFirst:
 
 
 def check_finite(W: Tensor, name: str) -> None:
-    """Raise `SpectrumError` naming the matrix if an entry is NaN or infinite."""
+    """Raise `SpectrumError` naming the matrix if an entry is NaN, infinite, or not there."""
+    if W.is_meta:
+        raise SpectrumError(
+            f"{name} is on the meta device and has no entries; load the weights first"
+        )
+    if W.is_floating_point() and W.itemsize == 1:
+        W = W.float()  # eight bits have no minimum
     # One pass without a temporary; NaN is passed on.
     ends = torch.view_as_real(W.resolve_conj()) if W.is_complex() else W
     if W.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(ends))).all()):

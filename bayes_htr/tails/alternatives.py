@@ -9,15 +9,22 @@ alternative, cut off below xmin, has density `e^(-b t - c s(t)) / Z(b, c)`:
 | truncated power law | `e^t - 1 - t` | `alpha = 1 + b - c`, `Lambda = c / xmin` |
 | exponential | `e^t - 1 - t`, with b = c - 1 | `Lambda = c / xmin` |
 
+The stretched exponential law has `P(X >= x)` proportional to `e^(-(Lambda x)^beta)` for
+`x >= xmin`. With `c = (Lambda xmin)^beta` its density in t is
+`beta c e^(beta t) e^(-c (e^(beta t) - 1))`, and the power law is its limit as beta falls to 0 with
+`beta c = b`. Given beta, the best c is `1 / mean(e^(beta t) - 1)`; the likelihood is then concave
+in beta.
+
 The truncated power law is `x^-alpha e^(-Lambda x)`. One maximum-likelihood fit of `(b, c)`
 (`TwoParameterFamily.fit`) serves the first two. The power law is their limit at c = 0. Where the
 likelihood is largest at c = 0, they fit no better than the power law.
 
 Vuong's statistic divides the sum of the log ratios by their scatter, and its two-sided p-value is
 that of a normal law. It is meant for two laws of which neither contains the other. For the
-lognormal and the truncated power law, which contain the power law, the p-value comes from the law
-of the ratio itself, with c at the end of its range if the power law holds. For the lognormal, twice
-the ratio is then 0 with probability one half, and otherwise chi-squared with one degree of freedom.
+lognormal, the stretched exponential and the truncated power law, which contain the power law, the
+p-value comes from the law of the ratio itself, with c or beta at the end of its range if the power
+law holds. For the first two, twice the ratio is then 0 with probability one half, and otherwise
+chi-squared with one degree of freedom.
 For the truncated power law this holds only for large samples and alpha of at least 3, where `e^t`
 has a variance; as alpha falls to 2, where `e^t` loses its mean, c is no longer 0, and twice the
 ratio is always chi-squared. The p-value here, as in powerlaw, is that of the chi-squared law for
@@ -46,11 +53,21 @@ LAW_NAMES = {
     "lognormal": "a lognormal",
     "exponential": "an exponential",
     "truncated_power_law": "a power law with an exponential cut-off",
+    "stretched_exponential": "a stretched exponential",
 }
 """The alternatives, each with the words that sentences use for it."""
 
-ALTERNATIVES = tuple(LAW_NAMES)
+PARAMETERS = {
+    "lognormal": ("mu", "sigma"),
+    "exponential": ("Lambda",),
+    "truncated_power_law": ("alpha", "Lambda"),
+    "stretched_exponential": ("beta", "Lambda"),
+}
+"""The names of each alternative's own parameters."""
 
+ALTERNATIVES = tuple(PARAMETERS)
+
+_AT_AN_END = ("lognormal", "stretched_exponential")
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(96)
 _NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2  # on the interval from 0 to 1
 _DROP = 45.0  # the integrand of Z is cut off where it has fallen to e^-45 of its peak
@@ -107,7 +124,7 @@ def compare(t: Array, xmin: float, name: str) -> Comparison:
         name: One of `ALTERNATIVES`.
 
     Raises:
-        SpectrumError: All values of the tail are equal.
+        SpectrumError: All values of the tail are equal, and lie above xmin.
         ValueError: Another name.
     """
     if name not in ALTERNATIVES:
@@ -118,6 +135,15 @@ def compare(t: Array, xmin: float, name: str) -> Comparison:
         c = 1 / float(np.expm1(t).mean())
         alternative = math.log(c) + t - c * np.expm1(t)
         return _comparison(name, {"Lambda": c / xmin}, power_law - alternative)
+    if name == "stretched_exponential":
+        beta = _stretched_exponential(t)
+        if beta is None:
+            return Comparison(name, {}, 0.0, 0.0, 1.0, 1.0)
+        c = 1 / float(np.expm1(beta * t).mean())
+        alternative = math.log(beta * c) + beta * t - c * np.expm1(beta * t)
+        log_scale = math.log(c) / beta - math.log(xmin)
+        parameters = {"beta": beta, "Lambda": math.exp(log_scale) if log_scale < 700 else math.inf}
+        return _comparison(name, parameters, power_law - alternative)
     family = LOGNORMAL if name == "lognormal" else TRUNCATED_POWER_LAW
     fitted = family.fit(t)
     if fitted is None:
@@ -131,6 +157,36 @@ def compare(t: Array, xmin: float, name: str) -> Comparison:
     return _comparison(name, parameters, power_law - alternative)
 
 
+def _check_spread(t: Array) -> None:
+    mean = float(t.mean())
+    if float(t.var()) < _NARROWEST * mean**2:
+        raise SpectrumError(
+            f"the {len(t)} values of the tail all lie {math.exp(mean):.6g} times above its lower "
+            "end, so that no law of two parameters can be fitted; take that value for xmin, and a "
+            "larger tail"
+        )
+
+
+def _stretched_exponential(t: Array) -> float | None:
+    """The maximum-likelihood estimate of beta, or `None` where the power law fits as well."""
+    _check_spread(t)
+    mean, largest = float(t.mean()), float(t.max())
+    if not float((t * t).mean()) < 2 * mean**2:  # the likelihood decreases from beta = 0 on
+        return None
+
+    def slope(beta: float) -> float:
+        weights = np.exp(beta * (t - largest))
+        mean_excess = float(weights.mean()) - math.exp(-beta * largest)
+        return 1 / beta + mean - float((t * weights).mean()) / mean_excess
+
+    low, high = 1e-6 / mean, 1 / mean
+    if not slope(low) > 0:
+        return None  # no better than the power law to working accuracy
+    while slope(high) > 0:
+        high *= 2
+    return float(scipy.optimize.brentq(slope, low, high, xtol=1e-12 / mean, rtol=1e-12))
+
+
 def best_alternative(comparisons: Sequence[Comparison]) -> Comparison | None:
     """The comparison whose alternative fits best, among those favoured over the power law."""
     favoured = [c for c in comparisons if c.favours == c.name]
@@ -142,7 +198,7 @@ def _comparison(name: str, parameters: dict[str, float], ratios: Array) -> Compa
     normalised = ratio / (math.sqrt(len(ratios)) * scatter) if scatter > 0 else 0.0
     nested_p = None
     if name != "exponential":
-        share = 0.5 if name == "lognormal" and ratio < 0 else 1.0
+        share = 0.5 if name in _AT_AN_END and ratio < 0 else 1.0
         nested_p = share * float(scipy.stats.chi2.sf(max(0.0, -2 * ratio), 1))
     return Comparison(
         name,
@@ -218,12 +274,7 @@ class TwoParameterFamily:
         """
         mean_t, s = float(t.mean()), self.s(t)
         mean_s = float(s.mean())
-        if float(t.var()) < _NARROWEST * mean_t**2:
-            raise SpectrumError(
-                f"the {len(t)} values of the tail all lie {math.exp(mean_t):.6g} times above its "
-                "lower end, so that no law of two parameters can be fitted; take that value for "
-                "xmin, and a larger tail"
-            )
+        _check_spread(t)
         excess = self.power_law_mean(1 / mean_t) - mean_s
         if not excess > 0:  # the likelihood decreases from c = 0 on
             return None

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 
 from bayes_htr.tails.search import (
     ROUNDING,
@@ -35,6 +36,7 @@ from bayes_htr.tails.search import (
     truncated_quantile,
 )
 
+_DOUBT = 0.01  # of an error in a decision by a p-value
 _VALUES_AT_A_TIME = 30_000  # over all replicates that are fitted together
 
 
@@ -95,6 +97,26 @@ class FittedTails:
 def p_value(replicates: Array, D: float) -> float:
     """The probability of a distance as large as `D`, given `(B,)` distances of replicates."""
     return float((1 + np.sum(replicates >= D)) / (1 + len(replicates)))
+
+
+def is_at_most(p: float, replicates: int, bound: float) -> bool | None:
+    """Whether the probability that a p-value estimates is at most a bound.
+
+    Args:
+        p: The p-value, `(1 + k) / (1 + replicates)`.
+        replicates: The number of replicates behind it.
+        bound: The bound.
+
+    Returns:
+        `None` if the 99 % interval of the probability (Clopper and Pearson's) contains the bound,
+        so that more replicates may decide otherwise than these.
+    """
+    k = round(p * (1 + replicates)) - 1
+    low = scipy.stats.beta.ppf(_DOUBT / 2, k, replicates - k + 1) if k > 0 else 0.0
+    high = scipy.stats.beta.ppf(1 - _DOUBT / 2, k + 1, replicates - k) if k < replicates else 1.0
+    if high <= bound:
+        return True
+    return False if low > bound else None
 
 
 def bootstrap_searched(

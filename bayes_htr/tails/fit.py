@@ -7,16 +7,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from os import PathLike
-from typing import TYPE_CHECKING, Any, Literal
+import warnings
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
 
-from bayes_htr._plotting import save
+from bayes_htr._checks import number, whole_number
 from bayes_htr.errors import SpectrumError
-from bayes_htr.tails.alternatives import Comparison, compare
+from bayes_htr.tails import discrete as counted
 from bayes_htr.tails.bootstrap import (
     FittedTails,
     bootstrap_known,
@@ -37,7 +37,7 @@ from bayes_htr.tails.intervals import (
     check_prior,
     interval,
 )
-from bayes_htr.tails.plots import plot_fit
+from bayes_htr.tails.result import PowerlawFit
 from bayes_htr.tails.search import (
     KS,
     ROUNDING,
@@ -48,127 +48,10 @@ from bayes_htr.tails.search import (
     search_xmin,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 _FEWEST = 3
+_LARGE = 1000  # from such an xmin on, the laws of whole and of real numbers are alike
 
 Xmax = float | Literal["largest"] | None
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class PowerlawFit:
-    """A power law fitted to the largest values of a sample.
-
-    Attributes:
-        alpha: Exponent of the density.
-        xmin: Where the tail begins.
-        D: Kolmogorov-Smirnov distance of the tail from its law.
-        sigma: Standard error of alpha by its Fisher information; `(alpha - 1) / sqrt(n_tail)`
-            without an upper end.
-        n: Number of values used.
-        n_tail: How many of them are at least xmin.
-        xmax: The law's upper end, or `None`.
-        level: Probability of the intervals.
-        interval: Credible interval of alpha that takes xmin as known, and is therefore too short
-            where xmin was searched.
-        searched_interval: Credible interval of alpha that accounts for the choice of xmin; `None`
-            without a bootstrap, or where xmin was given.
-        p_value: Probability of so large a D if the tail is a power law, over both rounds of the
-            bootstrap; `None` without a bootstrap.
-        clauset_p_value: The p-value of Clauset, Shalizi and Newman, over the first round alone,
-            which takes the fitted xmin as the true one.
-        searched: Whether xmin was searched.
-        zeros: How many zeros were left out.
-        above: How many values above xmax were left out.
-        rule: How the tail was fitted and judged.
-        values: `(n,)` values used, ascending.
-        xmin_frequencies: How often the bootstrap chose each of the values as xmin; `None` where
-            there is no `searched_interval`.
-        bootstrap: Replicates in each round.
-    """
-
-    alpha: float
-    xmin: float
-    D: float
-    sigma: float
-    n: int
-    n_tail: int
-    xmax: float | None
-    level: float
-    interval: tuple[float, float]
-    searched_interval: tuple[float, float] | None = None
-    p_value: float | None = None
-    clauset_p_value: float | None = None
-    searched: bool = True
-    zeros: int = 0
-    above: int = 0
-    rule: Rule = field(default_factory=Rule)
-    values: Array = field(default_factory=lambda: np.empty(0))
-    xmin_frequencies: dict[float, float] | None = None
-    bootstrap: int = 0
-
-    @property
-    def tail(self) -> Array:
-        """`(n_tail,)` the values of the tail, ascending."""
-        return self.values[len(self.values) - self.n_tail :]
-
-    @property
-    def shown_interval(self) -> tuple[float, float]:
-        """The interval that tables and pictures show: `searched_interval` if there is one."""
-        return self.searched_interval or self.interval
-
-    def compare(self, name: str) -> Comparison:
-        """Compare the power law with another law of the same tail by their likelihoods.
-
-        Args:
-            name: `"lognormal"`, `"exponential"` or `"truncated_power_law"` (`x^-alpha
-                e^(-Lambda x)`, as powerlaw and WeightWatcher call it).
-
-        Raises:
-            SpectrumError: All values of the tail are equal, and lie above xmin.
-            ValueError: Another name, or a fit with an upper end.
-        """
-        if self.xmax is not None:
-            raise ValueError(
-                f"xmax={self.xmax:.6g}: the alternatives have no upper end, so that the ratio "
-                "would not compare like with like; fit without xmax"
-            )
-        return compare(np.log(self.tail / self.xmin), self.xmin, name)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The fit as plain data, without the values and the frequencies of xmin."""
-        left_out = ("rule", "values", "xmin_frequencies")
-        data = {name: value for name, value in vars(self).items() if name not in left_out}
-        lists = {name: list(value) for name, value in data.items() if isinstance(value, tuple)}
-        return data | lists | vars(self.rule)
-
-    def plot(self, ax: Axes | None = None, *, path: str | PathLike[str] | None = None) -> Axes:
-        """Draw the share of values at least as large, with the fitted law and its interval.
-
-        Args:
-            ax: The axes to draw on; those of a new figure by default.
-            path: If given, the file in which the figure is saved.
-
-        Raises:
-            ImportError: matplotlib is not installed.
-        """
-        law = (self.alpha, self.shown_interval, self.xmin, self.xmax)
-        ax = plot_fit(self.values, self.n_tail, *law, ax)
-        save(ax, path)
-        return ax
-
-    def __repr__(self) -> str:
-        low, high = self.shown_interval
-        about = f"{100 * self.level:g} %: {low:.3g} to {high:.3g}"
-        if self.searched and self.searched_interval is None:
-            about += " with xmin taken as known"
-        end = "" if self.xmax is None else f", xmax={self.xmax:.4g}"
-        p = "" if self.p_value is None else f", p_value={self.p_value:.3g}"
-        return (
-            f"PowerlawFit(alpha={self.alpha:.4g} ({about}), xmin={self.xmin:.4g}{end}, "
-            f"D={self.D:.3g}, n_tail={self.n_tail} of {self.n}{p})"
-        )
 
 
 def fit_powerlaw(
@@ -183,6 +66,7 @@ def fit_powerlaw(
     level: float = 0.95,
     bootstrap: int = 0,
     seed: int = 0,
+    discrete: bool | None = None,
 ) -> PowerlawFit:
     """Fit a power law, density proportional to `x^-alpha` from xmin on, to the largest values.
 
@@ -214,6 +98,11 @@ def fit_powerlaw(
             gives `p_value` and, where xmin was searched, `searched_interval`, for which a second
             round draws as many replicates again. A thousand determine a p-value to about 0.01.
         seed: Seed of the replicates.
+        discrete: Whether the values are whole numbers, such as counts, with the law `P(X = x)`
+            proportional to `x^-alpha` for whole numbers from xmin on. D is then the largest
+            difference at any whole number, and there is no other option than `xmin`, `min_tail`,
+            `level`, `bootstrap` and `seed`. By default the law is that of real numbers, with a
+            warning where all values are whole; `False` is the same without the warning.
 
     Raises:
         SpectrumError: Values to which no tail can be fitted.
@@ -223,8 +112,11 @@ def fit_powerlaw(
         Clauset, Shalizi & Newman (2009), SIAM Review 51(4).
     """
     rule = Rule(ks, min_tail, correction)
-    _check_options(xmin, xmax, rule, prior, level, bootstrap)
+    _check_options(xmin, xmax, rule, prior, level, bootstrap, seed)
     values, zeros, above = read_values(lam, xmax)
+    if discrete:
+        _check_whole(values, xmin, xmax, rule, prior)
+        return _fit_whole(values, zeros, xmin, rule, level, bootstrap, seed)
     logs = np.log(values)
     log_xmax = None if xmax is None else float(logs[-1] if xmax == "largest" else math.log(xmax))
     if xmin is None:
@@ -251,6 +143,13 @@ def fit_powerlaw(
         values=values,
         bootstrap=bootstrap,
     )
+    if discrete is None and fit.xmin < _LARGE and bool((values == np.floor(values)).all()):
+        warnings.warn(
+            f"all {fit.n} values are whole numbers, and from xmin={fit.xmin:g} on their law is not "
+            "that of real numbers: pass discrete=True for counts, or discrete=False if they are "
+            "not counts",
+            stacklevel=2,
+        )
     if not bootstrap:
         return fit
     return _with_bootstrap(fit, tails, prior, np.random.default_rng(seed))
@@ -322,6 +221,73 @@ def _with_bootstrap(
     )
 
 
+def _fit_whole(
+    values: Array,
+    zeros: int,
+    xmin: float | None,
+    rule: Rule,
+    level: float,
+    bootstrap: int,
+    seed: int,
+) -> PowerlawFit:
+    """The fit of whole numbers, with its bootstrap."""
+    counts = counted.Counts.of(values)
+    if xmin is None:
+        start, alpha, D = counts.search(rule.min_tail)
+        lower_end = float(counts.values[start])
+    else:
+        start, lower_end = int(np.searchsorted(counts.values, xmin)), float(xmin)
+        alpha, D = counts.fit_at(start, lower_end)
+    first = int(np.searchsorted(values, lower_end))
+    n_tail = len(values) - first
+    if not math.isfinite(D) or n_tail < rule.min_tail:
+        raise SpectrumError(
+            f"no tail of at least min_tail={rule.min_tail} of the {len(values)} whole numbers "
+            f"{'' if xmin is None else f'from xmin={xmin:g} on '}has an exponent below "
+            f"{counted.LARGEST_ALPHA:g}: nearly all are equal; take a lower xmin, or other values"
+        )
+    tail = counted.Tails(values, np.array([first]), np.array([lower_end]))
+    information = counted.log_moments(np.array([alpha]), tail.xmin)[2]
+    fit = PowerlawFit(
+        alpha=alpha,
+        xmin=lower_end,
+        D=D,
+        sigma=1 / math.sqrt(n_tail * float(information[0])),
+        n=len(values),
+        n_tail=n_tail,
+        xmax=None,
+        level=level,
+        interval=interval(tail.posterior(), np.ones(1), level),
+        searched=xmin is None,
+        zeros=zeros,
+        rule=rule,
+        values=values,
+        bootstrap=bootstrap,
+        discrete=True,
+    )
+    if not bootstrap:
+        return fit
+    random = np.random.default_rng(seed)
+    if xmin is not None:
+        p = p_value(tail.bootstrap_known(bootstrap, random), D)
+        return replace(fit, p_value=p, clauset_p_value=p)
+    first_round = tail.bootstrap_searched(rule.min_tail, bootstrap, random)
+    chosen = tail.at_xmins(first_round[0], rule.min_tail)
+    rounds = first_round, chosen.bootstrap_searched(rule.min_tail, bootstrap, random)
+    xmins, distances = (np.concatenate(pair) for pair in zip(*rounds, strict=True))
+    every = tail.at_xmins(xmins, rule.min_tail)
+    lower_ends, places, times = np.unique(every.xmin, return_index=True, return_counts=True)
+    shares = times / times.sum()
+    mixture = counted.Tails(values, every.start[places], lower_ends).posterior()
+    return replace(
+        fit,
+        p_value=p_value(distances, D),
+        clauset_p_value=p_value(first_round[1], D),
+        searched_interval=interval(mixture, shares, level),
+        xmin_frequencies=dict(zip(lower_ends.tolist(), shares.tolist(), strict=True)),
+    )
+
+
 def _search(logs: Array, rule: Rule, log_xmax: float | None) -> tuple[FittedTails, float]:
     """The tail whose xmin was searched, and its distance."""
     if len(logs) < rule.min_tail:
@@ -374,18 +340,24 @@ def _posterior(tails: FittedTails, prior: Prior) -> RatePosterior:
 
 
 def _check_options(
-    xmin: float | None, xmax: Xmax, rule: Rule, prior: Prior, level: float, bootstrap: int
+    xmin: float | None,
+    xmax: Xmax,
+    rule: Rule,
+    prior: Prior,
+    level: float,
+    bootstrap: int,
+    seed: int,
 ) -> None:
     check_prior(prior)
     check_level(level)
-    if bootstrap < 0:
-        raise ValueError(f"bootstrap={bootstrap} must be 0, for none, or a number of replicates")
-    if xmin is not None and not 0 < xmin < math.inf:
-        raise ValueError(f"xmin={xmin} must be positive; leave it out to search it")
+    whole_number(bootstrap, "bootstrap")
+    whole_number(seed, "seed")
+    if xmin is not None:
+        number(xmin, "xmin", above=0)
     if isinstance(xmax, str):
         if xmax != "largest":
             raise ValueError(f"xmax={xmax!r} must be a number, 'largest' or None")
-    elif xmax is not None and not (xmin or 0) < xmax < math.inf:
+    elif xmax is not None and not number(xmax, "xmax") > (xmin or 0):
         raise ValueError(f"xmax={xmax} must be above xmin={xmin}; leave it out for no upper end")
     if xmax is not None and prior != "jeffreys" and not prior[0] > 0:
         raise ValueError(
@@ -397,6 +369,24 @@ def _check_options(
             f"correction={rule.correction!r} is of the law without an upper end; leave it out, or "
             f"xmax={xmax}"
         )
+
+
+def _check_whole(values: Array, xmin: float | None, xmax: Xmax, rule: Rule, prior: Prior) -> None:
+    """Check that values are whole numbers, and that no option is of real numbers alone."""
+    if xmax is not None or prior != "jeffreys" or rule.correction != "none":
+        raise ValueError(
+            f"discrete=True with xmax={xmax!r}, prior={prior!r}, correction={rule.correction!r}: "
+            "the law of whole numbers has no upper end, Jeffreys' prior and no correction; leave "
+            "these options out"
+        )
+    broken = values != np.floor(values)
+    if broken.any():
+        raise SpectrumError(
+            f"discrete=True, and {int(broken.sum())} of {len(values)} values are no whole numbers, "
+            f"such as {values[broken.argmax()]:.6g}; leave discrete out"
+        )
+    if xmin is not None and xmin != math.floor(xmin):
+        raise ValueError(f"xmin={xmin!r} must be a whole number with discrete=True")
 
 
 def _check_values(values: Array) -> None:

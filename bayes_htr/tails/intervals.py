@@ -21,6 +21,7 @@ else was tried on simulated samples is in `docs/reading-a-spectrum.md`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -43,7 +44,7 @@ def check_prior(prior: Prior) -> None:
     Raises:
         ValueError: Neither `"jeffreys"` nor a pair of numbers that are not negative.
     """
-    if prior == "jeffreys":
+    if isinstance(prior, str) and prior == "jeffreys":
         return
     if isinstance(prior, tuple) and len(prior) == 2 and all(0 <= v < np.inf for v in prior):
         return
@@ -118,6 +119,21 @@ class GridPosterior:
         return cls(grid, _cumulative(log_density))
 
     @classmethod
+    def on_log_scale(
+        cls, log_density: Callable[[Array], Array], log_mode: Array, width: Array
+    ) -> GridPosterior:
+        """The posteriors of K tails with known densities, on grids of `log(alpha - 1)`.
+
+        Args:
+            log_density: From `(K, G)` values of `alpha - 1` to the logarithms of their densities.
+            log_mode: `(K,)` about where each density is largest.
+            width: `(K,)` about the standard deviation of each `log(alpha - 1)`.
+        """
+        logs = log_mode[:, None] + np.linspace(-_WIDTH, _WIDTH, _GRID) * width[:, None]
+        grid = np.exp(logs)
+        return cls(grid, _cumulative(log_density(grid) + logs))
+
+    @classmethod
     def _under_gamma_prior(
         cls, excess: Array, n: Array, span: Array, prior: tuple[float, float]
     ) -> GridPosterior:
@@ -169,8 +185,12 @@ def check_level(level: float) -> None:
     Raises:
         ValueError: It does not lie between 0 and 1.
     """
-    if not 0 < level < 1:
-        raise ValueError(f"level={level} must lie between 0 and 1")
+    try:
+        inside = 0 < level < 1
+    except TypeError:
+        inside = False
+    if not inside:
+        raise ValueError(f"level={level!r} must lie between 0 and 1")
 
 
 def intervals_of_each(posterior: RatePosterior, level: float) -> tuple[Array, Array]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bayes_htr._plotting import BLUE, GREY, RED, new_axes, tick
+from bayes_htr.tails.discrete import survival as whole_survival
 from bayes_htr.tails.search import Array, Index, law_cdf
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ def plot_fit(
     xmin: float,
     xmax: float | None,
     ax: Axes | None = None,
+    *,
+    discrete: bool = False,
 ) -> Axes:
     """Draw the share of values at least as large on log-log axes, with the law and its interval.
 
@@ -35,6 +38,7 @@ def plot_fit(
         xmin: Where the tail begins.
         xmax: The law's upper end, or `None`.
         ax: The axes to draw on; those of a new figure by default.
+        discrete: Whether the law is that of whole numbers.
     """
     ax = ax or new_axes(4.8, 3.8)
     n = len(values)
@@ -43,7 +47,12 @@ def plot_fit(
     x = np.geomspace(xmin, values[-1], 200)[: None if xmax is None else -1]
     span = None if xmax is None else np.log(xmax / xmin)
 
+    if discrete:
+        x = np.unique(np.floor(x))
+
     def survival(exponent: float) -> Array:
+        if discrete:
+            return n_tail / n * whole_survival(np.asarray(exponent), x, np.asarray(xmin))
         return n_tail / n * (1 - law_cdf(exponent - 1, np.log(x / xmin), span))
 
     low, high = interval

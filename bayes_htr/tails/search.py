@@ -36,6 +36,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bayes_htr._checks import whole_number
+
 Array = NDArray[np.float64]
 Index = NDArray[np.intp]
 Correction = Literal["none", "n-1", "n-2"]
@@ -76,6 +78,7 @@ class Rule:
             raise ValueError(f"ks={self.ks!r} must be 'lower' or 'two-sided'")
         if self.correction not in _SUBTRACTED:
             raise ValueError(f"correction={self.correction!r} must be 'none', 'n-1' or 'n-2'")
+        whole_number(self.min_tail, "min_tail")
         least = max(2, 1 + _SUBTRACTED[self.correction])
         if self.min_tail < least:
             raise ValueError(

@@ -20,6 +20,8 @@ of the largest, and
 
 A fitted tail whose values all lie within 7 % of the largest has no exponent either, because it is
 too narrow for one. An example is the spectrum of a random matrix with many more columns than rows.
+The same holds where the values exceed xmin by less than 3 % on average (the geometric mean), as in
+a plateau below a few larger eigenvalues: no exponent above 35 is reported.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ import numpy as np
 
 from bayes_htr.errors import SpectrumError
 from bayes_htr.tails.alternatives import ALTERNATIVES, LAW_NAMES, best_alternative
-from bayes_htr.tails.fit import PowerlawFit, fit_powerlaw
+from bayes_htr.tails.fit import fit_powerlaw
+from bayes_htr.tails.result import PowerlawFit
 from bayes_htr.tails.search import Array
 
 FEWEST = 20
@@ -45,6 +48,7 @@ _TIE_WIDTH = 0.05
 _TIE_PROBABILITY = 1e-5
 _TIE_GAP = 0.25
 _NARROWEST = 0.07
+_CLOSEST = math.log(1.03)
 _SINGLE = float(np.finfo(np.float32).eps)
 
 
@@ -128,12 +132,19 @@ def fit_tail(
     not_zero = " that are not zero" if len(used) < len(values) else ""
     few = f"too few eigenvalues{not_zero} to tell ({len(used)})"
     try:
-        fit = fit_powerlaw(used, level=level, bootstrap=bootstrap, seed=seed, **small)
+        options = {"level": level, "bootstrap": bootstrap, "seed": seed, "discrete": False, **small}
+        fit = fit_powerlaw(used, **options)
     except SpectrumError:
         return SpectrumTail(None, few if small else "no tail to fit", few=bool(small))
     if math.log(used[-1] / fit.xmin) < _NARROWEST:
         percent = 100 * (1 - fit.xmin / used[-1])
         return SpectrumTail(None, f"no tail: its {fit.n_tail} values lie within {percent:.2g} %")
+    mean = float(np.mean(np.log(fit.tail / fit.xmin)))
+    if mean < _CLOSEST:
+        percent = 100 * math.expm1(mean)
+        return SpectrumTail(
+            None, f"no tail: its {fit.n_tail} values lie {percent:.2g} % above its start on average"
+        )
     if small:
         return SpectrumTail(fit, few, few=True)
     if fit.n_tail < FEWEST_IN_TAIL:

@@ -266,7 +266,7 @@ def _ends(net: nn.Module) -> dict[str, dict[str, float]]:
 
 
 def _matrices(net: nn.Module) -> dict[str, dict[str, float | None]]:
-    rows = htr.analyze(net, mp_fit=False, compare=False, progress=False).rows
+    rows = htr.analyze(net, bootstrap=0, mp_fit=False, compare=False, progress=False).rows
     return {row["name"]: {name: _finite(row[name]) for name in COLUMNS} for row in rows}
 
 

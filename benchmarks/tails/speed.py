@@ -139,7 +139,7 @@ _SHAPE, _CLASSES = (3, 32, 32), 10
 _CONVS = ("flatten", "slices")
 _WORK: dict[str, dict[str, Any]] = {
     "default": {},
-    "same": {"mp_fit": False, "compare": False},
+    "same": {"bootstrap": 0, "mp_fit": False, "compare": False},
     "full": {"randomize": True},
 }
 """How much is done, with our options for it.
@@ -227,7 +227,7 @@ def _differences(
 
     By slices all matrices are the same; with flattened convolutions those of linear layers are.
     """
-    rows = htr.analyze(net, conv=conv, progress=False).rows
+    rows = htr.analyze(net, conv=conv, bootstrap=0, progress=False).rows
     details = {f"{d['longname']}.weight": d for d in theirs(net, False).to_dict("records")}
     same = [
         abs(float(row[name]) / details[row["name"]][name] - 1)

@@ -74,8 +74,22 @@ def test_convolutions(net):
     assert slices["norm"] == pytest.approx(flat["norm"] / 2)
 
 
+def test_as_many_replicates_as_the_verdict_needs():
+    values = torch.from_numpy(1 + np.random.default_rng(8).pareto(2.0, 60)).sqrt()
+    states = {f"{i}": torch.diag(values[i:]) for i in range(6)} | {"random": torch.randn(60, 60)}
+    report = htr.analyze(states)
+    assert report.settings["bootstrap"] == "auto"
+    taken = [fit.bootstrap for fit in report.fits.values()]
+    assert set(taken) <= {100, 400, 1600} and taken[-1] == 100
+    for fit in list(report.fits.values())[:-1]:
+        assert fit.rejected() is not None or fit.bootstrap == 1600
+        again = htr.fit_powerlaw(fit.values, bootstrap=fit.bootstrap)
+        assert (again.p_value, again.searched_interval) == (fit.p_value, fit.searched_interval)
+
+
 def test_options_add_their_columns_and_nothing_else(net):
-    plain = set(htr.analyze(net, compare=False, mp_fit=False).columns)
+    nothing = {"bootstrap": 0, "compare": False, "mp_fit": False}
+    plain = set(htr.analyze(net, **nothing).columns)
     assert not {"p_value", "searched_low", "max_rand_eval", "farms_alpha", "num_spikes"} & plain
     for options, column in [
         ({"compare": True}, "lognormal_p"),
@@ -83,8 +97,10 @@ def test_options_add_their_columns_and_nothing_else(net):
         ({"randomize": True}, "max_rand_eval"),
         ({"farms": True}, "farms_alpha"),
         ({"bootstrap": 5}, "p_value"),
+        ({"bootstrap": "auto"}, "p_value"),
+        ({"compare": True}, "truncated_power_law_Lambda"),
     ]:
-        options = {"compare": False, "mp_fit": False} | options
+        options = nothing | options
         found = set(htr.analyze(net, **options).columns)
         assert column in found and plain < found
 

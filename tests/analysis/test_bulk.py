@@ -118,3 +118,37 @@ def test_slices_share_a_bulk():
     fit = fit_marchenko_pastur(esd_of([gaussian(64, 32, i) for i in range(9)], "w"))
     assert fit.variance == pytest.approx(0.01, rel=0.05)
     assert fit.random_like
+
+
+def no_bulks():
+    random = np.random.default_rng(0)
+    yield "power law", 1 + random.pareto(1.5, 128)
+    yield "very heavy power law", 1 + random.pareto(0.5, 128)
+    yield "lognormal", random.lognormal(0, 3, 128)
+    yield "uniform", random.uniform(0, 1, 128)
+    yield "plateau", np.concatenate([random.uniform(1, 1.01, 60), random.uniform(0, 0.1, 68)])
+
+
+@pytest.mark.parametrize(("kind", "lam"), list(no_bulks()))
+def test_spikes_are_undefined_where_there_is_no_bulk(kind, lam):
+    report = htr.analyze({"w": torch.diag(torch.from_numpy(lam) ** 0.5)})
+    (row,) = report.rows
+    assert row["num_spikes"] is None and report.bulks["w"] is None
+    names = ("sigma_mp", "mp_softrank", "bulk_min", "bulk_max")
+    assert all(math.isnan(row[name]) for name in names)
+    fit = fit_marchenko_pastur(ESD(np.sort(lam), 128, 128))
+    assert row["mp_D"] == pytest.approx(fit.D, rel=1e-6)
+    assert fit.D > 0.14 or fit.num_spikes > 64
+    assert "bulk D" in str(report) and f"{row['mp_D']:.3g}" in str(report)
+
+
+@pytest.mark.parametrize("shape", [(20, 20), (64, 30), (128, 128), (512, 128)])
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.4])
+def test_a_bulk_below_many_spikes_still_fits(shape, share):
+    for seed in range(5):
+        N, M = shape
+        k = int(share * M)
+        U, V = (torch.linalg.qr(gaussian(n, n, seed)).Q[:, :k] for n in shape)
+        W = gaussian(N, M, 9 + seed) + 4 * math.sqrt(N) * U @ V.T
+        fit = fit_marchenko_pastur(esd_of([W], "w"))
+        assert fit.fits and fit.num_spikes == pytest.approx(k, abs=2)

@@ -115,3 +115,39 @@ def test_the_command_refuses_before_it_works(files, tmp_path, capsys, monkeypatc
         assert main(["analyze", files[0], "--report", str(tmp_path / name)]) == 1
         assert words in capsys.readouterr().err.replace("\n", " ")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["0.safetensors", "1.safetensors"]
+
+
+def test_both_inputs_are_checked_before_the_first_is_analysed(files, tmp_path, capsys):
+    for name, state in {
+        "small": {"0.weight": torch.ones(3, 3)},
+        "other": {"elsewhere": torch.randn(9, 9)},
+        "shapes": {"0.weight": torch.randn(40, 61)},
+    }.items():
+        save_file(state, tmp_path / f"{name}.safetensors")
+    (tmp_path / "empty.pt").write_bytes(b"")
+    (tmp_path / "folder").mkdir()
+    options = ["--out", str(tmp_path / "a.csv"), "--report", str(tmp_path / "a.html")]
+    for other, words in [
+        ("none.pt", "does not exist"),
+        ("empty.pt", "cannot be read"),
+        ("folder", "holds no safetensors file"),
+        ("small.safetensors", "no weight matrix to analyse"),
+        ("other.safetensors", "share no matrix"),
+        ("shapes.safetensors", "share no matrix"),
+    ]:
+        assert main(["analyze", files[0], "--compare", str(tmp_path / other), *options]) == 1
+        printed = capsys.readouterr()
+        assert words in printed.err.replace("\n", " ")
+        assert "verdict" not in printed.out, "nothing was analysed"
+        assert not list(tmp_path.glob("a.*"))
+    pattern = ["--layers", "1.*", "--compare", str(tmp_path / "other.safetensors")]
+    assert main(["analyze", files[0], *pattern]) == 1
+    assert "verdict" not in capsys.readouterr().out
+
+
+def test_outputs_that_are_folders_are_refused_before_the_work(files, tmp_path, capsys):
+    for option, name in (("--out", "a.csv"), ("--report", "a.html")):
+        (tmp_path / name).mkdir()
+        assert main(["analyze", files[0], option, str(tmp_path / name)]) == 1
+        printed = capsys.readouterr()
+        assert "is a folder" in printed.err.replace("\n", " ") and "verdict" not in printed.out

@@ -1,5 +1,7 @@
 """Eigenvalues, and the bound below which they are rounding."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -25,4 +27,13 @@ def test_the_floor_is_no_lower_than_the_error_of_the_decomposition():
 
 def test_eigenvalues_beyond_float64():
     with pytest.raises(htr.SpectrumError, match="w has entries so large"):
-        htr.analyze({"w": gaussian(20, 20) * 1e200})
+        esd_of([gaussian(20, 20) * 1e200], "w")
+    good, large = htr.analyze({"v": gaussian(20, 20), "w": gaussian(20, 20) * 1e200}).rows
+    assert large["verdict"].endswith("so large that eigenvalues leave float64")
+    assert good["lambda_max"] > 0
+    for scale in (1e-200, 1e-310):
+        (small,) = htr.analyze({"w": gaussian(20, 20) * scale}).rows
+        assert small["verdict"].endswith("so small that eigenvalues leave float64")
+        assert math.isnan(small["lambda_max"])
+    (zero,) = htr.analyze({"w": torch.zeros(20, 20)}).rows
+    assert zero["verdict"] == "no tail: all eigenvalues are zero"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 
 import numpy as np
@@ -11,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 import bayes_htr as htr
-from bayes_htr.analysis.history import next_log_step
-from tests.analysis.history_cases import DATA, fit_with, make_model, make_network
+from bayes_htr.analysis.recording import next_log_step
+from tests.analysis.history_cases import DATA, diverged, fit_with, make_model, make_network
 
 
 def test_log_steps():
@@ -94,9 +95,71 @@ def test_own_loop():
         htr.SpectrumHistory("fc*").record(net, 0)
     with torch.no_grad():
         net[0].weight[0, 0] = torch.nan
-    with pytest.raises(htr.SpectrumError, match=r"0\.weight holds 1 entries"):
+    with pytest.warns(UserWarning, match=r"at step 9 the spectrum of 0\.weight is not finite"):
         history.record(net, 9)
-    assert len(history["2.weight"]) == len(history.steps) == 9
+    assert len(history["2.weight"]) == len(history.steps) == 10
+    assert history["0.weight"][9].isnan().all() and history["2.weight"].isfinite().all()
+    assert history.not_finite("0.weight") == [9] and history.not_finite("2.weight") == []
+
+
+# Runs that diverge
+
+
+@pytest.mark.filterwarnings("ignore:at step")
+def test_a_run_that_diverges_keeps_its_record(tmp_path):
+    file = tmp_path / "history.safetensors"
+    history = diverged(file)
+    lam = history["0.weight"][:, 0]
+    finite = lam.isfinite()
+    assert history.steps[-1] == 60 and not finite[-1]
+    assert float(lam[finite][-1]) > 1e60, "squares have more room than float32"
+    growth = lam[1:3] / lam[:2]
+    assert growth.tolist() == pytest.approx([100.0, 100.0], rel=1e-5)
+    lost = [step for step, kept in zip(history.steps, finite.tolist(), strict=True) if not kept]
+    assert history.not_finite("0.weight") == lost
+    again = htr.SpectrumHistory.load(file)
+    torch.testing.assert_close(
+        again["0.weight"], history["0.weight"], equal_nan=True, rtol=0, atol=0
+    )
+    assert again["2.weight"].dtype == torch.float32, "which has room for this matrix"
+    assert again.not_finite("0.weight") == lost
+    again.record(make_network(), 70)
+    alpha = again.trace("0.weight", "alpha").values
+    assert len(alpha) == len(again.steps)
+    assert "0.weight:lambda_max" not in again.rows()[-2]
+    assert not again.rows()[-1]["0.weight:lambda_max"] > 1e9
+
+
+def test_fit_with_a_large_learning_rate_keeps_its_record(tmp_path):
+    file = tmp_path / "history.safetensors"
+    history = htr.SpectrumHistory(path=file)
+    with contextlib.suppress(htr.DivergenceError):
+        fit_with(history, method=htr.MAP(lr=1e25, scheduler=None), epochs=3)
+    assert float(history["2.weight"][-1, 0]) > 1e40
+    assert htr.SpectrumHistory.load(file).steps == history.steps != []
+
+
+def test_tiny_weights_keep_their_eigenvalues():
+    history, net = htr.SpectrumHistory(), make_network()
+    expected = htr.spectrum(net[0].weight.detach().double() * 1e-30)
+    net[0].weight.data *= 1e-30
+    history.record(net, 0)
+    torch.testing.assert_close(history["0.weight"][0], expected, rtol=1e-5, atol=0)
+    net[0].weight.data.zero_()
+    history.record(net, 1)
+    assert history["0.weight"][1].eq(0).all() and history.not_finite("0.weight") == []
+
+
+def test_weights_that_recover_are_warned_of_twice():
+    history, net = htr.SpectrumHistory(), make_network()
+    for step, value in enumerate([1.0, torch.inf, torch.inf, 1.0, -torch.inf]):
+        net[0].weight.data[0, 0] = value
+        if step in (1, 4):
+            with pytest.warns(UserWarning, match=f"at step {step} "):
+                history.record(net, step)
+        else:
+            history.record(net, step)
+    assert history.not_finite("0.weight") == [1, 2, 4]
 
 
 def test_traces_and_rows():

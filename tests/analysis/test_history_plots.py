@@ -14,7 +14,7 @@ from torch import nn
 
 import bayes_htr as htr
 from bayes_htr.analysis.history_plots import trace
-from tests.analysis.history_cases import fit_with
+from tests.analysis.history_cases import diverged, fit_with, make_network
 
 LAM = torch.stack(
     [
@@ -96,4 +96,20 @@ def test_pictures_of_zeros_and_of_any_name(tmp_path):
     history.plot_traces(path=tmp_path / "b.png")
     history.animate(tmp_path / "c.gif")
     assert (tmp_path / "c.gif").stat().st_size > 1000
+    plt.close("all")
+
+
+@pytest.mark.filterwarnings("ignore:at step")
+def test_pictures_of_a_run_that_diverges(tmp_path):
+    history = diverged()
+    history.plot("0.weight", panels=4)
+    history.plot_traces()
+    history.animate(tmp_path / "a.gif", ["0.weight"], frames_per_second=50)
+    everything = htr.SpectrumHistory()
+    net = make_network()
+    net[0].weight.data *= torch.nan
+    everything.record(net, 0)
+    everything.plot("0.weight")
+    with pytest.raises(htr.SpectrumError, match="some eigenvalues are not finite"):
+        everything.at(0).alpha("0.weight")
     plt.close("all")

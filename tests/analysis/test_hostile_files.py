@@ -1,11 +1,14 @@
 """Files from strangers: a clear error, no code run, nothing left behind."""
 
+import importlib.util
 import json
+import math
 import pickle
 import struct
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -13,7 +16,7 @@ from safetensors.torch import save_file
 import bayes_htr as htr
 from bayes_htr.analysis import open_source
 from bayes_htr.cli import main
-from bayes_htr.errors import CheckpointError, DataError, SpectrumError
+from bayes_htr.errors import CheckpointError, DataError
 
 
 def safetensors(path, header, data=b"", *, length=None):
@@ -114,8 +117,11 @@ def test_values_that_are_not_finite(value, suffix, tmp_path):
     W[3, 4] = value
     path = tmp_path / f"bad{suffix}"
     (save_file if suffix == ".safetensors" else torch.save)({"good": torch.eye(9), "w": W}, path)
-    with pytest.raises(SpectrumError, match=r"w holds 1 entries that are not finite"):
-        htr.analyze(path)
+    good, bad = htr.analyze(path, randomize=True, farms=True, bootstrap=9).rows
+    assert bad["name"] == "w" and bad["status"] == "failed"
+    assert bad["verdict"] == "not finite: 1 of 400 entries are NaN or infinite"
+    assert math.isnan(bad["alpha"]) and math.isnan(bad["lambda_max"])
+    assert good["lambda_max"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize(
@@ -183,15 +189,32 @@ def test_one_name_in_two_files(tmp_path):
         htr.analyze(tmp_path)
 
 
-def test_no_partial_output(tmp_path, capsys):
-    W = torch.randn(20, 20)
-    W[0, 0] = float("nan")
-    save_file({"a": torch.randn(20, 20), "b": W}, tmp_path / "bad.safetensors")
-    out = tmp_path / "out"
-    out.mkdir()
-    assert main(["analyze", str(tmp_path / "bad.safetensors"), "--out", str(out / "a.csv")]) == 1
-    assert "not finite" in capsys.readouterr().err
-    assert not list(out.iterdir())
+def test_a_matrix_that_is_not_finite_is_in_every_output(tmp_path, capsys):
+    W, path = torch.randn(20, 20), tmp_path / "bad.safetensors"
+    W[0, :3] = float("nan")
+    save_file({"a": torch.randn(20, 20), "b": W}, path)
+    words = "not finite: 3 of 400 entries are NaN or infinite"
+    for suffix in ("csv", "json", "html"):
+        out = tmp_path / f"out.{suffix}"
+        option = "--report" if suffix == "html" else "--out"
+        assert main(["analyze", str(path), option, str(out)]) == 0
+        assert words in out.read_text()
+    assert "not finite" in capsys.readouterr().out
+    report = htr.analyze(path)
+    assert np.isnan(report.spectra["b"]).all() and len(report.spectra["b"]) == 20
+    again = report.compare(report)
+    assert again.rows[1]["verdict"] == "not compared: too little to tell in both"
+    if importlib.util.find_spec("matplotlib"):
+        for picture in (report.plot(), report.plot("b"), again.plot(), again.plot("b")):
+            picture.canvas.draw()
+
+
+def test_networks_of_which_nothing_is_finite():
+    state = {"a": torch.full((12, 9), torch.inf), "b": torch.full((9, 9, 3, 3), torch.nan)}
+    for conv in ("flatten", "slices"):
+        report = htr.analyze(state, conv=conv)
+        assert [row["status"] for row in report.rows] == ["failed", "failed"]
+        assert "729 of 729" in str(report)
 
 
 def test_an_index_that_is_nested_without_end(tmp_path):

@@ -48,13 +48,19 @@ def test_one_matrix(report, tmp_path):
     assert slope == pytest.approx(-fit.alpha)
     low, high = fit.searched_interval
     assert f"{fit.alpha:.2f} [{low:.2f}, {high:.2f}]" in tail.get_label()
-    bulk = next(line for line in esd.lines if "Marchenko" in line.get_label())
-    assert bulk.get_xdata()[-1] <= spectrum.bulk.bulk_max
+    assert spectrum.bulk is None, "none fits"
+    assert not any("Marchenko" in line.get_label() for line in esd.lines)
     assert len(survival.lines[0].get_xdata()) == fit.n
     assert hill.lines[-1].get_xydata().tolist() == [[fit.n_tail, fit.alpha]]
     n = fit.n_tail  # Hill's estimate leaves out the value at xmin
     assert hill.lines[0].get_ydata()[n - 2] - 1 == pytest.approx((fit.alpha - 1) * (n - 1) / n)
     assert (tmp_path / "m.png").stat().st_size > 1000
+
+
+def test_a_random_matrix_has_its_bulk_drawn(report):
+    esd = report.plot("random").axes[0]
+    bulk = next(line for line in esd.lines if "Marchenko" in line.get_label())
+    assert bulk.get_xdata()[-1] <= report.matrix("random").bulk.bulk_max
 
 
 def test_a_matrix_without_a_tail(report):
@@ -109,7 +115,7 @@ def test_two_checkpoints_of_zeros(tmp_path):
     alpha, _ = report.compare(report).plot().axes
     assert all(math.isnan(y) for line in alpha.lines for y in line.get_ydata())
     esd, survival, _ = report.plot("zero", path=tmp_path / "zero.png").axes
-    assert esd.texts[0].get_text() == "all eigenvalues are equal"
+    assert esd.texts[0].get_text() == "all eigenvalues are zero"
     assert survival.texts[0].get_text() == "all eigenvalues are zero"
 
 

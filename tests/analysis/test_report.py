@@ -26,16 +26,24 @@ def test_comparison_of_two_networks(report):
     found = report.compare(other)
     first = found.rows[0]
     a, b = report.rows[0], other.rows[0]
+    assert first["lambda_max_ratio"] == pytest.approx(b["lambda_max"] / a["lambda_max"])
+    assert (first["alpha"], first["other_alpha"]) == (a["alpha"], b["alpha"])
+    assert first["first_verdict"].startswith("like a random matrix")
+    assert first["verdict"].startswith("not compared: like a random matrix in ")
+    assert math.isnan(first["difference"]) and math.isnan(first["difference_low"])
+    assert found.rows[2]["verdict"] == "not compared: too little to tell in both"
+    assert "difference" in str(found)
+
+
+def test_the_interval_of_a_difference():
+    first_report, other = (htr.analyze({"w": pareto(300, i, 1)}) for i in (1.5, 2.0))
+    (first,) = first_report.compare(other).rows
+    a, b = first_report.rows[0], other.rows[0]
     assert first["difference"] == b["alpha"] - a["alpha"]
-    down = math.hypot(b["alpha"] - b["interval_low"], a["interval_high"] - a["alpha"])
-    up = math.hypot(b["interval_high"] - b["alpha"], a["alpha"] - a["interval_low"])
+    down = math.hypot(b["alpha"] - b["searched_low"], a["searched_high"] - a["alpha"])
+    up = math.hypot(b["searched_high"] - b["alpha"], a["alpha"] - a["searched_low"])
     assert first["difference_low"] == pytest.approx(first["difference"] - down)
     assert first["difference_high"] == pytest.approx(first["difference"] + up)
-    assert first["lambda_max_ratio"] == pytest.approx(b["lambda_max"] / a["lambda_max"])
-    assert found.rows[2]["verdict"] == "no exponent in one of them"
-    assert "difference" in str(found)
-    assert first["first_verdict"].startswith("like a random matrix")
-    assert first["verdict"].endswith(", if these are power laws")
 
 
 def test_differences_are_told_where_there_are_any():
@@ -44,6 +52,21 @@ def test_differences_are_told_where_there_are_any():
     assert light.compare(heavy).rows[0]["verdict"] == "heavier-tailed in the second"
     again = htr.analyze({"w": pareto(300, 1.0, 2)})
     assert heavy.compare(again).rows[0]["verdict"] == "no difference to tell"
+
+
+def test_what_a_report_does_not_stand_behind_is_not_compared():
+    steep = {"w": pareto(300, 4.0, 1)}
+    for state, label in [
+        ({"w": torch.randn(300, 300)}, "like a random matrix"),
+        ({"w": torch.eye(300)}, "too little to tell"),
+        ({"w": torch.full((300, 300), torch.nan)}, "too little to tell"),
+        ({"w": torch.diag(torch.linspace(1, 9, 300)).sqrt()}, "power law doubtful"),
+    ]:
+        heavy, other = htr.analyze(steep), htr.analyze(state, bootstrap=100)
+        for pair, side in (((heavy, other), "second"), ((other, heavy), "first")):
+            (row,) = pair[0].compare(pair[1]).rows
+            assert row["verdict"] == f"not compared: {label} in the {side}"
+            assert math.isnan(row["difference"]) and math.isnan(row["difference_high"])
 
 
 def test_an_interval_that_does_not_reach_its_estimate():

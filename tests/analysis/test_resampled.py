@@ -104,3 +104,9 @@ def test_windows_take_away_the_effect_of_the_aspect_ratio():
 def test_windows_that_cannot_be(options):
     with pytest.raises(ValueError, match="must be at least"):
         Farms(**options)
+
+
+def test_traps_are_undefined_where_random_order_has_no_bulk():
+    W = gaussian(120, 100).sign() * gaussian(120, 100, 1).abs() ** 12
+    (row,) = htr.analyze({"w": W}, randomize=True).rows
+    assert row["num_traps"] is None and math.isnan(row["rand_sigma_mp"])

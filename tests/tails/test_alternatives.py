@@ -94,6 +94,42 @@ def test_vuong_statistic():
     assert found.vuong_p == pytest.approx(2 * stats.norm.sf(abs(z)), rel=1e-9)
 
 
+@pytest.mark.parametrize("name", CASES)
+def test_stretched_exponential(name):
+    fit = htr.fit_powerlaw(sample(name), xmin=float(np.median(sample(name))))
+    found = fit.compare("stretched_exponential")
+    t = np.log(fit.tail / fit.xmin)
+
+    def loss(p):
+        beta, log_c = math.exp(p[0]), p[1]
+        return -(p[0] + log_c + beta * t - math.exp(log_c) * np.expm1(beta * t)).sum()
+
+    theirs = best(loss, [[a, b] for a in (-4.0, -1.0, 0.5) for b in (-3.0, 0.0, 4.0)])
+    ours = power_law(t).sum() - found.ratio
+    assert ours >= -theirs.fun - 1e-6
+    if found.parameters:
+        beta, rate = found.parameters["beta"], found.parameters["Lambda"]
+        law = stats.weibull_min(beta, scale=1 / rate)
+        direct = (law.logpdf(fit.tail) - law.logsf(fit.xmin) + np.log(fit.tail)).sum()
+        assert direct == pytest.approx(ours, rel=1e-6)
+
+
+def test_stretched_exponential_is_recognised_and_its_limit_is_the_power_law():
+    random = np.random.default_rng(0)
+    found = htr.fit_powerlaw(random.weibull(0.6, 3000), xmin=0.5).compare("stretched_exponential")
+    assert found.favours == "stretched_exponential"
+    assert found.parameters["beta"] == pytest.approx(0.6, abs=0.06)
+    assert found.parameters["Lambda"] == pytest.approx(1, abs=0.25)
+    share = [
+        htr.fit_powerlaw(1 + random.pareto(1.5, 200), xmin=1.0).compare("stretched_exponential")
+        for _ in range(200)
+    ]
+    assert np.mean([c.nested_p <= 0.1 for c in share]) == pytest.approx(0.1, abs=0.05)
+    assert any(c.parameters == {} and c.ratio == 0 for c in share)
+    with pytest.raises(SpectrumError, match="no law of two parameters"):
+        htr.tails.alternatives.compare(np.full(5, 0.3), 1.0, "stretched_exponential")
+
+
 def test_scale_does_not_matter():
     values = sample("lognormal, 400")
     for name in htr.tails.ALTERNATIVES:

@@ -1,5 +1,7 @@
 """The semi-parametric bootstrap."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -172,3 +174,17 @@ def test_known_xmin_p_values_are_uniform():
         values = np.exp(random.exponential(size=50))
         p.append(htr.fit_powerlaw(values, xmin=1.0, bootstrap=199, seed=seed).p_value)
     assert stats.kstest(p, "uniform").pvalue > 1e-3
+
+
+def test_a_rejection_is_decided_where_more_replicates_would_not_undo_it():
+    fit = htr.fit_powerlaw(1 + np.random.default_rng(0).pareto(2.0, 100), bootstrap=100)
+    assert fit.replicates == 200
+    for exceeding, decision in ((0, True), (8, True), (15, None), (25, None), (40, False)):
+        changed = dataclasses.replace(fit, p_value=(1 + exceeding) / 201)
+        low, high = stats.binomtest(exceeding, 200).proportion_ci(0.99)
+        expected = True if high <= 0.1 else False if low > 0.1 else None
+        assert changed.rejected() is decision is expected
+    known = htr.fit_powerlaw(fit.values, xmin=fit.xmin, bootstrap=50)
+    assert known.replicates == 50
+    assert htr.fit_powerlaw(fit.values).rejected() is None
+    assert dataclasses.replace(fit, p_value=0.3).rejected(0.5) is True

@@ -20,7 +20,7 @@ def test_any_kind_of_values():
     assert htr.fit_powerlaw(shuffled).to_dict() == expected
     half = torch.tensor(values).bfloat16()
     assert htr.fit_powerlaw(half).to_dict() == htr.fit_powerlaw(half.double()).to_dict()
-    assert htr.fit_powerlaw(np.array([1, 2, 3, 5, 8, 13])).n == 6
+    assert htr.fit_powerlaw(np.array([1, 2, 3, 5, 8, 13]), discrete=False).n == 6
 
 
 def test_values_are_left_as_they_were():
@@ -151,6 +151,14 @@ def test_bad_values(function, values, message):
         ({"xmin": 3.0, "xmax": 2.0}, "xmax=2.0 must be above xmin=3.0"),
         ({"xmax": float("inf")}, "xmax=inf"),
         ({"ks": "upper"}, "ks='upper'"),
+        ({"xmin": "auto"}, "xmin='auto' must be a finite number"),
+        ({"bootstrap": 10.5}, "bootstrap=10.5 must be a whole number"),
+        ({"bootstrap": True}, "bootstrap=True"),
+        ({"seed": -3}, "seed=-3 must be a whole number"),
+        ({"seed": "a"}, "seed='a'"),
+        ({"min_tail": 3.5}, "min_tail=3.5"),
+        ({"level": "high"}, "level='high'"),
+        ({"xmax": [3]}, r"xmax=\[3\]"),
         ({"min_tail": 1}, "min_tail=1"),
         ({"min_tail": 2, "correction": "n-2"}, "at least 3"),
         ({"correction": "best"}, "correction='best'"),
@@ -182,11 +190,11 @@ def test_options_that_these_values_do_not_allow(options, message):
 
 
 def test_comparisons_that_there_are_not():
-    fit = htr.fit_powerlaw(GOOD)
+    fit = htr.fit_powerlaw(GOOD, discrete=False)
     with pytest.raises(ValueError, match=r"'gamma' is no alternative.*lognormal"):
         fit.compare("gamma")
     with pytest.raises(ValueError, match="fit without xmax"):
-        htr.fit_powerlaw(GOOD, xmax="largest").compare("lognormal")
+        htr.fit_powerlaw(GOOD, xmax="largest", discrete=False).compare("lognormal")
 
 
 @pytest.mark.filterwarnings("error")
@@ -204,7 +212,7 @@ def test_small_and_tied_samples_are_fitted_or_refused_with_a_reason():
         upper = {"xmax": "largest"} if random.random() < 0.4 else {"ks": "two-sided"}
         lower = {"xmin": float(random.choice(values))} if random.random() < 0.2 else {}
         try:
-            fit = htr.fit_powerlaw(values, bootstrap=9, **upper, **lower)
+            fit = htr.fit_powerlaw(values, bootstrap=9, discrete=False, **upper, **lower)
         except htr.SpectrumError:
             continue
         fitted += 1

@@ -61,6 +61,19 @@ def test_a_wide_random_matrix_is_narrow_and_not_tied(shape):
         assert tail.fit is None or tail.fit.alpha < 60
 
 
+@pytest.mark.parametrize("size", [6, 20, 40])
+@pytest.mark.parametrize("width", [1e-3, 0.01, 0.03, 0.06])
+@pytest.mark.parametrize("spikes", [(1.12,), (1.12, 1.5), (1.15, 1.2, 1.3)])
+def test_a_plateau_below_spikes_has_no_exponent_of_hundreds(size, width, spikes):
+    rng = np.random.default_rng(0)
+    bulks = [eigenvalues_of_random(rng, 64, 128), 1e-3 * rng.random(40)]
+    for bulk in bulks:
+        height = 1.3 * bulk.max()
+        plateau = height * (1 + width * rng.random(size))
+        tail = fit_tail(np.concatenate([bulk, plateau, height * np.array(spikes)]))
+        assert tail.fit is None or tail.problem or tail.fit.alpha < 35
+
+
 @pytest.mark.parametrize("size", [35, 50, 63])
 def test_a_plateau_of_more_than_half(size):
     values = np.sort(1 + np.random.default_rng(4).pareto(2.0, 64))

@@ -125,7 +125,7 @@ function fill(i, inside) {
   const row = DATA.rows[i], { curves, other, interval: ends } = DATA.layers[i];
   const grid = html("div", { class: other ? "grid two" : "grid" });
   inside.append(grid);
-  if (!curves.edges) grid.append(html("p", { class: "note" }, "All eigenvalues are equal: there is nothing to draw."));
+  if (!curves.edges) grid.append(html("p", { class: "note" }, `There is nothing to draw: ${value(row, "verdict")}.`));
   else {
     const keys = [swatch("values", "eigenvalues")];
     if (curves.bulk) keys.push(swatch("bulk", "Marchenko-Pastur"));

@@ -29,7 +29,8 @@ _HEADINGS = {
     "num_pl_spikes": ("in tail", "eigenvalues in the tail"),
     "lambda_max": ("λ max", "largest eigenvalue"),
     "stable_rank": ("stable rank", "sum of the eigenvalues over the largest"),
-    "num_spikes": ("spikes", "eigenvalues above the random bulk"),
+    "num_spikes": ("spikes", "eigenvalues above the random bulk, if there is one"),
+    "mp_D": ("bulk D", "distance of the bulk to the Marchenko-Pastur law; large: there is no bulk"),
     "N": ("shape", "longer and shorter side; of each slice, for convolutions as slices"),
 }
 _COMPARED = {
@@ -250,7 +251,7 @@ def methods(columns: Sequence[str]) -> str:
         "the interval takes the choice of xmin into account, by a bootstrap"
         if searched
         else "the interval takes xmin as known and is therefore too short; "
-        "<code>bootstrap=200</code> gives one that takes its choice into account, and p-values"
+        "a bootstrap gives one that takes its choice into account, and p-values"
     )
     return f"""<section aria-labelledby="methods">
 <h2 id="methods">How to read this</h2>
@@ -267,7 +268,8 @@ lies in the interval; {interval}.</dd>
 <dt>Marchenko-Pastur bulk</dt>
 <dd>The spectrum of a random matrix of this shape, with the variance that puts its median at the
 median of the eigenvalues. Spikes are eigenvalues above what the largest of a random matrix passes
-in 1 % of cases.</dd>
+in 1 % of cases. Where the distance to this law (bulk D) is large, there is no bulk, and no count of
+spikes.</dd>
 <dt>Hill curve</dt>
 <dd>Alpha from the k largest eigenvalues, against k. A power law shows as a level stretch.</dd>
 <dt>Verdict</dt>
