@@ -1,4 +1,4 @@
-"""Priors on weights that a network computes act through the parameters they are computed from."""
+"""Weights that a network computes: priors on them act through the parameters behind them."""
 
 from __future__ import annotations
 
@@ -147,6 +147,28 @@ def test_log_joint_takes_values_of_the_raw_parameters():
         net[0].parametrizations.weight.original0.copy_(gains)
     assert value.item() == pytest.approx(model.log_joint({}, batch, num_data=4).item(), rel=1e-5)
     assert float(slope.norm()) > 0
+
+
+@pytest.mark.parametrize("kind", ["weight_norm", "peft"])
+def test_the_functional_form_takes_values_of_the_raw_parameters(kind):
+    net = network(kind)
+    energy = htr.bind(htr.Priors(BOTH), net, refresh=htr.Exact())
+    given = {
+        n: (1.5 * p).detach().requires_grad_() for n, p in net.named_parameters() if p.ndim > 1
+    }
+    value = energy.at(given)
+    slopes = torch.autograd.grad(value, list(given.values()), allow_unused=True)
+    unchanged = energy().item()
+    for n, p in net.named_parameters():
+        if n in given:
+            p.data.copy_(given[n].detach())
+    if kind == "weight_norm":
+        assert value.item() == pytest.approx(energy().item())
+        energy().backward()
+        for (n, _), slope in zip(given.items(), slopes, strict=True):
+            torch.testing.assert_close(net.get_parameter(n).grad, slope)
+    assert value.item() != pytest.approx(unchanged)
+    assert energy.at({}).item() == pytest.approx(energy().item())
 
 
 @pytest.mark.parametrize("coordinates", ["weight", "spectral"])
