@@ -1,9 +1,11 @@
 """Where weights come from: a module, a state dict, a file, or a folder of files.
 
-**State dicts** do not tell the type of a layer; the number of dimensions stands for it. A tensor of
-two dimensions is a matrix `out x in` (an embedding too), and one of more dimensions a convolution
+**State dicts** do not tell the type of a layer; the number of dimensions stands for it, and names
+say what is no weight and what a weight is computed from (`state_dicts.py`). A tensor of two
+dimensions is a matrix `out x in` (an embedding too), and one of more dimensions a convolution
 `[out, in, ...]`. A transposed convolution, which stores `[in, out, ...]`, appears with `in` first:
-its slices are transposed, and flattened it is a different matrix from that of its module.
+its slices are transposed, and flattened it is a different matrix from that of its module. Arrays of
+NumPy count as tensors.
 
 **Files of `torch.save`** are read with `torch.load(weights_only=True)`, which builds tensors and
 plain containers, refuses everything else, and runs no code from the file. Files of the present
@@ -25,14 +27,17 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from bayes_htr.analysis.weights import Source, module_source, reason_against
+from bayes_htr.analysis.state_dicts import Stored, add_stored
+from bayes_htr.analysis.weights import Source, module_source
 from bayes_htr.errors import CheckpointError, DataError
-from bayes_htr.spectra.matrices import without_wrappers
+from bayes_htr.spectra.layout import Layouts, unmatched
+from bayes_htr.spectra.names import without_wrappers
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 _INDEX = ".safetensors.index.json"
@@ -45,22 +50,42 @@ _STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "wei
 """Keys under which training scripts keep the state dict beside the optimiser's."""
 
 
-def open_source(source: nn.Module | Mapping[str, Tensor] | str | PathLike[str] | Any) -> Source:
+def open_source(
+    source: nn.Module | Mapping[str, Tensor] | str | PathLike[str] | Any, layouts: Layouts = ()
+) -> Source:
     """Collect the weights of a network without reading them.
 
     Args:
+        layouts: What is declared about the axes that form matrices.
         source: A module; a state dict, or a checkpoint that contains one; a file of `torch.save`
             (`.pt`, `.pth`, `.bin`, `.ckpt`) or of safetensors; the index of sharded safetensors
             (`model.safetensors.index.json`); or a folder with such files.
 
     Raises:
-        DataError: The source is something else, or holds no tensors.
+        DataError: The source is something else, or holds no tensors, or a pattern of the layouts
+            matches none.
         CheckpointError: A file or folder does not exist or cannot be read.
+        SpectrumError: A layout does not fit its tensor.
     """
     if isinstance(source, nn.Module):
-        return module_source(source)
+        found = module_source(source, layouts)
+    else:
+        label, stored = _stored(source)
+        found = Source(label, layouts=layouts)
+        add_stored(found, stored)
+    for pattern in unmatched(layouts, found.names):
+        names = ", ".join(aliases[0] for aliases in found.names[:20]) or "none"
+        raise DataError(
+            f"matrices: the pattern {pattern!r} matches no tensor of {found.label}; there are: "
+            f"{names}"
+        )
+    return found
+
+
+def _stored(source: Any) -> tuple[str, dict[str, Stored]]:
+    """The label of a state dict or a path, and its tensors by plain names."""
     if isinstance(source, Mapping):
-        return _from_state_dict(source, "the state dict")
+        return "the state dict", _from_state_dict(source, "the state dict")
     if not isinstance(source, str | PathLike):
         raise DataError(
             f"a {type(source).__name__} holds no network's weights; give a module, a state dict, "
@@ -69,25 +94,25 @@ def open_source(source: nn.Module | Mapping[str, Tensor] | str | PathLike[str] |
     path = Path(fspath(source))
     try:
         if path.is_dir():
-            return _from_folder(path)
+            return str(path), _from_folder(path)
         exists = path.is_file()
     except OSError as error:  # a folder that may not be listed, or a name that is too long
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not exists:
         raise CheckpointError(f"{path} does not exist; name a file, or a folder of one network")
     if path.name.endswith(_INDEX):
-        return _from_index(path, str(path))
+        return str(path), _from_index(path, str(path))
     if path.suffix == ".safetensors":
-        return _from_safetensors([path], str(path))
+        return str(path), _from_safetensors([path], str(path))
     if path.suffix in _TORCH_SUFFIXES:
-        return _from_torch_file(path)
+        return str(path), _from_torch_file(path)
     raise DataError(
         f"{path} ends in {path.suffix or 'nothing'}; files of weights end in "
         f"{', '.join(_TORCH_SUFFIXES)}, .safetensors or {_INDEX}"
     )
 
 
-def _from_folder(path: Path) -> Source:
+def _from_folder(path: Path) -> dict[str, Stored]:
     indices = [i for i in path.glob(f"*{_INDEX}") if i.name == f"model{_INDEX}"]
     indices = indices or sorted(path.glob(f"*{_INDEX}"))
     if len(indices) > 1:
@@ -110,30 +135,48 @@ def _from_folder(path: Path) -> Source:
 # State dicts
 
 
-def _from_state_dict(state: Mapping[Any, Any], label: str) -> Source:
-    source = Source(label)
+def _from_state_dict(state: Mapping[Any, Any], label: str) -> dict[str, Stored]:
+    stored: dict[str, Stored] = {}
     first_names: dict[tuple[Any, ...], str] = {}
-    for name, tensor in _tensors(state, label).items():
-        if not tensor.is_nested and tensor.ndim < 2:
-            continue
-        reason = _reason_against(tensor)
-        if reason is None:
+    for name, value in _tensors(state, label).items():
+        tensor, reason = _as_tensor(value)
+        reason = reason or _reason_against(tensor)
+        if reason is None and tensor.ndim >= 2 and tensor.numel():
             storage = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
             first = first_names.setdefault(storage, name)
             reason = None if first == name else f"tied to {first}"
-        shape = () if tensor.is_nested else tuple(tensor.shape)
-        source.add(name, shape, tensor.detach, reason=reason)
-    return source
+        shape = (0, 0) if tensor.is_nested else tuple(tensor.shape)
+        floating = tensor.is_floating_point()
+        stored[name] = Stored(
+            name, shape, str(tensor.dtype), floating, tensor.detach, reason=reason
+        )
+    return stored
 
 
-def _tensors(state: Mapping[Any, Any], label: str) -> dict[str, Tensor]:
-    """The tensors of a state dict, or of the state dict in a checkpoint, by plain names."""
+def _as_tensor(value: Any) -> tuple[Tensor, str | None]:
+    """A value of a state dict as a tensor, and why it is no matrix if an array has a mask."""
+    if isinstance(value, Tensor):
+        return value, None
+    masked = int(np.ma.getmaskarray(value).sum()) if isinstance(value, np.ma.MaskedArray) else 0
+    array = np.asarray(value)
+    if array.dtype.byteorder not in "=|" or any(s < 0 for s in array.strides):
+        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    try:
+        tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    except TypeError:
+        return torch.empty(array.shape, device="meta"), f"{array.dtype} is no type of torch"
+    reason = f"{masked} of its {array.size} entries are masked" if masked else None
+    return tensor, reason
+
+
+def _tensors(state: Mapping[Any, Any], label: str) -> dict[str, Tensor | np.ndarray[Any, Any]]:
+    """The tensors and arrays of a state dict, or of one in a checkpoint, by plain names."""
     inner = [v for v in map(state.get, _STATE_KEYS) if isinstance(v, Mapping)]
     candidates = [
-        {str(k): v for k, v in mapping.items() if isinstance(v, Tensor)}
+        {str(k): v for k, v in mapping.items() if isinstance(v, Tensor | np.ndarray)}
         for mapping in (*inner, state)  # beside a state dict, a tensor is a count or a score
     ]
-    with_matrices = [c for c in candidates if any(v.is_nested or v.ndim >= 2 for v in c.values())]
+    with_matrices = [c for c in candidates if any(_has_axes(v) for v in c.values())]
     tensors = next(iter([*with_matrices, *filter(None, candidates)]), None)
     if tensors is not None:
         return {name: tensors[key] for key, name in _plain_names(tensors).items()}
@@ -142,6 +185,10 @@ def _tensors(state: Mapping[Any, Any], label: str) -> dict[str, Tensor]:
         f"{label} holds no tensors by name (its keys: {keys}); give the state dict itself, or a "
         f"checkpoint with it under one of {', '.join(_STATE_KEYS)}"
     )
+
+
+def _has_axes(value: Tensor | np.ndarray[Any, Any]) -> bool:
+    return (isinstance(value, Tensor) and value.is_nested) or value.ndim >= 2
 
 
 def _reason_against(tensor: Tensor) -> str | None:
@@ -153,7 +200,7 @@ def _reason_against(tensor: Tensor) -> str | None:
     plain = type(tensor) in (Tensor, Parameter)
     if plain and tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
         return "it repeats fewer entries than it has"  # and could claim any amount of memory
-    return reason_against(tensor.shape, tensor.is_floating_point(), str(tensor.dtype))
+    return None
 
 
 def _plain_names(names: Iterable[str]) -> dict[str, str]:
@@ -169,7 +216,7 @@ def _plain_names(names: Iterable[str]) -> dict[str, str]:
 # Files of torch.save
 
 
-def _from_torch_file(path: Path) -> Source:
+def _from_torch_file(path: Path) -> dict[str, Stored]:
     try:
         mapped = zipfile.is_zipfile(path)
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -190,9 +237,11 @@ def _from_torch_file(path: Path) -> Source:
 # safetensors files
 
 
-def _from_safetensors(files: Iterable[Path], label: str, expected: Iterable[str] = ()) -> Source:
-    """Collect the weights of one or more files, in which the expected names have to be."""
-    source = Source(label)
+def _from_safetensors(
+    files: Iterable[Path], label: str, expected: Iterable[str] = ()
+) -> dict[str, Stored]:
+    """Collect the tensors of one or more files, in which the expected names have to be."""
+    stored: dict[str, Stored] = {}
     files_by_name: dict[str, Path] = {}
     missing = set(expected)
     for file in files:
@@ -207,18 +256,17 @@ def _from_safetensors(files: Iterable[Path], label: str, expected: Iterable[str]
                     "files"
                 )
             files_by_name[name] = file
-            if len(shape) >= 2:
-                reason = reason_against(shape, dtype in _FLOATING, dtype)
-                source.add(name, shape, partial(_read_tensor, file, key), reason=reason)
+            load, load_slice = partial(_read_tensor, file, key), partial(_read_slice, file, key)
+            stored[name] = Stored(name, shape, dtype, dtype in _FLOATING, load, load_slice)
     if missing:
         raise CheckpointError(
             f"{label}: the index names {sorted(missing)[0]!r}, which is in none of its files; the "
             "checkpoint is incomplete"
         )
-    return source
+    return stored
 
 
-def _from_index(index: Path, label: str) -> Source:
+def _from_index(index: Path, label: str) -> dict[str, Stored]:
     """Collect the weights of the files beside an index that the index names."""
     try:
         if index.stat().st_size > _LARGEST_INDEX:
@@ -252,6 +300,16 @@ def _read_tensor(file: Path, key: str) -> Tensor:
     try:
         with safe_open(file, framework="pt") as opened:
             return opened.get_tensor(key)
+    except _UNREADABLE as error:
+        raise _unreadable(file, error) from error
+
+
+def _read_slice(file: Path, key: str, index: int) -> Tensor:
+    """One index of the first axis of a tensor, `(1, ...)`."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            part: Tensor = opened.get_slice(key)[index : index + 1]
+            return part
     except _UNREADABLE as error:
         raise _unreadable(file, error) from error
 
