@@ -91,7 +91,7 @@ def measured_spectrum(W: Tensor, name: str) -> Tensor:
         lam, largest = sigma.square(), float(sigma[0])
         if W.dtype != torch.float64 and largest and not _SMALLEST < float(lam[0]) < math.inf:
             lam = singular_values(W.cpu().double(), name).square()
-    except (SpectrumError, torch.linalg.LinAlgError):
+    except (SpectrumError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
         matrix = as_matrix(W)
         return torch.full((min(matrix.shape),), math.nan)
     return lam.cpu()
