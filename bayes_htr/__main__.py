@@ -1,7 +1,23 @@
-"""`python -m bayes_htr`: the command line."""
+"""The entry of the command line, `bayes-htr` or `python -m bayes_htr`.
 
+While modules are imported, an interruption ends the process at once, as it ends any program that
+does not handle it. Inside an import it would raise whatever the interrupted module makes of it.
+"""
+
+import signal
 import sys
 
-from bayes_htr.cli import main
 
-sys.exit(main())
+def main() -> int:
+    """Run the command line and return its exit status."""
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:  # otherwise the caller has its own, or ignores it
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from bayes_htr.cli import main as run
+
+    signal.signal(signal.SIGINT, handler)
+    return run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -7,9 +7,13 @@ made.
 from __future__ import annotations
 
 import argparse
+import contextlib
+import signal
 import sys
+import threading
 import unicodedata
 from contextlib import AbstractContextManager
+from importlib import import_module
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -49,6 +53,30 @@ def _at_least(text: str, least: int) -> int:
     if value < least:
         raise argparse.ArgumentTypeError(f"{text!r}: give a whole number from {least} on")
     return value
+
+
+def preload(*modules: str) -> None:
+    """Import modules that a command needs; an interruption meanwhile ends the process at once.
+
+    Inside an import, an interruption raises whatever the interrupted module makes of it. What is
+    not installed is left out, and missed where it is used.
+    """
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.getsignal(signal.SIGINT)
+    if not in_main_thread or handler is not signal.default_int_handler:
+        return  # the caller has its own way of interruption
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        for module in modules:
+            with contextlib.suppress(ImportError):
+                import_module(module)
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+def plural(count: int, word: str) -> str:
+    """A number with its noun, in the plural unless the number is one."""
+    return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 
 def visible(text: str) -> str:

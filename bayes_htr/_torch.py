@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 
 import torch
 from torch import nn
+
+from bayes_htr._threads import exclusive
 
 
 def usable_device(name: str | torch.device) -> torch.device:
@@ -24,9 +26,32 @@ def usable_device(name: str | torch.device) -> torch.device:
         ) from error
 
 
-def isolated_randomness() -> AbstractContextManager[None]:
-    """Restore the state of PyTorch's global random generators at the end of the block."""
-    return torch.random.fork_rng(devices=list(range(torch.cuda.device_count())))
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def input_dtype(net: nn.Module) -> torch.dtype:
+    """The dtype that floating-point inputs of a network have.
+
+    It is that of the first weight matrix, or else of the first parameter, that floating-point
+    inputs can be multiplied by. Integers, quantised weights and small parameters in front of the
+    first layer say nothing about inputs. A network without any has complex inputs if its first
+    parameter is complex, and float32 otherwise.
+    """
+    parameters = list(net.parameters())
+    floats = [p for p in parameters if p.dtype in _FLOATS]
+    if not floats:
+        return parameters[0].dtype if parameters and parameters[0].is_complex() else torch.float32
+    return next((p.dtype for p in floats if p.ndim > 1), floats[0].dtype)
+
+
+@contextmanager
+def isolated_randomness() -> Iterator[None]:
+    """Restore the state of PyTorch's global random generators at the end of the block.
+
+    One thread at a time is in such a block, since there is one state for all.
+    """
+    with exclusive(), torch.random.fork_rng(devices=list(range(torch.cuda.device_count()))):
+        yield
 
 
 Modes = dict[nn.Module, bool]

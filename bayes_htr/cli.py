@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bayes_htr._terminal import HelpFormatter, count, positive, visible
+from bayes_htr._terminal import HelpFormatter, count, positive, preload, visible
 from bayes_htr._version import __version__
 from bayes_htr.errors import (
     CheckpointError,
@@ -281,6 +281,8 @@ def _fit(args: argparse.Namespace, console: Console) -> None:
             raise ValueError(f"--{option} {value} is of svi; leave it out, or --method map")
     if args.prior == "none" and args.method == "svi":
         raise ValueError("--prior none has no posterior to look for; add --method map")
+    digits = ("sklearn.datasets", "sklearn.model_selection") if args.data == "digits" else ()
+    preload("bayes_htr.commands", *digits, "matplotlib.pyplot")
     from bayes_htr.commands import run_fit
 
     run_fit(args, console)
@@ -293,12 +295,14 @@ def _bench(args: argparse.Namespace, console: Console) -> None:
 
 def _report(args: argparse.Namespace, console: Console) -> None:
     if not is_silent():
+        preload("bayes_htr.commands", "matplotlib.pyplot")
         from bayes_htr.commands import show_run
 
         show_run(args.folder, console)
 
 
 def _analyze(args: argparse.Namespace, console: Console) -> None:
+    preload("bayes_htr.analysis.command", *(["matplotlib.pyplot"] if args.report else []))
     from bayes_htr.analysis.command import run_analyze
 
     run_analyze(args, console)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,20 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from bayes_htr._terminal import plural, visible
+from bayes_htr._threads import counted_work, restored_threads
+from bayes_htr._torch import evaluation_mode
 from bayes_htr.distributed import process_group, run_on_rank0, world_size
+from bayes_htr.errors import OutputError
 from bayes_htr.experiments import (
     Entrant,
     FitSettings,
     Workers,
     check_densities,
+    claimed_folder,
     compare,
     named_priors,
 )
-from bayes_htr.experiments.parallel import plural
 from bayes_htr.fitting import default_method, load
 from bayes_htr.inference import MAP, SVI, Method, RunFolder
 from bayes_htr.priors import Priors
@@ -51,32 +56,37 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
     if first.init is not None:
         _check_init(args, first.init, net)
     name = f"{args.data}-{args.net}-{Path(args.prior).stem}"
-    out = run_on_rank0(lambda: args.out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}")
     seeds = range(args.seed, args.seed + args.seeds)
+    with counted_work(net) as work, evaluation_mode(net), torch.no_grad():
+        net(data.x_train[: max(1, args.batch_size)])
     workers = Workers.chosen(
         net,
         len(entrants) * len(seeds),
         device=device,
+        multiply_adds=work.multiply_adds,
         threads=args.threads,
         alone=len(seeds) == 1 or world_size() > 1,
     )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(workers.threads)
-    console.print(
-        f"{args.net} on {args.data}: {num_data} training examples; "
-        f"{plural(len(entrants) * len(seeds), 'fit')} of {plural(args.epochs, 'epoch')}, {workers}",
-        highlight=False,
-    )
-    console.print(f"run folder: {out}", markup=False, highlight=False, soft_wrap=True)
-    columns = ("parameter", "matrix", "prior", "density", "strength")
-    console.print(first.priors.explain(net, num_data=num_data).table(columns))
-    try:
+    default = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    with (
+        claimed_folder(args.out, default, resume=args.resume) as out,
+        restored_threads(),
+    ):
+        torch.set_num_threads(workers.threads)
+        console.print(
+            f"{args.net} on {args.data}: {num_data} training examples; "
+            f"{plural(len(entrants) * len(seeds), 'fit')} of {plural(args.epochs, 'epoch')}, "
+            f"{workers}",
+            highlight=False,
+        )
+        console.print(visible(f"run folder: {out}"), markup=False, highlight=False, soft_wrap=True)
+        columns = ("parameter", "matrix", "prior", "density", "strength")
+        console.print(first.priors.explain(net, num_data=num_data).table(columns))
+        settings = replace(settings, threads=workers.threads)
         compare(
             settings, entrants, seeds, out, console=console, workers=workers, resume=args.resume
         )
-    finally:
-        torch.set_num_threads(threads)
-    run_on_rank0(lambda: show_run(out, console))
+        run_on_rank0(lambda: show_run(out, console))
 
 
 def _entrants(args: argparse.Namespace, net: nn.Module, num_data: int) -> list[Entrant]:
@@ -140,9 +150,13 @@ def show_run(folder: Path, console: Console) -> None:
     report = RunReport.read(folder)
     try:
         pictures = report.draw()
-    except ImportError as error:
-        console.print(f"no pictures: {error}", markup=False)
+    except (
+        ImportError,
+        OutputError,
+    ) as error:  # a folder may be read-only
+        console.print(visible(f"no pictures: {error}"), markup=False, highlight=False)
     else:
         for picture in pictures:
-            console.print(f"picture: {picture}", markup=False, highlight=False, soft_wrap=True)
+            line = visible(f"picture: {picture}")
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
     report.show(console)

@@ -6,6 +6,8 @@ that callers may already catch (`ValueError`, `RuntimeError`, `OSError`).
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class PriorError(ValueError):
     """A law, prior, pattern or schedule that is not valid, or that no parameter matches."""
@@ -32,4 +34,11 @@ class CheckpointError(RuntimeError):
 
 
 class OutputError(OSError):
-    """An output folder that cannot be written or is not empty."""
+    """An output folder that cannot be written, is not empty, or is in use by another run.
+
+    Attributes:
+        posterior: The posterior of a run that ended well, where it is the result that could not be
+            written; `error.posterior.save("elsewhere")` keeps it.
+    """
+
+    posterior: Any = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from os import PathLike
@@ -13,9 +14,11 @@ import torch
 from torch import nn
 
 from bayes_htr._checks import whole_number
-from bayes_htr._torch import usable_device
+from bayes_htr._threads import counted_work, exclusive, restored_threads, suitable_threads
+from bayes_htr._torch import input_dtype, usable_device
 from bayes_htr._version import __version__
 from bayes_htr.distributed import check_same, fail_together, own_device, run_on_rank0, world_size
+from bayes_htr.engine.autograd import has_hooks
 from bayes_htr.inference import (
     NUTS,
     SVI,
@@ -51,13 +54,15 @@ def fit(
     resume: bool = False,
     callbacks: Sequence[Callback] = (),
     progress: bool | None = None,
+    threads: int | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> Posterior:
     """Train a Bayesian classifier.
 
     Training starts from the weights of `model.net` (or `init`) on a copy: the network itself and
     the global random state are left as they were. Where `torch.distributed` is initialised with
-    more than one process, all of them train together; see `docs/distributed.md`.
+    more than one process, all of them train together; see `docs/distributed.md`. Threads of one
+    process take turns: a call waits until that of another thread has ended.
 
     Args:
         model: The network with its priors.
@@ -77,11 +82,17 @@ def fit(
         device: The device to train on; `"auto"` takes an accelerator if there is one. By default
             training is on the network's device.
         init: A posterior to start from.
-        out: A new folder for configuration, checkpoints, metrics, weights and spectra.
+        out: A new folder for configuration, checkpoints, metrics, weights and spectra; it is locked
+            during the run.
         resume: Go on with the run in `out`, if there is one; otherwise start it.
         callbacks: Callables that are called after each epoch with an `EpochEvent`, in the first of
             several processes; if one returns `True`, training ends.
         progress: Whether to show a progress bar; by default it is shown on a terminal.
+        threads: The number of PyTorch's threads during the run, on a CPU. By default a small
+            network has one, and others as many as PyTorch would use; the progress bar and the
+            posterior's `config` tell the number. Small means fewer than two million parameters,
+            and fewer than `2^28` multiply-adds in linear layers and convolutions per batch: such
+            a network gains little by more threads, and may lose a hundredfold on a busy machine.
         metadata: Plain data to keep in the run folder's configuration, such as the name of the
             data set; a run resumes only with the same.
 
@@ -93,12 +104,13 @@ def fit(
         PriorError: The priors do not fit the network.
         SpectrumError: Initial weights are not finite, or a law cannot score them.
         DivergenceError: A loss, weight or spectrum became NaN or infinite.
-        OutputError: `out` cannot be written, or already holds something.
-        CheckpointError: The run to resume is another one, or cannot be read.
+        OutputError: `out` cannot be written, already holds something, or another run is writing
+            there. If it is the result that cannot be written, the error has it as `posterior`.
+        CheckpointError: The run to resume is another one, cannot be read, or is damaged.
         ProcessError: Another of several processes failed.
         ValueError: A setting is out of range, or is not the same in all processes.
     """
-    with fail_together(), torch.enable_grad():
+    with exclusive(), fail_together(), torch.enable_grad():
         _check_types(model, method, init, callbacks)
         method = default_method(model.net) if method is None else method
         if epochs is None:
@@ -111,7 +123,7 @@ def fit(
         first = next(net.parameters(), torch.zeros(()))
         target = _device(device, first.device)
         net.to(target)
-        to_network: dict[str, Any] = {"device": target, "dtype": first.dtype}
+        to_network: dict[str, Any] = {"device": target, "dtype": input_dtype(net)}
         batches = Batches(train, batch_size=batch_size, seed=seed, name="train", **to_network)
         validation_batches = None
         if validation is not None:
@@ -119,7 +131,13 @@ def fit(
                 validation, batch_size=1024, name="validation", **to_network
             )
             validation_batches.check_network(net)
-        model.likelihood.check_classes(batches.check_network(net))
+        with counted_work(net) as work:
+            model.likelihood.check_classes(batches.check_network(net))
+        if batches.doubt is not None:
+            warnings.warn(batches.doubt, stacklevel=2)
+        num_threads = torch.get_num_threads()
+        if target.type == "cpu":
+            num_threads = _threads(threads, method, net, batches, work.multiply_adds)
         problem = Problem(
             model=model,
             net=net,
@@ -135,22 +153,28 @@ def fit(
         config = _config(method, problem, metadata)
         lengths = [len(b) for b in (batches, validation_batches) if b is not None]
     check_same(config | {"out": str(out), "the number of batches": lengths})
-    folder, checkpoint = None, None
-    if out is not None:
-        folder = RunFolder(out)
-        checkpoint = run_on_rank0(partial(folder.start, config, resume=resume))
-    with torch.enable_grad():
-        fitted = run.run(folder, checkpoint)
-    posterior = Posterior(
-        fitted.net,
-        model.priors,
-        guide=fitted.guide,
-        hyperparameters=fitted.hyperparameters,
-        history=fitted.history,
-        config={key: value for key, value in config.items() if key != "priors"},
-    )
-    if folder is not None:
-        run_on_rank0(partial(posterior.write, folder))
+    if target.type == "cpu":
+        config["threads"] = num_threads
+    folder, checkpoint = None if out is None else RunFolder(out), None
+    with exclusive(), restored_threads(), torch.enable_grad():
+        torch.set_num_threads(num_threads)
+        try:
+            if folder is not None:
+                checkpoint = run_on_rank0(partial(folder.start, config, resume=resume))
+            fitted = run.run(folder, checkpoint)
+            posterior = Posterior(
+                fitted.net,
+                model.priors,
+                guide=fitted.guide,
+                hyperparameters=fitted.hyperparameters,
+                history=fitted.history,
+                config={key: value for key, value in config.items() if key != "priors"},
+            )
+            if folder is not None:
+                run_on_rank0(partial(posterior.write, folder))
+        finally:
+            if folder is not None:
+                folder.release()
     return posterior
 
 
@@ -205,6 +229,27 @@ def _device(device: str | torch.device | None, present: torch.device) -> torch.d
     return torch.device("cpu")
 
 
+def _threads(
+    given: int | None, method: Method, net: nn.Module, batches: Batches, multiply_adds: int
+) -> int:
+    """Return the number of threads to train with: the given one, or one that suits the network.
+
+    Args:
+        given: What the user has asked for.
+        method: The method; NUTS takes all data at each step.
+        net: The network.
+        batches: The training data.
+        multiply_adds: Those of the first batch.
+
+    Raises:
+        ValueError: The given number is out of range.
+    """
+    if given is not None:
+        return whole_number(given, "threads", at_least=1, below=2**15)
+    steps = len(batches) if isinstance(method, NUTS) else 1
+    return suitable_threads(net, steps * multiply_adds)
+
+
 def _check_types(model: Any, method: Any, init: Any, callbacks: Any) -> None:
     """Raise `ValueError` if an argument is of a kind that `fit` does not take."""
     if not isinstance(model, BayesianClassifier):
@@ -226,6 +271,13 @@ def _copy_network(model: BayesianClassifier, init: Posterior | None) -> nn.Modul
         SpectrumError: A weight is not finite.
     """
     net = model.net
+    if hooked := [p.name for p in parameters_of(net) if has_hooks(p.tensor)]:
+        warnings.warn(
+            f"hooks are registered on {', '.join(hooked)}, and fit trains a copy of the network, "
+            "which does not have them. To mask or scale a gradient, use torch.nn.utils.parametrize "
+            "or freeze the parameter; or train the network in a loop with htr.bind",
+            stacklevel=3,
+        )
     if world_size() > 1 and isinstance(net, nn.parallel.DistributedDataParallel):
         net = net.module  # the copy gets a wrapper of its own
     try:

@@ -5,35 +5,34 @@ Everything is read from the run folder, so that a finished run can be shown agai
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy
+import torch
 from rich import box
 from rich.console import Console, Group
 from rich.table import Table
 
 from bayes_htr._files import atomic_write
-from bayes_htr._plotting import pyplot
+from bayes_htr._plotting import literal, pyplot
+from bayes_htr._terminal import visible
 from bayes_htr.errors import CheckpointError
 from bayes_htr.inference import RunFolder
-from bayes_htr.inference.run_folder import SPECTRA
+from bayes_htr.inference.run_folder import METRICS, PICTURES, RESULTS, SPECTRA, SPECTRA_BEFORE
 from bayes_htr.posterior import PosteriorSpectra
 from bayes_htr.posterior.plots import plot_history, plot_spectra
 from bayes_htr.posterior.spectra import plotted_spectrum
 from bayes_htr.posterior.summary import alpha_note
 
-RESULTS = "results.json"
-SPECTRA_BEFORE = "spectra_before.safetensors"
 PLAIN = "none"
 """The label of a run without a prior."""
 
-PICTURES = ("spectra.png", "training.png")
 _SCORES = ("accuracy", "nll", "ece", "brier")
 _P_VALUE = 0.05
 _LEVEL = 0.95
@@ -71,9 +70,13 @@ class RunReport:
         """
         folder = RunFolder(path)
         folder.config()
-        file = folder.path / RESULTS
         try:
-            results = json.loads(file.read_text(encoding="utf-8"))
+            results = folder.json(RESULTS)
+        except FileNotFoundError as error:
+            raise CheckpointError(
+                f"{folder.path} has no {RESULTS}: the run has not finished; resume it"
+            ) from error
+        try:
             by_seed = _by_seed(results)
             runs = {label: str(results["runs"][label]) for label in by_seed}
             seeds = [int(seed) for seed in results.get("seeds", [0])]
@@ -82,24 +85,21 @@ class RunReport:
                 raise ValueError("no scores, or not one for each seed")
             if not all((inside / run).resolve().is_relative_to(inside) for run in runs.values()):
                 raise ValueError("runs outside of the folder")
-        except FileNotFoundError as error:
+        except Exception as error:  # foreign data may raise anything
             raise CheckpointError(
-                f"{folder.path} has no {RESULTS}: the run has not finished; resume it"
+                f"{folder.path / RESULTS} cannot be read as the results of a run: {error!r}"
             ) from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{file} cannot be read: {error}") from error
         if PLAIN in runs and next(iter(runs)) != PLAIN:
-            plain = RunFolder(folder.path / runs[PLAIN]).tensors(SPECTRA)
-            beside = ("plain training", PosteriorSpectra(plain))
+            beside = ("plain training", _spectra(RunFolder(folder.path / runs[PLAIN]), SPECTRA))
         else:
-            beside = ("before training", PosteriorSpectra(folder.tensors(SPECTRA_BEFORE)))
+            beside = ("before training", _spectra(folder, SPECTRA_BEFORE))
         return cls(
             folder,
             seeds,
-            by_seed,
-            PosteriorSpectra(folder.tensors(SPECTRA)),
+            {visible(label): rows for label, rows in by_seed.items()},
+            _spectra(folder, SPECTRA),
             beside,
-            {label: RunFolder(folder.path / run).metrics() for label, run in runs.items()},
+            {visible(label): _history(RunFolder(folder.path / run)) for label, run in runs.items()},
         )
 
     @property
@@ -202,7 +202,7 @@ class RunReport:
     def show(self, console: Console) -> None:
         """Print the tables, the path of the run folder, and the last line."""
         console.print(self.tables(), markup=False, highlight=False)
-        where = f"run folder: {self.folder.path}"
+        where = visible(f"run folder: {self.folder.path}")
         console.print(where, markup=False, highlight=False, soft_wrap=True)
         console.print(self.last_line(), markup=False, highlight=False, soft_wrap=True)
 
@@ -214,25 +214,66 @@ class RunReport:
 
         Raises:
             ImportError: matplotlib is not installed.
+            OutputError: They cannot be written there.
         """
         plt = pyplot()
         figures = (
             plot_spectra(
                 [
                     [
-                        plotted_spectrum(spectra, name, label)
+                        plotted_spectrum(spectra, name, literal(label))
                         for label, spectra in ((self.label, self.spectra), self.beside)
                     ]
                     for name in self.spectra
                 ]
             ),
-            plot_history(self.history),
+            plot_history({literal(label): rows for label, rows in self.history.items()}),
         )
         paths = [self.folder.path / name for name in PICTURES]
-        for path, figure in zip(paths, figures, strict=True):
-            atomic_write(path, lambda aside, f=figure: f.savefig(aside, dpi=130, format="png"))  # type: ignore[misc]
-            plt.close(figure)
+        try:
+            for path, figure in zip(paths, figures, strict=True):
+                atomic_write(path, partial(figure.savefig, dpi=130, format="png"))
+        finally:
+            for figure in figures:
+                plt.close(figure)
         return paths
+
+
+def _spectra(folder: RunFolder, name: str) -> PosteriorSpectra:
+    """The spectra in a file, with names that a terminal only shows.
+
+    Raises:
+        CheckpointError: They cannot be read, or are no spectra.
+    """
+    tensors = folder.tensors(name)
+    for matrix, lam in tensors.items():
+        is_spectrum = lam.ndim == 2 and lam.numel() > 0 and lam.dtype.is_floating_point
+        if not (is_spectrum and bool((torch.isfinite(lam) & (lam >= 0)).all())):
+            raise CheckpointError(
+                f"{folder.path / name} cannot be shown: {matrix!r} is of shape {tuple(lam.shape)} "
+                f"and {lam.dtype}, and no draws of finite eigenvalues that are at least 0"
+            )
+    return PosteriorSpectra({visible(matrix): lam for matrix, lam in tensors.items()})
+
+
+def _history(folder: RunFolder) -> list[dict[str, float]]:
+    """The metrics of a run.
+
+    Raises:
+        CheckpointError: They cannot be read, or a row of an epoch lacks those that are drawn.
+    """
+    history = folder.metrics()
+    rows = [row for row in history if "epoch" in row]  # NUTS has no epochs
+    drawn = ["train_nll", "train_accuracy"]
+    if rows and "val_nll" in rows[0]:
+        drawn += ["val_nll", "val_accuracy"]
+    for row in rows:
+        if missing := [name for name in drawn if name not in row]:
+            raise CheckpointError(
+                f"{folder.path / METRICS} cannot be shown: epoch {row['epoch']:g} lacks "
+                f"{', '.join(missing)}"
+            )
+    return history
 
 
 def _by_seed(results: Any) -> dict[str, list[dict[str, float]]]:

@@ -19,6 +19,7 @@ import bayes_htr as htr
 from bayes_htr import commands
 from bayes_htr.cli import build_parser, main
 from bayes_htr.experiments import build_network, load_dataset
+from bayes_htr.inference import RunFolder
 from bayes_htr.report import RunReport
 
 QUICK = ["--epochs", "2", "--no-compare"]
@@ -100,9 +101,9 @@ def test_run_folder_is_complete_and_loads(run):
     out, _ = run
     names = {p.name for p in out.iterdir()}
     assert names == {
-        "checkpoint.pt", "compare", "config.json", "guide.safetensors", "metrics.jsonl",
-        "results.json", "spectra.png", "spectra.safetensors", "spectra_before.safetensors",
-        "training.png", "weights.safetensors",
+        "checkpoint.pt", "compare", "config.json", "digests.json", "guide.safetensors",
+        "metrics.jsonl", "results.json", "spectra.png", "spectra.safetensors",
+        "spectra_before.safetensors", "training.png", "weights.safetensors",
     }  # fmt: skip
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
     posterior = htr.load(out, build_network("mlp", (1, 8, 8), 10))
@@ -340,7 +341,7 @@ def test_resume_of_another_data_set_is_refused(tmp_path, capsys):
     assert main(["fit", *QUICK, "--out", str(out)]) == 0
     config = json.loads((out / "config.json").read_text())
     config["metadata"]["data"] = "kmnist"
-    (out / "config.json").write_text(json.dumps(config))
+    RunFolder(out).write_json("config.json", config)
     assert main(["fit", *QUICK, "--out", str(out), "--resume"]) == 1
     assert "metadata" in capsys.readouterr().err
 

@@ -40,3 +40,50 @@ def test_nuts_has_no_epochs_by_default():
     )
     posterior = htr.fit(model, (X, Y), method=htr.NUTS(warmup=5, samples=4), progress=False)
     assert posterior.config["epochs"] == 0
+
+
+class Front(nn.Module):
+    """A network with a parameter before its first layer."""
+
+    def __init__(self, dtype):
+        super().__init__()
+        self.front = nn.Parameter(torch.ones(2, 2).to(dtype), requires_grad=False)
+        self.net = network()
+
+    def forward(self, x):
+        return self.net(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.float8_e4m3fn, torch.complex64])
+@pytest.mark.parametrize("method", [htr.MAP(), htr.SVI()], ids=["MAP", "SVI"])
+def test_a_parameter_in_front_does_not_change_the_inputs(dtype, method):
+    models = [htr.BayesianClassifier(n, PRIORS) for n in (network(), Front(dtype))]
+    first, second = (htr.fit(m, (X, Y), method=method, epochs=2, progress=False) for m in models)
+    assert second.history[-1]["train_nll"] == first.history[-1]["train_nll"]
+    assert second.evaluate((X, Y))["nll"] == pytest.approx(first.evaluate((X, Y))["nll"])
+
+
+def test_hooks_that_a_copy_does_not_have_are_named():
+    net = network()
+    net[0].weight.register_hook(torch.zeros_like)
+    net[2].bias.register_post_accumulate_grad_hook(lambda p: None)
+    model = htr.BayesianClassifier(net, PRIORS)
+    with pytest.warns(UserWarning, match=r"on 0\.weight, 2\.bias, and fit trains a copy") as caught:
+        htr.fit(model, (X, Y), method=htr.MAP(), epochs=1, progress=False)
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("method", [htr.MAP(), htr.SVI()], ids=["MAP", "SVI"])
+def test_a_softmax_at_the_end_is_warned_of(method):
+    model = htr.BayesianClassifier(nn.Sequential(*network(), nn.Softmax(1)), PRIORS)
+    with pytest.warns(UserWarning, match="last layer is a softmax") as caught:
+        htr.fit(model, (X, Y), method=method, epochs=1, validation=(X, Y), progress=False)
+    (warning,) = [w for w in caught if "softmax" in str(w.message)]
+    assert warning.filename == __file__
+
+
+@pytest.mark.filterwarnings("error:.*(hooks are|softmax)")
+def test_usual_networks_are_not_warned_of():
+    for last in ((), (nn.LogSoftmax(1),)):
+        model = htr.BayesianClassifier(nn.Sequential(*network(), *last), PRIORS)
+        htr.fit(model, (X, Y), method=htr.MAP(), epochs=1, progress=False)

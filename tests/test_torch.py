@@ -6,6 +6,7 @@ from torch import nn
 
 from bayes_htr._torch import (
     evaluation_mode,
+    input_dtype,
     isolated_randomness,
     modes_of,
     set_modes,
@@ -46,3 +47,33 @@ def test_each_module_returns_to_its_own_mode(net):
     net.train()
     set_modes(before)
     assert modes_of(net) == before
+
+
+def parameter(*shape, dtype):
+    return nn.Parameter(torch.ones(shape).to(dtype), requires_grad=False)
+
+
+@pytest.mark.parametrize(
+    "front",
+    [
+        parameter(2, dtype=torch.int8),
+        parameter(2, 2, dtype=torch.int8),
+        parameter(2, dtype=torch.bool),
+        parameter(dtype=torch.float64),
+        parameter(3, dtype=torch.float16),
+        parameter(3, 3, dtype=torch.float8_e4m3fn),
+        parameter(3, 3, dtype=torch.complex64),
+    ],
+    ids=lambda p: f"{p.dtype} {tuple(p.shape)}",
+)
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_inputs_have_the_dtype_of_the_first_weights(front, dtype):
+    net = nn.ParameterList([front, *nn.Linear(3, 2).to(dtype).parameters()])
+    assert input_dtype(net) == dtype
+
+
+def test_inputs_of_networks_without_weights():
+    assert input_dtype(nn.ReLU()) == torch.float32
+    assert input_dtype(nn.ParameterList([parameter(3, dtype=torch.int64)])) == torch.float32
+    assert input_dtype(nn.ParameterList([parameter(3, dtype=torch.float64)])) == torch.float64
+    assert input_dtype(nn.Linear(2, 2, dtype=torch.complex64)) == torch.complex64

@@ -20,7 +20,15 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from bayes_htr.spectra import parameters_of
-from bayes_htr.spectra.matrices import NORMS, hooked, plain_name, unwrap
+from bayes_htr.spectra.matrices import (
+    NORMS,
+    groups_of,
+    hooked,
+    is_layer,
+    plain_name,
+    submodule,
+    unwrap,
+)
 
 Conv = Literal["flatten", "slices"]
 
@@ -169,9 +177,11 @@ def module_source(module: nn.Module) -> Source:
     source = Source(type(net).__name__)
     for parameter in parameters_of(net):
         tensor = parameter.tensor
+        owner = submodule(net, parameter.path.rpartition(".")[0])
+        if parameter.raw and isinstance(owner, torch.jit.ScriptModule):
+            source.skipped[parameter.name] = "a weight is computed from it by TorchScript"
         if parameter.raw or tensor.ndim < 2:
             continue
-        owner = net.get_submodule(parameter.path.rpartition(".")[0])
         _add(source, parameter.name, owner, tensor.detach(), tensor.detach)
     for path, owner in net.named_modules():
         for name in _computed(owner):
@@ -187,15 +197,16 @@ def _add(
     source: Source, name: str, owner: nn.Module, tensor: Tensor, load: Callable[[], Tensor]
 ) -> None:
     reason = reason_against(tensor.shape, tensor.is_floating_point(), str(tensor.dtype))
-    if isinstance(owner, NORMS):
+    if is_layer(owner, NORMS):
         reason = "a gain or bias of a normalisation is no weight matrix"
     if tensor.is_meta:
         reason = "it is on the meta device, without values"
     shape = tuple(tensor.shape)
-    if reason is None and isinstance(owner, _TRANSPOSED):
-        shape = tuple(_out_first(tensor, owner.groups).shape)
-        load = partial(_load_out_first, load, owner.groups)
-    kind = next((kind for layer, kind in _KINDS if isinstance(owner, layer)), "")
+    if reason is None and is_layer(owner, _TRANSPOSED):
+        groups = groups_of(owner, name)
+        shape = tuple(_out_first(tensor, groups).shape)
+        load = partial(_load_out_first, load, groups)
+    kind = next((kind for layer, kind in _KINDS if is_layer(owner, layer)), "")
     source.add(name, shape, load, kind=kind, reason=reason)
 
 

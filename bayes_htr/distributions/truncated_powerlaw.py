@@ -123,8 +123,9 @@ def _log_phi(y: Tensor) -> Tensor:
 def _quantile(y: Tensor, q: Tensor) -> Tensor:
     """`log(1 + q (e^y - 1)) / y`, which is q at y = 0; 0 and 1 are fixed points.
 
-    For small y it is the series in the cumulants of a Bernoulli variable; for positive y the
-    formula is reflected, `1 - quantile(-y, 1 - q)`, so that nothing overflows.
+    For small y it is the series in the cumulants of a Bernoulli variable. Elsewhere each of four
+    regions has a form of the formula that neither overflows nor cancels, so that the result keeps
+    its relative accuracy down to the smallest q, and its distance to 1 up to the largest.
     """
     y, q = torch.broadcast_tensors(y, q)
     end = (q <= 0) | (q >= 1)
@@ -138,7 +139,12 @@ def _quantile(y: Tensor, q: Tensor) -> Tensor:
     series = p + v * series
 
     a = torch.where(small, 1.0, y).abs()
-    below = y < 0
-    reflected = -torch.log1p(torch.where(below, p, 1 - p) * torch.expm1(-a)) / a
-    direct = torch.where(below, reflected, 1 - reflected)
+    lower = -torch.log1p(p * torch.expm1(-a))
+    upper = -torch.log(torch.exp(-a) - (1 - p) * torch.expm1(-a))
+    negative = torch.where((p < 0.5) | (a < 1), lower, upper)
+    large = a > 30
+    moderate = torch.log1p(p * torch.expm1(torch.where(large, 1.0, a)))
+    exponent = a + torch.log(p) + torch.log1p(-torch.exp(-a))
+    positive = torch.where(large, torch.logaddexp(exponent, torch.zeros_like(a)), moderate)
+    direct = torch.where(y < 0, negative, positive) / a
     return torch.where(end, q, torch.where(small, series, direct))

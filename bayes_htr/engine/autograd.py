@@ -6,7 +6,8 @@ calls: nothing here depends on when they were computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +28,7 @@ class KnownGradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients times the incoming one: new tensors, that autograd may add to in place."""
+        """The gradients times the incoming one: new tensors, which autograd may add to in place."""
         needed = zip(ctx.gradients, ctx.inputs, ctx.needs_input_grad[2:], strict=True)
         with torch.autocast(grad_output.device.type, enabled=False):
             scaled = [_scaled(g, grad_output, x) if wanted else None for g, x, wanted in needed]
@@ -58,15 +59,6 @@ class _Once(torch.autograd.Function):
             "the gradient of a spectral energy is a constant of the moment and cannot be "
             "differentiated again; leave the energy out of what takes second derivatives"
         )
-
-
-def enter(value: Tensor, gradients: Sequence[Gradient], inputs: Sequence[Tensor]) -> Tensor:
-    """`value` with the given gradients with respect to `inputs`.
-
-    Differentiating the gradient raises: it is a constant of the moment.
-    """
-    result: Tensor = KnownGradient.apply(value, tuple(gradients), *inputs)
-    return result
 
 
 def _scaled(gradient: Gradient, scale: Tensor, x: Tensor) -> Tensor:
@@ -114,45 +106,111 @@ class Summand(NamedTuple):
     derivatives: list[Derivative]
 
 
-def entered(value: Tensor, summands: Sequence[Summand]) -> Tensor:
-    """A value with the derivatives of summands in the caller's graph."""
-    used = [d for s in summands for d in s.derivatives if d.tensor.requires_grad]
+def enter(value: Tensor, derivatives: Iterable[Derivative]) -> Tensor:
+    """`value` with the given derivatives, in the caller's graph.
+
+    Differentiating the gradient raises: it is a constant of the moment.
+    """
+    used = [d for d in derivatives if d.tensor.requires_grad]
     if not used or not torch.is_grad_enabled():
         return value
-    return enter(value, [d.gradient for d in used], [d.view(d.tensor) for d in used])
+    inputs = [d.view(d.tensor) for d in used]
+    result: Tensor = KnownGradient.apply(value, tuple(d.gradient for d in used), *inputs)
+    return result
+
+
+def derivatives_of(summands: Iterable[Summand]) -> Iterator[Derivative]:
+    """The derivatives of all summands, one after another."""
+    return (derivative for summand in summands for derivative in summand.derivatives)
 
 
 def by_name(summands: Sequence[Summand]) -> dict[str, Tensor]:
     """The summands, each in the caller's graph, added up where they have the same name."""
     terms: dict[str, Tensor] = {}
     for s in summands:
-        value = entered(s.value, [s])
+        value = enter(s.value, s.derivatives)
         terms[s.name] = terms[s.name] + value if s.name in terms else value
     return terms
 
 
-def accumulate(derivative: Derivative, scale: float) -> None:
-    """Add `scale` times a gradient to the `.grad` of its tensor, in place where it is a view."""
+def add_to_gradients(derivatives: Iterable[Derivative], scale: float) -> None:
+    """Add `scale` times gradients to the `.grad` of their tensors.
+
+    This is done in place, in one pass over memory, unless a tensor has hooks, which see what
+    autograd adds, or its `.grad` is sparse or no view of it is the matrix.
+    """
+    others = []
+    for derivative in derivatives:
+        tensor, view, _ = derivative
+        if tensor.requires_grad and not _added(derivative, scale):
+            is_sparse = tensor.grad is not None and tensor.grad.layout == torch.sparse_coo
+            if is_sparse and not isinstance(view, SparseView):
+                derivative = derivative._replace(view=SparseView(view))
+            others.append(derivative)
+    if others:
+        with torch.enable_grad():
+            zero = torch.zeros((), dtype=others[0].tensor.dtype, device=others[0].tensor.device)
+            (scale * enter(zero, others)).backward()
+
+
+def _added(derivative: Derivative, scale: float) -> bool:
+    """Add a gradient in place, and return whether that could be done."""
     tensor, view, gradient = derivative
-    if not tensor.requires_grad:
-        return
+    if has_hooks(tensor) or isinstance(view, SparseView):
+        return False
     if tensor.grad is None:
         tensor.grad = torch.zeros_like(tensor)
-    grad = tensor.grad
-    if grad.layout == torch.strided:
-        part = view(grad)
-        if part.untyped_storage().data_ptr() == grad.untyped_storage().data_ptr():
-            rest, left, right = gradient
-            if rest is not None:
-                part.add_(rest.to(part.dtype), alpha=scale)
-            if left is not None and right is not None:
-                left, right = left.to(part.dtype), right.to(part.dtype)
-                add_product = part.addr_ if left.ndim == 1 else part.addmm_  # `addr_` is faster
-                add_product(left, right, alpha=scale)
-            return
-    with torch.enable_grad():  # the matrix is no view of the gradient
-        zero = torch.zeros((), dtype=grad.dtype, device=grad.device)
-        (scale * enter(zero, [gradient], [view(tensor)])).backward()
+    if tensor.grad.layout != torch.strided:
+        return False
+    part = view(tensor.grad)
+    if part.untyped_storage().data_ptr() != tensor.grad.untyped_storage().data_ptr():
+        return False
+    rest, left, right = gradient
+    if rest is not None:
+        part.add_(rest.to(part.dtype), alpha=scale)
+    if left is not None and right is not None:
+        left, right = left.to(part.dtype), right.to(part.dtype)
+        add_product = part.addr_ if left.ndim == 1 else part.addmm_  # `addr_` is faster
+        add_product(left, right, alpha=scale)
+    return True
+
+
+def has_hooks(tensor: Tensor) -> bool:
+    """Whether something is registered on a leaf that autograd calls with its gradient."""
+    return bool(tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None))
+
+
+@dataclass(frozen=True)
+class SparseView:
+    """The view of a parameter whose gradients are sparse: that of the energy is sparse too.
+
+    Optimisers such as `SparseAdam` take sparse gradients alone, and autograd makes the sum of a
+    sparse and a dense gradient dense.
+
+    Attributes:
+        view: Takes the parameter to the matrix.
+    """
+
+    view: Callable[[Tensor], Tensor]
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """The matrix in a parameter."""
+        leaf: Tensor = _SparseRows.apply(tensor)
+        return self.view(leaf)
+
+
+class _SparseRows(torch.autograd.Function):
+    """A tensor whose gradient is made sparse, as one with a dense row for each index."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """The tensor."""
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> Tensor:
+        """The gradient by rows."""
+        return grad_output.to_sparse(1)
 
 
 def itself(tensor: Tensor) -> Tensor:

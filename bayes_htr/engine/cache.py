@@ -117,6 +117,13 @@ another matrix, which is too far away to follow."""
 FOLLOW_CHECKS = 4
 """A cluster follows at least at every so many checks."""
 
+NORM_SHARE = 0.5
+"""A matrix is refreshed once its squared norm has changed by this share of that of the largest
+singular value: a direction that a cluster does not see can have become the leading one."""
+
+VERIFY_FOLLOWS = 4
+"""A matrix is refreshed at least when its cluster has followed it so many times."""
+
 
 @dataclass
 class LeadingTriplets:
@@ -125,18 +132,22 @@ class LeadingTriplets:
     Attributes:
         cluster: The triplets; `None` once they have lost the matrix.
         sigma_at_refresh: The largest singular value at the last refresh.
-        sigma: The same when they followed last.
+        squared_norm: The squared Frobenius norm of the matrix at the last refresh.
+        sigma: The largest singular value when they followed last.
         weights: Of the triplets in the gradient.
         interval: Calls until they follow again.
         age: Calls since they followed last.
+        follows: How often they have followed the matrix since the refresh.
     """
 
     cluster: Cluster | None
     sigma_at_refresh: float
+    squared_norm: float
     sigma: float
     weights: list[float] = field(default_factory=lambda: [1.0])
     interval: int = 1
     age: int = 0
+    follows: int = 0
 
     def step(self, W: Tensor) -> Followed:
         """The triplets one step on, at the matrix `W`."""
@@ -148,8 +159,9 @@ class LeadingTriplets:
 
         Args:
             step: The triplets.
-            numbers: Their values and what was kept, as in `Followed`. They are not finite if the
-                matrix is not; then the triplets are lost, as they are when it is another matrix.
+            numbers: Their values, what was kept, and the squared norm, as in `Followed`. They are
+                not finite if the matrix is not; then the triplets are lost, as they are when it is
+                another matrix.
             policy: Says how soon they follow again.
             share: How far they may turn at a time, as a share of the tolerance.
 
@@ -157,12 +169,13 @@ class LeadingTriplets:
             Whether a refresh is due.
         """
         self.age = 0
+        self.follows += 1
         if not all(math.isfinite(number) for number in numbers):
             self.cluster = None
             return True
         self.cluster = step
         count = len(numbers) // 2
-        values, kept = numbers[:count], numbers[count:]
+        values, kept, squared_norm = numbers[:count], numbers[count:-1], numbers[-1]
         before, self.weights = self.weights, shares(values, WIDTH_SHARE * policy.tol)
         self.sigma = sigma = max(values)
         # From a zero matrix on they can turn anywhere.
@@ -178,7 +191,11 @@ class LeadingTriplets:
         if turned > LOST:
             self.cluster = None
             return True
-        return not abs(sigma - self.sigma_at_refresh) <= policy.tol * self.sigma_at_refresh
+        return (
+            not abs(sigma - self.sigma_at_refresh) <= policy.tol * self.sigma_at_refresh
+            or not abs(squared_norm - self.squared_norm) <= NORM_SHARE * sigma**2
+            or self.follows >= VERIFY_FOLLOWS
+        )
 
 
 def _mean(weights: Sequence[float], values: Sequence[float]) -> float:
@@ -296,7 +313,7 @@ class CachedGradient:
 
     def state(self) -> dict[str, Any]:
         """The cache as plain data and tensors."""
-        leading = self.leading or LeadingTriplets(None, 0.0, 0.0)
+        leading = self.leading or LeadingTriplets(None, 0.0, 0.0, 0.0)
         return {
             "value": self.evaluation.value,
             "penalty": self.evaluation.penalty,
@@ -314,22 +331,34 @@ class CachedGradient:
             "weights": leading.weights,
             "interval": leading.interval,
             "since_follow": leading.age,
+            "squared_norm": leading.squared_norm,
+            "follows": leading.follows,
             "age": self.age,
             "overdue": self.overdue,
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> CachedGradient:
-        """The inverse of `state`, with tensors of its own."""
+    def from_state(
+        cls, state: Mapping[str, Any], device: torch.device, hyperparameters: Mapping[str, Tensor]
+    ) -> CachedGradient:
+        """The inverse of `state`, with tensors of its own.
+
+        Args:
+            state: What `state` returned.
+            device: The device of the matrix.
+            hyperparameters: Tensors by name, on whose devices those of the hyperparameters belong.
+        """
         cluster, leading = state["cluster"], None
         if state["slope"] is not None:
             leading = LeadingTriplets(
                 None if cluster is None else Cluster(*cluster),
                 state["sigma"],
+                state.get("squared_norm", math.nan),  # states of earlier versions have none
                 state["sigma_now"],
                 list(state["weights"]),
                 state["interval"],
                 state["since_follow"],
+                state.get("follows", 0),
             )
         cache = cls(
             Evaluation(
@@ -348,7 +377,10 @@ class CachedGradient:
             state["age"],
             state["overdue"],
         )
-        cache.map(torch.clone)
+        cache.map(lambda tensor: tensor.to(device, copy=True))
+        for of_latents in (cache.hyperparameters, cache.evaluation.hyper_slopes):
+            for name, value in of_latents.items():
+                of_latents[name] = value.to(hyperparameters[name].device)
         return cache
 
 

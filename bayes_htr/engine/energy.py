@@ -8,30 +8,32 @@ policy says so, and cached in between (`docs/engine.md`).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from itertools import islice
+import reprlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import is_not
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bayes_htr.distributed import world_size
 from bayes_htr.engine.autograd import (
-    Derivative,
     Summand,
-    accumulate,
+    add_to_gradients,
     by_name,
-    entered,
-    itself,
+    derivatives_of,
+    enter,
 )
-from bayes_htr.engine.matrix_energy import MatrixEnergy
+from bayes_htr.engine.context import entry_point
+from bayes_htr.engine.loss_scaling import Scaler, factor_of, warn_of_scalers
+from bayes_htr.engine.matrix_energy import MatrixEnergy, hyperprior_summands
+from bayes_htr.engine.networks import by_parameter, refuse_torchscript, sparse_parameters
+from bayes_htr.engine.packing import pack, unpack
 from bayes_htr.engine.refresh import Drift, Refresh, RefreshScheduler
-from bayes_htr.engine.sharing import Sharing
+from bayes_htr.engine.sharing import Sharing, follow_all, which_drifted
 from bayes_htr.errors import PriorError
 from bayes_htr.priors import Hyperparameter, Priors
-from bayes_htr.spectra import Gradient, working
+from bayes_htr.spectra import working, working_dtype
 from bayes_htr.spectra.matrices import unwrap
 
 
@@ -54,7 +56,9 @@ def bind(
         together; copied alone it brings a copy of the network with it.
 
     Raises:
-        PriorError: A pattern that matches nothing, or a prior that does not fit its parameter.
+        PriorError: A pattern that matches nothing, a prior that does not fit its parameter, or a
+            module of TorchScript.
+        SpectrumError: No module, or weights that are spread over processes.
 
     Example:
         >>> energy = bind(Priors(MaxEigenvalue(Frechet(2.0, 1.0))), net)
@@ -63,24 +67,7 @@ def bind(
     return SpectralEnergy(priors, net, Drift() if refresh is None else refresh, share=share)
 
 
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
-def _in_full_precision(
-    method: Callable[Concatenate[SpectralEnergy, P], T],
-) -> Callable[Concatenate[SpectralEnergy, P], T]:
-    """Run a method outside of the caller's autocast, whose products have too few digits."""
-
-    @wraps(method)
-    def run(energy: SpectralEnergy, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        kind = energy.device.type
-        if not torch.is_autocast_enabled(kind):
-            return method(energy, *args, **kwargs)
-        with torch.autocast(kind, enabled=False):
-            return method(energy, *args, **kwargs)
-
-    return run
+_READ_ONLY = frozenset({"caches", "device", "hyperpriors", "net", "priors", "refresh", "refreshes"})
 
 
 class SpectralEnergy(nn.Module):
@@ -97,7 +84,6 @@ class SpectralEnergy(nn.Module):
         share: Whether processes that train together spread the work.
 
     Attributes:
-        hyperpriors: The hyperparameters that have hyperpriors, by name.
         decompositions: How often this process has evaluated a matrix for a refresh, entries alone
             not counted. In several processes each does a part of what `refreshes` counts.
 
@@ -110,27 +96,58 @@ class SpectralEnergy(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(priors, Priors):
-            raise PriorError(f"{priors!r} is no Priors; write htr.Priors(...) around it")
+            raise PriorError(
+                f"{reprlib.repr(priors)} is no Priors; write htr.Priors(...) around it"
+            )
         if not isinstance(refresh, Refresh):
             raise PriorError(f"refresh={refresh!r} must be a refresh policy, such as Drift(0.1)")
-        self.priors = priors
-        self.refresh = refresh
+        resolved = priors.resolve(net)
+        refuse_torchscript(net)
+        self._priors, self._refresh_policy = priors, refresh
         self._net = (net, unwrap(net))  # in a tuple: not submodules
+        sparse = sparse_parameters(net)
         self._matrices = [
-            MatrixEnergy(matrix, p.parameter, refresh)
-            for p in priors.resolve(net)
+            MatrixEnergy(matrix, p.parameter, refresh, sparse=id(p.parameter.tensor) in sparse)
+            for p in resolved
             for matrix in p.matrices
         ]
-        self.hyperpriors: dict[str, Hyperparameter] = {}
+        self._hyperpriors: dict[str, Hyperparameter] = {}
+        values: dict[str, Tensor] = {}
         for matrix in self._matrices:
-            self.hyperpriors |= matrix.prior.optimised
-        self._values = nn.ParameterDict(
-            {_key(name): nn.Parameter(h.start()) for name, h in self.hyperpriors.items()}
-        )
+            dtype = working_dtype(matrix.parameter_in(self._net[1]).dtype)
+            for name, hyperparameter in matrix.prior.optimised.items():
+                self._hyperpriors[name] = hyperparameter
+                start = values.get(name, hyperparameter.start())
+                values[name] = start.to(torch.promote_types(start.dtype, dtype))
+        self._values = nn.ParameterDict({_key(n): nn.Parameter(u) for n, u in values.items()})
         self._scheduler = RefreshScheduler(refresh)
         self._sharing = Sharing() if share else None
         self.decompositions = 0
         self._known_total: tuple[Sequence[Tensor], Tensor] | None = None
+        self._looked_for_scalers = False
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _READ_ONLY:
+            raise AttributeError(
+                f"{name} of an energy cannot be set; bind anew, as in "
+                "energy = htr.bind(priors, net, refresh=refresh)"
+            )
+        super().__setattr__(name, value)
+
+    @property
+    def priors(self) -> Priors:
+        """The priors, read-only as all properties: another energy has to be bound for others."""
+        return self._priors
+
+    @property
+    def refresh(self) -> Refresh:
+        """The refresh policy."""
+        return self._refresh_policy
+
+    @property
+    def hyperpriors(self) -> dict[str, Hyperparameter]:
+        """The hyperparameters that have hyperpriors, by name."""
+        return dict(self._hyperpriors)
 
     @property
     def net(self) -> nn.Module:
@@ -161,11 +178,11 @@ class SpectralEnergy(nn.Module):
 
     def latents(self) -> dict[str, Tensor]:
         """The unconstrained coordinates of the hyperparameters by name: what `parameters()` are."""
-        return {name: self._values[_key(name)] for name in self.hyperpriors}
+        return {name: self._values[_key(name)] for name in self._hyperpriors}
 
     def hyperparameters(self) -> dict[str, Tensor]:
         """The present values of the hyperparameters by name, 0-d, without gradient."""
-        return {n: self.hyperpriors[n].value(u.detach()) for n, u in self.latents().items()}
+        return {n: self._hyperpriors[n].value(u.detach()) for n, u in self.latents().items()}
 
     def invalidate(self) -> None:
         """Forget the cached gradients: the next call computes everything anew.
@@ -178,7 +195,7 @@ class SpectralEnergy(nn.Module):
         for matrix in self._matrices:
             matrix.cache = None
 
-    @_in_full_precision
+    @entry_point
     @torch.compiler.disable
     def forward(self, epoch: int | None = None) -> Tensor:
         """The energy of the network.
@@ -199,39 +216,86 @@ class SpectralEnergy(nn.Module):
         if not torch.is_grad_enabled():
             return self.total(self.terms_at(self._tensors(), self.latents(), epoch))
         summands = self._summands(epoch)
-        return entered(self._total(summands), summands)
+        return enter(self._total(summands), derivatives_of(summands))
 
-    @_in_full_precision
+    @entry_point
     @torch.compiler.disable
-    def backward(self, scale: float = 1.0, epoch: int | None = None) -> Tensor:
+    def backward(
+        self, scale: float = 1.0, epoch: int | None = None, *, scaler: Scaler = "unknown"
+    ) -> Tensor:
         """Add `scale` times the gradient to the `.grad` of weights and hyperparameters, in place.
 
         The same as `(scale * energy(epoch)).backward()`, without the passes over memory that a
         summand of the loss costs. Call it after `loss.backward()`, which in data-parallel training
-        averages the gradients that are there.
+        averages the gradients that are there. Hooks on parameters see the gradient of the energy,
+        apart from that of the loss.
 
         Args:
             scale: What the energy is multiplied by in the loss, such as `1 / num_data`.
             epoch: As in `forward`.
+            scaler: The `torch.amp.GradScaler` whose `scaler.scale(loss).backward()` came before;
+                the gradient of the energy is then multiplied by its scale too. Call this method
+                before `scaler.unscale_(optimizer)` and `scaler.step(optimizer)`. `None` says that
+                gradients are not scaled. If it is left out they are not either, and the first call
+                warns if there is a scaler in use.
 
         Returns:
             The energy, 0-d, without gradient.
 
         Raises:
             PriorError, SpectrumError: As `forward`.
-            RuntimeError: Inference mode, in which nothing has a gradient.
+            RuntimeError: Inference mode, in which nothing has a gradient; or a scaler that has
+                divided the gradients by its scale already.
+            TypeError: A scaler that is none.
         """
         if torch.is_inference_mode_enabled():
             raise RuntimeError("energy.backward() within torch.inference_mode() has no gradients")
+        factor = factor_of(scaler)
+        if scaler == "unknown" and not self._looked_for_scalers:
+            warn_of_scalers(stacklevel=5)
+            self._looked_for_scalers = True
         with torch.enable_grad():
             summands = self._summands(epoch)
         with torch.no_grad():
-            for summand in summands:
-                for derivative in summand.derivatives:
-                    accumulate(derivative, scale)
+            add_to_gradients(derivatives_of(summands), scale * factor)
             return self._total(summands)
 
-    @_in_full_precision
+    @entry_point
+    def at(self, parameters: Mapping[str, Tensor], epoch: int | None = None) -> Tensor:
+        """The energy at given tensors in place of parameters, exactly: the functional form.
+
+        It belongs to `torch.func.functional_call(net, parameters, (x,))`, where `energy()` would
+        be that of the network's own parameters. Caches are neither used nor changed.
+
+        Args:
+            parameters: Tensors by the names of `net.named_parameters()`, and hyperparameters by
+                the names of `latents()`. What is left out has its present value. Parameters
+                without a prior, and buffers, may be there and are ignored.
+            epoch: As in `forward`.
+
+        Returns:
+            0-d, differentiable once with respect to the tensors. Given parameters count whether
+            the network's own are frozen or not.
+
+        Raises:
+            ValueError: A name that the network does not have, or another shape.
+            PriorError, SpectrumError: As `forward`.
+            RuntimeError: Within a transform of `torch.func`.
+
+        Example:
+            >>> loss = F.cross_entropy(functional_call(net, parameters, (x,)), y)
+            >>> (loss + energy.at(parameters) / num_data).backward()
+        """
+        latents = self.latents()
+        own = {n: tensor for n, tensor in parameters.items() if n in latents}
+        given = by_parameter(self.net, {n: t for n, t in parameters.items() if n not in own})
+        for name, u in own.items():
+            if u.shape != ():
+                raise ValueError(f"{name} is a hyperparameter, of shape (), not {tuple(u.shape)}")
+        summands = self._summands_at(self._tensors() | given, latents | own, epoch, given)
+        return enter(self._sum([s.value for s in summands]), derivatives_of(summands))
+
+    @entry_point
     def terms(self, epoch: int | None = None) -> dict[str, Tensor]:
         """The energy's summands: one for each parameter and one for each hyperparameter.
 
@@ -250,7 +314,7 @@ class SpectralEnergy(nn.Module):
         """The sum of terms, on the device of the first."""
         return self._sum(list(terms.values()))
 
-    @_in_full_precision
+    @entry_point
     def terms_at(
         self,
         tensors: Mapping[str, Tensor],
@@ -264,28 +328,28 @@ class SpectralEnergy(nn.Module):
             latents: The unconstrained coordinate of each hyperparameter by name.
             epoch: As in `forward`.
         """
-        summands = []
-        for matrix in self._acting(epoch):
-            tensor = tensors[matrix.parameter]
-            evaluation = matrix.evaluate_at(tensor, latents)
-            gradient = evaluation.gradient
-            summands.append(matrix.summand_of(evaluation, tensor, gradient, latents))
-        if self.priors.threshold is not None:
-            summands = _gated(summands, self.priors.threshold)
-        return by_name(summands + self._hyperprior_summands(latents))
+        return by_name(self._summands_at(tensors, latents, epoch))
 
-    def get_extra_state(self) -> dict[str, Any]:
-        """The cached gradients and when they are due, as plain data and tensors."""
-        return {
-            **self._scheduler.state(),
-            "matrices": [matrix.state() for matrix in self._matrices],
-        }
+    def get_extra_state(self) -> Tensor:
+        """The cached gradients and when they are due, as bytes: `(bytes,)`, uint8."""
+        return pack(
+            {
+                **self._scheduler.state(),
+                "matrices": [matrix.state() for matrix in self._matrices],
+            }
+        )
 
     def set_extra_state(self, state: Any) -> None:
-        """The inverse of `get_extra_state`."""
+        """The inverse of `get_extra_state`; takes the dictionary of earlier versions too.
+
+        Raises:
+            CheckpointError: The bytes cannot be read.
+        """
+        state = unpack(state) if isinstance(state, Tensor) else state
         self._scheduler.load_state(state)
+        latents, root = self.latents(), self._net[1]
         for matrix, own in zip(self._matrices, state["matrices"], strict=True):
-            matrix.load_state(own)
+            matrix.load_state(own, matrix.parameter_in(root).device, latents)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SpectralEnergy:
         super()._apply(fn, recurse)
@@ -324,7 +388,24 @@ class SpectralEnergy(nn.Module):
         summands = [matrix.summand(latents) for matrix in matrices]
         if self.priors.threshold is not None:
             summands = _gated(summands, self.priors.threshold)
-        return summands + self._hyperprior_summands(latents) if latents else summands
+        return summands + hyperprior_summands(self._hyperpriors, latents) if latents else summands
+
+    def _summands_at(
+        self,
+        tensors: Mapping[str, Tensor],
+        latents: Mapping[str, Tensor],
+        epoch: int | None,
+        given: Collection[str] = (),
+    ) -> list[Summand]:
+        """The summands at given tensors, exactly; those of `given` names act, frozen or not."""
+        summands = []
+        for matrix in self._matrices:
+            acts = matrix.update(self._net[1], epoch)
+            if acts or (matrix.parameter in given and any(matrix.strengths)):
+                summands.append(matrix.summand_at(tensors[matrix.parameter], latents))
+        if self.priors.threshold is not None:
+            summands = _gated(summands, self.priors.threshold)
+        return summands + hyperprior_summands(self._hyperpriors, latents)
 
     def _refresh(self, matrices: list[MatrixEnergy], latents: Mapping[str, Tensor]) -> None:
         """Refresh those matrices that are due at this call."""
@@ -337,10 +418,10 @@ class SpectralEnergy(nn.Module):
             m for m in matrices if not m.is_stale and m.cache is not None and m.cache.advance(calls)
         ]
         if turning and isinstance(self.refresh, Drift):
-            _follow(turning, sharing)
+            follow_all(turning, sharing)
 
         def drifted(tested: list[MatrixEnergy]) -> Tensor:
-            return _drifted(tested, latents, sharing)
+            return which_drifted(tested, latents, sharing)
 
         due = self._scheduler.due(matrices, drifted)
         if sharing is not None:
@@ -352,48 +433,10 @@ class SpectralEnergy(nn.Module):
         for matrix, evaluation in zip(due, evaluations, strict=True):
             matrix.accept(evaluation, latents)
 
-    def _hyperprior_summands(self, latents: Mapping[str, Tensor]) -> list[Summand]:
-        summands = []
-        for name, hyperparameter in self.hyperpriors.items():
-            wanted = torch.is_grad_enabled()
-            u = latents[name].detach().requires_grad_(wanted)
-            energy = hyperparameter.energy(u)
-            derivatives = []
-            if wanted:
-                (slope,) = torch.autograd.grad(energy, u)
-                derivatives = [Derivative(latents[name], itself, Gradient(slope))]
-            summands.append(Summand(name, energy.detach(), 0.0, derivatives))
-        return summands
-
 
 def _gated(summands: list[Summand], threshold: float) -> list[Summand]:
     """The summands of matrices, or none where their penalties together are below a threshold."""
     return summands if sum(s.penalty for s in summands) >= threshold else []
-
-
-def _follow(matrices: Sequence[MatrixEnergy], sharing: Sharing | None) -> None:
-    """Let the leading singular triplets of matrices follow them."""
-    steps = [m.follow() for m in matrices] if sharing is None else sharing.followed(matrices)
-    device = matrices[0].tensor.device
-    told = [t.to(device) for step in steps for t in (step.cluster.values, step.kept)]
-    numbers = iter(torch.cat(told).tolist())
-    for matrix, step in zip(matrices, steps, strict=True):
-        matrix.turn(step.cluster, list(islice(numbers, 2 * len(step.kept))))
-
-
-def _drifted(
-    matrices: Sequence[MatrixEnergy], latents: Mapping[str, Tensor], sharing: Sharing | None
-) -> Tensor:
-    """Which matrices have drifted too far, as one tensor on the device of the first."""
-    device = matrices[0].tensor.device
-    flags = [
-        m.drifted(latents)
-        if sharing is None or sharing.owns(m)
-        else m.tensor.new_zeros((), dtype=torch.bool)
-        for m in matrices
-    ]
-    stacked = torch.stack([flag.to(device, non_blocking=device.type != "cpu") for flag in flags])
-    return stacked if sharing is None else sharing.any(stacked)
 
 
 def _key(name: str) -> str:

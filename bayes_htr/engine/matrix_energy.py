@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from bayes_htr.engine.autograd import Derivative, Summand, itself
+from bayes_htr.engine.autograd import Derivative, SparseView, Summand, itself
 from bayes_htr.engine.cache import (
     WIDTH_SHARE,
     CachedGradient,
@@ -17,7 +18,7 @@ from bayes_htr.engine.cache import (
 )
 from bayes_htr.engine.refresh import Drift, Exact, FlagKey, Refresh
 from bayes_htr.errors import PriorError
-from bayes_htr.priors import MatrixPrior
+from bayes_htr.priors import Hyperparameter, MatrixPrior
 from bayes_htr.spectra import (
     Cluster,
     Followed,
@@ -28,10 +29,15 @@ from bayes_htr.spectra import (
     plan,
     working,
 )
+from bayes_htr.spectra.matrices import require_whole
 
 _FOLLOWED_TOL = 1e-3
 """The tolerance of a top pair that will be followed: `u'Wv` is within about its square of
 `sigma_1`."""
+
+_SAME_TOL = 1e-3
+"""A largest singular value that is larger by more than this belongs to a direction that the
+followed triplets have missed."""
 
 _NO_EPOCH = object()
 
@@ -43,6 +49,7 @@ class MatrixEnergy:
         prior: The matrix's prior.
         parameter: The parameter that the matrix is in.
         policy: When the matrix is refreshed.
+        sparse: Whether gradients of the parameter are sparse.
 
     Attributes:
         name: The matrix's name.
@@ -62,7 +69,9 @@ class MatrixEnergy:
     tensor: Tensor
     strengths: tuple[float, ...]
 
-    def __init__(self, prior: MatrixPrior, parameter: Parameter, policy: Refresh) -> None:
+    def __init__(
+        self, prior: MatrixPrior, parameter: Parameter, policy: Refresh, *, sparse: bool = False
+    ) -> None:
         self.prior = prior
         self.name = prior.name
         self.parameter = parameter.name
@@ -75,6 +84,8 @@ class MatrixEnergy:
         self.is_cheap = not prior.spectral
         needs_entries = any(term.optimised for term in prior.entries)
         self.caches = not (isinstance(policy, Exact) or self.is_cheap or needs_entries)
+        self._kind = type(parameter.tensor)
+        self._view = SparseView(prior.view) if sparse else prior.view
         self._path = parameter.path
         self._modules, _, self._attribute = parameter.path.rpartition(".")
         self._needs = Need()
@@ -91,11 +102,14 @@ class MatrixEnergy:
         Raises:
             PriorError: The parameter is there no more, or the prior has a schedule and the epoch
                 is `None`.
+            SpectrumError: The parameter is spread over processes by now.
         """
         if self._epoch is _NO_EPOCH or epoch != self._epoch:
             self.strengths = self.prior.strengths(epoch)
             self._needs, self._epoch = self.prior.needs(self.strengths), epoch
         self.tensor = tensor = self.parameter_in(root)
+        if type(tensor) is not self._kind:
+            require_whole(self.parameter, tensor)
         cache = self.cache
         self.is_stale = (
             cache is None
@@ -173,8 +187,6 @@ class MatrixEnergy:
         Raises:
             SpectrumError: A matrix that is not finite, or that a law cannot score.
         """
-        followed = self._followed_cluster()
-        top = None if followed is None else followed.top()
         tol = _FOLLOWED_TOL if self.caches and isinstance(self.policy, Drift) else None
         view = MatrixView(
             working(self.matrix),
@@ -183,26 +195,27 @@ class MatrixEnergy:
             self.block,
             started=self.started,
             tol=tol,
-            top=top,
         )
         return evaluate(self.prior, view, self.strengths, hyperparameters)
 
-    def evaluate_at(self, tensor: Tensor, hyperparameters: Mapping[str, Tensor]) -> Evaluation:
-        """The energy of the matrix in another value of the parameter; the cache stays."""
+    def summand_at(self, tensor: Tensor, hyperparameters: Mapping[str, Tensor]) -> Summand:
+        """What the matrix in another value of the parameter adds; the cache stays."""
         W = working(self.prior.view(tensor.detach()))
         view = MatrixView(W, self.name, self._needs, self.block, started=self.started)
-        return evaluate(self.prior, view, self.strengths, hyperparameters)
+        evaluation = evaluate(self.prior, view, self.strengths, hyperparameters)
+        return self.summand_of(evaluation, tensor, evaluation.gradient, hyperparameters)
 
     def accept(self, evaluation: Evaluation, hyperparameters: Mapping[str, Tensor]) -> None:
         """Cache an evaluation of the present matrix."""
         before = self.cache if self.cache is not None and self.cache.fits(self.tensor) else None
         top, reference, leading = evaluation.top, None, None
         if top is not None:
-            sigma = float(top.sigma)
-            leading = LeadingTriplets(Cluster.of(top), sigma, sigma)
+            W = working(self.matrix).reshape(-1)
+            sigma, squared_norm = torch.stack([top.sigma, torch.dot(W, W).to(top.sigma)]).tolist()
+            leading = LeadingTriplets(Cluster.of(top), sigma, squared_norm, sigma)
             if before is not None and before.leading is not None:
                 leading.interval = before.leading.interval
-                if self._followed_cluster() is not None:
+                if self._has_followed and sigma <= before.leading.sigma * (1 + _SAME_TOL):
                     leading.cluster = before.leading.cluster
                     leading.weights = before.leading.weights
         if self.caches and isinstance(self.policy, Drift) and evaluation.rest is not None:
@@ -259,7 +272,7 @@ class MatrixEnergy:
             for name, slope in evaluation.hyper_slopes.items()
         ]
         if gradient.rest is not None or gradient.left is not None:
-            derivatives.append(Derivative(tensor, self.prior.view, gradient))
+            derivatives.append(Derivative(tensor, self._view, gradient))
         return Summand(self.parameter, evaluation.value, evaluation.penalty, derivatives)
 
     def state(self) -> dict[str, Any]:
@@ -272,12 +285,23 @@ class MatrixEnergy:
             "refreshes": self.refreshes,
         }
 
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state`; what was cached under another policy is left out."""
+    def load_state(
+        self, state: Mapping[str, Any], device: torch.device, hyperparameters: Mapping[str, Tensor]
+    ) -> None:
+        """The inverse of `state`; what another policy has cached is left out.
+
+        Args:
+            state: What `state` returned.
+            device: The device of the parameter.
+            hyperparameters: The unconstrained coordinates by name, on whatever devices they are.
+        """
         cached = state["held"] if state["policy"] == repr(self.policy) else None
-        self.cache = None if cached is None else CachedGradient.from_state(cached)
+        self.cache = None
+        if cached is not None:
+            self.cache = CachedGradient.from_state(cached, device, hyperparameters)
         self.started = state["started"]
-        self.block = None if state["block"] is None else state["block"].clone()
+        block = state["block"]
+        self.block = None if block is None else block.to(device, copy=True)
         self.refreshes = state["refreshes"]
 
     def __getstate__(self) -> dict[str, Any]:
@@ -286,14 +310,39 @@ class MatrixEnergy:
         state.pop("tensor", None)
         return state
 
-    def _followed_cluster(self) -> Cluster | None:
-        """The triplets, if nothing else is cached and they have followed to the present matrix.
+    @property
+    def _has_followed(self) -> bool:
+        """Whether there are leading triplets that have followed to the present matrix.
 
         Where a refresh is due whatever the matrix has become, nothing follows at this call.
         """
         cache = self.cache
-        if cache is None or cache.leading is None or cache.evaluation.rest is not None:
-            return None
-        if not cache.overdue or self.is_stale or cache.leading.age > 0:
-            return None
-        return cache.leading.cluster
+        return (
+            cache is not None
+            and cache.leading is not None
+            and cache.leading.cluster is not None
+            and not self.is_stale
+            and cache.leading.age == 0
+        )
+
+
+def hyperprior_summands(
+    hyperpriors: Mapping[str, Hyperparameter], latents: Mapping[str, Tensor]
+) -> list[Summand]:
+    """What hyperparameters add to an energy under their hyperpriors; never cached.
+
+    Args:
+        hyperpriors: The hyperparameters by name.
+        latents: Their unconstrained coordinates by name.
+    """
+    summands = []
+    for name, hyperparameter in hyperpriors.items():
+        wanted = torch.is_grad_enabled()
+        u = latents[name].detach().requires_grad_(wanted)
+        energy = hyperparameter.energy(u)
+        derivatives = []
+        if wanted:
+            (slope,) = torch.autograd.grad(energy, u)
+            derivatives = [Derivative(latents[name], itself, Gradient(slope))]
+        summands.append(Summand(name, energy.detach(), 0.0, derivatives))
+    return summands

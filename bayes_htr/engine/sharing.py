@@ -8,6 +8,7 @@ is decided from them is decided alike. What is communicated when is in `docs/dis
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any, NamedTuple
 
 import torch
@@ -73,14 +74,14 @@ class Sharing:
     def followed(self, matrices: Sequence[MatrixEnergy]) -> list[Followed]:
         """The clusters one step on, each computed by its owner: one sum over processes."""
         steps = [m.follow() if self.owns(m) else _nothing(m) for m in matrices]
-        tensors = [[*step.cluster, step.kept] for step in steps]
+        tensors = [[*step.cluster, step.kept, step.squared_norm] for step in steps]
         flat = torch.cat([t.reshape(-1) for step in tensors for t in step])
         common = all_sum(flat)  # all but one of the summands are zero: exact
         values = iter(common.split([t.numel() for step in tensors for t in step]))
         common_steps = []
         for step in tensors:
-            *cluster, kept = (next(values).to(t).view(t.shape).clone() for t in step)
-            common_steps.append(Followed(Cluster(*cluster), kept))
+            *cluster, kept, norm = (next(values).to(t).view(t.shape).clone() for t in step)
+            common_steps.append(Followed(Cluster(*cluster), kept, norm))
         return common_steps
 
     def any(self, flags: Tensor) -> Tensor:
@@ -153,13 +154,42 @@ class Sharing:
         return {n: outline for report in reports for n, outline in report[1].items()}
 
 
+def follow_all(matrices: Sequence[MatrixEnergy], sharing: Sharing | None) -> None:
+    """Let the leading singular triplets of matrices follow them."""
+    steps = [m.follow() for m in matrices] if sharing is None else sharing.followed(matrices)
+    device = matrices[0].tensor.device
+    told = [
+        t.to(device)
+        for step in steps
+        for t in (step.cluster.values, step.kept, step.squared_norm.reshape(1))
+    ]
+    numbers = iter(torch.cat(told).tolist())
+    for matrix, step in zip(matrices, steps, strict=True):
+        matrix.turn(step.cluster, list(islice(numbers, 2 * len(step.kept) + 1)))
+
+
+def which_drifted(
+    matrices: Sequence[MatrixEnergy], latents: Mapping[str, Tensor], sharing: Sharing | None
+) -> Tensor:
+    """Which matrices have drifted too far, as one tensor on the device of the first."""
+    device = matrices[0].tensor.device
+    flags = [
+        m.drifted(latents)
+        if sharing is None or sharing.owns(m)
+        else m.tensor.new_zeros((), dtype=torch.bool)
+        for m in matrices
+    ]
+    stacked = torch.stack([flag.to(device, non_blocking=device.type != "cpu") for flag in flags])
+    return stacked if sharing is None else sharing.any(stacked)
+
+
 def _nothing(matrix: MatrixEnergy) -> Followed:
     """What looks like a step of a cluster, and adds nothing to it in a sum."""
     assert matrix.cache is not None
     assert matrix.cache.leading is not None
     assert matrix.cache.leading.cluster is not None
     cluster = Cluster(*(torch.zeros_like(t) for t in matrix.cache.leading.cluster))
-    return Followed(cluster, cluster.values)
+    return Followed(cluster, cluster.values, cluster.values.new_zeros(()))
 
 
 class _Outline(NamedTuple):

@@ -7,7 +7,9 @@ compared with are in `out/compare/NAME`. Every further seed has the same folders
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,16 +19,18 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from bayes_htr._locks import FolderLock
 from bayes_htr.distributed import run_on_rank0
+from bayes_htr.errors import OutputError
 from bayes_htr.experiments.datasets import Dataset, load_dataset
 from bayes_htr.experiments.networks import build_network
 from bayes_htr.experiments.parallel import Workers, run_parallel
 from bayes_htr.fitting import fit, load
 from bayes_htr.inference import Method, RunFolder
+from bayes_htr.inference.run_folder import COMPARISON_LOCK, RESULTS, SPECTRA_BEFORE
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.posterior import network_spectra
 from bayes_htr.priors import Priors
-from bayes_htr.report import RESULTS, SPECTRA_BEFORE
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class FitSettings:
         batch_size: Examples per batch.
         device: Where to train.
         label_smoothing: Share of each label that is spread over all classes in training.
+        threads: PyTorch threads of each fit on the CPU; `None` lets `fit` choose.
     """
 
     data: str
@@ -50,6 +55,7 @@ class FitSettings:
     batch_size: int
     device: str
     label_smoothing: float = 0.0
+    threads: int | None = None
 
     def dataset(self, seed: int) -> Dataset:
         """The data, split by a seed if the data set has no split of its own."""
@@ -93,6 +99,53 @@ def seed_folder(out: Path, seeds: Sequence[int], seed: int) -> Path:
     return out if seed == seeds[0] else out / "seeds" / str(seed)
 
 
+@contextlib.contextmanager
+def claimed_folder(out: Path | None, default: Path, *, resume: bool) -> Iterator[Path]:
+    """Keep other commands from a folder and from what is below it.
+
+    Args:
+        out: The folder; if `None`, it is `default`, or where that is used `default` with a number.
+        default: The path of a new folder.
+        resume: Whether the folder may hold runs.
+
+    Yields:
+        The folder, in all processes.
+
+    Raises:
+        OutputError: The folder is in use, holds something, or cannot be written.
+    """
+    locks: list[FolderLock] = []
+
+    def claim(folder: Path) -> Path:
+        if not resume:
+            RunFolder(folder).check_unused()  # before a lock file is made there
+        lock = FolderLock(folder, COMPARISON_LOCK)
+        try:
+            if not resume:
+                RunFolder(folder).check_unused()
+        except OutputError:
+            lock.release()
+            raise
+        locks.append(lock)
+        return folder
+
+    def claim_default() -> Path:
+        for number in itertools.count(1):
+            folder = default if number == 1 else default.with_name(f"{default.name}-{number}")
+            try:
+                return claim(folder)
+            except OutputError:
+                if not folder.exists():  # otherwise another command has it
+                    raise
+        raise AssertionError
+
+    try:
+        yield run_on_rank0(claim_default if out is None else partial(claim, out))
+    finally:
+        for lock in locks:
+            lock.release()
+
+
 def compare(
     settings: FitSettings,
     entrants: Sequence[Entrant],
@@ -110,7 +163,7 @@ def compare(
         settings: Training settings.
         entrants: The methods to compare, with the main one first.
         seeds: Seeds of the split, the initial weights and the order of the data.
-        out: The run folder.
+        out: The run folder, which `claimed_folder` keeps others from.
         console: Where a line for each finished fit is printed.
         workers: How many fits are trained at a time.
         resume: Continue with the fits that exist.
@@ -119,8 +172,6 @@ def compare(
     Raises:
         The errors of `bayes_htr.fit`.
     """
-    if not resume:
-        run_on_rank0(RunFolder(out).check_unused)
     jobs = [
         Job(entrant, seed, seed_folder(out, seeds, seed) / entrant.folder, resume)
         for seed in seeds
@@ -179,6 +230,7 @@ def run_job(
         init=init,
         callbacks=() if on_epoch is None else [lambda event: on_epoch()],
         progress=progress,
+        threads=settings.threads,
         metadata={"data": data.name},
     )
     return run_on_rank0(lambda: posterior.evaluate((data.x_test, data.y_test)))

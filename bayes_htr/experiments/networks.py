@@ -19,6 +19,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from bayes_htr._torch import isolated_randomness
+
 _Shape = tuple[int, int, int]
 
 
@@ -58,7 +60,7 @@ def build_network(
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout!r} must be at least 0 and below 1")
     channels, height, width = input_shape
-    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
+    with isolated_randomness(), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed: that seeds GPUs too
         return _BUILDERS[name]((channels, height, width), num_classes, dropout)
 

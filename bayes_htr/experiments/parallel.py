@@ -7,11 +7,12 @@ time instead.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -22,11 +23,11 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from torch import nn
 
-from bayes_htr._terminal import ProgressBar
+from bayes_htr._terminal import ProgressBar, plural
+from bayes_htr._threads import suitable_threads
 from bayes_htr._torch import usable_device
 from bayes_htr.errors import ProcessError
 
-_SMALL = 2_000_000
 _POLL = 0.2  # seconds between two updates of the progress bar
 
 T = TypeVar("T")
@@ -51,10 +52,11 @@ class Workers:
         fits: int,
         *,
         device: str,
+        multiply_adds: float = 0,
         threads: int | None = None,
         alone: bool = False,
     ) -> Workers:
-        """The numbers for a network: below two million parameters, each fit has one thread.
+        """The numbers for a network: each fit of a small one has one thread (`suitable_threads`).
 
         Several fits divide the cores between them. On an accelerator they run one after the other.
 
@@ -62,6 +64,7 @@ class Workers:
             net: The network.
             fits: Number of fits.
             device: Where to train.
+            multiply_adds: Those of the forward pass of a batch.
             threads: Number of threads given by the user, or `None`.
             alone: Whether the fits run one after the other in this process.
 
@@ -72,8 +75,7 @@ class Workers:
             raise ValueError(f"--threads {threads}: give at least 1")
         cores = available_cores()
         if threads is None:
-            small = sum(p.numel() for p in net.parameters()) < _SMALL
-            threads = 1 if small else min(torch.get_num_threads(), cores)
+            threads = min(suitable_threads(net, multiply_adds), cores)
         if device == "auto":
             accelerated = torch.accelerator.is_available()
         else:
@@ -131,9 +133,11 @@ def run_parallel(
     )
     try:
         with _FitsBar(progress, len(jobs), epochs) as bar:
-            waiting: dict[Future[Any], int] = {
-                pool.submit(partial(_work, work), job): number for number, job in enumerate(jobs)
-            }
+            with _blocked_interrupts():  # also in the processes, which start now
+                waiting: dict[Future[Any], int] = {
+                    pool.submit(partial(_work, work), job): number
+                    for number, job in enumerate(jobs)
+                }
             while waiting:
                 done, _ = wait(waiting, timeout=_POLL, return_when=FIRST_COMPLETED)
                 for future in done:
@@ -153,6 +157,23 @@ def run_parallel(
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
     return [results[number] for number in range(len(jobs))]
+
+
+@contextlib.contextmanager
+def _blocked_interrupts() -> Iterator[None]:
+    """Let an interruption wait until the end of the block; processes that start in it get none.
+
+    A terminal interrupts all processes of a command. The first one ends the others, which would
+    print tracebacks otherwise while they import their modules.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # on Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _FitsBar(ProgressBar):
@@ -201,8 +222,3 @@ def _count_epoch() -> None:
 
 def _work(work: Callable[..., T], job: Any) -> T:
     return work(job, progress=False, on_epoch=_count_epoch)
-
-
-def plural(count: int, word: str) -> str:
-    """A number with its noun, in the plural unless the number is one."""
-    return f"{count} {word}" if count == 1 else f"{count} {word}s"

@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Iterator, Sized
 from typing import Any, TypeAlias
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -23,6 +22,12 @@ from torch.utils.data import (
 from bayes_htr._checks import whole_number
 from bayes_htr._torch import evaluation_mode, isolated_randomness
 from bayes_htr.errors import DataError
+from bayes_htr.models.examples import (
+    check_labels,
+    check_outputs,
+    checked_examples,
+    reason_against_outputs,
+)
 
 Data: TypeAlias = "DataLoader[Any] | tuple[Any, Any]"
 """A `DataLoader` of `(x, y)` batches, or arrays or tensors `(X, y)`."""
@@ -49,6 +54,7 @@ class Batches:
         num_data: The number of examples.
         loader: The `DataLoader` that makes the batches.
         sampler: What decides which examples the loader draws.
+        doubt: Why the outputs of the network, once it was checked, look unlike logits.
 
     Raises:
         DataError: There are no examples, inputs and labels differ in length, an input is not
@@ -71,6 +77,7 @@ class Batches:
         self.name = name
         self._checks_batches = isinstance(data, DataLoader)  # arrays are checked once, as a whole
         self._classes: int | None = None  # known after `check_network`
+        self.doubt: str | None = None
         size = whole_number(batch_size, "batch_size", at_least=1, below=2**31, error=DataError)
         self.loader = data if isinstance(data, DataLoader) else _loader(data, size, seed, name)
         # A batch sampler that the user has made may have a sampler inside.
@@ -106,7 +113,7 @@ class Batches:
             raise DataError(f"{self.name}: a batch must be a pair (x, y), not {type(batch)}")
         x, y = batch
         if self._checks_batches:
-            x, y = _checked_examples(x, y, self.name)
+            x, y = checked_examples(x, y, self.name)
             if self._classes is not None:
                 self.check_labels(self._classes, y)
         return x, y
@@ -172,13 +179,9 @@ class Batches:
                 f"{self.name}: the network does not take inputs of shape {tuple(x.shape)} "
                 f"and dtype {x.dtype}: {error}"
             ) from error
-        if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(y):
-            shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits)
-            raise DataError(
-                f"{self.name}: the network must return logits of shape ({len(y)}, classes), "
-                f"not {shape}"
-            )
+        check_outputs(logits, len(y), self.name)
         self.check_labels(logits.shape[1], y)
+        self.doubt = reason_against_outputs(logits, net)
         self._classes = logits.shape[1]
         return logits.shape[1]
 
@@ -223,11 +226,8 @@ class Batches:
         """
         dataset = self.loader.dataset
         labels = dataset.y if isinstance(dataset, _Arrays) else batch
-        if labels is not None and len(labels) and int(labels.max()) >= classes:
-            raise DataError(
-                f"{self.name}: label {int(labels.max())} does not match a network with {classes} "
-                f"outputs (labels are 0 to {classes - 1}); change the last layer or the labels"
-            )
+        if labels is not None:
+            check_labels(labels, self.name, classes)
 
     def _count(self) -> int:
         """Count the examples: the prior's weight relative to the data depends on their number."""
@@ -281,7 +281,7 @@ class _Arrays(Dataset[tuple[Tensor, Tensor]]):
 def _loader(data: Any, batch_size: int, seed: int | None, name: str) -> DataLoader[Any]:
     if not isinstance(data, list | tuple) or len(data) != 2:
         raise DataError(f"{name} must be a DataLoader or a pair (X, y), not {type(data).__name__}")
-    x, y = _checked_examples(data[0], data[1], name)
+    x, y = checked_examples(data[0], data[1], name)
     if len(y) == 0:
         raise DataError(f"{name} holds no examples")
     # Where the order is kept too, since a loader without a generator draws from the global one.
@@ -293,43 +293,3 @@ def _loader(data: Any, batch_size: int, seed: int | None, name: str) -> DataLoad
         generator=generator,
         collate_fn=tuple,  # the data set fetches a whole batch: there is nothing to collate
     )
-
-
-def _checked_examples(x: Any, y: Any, name: str) -> tuple[Tensor, Tensor]:
-    x, y = _tensor(x, f"{name} inputs"), _tensor(y, f"{name} labels")
-    if y.ndim != 1 or x.ndim < 1 or len(x) != len(y):
-        raise DataError(
-            f"{name}: inputs of shape {tuple(x.shape)} and labels of shape {tuple(y.shape)}; "
-            "they must be (N, ...) and (N,)"
-        )
-    if y.dtype.is_floating_point or y.dtype.is_complex or y.dtype == torch.bool:
-        raise DataError(
-            f"{name}: labels of dtype {y.dtype} must be whole numbers of an integer dtype; "
-            "convert them with .long()"
-        )
-    if len(y) and int(y.min()) < 0:
-        raise DataError(f"{name}: label {int(y.min())} is negative; labels are 0 to classes - 1")
-    if x.dtype == torch.uint8:
-        raise DataError(f"{name}: inputs of dtype uint8; convert them, as in X.float() / 255")
-    if x.dtype.is_floating_point and not bool(torch.isfinite(x).all()):
-        bad = ~torch.isfinite(x)
-        first = tuple(int(i) for i in bad.nonzero()[0])
-        raise DataError(
-            f"{name}: {int(bad.sum())} inputs are not finite, the first {x[first].item()} "
-            f"at {first}; clean the data"
-        )
-    return x, y
-
-
-def _tensor(values: Any, what: str) -> Tensor:
-    if isinstance(values, Tensor):
-        return values
-    array = np.asarray(values)
-    if array.dtype == object or array.dtype.kind in "USmMV":
-        raise DataError(f"{what} of dtype {array.dtype} are no numbers")
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        array = array.astype(np.int64)
-    # Torch takes neither views with negative strides nor foreign byte orders, and warns of arrays
-    # that are not writeable.
-    native = array.astype(array.dtype.newbyteorder("="), copy=False)
-    return torch.as_tensor(np.require(native, requirements=["C", "W"]))

@@ -166,7 +166,7 @@ class MAPTrainer(Trainer):
             self.hyper_optimizer.zero_grad()
         nll, correct = self.score(x, y, size)
         nll.backward()
-        energy = self.energy.backward(1 / self.num_data, epoch=self.epoch)
+        energy = self.energy.backward(1 / self.num_data, epoch=self.epoch, scaler=None)
         if self.method.clip is not None:
             nn.utils.clip_grad_norm_(self.weights, self.method.clip)
         return nll.detach() + energy.to(nll.device) / self.num_data, energy, correct

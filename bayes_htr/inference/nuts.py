@@ -23,6 +23,7 @@ from torch import Tensor
 
 from bayes_htr._checks import number, whole_number
 from bayes_htr._terminal import TrainingProgress
+from bayes_htr._threads import with_threads
 from bayes_htr._torch import isolated_randomness
 from bayes_htr.distributed import world_size
 from bayes_htr.errors import CheckpointError, DataError
@@ -185,7 +186,7 @@ class NUTSSampler:
         method = self.method
         bar = TrainingProgress(
             self.problem.progress,
-            "NUTS",
+            with_threads("NUTS", self.problem.train.device),
             epochs=method.chains,
             done=0,
             batches=method.warmup + method.samples,

@@ -1,16 +1,18 @@
 """A run folder: the configuration, a checkpoint, metrics by epoch, and the result.
 
 Every file is written atomically: readers never see half of one, and a killed process leaves none.
+A digest of each file is kept beside them and checked when the file is read (`digests.py`). A run
+that writes holds the folder's lock, so that no other run writes there meanwhile.
 """
 
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -18,8 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bayes_htr._files import atomic_write
+from bayes_htr._files import Writer, discard, is_full, is_temporary, is_write_failure, reason
+from bayes_htr._locks import FolderLock
 from bayes_htr.errors import CheckpointError, OutputError
+from bayes_htr.inference.digests import DIGESTS, Digests
 
 CONFIG = "config.json"
 CHECKPOINT = "checkpoint.pt"
@@ -27,16 +31,26 @@ METRICS = "metrics.jsonl"
 WEIGHTS = "weights.safetensors"
 SPECTRA = "spectra.safetensors"
 GUIDE = "guide.safetensors"
+RESULTS = "results.json"
+SPECTRA_BEFORE = "spectra_before.safetensors"
+PICTURES = ("spectra.png", "training.png")
 BESIDE = ("compare", "seeds")
 """Subfolders with the runs that a run is compared with, which may start before it."""
+LOCK = ".lock"
+COMPARISON_LOCK = ".comparison.lock"
+"""The lock of all runs of a comparison together, in the folder of the first."""
 
 _FORMAT = 1
-_MAY_DIFFER = {"format", "epochs", "version", "device", "guide"}
+_MAY_DIFFER = {"format", "epochs", "version", "device", "guide", "threads"}
 _OLD_DEFAULTS = {"label_smoothing": 0.0}
 """Settings of runs whose configuration was written before it named these settings."""
-_FILES = (CONFIG, CHECKPOINT, METRICS, WEIGHTS, SPECTRA, GUIDE)
-_LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, _FILES))})\..*\.tmp")
-"""The names of temporary files that a process leaves if it is killed while writing."""
+_WRITTEN = (
+    *(CONFIG, CHECKPOINT, METRICS, WEIGHTS, SPECTRA, GUIDE, RESULTS, SPECTRA_BEFORE, DIGESTS),
+    *PICTURES,
+)
+"""The files of which a killed process may leave temporary ones."""
+_NO_CONTENT = (LOCK, COMPARISON_LOCK, DIGESTS)
+"""Files that a process may leave if it is killed before it has written anything."""
 
 
 class RunFolder:
@@ -48,9 +62,12 @@ class RunFolder:
 
     def __init__(self, path: str | PathLike[str]) -> None:
         self.path = Path(path)
+        self._digests = Digests(self.path)
+        self._lock: FolderLock | None = None
+        self._saved_epoch: int | None = None
 
     def start(self, config: Mapping[str, Any], *, resume: bool) -> dict[str, Any] | None:
-        """Start a run in the folder, or resume the one that it has.
+        """Start a run in the folder, or resume the one that it has, and lock it until `release`.
 
         Args:
             config: The configuration; a run resumes only with the same, except for the number of
@@ -61,28 +78,48 @@ class RunFolder:
             The checkpoint from which to resume, if there is one.
 
         Raises:
-            OutputError: The folder cannot be written, or already holds something.
-            CheckpointError: The folder holds no run, another run, or a checkpoint that cannot be
-                read.
+            OutputError: The folder cannot be written, already holds something, or another run
+                is writing there.
+            CheckpointError: The folder holds no run, another run, or files that are damaged.
         """
         checkpoint = None
         try:
+            self._require_folder()
+            if not resume:
+                self._require_no_run()  # before a lock file is made there
+            self._lock = FolderLock(self.path, LOCK)
             files, leftovers = self._contents()
             if files and not resume:
                 raise self._not_empty()
             if files:
                 checkpoint = self._checkpoint_of(config)
-            self.path.mkdir(parents=True, exist_ok=True)
+            else:
+                leftovers.append(DIGESTS)
             for name in leftovers:
                 (self.path / name).unlink(missing_ok=True)
-            self.write_config(config)
-        except OutputError:
+            self._commit({CONFIG: self._config_writer(config)})
+        except (OutputError, CheckpointError):
+            self.release()
             raise
         except OSError as error:
+            self.release()
             raise OutputError(
-                f"{self.path} cannot be written: {error}; name another folder"
+                f"{self.path} cannot be written: {reason(error)}; name another folder"
             ) from error
+        self._saved_epoch = None if checkpoint is None else checkpoint.get("epoch")
         return checkpoint
+
+    def release(self) -> None:
+        """Let other runs write to the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def remove(self) -> None:
+        """Remove what was written since `start` in a new folder, and release the folder."""
+        for name in (*self._digests.states, DIGESTS):
+            discard(self.path / name)
+        self.release()
 
     def check_unused(self) -> None:
         """Require the folder to be empty, so that runs can be started in it and below it.
@@ -90,17 +127,26 @@ class RunFolder:
         Raises:
             OutputError: The folder holds something, or is a file.
         """
-        if self.path.is_dir() and any(not _LEFTOVER.fullmatch(p.name) for p in self.path.iterdir()):
+        self._require_folder()
+        if self.path.is_dir() and any(
+            not (is_temporary(p.name, _WRITTEN) or p.name in _NO_CONTENT)
+            for p in self.path.iterdir()
+        ):
             raise self._not_empty()
-        self._contents()
+
+    def _require_folder(self) -> None:
+        if self.path.exists() and not self.path.is_dir():
+            raise OutputError(f"{self.path} is a file; name a folder")
+
+    def _require_no_run(self) -> None:
+        if self._contents()[0]:
+            raise self._not_empty()
 
     def _contents(self) -> tuple[list[str], list[str]]:
         """List the folder, without the subfolders of other runs; separately, temporary files."""
-        if self.path.exists() and not self.path.is_dir():
-            raise OutputError(f"{self.path} is a file; name a folder")
         names = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
-        leftovers = [name for name in names if _LEFTOVER.fullmatch(name)]
-        return [n for n in names if n not in (*leftovers, *BESIDE)], leftovers
+        leftovers = [name for name in names if is_temporary(name, _WRITTEN)]
+        return [n for n in names if n not in (*leftovers, *BESIDE, *_NO_CONTENT)], leftovers
 
     def _not_empty(self) -> OutputError:
         return OutputError(
@@ -108,9 +154,7 @@ class RunFolder:
             "another folder"
         )
 
-    def write_config(self, config: Mapping[str, Any]) -> None:
-        """Replace the configuration."""
-        self.write_json(CONFIG, {"format": _FORMAT, **config})
+    # Reading
 
     def config(self) -> dict[str, Any]:
         """Read the configuration.
@@ -118,15 +162,14 @@ class RunFolder:
         Raises:
             CheckpointError: There is none, or the file is not the configuration of a run.
         """
-        file = self.path / CONFIG
         try:
-            config = json.loads(file.read_text(encoding="utf-8"))
+            config = self.json(CONFIG)
         except FileNotFoundError as error:
             raise CheckpointError(f"{self.path} holds no run: there is no {CONFIG}") from error
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{file} cannot be read: {error}") from error
         if not isinstance(config, dict) or config.get("format") != _FORMAT:
-            raise CheckpointError(f"{file} is not the configuration of a bayes_htr run")
+            raise CheckpointError(
+                f"{self.path / CONFIG} is not the configuration of a bayes_htr run"
+            )
         return config
 
     def checkpoint(self) -> dict[str, Any]:
@@ -136,7 +179,7 @@ class RunFolder:
             CheckpointError: The file is truncated or foreign, or holds objects that are not plain
                 data.
         """
-        file = self.path / CHECKPOINT
+        file = self._checked(CHECKPOINT)
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # with foreign bytes the unpickler may raise anything
@@ -147,43 +190,32 @@ class RunFolder:
             ) from error
         if not isinstance(state, dict) or state.get("format") != _FORMAT:
             raise CheckpointError(f"{file} is not a checkpoint of a bayes_htr run")
+        if type(state.get("epoch", 0)) is not int:
+            raise CheckpointError(f"{file} is damaged: its epoch is {state['epoch']!r}")
         return state
-
-    def write_checkpoint(self, state: Mapping[str, Any]) -> None:
-        """Replace the checkpoint, and remove an older result."""
-        plain = {"format": _FORMAT, **{k: _plain(v) for k, v in state.items()}}
-        self._write(CHECKPOINT, lambda p: torch.save(plain, p))
-        for name in (WEIGHTS, SPECTRA, GUIDE):
-            (self.path / name).unlink(missing_ok=True)
-
-    def write_metrics(self, history: list[dict[str, float]]) -> None:
-        """Replace the metrics, one JSON object per epoch and line."""
-        text = "".join(json.dumps(row) + "\n" for row in history)
-        self._write(METRICS, lambda p: p.write_text(text, encoding="utf-8"))
 
     def metrics(self) -> list[dict[str, float]]:
         """Read the metrics by epoch; without a file the list is empty.
 
         Raises:
-            CheckpointError: The file cannot be read.
+            CheckpointError: The file cannot be read, or a line holds no numbers by name.
         """
-        file = self.path / METRICS
-        if not file.exists():
-            return []
         try:
-            return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-        except ValueError as error:
+            lines = self._text(METRICS).splitlines()
+        except FileNotFoundError:
+            return []
+        file = self.path / METRICS
+        try:
+            rows = [json.loads(line) for line in lines]
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"{file} cannot be read: {error}") from error
-
-    def write_json(self, name: str, data: Any) -> None:
-        """Write a JSON file."""
-        text = json.dumps(data, indent=2) + "\n"
-        self._write(name, lambda p: p.write_text(text, encoding="utf-8"))
-
-    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
-        """Write a safetensors file."""
-        plain = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
-        self._write(name, lambda p: save_file(plain, p))
+        for number, row in enumerate(rows, start=1):
+            if not isinstance(row, dict) or not all(type(v) in (int, float) for v in row.values()):
+                raise CheckpointError(
+                    f"{file} cannot be read: line {number} is {str(row)[:80]!r}, and no numbers "
+                    "by name"
+                )
+        return rows
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Read a safetensors file.
@@ -191,16 +223,143 @@ class RunFolder:
         Raises:
             CheckpointError: There is no such file, or it is truncated or foreign.
         """
-        file = self.path / name
-        if not file.exists():
+        file = self._checked(name)
+        try:
+            return load_file(file)
+        except FileNotFoundError as error:
             raise CheckpointError(
                 f"{file} does not exist: the run has not finished; resume it, or name another "
                 "folder"
-            )
-        try:
-            return load_file(file)
+            ) from error
         except (SafetensorError, OSError, ValueError) as error:
             raise CheckpointError(f"{file} cannot be read: {error}") from error
+
+    def json(self, name: str) -> Any:
+        """Read a JSON file.
+
+        Raises:
+            CheckpointError: The file cannot be read.
+            FileNotFoundError: There is no such file, and the run has not written one.
+        """
+        text = self._text(name)
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"{self.path / name} cannot be read: {error}") from error
+
+    def _text(self, name: str) -> str:
+        file = self._checked(name)
+        try:
+            return file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file} cannot be read: {error}") from error
+
+    def _checked(self, name: str) -> Path:
+        """Return the path of a file after its digest was checked."""
+        file = self.path / name
+        try:
+            self._digests.check(name)
+        except OSError as error:
+            raise CheckpointError(f"{file} cannot be read: {error}") from error
+        return file
+
+    # Writing
+
+    def write_checkpoint(
+        self, state: Mapping[str, Any], history: Sequence[Mapping[str, float]] = ()
+    ) -> None:
+        """Replace the checkpoint and the metrics, and remove an older result.
+
+        Args:
+            state: The state after an epoch, from which a run can be resumed.
+            history: The metrics, one row per epoch.
+
+        Raises:
+            OutputError: They cannot be written; the checkpoint that was there is unchanged.
+        """
+        plain = {"format": _FORMAT, **{k: _plain(v) for k, v in state.items()}}
+        self._commit(
+            {
+                CHECKPOINT: partial(_save, plain),
+                METRICS: _metrics_writer(history),
+                **dict.fromkeys((WEIGHTS, SPECTRA, GUIDE)),
+            },
+            settle=False,  # the next checkpoint does so
+        )
+        self._saved_epoch = plain.get("epoch")
+
+    def write_result(
+        self,
+        history: Sequence[Mapping[str, float]],
+        tensors: Mapping[str, Mapping[str, Tensor]],
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write what a run has found.
+
+        Args:
+            history: The metrics, one row per epoch.
+            tensors: The tensors by the name of their file. The last file marks the run as finished.
+            config: The configuration, if it is to be replaced.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        files: dict[str, Writer | None] = {METRICS: _metrics_writer(history)}
+        if config is not None:
+            files[CONFIG] = self._config_writer(config)
+        self._commit(files | {name: _tensors_writer(t) for name, t in tensors.items()})
+
+    def write_json(self, name: str, data: Any) -> None:
+        """Write a JSON file.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        self._commit({name: _text_writer(json.dumps(data, indent=2) + "\n")})
+
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> None:
+        """Write a safetensors file.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        self._commit({name: _tensors_writer(tensors)})
+
+    def _config_writer(self, config: Mapping[str, Any]) -> Writer:
+        return _text_writer(json.dumps({"format": _FORMAT, **config}, indent=2) + "\n")
+
+    def _commit(self, files: Mapping[str, Writer | None], *, settle: bool = True) -> None:
+        """Replace files, or remove those without a writer; see `Digests.replace`.
+
+        Raises:
+            OutputError: They cannot be written.
+        """
+        try:
+            self._digests.replace(files, settle=settle)
+        except Exception as error:
+            if not is_write_failure(error):
+                raise
+            self._raise_unwritten(error)
+
+    def _raise_unwritten(self, error: Exception) -> NoReturn:
+        """Raise the error of a file that cannot be written, which says what is safe."""
+        why = f"{self._digests.writing} cannot be written: {reason(error)}"
+        checkpoint = self.path / CHECKPOINT
+        if not self.path.is_dir():
+            safe = f"{self.path} is gone, and what the run had written with it; start the run anew"
+        elif checkpoint.is_file():
+            of = "" if self._saved_epoch is None else f" of epoch {self._saved_epoch}"
+            mend = "make room" if is_full(error) else "make the folder writable"
+            safe = (
+                f"the checkpoint{of}, {checkpoint}, is unharmed; {mend}, and resume the run "
+                "(resume=True, --resume)"
+            )
+        else:
+            room = "make room, or " if is_full(error) else ""
+            safe = f"nothing was lost there; {room}name another folder"
+        raise OutputError(f"{why}; {safe}") from error
 
     def _checkpoint_of(self, config: Mapping[str, Any]) -> dict[str, Any] | None:
         """Read the checkpoint of a run, if the run has come that far.
@@ -227,8 +386,24 @@ class RunFolder:
             )
         return checkpoint
 
-    def _write(self, name: str, write: Callable[[Path], Any]) -> None:
-        atomic_write(self.path / name, write)
+
+def _save(state: Mapping[str, Any], path: Path) -> None:
+    """Write a checkpoint through a file of Python, whose errors name their cause."""
+    with path.open("wb") as file:
+        torch.save(state, file)
+
+
+def _text_writer(text: str) -> Writer:
+    return lambda path: path.write_text(text, encoding="utf-8")
+
+
+def _metrics_writer(history: Sequence[Mapping[str, float]]) -> Writer:
+    return _text_writer("".join(json.dumps(row) + "\n" for row in history))
+
+
+def _tensors_writer(tensors: Mapping[str, Tensor]) -> Writer:
+    plain = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
+    return partial(save_file, plain)
 
 
 def _leaves(data: Any, path: str = "") -> dict[str, Any]:

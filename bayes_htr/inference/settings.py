@@ -6,6 +6,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
+from numbers import Number
 from typing import Any, Literal, Protocol
 
 import torch
@@ -111,6 +112,58 @@ def needs_closure(optimizer: Optimizer) -> bool:
     """Return whether `optimizer.step` requires a closure, as that of LBFGS does."""
     parameters = inspect.signature(type(optimizer).step).parameters
     return "closure" in parameters and parameters["closure"].default is inspect.Parameter.empty
+
+
+_SHAPED_ALIKE = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
+"""What optimisers keep for a parameter in the parameter's own shape."""
+
+
+def restore_optimizer(optimizer: Optimizer, state: Any) -> None:
+    """Load the state of an optimiser from a checkpoint.
+
+    Raises:
+        ValueError: The state is that of another optimiser, or of other parameters. PyTorch itself
+            would notice that only in a later step.
+        KeyError, TypeError, AttributeError, RuntimeError: The state is something else.
+    """
+    before = [dict(group) for group in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for old, group in zip(before, optimizer.param_groups, strict=True):
+        for name, value in old.items():
+            if name not in group:
+                raise ValueError(f"the optimiser's state lacks the setting {name!r}")
+            if None not in (group[name], value) and _kind(group[name]) is not _kind(value):
+                raise ValueError(f"the optimiser's setting {name!r} is {group[name]!r}")
+        number(float(group["lr"]), "the optimiser's lr", at_least=0)
+    for parameter, values in optimizer.state.items():
+        for name in _SHAPED_ALIKE:
+            value = values.get(name)
+            if isinstance(value, Tensor) and value.ndim and value.shape != parameter.shape:
+                raise ValueError(
+                    f"{name!r} of the optimiser has shape {tuple(value.shape)} for a parameter of "
+                    f"shape {tuple(parameter.shape)}"
+                )
+
+
+def restore_scheduler(scheduler: LRScheduler | ReduceLROnPlateau, state: Any) -> None:
+    """Load the state of a schedule from a checkpoint.
+
+    Raises:
+        ValueError: The state is that of another schedule.
+        KeyError, TypeError, AttributeError: The state is something else.
+    """
+    before = dict(scheduler.state_dict())
+    if "last_epoch" in before:
+        whole_number(state["last_epoch"], "last_epoch of the schedule")
+    for name, value in before.items():
+        if None not in (value, state.get(name)) and _kind(state[name]) is not _kind(value):
+            raise ValueError(f"{name!r} of the schedule is {state[name]!r}")
+    scheduler.load_state_dict(state)
+
+
+def _kind(value: Any) -> type:
+    """Return the class of a setting; numbers, also in a tensor, are of one class."""
+    return Number if isinstance(value, Number | Tensor) else type(value)
 
 
 def stretch_cosine(scheduler: CosineAnnealingLR, epochs: int, done: int) -> None:

@@ -18,13 +18,22 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
+from bayes_htr._checks import whole_number
 from bayes_htr._terminal import TrainingProgress
+from bayes_htr._threads import with_threads
 from bayes_htr._torch import isolated_randomness, modes_of, set_modes
 from bayes_htr.errors import CheckpointError, DivergenceError, SpectrumError
 from bayes_htr.inference.callbacks import EpochEvent, StepCallback, StepEvent
 from bayes_htr.inference.problem import Fitted, Problem
 from bayes_htr.inference.run_folder import CHECKPOINT, RunFolder
-from bayes_htr.inference.settings import HYPER_LR, TrainingSettings, needs_closure, stretch_cosine
+from bayes_htr.inference.settings import (
+    HYPER_LR,
+    TrainingSettings,
+    needs_closure,
+    restore_optimizer,
+    restore_scheduler,
+    stretch_cosine,
+)
 
 _CHECK_EVERY = 50
 """Steps between two looks at the loss on an accelerator, each of which waits for the device."""
@@ -150,7 +159,7 @@ class Trainer(ABC):
                 self.restore(checkpoint)
             bar = TrainingProgress(
                 problem.progress,
-                self.label,
+                with_threads(self.label, problem.train.device),
                 epochs=problem.epochs,
                 done=self.epoch,
                 batches=len(problem.train),
@@ -291,6 +300,14 @@ class Trainer(ABC):
             learnt = copy.deepcopy(self._learnt_state())
             self.best = {"nll": nll, "epoch": self.epoch, **learnt}
 
+    def _check_best(self, best: Mapping[str, Any]) -> None:
+        """Require the best epoch of a checkpoint to have all that `_note_best` notes."""
+        if not isinstance(best["nll"], float):
+            raise ValueError(f"the best validation NLL is {best['nll']!r}")
+        whole_number(best["epoch"], "the best epoch")
+        if missing := self._learnt_state().keys() - best.keys():
+            raise KeyError(*missing)
+
     def is_out_of_patience(self) -> bool:
         """Return whether the validation NLL has not improved for `patience` epochs."""
         if self.method.patience is None or self.best is None:
@@ -317,8 +334,7 @@ class Trainer(ABC):
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "order": [g.get_state() for g in self.problem.train.generators],
         }
-        self.folder.write_checkpoint(state)
-        self.folder.write_metrics(self.history)
+        self.folder.write_checkpoint(state, self.history)
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take over the state that `save` has written.
@@ -328,11 +344,11 @@ class Trainer(ABC):
         """
         try:
             self._load_learnt(state)
-            self.optimizer.load_state_dict(state["optimizer"])
+            restore_optimizer(self.optimizer, state["optimizer"])
             if self.hyper_optimizer is not None:
-                self.hyper_optimizer.load_state_dict(state["hyper"])
+                restore_optimizer(self.hyper_optimizer, state["hyper"])
             if self.scheduler is not None:
-                self.scheduler.load_state_dict(state["scheduler"])
+                restore_scheduler(self.scheduler, state["scheduler"])
             if isinstance(self.scheduler, CosineAnnealingLR) and self.method.scheduler == "cosine":
                 stretch_cosine(self.scheduler, max(1, self.problem.epochs), state["epoch"])
             torch.set_rng_state(state["random"])
@@ -340,12 +356,17 @@ class Trainer(ABC):
                 torch.cuda.set_rng_state_all(state["random_cuda"])
             for generator, order in zip(self.problem.train.generators, state["order"], strict=True):
                 generator.set_state(order)
-            self.epoch, self.step = state["epoch"], state["step"]
-            self.history, self.best = state["history"], state["best"]
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            self.epoch = whole_number(state["epoch"], "epoch")
+            self.step = whole_number(state["step"], "step")
+            self.history, self.best = list(state["history"]), state["best"]
+            if [row["epoch"] for row in self.history] != list(range(1, self.epoch + 1)):
+                raise ValueError(f"its history is not that of {self.epoch} epochs")
+            if self.best is not None:
+                self._check_best(self.best)
+        except Exception as error:  # a foreign state may raise anything
             raise CheckpointError(
                 f"the checkpoint in {self.folder.path if self.folder else ''} does not fit this "
-                f"run: {error}"
+                f"run ({type(error).__name__}: {error}); start the run anew in another folder"
             ) from error
 
     def _learnt_state(self) -> dict[str, Any]:

@@ -11,15 +11,20 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils.stateless import _reparametrize_module
 
+from bayes_htr._checks import number
+from bayes_htr._torch import isolated_randomness
 from bayes_htr.engine import bind
+from bayes_htr.errors import DataError
+from bayes_htr.models.examples import as_tensor, check_label_shape, check_labels, check_outputs
 from bayes_htr.models.likelihood import SMOOTHING_SITE, Likelihood
 from bayes_htr.models.programs import FRAMES, Frames, Weights, spectral_program, weight_program
+from bayes_htr.models.sites import WeightSite, with_data_dimension
 from bayes_htr.priors import Densities, Priors
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import unwrap
@@ -56,10 +61,24 @@ class BayesianClassifier:
         class_weights: Any = None,
         label_smoothing: float = 0.0,
     ) -> None:
-        self.net = net
-        self.priors = priors
+        self._net = net
+        self._priors = priors
         self.likelihood = Likelihood(class_weights, label_smoothing)
         self._energy = bind(priors, net)
+        parameters = parameters_of(net)
+        self._paths = {p.name: p.path for p in parameters}
+        self._shapes = {p.name: p.tensor.shape for p in parameters}
+        self._shapes |= {name: u.shape for name, u in self._energy.latents().items()}
+
+    @property
+    def net(self) -> nn.Module:
+        """The network, read-only: for another one make another model."""
+        return self._net
+
+    @property
+    def priors(self) -> Priors:
+        """The priors, read-only: for others make another model."""
+        return self._priors
 
     def __repr__(self) -> str:
         return f"BayesianClassifier({type(self.net).__name__}, {self.priors!r})"
@@ -70,12 +89,7 @@ class BayesianClassifier:
         The hyperparameters are in unconstrained coordinates. Feed it to Pyro's `init_to_value`,
         or change it and pass it to `log_joint`.
         """
-        values = {
-            p.name: p.tensor.detach().clone()
-            for p in parameters_of(self.net)
-            if p.tensor.requires_grad
-        }
-        return values | {n: u.detach().clone() for n, u in self._energy.latents().items()}
+        return {name: value.clone() for name, value in self._sites().items()}
 
     def log_joint(
         self,
@@ -105,15 +119,22 @@ class BayesianClassifier:
         Raises:
             ValueError: Other coordinates, or a parameter or site that the model does not have, that
                 has another shape there, or, but in `"map"`, that is missing.
+            DataError: Labels that are no whole numbers of at least 0, one for each input.
             PriorError: But in `"map"`: a prior that is no density.
         """
         _check_coordinates(coordinates)
-        x, y = batch
+        if not isinstance(batch, list | tuple) or len(batch) != 2:
+            raise DataError(f"the batch must be a pair (x, y), not {type(batch).__name__}")
+        x, y = (v if isinstance(v, Tensor) else as_tensor(v, "the batch") for v in batch)
+        number(num_data, "num_data", above=0)
+        check_label_shape(y, tuple(x.shape), "the batch")
+        y = y.long()
         if coordinates != "map":
             program = self.pyro_model(coordinates, epoch=epoch)
             return _log_density(program, params, x, y, num_data)
         values = self._complete(params)
         logits = self._logits(values, x)
+        check_labels(y, "the batch", logits.shape[1])
         return -num_data * self.likelihood(logits, y) - self._prior_energy(values, epoch)
 
     def pyro_model(
@@ -131,10 +152,17 @@ class BayesianClassifier:
         - `"map"`: the sites are the trainable parameters and the hyperparameters in unconstrained
           coordinates, with a flat base measure, and the prior is the factor `prior`. `AutoDelta` on
           it is MAP.
-        - `"weight"`: the same, but the factor is a density over the entries, and hyperparameters
-          are sites with their hyperpriors. For guides over the weights.
+        - `"weight"`: the trainable parameters have their density over the entries, from which they
+          are drawn, and hyperparameters are sites with their hyperpriors. For guides over the
+          weights.
         - `"spectral"`: spectra, frames and hyperparameters, as in `bayes_htr.models.programs`;
           flat parameters stay as they are. For NUTS.
+
+        In `"map"` and `"weight"` what starts somewhere, as a guide or NUTS, starts at the present
+        weights or around them. What has no distribution to draw from stays at its present value,
+        with a warning that names it: everything in `"map"`, parameters without a prior, and priors
+        without a simulator. These two take plates to the left of the data, such as those of
+        `vectorize_particles=True` and `Predictive(parallel=True)`, in a loop over the values.
 
         Args:
             coordinates: The coordinates.
@@ -172,20 +200,23 @@ class BayesianClassifier:
             densities = self.densities(epoch)
             return spectral_program(densities.trainable, frames, densities.frozen)
 
+        reason = "in the coordinates 'map' a prior is a factor, from which nothing is drawn"
+        sites = self._sites()
+
         def program() -> dict[str, Tensor]:
             values = {
-                name: pyro.sample(
-                    name, dist.ImproperUniform(dist.constraints.real, (), start.shape)
-                )
-                for name, start in self.initial_params().items()
+                name: pyro.sample(name, WeightSite(name, start, reason=reason))
+                for name, start in sites.items()
             }
-            pyro.factor("prior", -self._prior_energy(values, epoch))
+            batch, each = self._by_place(values)
+            energies = torch.stack([self._prior_energy(place, epoch) for place in each])
+            pyro.factor("prior", -energies.reshape(batch))
             return values
 
         return program
 
     def _complete(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        values = {p.name: p.tensor for p in parameters_of(self.net)} | self._energy.latents()
+        values = self._parameters() | self._energy.latents()
         if unknown := set(params) - set(values):
             raise ValueError(
                 f"the model has no parameter {', '.join(sorted(unknown))}; it has "
@@ -199,15 +230,56 @@ class BayesianClassifier:
         return values | dict(params)
 
     def _prior_energy(self, values: Mapping[str, Tensor], epoch: int | None) -> Tensor:
-        tensors = {p.name: p.tensor for p in parameters_of(self.net)} | dict(values)
+        tensors = self._parameters() | dict(values)
         return self._energy.total(self._energy.terms_at(tensors, values, epoch))
 
     def _logits(self, values: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        """Logits `(N, C)`, or `(..., N, C)` for values of a batch shape `(..., 1)`.
+
+        The last dimension of a batch shape is that of the data, in whose plate weights have no
+        part.
+        """
+        batch, each = self._by_place(values)
+        logits = torch.stack([self._logits_at(place, x) for place in each])
+        return logits.reshape(batch[:-1] + logits.shape[1:])
+
+    def _logits_at(self, values: Mapping[str, Tensor], x: Tensor) -> Tensor:
         root = unwrap(self.net)
-        weights = {p.path: values[p.name] for p in parameters_of(root) if p.name in values}
+        weights = {path: values[name] for name, path in self._paths.items() if name in values}
         # Copies: batch normalisation in training mode would change the network's own buffers.
         buffers = {name: b.clone() for name, b in root.named_buffers()}
-        return functional_call(root, weights | buffers, (x,))
+        if torch._C._is_tracing():  # functional_call refuses
+            with _reparametrize_module(root, weights | buffers):
+                logits = root(x)
+        else:
+            logits = functional_call(root, weights | buffers, (x,))
+        check_outputs(logits, len(x), "the model")
+        return logits
+
+    def _sites(self) -> dict[str, Tensor]:
+        """The trainable parameters and the coordinates of hyperparameters, without gradient."""
+        own = {name: p for name, p in self._parameters().items() if p.requires_grad}
+        return {name: value.detach() for name, value in (own | self._energy.latents()).items()}
+
+    def _parameters(self) -> dict[str, Tensor]:
+        """All parameters of the network by name."""
+        root = unwrap(self.net)
+        return {name: root.get_parameter(path) for name, path in self._paths.items()}
+
+    def _by_place(self, values: Mapping[str, Tensor]) -> tuple[torch.Size, list[dict[str, Tensor]]]:
+        """The batch shape that values have together, and the values at each place of it.
+
+        Args:
+            values: Parameters and hyperparameters by name, `(..., *shape)`.
+        """
+        shapes = self._shapes
+        full = {n: with_data_dimension(v, len(shapes[n])) for n, v in values.items()}
+        own = [v.shape[: v.ndim - len(shapes[n])] for n, v in full.items()]
+        batch = torch.Size(torch.broadcast_shapes(*own))
+        if not batch:
+            return batch, [dict(values)]
+        flat = {n: v.expand(batch + shapes[n]).flatten(0, len(batch) - 1) for n, v in full.items()}
+        return batch, [{n: v[i] for n, v in flat.items()} for i in range(batch.numel())]
 
 
 def _check_coordinates(coordinates: str) -> None:
@@ -242,7 +314,7 @@ def _log_density(
     num_data: int,
 ) -> Tensor:
     """The log density of a program at values of all its sites."""
-    with torch.random.fork_rng(devices=[]):  # a network may draw
+    with isolated_randomness():  # a network may draw
         trace = pyro.poutine.trace(_Given(params)(program)).get_trace(x, y, num_data=num_data)
     sites = [
         name

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bayes_htr._checks import number
 from bayes_htr.errors import DataError
+from bayes_htr.models.examples import check_label_shape, check_labels
 
 SMOOTHING_SITE = "y:smoothing"
 """The factor beside the site of the labels `y`."""
@@ -50,7 +51,12 @@ class Likelihood:
         object.__setattr__(self, "label_smoothing", smoothing)
 
     def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The mean negative log likelihood, 0-d, of logits `(N, C)` and labels `(N,)` int64."""
+        """The mean negative log likelihood, 0-d, of logits `(N, C)` and labels `(N,)` int64.
+
+        Raises:
+            DataError: Labels of another shape, or of no integer dtype.
+        """
+        check_label_shape(y, tuple(logits.shape), "the likelihood")
         eps = self.label_smoothing
         if self.class_weights is None:
             return F.cross_entropy(logits, y, label_smoothing=eps)
@@ -61,19 +67,29 @@ class Likelihood:
         return (weights[y] * each).sum() / len(y)
 
     def sample(self, logits: Tensor, y: Tensor | None, num_data: int) -> Tensor:
-        """As a part of a Pyro program: labels `y` of logits `(N, C)`, in a plate `data`.
+        """As a part of a Pyro program: labels `y` of logits `(..., N, C)`, in a plate `data`.
 
         Labels that are given are observed with their weights, and a factor makes them soft ones;
         the log densities add up to `-num_data` times the mean. Others are drawn from the softmax.
+
+        Raises:
+            DataError: Labels of another shape, of no integer dtype, or out of range.
+            ValueError: `num_data` is no positive number.
         """
-        scale: float | Tensor = num_data / len(logits)
+        if y is not None:
+            check_label_shape(y, tuple(logits.shape[-2:]), "the model")
+            check_labels(y, "the model", logits.shape[-1])
+        number(num_data, "num_data", above=0)
+        examples = logits.shape[-2]
+        scale: float | Tensor = num_data / examples
         if self.class_weights is not None and y is not None:
             scale = scale * self._weights(logits)[y]
-        with pyro.plate("data", len(logits)), pyro.poutine.scale(scale=scale):
+        with pyro.plate("data", examples), pyro.poutine.scale(scale=scale):
             labels: Tensor = pyro.sample("y", dist.Categorical(logits=logits), obs=y)
             if y is not None and self.label_smoothing:
                 log_p = logits.log_softmax(-1)
-                given = log_p.gather(-1, y.unsqueeze(-1)).squeeze(-1)
+                labels_of = y.expand(log_p.shape[:-1]).unsqueeze(-1)
+                given = log_p.gather(-1, labels_of).squeeze(-1)
                 pyro.factor(SMOOTHING_SITE, self.label_smoothing * (log_p.mean(-1) - given))
         return labels
 

@@ -21,13 +21,18 @@ there are several spectral factors `ESD` decides the sites, or else `SingularVal
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.runtime import _PYRO_STACK
+from torch import Tensor, nn
 
+from bayes_htr.models.sites import WeightSite
 from bayes_htr.priors import MatrixPrior, ParameterPrior, ResolvedTerm
 from bayes_htr.priors.parameter_prior import hyperparameters_by_name
 from bayes_htr.spectra import frame_of
@@ -42,23 +47,41 @@ Weights = Callable[[], dict[str, Tensor]]
 def weight_program(
     parameters: list[ParameterPrior], frozen: Sequence[ParameterPrior] = ()
 ) -> Weights:
-    """Sites of the parameters themselves, with the density `factor` over their entries.
+    """Sites of the parameters themselves, with a density over their entries.
 
-    The base measure of the parameters is flat; the density is `MatrixPrior.log_density`. `frozen`
-    holds frozen parameters that inform hyperparameters.
+    A site is a `WeightSite` with the density `ParameterPrior.log_density` and draws from the
+    prior; it is flat without a prior. `frozen` holds frozen parameters that inform
+    hyperparameters. Within plates to the left of the data, values have their batch shape.
     """
+    parameters = [_without_gradient(p) for p in parameters]
 
     def program() -> dict[str, Tensor]:
         hyper = _hyperparameters(parameters, frozen)
-        values = {}
-        for p in parameters:
-            flat = dist.ImproperUniform(dist.constraints.real, (), p.shape)
-            values[p.name] = pyro.sample(p.name, flat)
-            if p.matrices:
-                pyro.factor(f"{p.name}:prior", p.log_density(values[p.name], hyper))
-        return values
+        return {p.name: pyro.sample(p.name, weight_site(p, hyper)) for p in parameters}
 
     return program
+
+
+def _without_gradient(p: ParameterPrior) -> ParameterPrior:
+    """The same with a constant of the same memory: a trace of TorchScript takes no other."""
+    tensor = nn.Parameter(p.parameter.tensor.detach(), requires_grad=False)
+    return replace(p, parameter=replace(p.parameter, tensor=tensor))
+
+
+def weight_site(p: ParameterPrior, hyper: Mapping[str, Tensor]) -> WeightSite:
+    """The distribution of a parameter, given hyperparameters of a batch shape."""
+    start = p.parameter.tensor
+    if not p.matrices:
+        return WeightSite(p.name, start, reason=f"no prior on {p.name}")
+    own = {name: hyper[name] for name in p.hyperparameters}
+    batched = {name: value.unsqueeze(-1) if value.ndim else value for name, value in own.items()}
+
+    def draw(n: int) -> Tensor:
+        flat = {name: value.reshape(-1) for name, value in own.items()}
+        values = {name: value.repeat(n // len(value)) for name, value in flat.items()}
+        return p.join({m.name: m.sample(n, values) for m in p.matrices})
+
+    return WeightSite(p.name, start, partial(p.log_density, values=batched), draw)
 
 
 def spectral_program(
@@ -71,9 +94,11 @@ def spectral_program(
     Flat parameters stay at their present values. `frozen` holds frozen parameters that inform
     hyperparameters.
     """
+    parameters = [_without_gradient(p) for p in parameters]
     held = held_frames(parameters) if frames == "held" else {}
 
     def program() -> dict[str, Tensor]:
+        _refuse_plates()
         hyper = _hyperparameters(parameters, frozen)
         values = {}
         for p in parameters:
@@ -88,6 +113,16 @@ def spectral_program(
         return values
 
     return program
+
+
+def _refuse_plates() -> None:
+    """Raise within a plate around the program, as of vectorised particles."""
+    for handler in _PYRO_STACK:
+        if isinstance(handler, IndepMessenger):
+            raise ValueError(
+                f"pyro_model('spectral') takes no plates around it, such as {handler.name!r}; set "
+                "vectorize_particles=False or parallel=False, or take pyro_model('weight')"
+            )
 
 
 def held_frames(parameters: list[ParameterPrior]) -> dict[str, tuple[Tensor, Tensor]]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bayes_htr._checks import whole_number
+from bayes_htr._torch import isolated_randomness
 from bayes_htr.models.classifier import BayesianClassifier
 from bayes_htr.priors import ParameterPrior
 from bayes_htr.priors.parameter_prior import hyperparameters_by_name
@@ -60,7 +61,7 @@ def warn_of_flat(parameters: Sequence[ParameterPrior], *, stacklevel: int) -> No
 def simulated(parameters: list[ParameterPrior], n: int, seed: int) -> dict[str, Tensor]:
     """Draws of these parameters and their hyperparameters, as `sample_prior` returns them."""
     values: dict[str, Tensor] = {}
-    with torch.random.fork_rng(devices=[]):
+    with isolated_randomness():
         torch.default_generator.manual_seed(seed)  # that of the CPU, where all draws are made
         for name, hyperparameter in hyperparameters_by_name(parameters).items():
             values[name] = hyperparameter.distribution(_FLOAT64).sample((n,))

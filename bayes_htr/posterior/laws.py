@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayes_htr._torch import isolated_randomness
 from bayes_htr.errors import PriorError
 from bayes_htr.priors import Hyperparameter, MatrixPrior, Prior, Priors, ResolvedTerm
 from bayes_htr.priors.heavy_tailed_laws import TailIndexed
@@ -234,7 +235,7 @@ def prior_lambda_max(prior: MatrixPrior, seed: int = 0) -> Tensor:
         PriorError: A product, which cannot be simulated.
     """
     n = _SPECTRA if prior.spectral else _MATRICES
-    with torch.random.fork_rng(devices=[]):
+    with isolated_randomness():
         torch.manual_seed(seed)
         values = {
             k: h.distribution(_FLOAT64).sample((n,)) for k, h in prior.hyperparameters.items()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bayes_htr._checks import whole_number
-from bayes_htr.errors import CheckpointError, PriorError
+from bayes_htr.errors import CheckpointError, OutputError, PriorError
 from bayes_htr.inference.data import Batches, Data
 from bayes_htr.inference.guides import GUIDES, Guide, PointMass
 from bayes_htr.inference.run_folder import CONFIG, GUIDE, SPECTRA, WEIGHTS, RunFolder
@@ -257,19 +257,34 @@ class Posterior:
             OutputError: The folder cannot be written, or already contains something.
         """
         folder = RunFolder(path)
-        folder.start(self._saved_config(), resume=False)
-        self.write(folder)
+        try:
+            folder.start(self._saved_config(), resume=False)
+            try:
+                self.write(folder)
+            except BaseException:
+                folder.remove()
+                raise
+        finally:
+            folder.release()
 
     def write(self, folder: RunFolder) -> None:
-        """Write the result into a run folder; the weights come last and mark it as finished."""
-        if self.guide is not None:
-            folder.write_config(self._saved_config())
-            folder.write_tensors(GUIDE, self.guide.state_dict())
-        folder.write_metrics(self.history)
-        folder.write_tensors(SPECTRA, dict(self.spectra()))
+        """Write the result into a run folder; the weights come last and mark it as finished.
+
+        Raises:
+            OutputError: It cannot be written. The error has this posterior as `posterior`.
+        """
         weights = dict(unwrap(self.network()).state_dict())
         weights |= {_COORDINATE + name: u for name, u in self._coordinates.items()}
-        folder.write_tensors(WEIGHTS, weights)
+        guide = {} if self.guide is None else {GUIDE: self.guide.state_dict()}
+        try:
+            folder.write_result(
+                self.history,
+                {**guide, SPECTRA: dict(self.spectra()), WEIGHTS: weights},
+                config=None if self.guide is None else self._saved_config(),
+            )
+        except OutputError as error:
+            error.posterior = self
+            raise
 
     @classmethod
     def load(cls, path: str | PathLike[str], net: nn.Module) -> Posterior:
@@ -295,6 +310,11 @@ class Posterior:
             priors = Priors.from_dict(config.pop("priors", None))
         except PriorError as error:
             raise CheckpointError(f"{folder.path / CONFIG} holds no priors: {error}") from error
+        method = config.get("method", {})
+        if not (isinstance(method, dict) and isinstance(method.get("name", ""), str)):
+            raise CheckpointError(
+                f"{folder.path / CONFIG} holds no inference method: its method is {method!r}"
+            )
         config.pop("format")
         description = config.pop("guide", None)
         guide = None

@@ -17,9 +17,10 @@ from torch.func import functional_call
 from torch.utils.data import DataLoader
 
 from bayes_htr._checks import whole_number
-from bayes_htr._torch import evaluation_mode, isolated_randomness
+from bayes_htr._torch import evaluation_mode, input_dtype, isolated_randomness
 from bayes_htr.inference.data import Batches, Data
 from bayes_htr.models import BayesianClassifier
+from bayes_htr.models.examples import as_tensor
 from bayes_htr.models.simulate import simulated, warn_of_flat
 from bayes_htr.spectra.matrices import unwrap
 
@@ -133,8 +134,7 @@ def batches_for(net: nn.Module, data: Data, name: str, kind: type[Batches] = Bat
         DataError: The data are not valid; see `Batches`.
     """
     first = next(net.parameters(), torch.zeros(()))
-    dtype = first.dtype if first.dtype.is_floating_point else torch.float32
-    return kind(data, batch_size=_BATCH, device=first.device, dtype=dtype, name=name)
+    return kind(data, batch_size=_BATCH, device=first.device, dtype=input_dtype(net), name=name)
 
 
 def unlabelled_batches(net: nn.Module, x: Any, name: str) -> Batches:
@@ -151,7 +151,7 @@ def unlabelled_batches(net: nn.Module, x: Any, name: str) -> Batches:
     if isinstance(x, DataLoader):
         return batches_for(net, x, name, _AnyLabels)
     inputs = x[0] if isinstance(x, tuple) and len(x) == 2 else x
-    inputs = inputs if isinstance(inputs, Tensor) else np.asarray(inputs)
+    inputs = as_tensor(inputs, f"{name} inputs")
     labels = torch.zeros(len(inputs) if inputs.ndim else 0, dtype=torch.int64)
     return batches_for(net, (inputs, labels), name)
 

@@ -22,6 +22,7 @@ from bayes_htr.priors.hyperparameters import Hyperparameter, hyperparameters_of
 from bayes_htr.priors.prior import Gate, Prior, Statistic, Term, Terms
 from bayes_htr.priors.schedules import Schedule, factor_at
 from bayes_htr.spectra import MatrixView, Need, haar, log_frame_constant, log_jacobian
+from bayes_htr.spectra.matrices import check_finite
 
 Values = Mapping[str, Tensor]
 """Hyperparameters by name."""
@@ -245,6 +246,7 @@ class MatrixPrior:
             energy = term.statistic.energy(view, own)
             penalties.append(energy.item())
             if not math.isfinite(penalties[-1]):
+                check_finite(view.W, view.name)
                 raise term.statistic.not_finite(view, penalties[-1])
             if term.statistic.law.conjugate is None:
                 energies.append(strength * energy)

@@ -228,13 +228,6 @@ class Cluster(NamedTuple):
         weights = torch.softmax(values / (width * largest), 0).unsqueeze(1)
         return (weights * self.left[-count:]).T, self.right[-count:]
 
-    def top(self) -> TopPair:
-        """The triplet with the largest value."""
-        i = self.values.argmax()
-        short = self.left if self.left.shape[1] < self.right.shape[1] else self.right
-        block = torch.linalg.qr(short.flip(0).T).Q
-        return TopPair(self.values[i], self.left[i], self.right[i], block)
-
 
 def shares(values: Sequence[float], width: float) -> list[float]:
     """The weights `exp((sigma_i / sigma_1 - 1) / width)` of finite `values`, with sum 1."""
@@ -253,10 +246,12 @@ class Followed(NamedTuple):
         kept: `(b,)`, the values `u_i' W v_i` of the previous triplets in the current matrix. The
             difference between the weighted means of the new values and of these shows how far the
             cluster has turned.
+        squared_norm: `|W|_F^2`, 0-d: what a new direction adds to it, no triplet can hide.
     """
 
     cluster: Cluster
     kept: Tensor
+    squared_norm: Tensor
 
 
 def follow(W: Tensor, before: Cluster, sigma: float) -> Followed:
@@ -275,6 +270,7 @@ def follow(W: Tensor, before: Cluster, sigma: float) -> Followed:
     """
     with torch.no_grad():
         limits = torch.finfo(W.dtype)
+        squared_norm = torch.dot(W.reshape(-1), W.reshape(-1))
         wide = W.shape[0] < W.shape[1]
         if not wide:
             W = W.T
@@ -291,13 +287,14 @@ def follow(W: Tensor, before: Cluster, sigma: float) -> Followed:
         try:
             ritz, rotation = torch.linalg.eigh(gram)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
-            return Followed(Cluster(*(torch.full_like(t, torch.nan) for t in before)), kept)
+            lost = Cluster(*(torch.full_like(t, torch.nan) for t in before))
+            return Followed(lost, kept, squared_norm)
         long = (rotation * ritz.rsqrt_()).T @ products
         short = long @ W.T
         lengths = torch.linalg.vector_norm(short, dim=1, keepdim=True)
         short = torch.addcdiv(constants.noise, short, lengths.clamp(min=floor))
         left, right = (short, long) if wide else (long, short)
-        return Followed(Cluster(lengths.squeeze(1), left, right), kept)
+        return Followed(Cluster(lengths.squeeze(1), left, right), kept, squared_norm)
 
 
 _ROUNDING = 64.0

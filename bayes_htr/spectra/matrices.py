@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,15 +79,30 @@ def unwrap(module: nn.Module) -> nn.Module:
     while True:
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             module = module.module
-        elif (inner := module._modules.get("_orig_mod")) is not None:
-            module = inner
+        elif "_orig_mod" in module._modules:
+            module = submodule(module, "_orig_mod")
         else:
             return module
 
 
+def submodule(module: nn.Module, path: str) -> nn.Module:
+    """The submodule at a path; `get_submodule`, which modules of TorchScript do not have."""
+    for name in path.split(".") if path else ():
+        module = module._modules[name]  # type: ignore[assignment]
+    return module
+
+
+def is_layer(module: nn.Module, kinds: type[nn.Module] | tuple[type[nn.Module], ...]) -> bool:
+    """Whether a module is of one of these classes, or was before TorchScript compiled it."""
+    if isinstance(module, torch.jit.ScriptModule):
+        kinds = kinds if isinstance(kinds, tuple) else (kinds,)
+        return module.original_name in {kind.__name__ for kind in kinds}
+    return isinstance(module, kinds)
+
+
 def plain_name(name: str) -> str:
-    """The name of a parameter without the prefixes of `torch.compile`, also inside it."""
-    return name.replace("_orig_mod.", "")
+    """A parameter's name without prefixes of `torch.compile` and activation checkpointing."""
+    return name.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
 
 
 def without_wrappers(name: str) -> str:
@@ -101,9 +117,10 @@ def parameters_of(module: nn.Module) -> list[Parameter]:
     """The parameters of a module in its own order, where tied parameters count once.
 
     Raises:
-        SpectrumError: A lazy parameter that has no shape yet.
+        SpectrumError: No module, a lazy parameter that has no shape yet, or parameters of which
+            this process has a part alone.
     """
-    module = unwrap(module)
+    module = unwrap(_checked_module(module))
     names: dict[int, list[str]] = {}
     tensors: dict[int, nn.Parameter] = {}
     for name, tensor in module.named_parameters(remove_duplicate=False):
@@ -116,12 +133,51 @@ def parameters_of(module: nn.Module) -> list[Parameter]:
             raise SpectrumError(
                 f"{raw} has no shape yet; run the network once before its spectra are used"
             )
-        owner = module.get_submodule(raw.rpartition(".")[0])
+        require_whole(raw, tensor)
+        owner = submodule(module, raw.rpartition(".")[0])
         aliases = tuple(dict.fromkeys(plain_name(n) for n in names[key]))
         computed = _is_computed_from(raw, owner)
         matrices = () if computed else _matrices(aliases[0], tensor, owner)
         found.append(Parameter(aliases[0], aliases, raw, tensor, matrices, computed))
     return found
+
+
+def _checked_module(module: Any) -> nn.Module:
+    """A module that has its parameters itself."""
+    if not isinstance(module, nn.Module):
+        inside = (
+            ", ".join(sorted({type(m).__name__ for m in module}))
+            if isinstance(module, list | tuple)
+            else ""
+        )
+        raise SpectrumError(
+            f"a network must be a torch.nn.Module, not a {type(module).__name__}"
+            f"{f' of {inside}' if inside else ''}; for several networks take one nn.ModuleList"
+        )
+    for path, inner in module.named_modules():
+        if "FullyShardedDataParallel" in {kind.__name__ for kind in type(inner).__mro__}:
+            raise _sharded(f"{path or 'the network'} is wrapped by FullyShardedDataParallel")
+    return module
+
+
+def require_whole(name: str, tensor: Tensor) -> None:
+    """Require a parameter all of whose entries this process has.
+
+    Raises:
+        SpectrumError: It is spread over processes, by `fully_shard`, tensor parallelism or
+            DeepSpeed.
+    """
+    if hasattr(tensor, "placements"):
+        raise _sharded(f"{name} is a DTensor with the placements {list(tensor.placements)}")
+    if hasattr(tensor, "ds_id"):
+        raise _sharded(f"{name} is partitioned by DeepSpeed")
+
+
+def _sharded(what: str) -> SpectrumError:
+    return SpectrumError(
+        f"{what}: this process has a part of the weights, and a spectrum is that of all of them. "
+        "Gather the weights to look at them; train under a prior with DistributedDataParallel"
+    )
 
 
 def set_parameters(parameters: Iterable[Parameter], values: Mapping[str, Tensor]) -> None:
@@ -179,23 +235,41 @@ def _is_computed_from(name: str, owner: nn.Module) -> bool:
     stem, _, kind = name.rpartition(".")[2].rpartition("_")
     pruned = kind == "orig" and hasattr(owner, f"{stem}_mask")
     normalised = kind in ("g", "v", "orig") and stem in hooked(owner)
-    return pruned or normalised or isinstance(owner, nn.utils.parametrize.ParametrizationList)
+    return pruned or normalised or is_layer(owner, nn.utils.parametrize.ParametrizationList)
 
 
 def _matrices(name: str, tensor: Tensor, owner: nn.Module) -> tuple[Matrix, ...]:
-    if tensor.ndim < 2 or tensor.numel() == 0 or tensor.is_complex() or isinstance(owner, NORMS):
+    if tensor.ndim < 2 or tensor.numel() == 0 or tensor.is_complex() or is_layer(owner, NORMS):
         return ()
-    if isinstance(owner, nn.MultiheadAttention) and name.endswith("in_proj_weight"):
+    if is_layer(owner, nn.MultiheadAttention) and name.endswith("in_proj_weight"):
         rows = tensor.shape[0] // 3
         return tuple(
             Matrix(f"{name}[{part}]", (rows, tensor.shape[1]), _Rows(i * rows, (i + 1) * rows))
             for i, part in enumerate("qkv")
         )
     view: Callable[[Tensor], Tensor] = as_matrix
-    if isinstance(owner, _TRANSPOSED):
-        view = _OutFirst(owner.groups)
+    if is_layer(owner, _TRANSPOSED):
+        view = _OutFirst(groups_of(owner, name))
     rows, columns = view(tensor.detach()).shape
     return (Matrix(name, (rows, columns), view),)
+
+
+def groups_of(owner: nn.Module, name: str) -> int:
+    """The groups of a transposed convolution; one that was traced knows them by its bias alone.
+
+    Raises:
+        SpectrumError: A traced layer without bias.
+    """
+    groups = getattr(owner, "groups", None)
+    if groups is None:
+        own = dict(owner.named_parameters(recurse=False))
+        if "bias" not in own:
+            raise SpectrumError(
+                f"{name} is of a traced transposed convolution without bias, which does not tell "
+                "its groups; use the module that was traced, or its state_dict()"
+            )
+        groups = len(own["bias"]) // own["weight"].shape[1]
+    return int(groups)
 
 
 @dataclass(frozen=True)
@@ -221,7 +295,13 @@ class _OutFirst:
 
 
 def check_finite(W: Tensor, name: str) -> None:
-    """Raise `SpectrumError` naming the matrix if an entry is NaN or infinite."""
+    """Raise `SpectrumError` naming the matrix if an entry is NaN, infinite, or not there."""
+    if W.is_meta:
+        raise SpectrumError(
+            f"{name} is on the meta device and has no entries; load the weights first"
+        )
+    if W.is_floating_point() and W.itemsize == 1:
+        W = W.float()  # eight bits have no minimum
     # One pass without a temporary; NaN is passed on.
     ends = torch.view_as_real(W.resolve_conj()) if W.is_complex() else W
     if W.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(ends))).all()):

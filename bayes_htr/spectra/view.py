@@ -146,9 +146,8 @@ class MatrixView:
         *,
         started: bool = False,
         tol: float | None = None,
-        top: TopPair | None = None,
     ) -> None:
-        if top is None:
+        if needs != Need():  # an energy of entries alone shows it itself
             check_finite(W, name)
         self.W = W.detach()
         self.shape = tuple(W.shape)
@@ -161,7 +160,7 @@ class MatrixView:
         self._log_det_gradients: dict[str, Tensor] = {}
         self._eigen: Eigen | None = None
         self._svd: tuple[Tensor, Tensor, Tensor] | None = None
-        self._top = top
+        self._top: TopPair | None = None
 
     @classmethod
     def of_parts(

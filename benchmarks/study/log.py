@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
 import bayes_htr as htr
+from bayes_htr._locks import lock
 from benchmarks.common.results import write_text
 from benchmarks.study.posterior_json import lines_of
 
@@ -87,7 +87,7 @@ class Log:
         line: dict[str, Any] = json.loads(text)
         try:
             with self.path.open("a+b") as file:
-                _lock(file)  # until the file is closed
+                lock(file, wait=True)  # until the file is closed
                 self._catch_up(file)
                 if _key(line) not in self._known:
                     # This drops a line that an interruption has cut short.
@@ -135,11 +135,3 @@ class Log:
 
 def _key(line: Mapping[str, Any]) -> str:
     return json.dumps([line["kind"], line["settings"]], sort_keys=True)
-
-
-def _lock(file: IO[bytes]) -> None:
-    """Keep other processes from appending; on Windows only one command may use a folder."""
-    if sys.platform != "win32":
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal, localcontext
 
 import numpy as np
 import pytest
@@ -59,6 +60,23 @@ def test_truncated_powerlaw_quantile_on_both_sides_of_its_series(y):
     q = PROBABILITIES.numpy()
     x = TruncatedPowerlaw(1 - y, 1.0, torch.tensor(math.e, dtype=torch.float64)).icdf(PROBABILITIES)
     np.testing.assert_allclose(x.log(), np.log1p(q * np.expm1(y)) / y, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("alpha", [-2.0, 0.0, 0.5, 0.99, 1.01, 1.5, 3.0])
+@pytest.mark.parametrize(("xmin", "xmax"), [(1e-100, 1e100), (1.0, 1e3), (1.0, 1.001)])
+def test_truncated_powerlaw_quantile_keeps_its_digits_at_both_ends(alpha, xmin, xmax):
+    probabilities = [1e-300, 1e-100, 1e-12, 1e-3, 0.5, 0.9, 0.999, 1 - 1e-12]
+    with localcontext() as context:
+        context.prec = 700
+        b = 1 - Decimal(alpha)
+        span = (Decimal(xmax) / Decimal(xmin)).ln()
+        expected = [
+            float(Decimal(xmin) * ((1 + Decimal(q) * ((b * span).exp() - 1)).ln() / b).exp())
+            for q in probabilities
+        ]
+    law = TruncatedPowerlaw(*torch.tensor([alpha, xmin, xmax], dtype=torch.float64))
+    x = law.icdf(torch.tensor(probabilities, dtype=torch.float64))
+    np.testing.assert_allclose(x, expected, rtol=2e-13)
 
 
 @pytest.mark.parametrize("moment", ["mean", "variance"])

@@ -10,6 +10,8 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 
 import bayes_htr as htr
 from bayes_htr.distributed import rank
@@ -125,6 +127,30 @@ def other_weights(share=True):
     return {"decompositions": energy.decompositions}
 
 
+def sharded():
+    """What is said of weights of which each process has a part."""
+    mesh = init_device_mesh("cpu", (2,))
+    net, other = equal_layers(), equal_layers()
+    energies = [htr.bind(ESD, net, share=share) for share in (True, False)]
+    fully_shard(net, mesh=mesh)
+    older = FullyShardedDataParallel(other, device_id=torch.device("cpu"))
+    calls = [
+        *energies,
+        *(energy.backward for energy in energies),
+        *(partial(htr.bind, ESD, n, share=share) for n in (net, older) for share in (True, False)),
+        *(partial(call, n) for n in (net, older) for call in (ESD.explain, htr.matrices_of)),
+        *(partial(htr.analyze, n, min_size=2) for n in (net, older)),
+    ]
+    messages = []
+    for call in calls:
+        try:
+            call()
+            messages.append("nothing")
+        except htr.SpectrumError as error:
+            messages.append(str(error))
+    return {"messages": messages}
+
+
 def resumed(out):
     """Stopped after two of four epochs and resumed, against a run that was not."""
     fit(Drift(1e-2), epochs=4, out=out / "resumed", callbacks=[lambda event: event.epoch == 2])
@@ -142,6 +168,7 @@ OTHERS = {
     "bad matrix": bad_matrix,
     "out of memory": out_of_memory,
     "other weights": other_weights,
+    "sharded": sharded,
     "not shared": partial(other_weights, share=False),
     "in step": partial(alone, Exact(), steps=1),
 }

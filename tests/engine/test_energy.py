@@ -307,3 +307,61 @@ def test_wrong_arguments(priors, refresh, said, net):
 def test_it_prints_what_it_is(net):
     assert repr(TOP) in repr(htr.bind(htr.Priors(TOP), net))
     assert "Exact()" in repr(htr.bind(htr.Priors(TOP), net, refresh=htr.Exact()))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("priors", htr.Priors(TOP)),
+        ("refresh", htr.Exact()),
+        ("net", nn.Linear(2, 2)),
+        ("hyperpriors", {}),
+        ("refreshes", {}),
+        ("device", torch.device("cpu")),
+    ],
+)
+def test_what_cannot_be_set(net, name, value):
+    energy = htr.bind(htr.Priors(LATENT), net)
+    before = energy().item()
+    with pytest.raises(AttributeError, match=f"{name} of an energy cannot be set; bind anew"):
+        setattr(energy, name, value)
+    energy.hyperpriors.clear()  # a copy
+    energy.invalidate()
+    assert energy().item() == before
+    assert not list(energy.children())[1:]
+
+
+def test_hyperparameters_that_are_set_are_honoured(net):
+    energy = htr.bind(htr.Priors(LATENT), net)
+    before = energy().item()
+    with torch.no_grad():
+        for u in energy.latents().values():
+            u += 0.7
+    assert energy().item() != before
+    torch.testing.assert_close(energy().detach(), energy.at({}).detach())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        (torch.float64, torch.float64),
+        (torch.float32, torch.float32),
+        (torch.bfloat16, torch.float32),
+    ],
+)
+def test_hyperparameters_have_the_precision_of_the_weights(dtype, expected):
+    net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 3)).to(dtype)
+    energy = htr.bind(htr.Priors(LATENT), net)
+    assert {u.dtype for u in energy.latents().values()} == {expected}
+    shared = htr.MaxEigenvalue(htr.Frechet(htr.Shared("t", htr.Gamma(2.0, 1.0))))
+    net[1].double()
+    (u,) = htr.bind(htr.Priors(shared), net).latents().values()
+    assert u.dtype == torch.float64
+
+
+def test_float32_hyperparameters_of_earlier_runs_are_read():
+    energy = htr.bind(htr.Priors(LATENT), nn.Linear(4, 3).double())
+    state = energy.state_dict()
+    earlier = {n: t.float() if t.is_floating_point() else t for n, t in state.items()}
+    energy.load_state_dict(earlier)
+    assert {u.dtype for u in energy.latents().values()} == {torch.float64}

@@ -113,6 +113,15 @@ def test_other_weights_raise_unless_nothing_is_shared(found):
     assert [state["decompositions"] for state in found("not shared")] == [cases.LAYERS] * 2
 
 
+def test_weights_that_are_spread_over_processes_are_refused(found):
+    for state in found("sharded"):
+        assert len(state["messages"]) == 14
+        for message in state["messages"]:
+            assert "DTensor with the placements" in message or "FullyShardedData" in message
+            assert "this process has a part of the weights" in message
+            assert "DistributedDataParallel" in message
+
+
 def test_resumed_with_as_many_or_another_number_of_processes(found):
     for state in found("resumed"):
         assert difference(state["net"], state["whole"]) == 0.0

@@ -18,11 +18,12 @@ import torch
 from torch.optim import SGD
 
 import bayes_htr as htr
+from bayes_htr.engine.packing import unpack
 from bayes_htr.models import Likelihood
 
 SCRIPT = Path(__file__).with_name("resume_cases.py")
 HELP = runpy.run_path(str(SCRIPT))
-CASES, case, stop_at = HELP["CASES"], HELP["case"], HELP["stop_at"]
+CASES, JOINT, case, stop_at = (HELP[name] for name in ("CASES", "JOINT", "case", "stop_at"))
 
 # Without a horizon in the schedule, five epochs asked for are the first five of ten.
 NO_HORIZON = ("momentum", "adam", "onecycle", "lambda", "plateau")
@@ -91,7 +92,7 @@ def test_the_cases_are_what_they_claim(whole, resumed):
     assert max(row["epoch"] for row in whole["patience"].history) < 10
     assert whole["plateau"].history[-1]["lr"] < 0.5
     checkpoint = torch.load(resumed / "warm blocks" / "checkpoint.pt", weights_only=True)
-    (held,) = checkpoint["energy"]["_extra_state"]["matrices"]
+    (held,) = unpack(checkpoint["energy"]["_extra_state"])["matrices"]
     assert held["block"] is not None
     assert held["held"]["age"] > 0
     assert whole["hyperparameters"].hyperparameters()
@@ -233,5 +234,51 @@ def test_a_checkpoint_of_another_kind_of_run_raises(tmp_path):
     state = torch.load(run / "checkpoint.pt", weights_only=True)
     for broken in ({**state, "net": {}}, {"format": 1}, {**state, "order": []}):
         torch.save(copy.deepcopy(broken), run / "checkpoint.pt")
+        (run / "digests.json").unlink(missing_ok=True)
         with pytest.raises(htr.CheckpointError, match="does not fit this run"):
             make(epochs=2, out=run, resume=True)
+
+
+def exchange(state, one, other):
+    state[one] = state[other]
+
+
+FOREIGN = {
+    "optimiser of hyperparameters": lambda s: exchange(s, "optimizer", "hyper"),
+    "settings left out": lambda s: s["optimizer"]["param_groups"][0].pop("dampening"),
+    "a rate in words": lambda s: s["optimizer"]["param_groups"][0].update(lr="fast"),
+    "a rate that is not finite": lambda s: s["optimizer"]["param_groups"][0].update(lr=math.nan),
+    "momentum of other weights": lambda s: exchange(s["optimizer"]["state"], 0, 1),
+    "no schedule": lambda s: s.update(scheduler={}),
+    "the optimiser as schedule": lambda s: exchange(s, "scheduler", "optimizer"),
+    "an epoch in words": lambda s: s["scheduler"].update(last_epoch="second"),
+    "half a step": lambda s: s.update(step=1.5),
+    "no history": lambda s: s.update(history=[]),
+    "history in words": lambda s: s.update(history="long"),
+    "best without weights": lambda s: s.update(best={"nll": 0.1, "epoch": 1}),
+    "best in words": lambda s: s["best"].update(nll="low"),
+    "another random state": lambda s: s.update(random=torch.zeros(3, dtype=torch.uint8)),
+    "no epoch": lambda s: s.update(epoch="last"),
+    "no energy": lambda s: s.update(energy=None),
+}
+
+
+@pytest.fixture(scope="module")
+def with_everything(tmp_path_factory):
+    out = tmp_path_factory.mktemp("foreign") / "run"
+    make = case(JOINT, validation=True, patience=9)
+    make(epochs=2, out=out)
+    return make, out
+
+
+@pytest.mark.parametrize("what", FOREIGN)
+def test_parts_of_a_checkpoint_that_do_not_fit_are_refused(with_everything, tmp_path, what):
+    """PyTorch itself would notice most of these in a later step, or never."""
+    make, out = with_everything
+    run = shutil.copytree(out, tmp_path / "run")
+    state = torch.load(run / "checkpoint.pt", weights_only=True)
+    FOREIGN[what](state)
+    torch.save(state, run / "checkpoint.pt")
+    (run / "digests.json").unlink()
+    with pytest.raises(htr.CheckpointError, match=r"does not fit this run|is damaged"):
+        make(epochs=3, out=run, resume=True)

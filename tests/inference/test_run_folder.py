@@ -21,10 +21,12 @@ def test_a_failing_write_leaves_the_checkpoint(tmp_path, monkeypatch):
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", fail)
+    names = {p.name for p in tmp_path.iterdir()}
     with pytest.raises(OSError, match="disk full"):
         folder.write_checkpoint({"epoch": 2})
     assert folder.checkpoint()["epoch"] == 1
-    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.pt"]
+    assert {p.name for p in tmp_path.iterdir()} == names
+    assert names == {"checkpoint.pt", "metrics.jsonl", "digests.json"}
 
 
 def test_contents_of_a_run(make_model, data, validation, frechet, tmp_path):
@@ -32,7 +34,7 @@ def test_contents_of_a_run(make_model, data, validation, frechet, tmp_path):
     posterior = htr.fit(
         make_model(frechet), data, method=htr.MAP(), epochs=3, validation=validation, out=out
     )
-    names = {"config.json", "checkpoint.pt", "metrics.jsonl"}
+    names = {"config.json", "checkpoint.pt", "metrics.jsonl", "digests.json"}
     names |= {"weights.safetensors", "spectra.safetensors"}
     assert {p.name for p in out.iterdir()} == names
     lines = (out / "metrics.jsonl").read_text().splitlines()
@@ -134,6 +136,12 @@ def finished(model, tmp_path):
     return tmp_path / "run"
 
 
+def overwrite(file, content):
+    """Replace a file of a run as an earlier version wrote it, without digests."""
+    file.write_bytes(content)
+    file.with_name("digests.json").unlink(missing_ok=True)
+
+
 def check_resume_fails(model, folder, message):
     before = contents(folder)
     with pytest.raises(htr.CheckpointError, match=message):
@@ -144,7 +152,7 @@ def check_resume_fails(model, folder, message):
 @pytest.mark.parametrize("part", [0.0, 0.3, 0.9, 0.999])
 def test_truncated_checkpoint(model, finished, part):
     file = finished / "checkpoint.pt"
-    file.write_bytes(file.read_bytes()[: int(part * file.stat().st_size)])
+    overwrite(file, file.read_bytes()[: int(part * file.stat().st_size)])
     check_resume_fails(model, finished, r"checkpoint\.pt cannot be read .*anew in another folder")
 
 
@@ -153,7 +161,7 @@ def test_random_bytes_as_checkpoint(model, finished):
     generator = np.random.default_rng(0)
     for size in (1, 2, 5, 20, 100) * 10:
         for start in (b"", b"\x80\x02"):
-            (finished / "checkpoint.pt").write_bytes(start + generator.bytes(size))
+            overwrite(finished / "checkpoint.pt", start + generator.bytes(size))
             check_resume_fails(model, finished, r"checkpoint\.pt cannot be read")
 
 
@@ -164,6 +172,7 @@ def test_code_in_a_checkpoint_does_not_run(model, finished, tmp_path, how):
     state = {"format": 1, "epoch": 1, "net": RunsCode(marker)}
     save = torch.save if how == "torch" else lambda s, p: p.write_bytes(pickle.dumps(s))
     save(state, finished / "checkpoint.pt")
+    (finished / "digests.json").unlink()
     check_resume_fails(model, finished, r"checkpoint\.pt cannot be read")
     assert not marker.exists()
     if how == "torch":
@@ -178,4 +187,5 @@ def test_code_in_a_checkpoint_does_not_run(model, finished, tmp_path, how):
 )
 def test_a_torch_file_of_something_else(model, finished, state):
     torch.save(state, finished / "checkpoint.pt")
+    (finished / "digests.json").unlink()
     check_resume_fails(model, finished, "is not a checkpoint of a bayes_htr run")

@@ -174,3 +174,62 @@ def test_copies(make_model, priors, data, how):
     assert not torch.isclose(copied.log_joint({}, data, num_data=30), before)
     torch.testing.assert_close(model.log_joint({}, data, num_data=30), before)
     assert repr(copied) == repr(model)
+
+
+LABELS = {
+    "a column": (lambda y: y[:, None], r"labels of shape \(\d+, 1\).*take labels.squeeze\(1\)"),
+    "one-hot": (lambda y: F.one_hot(y, 3).float(), r"take labels.argmax\(1\)"),
+    "too few": (lambda y: y[1:], "labels of shape"),
+    "floats": (lambda y: y.float(), r"float32 must be whole numbers.*bayes_htr trains classifiers"),
+    "booleans": (lambda y: y > 0, "torch.bool must be whole numbers"),
+    "ignored": (lambda y: torch.where(y == 0, -100, y), "label -100 is negative"),
+    "too large": (lambda y: y + 3, "label . does not match a network with 3 outputs"),
+}
+
+
+@pytest.mark.parametrize("coordinates", ["map", "weight", "spectral"])
+@pytest.mark.parametrize("kind", LABELS)
+def test_labels_that_fit_refuses(make_model, data, coordinates, kind):
+    model = make_model(htr.Priors(htr.ESD(htr.Lomax(2.0))))
+    change, message = LABELS[kind]
+    x, y = data
+    params = {}
+    if coordinates != "map":
+        program = poutine.trace(model.pyro_model(coordinates))
+        with poutine.condition(data=model.initial_params()):
+            program.get_trace(x, num_data=50)
+        params = {
+            name: site["value"]
+            for name, site in program.trace.nodes.items()
+            if (site["type"] == "sample" and name not in ("data", "y") and not site["is_observed"])
+            or name in model.initial_params()
+        }
+    with pytest.raises(htr.DataError, match=message):
+        model.log_joint(params, (x, change(y)), num_data=50, coordinates=coordinates)
+
+
+@pytest.mark.parametrize("make", [list, lambda y: y.to(torch.int32), lambda y: y.numpy()])
+def test_labels_of_any_integer_dtype(model, data, make):
+    x, y = data
+    expected = model.log_joint({}, data, num_data=50)
+    assert model.log_joint({}, (x, make(y)), num_data=50) == expected
+
+
+def test_other_batches_and_sizes(model, data):
+    with pytest.raises(htr.DataError, match=r"must be a pair \(x, y\), not Tensor"):
+        model.log_joint({}, data[0], num_data=50)
+    for size in (0, -3, float("nan"), "50"):
+        with pytest.raises(ValueError, match="num_data="):
+            model.log_joint({}, data, num_data=size)
+
+
+@pytest.mark.parametrize("coordinates", ["map", "weight"])
+def test_a_network_that_returns_a_sequence(data, coordinates):
+    class Sequence(nn.Linear):
+        def forward(self, x):
+            return super().forward(x).expand(len(x), len(x), 3)
+
+    priors = htr.Priors({"weight": htr.ESD(htr.Lomax(2.0))})
+    model = htr.BayesianClassifier(Sequence(data[0].shape[1], 3).double(), priors)
+    with pytest.raises(htr.DataError, match=r"must return logits of shape \(\d+, classes\)"):
+        model.log_joint(model.initial_params(), data, num_data=50, coordinates=coordinates)

@@ -51,6 +51,13 @@ def saved(posterior, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.fixture
+def unchecked(saved):
+    """A posterior that an earlier version has saved, without digests."""
+    (saved / "digests.json").unlink()
+    return saved
+
+
 def test_load_restores_everything(posterior, saved, network):
     net = network()
     before = copy.deepcopy(net.state_dict())
@@ -63,7 +70,10 @@ def test_load_restores_everything(posterior, saved, network):
     for name, value in net.state_dict().items():  # the given network is not touched
         assert torch.equal(value, before[name]), name
     loaded.save(saved.parent / "again")
-    names = ("config.json", "metrics.jsonl", "weights.safetensors", "spectra.safetensors")
+    names = (
+        *("config.json", "metrics.jsonl", "digests.json"),
+        *("weights.safetensors", "spectra.safetensors"),
+    )
     assert {p.name for p in saved.iterdir()} == set(names)
     for name in names:
         assert (saved.parent / "again" / name).read_bytes() == (saved / name).read_bytes()
@@ -96,11 +106,11 @@ def test_used_folder_is_refused(posterior, saved):
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "config.json"])
 @pytest.mark.parametrize("part", [0.0, 0.5, 0.99])
-def test_truncated_files(saved, network, name, part):
-    file = saved / name
+def test_truncated_files(unchecked, network, name, part):
+    file = unchecked / name
     file.write_bytes(file.read_bytes()[: int(part * file.stat().st_size)])
     with pytest.raises(htr.CheckpointError, match=name.replace(".", r"\.")):
-        htr.load(saved, network())
+        htr.load(unchecked, network())
 
 
 @pytest.mark.parametrize(
@@ -112,38 +122,54 @@ def test_truncated_files(saved, network, name, part):
     ],
     ids=repr,
 )
-def test_foreign_priors(saved, network, content):
-    (saved / "config.json").write_bytes(content)
+def test_foreign_priors(unchecked, network, content):
+    (unchecked / "config.json").write_bytes(content)
     with pytest.raises(htr.CheckpointError, match=r"config\.json holds no priors"):
-        htr.load(saved, network())
+        htr.load(unchecked, network())
 
 
-def test_truncated_metrics(saved, network):
-    file = saved / "metrics.jsonl"
+@pytest.mark.parametrize("method", [{"name": 3}, {"name": None}, "map", [], 7], ids=repr)
+def test_foreign_method(unchecked, network, method):
+    config = json.loads((unchecked / "config.json").read_text())
+    (unchecked / "config.json").write_text(json.dumps(config | {"method": method}))
+    with pytest.raises(htr.CheckpointError, match=r"config\.json holds no inference method"):
+        htr.load(unchecked, network())
+
+
+@pytest.mark.parametrize("row", ["[]", "3", '{"loss": "low"}', '{"loss": null}', "[" * 5000])
+def test_foreign_metrics(unchecked, network, row):
+    with (unchecked / "metrics.jsonl").open("a") as file:
+        file.write(row + "\n")
+    with pytest.raises(htr.CheckpointError, match=r"metrics\.jsonl cannot be read"):
+        htr.load(unchecked, network())
+
+
+def test_truncated_metrics(unchecked, network):
+    file = unchecked / "metrics.jsonl"
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(htr.CheckpointError, match=r"metrics\.jsonl cannot be read"):
-        htr.load(saved, network())
+        htr.load(unchecked, network())
 
 
-def test_a_pickle_in_place_of_weights_does_not_run(saved, network, tmp_path):
+def test_a_pickle_in_place_of_weights_does_not_run(unchecked, network, tmp_path):
     marker = tmp_path / "ran"
 
     class Code:
         def __reduce__(self):
             return (Path.touch, (marker,))
 
-    (saved / "weights.safetensors").write_bytes(pickle.dumps(Code()))
+    (unchecked / "weights.safetensors").write_bytes(pickle.dumps(Code()))
     with pytest.raises(htr.CheckpointError, match="cannot be read"):
-        htr.load(saved, network())
+        htr.load(unchecked, network())
     assert not marker.exists()
 
 
-def test_weights_that_are_not_finite(saved, network):
-    weights = load_file(saved / "weights.safetensors")
+def test_weights_that_are_not_finite(unchecked, network):
+    weights = load_file(unchecked / "weights.safetensors")
     weights["fc.weight"][0, 0] = float("nan")
-    save_file(weights, saved / "weights.safetensors")
+    save_file(weights, unchecked / "weights.safetensors")
     with pytest.raises(htr.SpectrumError, match=r"fc.weight holds 1 entries"):
-        htr.load(saved, network())
+        htr.load(unchecked, network())
 
 
 @pytest.mark.parametrize(
@@ -230,6 +256,12 @@ def test_a_new_process_loads_the_same_with_a_guide(sampled, saved_draws, data, t
     assert shown == repr(sampled)
 
 
+@pytest.fixture
+def unchecked_draws(saved_draws):
+    (saved_draws / "digests.json").unlink()
+    return saved_draws
+
+
 def test_load_restores_everything_with_a_guide(sampled, saved_draws, network):
     loaded = htr.load(saved_draws, network())
     assert loaded.config == sampled.config
@@ -242,14 +274,14 @@ def test_load_restores_everything_with_a_guide(sampled, saved_draws, network):
 
 
 @pytest.mark.parametrize("part", [None, 0.0, 0.5, 0.99])
-def test_truncated_guide(saved_draws, network, part):
-    file = saved_draws / "guide.safetensors"
+def test_truncated_guide(unchecked_draws, network, part):
+    file = unchecked_draws / "guide.safetensors"
     content = file.read_bytes()
     file.unlink()
     if part is not None:
         file.write_bytes(content[: int(part * len(content))])
     with pytest.raises(htr.CheckpointError, match=r"guide\.safetensors"):
-        htr.load(saved_draws, network())
+        htr.load(unchecked_draws, network())
 
 
 @pytest.mark.parametrize(
@@ -263,32 +295,32 @@ def test_truncated_guide(saved_draws, network, part):
     ],
     ids=str,
 )
-def test_foreign_guide(saved_draws, network, change):
-    config = json.loads((saved_draws / "config.json").read_text())
+def test_foreign_guide(unchecked_draws, network, change):
+    config = json.loads((unchecked_draws / "config.json").read_text())
     config["guide"] |= change
-    (saved_draws / "config.json").write_text(json.dumps(config))
+    (unchecked_draws / "config.json").write_text(json.dumps(config))
     with pytest.raises(htr.CheckpointError, match=r"guide\.safetensors .* do not fit"):
-        htr.load(saved_draws, network())
+        htr.load(unchecked_draws, network())
 
 
-def test_guide_that_is_not_finite(saved_draws, network):
-    state = load_file(saved_draws / "guide.safetensors")
+def test_guide_that_is_not_finite(unchecked_draws, network):
+    state = load_file(unchecked_draws / "guide.safetensors")
     state["draws0"][0] = float("inf")
-    save_file(state, saved_draws / "guide.safetensors")
+    save_file(state, unchecked_draws / "guide.safetensors")
     with pytest.raises(htr.CheckpointError, match="not finite"):
-        htr.load(saved_draws, network())
+        htr.load(unchecked_draws, network())
 
 
-def test_a_pickle_in_place_of_a_guide_does_not_run(saved_draws, network, tmp_path):
+def test_a_pickle_in_place_of_a_guide_does_not_run(unchecked_draws, network, tmp_path):
     marker = tmp_path / "ran"
 
     class Code:
         def __reduce__(self):
             return (Path.touch, (marker,))
 
-    (saved_draws / "guide.safetensors").write_bytes(pickle.dumps(Code()))
+    (unchecked_draws / "guide.safetensors").write_bytes(pickle.dumps(Code()))
     with pytest.raises(htr.CheckpointError, match="cannot be read"):
-        htr.load(saved_draws, network())
+        htr.load(unchecked_draws, network())
     assert not marker.exists()
 
 

@@ -7,7 +7,9 @@ import torch
 from torch import nn
 
 import bayes_htr as htr
+from bayes_htr.analysis.weights import module_source
 from bayes_htr.spectra import as_matrix, parameters_of
+from bayes_htr.spectra.matrices import check_finite
 from tests.reference import modules
 
 
@@ -99,3 +101,69 @@ def test_older_normalisations_compute_weights_from_parameters():
     assert raw == {"0.weight_g", "0.weight_v", "1.weight_orig"}
     with pytest.raises(htr.PriorError, match=r"0.weight_g is not a weight .* remove_weight_norm"):
         htr.bind(htr.Priors(htr.ESD(htr.Lomax(alpha=2.0, scale=1.0))), net)
+
+
+class Layers(nn.Module):
+    """Layers that are read by their class."""
+
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(16, 2)
+        self.transposed = nn.ConvTranspose2d(16, 24, 3, groups=2)
+        self.norm = nn.LayerNorm([9, 9])
+        self.out = nn.Linear(16, 12)
+
+    def forward(self, x):
+        return self.out(self.attention(x, x, x)[0])
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+@pytest.mark.parametrize("how", ["script", "trace", "file"])
+def test_modules_of_torchscript_are_read_as_what_they_were_made_from(how, tmp_path):
+    net = Layers()
+    if how == "trace":
+        compiled = torch.jit.trace(net, torch.randn(3, 2, 16))
+    else:
+        compiled = torch.jit.script(net)
+    if how == "file":
+        compiled.save(tmp_path / "net.pt")
+        compiled = torch.jit.load(tmp_path / "net.pt")
+    expected, found = htr.matrices_of(net), htr.matrices_of(compiled)
+    assert expected.keys() == found.keys()
+    for name, W in expected.items():
+        assert torch.equal(found[name], W)
+    assert str(htr.analyze(compiled)) == str(htr.analyze(net))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_traced_transposed_convolution_without_bias_does_not_tell_its_groups():
+    net = torch.jit.trace(nn.ConvTranspose1d(2, 4, 3, groups=2, bias=False), torch.ones(1, 2, 5))
+    with pytest.raises(htr.SpectrumError, match="weight is of a traced transposed convolution"):
+        htr.matrices_of(net)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_what_torchscript_computes_a_weight_from_is_no_matrix():
+    net = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(12, 12)), nn.Linear(12, 12))
+    compiled = torch.jit.script(net)
+    assert list(htr.matrices_of(compiled)) == ["1.weight"]
+    assert "0.parametrizations.weight.original1" in module_source(compiled).skipped
+
+
+def test_other_values_are_no_network():
+    with pytest.raises(
+        htr.SpectrumError, match=r"Module, not a list of Linear, ReLU; .*ModuleList"
+    ):
+        htr.matrices_of([nn.Linear(3, 2), nn.ReLU()])
+
+
+def test_parameters_that_deepspeed_has_partitioned_are_refused():
+    net = nn.Linear(3, 2)
+    net.weight.ds_id = 0
+    with pytest.raises(htr.SpectrumError, match="weight is partitioned by DeepSpeed"):
+        htr.matrices_of(net)
+
+
+def test_weights_on_the_meta_device_are_named():
+    with pytest.raises(htr.SpectrumError, match="the weight is on the meta device"):
+        check_finite(torch.ones(2, 2, device="meta"), "the weight")

@@ -23,6 +23,7 @@ from pyro.infer import autoguide
 from pyro.infer.autoguide.initialization import init_to_value
 from torch import Tensor
 
+from bayes_htr._threads import exclusive
 from bayes_htr._torch import isolated_randomness
 from bayes_htr.inference.guides.base import VariationalGuide, start_scale
 from bayes_htr.inference.guides.hyperparameters import HyperparameterMoments
@@ -188,6 +189,9 @@ def takes_scale(guide: Any) -> bool:
 
 @contextmanager
 def _own_parameters() -> Iterator[None]:
-    """Within it Pyro's modules use their own parameters, not those of the global store."""
-    with cast(Any, pyro.settings.context)(module_local_params=True):
+    """Within it Pyro's modules use their own parameters, not those of the global store.
+
+    One thread at a time is within it, since Pyro's handlers are those of the whole process.
+    """
+    with exclusive(), cast(Any, pyro.settings.context)(module_local_params=True):
         yield

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.distributions import Gamma as GammaLaw
 
 from bayes_htr.engine import Drift, Exact, Refresh
-from bayes_htr.engine.autograd import Derivative, accumulate
+from bayes_htr.engine.autograd import Derivative, add_to_gradients
 from bayes_htr.engine.refresh import RefreshScheduler
 from bayes_htr.inference.guides.base import VariationalGuide
 from bayes_htr.inference.guides.eigenvalues import EigenvaluePosterior
@@ -220,9 +220,14 @@ class SpectralGuide(VariationalGuide):
     @torch.no_grad()
     def add_known_gradient(self, scale: float) -> None:
         """As in the base: the gradient of the last refresh."""
-        for states, W in zip(self._of_parameter, self.weights, strict=True):
-            for state in states:
-                accumulate(Derivative(W, state.law.prior.view, Gradient(state.slope)), scale)
+        add_to_gradients(
+            (
+                Derivative(W, state.law.prior.view, Gradient(state.slope))
+                for states, W in zip(self._of_parameter, self.weights, strict=True)
+                for state in states
+            ),
+            scale,
+        )
 
     def _kl(self, sample: Mapping[str, Tensor], matrices: Sequence[Tensor]) -> Tensor:
         total = torch.zeros((), dtype=torch.float64, device=self.weights[0].device)
