@@ -36,6 +36,7 @@ from bayes_htr.analysis.checkpoints import (
     weight_files,
 )
 from bayes_htr.analysis.distributed_checkpoints import METADATA, load_distributed_checkpoint
+from bayes_htr.analysis.order import in_module_order, natural
 from bayes_htr.analysis.weights import Source, module_source, reason_against
 from bayes_htr.errors import CheckpointError, DataError
 from bayes_htr.spectra.matrices import without_wrappers
@@ -64,7 +65,7 @@ def open_source(source: nn.Module | Mapping[str, Tensor] | str | PathLike[str] |
         CheckpointError: A file or folder does not exist or cannot be read.
     """
     if isinstance(source, nn.Module):
-        return module_source(source)
+        return in_module_order(module_source(source), source)
     if isinstance(source, Mapping):
         return _from_state_dict(source, "the state dict")
     if not isinstance(source, str | PathLike):
@@ -209,6 +210,7 @@ def _from_safetensors(files: Iterable[Path], label: str, expected: Iterable[str]
             if len(shape) >= 2:
                 reason = reason_against(shape, dtype in _FLOATING, dtype)
                 source.add(name, shape, partial(_read_tensor, file, key), reason=reason)
+    source.weights.sort(key=lambda weight: natural(weight.name))  # files are alphabetical
     if missing:
         raise CheckpointError(
             f"{label}: the index names {sorted(missing)[0]!r}, which is in none of its files; the "
