@@ -96,6 +96,13 @@ def _analyze(args: argparse.Namespace, path: Path) -> SpectraReport:
 def _show(report: SpectraReport, console: Console) -> None:
     narrow = console.width < _WIDE
     console.print(report.table([c for c in _NARROW if c in report.columns] if narrow else None))
+    summary = report.summary()
+    if summary["power_laws"]:
+        console.print(
+            f"{summary['power_laws']} of {summary['matrices']} have a tail that passes for a power "
+            f"law, with a median alpha of {summary['power_law_alpha_median']:.3g}",
+            highlight=False,
+        )
     if report.skipped:
         console.print(f"not analysed: {len(report.skipped)}", highlight=False)
         for name, why in list(report.skipped.items())[:10]:

@@ -32,6 +32,7 @@ from bayes_htr.analysis.esd import Array
 from bayes_htr.analysis.matrix import MatrixSpectrum
 from bayes_htr.analysis.page import page
 from bayes_htr.analysis.plots import plot_comparison, plot_matrix, plot_network, plot_pair
+from bayes_htr.analysis.summary import summarise
 from bayes_htr.analysis.tables import Records, write_text
 from bayes_htr.analysis.verdict import DOUBTFUL, RANDOM_LIKE, UNTOLD
 from bayes_htr.errors import DataError
@@ -107,6 +108,20 @@ class SpectraReport(Records):
             known = ", ".join(list(self.matrices)[:8])
             raise ValueError(f"no matrix {name!r} in this report; there are {known}, ...")
         return self.matrices[name]
+
+    def summary(self) -> dict[str, float | int]:
+        """Summarise the network: means over matrices, and counts of verdicts.
+
+        Returns:
+            `matrices`, the number of rows; the means of `log_norm`, `log_spectral_norm`, `alpha`,
+            `alpha_weighted`, `log_alpha_norm`, `stable_rank` and `mp_softrank` over all matrices
+            where they are defined, as WeightWatcher's `get_summary`, and `alpha_median`;
+            `power_laws`, the number of matrices whose exponents the report stands behind, with
+            `power_law_alpha_mean`, `power_law_alpha_median` and `power_law_alpha_weighted` of
+            these alone; and how many matrices have each kind of verdict (`num_heavy`, ...). What
+            is not defined is NaN.
+        """
+        return summarise([(matrix.row, matrix.kind) for matrix in self.matrices.values()])
 
     def table(self, columns: Sequence[str] | None = None) -> Table:
         """Make a table for the terminal, with the intervals over xmin if there are any.
