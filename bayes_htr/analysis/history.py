@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from bayes_htr._checks import number, texts
 from bayes_htr._plotting import save
 from bayes_htr.analysis.alarms import AlarmCallback, AlarmWatch
 from bayes_htr.analysis.history_files import read_history, write_history
@@ -73,9 +74,8 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         path: str | PathLike[str] | None = None,
         on_alarm: AlarmCallback | None = None,
     ) -> None:
-        if isinstance(per_decade, bool) or not 0 < per_decade < math.inf:
-            raise ValueError(f"per_decade={per_decade!r} must be a positive number")
-        self.matrices = (matrices,) if isinstance(matrices, str) else tuple(matrices)
+        number(per_decade, "per_decade", above=0)
+        self.matrices = texts(matrices, "matrices")
         self.per_decade = per_decade
         self.path = None if path is None else Path(path)
         self.on_alarm = on_alarm

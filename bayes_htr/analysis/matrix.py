@@ -55,6 +55,7 @@ class Options:
         check_level(self.level)
         if self.bootstrap != "auto":
             whole_number(self.bootstrap, "bootstrap")
+        whole_number(self.seed, "seed")
 
 
 @dataclass(frozen=True)

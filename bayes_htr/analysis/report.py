@@ -123,11 +123,12 @@ class SpectraReport(Records):
         """
         return summarise([(matrix.row, matrix.kind) for matrix in self.matrices.values()])
 
-    def table(self, columns: Sequence[str] | None = None) -> Table:
+    def table(self, columns: Sequence[str] | None = None, *, whole_words: bool = False) -> Table:
         """Make a table for the terminal, with the intervals over xmin if there are any.
 
         Args:
             columns: The columns; the most important ones by default.
+            whole_words: Whether no word or number is broken, but for the names of matrices.
 
         Raises:
             ValueError: A column that does not exist.
@@ -135,7 +136,7 @@ class SpectraReport(Records):
         if columns is None and "searched_low" in self.columns:
             with_known_xmin = ("interval_low", "interval_high")
             columns = [c for c in self.headings if c in self.columns and c not in with_known_xmin]
-        return super().table(columns)
+        return super().table(columns, whole_words=whole_words)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data, in which numbers that are not finite are `None`."""
@@ -151,9 +152,14 @@ class SpectraReport(Records):
         """Compare the matrices of two networks.
 
         Raises:
-            DataError: No matrix of one name and shape is in both.
+            DataError: No matrix of one name and shape is in both, or `other` is no report.
             ValueError: The intervals have different levels.
         """
+        if not isinstance(other, SpectraReport):
+            raise DataError(
+                f"compare takes the report of the other network, not a {type(other).__name__}; "
+                "analyse it first: report.compare(htr.analyze(other))"
+            )
         levels = [report.settings.get("level") for report in (self, other)]
         if levels[0] != levels[1]:
             raise ValueError(

@@ -100,9 +100,12 @@ def test_windows_take_away_the_effect_of_the_aspect_ratio():
     assert max(windows) / min(windows) < 1.05
 
 
-@pytest.mark.parametrize("options", [{"aspect": 0.5}, {"aspect": math.inf}, {"size": 1}])
+@pytest.mark.parametrize(
+    "options", [{"aspect": 0.5}, {"aspect": math.inf}, {"size": 1}, {"size": 2.5}]
+)
 def test_windows_that_cannot_be(options):
-    with pytest.raises(ValueError, match="must be at least"):
+    ((name, value),) = options.items()
+    with pytest.raises(ValueError, match=rf"{name}={value} must be a .* number of at least \d"):
         Farms(**options)
 
 
