@@ -180,6 +180,11 @@ def load_torch_file(path: Path) -> Any:
     Raises:
         CheckpointError: The file is empty, truncated or foreign, or holds other objects.
     """
+    if _is_torchscript(path):
+        raise CheckpointError(
+            f"{path} cannot be read: it is an archive of TorchScript, which holds code; if you "
+            "trust it, load it with torch.jit.load and give its state_dict()"
+        )
     try:
         mapped = zipfile.is_zipfile(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
@@ -198,6 +203,12 @@ def load_torch_file(path: Path) -> Any:
         ) from error
 
 
+def _is_torchscript(path: Path) -> bool:
+    with contextlib.suppress(Exception), zipfile.ZipFile(path) as archive:
+        return any("/code/" in name for name in archive.namelist())
+    return False
+
+
 def refused_classes(path: Path) -> list[str]:
     """Names of the classes and functions in a pickle that `torch.load` refuses, without loading it.
 
@@ -211,10 +222,16 @@ def refused_classes(path: Path) -> list[str]:
             found = _globals(path)
     except Exception:  # a foreign file, of which the caller's error says so
         return []
-    return [visible(name) for name in dict.fromkeys(found)][:_MOST_NAMED]
+    names = [visible(name) for name in dict.fromkeys(found) if not _HARMLESS.fullmatch(name)]
+    return names[:_MOST_NAMED]
 
 
-_HARMLESS = re.compile(r"(torch|collections|_codecs|numpy)\.|builtins\.(set|bytearray|complex)")
+_HARMLESS = re.compile(
+    r"torch\._utils\..*|torch\.\w+|collections\.(OrderedDict|defaultdict|Counter)|_codecs\.encode"
+    r"|(builtins|__builtin__)\.(list|dict|set|tuple|int|float|complex|str|bool|bytearray|object)"
+    r"|typing\.\w+"
+)
+"""Names of plain data and tensors, which tell nothing about why a pickle is refused."""
 
 
 class _Inert:
@@ -244,8 +261,7 @@ class _Names(pickle.Unpickler):
         self.found: list[str] = []
 
     def find_class(self, module: str, name: str) -> Any:
-        if not _HARMLESS.match(f"{module}.{name}"):
-            self.found.append(f"{module}.{name}")
+        self.found.append(f"{module}.{name}")
         return _Inert
 
     def persistent_load(self, pid: Any) -> Any:

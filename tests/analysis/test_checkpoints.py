@@ -178,6 +178,13 @@ def test_refused_pickles_name_their_classes(zipped, tmp_path, capsys):
     assert "\x1b" not in capsys.readouterr().err
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_archives_of_torchscript_are_named(tmp_path):
+    torch.jit.script(nn.Linear(9, 9)).save(str(tmp_path / "a.pt"))
+    with pytest.raises(CheckpointError, match=r"archive of TorchScript.*torch\.jit\.load"):
+        open_source(tmp_path / "a.pt")
+
+
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 def test_names_of_classes_are_text(tmp_path):
     class Global:
