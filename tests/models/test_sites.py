@@ -86,7 +86,9 @@ def test_guides_without_a_start_begin_at_the_weights(model, guide, coordinates):
 
 @pytest.mark.parametrize("coordinates", COORDINATES)
 @pytest.mark.parametrize(
-    "start", [starts.init_to_uniform, starts.init_to_sample, starts.init_to_mean], ids=str
+    "start",
+    [starts.init_to_uniform, starts.init_to_sample, starts.init_to_mean],
+    ids=lambda start: start.__name__,
 )
 def test_other_ways_to_start(model, coordinates, start):
     program = model.pyro_model(coordinates)
