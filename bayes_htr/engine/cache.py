@@ -121,8 +121,8 @@ NORM_SHARE = 0.5
 """A matrix is refreshed once its squared norm has changed by this share of that of the largest
 singular value: a direction that a cluster does not see can have become the leading one."""
 
-VERIFY_FOLLOWS = 4
-"""A matrix is refreshed at least when its cluster has followed it so many times."""
+VERIFY_CHECKS = 16
+"""A matrix whose cluster follows it is refreshed at least at every so many checks."""
 
 
 @dataclass
@@ -137,7 +137,6 @@ class LeadingTriplets:
         weights: Of the triplets in the gradient.
         interval: Calls until they follow again.
         age: Calls since they followed last.
-        follows: How often they have followed the matrix since the refresh.
     """
 
     cluster: Cluster | None
@@ -147,7 +146,6 @@ class LeadingTriplets:
     weights: list[float] = field(default_factory=lambda: [1.0])
     interval: int = 1
     age: int = 0
-    follows: int = 0
 
     def step(self, W: Tensor) -> Followed:
         """The triplets one step on, at the matrix `W`."""
@@ -169,7 +167,6 @@ class LeadingTriplets:
             Whether a refresh is due.
         """
         self.age = 0
-        self.follows += 1
         if not all(math.isfinite(number) for number in numbers):
             self.cluster = None
             return True
@@ -194,7 +191,6 @@ class LeadingTriplets:
         return (
             not abs(sigma - self.sigma_at_refresh) <= policy.tol * self.sigma_at_refresh
             or not abs(squared_norm - self.squared_norm) <= NORM_SHARE * sigma**2
-            or self.follows >= VERIFY_FOLLOWS
         )
 
 
@@ -274,6 +270,7 @@ class CachedGradient:
         self._gradient = None
         share = TURN_SHARE if self.evaluation.rest is None else MIXED_TURN_SHARE
         self.overdue |= self.leading.accept(step, numbers, policy, share)
+        self.overdue |= self.age >= VERIFY_CHECKS * policy.check_every
 
     def drifted(self, W: Tensor, hyperparameters: Mapping[str, Tensor], tol: float) -> Tensor:
         """Whether matrix or hyperparameters have moved by more than a tolerance: 0-d, bool."""
@@ -332,7 +329,6 @@ class CachedGradient:
             "interval": leading.interval,
             "since_follow": leading.age,
             "squared_norm": leading.squared_norm,
-            "follows": leading.follows,
             "age": self.age,
             "overdue": self.overdue,
         }
@@ -358,7 +354,6 @@ class CachedGradient:
                 list(state["weights"]),
                 state["interval"],
                 state["since_follow"],
-                state.get("follows", 0),
             )
         cache = cls(
             Evaluation(

@@ -59,11 +59,12 @@ def test_a_matrix_that_has_changed_altogether_is_not_followed(scale):
     energy = htr.bind(htr.Priors(TOP), layer)
     for _ in range(20):
         energy()
+    before = energy.refreshes["weight"]
     with torch.no_grad():
         layer.weight.copy_(scale * torch.randn_like(layer.weight))
     for _ in range(16):
         held = energy().item()
-        if energy.refreshes["weight"] == 2:
+        if energy.refreshes["weight"] > before:
             break
     assert held == pytest.approx(exact_value(energy), rel=1e-4)
 
