@@ -27,6 +27,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
+from bayes_htr._checks import texts, whole_number
 from bayes_htr._terminal import AnalysisProgress
 from bayes_htr.analysis.matrix import MatrixSpectrum, Options, analyse
 from bayes_htr.analysis.report import SpectraReport
@@ -110,7 +111,7 @@ def analyze(
     layouts = as_layouts(matrices)
     windows = (Farms() if farms else None) if isinstance(farms, bool) else farms
     options = Options(conv, level, bootstrap, compare, mp_fit, randomize, windows, seed)
-    patterns = {"layers": _patterns(layers), "exclude": _patterns(exclude)}
+    patterns = {"layers": texts(layers, "layers"), "exclude": texts(exclude, "exclude")}
     network, weights, skipped = select_weights(
         source,
         layers=layers,
@@ -146,8 +147,10 @@ def select_weights(
         SpectrumError: A layout does not fit its tensor.
         ValueError: `min_size` is below 1, or `matrices` is no mapping to layouts.
     """
+    include, leave_out = texts(layers, "layers"), texts(exclude, "exclude")
+    whole_number(min_size, "min_size", at_least=1)
     network = open_source(source, as_layouts(matrices))
-    return network.label, *_select(network, _patterns(layers), _patterns(exclude), min_size, conv)
+    return network.label, *_select(network, include, leave_out, min_size, conv)
 
 
 def _select(
@@ -157,8 +160,6 @@ def _select(
     min_size: int,
     conv: Conv,
 ) -> tuple[list[Weight], dict[str, str]]:
-    if min_size < 1:
-        raise ValueError(f"min_size={min_size} must be at least 1")
     for pattern in (*include, *exclude):
         if not any(matches(w.name, [pattern]) for w in source.weights):
             names = ", ".join(w.name for w in source.weights[:20]) or "none"
@@ -223,10 +224,6 @@ def _work(weight: Weight, conv: Conv) -> float:
     """About how many floating-point operations the decomposition takes."""
     M, N = sorted(weight.sides(conv))
     return float(M * M * (N + 4 * M)) * (weight.positions if conv == "slices" else 1)
-
-
-def _patterns(patterns: str | Sequence[str]) -> tuple[str, ...]:
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
 # Threads

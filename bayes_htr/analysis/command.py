@@ -11,11 +11,17 @@ from rich.console import Console
 from bayes_htr._terminal import visible
 from bayes_htr.analysis.analyze import analyze, select_weights
 from bayes_htr.analysis.report import CheckpointComparison, SpectraReport, check_shared
-from bayes_htr.analysis.tables import check_suffix, import_parquet
+from bayes_htr.analysis.tables import check_suffix, fitting_table, import_parquet
 from bayes_htr.errors import OutputError
 
-_WIDE = 110
-_NARROW = ("name", "alpha", "verdict")
+_COLUMNS = (None, ("name", "alpha", "verdict"), ("name", "verdict"))
+_COLUMNS_OF_COMPARISONS = (
+    None,
+    ("name", "alpha", "other_alpha", "difference", "verdict"),
+    ("name", "difference", "verdict"),
+    ("name", "verdict"),
+)
+"""Columns of tables, the first choice that the terminal has room for."""
 
 
 def run_analyze(args: argparse.Namespace, console: Console) -> None:
@@ -37,7 +43,7 @@ def run_analyze(args: argparse.Namespace, console: Console) -> None:
     result: SpectraReport | CheckpointComparison = report
     if args.compare is not None:
         result = comparison = report.compare(_analyze(args, args.compare))
-        console.print(comparison.table())
+        console.print(fitting_table(comparison, console, _COLUMNS_OF_COMPARISONS))
         if comparison.unmatched:
             names = visible(", ".join(comparison.unmatched))
             console.print(f"in one alone, or in another shape: {names}", markup=False)
@@ -94,8 +100,14 @@ def _analyze(args: argparse.Namespace, path: Path) -> SpectraReport:
 
 
 def _show(report: SpectraReport, console: Console) -> None:
-    narrow = console.width < _WIDE
-    console.print(report.table([c for c in _NARROW if c in report.columns] if narrow else None))
+    console.print(fitting_table(report, console, _COLUMNS))
+    summary = report.summary()
+    if summary["power_laws"]:
+        console.print(
+            f"{summary['power_laws']} of {summary['matrices']} have a tail that passes for a power "
+            f"law, with a median alpha of {summary['power_law_alpha_median']:.3g}",
+            highlight=False,
+        )
     if report.skipped:
         console.print(f"not analysed: {len(report.skipped)}", highlight=False)
         for name, why in list(report.skipped.items())[:10]:

@@ -19,7 +19,6 @@ is in memory: what has been read does not stay mapped.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -33,6 +32,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import Parameter
 
+from bayes_htr.analysis.checkpoints import (
+    find_state_dict,
+    is_torch_file,
+    load_torch_file,
+    weight_files,
+)
+from bayes_htr.analysis.distributed_checkpoints import METADATA, load_distributed_checkpoint
+from bayes_htr.analysis.order import in_module_order, natural
 from bayes_htr.analysis.state_dicts import Stored, add_stored
 from bayes_htr.analysis.weights import Source, module_source
 from bayes_htr.errors import CheckpointError, DataError
@@ -41,13 +48,11 @@ from bayes_htr.spectra.names import without_wrappers
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 _INDEX = ".safetensors.index.json"
+_TORCH_INDEX = ".bin.index.json"
 _PREFERRED = ("model.safetensors", "weights.safetensors")
 _LARGEST_INDEX = 100_000_000  # bytes
 _FLOATING = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 _UNREADABLE = (SafetensorError, OSError, ValueError, KeyError)
-
-_STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
-"""Keys under which training scripts keep the state dict beside the optimiser's."""
 
 
 def open_source(
@@ -58,8 +63,10 @@ def open_source(
     Args:
         layouts: What is declared about the axes that form matrices.
         source: A module; a state dict, or a checkpoint that contains one; a file of `torch.save`
-            (`.pt`, `.pth`, `.bin`, `.ckpt`) or of safetensors; the index of sharded safetensors
-            (`model.safetensors.index.json`); or a folder with such files.
+            (`.pt`, `.pth`, `.bin`, `.ckpt`, or any name if it begins as one) or of safetensors;
+            the index of a sharded one (`model.safetensors.index.json`,
+            `pytorch_model.bin.index.json`); or a folder with such files, or one of
+            `torch.distributed.checkpoint`.
 
     Raises:
         DataError: The source is something else, or holds no tensors, or a pattern of the layouts
@@ -68,7 +75,7 @@ def open_source(
         SpectrumError: A layout does not fit its tensor.
     """
     if isinstance(source, nn.Module):
-        found = module_source(source, layouts)
+        found = in_module_order(module_source(source, layouts), source)
     else:
         label, stored = _stored(source)
         found = Source(label, layouts=layouts)
@@ -104,11 +111,14 @@ def _stored(source: Any) -> tuple[str, dict[str, Stored]]:
         return str(path), _from_index(path, str(path))
     if path.suffix == ".safetensors":
         return str(path), _from_safetensors([path], str(path))
-    if path.suffix in _TORCH_SUFFIXES:
+    if path.name.endswith(_TORCH_INDEX):
+        return str(path), _from_torch_index(path)
+    if is_torch_file(path) or path.suffix in _TORCH_SUFFIXES:
         return str(path), _from_torch_file(path)
     raise DataError(
-        f"{path} ends in {path.suffix or 'nothing'}; files of weights end in "
-        f"{', '.join(_TORCH_SUFFIXES)}, .safetensors or {_INDEX}"
+        f"{path} ends in {path.suffix or 'nothing'} and is no file of torch.save; files of weights "
+        f"end in {', '.join(_TORCH_SUFFIXES)}, .safetensors, {_INDEX} or {_TORCH_INDEX}; of other "
+        "formats, give a mapping of names to tensors"
     )
 
 
@@ -124,12 +134,13 @@ def _from_folder(path: Path) -> dict[str, Stored]:
         files = preferred[:1]
     if files:
         return _from_safetensors(files, str(path))
+    if (path / METADATA).is_file():
+        return _from_state_dict(load_distributed_checkpoint(path), str(path))
+    indices = sorted(path.glob(f"*{_TORCH_INDEX}"))
+    if len(indices) == 1:
+        return _from_torch_index(indices[0])
     files = sorted(p for p in path.iterdir() if p.suffix in _TORCH_SUFFIXES and p.is_file())
-    if len(files) == 1:
-        return _from_torch_file(files[0])
-    raise CheckpointError(
-        f"{path} holds no safetensors file and {len(files)} files of torch.save; name one of them"
-    )
+    return _from_torch_file(weight_files(files, path)[0])
 
 
 # State dicts
@@ -171,24 +182,8 @@ def _as_tensor(value: Any) -> tuple[Tensor, str | None]:
 
 def _tensors(state: Mapping[Any, Any], label: str) -> dict[str, Tensor | np.ndarray[Any, Any]]:
     """The tensors and arrays of a state dict, or of one in a checkpoint, by plain names."""
-    inner = [v for v in map(state.get, _STATE_KEYS) if isinstance(v, Mapping)]
-    candidates = [
-        {str(k): v for k, v in mapping.items() if isinstance(v, Tensor | np.ndarray)}
-        for mapping in (*inner, state)  # beside a state dict, a tensor is a count or a score
-    ]
-    with_matrices = [c for c in candidates if any(_has_axes(v) for v in c.values())]
-    tensors = next(iter([*with_matrices, *filter(None, candidates)]), None)
-    if tensors is not None:
-        return {name: tensors[key] for key, name in _plain_names(tensors).items()}
-    keys = ", ".join(repr(k) for k in list(state)[:8]) or "none"
-    raise DataError(
-        f"{label} holds no tensors by name (its keys: {keys}); give the state dict itself, or a "
-        f"checkpoint with it under one of {', '.join(_STATE_KEYS)}"
-    )
-
-
-def _has_axes(value: Tensor | np.ndarray[Any, Any]) -> bool:
-    return (isinstance(value, Tensor) and value.is_nested) or value.ndim >= 2
+    tensors = find_state_dict(state, label)
+    return {name: tensors[key] for key, name in _plain_names(tensors).items()}
 
 
 def _reason_against(tensor: Tensor) -> str | None:
@@ -217,21 +212,22 @@ def _plain_names(names: Iterable[str]) -> dict[str, str]:
 
 
 def _from_torch_file(path: Path) -> dict[str, Stored]:
-    try:
-        mapped = zipfile.is_zipfile(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # foreign bytes raise errors of many types in the unpickler
-        lines = str(error).strip().splitlines()
+    return _from_state_dict(load_torch_file(path), str(path))
+
+
+def _from_torch_index(index: Path) -> dict[str, Stored]:
+    """Collect the weights of the files of `torch.save` beside an index that the index names."""
+    state: dict[str, Tensor] = {}
+    shards = _shards(index)
+    for file in dict.fromkeys(shards.values()):
+        state |= find_state_dict(load_torch_file(file), str(file))
+    missing = sorted(set(shards) - set(state))
+    if missing:
         raise CheckpointError(
-            f"{path} cannot be read ({(lines[0] if lines else repr(error))[:200]}); it is empty, "
-            "truncated, no file of torch.save, or holds objects other than tensors, which are not "
-            "loaded, as that may run code: save the state dict alone, or as safetensors"
-        ) from error
-    if isinstance(state, Tensor) or not isinstance(state, Mapping):
-        raise DataError(
-            f"{path} holds a {type(state).__name__} and no state dict; save net.state_dict()"
+            f"{index} names {missing[0]!r}, which is in none of its files; the checkpoint is "
+            "incomplete"
         )
-    return _from_state_dict(state, str(path))
+    return _from_state_dict(state, str(index))
 
 
 # safetensors files
@@ -263,27 +259,33 @@ def _from_safetensors(
             f"{label}: the index names {sorted(missing)[0]!r}, which is in none of its files; the "
             "checkpoint is incomplete"
         )
-    return stored
+    # A file is in alphabetical order, in which layer 10 comes before layer 2.
+    return {name: stored[name] for name in sorted(stored, key=natural)}
 
 
 def _from_index(index: Path, label: str) -> dict[str, Stored]:
-    """Collect the weights of the files beside an index that the index names."""
+    """Collect the weights of the safetensors files beside an index that the index names."""
+    shards = _shards(index)
+    return _from_safetensors(dict.fromkeys(shards.values()), label, shards)
+
+
+def _shards(index: Path) -> dict[str, Path]:
+    """The file that holds each tensor, by name, as an index says; all lie beside the index."""
     try:
         if index.stat().st_size > _LARGEST_INDEX:
             raise ValueError(f"longer than {_LARGEST_INDEX} bytes")
         shards = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-        names = sorted(set(shards.values()))
-        files = [index.parent / name for name in names]
+        files = {name: index.parent / name for name in sorted(set(shards.values()))}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"{index} is no index of safetensors files ({error!r}); write the checkpoint anew"
+            f"{index} is no index of files of weights ({error!r}); write the checkpoint anew"
         ) from error
-    for name, file in zip(names, files, strict=True):
+    for name, file in files.items():
         if Path(name).name != name or not file.is_file():
             raise CheckpointError(
                 f"{index} names {name!r}, which is no file beside it; the checkpoint is incomplete"
             )
-    return _from_safetensors(files, label, shards)
+    return {key: files[name] for key, name in shards.items()}
 
 
 def _header(file: Path) -> list[tuple[str, tuple[int, ...], str]]:
