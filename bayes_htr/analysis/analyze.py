@@ -61,7 +61,7 @@ def analyze(
     farms: bool | Farms = False,
     seed: int = 0,
     progress: bool | None = None,
-    matrices: LayoutsLike | None = None,
+    matrices: LayoutsLike | Layouts | None = None,
 ) -> SpectraReport:
     """Analyse the spectra of a network's weight matrices.
 
