@@ -109,6 +109,8 @@ def analyze(
         ValueError: An option outside its range.
     """
     layouts = as_layouts(matrices)
+    if not isinstance(farms, bool | Farms):
+        raise ValueError(f"farms={farms!r} must be True, False or Farms(aspect, size)")
     windows = (Farms() if farms else None) if isinstance(farms, bool) else farms
     options = Options(conv, level, bootstrap, compare, mp_fit, randomize, windows, seed)
     patterns = {"layers": texts(layers, "layers"), "exclude": texts(exclude, "exclude")}
