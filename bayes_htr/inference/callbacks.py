@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+
+from bayes_htr.spectra import matrices_of, singular_values
 
 
 @dataclass(frozen=True)
@@ -16,13 +18,36 @@ class EpochEvent:
 
     Attributes:
         epoch: The number of epochs done, from 1.
-        metrics: The epoch's metrics, as the run folder has them.
+        metrics: The epoch's metrics, as the run folder has them; `docs/loggers.md` lists their
+            names.
         network: The network as it is now; callbacks must not change it.
     """
 
     epoch: int
     metrics: dict[str, float]
     network: nn.Module
+    _spectra: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def spectrum(self, name: str) -> Tensor:
+        """The eigenvalues of a weight matrix, which all callbacks of the epoch share.
+
+        Args:
+            name: The name of the matrix, as in `bayes_htr.matrices_of`.
+
+        Returns:
+            `(K,)` in float64 on the CPU, descending.
+
+        Raises:
+            KeyError: The network has no such matrix.
+            SpectrumError: The matrix has entries that are not finite.
+        """
+        if name not in self._spectra:
+            matrices = matrices_of(self.network)
+            if name not in matrices:
+                raise KeyError(f"no matrix {name!r}; there are {', '.join(matrices) or 'none'}")
+            sigma = singular_values(matrices[name].detach(), name)
+            self._spectra[name] = sigma.cpu().double().square()
+        return self._spectra[name]
 
 
 Callback = Callable[[EpochEvent], Any]
@@ -70,3 +95,10 @@ class StepCallback(ABC):
     @abstractmethod
     def on_end(self, event: StepEvent) -> None:
         """Act once after the last update, before early stopping restores the best weights."""
+
+    def close(self, error: BaseException | None) -> None:  # noqa: B027  (most hold nothing)
+        """Release what the callback holds: the last call of a run, also of one that failed.
+
+        Args:
+            error: The error that ended the run; `None` if it ended well.
+        """

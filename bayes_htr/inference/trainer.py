@@ -10,7 +10,8 @@ import copy
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -164,15 +165,16 @@ class Trainer(ABC):
                 done=self.epoch,
                 batches=len(problem.train),
             )
-            self.run_hooks("on_start")
-            with bar:
-                while self.epoch < problem.epochs and not self.is_out_of_patience():
-                    metrics = self.train_epoch(bar)
-                    bar.epoch(metrics)
-                    self.save()
-                    if self.should_stop(metrics):
-                        break
-            self.run_hooks("on_end")
+            with self.closed_callbacks():
+                self.run_hooks("on_start")
+                with bar:
+                    while self.epoch < problem.epochs and not self.is_out_of_patience():
+                        metrics = self.train_epoch(bar)
+                        bar.epoch(metrics)
+                        self.save()
+                        if self.should_stop(metrics):
+                            break
+                self.run_hooks("on_end")
             if self.best is not None:
                 self._load_learnt(self.best)
             return self.fitted()
@@ -278,6 +280,18 @@ class Trainer(ABC):
         """Call one hook of all callbacks that follow the steps."""
         for callback in self.step_callbacks:
             self._run_hook(getattr(callback, name))
+
+    @contextmanager
+    def closed_callbacks(self) -> Iterator[None]:
+        """Close the callbacks that follow the steps at the end of a block, also after an error."""
+        try:
+            yield
+        except BaseException as error:
+            for callback in self.step_callbacks:
+                callback.close(error)
+            raise
+        for callback in self.step_callbacks:
+            callback.close(None)
 
     def _run_hook(self, hook: Callable[[StepEvent], None]) -> None:
         with isolated_randomness():
