@@ -76,6 +76,7 @@ if TYPE_CHECKING:
         penalties,
     )
     from bayes_htr.spectra import (
+        MatrixLayout,
         frobenius_norm,
         hill,
         matrices_of,
@@ -103,8 +104,8 @@ else:
             "ImproperPowerlaw Joint LogNormal Lomax MarchenkoPastur MaxEigenvalue Normal "
             "PowerDecay Powerlaw Priors Shared SingularValues StableRank TruncatedPowerlaw "
             "penalties",
-            "spectra": "frobenius_norm hill matrices_of nuclear_norm spectral_norm spectrum "
-            "stable_rank",
+            "spectra": "MatrixLayout frobenius_norm hill matrices_of nuclear_norm spectral_norm "
+            "spectrum stable_rank",
             "tails": "HillCurve PowerlawFit fit_powerlaw hill_curve",
             "distributions": "",
         },
@@ -141,6 +142,7 @@ __all__ = [
     "Lomax",
     "MLflowLogger",
     "MarchenkoPastur",
+    "MatrixLayout",
     "MaxEigenvalue",
     "MetricsLogger",
     "Normal",

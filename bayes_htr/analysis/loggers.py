@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bayes_htr._checks import whole_number
+from bayes_htr._checks import texts, whole_number
 from bayes_htr._files import write_output
 from bayes_htr.analysis.weights import matches
 from bayes_htr.errors import CheckpointError, OutputError
@@ -71,12 +71,11 @@ class MetricsLogger(StepCallback):
         every: Spectra are logged after each epoch whose number is divisible by this.
 
     Raises:
-        ValueError: `every` is not a whole number from 1 on.
+        ValueError: `every` is not a whole number from 1 on, or `spectra` holds no texts.
     """
 
     def __init__(self, *, spectra: str | Sequence[str] | None = "*", every: int = 1) -> None:
-        patterns = () if spectra is None else spectra
-        self.spectra = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+        self.spectra = () if spectra is None else texts(spectra, "spectra")
         self.every = whole_number(every, "every", at_least=1)
 
     @abstractmethod
@@ -107,7 +106,7 @@ class MetricsLogger(StepCallback):
             ValueError: A pattern matches no matrix of the network.
             OutputError: The log exists already, or cannot be written.
         """
-        names = list(matrices_of(event.network))
+        names = list(matrices_of(event.network, event.layouts))
         for pattern in self.spectra:
             if pattern != "*" and not any(matches(name, [pattern]) for name in names):
                 raise ValueError(
@@ -120,7 +119,7 @@ class MetricsLogger(StepCallback):
         """Log an epoch."""
         spectra = {}
         if self.spectra and event.epoch % self.every == 0:
-            for name in matrices_of(event.network):
+            for name in matrices_of(event.network, event.layouts):
                 if matches(name, self.spectra):
                     spectra[name] = event.spectrum(name)
         metrics = event.metrics | spectral_metrics(spectra)

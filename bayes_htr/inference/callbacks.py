@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bayes_htr.spectra import matrices_of, singular_values
+from bayes_htr.spectra.layout import Layouts
 
 
 @dataclass(frozen=True)
@@ -21,11 +22,13 @@ class EpochEvent:
         metrics: The epoch's metrics, as the run folder has them; `docs/loggers.md` lists their
             names.
         network: The network as it is now; callbacks must not change it.
+        layouts: Which axes of its parameters form matrices, as the priors declare it.
     """
 
     epoch: int
     metrics: dict[str, float]
     network: nn.Module
+    layouts: Layouts = ()
     _spectra: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def spectrum(self, name: str) -> Tensor:
@@ -42,7 +45,7 @@ class EpochEvent:
             SpectrumError: The matrix has entries that are not finite.
         """
         if name not in self._spectra:
-            matrices = matrices_of(self.network)
+            matrices = matrices_of(self.network, self.layouts)
             if name not in matrices:
                 raise KeyError(f"no matrix {name!r}; there are {', '.join(matrices) or 'none'}")
             sigma = singular_values(matrices[name].detach(), name)
@@ -63,11 +66,13 @@ class StepEvent:
         epoch: The same in epochs, with a fraction; `None` where it is not known.
         network: The network as it is now, under SVI at the guide's centre; callbacks must not
             change it.
+        layouts: Which axes of its parameters form matrices, as the priors declare it.
     """
 
     step: int
     epoch: float | None
     network: nn.Module
+    layouts: Layouts = ()
 
 
 class StepCallback(ABC):

@@ -295,7 +295,8 @@ class Trainer(ABC):
 
     def _run_hook(self, hook: Callable[[StepEvent], None]) -> None:
         with isolated_randomness():
-            hook(StepEvent(self.step, self.step / len(self.problem.train), self.net))
+            epochs = self.step / len(self.problem.train)
+            hook(StepEvent(self.step, epochs, self.net, self.problem.model.priors.matrices))
 
     def should_stop(self, metrics: dict[str, float]) -> bool:
         """Call the callbacks after an epoch, and return whether one of them asks to stop.
@@ -303,7 +304,8 @@ class Trainer(ABC):
         A resumed run goes on all the same.
         """
         with isolated_randomness():
-            event = EpochEvent(self.epoch, dict(metrics), self.net)
+            layouts = self.problem.model.priors.matrices
+            event = EpochEvent(self.epoch, dict(metrics), self.net, layouts)
             answers = [callback(event) for callback in self.problem.callbacks]
         return any(_is_true(answer) for answer in answers)
 

@@ -112,6 +112,14 @@ def test_spectra_of_chosen_matrices_and_epochs():
     assert "spectra/2.weight/lambda_max" not in logger.rows[2][0]
 
 
+def test_spectra_are_those_of_the_matrices_that_the_priors_declare():
+    logger = Failing()
+    priors = htr.Priors({}, matrices={"0.weight": None})
+    model = htr.BayesianClassifier(make_network(), priors)
+    htr.fit(model, DATA, method=htr.MAP(), epochs=1, callbacks=[logger], progress=False)
+    assert list(logger.rows[1][1]) == ["2.weight"]
+
+
 def test_loggers_do_not_change_the_run_and_share_the_spectra(monkeypatch):
     plain = htr.fit(
         htr.BayesianClassifier(make_network(), htr.Priors({})),
