@@ -7,7 +7,7 @@ STAMP = $(VENV)/installed
 # constraints.txt holds for Python 3.11; other versions install what is current.
 CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 
-.PHONY: demo readme test test-library test-slow lint docs clean
+.PHONY: demo readme test test-library test-slow lint docs wheel clean
 
 demo: $(STAMP)
 	@echo "Training 20 small networks on digits, as many at a time as there are processors;"
@@ -20,6 +20,8 @@ readme: $(STAMP)
 	$(BIN)/python docs/update_demo.py runs/readme
 
 test: $(STAMP)
+	@echo "Running some 6,000 tests, as many at a time as there are processors; with two of them"
+	@echo "this takes about 12 minutes."
 	$(BIN)/python -m pytest -q -n auto
 
 test-library: $(STAMP)
@@ -37,6 +39,16 @@ lint: $(STAMP)
 docs: $(STAMP)
 	$(BIN)/python -m pip install -q $(CONSTRAINTS) -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict -d build/site
+
+# Source distribution and wheel in dist/; the wheel is tested in an environment of its own.
+wheel: $(STAMP)
+	@echo "Building dist/ and testing the wheel in build/wheel, a fresh environment: a few minutes."
+	rm -rf dist build/wheel
+	$(BIN)/python -m pip install -q build
+	$(BIN)/python -m build
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install -q $(CONSTRAINTS) dist/*.whl
+	cd build/wheel && bin/python -I $(CURDIR)/tests/wheel_smoke.py
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing bayes_htr, PyTorch and Pyro into $(VENV): about a minute, and a few hundred"

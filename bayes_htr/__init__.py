@@ -17,7 +17,17 @@ from bayes_htr._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from bayes_htr import distributions
-    from bayes_htr.analysis import CheckpointComparison, Farms, SpectraReport, SpectrumHistory
+    from bayes_htr.analysis import (
+        CheckpointComparison,
+        CSVLogger,
+        Farms,
+        MetricsLogger,
+        MLflowLogger,
+        SpectraReport,
+        SpectrumHistory,
+        TensorBoardLogger,
+        WandbLogger,
+    )
     from bayes_htr.analysis.analyze import analyze
     from bayes_htr.engine import Drift, Every, Exact, SpectralEnergy, bind
     from bayes_htr.errors import (
@@ -80,7 +90,8 @@ else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
-            "analysis": "CheckpointComparison Farms SpectraReport SpectrumHistory analyze",
+            "analysis": "CSVLogger CheckpointComparison Farms MLflowLogger MetricsLogger "
+            "SpectraReport SpectrumHistory TensorBoardLogger WandbLogger analyze",
             "engine": "Drift Every Exact SpectralEnergy bind",
             "errors": "CheckpointError DataError DivergenceError OutputError PriorError "
             "ProcessError SpectrumError",
@@ -106,6 +117,7 @@ __all__ = [
     "NUTS",
     "SVI",
     "BayesianClassifier",
+    "CSVLogger",
     "CheckpointComparison",
     "CheckpointError",
     "DataError",
@@ -128,9 +140,11 @@ __all__ = [
     "Joint",
     "LogNormal",
     "Lomax",
+    "MLflowLogger",
     "MarchenkoPastur",
     "MatrixLayout",
     "MaxEigenvalue",
+    "MetricsLogger",
     "Normal",
     "OutputError",
     "Posterior",
@@ -150,7 +164,9 @@ __all__ = [
     "SpectrumError",
     "SpectrumHistory",
     "StableRank",
+    "TensorBoardLogger",
     "TruncatedPowerlaw",
+    "WandbLogger",
     "analyze",
     "bind",
     "distributions",

@@ -10,7 +10,8 @@ import copy
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -164,15 +165,16 @@ class Trainer(ABC):
                 done=self.epoch,
                 batches=len(problem.train),
             )
-            self.run_hooks("on_start")
-            with bar:
-                while self.epoch < problem.epochs and not self.is_out_of_patience():
-                    metrics = self.train_epoch(bar)
-                    bar.epoch(metrics)
-                    self.save()
-                    if self.should_stop(metrics):
-                        break
-            self.run_hooks("on_end")
+            with self.closed_callbacks():
+                self.run_hooks("on_start")
+                with bar:
+                    while self.epoch < problem.epochs and not self.is_out_of_patience():
+                        metrics = self.train_epoch(bar)
+                        bar.epoch(metrics)
+                        self.save()
+                        if self.should_stop(metrics):
+                            break
+                self.run_hooks("on_end")
             if self.best is not None:
                 self._load_learnt(self.best)
             return self.fitted()
@@ -279,9 +281,22 @@ class Trainer(ABC):
         for callback in self.step_callbacks:
             self._run_hook(getattr(callback, name))
 
+    @contextmanager
+    def closed_callbacks(self) -> Iterator[None]:
+        """Close the callbacks that follow the steps at the end of a block, also after an error."""
+        try:
+            yield
+        except BaseException as error:
+            for callback in self.step_callbacks:
+                callback.close(error)
+            raise
+        for callback in self.step_callbacks:
+            callback.close(None)
+
     def _run_hook(self, hook: Callable[[StepEvent], None]) -> None:
         with isolated_randomness():
-            hook(StepEvent(self.step, self.step / len(self.problem.train), self.net))
+            epochs = self.step / len(self.problem.train)
+            hook(StepEvent(self.step, epochs, self.net, self.problem.model.priors.matrices))
 
     def should_stop(self, metrics: dict[str, float]) -> bool:
         """Call the callbacks after an epoch, and return whether one of them asks to stop.
@@ -289,7 +304,8 @@ class Trainer(ABC):
         A resumed run goes on all the same.
         """
         with isolated_randomness():
-            event = EpochEvent(self.epoch, dict(metrics), self.net)
+            layouts = self.problem.model.priors.matrices
+            event = EpochEvent(self.epoch, dict(metrics), self.net, layouts)
             answers = [callback(event) for callback in self.problem.callbacks]
         return any(_is_true(answer) for answer in answers)
 
