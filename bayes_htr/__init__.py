@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from bayes_htr import distributions
     from bayes_htr.analysis import CheckpointComparison, Farms, SpectraReport, SpectrumHistory
     from bayes_htr.analysis.analyze import analyze
-    from bayes_htr.engine import Drift, Every, Exact, SpectralEnergy, bind
+    from bayes_htr.engine import Drift, Every, Exact, SpectralEnergy, bind, starting_strength
     from bayes_htr.errors import (
         CheckpointError,
         DataError,
@@ -75,12 +75,13 @@ if TYPE_CHECKING:
         stable_rank,
     )
     from bayes_htr.tails import HillCurve, PowerlawFit, fit_powerlaw, hill_curve
+    from bayes_htr.tuning import Tuning, tune
 else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
             "analysis": "CheckpointComparison Farms SpectraReport SpectrumHistory analyze",
-            "engine": "Drift Every Exact SpectralEnergy bind",
+            "engine": "Drift Every Exact SpectralEnergy bind starting_strength",
             "errors": "CheckpointError DataError DivergenceError OutputError PriorError "
             "ProcessError SpectrumError",
             "fitting": "fit load",
@@ -95,6 +96,7 @@ else:
             "spectra": "frobenius_norm hill matrices_of nuclear_norm spectral_norm spectrum "
             "stable_rank",
             "tails": "HillCurve PowerlawFit fit_powerlaw hill_curve",
+            "tuning": "Tuning tune",
             "distributions": "",
         },
     )
@@ -149,6 +151,7 @@ __all__ = [
     "SpectrumHistory",
     "StableRank",
     "TruncatedPowerlaw",
+    "Tuning",
     "analyze",
     "bind",
     "distributions",
@@ -166,4 +169,6 @@ __all__ = [
     "spectral_norm",
     "spectrum",
     "stable_rank",
+    "starting_strength",
+    "tune",
 ]
