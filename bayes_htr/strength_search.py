@@ -330,22 +330,27 @@ def run_search(
     return told
 
 
-def merged(strength: float, fits: Sequence[Trial]) -> Trial:
+def merged(fits: Sequence[Trial]) -> Trial:
     """One trial of the fits of one strength with several seeds.
 
     A seed that failed or was pruned decides the outcome of the whole.
     """
     first, last = fits[0], fits[-1]
     values = tuple(fit.score.value for fit in fits if fit.outcome == "finished")
-    total = {"epochs": sum(f.epochs for f in fits), "seconds": sum(f.seconds for f in fits)}
+    whole = replace(
+        last,
+        curve=first.curve,
+        by_seed=values,
+        epochs=sum(fit.epochs for fit in fits),
+        seconds=sum(fit.seconds for fit in fits),
+    )
     if last.outcome != "finished":
-        return replace(last, strength=strength, curve=first.curve, by_seed=values, **total)
+        return whole
     score = first.score
     if len(values) > 1:
         score = Score(fmean(values), stdev(values) / math.sqrt(len(values)))
-    names = first.scores
-    scores = {name: fmean(f.scores[name] for f in fits) for name in names}
-    return Trial(strength, "finished", score, scores, values, first.curve, **total)
+    means = {name: fmean(fit.scores[name] for fit in fits) for name in first.scores}
+    return replace(whole, score=score, scores=means)
 
 
 def failed(strength: float, error: DivergenceError | SpectrumError, **rest: Any) -> Trial:

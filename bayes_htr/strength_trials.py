@@ -239,7 +239,7 @@ def try_strengths(
                 if seed == settings.seeds[0] and posterior is not None:
                     kept[strength] = posterior
             bar.complete(len(settings.seeds))
-            return merged(strength, found)
+            return merged(found)
 
         def forget(trial: Trial) -> None:
             best = best_of(journal.trials)

@@ -95,14 +95,14 @@ def test_a_pruned_trial_is_not_chosen_although_its_score_is_lower():
 
 def test_scores_of_several_seeds():
     fits = [finished(2.0, value, epochs=3, seconds=1.5) for value in (0.1, 0.2, 0.6)]
-    trial = merged(2.0, fits)
+    trial = merged(fits)
     assert trial.score.value == pytest.approx(0.3)
     assert trial.score.error == pytest.approx(math.sqrt(0.07) / math.sqrt(3))
     assert trial.by_seed == (0.1, 0.2, 0.6)
     assert (trial.epochs, trial.seconds) == (9, 4.5)
-    assert merged(2.0, fits[:1]).score == fits[0].score
+    assert merged(fits[:1]).score == fits[0].score
     lost = failed(2.0, htr.SpectrumError("fc1 is not finite"), epochs=1)
-    trial = merged(2.0, [fits[0], lost])
+    trial = merged([fits[0], lost])
     assert (trial.outcome, trial.by_seed, trial.epochs) == ("failed", (0.1,), 4)
     assert trial.message == "fc1 is not finite"
 

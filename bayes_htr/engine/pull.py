@@ -99,7 +99,9 @@ def pull_of(priors: Priors, net: nn.Module) -> float:
         if not (scored and total.requires_grad):
             return 0.0
         tensors = [p.parameter.tensor for p in scored]
-        gradients = torch.autograd.grad(total, tensors, allow_unused=True)
+        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
+            total, tensors, allow_unused=True
+        )
     pull = 0.0
     with torch.no_grad():
         for p, gradient in zip(scored, gradients, strict=True):
