@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         WandbLogger,
     )
     from bayes_htr.analysis.analyze import analyze
-    from bayes_htr.engine import Drift, Every, Exact, SpectralEnergy, bind
+    from bayes_htr.engine import Drift, Every, Exact, SpectralEnergy, bind, starting_strength
     from bayes_htr.errors import (
         CheckpointError,
         DataError,
@@ -86,13 +86,14 @@ if TYPE_CHECKING:
         stable_rank,
     )
     from bayes_htr.tails import HillCurve, PowerlawFit, fit_powerlaw, hill_curve
+    from bayes_htr.tuning import Tuning, tune
 else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
             "analysis": "CSVLogger CheckpointComparison Farms MLflowLogger MetricsLogger "
             "SpectraReport SpectrumHistory TensorBoardLogger WandbLogger analyze",
-            "engine": "Drift Every Exact SpectralEnergy bind",
+            "engine": "Drift Every Exact SpectralEnergy bind starting_strength",
             "errors": "CheckpointError DataError DivergenceError OutputError PriorError "
             "ProcessError SpectrumError",
             "fitting": "fit load",
@@ -107,6 +108,7 @@ else:
             "spectra": "MatrixLayout frobenius_norm hill matrices_of nuclear_norm spectral_norm "
             "spectrum stable_rank",
             "tails": "HillCurve PowerlawFit fit_powerlaw hill_curve",
+            "tuning": "Tuning tune",
             "distributions": "",
         },
     )
@@ -166,6 +168,7 @@ __all__ = [
     "StableRank",
     "TensorBoardLogger",
     "TruncatedPowerlaw",
+    "Tuning",
     "WandbLogger",
     "analyze",
     "bind",
@@ -184,4 +187,6 @@ __all__ = [
     "spectral_norm",
     "spectrum",
     "stable_rank",
+    "starting_strength",
+    "tune",
 ]

@@ -182,10 +182,12 @@ def _add_model(fit: argparse.ArgumentParser) -> None:
     )
     fit.add_argument(
         "--strength",
-        type=float,
+        type=_strength,
+        metavar="NUMBER|auto",
         help="power of the prior; 1 is Bayes' rule, mu * (number of examples) a coefficient mu on "
         "the mean loss (default: the name's own, for svi another than for map; it multiplies the "
-        "strength of a file)",
+        "strength of a file); auto chooses it by at most five more fits, scored on a tenth of the "
+        "training data",
     )
 
 
@@ -271,6 +273,10 @@ def _add_analyze(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="another checkpoint of the same network: show, and write, the differences",
     )
     parser.set_defaults(run=_analyze, interrupted="interrupted; nothing was written")
+
+
+def _strength(text: str) -> float | str:
+    return text if text == "auto" else float(text)
 
 
 def _replicates(text: str) -> int | str:

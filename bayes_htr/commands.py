@@ -18,6 +18,7 @@ from bayes_htr._torch import evaluation_mode
 from bayes_htr.distributed import process_group, run_on_rank0, world_size
 from bayes_htr.errors import OutputError
 from bayes_htr.experiments import (
+    Dataset,
     Entrant,
     FitSettings,
     Workers,
@@ -28,8 +29,13 @@ from bayes_htr.experiments import (
 )
 from bayes_htr.fitting import default_method, load
 from bayes_htr.inference import MAP, SVI, Method, RunFolder
+from bayes_htr.models import BayesianClassifier
 from bayes_htr.priors import Priors
 from bayes_htr.report import RunReport
+from bayes_htr.tuning import Tuning, tune
+
+TUNING_PICTURE = "tuning.png"
+"""The score of trials against their strength, where the strength was chosen."""
 
 
 def run_fit(args: argparse.Namespace, console: Console) -> None:
@@ -51,7 +57,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
     data = run_on_rank0(lambda: settings.dataset(args.seed))
     num_data = len(data.y_train)
     net = settings.network(data, args.seed)
-    entrants = _entrants(args, net, num_data)
+    entrants = _entrants(args, net, num_data, 1.0 if args.strength == "auto" else args.strength)
     first = entrants[0]
     if first.init is not None:
         _check_init(args, first.init, net)
@@ -80,6 +86,12 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
             highlight=False,
         )
         console.print(visible(f"run folder: {out}"), markup=False, highlight=False, soft_wrap=True)
+        tuning = None
+        if args.strength == "auto":
+            tuning = _tuned(args, first, net, data, device, workers.threads, out)
+            console.print(str(tuning), markup=False, highlight=False)
+            entrants = _entrants(args, net, num_data, tuning.strength)
+            first = entrants[0]
         columns = ("parameter", "matrix", "prior", "density", "strength")
         console.print(first.priors.explain(net, num_data=num_data).table(columns))
         settings = replace(settings, threads=workers.threads)
@@ -87,16 +99,55 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
             settings, entrants, seeds, out, console=console, workers=workers, resume=args.resume
         )
         run_on_rank0(lambda: show_run(out, console))
+        if tuning is not None:
+            run_on_rank0(lambda: _draw_tuning(tuning, out / TUNING_PICTURE, console))
 
 
-def _entrants(args: argparse.Namespace, net: nn.Module, num_data: int) -> list[Entrant]:
-    """The requested fit, and the fits that it is compared with."""
+def _tuned(
+    args: argparse.Namespace,
+    first: Entrant,
+    net: nn.Module,
+    data: Dataset,
+    device: str,
+    threads: int,
+    out: Path,
+) -> Tuning:
+    """Choose the strength of the requested fit; its priors are given at strength 1."""
+    return tune(
+        BayesianClassifier(net, first.priors, label_smoothing=args.label_smoothing),
+        (data.x_train, data.y_train),
+        method=first.method,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        device=device,
+        init=None if first.init is None else load(first.init, net),
+        refit=False,
+        out=out,
+        resume=args.resume,
+        threads=threads,
+    )
+
+
+def _draw_tuning(tuning: Tuning, path: Path, console: Console) -> None:
+    """Draw the score against the strength, if pictures can be drawn and written."""
+    try:
+        tuning.plot(path=path)
+    except (ImportError, OSError):
+        return  # which `show_run` has told
+    console.print(visible(f"picture: {path}"), markup=False, highlight=False, soft_wrap=True)
+
+
+def _entrants(
+    args: argparse.Namespace, net: nn.Module, num_data: int, strength: float | None
+) -> list[Entrant]:
+    """The requested fit, with a strength or the default one, and those it is compared with."""
     name, is_svi = args.prior, args.method == "svi"
 
-    def priors(prior: str, strength: float | None, *, posterior: bool = False) -> Priors:
-        return named_priors(prior, strength=strength, num_data=num_data, posterior=posterior)
+    def priors(prior: str, power: float | None, *, posterior: bool = False) -> Priors:
+        return named_priors(prior, strength=power, num_data=num_data, posterior=posterior)
 
-    fitted = priors(args.prior, args.strength, posterior=is_svi)
+    fitted = priors(args.prior, strength, posterior=is_svi)
     if is_svi:
         check_densities(fitted, net, num_data=num_data)
     mode = "none" if name == "none" else "MAP"

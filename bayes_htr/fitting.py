@@ -8,12 +8,12 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from bayes_htr._checks import whole_number
+from bayes_htr._checks import number, whole_number
 from bayes_htr._threads import counted_work, exclusive, restored_threads, suitable_threads
 from bayes_htr._torch import input_dtype, usable_device
 from bayes_htr._version import __version__
@@ -34,6 +34,7 @@ from bayes_htr.models import BayesianClassifier
 from bayes_htr.posterior import Posterior
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import check_finite
+from bayes_htr.strength_trials import TrialSettings, auto_strength, hold_out, with_strength
 
 EPOCHS = 30
 """The number of epochs where none is given."""
@@ -56,6 +57,7 @@ def fit(
     progress: bool | None = None,
     threads: int | None = None,
     metadata: Mapping[str, Any] | None = None,
+    strength: float | Literal["auto"] | None = None,
 ) -> Posterior:
     """Train a Bayesian classifier.
 
@@ -96,6 +98,10 @@ def fit(
             a network gains little by more threads, and may lose a hundredfold on a busy machine.
         metadata: Plain data to keep in the run folder's configuration, such as the name of the
             data set; a run resumes only with the same.
+        strength: What the strengths of the priors are multiplied by. `"auto"` chooses it by at most
+            five trial fits scored on the validation data, or on a tenth of `(X, y)` that the trials
+            leave out, and then trains as if that number had been given. With `out`, trials are kept
+            there in `tuning.json`. `htr.tune` has more to choose from, and shows the trials.
 
     Returns:
         The posterior.
@@ -111,11 +117,19 @@ def fit(
         ProcessError: Another of several processes failed.
         ValueError: A setting is out of range, or is not the same in all processes.
     """
+    if strength is not None:
+        _check_types(model, method, init, callbacks)
+        method, epochs = method_and_epochs(model, method, epochs)
+        if strength == "auto":
+            options: dict[str, Any] = {"method": method, "epochs": epochs, "device": device}
+            options |= {"batch_size": batch_size, "threads": threads, "init": init}
+            data = hold_out(model.net, train, validation, seed=seed)
+            settings = TrialSettings(fit, model, data, options, (seed,))
+            strength = auto_strength(settings, out=out, resume=resume, progress=progress)
+        model = with_strength(model, number(strength, "strength", at_least=0))
     with exclusive(), fail_together(), torch.enable_grad():
         _check_types(model, method, init, callbacks)
-        method = default_method(model.net) if method is None else method
-        if epochs is None:
-            epochs = 0 if isinstance(method, NUTS) else EPOCHS
+        method, epochs = method_and_epochs(model, method, epochs)
         epochs = whole_number(epochs, "epochs", below=2**31)
         seed = whole_number(seed, "seed", below=2**63)
         if resume and out is None:
@@ -177,6 +191,16 @@ def fit(
             if folder is not None:
                 folder.release()
     return posterior
+
+
+def method_and_epochs(
+    model: BayesianClassifier, method: Method | None, epochs: int | None
+) -> tuple[Method, int]:
+    """Return the method and the number of epochs, the default ones where none are given."""
+    method = default_method(model.net) if method is None else method
+    if epochs is None:
+        epochs = 0 if isinstance(method, NUTS) else EPOCHS
+    return method, epochs
 
 
 def default_method(net: nn.Module, **changed: Any) -> SVI:

@@ -34,8 +34,10 @@ GUIDE = "guide.safetensors"
 RESULTS = "results.json"
 SPECTRA_BEFORE = "spectra_before.safetensors"
 PICTURES = ("spectra.png", "training.png")
-BESIDE = ("compare", "seeds")
-"""Subfolders with the runs that a run is compared with, which may start before it."""
+TUNING = "tuning.json"
+"""The trials by which the strength of a run was chosen."""
+BESIDE = ("compare", "seeds", TUNING)
+"""Subfolders with the runs that a run is compared with, and its trials: what may be there first."""
 LOCK = ".lock"
 COMPARISON_LOCK = ".comparison.lock"
 """The lock of all runs of a comparison together, in the folder of the first."""
@@ -46,6 +48,7 @@ _OLD_DEFAULTS = {"label_smoothing": 0.0}
 """Settings of runs whose configuration was written before it named these settings."""
 _WRITTEN = (
     *(CONFIG, CHECKPOINT, METRICS, WEIGHTS, SPECTRA, GUIDE, RESULTS, SPECTRA_BEFORE, DIGESTS),
+    TUNING,
     *PICTURES,
 )
 """The files of which a killed process may leave temporary ones."""
