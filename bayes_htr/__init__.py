@@ -6,8 +6,8 @@
     >>> posterior = htr.fit(model, (X, y), method=htr.MAP(lr=0.05), epochs=20)
 
 The layers, each of which imports only those before it, are `distributions`, `spectra`, `tails`,
-`priors`, `engine`, `models`, `inference`, `posterior`; then `analysis`, `report`, `experiments` and
-the command line.
+`priors`, `engine`, `models`, `inference`, `posterior`; then `analysis`, `report`, `experiments`,
+`estimator` and the command line.
 """
 
 from typing import TYPE_CHECKING
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
         ProcessError,
         SpectrumError,
     )
+    from bayes_htr.estimator import HTRClassifier
     from bayes_htr.fitting import fit, load
     from bayes_htr.inference import MAP, NUTS, SVI, EpochEvent
     from bayes_htr.models import BayesianClassifier, sample_prior
@@ -96,6 +97,7 @@ else:
             "engine": "Drift Every Exact SpectralEnergy bind starting_strength",
             "errors": "CheckpointError DataError DivergenceError OutputError PriorError "
             "ProcessError SpectrumError",
+            "estimator": "HTRClassifier",
             "fitting": "fit load",
             "inference": "MAP NUTS SVI EpochEvent",
             "models": "BayesianClassifier sample_prior",
@@ -134,6 +136,7 @@ __all__ = [
     "Farms",
     "Frechet",
     "Gamma",
+    "HTRClassifier",
     "HalfCauchy",
     "Hill",
     "HillCurve",
