@@ -31,9 +31,16 @@ if TYPE_CHECKING:
     )
     from bayes_htr.fitting import fit, load
     from bayes_htr.inference import MAP, NUTS, SVI, EpochEvent
-    from bayes_htr.models import BayesianClassifier, sample_prior
+    from bayes_htr.models import (
+        BayesianClassifier,
+        BayesianModel,
+        Bernoulli,
+        Categorical,
+        sample_prior,
+    )
     from bayes_htr.posterior import (
         Interval,
+        MixturePrediction,
         Posterior,
         PosteriorSpectra,
         Prediction,
@@ -85,9 +92,9 @@ else:
             "ProcessError SpectrumError",
             "fitting": "fit load",
             "inference": "MAP NUTS SVI EpochEvent",
-            "models": "BayesianClassifier sample_prior",
-            "posterior": "Interval Posterior PosteriorSpectra Prediction SpectrumCheck "
-            "prior_predictive",
+            "models": "BayesianClassifier BayesianModel Bernoulli Categorical sample_prior",
+            "posterior": "Interval MixturePrediction Posterior PosteriorSpectra Prediction "
+            "SpectrumCheck prior_predictive",
             "priors": "ESD Entries ExpDecay Exponential Frechet Gamma HalfCauchy Hill "
             "ImproperPowerlaw Joint LogNormal Lomax MarchenkoPastur MaxEigenvalue Normal "
             "PowerDecay Powerlaw Priors Shared SingularValues StableRank TruncatedPowerlaw "
@@ -105,6 +112,9 @@ __all__ = [
     "NUTS",
     "SVI",
     "BayesianClassifier",
+    "BayesianModel",
+    "Bernoulli",
+    "Categorical",
     "CheckpointComparison",
     "CheckpointError",
     "DataError",
@@ -129,6 +139,7 @@ __all__ = [
     "Lomax",
     "MarchenkoPastur",
     "MaxEigenvalue",
+    "MixturePrediction",
     "Normal",
     "OutputError",
     "Posterior",
