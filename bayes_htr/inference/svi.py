@@ -49,7 +49,8 @@ from bayes_htr.inference.trainer import Trainer, trainable_weights
 from bayes_htr.models import Likelihood
 from bayes_htr.models.inputs import Inputs, call_with, num_examples
 from bayes_htr.spectra import parameters_of, working_dtype
-from bayes_htr.spectra.matrices import Parameter, set_parameters, unwrap
+from bayes_htr.spectra.matrices import Parameter, set_parameters
+from bayes_htr.spectra.modules import unwrap
 
 NAMED_GUIDES: dict[str, type[VariationalGuide]] = {
     kind: guide

@@ -30,7 +30,7 @@ from bayes_htr.models.sites import WeightSite, with_data_dimension
 from bayes_htr.priors import Densities, Hyperparameter, Priors
 from bayes_htr.priors.law import Law
 from bayes_htr.spectra import parameters_of
-from bayes_htr.spectra.matrices import unwrap
+from bayes_htr.spectra.modules import unwrap
 
 Coordinates = Literal["map", "weight", "spectral"]
 COORDINATES = ("map", "weight", "spectral")

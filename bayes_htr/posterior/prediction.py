@@ -19,7 +19,7 @@ from bayes_htr.models import BayesianModel, Likelihood
 from bayes_htr.models.inputs import Inputs, call_with, tensors_in
 from bayes_htr.models.simulate import simulated, warn_of_flat
 from bayes_htr.posterior.mixture import MixturePrediction
-from bayes_htr.spectra.matrices import unwrap
+from bayes_htr.spectra.modules import unwrap
 
 _BATCH = 1024
 _CHUNK_BYTES = 2**28
