@@ -42,9 +42,16 @@ if TYPE_CHECKING:
     from bayes_htr.estimator import HTRClassifier
     from bayes_htr.fitting import fit, load
     from bayes_htr.inference import MAP, NUTS, SVI, EpochEvent
-    from bayes_htr.models import BayesianClassifier, sample_prior
+    from bayes_htr.models import (
+        BayesianClassifier,
+        BayesianModel,
+        Bernoulli,
+        Categorical,
+        sample_prior,
+    )
     from bayes_htr.posterior import (
         Interval,
+        MixturePrediction,
         Posterior,
         PosteriorSpectra,
         Prediction,
@@ -100,9 +107,9 @@ else:
             "estimator": "HTRClassifier",
             "fitting": "fit load",
             "inference": "MAP NUTS SVI EpochEvent",
-            "models": "BayesianClassifier sample_prior",
-            "posterior": "Interval Posterior PosteriorSpectra Prediction SpectrumCheck "
-            "prior_predictive",
+            "models": "BayesianClassifier BayesianModel Bernoulli Categorical sample_prior",
+            "posterior": "Interval MixturePrediction Posterior PosteriorSpectra Prediction "
+            "SpectrumCheck prior_predictive",
             "priors": "ESD Entries ExpDecay Exponential Frechet Gamma HalfCauchy Hill "
             "ImproperPowerlaw Joint LogNormal Lomax MarchenkoPastur MaxEigenvalue Normal "
             "PowerDecay Powerlaw Priors Shared SingularValues StableRank TruncatedPowerlaw "
@@ -121,7 +128,10 @@ __all__ = [
     "NUTS",
     "SVI",
     "BayesianClassifier",
+    "BayesianModel",
+    "Bernoulli",
     "CSVLogger",
+    "Categorical",
     "CheckpointComparison",
     "CheckpointError",
     "DataError",
@@ -150,6 +160,7 @@ __all__ = [
     "MatrixLayout",
     "MaxEigenvalue",
     "MetricsLogger",
+    "MixturePrediction",
     "Normal",
     "OutputError",
     "Posterior",

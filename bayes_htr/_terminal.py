@@ -153,10 +153,17 @@ class TrainingProgress(ProgressBar):
 
     def epoch(self, metrics: dict[str, float]) -> None:
         """Show the metrics of an epoch that has ended."""
-        parts = [f"loss {metrics['loss']:.4f}", f"acc {metrics['train_accuracy']:.4f}"]
+        parts = [f"loss {metrics['loss']:.4f}", *_score(metrics, "train")]
         if "val_nll" in metrics:
-            parts.append(f"val nll {metrics['val_nll']:.4f} acc {metrics['val_accuracy']:.4f}")
+            parts.append(" ".join([f"val nll {metrics['val_nll']:.4f}", *_score(metrics, "val")]))
         self._progress.update(self._task, metrics="  ".join(parts))
+
+
+def _score(metrics: dict[str, float], where: str) -> list[str]:
+    """Accuracy or error, whichever an epoch has."""
+    labels = {"accuracy": "acc", "rmse": "rmse"}
+    found = {label: metrics.get(f"{where}_{name}") for name, label in labels.items()}
+    return [f"{label} {value:.4f}" for label, value in found.items() if value is not None]
 
 
 class AnalysisProgress(ProgressBar):

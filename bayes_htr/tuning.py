@@ -23,7 +23,7 @@ from bayes_htr.distributed import run_on_rank0
 from bayes_htr.errors import PriorError
 from bayes_htr.fitting import fit, method_and_epochs
 from bayes_htr.inference import Data, Method, RunFolder
-from bayes_htr.models import BayesianClassifier
+from bayes_htr.models import BayesianClassifier, BayesianModel
 from bayes_htr.posterior import Posterior
 from bayes_htr.priors import Prior, Priors
 from bayes_htr.strength_search import Bracket, Listed, Score, Search, Trial
@@ -193,7 +193,7 @@ class Tuning:
 
 
 def tune(
-    model: BayesianClassifier | nn.Module,
+    model: BayesianModel | nn.Module,
     train: Data,
     *,
     prior: Prior | Priors | None = None,
@@ -281,7 +281,7 @@ def tune(
         raise ValueError("resume=True needs out=, the folder of the trials")
     options: dict[str, Any] = {"method": method, "epochs": epochs, "device": device}
     options |= {"batch_size": batch_size, "threads": threads, "init": init}
-    held_out = hold_out(model.net, train, validation, fraction=validation_fraction, seed=seed)
+    held_out = hold_out(model, train, validation, fraction=validation_fraction, seed=seed)
     settings = TrialSettings(
         fit, model, held_out, options, tuple(range(seed, seed + repeats)), criterion, samples
     )
@@ -407,21 +407,23 @@ def _optuna() -> Any:
     return optuna
 
 
-def _model(model: Any, prior: Prior | Priors | None) -> BayesianClassifier:
+def _model(model: Any, prior: Prior | Priors | None) -> BayesianModel:
     """The model that is meant.
 
     Raises:
         ValueError: No network, or a model with a second prior.
         PriorError: A network without a prior.
     """
-    if isinstance(model, BayesianClassifier):
+    if isinstance(model, BayesianModel):
         if prior is not None:
             raise ValueError(
                 "prior=: the model has its priors already; pass its network, model.net"
             )
         return model
     if not isinstance(model, nn.Module):
-        raise ValueError(f"model={model!r} must be a BayesianClassifier, or a network and prior=")
+        raise ValueError(
+            f"model={model!r} must be a BayesianClassifier or BayesianModel, or a network and prior="
+        )
     if not isinstance(prior, Prior | Priors):
         raise PriorError(
             f"prior={prior!r} must be the prior of the network, such as "

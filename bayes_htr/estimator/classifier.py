@@ -43,7 +43,7 @@ from bayes_htr.fitting import fit
 from bayes_htr.inference import Method
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.posterior import Posterior, PosteriorSpectra, Prediction
-from bayes_htr.posterior.prediction import scores
+from bayes_htr.posterior.scores import scores
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin

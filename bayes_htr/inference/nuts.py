@@ -36,9 +36,10 @@ from bayes_htr.inference.chains import (
     split_rhat,
 )
 from bayes_htr.inference.guides import Samples
-from bayes_htr.inference.problem import Fitted, Problem
+from bayes_htr.inference.problem import Fitted, Problem, warn_of_generalised_posterior
 from bayes_htr.inference.run_folder import WEIGHTS, RunFolder
-from bayes_htr.models import BayesianClassifier
+from bayes_htr.models import BayesianModel
+from bayes_htr.models.inputs import concatenated, map_inputs
 from bayes_htr.models.programs import FRAMES, Frames, spectral_program, spectral_start
 from bayes_htr.priors import MatrixPrior
 from bayes_htr.priors.parameter_prior import hyperparameters_by_name
@@ -116,6 +117,7 @@ class NUTS:
             DataError: A loader that does not give each example once.
         """
         _refuse_what_does_nothing(problem)
+        warn_of_generalised_posterior(problem, "NUTS")
         with isolated_randomness():
             _require_each_example(problem)
             sampler = NUTSSampler(self, problem)
@@ -143,17 +145,20 @@ class NUTSSampler:
     def __init__(self, method: NUTS, problem: Problem) -> None:
         self.method = method
         self.problem = problem
-        x, y = (torch.cat(parts) for parts in zip(*problem.train, strict=True))
-        self.dtype = next((p.dtype for p in problem.net.parameters() if p.requires_grad), x.dtype)
+        inputs, labels = zip(*problem.train, strict=True)
+        x, y = concatenated(inputs), torch.cat(labels)
+        weights = [p for p in problem.net.parameters() if p.requires_grad]
+        self.dtype = weights[0].dtype if weights else torch.get_default_dtype()
         net = copy.deepcopy(problem.net).double().eval()
-        self.model = BayesianClassifier(
-            net, problem.model.priors, **problem.model.likelihood.to_dict()
-        )
+        likelihood = problem.model.likelihood
+        self.model = BayesianModel(net, problem.model.priors, likelihood=likelihood)
         densities = self.model.densities()
         self.parameters = densities.trainable
         self.hyperpriors = hyperparameters_by_name([*densities.trainable, *densities.frozen])
+        self.hyperpriors |= likelihood.hyperparameters
         self.hyperparameters = problem.hyperparameters
-        x = x.double() if x.dtype.is_floating_point else x
+        x = map_inputs(lambda t: t.double() if t.dtype.is_floating_point else t, x)
+        y = likelihood.cast(y, torch.float64)
         model = self.model.pyro_model("spectral", frames=method.frames)
 
         def program() -> Tensor:

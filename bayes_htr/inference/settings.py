@@ -41,6 +41,11 @@ class TrainingSettings(Protocol):
         ...
 
     @property
+    def scheduler_interval(self) -> Literal["epoch", "step"]:
+        """Whether the schedule steps after each epoch or after each update."""
+        ...
+
+    @property
     def patience(self) -> int | None:
         """The number of epochs without a better validation NLL after which training ends."""
         ...
@@ -64,6 +69,10 @@ def check_settings(method: TrainingSettings) -> None:
         )
     if not (method.scheduler in ("cosine", None) or callable(method.scheduler)):
         raise ValueError(f"scheduler={method.scheduler!r} must be 'cosine', None, or callable")
+    if method.scheduler_interval not in ("epoch", "step"):
+        raise ValueError(
+            f"scheduler_interval={method.scheduler_interval!r} must be 'epoch' or 'step'"
+        )
     if method.patience is not None:
         whole_number(method.patience, "patience", at_least=1)
     if method.clip is not None:
@@ -71,11 +80,16 @@ def check_settings(method: TrainingSettings) -> None:
 
 
 def describe_settings(method: TrainingSettings) -> dict[str, Any]:
-    """Return the shared settings as plain data."""
+    """Return the shared settings as plain data.
+
+    Settings that earlier versions did not have are left out at their defaults.
+    """
+    steps = method.scheduler_interval == "step"
     return {
         "lr": float(method.lr),
         "optimizer": _describe(method.optimizer),
         "scheduler": _describe(method.scheduler),
+        **({"scheduler_interval": "step"} if steps else {}),
         "patience": None if method.patience is None else int(method.patience),
         "clip": None if method.clip is None else float(method.clip),
     }

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bayes_htr._checks import whole_number
 from bayes_htr._torch import isolated_randomness
-from bayes_htr.models.classifier import BayesianClassifier
+from bayes_htr.models.model import BayesianModel
 from bayes_htr.priors import ParameterPrior
 from bayes_htr.priors.parameter_prior import hyperparameters_by_name
 
@@ -18,7 +18,7 @@ _FLOAT64 = torch.zeros((), dtype=torch.float64)
 
 
 def sample_prior(
-    model: BayesianClassifier, n: int, *, seed: int = 0, epoch: int | None = None
+    model: BayesianModel, n: int, *, seed: int = 0, epoch: int | None = None
 ) -> dict[str, Tensor]:
     """Draws of the network's parameters from their priors.
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bayes_htr.errors import CheckpointError
 from bayes_htr.inference.guides.hyperparameters import FrozenEvidence
-from bayes_htr.models import BayesianClassifier
+from bayes_htr.models import BayesianModel
 from bayes_htr.priors import Densities, Hyperparameter, ParameterPrior
 from bayes_htr.priors.parameter_prior import hyperparameters_by_name
 
@@ -68,7 +68,7 @@ class Guide(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def from_state(
-        cls, model: BayesianClassifier, settings: Mapping[str, Any], state: Mapping[str, Tensor]
+        cls, model: BayesianModel, settings: Mapping[str, Any], state: Mapping[str, Tensor]
     ) -> Guide:
         """The inverse of `settings` and `state_dict`."""
 
@@ -129,7 +129,7 @@ class VariationalGuide(Guide):
     @classmethod
     def from_state(
         cls: type[V],
-        model: BayesianClassifier,
+        model: BayesianModel,
         settings: Mapping[str, Any],
         state: Mapping[str, Tensor],
     ) -> V:

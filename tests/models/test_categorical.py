@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from pyro import poutine
 
 import bayes_htr as htr
-from bayes_htr.models import Likelihood
+from bayes_htr.models import Categorical, Likelihood
 from tests.models.densities import draw
 
 WEIGHTS = (0.3, 1.0, 4.1)
@@ -23,7 +23,7 @@ NORMAL = htr.Priors(htr.Entries(htr.Normal(0.0, 1.0)))
 
 @pytest.mark.parametrize("eps", [0.0, 0.05, 0.9])
 def test_without_weights_it_is_pytorchs(eps):
-    found = Likelihood(label_smoothing=eps)(LOGITS, Y)
+    found = Categorical(label_smoothing=eps)(LOGITS, Y)
     assert torch.equal(found, F.cross_entropy(LOGITS, Y, label_smoothing=eps))
 
 
@@ -31,10 +31,10 @@ def test_without_smoothing_it_is_as_ever():
     """Bit for bit."""
     weights = torch.tensor(WEIGHTS).float()
     for logits in (LOGITS, LOGITS.float()):
-        assert torch.equal(Likelihood()(logits, Y), F.cross_entropy(logits, Y))
+        assert torch.equal(Categorical()(logits, Y), F.cross_entropy(logits, Y))
         weights = torch.tensor(WEIGHTS, dtype=torch.float64).to(logits)
         expected = F.cross_entropy(logits, Y, weight=weights, reduction="sum") / 12
-        assert torch.equal(Likelihood(WEIGHTS)(logits, Y), expected)
+        assert torch.equal(Categorical(WEIGHTS)(logits, Y), expected)
 
 
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
@@ -45,7 +45,7 @@ def test_value_and_gradient_by_hand(weights, eps):
     p = np.exp(LOGITS.numpy())
     p /= p.sum(1, keepdims=True)
     logits = LOGITS.clone().requires_grad_()
-    found = Likelihood(weights, eps)(logits, Y)
+    found = Categorical(weights, eps)(logits, Y)
     found.backward()
     assert found.item() == pytest.approx(-np.mean(w * (q * np.log(p)).sum(1)), rel=1e-12)
     expected = torch.as_tensor(w[:, None] * (p - q) / 12)
@@ -55,7 +55,7 @@ def test_value_and_gradient_by_hand(weights, eps):
 @pytest.mark.parametrize("weights", [None, WEIGHTS])
 @pytest.mark.parametrize("eps", [0.0, 0.2])
 def test_as_a_program_it_is_num_data_times_the_mean(weights, eps):
-    likelihood = Likelihood(weights, eps)
+    likelihood = Categorical(weights, eps)
     trace = poutine.trace(likelihood.sample).get_trace(LOGITS, Y, 200)
     torch.testing.assert_close(trace.log_prob_sum(), -200 * likelihood(LOGITS, Y))
     assert torch.equal(trace.nodes["_RETURN"]["value"], Y)
@@ -95,8 +95,8 @@ def test_labels_are_drawn_without_smoothing():
     logits = torch.tensor([[2.0, 0.0, -3.0]]).repeat(20_000, 1)
     with torch.random.fork_rng(devices=[]):
         pyro.set_rng_seed(0)
-        trace = poutine.trace(Likelihood(WEIGHTS, 0.9).sample).get_trace(logits, None, 1)
-    assert "y:smoothing" not in trace.nodes
+        trace = poutine.trace(Categorical(WEIGHTS, 0.9).sample).get_trace(logits, None, 1)
+    assert "y:tempering" not in trace.nodes
     shares = torch.bincount(trace.nodes["y"]["value"], minlength=3) / 20_000
     torch.testing.assert_close(shares, logits[0].softmax(0), atol=0.015, rtol=0)
 
@@ -109,10 +109,9 @@ def test_smoothing_out_of_range_raises(make_model, eps):
 
 @pytest.mark.parametrize("eps", [0, np.float32(0.25), Fraction(1, 8)])
 def test_any_number_is_taken(eps):
-    assert Likelihood(label_smoothing=eps) == Likelihood(label_smoothing=float(eps))
+    assert Categorical(label_smoothing=eps) == Categorical(label_smoothing=float(eps))
 
 
 def test_plain_data_and_back():
-    for likelihood in (Likelihood(), Likelihood(WEIGHTS, 0.1), Likelihood(np.ones(3))):
+    for likelihood in (Categorical(), Categorical(WEIGHTS, 0.1, -100, 1), Categorical(np.ones(3))):
         assert Likelihood.from_dict(likelihood.to_dict()) == likelihood
-    assert Likelihood.from_dict({"class_weights": [1.0, 2.0], "seed": 3}) == Likelihood((1, 2))
