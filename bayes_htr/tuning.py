@@ -422,7 +422,7 @@ def _model(model: Any, prior: Prior | Priors | None) -> BayesianModel:
         return model
     if not isinstance(model, nn.Module):
         raise ValueError(
-            f"model={model!r} must be a BayesianClassifier or BayesianModel, or a network and prior="
+            f"model={model!r} must be a BayesianClassifier, BayesianModel, or network with prior="
         )
     if not isinstance(prior, Prior | Priors):
         raise PriorError(
