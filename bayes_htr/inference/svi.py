@@ -59,7 +59,7 @@ NAMED_GUIDES: dict[str, type[VariationalGuide]] = {
 }
 """The guides that `SVI` takes by name."""
 
-_GUIDE_OPTIONS = ("init_scale", "rank", "directions", "refresh")
+_GUIDE_OPTIONS = ("init_scale", "rank", "directions", "refresh", "full_gradient")
 """The settings of `SVI` that only some guides use."""
 _RANK = 4
 _VALIDATION_DRAWS = 8
@@ -99,6 +99,9 @@ class SVI:
         patience: Stop after this many epochs without a better validation NLL, and keep the best
             guide. Early stopping needs `validation`.
         scheduler_interval: As in `MAP`.
+        full_gradient: In `"spectral"`, whether the gradient with respect to the weights includes
+            how the singular vectors turn with the weights, at the cost of two more thin products
+            per matrix (`docs/spectral-guide.md`); if not given, it does not.
 
     The guides need priors that are densities; others raise `PriorError`. A parameter with a flat
     prior is a point, and adds nothing to the KL divergence. For each epoch the history holds
@@ -126,6 +129,7 @@ class SVI:
     clip: float | None = None
     patience: int | None = None
     scheduler_interval: Literal["epoch", "step"] = "epoch"
+    full_gradient: bool | None = None
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -138,6 +142,8 @@ class SVI:
                 whole_number(getattr(self, name), name, at_least=1)
         if self.init_scale is not None:
             number(self.init_scale, "init_scale", above=0)
+        if not isinstance(self.full_gradient, bool | None):
+            raise ValueError(f"full_gradient={self.full_gradient!r} must be True or False")
         if not (self.refresh is None or isinstance(self.refresh, Refresh)):
             raise ValueError(f"refresh={self.refresh!r} must be htr.Drift, htr.Every or htr.Exact")
         if self.noise not in ("shared", "example"):
@@ -187,6 +193,8 @@ class SVI:
             "rank": _RANK if self.rank is None else int(self.rank),
             "directions": None if self.directions is None else int(self.directions),
             "refresh": (Drift() if self.refresh is None else self.refresh).to_dict(),
+            # Runs of earlier versions do not name it, and resume.
+            **({"full_gradient": True} if self.full_gradient else {}),
         }
 
     def guide_class(self) -> type[VariationalGuide]:
