@@ -26,33 +26,9 @@ _SMALL_STEP = 2**28
 """Multiply-adds of a forward pass of one batch below which several threads gain little."""
 
 
-class _Turn:
-    """A lock that the thread that holds it may take again."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.owner: int | None = None
-        self.depth = 0
-
-    def acquire(self) -> None:
-        if not self.lock.acquire(timeout=_PATIENCE):
-            warnings.warn(
-                "another thread of this process is training or drawing, and this one waits until "
-                "it has ended, since both need PyTorch's global random generator; to train at the "
-                "same time, start several processes",
-                stacklevel=5,
-            )
-            self.lock.acquire()
-        self.owner, self.depth = threading.get_ident(), self.depth + 1
-
-    def release(self) -> None:
-        self.depth -= 1
-        if self.depth == 0:
-            self.owner = None
-        self.lock.release()
-
-
-_turn = _Turn()
+_lock = threading.RLock()
+_holders: list[int] = []
+"""The thread that holds the lock, once for each block that it is in."""
 
 
 @contextmanager
@@ -61,19 +37,28 @@ def exclusive() -> Iterator[None]:
 
     Blocks may be nested. A thread that waits for more than two seconds warns.
     """
-    turn = _turn
-    turn.acquire()
+    lock, holders = _lock, _holders  # a forked process may replace both within the block
+    if not lock.acquire(timeout=_PATIENCE):
+        warnings.warn(
+            "another thread of this process is training or drawing, and this one waits until "
+            "it has ended, since both need PyTorch's global random generator; to train at the "
+            "same time, start several processes",
+            stacklevel=4,
+        )
+        lock.acquire()
+    holders.append(threading.get_ident())
     try:
         yield
     finally:
-        turn.release()
+        holders.pop()
+        lock.release()
 
 
 def _renew_in_child() -> None:
     """In a forked process, forget a thread that held the lock and does not exist there."""
-    global _turn
-    if _turn.owner != threading.get_ident():
-        _turn = _Turn()
+    global _lock, _holders
+    if threading.get_ident() not in _holders:
+        _lock, _holders = threading.RLock(), []
 
 
 if hasattr(os, "register_at_fork"):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayes_htr.engine.refresh import Drift, has_drifted
 from bayes_htr.priors.evaluation import Evaluation
-from bayes_htr.spectra import Cluster, Followed, Gradient, follow, shares, working, working_dtype
+from bayes_htr.spectra import Cluster, Followed, Gradient, follow, shares, working_dtype
 
 TURN_SHARE = 1e-2
 """A cluster follows more often while it turns by more than this share of the tolerance at a time
@@ -67,7 +67,7 @@ class LeadingTriplets:
     def step(self, W: Tensor) -> Followed:
         """The triplets one step on, at the matrix `W`."""
         assert self.cluster is not None
-        return follow(working(W), self.cluster, self.sigma)
+        return follow(W, self.cluster, self.sigma)
 
     def accept(self, step: Cluster, numbers: Sequence[float], policy: Drift, share: float) -> bool:
         """Take the triplets that have followed the matrix.
@@ -130,6 +130,7 @@ class CachedGradient:
             value.
         age: Calls since the refresh.
         overdue: Whether the largest singular value has changed so much that a refresh is due.
+        known_gradient: What `gradient` returned last, if it is still the gradient.
     """
 
     evaluation: Evaluation
@@ -140,7 +141,7 @@ class CachedGradient:
     leading: LeadingTriplets | None
     age: int = 0
     overdue: bool = False
-    _gradient: Gradient | None = field(default=None, repr=False)
+    known_gradient: Gradient | None = field(default=None, repr=False)
     _squared_norm: Tensor | None = field(default=None, repr=False)
     _like: tuple[torch.Size, torch.dtype, torch.device] | None = field(default=None, repr=False)
 
@@ -184,7 +185,7 @@ class CachedGradient:
     def turn(self, step: Cluster, numbers: Sequence[float], policy: Drift) -> None:
         """Take triplets that have followed the matrix (`LeadingTriplets.accept`)."""
         assert self.leading is not None
-        self._gradient = None
+        self.known_gradient = None
         share = TURN_SHARE if self.evaluation.rest is None else MIXED_TURN_SHARE
         self.overdue |= self.leading.accept(step, numbers, policy, share)
         self.overdue |= self.age >= VERIFY_CHECKS * policy.check_every
@@ -196,7 +197,7 @@ class CachedGradient:
             if self._squared_norm is None:
                 r = self.reference.reshape(-1)
                 self._squared_norm = torch.dot(r, r)
-            flag = has_drifted(working(W), self.reference, self._squared_norm, tol)
+            flag = has_drifted(W, self.reference, self._squared_norm, tol)
         if self.hyperparameters:
             moved = [
                 (hyperparameters[n].detach() - u).abs() for n, u in self.hyperparameters.items()
@@ -206,19 +207,19 @@ class CachedGradient:
 
     def gradient(self, width: float) -> Gradient:
         """The gradient with respect to the matrix, from triplets whose weights have this width."""
-        if self._gradient is None:
+        if self.known_gradient is None:
             rest, slope = self.evaluation.rest, self.evaluation.slope
-            self._gradient = Gradient(rest)
+            self.known_gradient = Gradient(rest)
             leading = self.leading
             if leading is not None and leading.cluster is not None and slope is not None:
                 used = [i for i, w in enumerate(reversed(leading.weights), 1) if w > NEGLIGIBLE]
                 left, right = leading.cluster.mean(width, max(used))
-                self._gradient = Gradient(rest, slope * left, right)
-        return self._gradient
+                self.known_gradient = Gradient(rest, slope * left, right)
+        return self.known_gradient
 
     def map(self, function: Callable[[Tensor], Tensor]) -> None:
         """Replace every tensor in it by `function` of it."""
-        self._gradient = self._squared_norm = self._like = None
+        self.known_gradient = self._squared_norm = self._like = None
         self.evaluation = Evaluation(*(_mapped(value, function) for value in self.evaluation))
         self.reference = _mapped(self.reference, function)
         self.hyperparameters = _mapped(self.hyperparameters, function)
@@ -290,9 +291,9 @@ class CachedGradient:
             state["overdue"],
         )
         cache.map(lambda tensor: tensor.to(device, copy=True))
-        for of_latents in (cache.hyperparameters, cache.evaluation.hyper_slopes):
-            for name, value in of_latents.items():
-                of_latents[name] = value.to(hyperparameters[name].device)
+        for by_name in (cache.hyperparameters, cache.evaluation.hyper_slopes):
+            for name, value in by_name.items():
+                by_name[name] = value.to(hyperparameters[name].device)
         return cache
 
 

@@ -52,6 +52,8 @@ def entry_point(method: Callable[Concatenate[E, P], T]) -> Callable[Concatenate[
                 "constant. Call it without tracing, as in Trace_ELBO, or take "
                 "pyro_model('weight'), whose density can be traced"
             )
+        if not torch._C._is_any_autocast_enabled():
+            return method(energy, *args, **kwargs)
         kind = energy.device.type
         if kind == "meta" or not torch.is_autocast_enabled(kind):
             return method(energy, *args, **kwargs)

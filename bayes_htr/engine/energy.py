@@ -27,11 +27,15 @@ from bayes_htr.engine.autograd import (
 from bayes_htr.engine.context import entry_point
 from bayes_htr.engine.loss_scaling import Scaler, factor_of, warn_of_scalers
 from bayes_htr.engine.matrix_energy import MatrixEnergy, hyperprior_summands
-from bayes_htr.engine.networks import by_parameter, refuse_torchscript, sparse_parameters
+from bayes_htr.engine.networks import (
+    NetworkWatch,
+    by_parameter,
+    refuse_torchscript,
+    sparse_parameters,
+)
 from bayes_htr.engine.packing import pack, unpack
 from bayes_htr.engine.refresh import Drift, Refresh, RefreshScheduler
 from bayes_htr.engine.sharing import Sharing, follow_all, which_drifted
-from bayes_htr.engine.watch import NetworkWatch
 from bayes_htr.errors import PriorError
 from bayes_htr.priors import Hyperparameter, Priors
 from bayes_htr.spectra import working, working_dtype
@@ -84,10 +88,6 @@ class SpectralEnergy(nn.Module):
         refresh: When gradients are computed anew.
         share: Whether processes that train together spread the work.
 
-    Attributes:
-        decompositions: How often this process has evaluated a matrix for a refresh, entries alone
-            not counted. In several processes each does a part of what `refreshes` counts.
-
     Raises:
         PriorError: As `bind`.
     """
@@ -124,7 +124,6 @@ class SpectralEnergy(nn.Module):
         self._values = nn.ParameterDict({_key(n): nn.Parameter(u) for n, u in values.items()})
         self._scheduler = RefreshScheduler(refresh)
         self._sharing = Sharing() if share else None
-        self.decompositions = 0
         self._known_total: tuple[Sequence[Tensor], Tensor] | None = None
         self._looked_for_scalers = False
 
@@ -168,6 +167,11 @@ class SpectralEnergy(nn.Module):
     def refreshes(self) -> dict[str, int]:
         """How often each matrix has been refreshed, by name."""
         return {matrix.name: matrix.refreshes for matrix in self._matrices}
+
+    @property
+    def decompositions(self) -> int:
+        """How often this process has evaluated a spectrum; the work may be spread over several."""
+        return sum(matrix.decompositions for matrix in self._matrices)
 
     @property
     def caches(self) -> bool:
@@ -252,14 +256,16 @@ class SpectralEnergy(nn.Module):
         """
         if torch.is_inference_mode_enabled():
             raise RuntimeError("energy.backward() within torch.inference_mode() has no gradients")
-        factor = factor_of(scaler)
-        if scaler == "unknown" and not self._looked_for_scalers:
-            warn_of_scalers(stacklevel=5)
-            self._looked_for_scalers = True
+        if scaler == "unknown":
+            if not self._looked_for_scalers:
+                warn_of_scalers(stacklevel=5)
+                self._looked_for_scalers = True
+        elif scaler is not None:
+            scale *= factor_of(scaler)
         with torch.enable_grad():
             summands = self._summands(epoch)
         with torch.no_grad():
-            add_to_gradients(derivatives_of(summands), scale * factor)
+            add_to_gradients(derivatives_of(summands), scale)
             return self._total(summands)
 
     @entry_point
@@ -288,13 +294,13 @@ class SpectralEnergy(nn.Module):
             >>> loss = F.cross_entropy(functional_call(net, parameters, (x,)), y)
             >>> (loss + energy.at(parameters) / num_data).backward()
         """
-        latents = self.latents()
-        own = {n: tensor for n, tensor in parameters.items() if n in latents}
+        coordinates = self.latents()
+        own = {n: tensor for n, tensor in parameters.items() if n in coordinates}
         given = by_parameter(self.net, {n: t for n, t in parameters.items() if n not in own})
         for name, u in own.items():
             if u.shape != ():
                 raise ValueError(f"{name} is a hyperparameter, of shape (), not {tuple(u.shape)}")
-        summands = self._summands_at(self._tensors() | given, latents | own, epoch, given)
+        summands = self._summands_at(self._tensors() | given, coordinates | own, epoch, given)
         return enter(self._sum([s.value for s in summands]), derivatives_of(summands))
 
     @entry_point
@@ -349,9 +355,9 @@ class SpectralEnergy(nn.Module):
         """
         state = unpack(state) if isinstance(state, Tensor) else state
         self._scheduler.load_state(state)
-        latents, root = self.latents(), self._net[1]
+        coordinates, root = self.latents(), self._net[1]
         for matrix, own in zip(self._matrices, state["matrices"], strict=True):
-            matrix.load_state(own, matrix.parameter_in(root).device, latents)
+            matrix.load_state(own, matrix.parameter_in(root).device, coordinates)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SpectralEnergy:
         super()._apply(fn, recurse)
@@ -378,26 +384,23 @@ class SpectralEnergy(nn.Module):
             self._known_total = known = values, self._sum(values)
         return known[1].clone()
 
-    def _acting(self, epoch: int | None) -> list[MatrixEnergy]:
-        """The matrices that add to the energy, with their parameters and strengths now."""
-        root = self._net[1]
-        self._watch.check(root)
-        return [matrix for matrix in self._matrices if matrix.update(root, epoch)]
-
     def _summands(self, epoch: int | None) -> list[Summand]:
         """The summands after a call's refreshes."""
-        latents, matrices = self.latents(), self._acting(epoch)
-        if matrices:
-            self._refresh(matrices, latents)
-        summands = [matrix.summand(latents) for matrix in matrices]
-        if self.priors.threshold is not None:
-            summands = _gated(summands, self.priors.threshold)
-        return summands + hyperprior_summands(self._hyperpriors, latents) if latents else summands
+        root, hyperpriors, threshold = self._net[1], self._hyperpriors, self._priors.threshold
+        coordinates = self.latents() if hyperpriors else {}
+        self._watch.check(root)
+        acting = [matrix for matrix in self._matrices if matrix.update(root, epoch)]
+        if acting:
+            self._refresh(acting, coordinates)
+        summands = [matrix.summand(coordinates) for matrix in acting]
+        if threshold is not None:
+            summands = _gated(summands, threshold)
+        return summands + hyperprior_summands(hyperpriors, coordinates) if hyperpriors else summands
 
     def _summands_at(
         self,
         tensors: Mapping[str, Tensor],
-        latents: Mapping[str, Tensor],
+        coordinates: Mapping[str, Tensor],
         epoch: int | None,
         given: Collection[str] = (),
     ) -> list[Summand]:
@@ -406,12 +409,12 @@ class SpectralEnergy(nn.Module):
         for matrix in self._matrices:
             acts = matrix.update(root, epoch)
             if acts or (matrix.is_among(given) and any(matrix.strengths)):
-                summands.append(matrix.summand_at(matrix.tensor_among(tensors, root), latents))
+                summands.append(matrix.summand_at(matrix.tensor_among(tensors, root), coordinates))
         if self.priors.threshold is not None:
             summands = _gated(summands, self.priors.threshold)
-        return summands + hyperprior_summands(self._hyperpriors, latents)
+        return summands + hyperprior_summands(self._hyperpriors, coordinates)
 
-    def _refresh(self, matrices: list[MatrixEnergy], latents: Mapping[str, Tensor]) -> None:
+    def _refresh(self, matrices: list[MatrixEnergy], coordinates: Mapping[str, Tensor]) -> None:
         """Refresh those matrices that are due at this call."""
         sharing = self._sharing if world_size() > 1 else None
         if sharing is not None:
@@ -421,21 +424,19 @@ class SpectralEnergy(nn.Module):
         turning = [
             m for m in matrices if not m.is_stale and m.cache is not None and m.cache.advance(calls)
         ]
-        if turning and isinstance(self.refresh, Drift):
+        if turning and turning[0].drift is not None:
             follow_all(turning, sharing)
 
         def drifted(tested: list[MatrixEnergy]) -> Tensor:
-            return which_drifted(tested, latents, sharing)
+            return which_drifted(tested, coordinates, sharing)
 
         due = self._scheduler.due(matrices, drifted)
         if sharing is not None:
-            evaluations = sharing.evaluations(due, latents)
-            self.decompositions += sum(not m.is_cheap and sharing.owns(m) for m in due)
+            evaluations = sharing.evaluations(due, coordinates)
         else:
-            evaluations = [matrix.evaluate(latents) for matrix in due]
-            self.decompositions += sum(not m.is_cheap for m in due)
+            evaluations = [matrix.evaluate(coordinates) for matrix in due]
         for matrix, evaluation in zip(due, evaluations, strict=True):
-            matrix.accept(evaluation, latents)
+            matrix.accept(evaluation, coordinates)
 
 
 def _gated(summands: list[Summand], threshold: float) -> list[Summand]:

@@ -18,15 +18,13 @@ Scaler = GradScaler | None | Literal["unknown"]
 """The scaler of the loss, `None` for a loss that is not scaled, or `"unknown"`."""
 
 
-def factor_of(scaler: Scaler) -> float:
-    """The factor by which the gradients in `.grad` are larger than those of the loss.
+def factor_of(scaler: GradScaler) -> float:
+    """The factor by which a scaler makes the gradients in `.grad` larger than those of the loss.
 
     Raises:
         TypeError: Something that is no scaler.
         RuntimeError: The scaler has divided gradients by its factor already.
     """
-    if scaler is None or scaler == "unknown":
-        return 1.0
     if not isinstance(scaler, GradScaler):
         raise TypeError(f"scaler={scaler!r} must be a torch.amp.GradScaler, or None for no scaling")
     if not scaler.is_enabled():

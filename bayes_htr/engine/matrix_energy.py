@@ -14,7 +14,7 @@ from bayes_htr.engine.cache import (
     CachedGradient,
     LeadingTriplets,
 )
-from bayes_htr.engine.refresh import Drift, Exact, FlagKey, Refresh
+from bayes_htr.engine.refresh import Drift, FlagKey, Refresh
 from bayes_htr.errors import PriorError
 from bayes_htr.priors import Hyperparameter, MatrixPrior
 from bayes_htr.priors.evaluation import Evaluation, evaluate
@@ -62,8 +62,10 @@ class MatrixEnergy:
         started: Whether the matrix has been scored in training.
         block: Where the iteration for its largest singular value starts.
         refreshes: How often it has been refreshed.
+        decompositions: How often this process has evaluated its spectrum to refresh it.
         is_cheap: Whether only entries are scored: then nothing is worth caching.
         caches: Whether its gradient is cached at all.
+        drift: The policy, if it tests how far the matrix has moved and the gradient is cached.
     """
 
     tensor: Tensor
@@ -80,10 +82,11 @@ class MatrixEnergy:
         self.is_stale = self.is_due = True
         self.started = False
         self.block: Tensor | None = None
-        self.refreshes = 0
+        self.refreshes = self.decompositions = 0
         self.is_cheap = not prior.spectral
         needs_entries = any(term.optimised for term in prior.entries)
-        self.caches = not (isinstance(policy, Exact) or self.is_cheap or needs_entries)
+        self.caches = policy.caches and not (self.is_cheap or needs_entries)
+        self.drift = policy if isinstance(policy, Drift) and self.caches else None
         self._computed = parameter.computed
         self._kind = type(parameter.tensor)
         self._view = SparseView(prior.view) if sparse else prior.view
@@ -172,8 +175,8 @@ class MatrixEnergy:
 
     @property
     def matrix(self) -> Tensor:
-        """The matrix now, without gradient."""
-        return self.prior.view(self.tensor.detach())
+        """The matrix now, in float32 or better, without gradient."""
+        return working(self.prior.view(self.tensor.detach()))
 
     @property
     def key(self) -> FlagKey:
@@ -189,14 +192,14 @@ class MatrixEnergy:
     def drifted(self, hyperparameters: Mapping[str, Tensor]) -> Tensor:
         """Whether the matrix or its hyperparameters have drifted too far: 0-d, bool."""
         assert self.cache is not None
-        assert isinstance(self.policy, Drift)
-        return self.cache.drifted(self.matrix, hyperparameters, self.policy.tol)
+        assert self.drift is not None
+        return self.cache.drifted(self.matrix, hyperparameters, self.drift.tol)
 
     def turn(self, step: Cluster, numbers: Sequence[float]) -> None:
         """Take leading triplets that have followed the matrix (`LeadingTriplets.accept`)."""
         assert self.cache is not None
-        assert isinstance(self.policy, Drift)
-        self.cache.turn(step, numbers, self.policy)
+        assert self.drift is not None
+        self.cache.turn(step, numbers, self.drift)
         self.is_due |= self.cache.overdue
 
     @property
@@ -218,16 +221,13 @@ class MatrixEnergy:
         Raises:
             SpectrumError: A matrix that is not finite, or that a law cannot score.
         """
-        tol = _FOLLOWED_TOL if self.caches and isinstance(self.policy, Drift) else None
+        tol = None if self.drift is None else _FOLLOWED_TOL
         view = MatrixView(
-            working(self.matrix),
-            self.name,
-            self._needs,
-            self.block,
-            started=self.started,
-            tol=tol,
+            self.matrix, self.name, self._needs, self.block, started=self.started, tol=tol
         )
-        return evaluate(self.prior, view, self.strengths, hyperparameters)
+        evaluation = evaluate(self.prior, view, self.strengths, hyperparameters)
+        self.decompositions += not self.is_cheap
+        return evaluation
 
     def summand_at(self, tensor: Tensor, hyperparameters: Mapping[str, Tensor]) -> Summand:
         """What the matrix in another value of the parameter adds; the cache stays."""
@@ -240,20 +240,19 @@ class MatrixEnergy:
         """Cache an evaluation of the present matrix."""
         before = self.cache if self.cache is not None and self.cache.fits(self.tensor) else None
         top, reference, leading = evaluation.top, None, None
-        follows = self.caches and isinstance(self.policy, Drift)
+        W = None if self.drift is None else self.matrix  # nothing else compares matrices
         if top is not None:
             sigma, squared_norm = float(top.sigma), 0.0
-            if follows:  # nothing else compares norms
-                W = working(self.matrix).reshape(-1)
-                squared_norm = float(torch.dot(W, W))
+            if W is not None:
+                squared_norm = float(torch.dot(W.reshape(-1), W.reshape(-1)))
             leading = LeadingTriplets(Cluster.of(top), sigma, squared_norm, sigma)
             if before is not None and before.leading is not None:
                 leading.interval = before.leading.interval
                 if self._has_followed and sigma <= before.leading.sigma * (1 + _SAME_TOL):
                     leading.cluster = before.leading.cluster
                     leading.weights = before.leading.weights
-        if follows and evaluation.rest is not None:
-            reference = working(self.matrix).clone()
+        if W is not None and evaluation.rest is not None:
+            reference = W.clone()
         self.cache = CachedGradient(
             evaluation._replace(
                 parts=evaluation.parts if self.prior.optimised else {}, top=None, block=None
@@ -277,14 +276,14 @@ class MatrixEnergy:
         """
         cache = self.cache
         assert cache is not None
-        width = WIDTH_SHARE * self.policy.tol if isinstance(self.policy, Drift) else 0.0
-        gradient = cache.gradient(width)
-        if not self.prior.optimised:
-            known = self._summand
-            if known is None or known[0] is not self.tensor or known[1] is not gradient:
-                summand = self.summand_of(cache.evaluation, self.tensor, gradient, {})
-                self._summand = known = self.tensor, gradient, summand
+        known = self._summand
+        if known is not None and known[0] is self.tensor and known[1] is cache.known_gradient:
             return known[2]
+        gradient = cache.gradient(0.0 if self.drift is None else WIDTH_SHARE * self.drift.tol)
+        if not self.prior.optimised:
+            summand = self.summand_of(cache.evaluation, self.tensor, gradient, {})
+            self._summand = self.tensor, gradient, summand
+            return summand
         evaluation = cache.evaluation
         if cache.age > 0:
             like, parts = evaluation.value, evaluation.parts
@@ -361,22 +360,22 @@ class MatrixEnergy:
 
 
 def hyperprior_summands(
-    hyperpriors: Mapping[str, Hyperparameter], latents: Mapping[str, Tensor]
+    hyperpriors: Mapping[str, Hyperparameter], coordinates: Mapping[str, Tensor]
 ) -> list[Summand]:
     """What hyperparameters add to an energy under their hyperpriors; never cached.
 
     Args:
         hyperpriors: The hyperparameters by name.
-        latents: Their unconstrained coordinates by name.
+        coordinates: Their unconstrained coordinates by name.
     """
     summands = []
     for name, hyperparameter in hyperpriors.items():
         wanted = torch.is_grad_enabled()
-        u = latents[name].detach().requires_grad_(wanted)
+        u = coordinates[name].detach().requires_grad_(wanted)
         energy = hyperparameter.energy(u)
         derivatives = []
         if wanted:
             (slope,) = torch.autograd.grad(energy, u)
-            derivatives = [Derivative(latents[name], itself, Gradient(slope))]
+            derivatives = [Derivative(coordinates[name], itself, Gradient(slope))]
         summands.append(Summand(name, energy.detach(), 0.0, derivatives))
     return summands

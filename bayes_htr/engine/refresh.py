@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,12 +18,28 @@ from bayes_htr.priors.values import Value, integer, number
 
 @dataclass(frozen=True, repr=False)
 class Refresh(Value, abstract=True):
-    """Base of the refresh policies."""
+    """Base of the refresh policies.
+
+    Attributes:
+        caches: Whether gradients are cached from one call to the next.
+    """
+
+    caches: ClassVar[bool] = True
+
+    def refreshes_all(self, call: int) -> bool:
+        """Whether every matrix is refreshed at this call; calls are counted from 1."""
+        return False
+
+    def tests_drift(self, call: int) -> bool:
+        """Whether this call tests how far the matrices have moved."""
+        return False
 
 
 @dataclass(frozen=True, repr=False)
 class Exact(Refresh):
     """Value and gradient belong to the present weights at every call."""
+
+    caches: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,6 +54,10 @@ class Every(Refresh):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", integer(self.n, "Every n", at_least=1))
+
+    def refreshes_all(self, call: int) -> bool:
+        """True at the first call and at every `n`-th one after it."""
+        return (call - 1) % self.n == 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -68,6 +88,10 @@ class Drift(Refresh):
         object.__setattr__(
             self, "check_every", integer(self.check_every, "Drift check_every", at_least=1)
         )
+
+    def tests_drift(self, call: int) -> bool:
+        """True at every `check_every`-th call."""
+        return call % self.check_every == 0
 
 
 def has_drifted(W: Tensor, reference: Tensor, squared_norm: Tensor, tol: float) -> Tensor:
@@ -130,8 +154,7 @@ class RefreshScheduler:
     def begin(self) -> None:
         """Count a call."""
         self.calls += 1
-        policy = self.policy
-        self.is_check = isinstance(policy, Drift) and self.calls % policy.check_every == 0
+        self.is_check = self.policy.tests_drift(self.calls)
 
     def due(self, matrices: Sequence[R], drifted: Callable[[list[R]], Tensor]) -> list[R]:
         """The matrices that are due at this call.
@@ -140,7 +163,7 @@ class RefreshScheduler:
             matrices: All matrices; some may be due already.
             drifted: Gives for a list of matrices which have drifted too far: `(count,)`, bool.
         """
-        if isinstance(self.policy, Every) and (self.calls - 1) % self.policy.n == 0:
+        if self.policy.refreshes_all(self.calls):
             return list(matrices)
         asking: set[FlagKey] = set()
         if self.is_check and (tested := [m for m in matrices if not m.is_due and m.can_drift]):

@@ -94,13 +94,13 @@ class Sharing:
     def evaluations(
         self,
         matrices: Sequence[MatrixEnergy],
-        latents: Mapping[str, Tensor],
+        coordinates: Mapping[str, Tensor],
     ) -> list[Evaluation]:
         """The evaluations of matrices, each computed by its owner; by all where it is cheap.
 
         Args:
             matrices: The matrices.
-            latents: Hyperparameters in unconstrained coordinates, by name.
+            coordinates: Hyperparameters in unconstrained coordinates, by name.
 
         Raises:
             PriorError, SpectrumError: As the owner's.
@@ -111,7 +111,7 @@ class Sharing:
         for number, matrix in enumerate(matrices):
             if matrix.is_cheap or self.owns(matrix):
                 try:
-                    own[number] = matrix.evaluate(latents)
+                    own[number] = matrix.evaluate(coordinates)
                 except Exception as error:  # the others are told before it is raised
                     failure = number, error
                     break
@@ -128,7 +128,7 @@ class Sharing:
                 device = matrices[min(theirs)].tensor.device
                 received = _broadcast(theirs, tensors, owner, device)
                 for n, named in received.items():
-                    own[n] = _evaluation(theirs[n].penalty, named, matrices[n], latents)
+                    own[n] = _evaluation(theirs[n].penalty, named, matrices[n], coordinates)
         return [own[n] for n in range(len(matrices))]
 
     def _outlines(
@@ -169,12 +169,12 @@ def follow_all(matrices: Sequence[MatrixEnergy], sharing: Sharing | None) -> Non
 
 
 def which_drifted(
-    matrices: Sequence[MatrixEnergy], latents: Mapping[str, Tensor], sharing: Sharing | None
+    matrices: Sequence[MatrixEnergy], coordinates: Mapping[str, Tensor], sharing: Sharing | None
 ) -> Tensor:
     """Which matrices have drifted too far, as one tensor on the device of the first."""
     device = matrices[0].tensor.device
     flags = [
-        m.drifted(latents)
+        m.drifted(coordinates)
         if sharing is None or sharing.owns(m)
         else m.tensor.new_zeros((), dtype=torch.bool)
         for m in matrices
@@ -217,7 +217,10 @@ def _tensors(evaluation: Evaluation, matrix: MatrixEnergy) -> dict[str, Tensor]:
 
 
 def _evaluation(
-    penalty: float, named: Mapping[str, Tensor], matrix: MatrixEnergy, latents: Mapping[str, Tensor]
+    penalty: float,
+    named: Mapping[str, Tensor],
+    matrix: MatrixEnergy,
+    coordinates: Mapping[str, Tensor],
 ) -> Evaluation:
     """The inverse of `_tensors`."""
 
@@ -233,7 +236,7 @@ def _evaluation(
         penalty,
         own.get("rest"),
         own.get("slope"),
-        {n: slope.to(latents[n].device) for n, slope in under("latent ").items()},
+        {n: slope.to(coordinates[n].device) for n, slope in under("latent ").items()},
         {n: part.to(matrix.tensor.device) for n, part in under("part ").items()},
         top,
         own.get("block"),

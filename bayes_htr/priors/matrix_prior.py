@@ -21,8 +21,7 @@ from bayes_htr.errors import PriorError
 from bayes_htr.priors.hyperparameters import Hyperparameter, hyperparameters_of
 from bayes_htr.priors.prior import Gate, Prior, Statistic, Term, Terms
 from bayes_htr.priors.schedules import Schedule, factor_at
-from bayes_htr.spectra import MatrixView, Need, haar, log_frame_constant, log_jacobian
-from bayes_htr.spectra.matrices import check_finite
+from bayes_htr.spectra import Need, haar, log_frame_constant, log_jacobian
 
 Values = Mapping[str, Tensor]
 """Hyperparameters by name."""
@@ -222,50 +221,6 @@ class MatrixPrior:
             if strength:
                 needs |= term.statistic.needs
         return needs
-
-    def energy(
-        self, view: MatrixView, strengths: Sequence[float], values: Values
-    ) -> tuple[Tensor, float]:
-        """The energy of the matrix, the terms that do not act left out.
-
-        Args:
-            view: The matrix.
-            strengths: Of the terms.
-            values: The hyperparameters that a mode optimises, by name.
-
-        Returns:
-            The energy, 0-d, with gradient to the parts of `view` and the hyperparameters; and the
-            penalty, which is the energy of all terms at strength 1.
-
-        Raises:
-            SpectrumError: A law cannot score the matrix.
-        """
-        energies: list[Tensor] = []
-        penalties: list[float] = []
-        for term, strength in zip(self.terms, strengths, strict=True):
-            own = {argument: values[h.name] for argument, h in term.optimised.items()}
-            if strength == 0:
-                energies.append(view.W.new_zeros(()))
-                penalties.append(0.0)
-                continue
-            energy = term.statistic.energy(view, own)
-            penalties.append(energy.item())
-            if not math.isfinite(penalties[-1]):
-                check_finite(view.W, view.name)
-                raise term.statistic.not_finite(view, penalties[-1])
-            if term.statistic.law.conjugate is None:
-                energies.append(strength * energy)
-            else:  # the power is one of the law within the integral over the tail index
-                energies.append(term.statistic.energy(view, own, strength))
-        if len(energies) == 1 and not self.gates:
-            return energies[0], penalties[0]
-        acts = [1.0] * len(energies)
-        for threshold, members in self.gates:
-            if sum(penalties[j] for j in members) < threshold:
-                for j in members:
-                    acts[j] = 0.0
-        total = torch.stack([e.to(energies[0]) for e in energies]) @ energies[0].new_tensor(acts)
-        return total, sum(penalties)
 
     def density_at(self, epoch: int | None) -> MatrixPrior:
         """The prior as a density: the terms that act at an epoch, with their strengths there.

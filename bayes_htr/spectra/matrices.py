@@ -21,7 +21,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -281,3 +283,30 @@ def check_finite(W: Tensor, name: str) -> None:
             f"{W[first].item()} at {first}; lower the learning rate or clip gradients "
             "(if training led here), or load other weights"
         )
+
+
+def working(W: Any) -> Tensor:
+    """An array or tensor as a tensor of float32 or better.
+
+    Half precision and integers are converted. The result is differentiable with respect to the
+    given tensor.
+
+    Raises:
+        SpectrumError: Complex numbers.
+    """
+    tensor = W if isinstance(W, Tensor) else torch.as_tensor(np.asarray(W))
+    if tensor.is_complex():
+        raise SpectrumError(
+            f"a matrix of dtype {tensor.dtype}: spectra are of real matrices; pass its real and "
+            "imaginary parts, or abs()"
+        )
+    if tensor.dtype in (torch.float32, torch.float64):
+        return tensor
+    return tensor.to(working_dtype(tensor.dtype))
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype to which `working` converts a dtype."""
+    if dtype in (torch.float32, torch.float64):
+        return dtype
+    return torch.float32 if dtype.is_floating_point else torch.float64
