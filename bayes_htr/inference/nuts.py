@@ -197,6 +197,7 @@ class NUTSSampler:
             batches=method.warmup + method.samples,
         )
         settings = {k: v for k, v in asdict(method).items() if k != "frames"}
+        settings["reflected"] = self.reflected
         with bar:
             chains = run_chains(
                 self.program,
@@ -223,6 +224,15 @@ class NUTSSampler:
     def matrices(self) -> list[MatrixPrior]:
         """The priors of the matrices that are sampled."""
         return [m for p in self.parameters for m in p.matrices]
+
+    @property
+    def reflected(self) -> tuple[str, ...]:
+        """The frames of square matrices, whose determinant keeps its sign along trajectories."""
+        if self.method.frames == "held":
+            return ()
+        return tuple(
+            f"{m.name}:left" for m in self.matrices if m.spectral and m.shape[0] == m.shape[1]
+        )
 
     def require_small(self) -> None:
         """Raise `ValueError` if there is nothing to sample, or too much."""

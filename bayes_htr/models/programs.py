@@ -10,8 +10,8 @@ and uniformly distributed singular vectors. The sites of a matrix `w`:
   belongs to the `i`-th columns of `U` and `V`;
 - `w:lambda_max`, `w:ratios`: under `MaxEigenvalue`, the largest eigenvalue, and the ratios of the
   others to it;
-- `w:left`, `w:right`: `(m, K)` and `(n, K)` normal matrices, whose orthonormal factors are `U` and
-  `V`;
+- `w:left`, `w:right`: `(m, K)` and `(n, K)` matrices, whose orthonormal factors are `U` and `V`
+  (`bayes_htr.models.frames`);
 - `w`: the matrix itself, where only the entries have a law; for a vector `(n,)`.
 
 A second factor on the same matrix, and a strength other than 1, enter as the factor `w:factor`. If
@@ -32,6 +32,7 @@ from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 
+from bayes_htr.models.frames import FrameSite
 from bayes_htr.models.sites import WeightSite
 from bayes_htr.priors import MatrixPrior, ParameterPrior, ResolvedTerm
 from bayes_htr.priors.parameter_prior import hyperparameters_by_name
@@ -159,9 +160,8 @@ def _matrix_start(prior: MatrixPrior, W: Tensor, hyper: Mapping[str, Tensor]) ->
         x = _inside(prior.entries[0], W.double(), hyper).to(like)
         return {name: x.flatten() if prior.is_vector else x}
     U, sigma, Vh = torch.linalg.svd(W.double(), full_matrices=False)
-    # A frame is its own orthonormal factor, at any length; this is that of normal columns.
-    sides = {"left": U * len(U) ** 0.5, "right": Vh.mT * Vh.shape[1] ** 0.5}
-    start = {f"{name}:{side}": frame.to(like) for side, frame in sides.items()}
+    # A frame is its own orthonormal factor.
+    start = {f"{name}:left": U.to(like), f"{name}:right": Vh.mT.to(like)}
     first = prior.spectral[0]
     if first.statistic.of_largest:
         top = _inside(first, sigma[:1].square(), hyper)
@@ -276,9 +276,8 @@ def _frames(name: str, prior: MatrixPrior, like: Tensor) -> tuple[Tensor, Tensor
     """Haar frames of both sides."""
     frames = []
     for side, rows in zip(("left", "right"), prior.shape, strict=True):
-        normal = dist.Normal(like.new_zeros(()), like.new_ones(()))
-        G = pyro.sample(f"{name}:{side}", normal.expand((rows, prior.smaller)).to_event(2))
-        frames.append(frame_of(G))
+        X = pyro.sample(f"{name}:{side}", FrameSite(rows, prior.smaller, like))
+        frames.append(frame_of(X))
     return frames[0], frames[1]
 
 

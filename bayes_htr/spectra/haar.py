@@ -78,11 +78,12 @@ def log_frame_constant(K: int, M: int) -> float:
     """
     return (
         (M * K + K * K) / 2 * math.log(math.pi)
-        - _log_multivariate_gamma(M / 2, K)
-        - _log_multivariate_gamma(K / 2, K)
+        - log_multivariate_gamma(M / 2, K)
+        - log_multivariate_gamma(K / 2, K)
     )
 
 
-def _log_multivariate_gamma(a: float, K: int) -> float:
+def log_multivariate_gamma(a: float, K: int) -> float:
+    """`log Gamma_K(a)`, the logarithm of the multivariate gamma function."""
     terms = (math.lgamma(a - i / 2) for i in range(K))
     return K * (K - 1) / 4 * math.log(math.pi) + math.fsum(terms)
