@@ -78,7 +78,7 @@ def test_it_comes_back_as_it_was(fitted, file):
         {"class_weight": {"setosa": 2.0}, "label_smoothing": 0.1, "hidden": [5, 4]},
         {"standardise": False},
     ],
-    ids=str,
+    ids=lambda settings: " ".join(settings),
 )
 def test_every_kind_of_setting_comes_back(settings, tmp_path):
     clf = htr.HTRClassifier(**SMALL | settings).fit(X, Y)

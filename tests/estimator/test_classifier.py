@@ -308,7 +308,7 @@ def test_scores_uncertainty_and_spectra(fitted, iris):
         ({"class_weight": {"setosa": 0.0}}, htr.DataError, "must be a sequence of positive"),
         ({"device": "tpu"}, ValueError, "tpu"),
     ],
-    ids=str,
+    ids=lambda value: "" if callable(value) else str(value)[:40].split(" at 0x")[0],
 )
 def test_settings_out_of_range(iris, settings, error, message):
     with pytest.raises(error, match=message):
