@@ -21,11 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from bayes_htr._checks import whole_number
-from bayes_htr.engine.energy import bind
-from bayes_htr.engine.refresh import Exact
 from bayes_htr.errors import PriorError
-from bayes_htr.priors import Priors
-from bayes_htr.spectra import working
+from bayes_htr.priors import MatrixPrior, Priors
+from bayes_htr.priors.evaluation import evaluate
+from bayes_htr.spectra import MatrixView, working
 
 MODE_SHARE = 35.0
 """Strength times pull, divided by the root of the number of examples, for a mode."""
@@ -78,45 +77,38 @@ def starting_strength(
 def pull_of(priors: Priors, net: nn.Module) -> float:
     """The pull of priors on the present weights of a network, as in the module docstring.
 
-    Vectors count as matrices of one row. Frozen parameters have no pull.
+    Vectors count as matrices of one row. Frozen parameters have no pull. A threshold on the sum of
+    all penalties is ignored.
 
     Args:
-        priors: The priors, with their strengths.
+        priors: The priors, with their strengths in the first epoch.
         net: The network.
 
     Raises:
         PriorError: The priors do not fit the network.
         SpectrumError: A matrix that is not finite, or that a law cannot score.
     """
-    energy = bind(priors, net, refresh=Exact(), share=False)
-    scored = [
-        p
+    return sum(
+        _pull(matrix, matrix.view(p.parameter.tensor.detach()))
         for p in priors.resolve(net)
-        if p.prior is not None and p.parameter.tensor.requires_grad and p.matrices
-    ]
+        for matrix in p.matrices
+        if p.parameter.tensor.requires_grad
+    )
+
+
+def _pull(prior: MatrixPrior, W: Tensor) -> float:
+    """`sum_i sigma_i |u_i' G v_i|` of a matrix and the gradient `G` of its energy."""
+    W = working(W)
+    strengths = prior.strengths(0)
+    latents = {name: h.start().to(W) for name, h in prior.optimised.items()}
     with torch.enable_grad():
-        total = energy(0)
-        if not (scored and total.requires_grad):
-            return 0.0
-        tensors = [p.parameter.tensor for p in scored]
-        gradients: tuple[Tensor | None, ...] = torch.autograd.grad(
-            total, tensors, allow_unused=True
-        )
-    pull = 0.0
+        view = MatrixView(W, prior.name, prior.needs(strengths))
+        gradient = evaluate(prior, view, strengths, latents).gradient
     with torch.no_grad():
-        for p, gradient in zip(scored, gradients, strict=True):
-            if gradient is None:
-                continue
-            tensor = p.parameter.tensor
-            if gradient.is_sparse:
-                gradient = gradient.to_dense()
-            for matrix in p.matrices:
-                pull += _pull(matrix.view(tensor.detach()), matrix.view(gradient))
-    return pull
-
-
-def _pull(W: Tensor, gradient: Tensor) -> float:
-    """`sum_i sigma_i |u_i' G v_i|` of a matrix `W` and the gradient `G` of its energy."""
-    U, sigma, Vh = torch.linalg.svd(working(W).double(), full_matrices=False)
-    along = torch.einsum("ik,ij,kj->k", U, working(gradient).double(), Vh)
-    return float((sigma * along.abs()).sum())
+        U, sigma, Vh = torch.linalg.svd(W.double(), full_matrices=False)
+        along = torch.zeros_like(sigma)
+        if gradient.rest is not None:
+            along += torch.einsum("ik,ij,kj->k", U, gradient.rest.double(), Vh)
+        if gradient.left is not None and gradient.right is not None:
+            along += (gradient.left.double() @ U) * (Vh @ gradient.right.double())
+        return float((sigma * along.abs()).sum())

@@ -112,3 +112,15 @@ def test_within_a_factor_of_three_of_strengths_that_score_like_the_best(cell):
     strength = htr.starting_strength(htr.Priors(law[name]), net, num_data=num_data)
     low, high = STUDY[cell]
     assert low / math.sqrt(10) <= strength <= high * math.sqrt(10)
+
+
+def test_declared_parts_and_computed_weights_are_what_counts():
+    net = nn.Sequential(nn.Linear(6, 8))
+    law = htr.penalties.spectral_norm()
+    parts = {"0.weight": htr.MatrixLayout(parts=["a", "b"])}
+    W = net[0].weight.detach()
+    expected = sum(float(torch.linalg.matrix_norm(half, 2)) ** 2 for half in W.split(4))
+    assert pull_of(htr.Priors(law, matrices=parts), net) == pytest.approx(expected, rel=1e-4)
+    whole = pull_of(htr.Priors(law), net)
+    nn.utils.parametrizations.weight_norm(net[0])
+    assert pull_of(htr.Priors(law), net) == pytest.approx(whole, rel=1e-4)
