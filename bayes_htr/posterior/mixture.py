@@ -64,9 +64,10 @@ class MixturePrediction:
 
     @cached_property
     def has_moments(self) -> bool:
-        """Whether the distribution has a mean and a variance, which may be infinite."""
+        """Whether the distribution has a mean and a variance; the variance may be infinite."""
         try:
-            return all(c.mean is not None and c.variance is not None for c in self.components)
+            moments = [(c.mean, c.variance) for c in self.components]
+            return not any(bool(mean.isnan().any()) for mean, _ in moments)
         except (NotImplementedError, AttributeError):
             return False
 

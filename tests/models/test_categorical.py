@@ -115,3 +115,129 @@ def test_any_number_is_taken(eps):
 def test_plain_data_and_back():
     for likelihood in (Categorical(), Categorical(WEIGHTS, 0.1, -100, 1), Categorical(np.ones(3))):
         assert Likelihood.from_dict(likelihood.to_dict()) == likelihood
+
+
+TOKENS, OF_TOKENS = draw((4, 5, 3), seed=8), torch.arange(20).reshape(4, 5) % 3
+PADDED = torch.where(torch.arange(5) < torch.tensor([[5], [3], [1], [0]]), OF_TOKENS, -100)
+SHAPES = {
+    "tokens": (Categorical(), TOKENS, OF_TOKENS),
+    "pixels": (Categorical(), draw((4, 3, 2, 5), seed=9), torch.arange(40).reshape(4, 2, 5) % 3),
+    "a sequence of vectors": (Categorical(class_dim=1), draw((4, 3, 5), seed=9), OF_TOKENS),
+    "padding": (Categorical(ignore_index=-100), TOKENS, PADDED),
+    "padding, weights": (Categorical(WEIGHTS, ignore_index=-100), TOKENS, PADDED),
+    "padding, smoothing": (Categorical(WEIGHTS, 0.2, ignore_index=-100), TOKENS, PADDED),
+    "smoothing": (Categorical(None, 0.2, ignore_index=-100), TOKENS, PADDED),
+}
+
+
+def by_hand(likelihood, logits, y):
+    """The log likelihood of each example, position by position; the classes are last."""
+    weights, eps = likelihood.class_weights or (1.0, 1.0, 1.0), likelihood.label_smoothing
+    log_p = torch.log_softmax(logits, -1).reshape(len(y), -1, 3)
+    total = []
+    for rows, labels in zip(log_p, y.reshape(len(y), -1), strict=True):
+        parts = [
+            weights[label] * ((1 - eps) * row[label] + eps * row.mean())
+            for row, label in zip(rows, labels.tolist(), strict=True)
+            if label != likelihood.ignore_index
+        ]
+        total.append(sum(parts, torch.zeros((), dtype=torch.float64)))
+    return torch.stack(total)
+
+
+@pytest.mark.parametrize(("likelihood", "outputs", "y"), SHAPES.values(), ids=SHAPES)
+def test_several_labels_of_an_example(likelihood, outputs, y):
+    likelihood.check_outputs(outputs, 4, "train", likelihood.checked(y, "train"))
+    dim = outputs.shape.index(3, 1)
+    expected = by_hand(likelihood, outputs.movedim(dim, -1), y)
+    torch.testing.assert_close(likelihood.log_prob(outputs, y), expected)
+    torch.testing.assert_close(likelihood(outputs, y), -expected.mean())
+    trace = poutine.trace(likelihood.sample).get_trace(outputs, y, 200)
+    torch.testing.assert_close(trace.log_prob_sum(), 200 * expected.mean())
+    assert likelihood.sample(outputs, None, 200).shape == y.shape
+
+
+def test_padding_does_not_count():
+    likelihood = Categorical(ignore_index=-100)
+    right = TOKENS.argmax(-1) == PADDED
+    shares = [right[i, :n].double().mean() for i, n in enumerate((5, 3, 1))]
+    assert float(likelihood.score(TOKENS, PADDED)) == pytest.approx(float(sum(shares)))
+    assert bool((likelihood.pointwise(TOKENS, PADDED)[PADDED == -100] == 0).all())
+    assert likelihood.counted(PADDED).sum() == 9
+    gradient = TOKENS.clone().requires_grad_()
+    likelihood(gradient, PADDED).backward()
+    assert bool((gradient.grad[PADDED == -100] == 0).all())
+
+
+@pytest.mark.parametrize("weights", [None, WEIGHTS])
+@pytest.mark.parametrize("eps", [0.0, 0.2])
+def test_soft_labels(weights, eps):
+    likelihood = Categorical(weights, eps)
+    one_hot = F.one_hot(Y, 3).double()
+    torch.testing.assert_close(likelihood(LOGITS, one_hot), likelihood(LOGITS, Y))
+    q = draw((12, 3), seed=11).softmax(1)
+    smooth = (1 - eps) * q + eps / 3
+    each = (smooth * LOGITS.log_softmax(1)).sum(1) * (
+        q @ torch.tensor(weights or [1.0] * 3).double()
+    )
+    torch.testing.assert_close(likelihood(LOGITS, q), -each.mean())
+    trace = poutine.trace(likelihood.sample).get_trace(LOGITS, q, 200)
+    torch.testing.assert_close(trace.log_prob_sum(), 200 * each.mean())
+    mean = (LOGITS.softmax(1) + (2 * LOGITS).softmax(1)) / 2
+    found = likelihood.mixture_pointwise([LOGITS, 2 * LOGITS], q, [{}, {}])
+    torch.testing.assert_close(found, (q * mean.log()).sum(1))
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "y", "reason"),
+    [
+        (Categorical(), Y, None),
+        (Categorical(ignore_index=-100), Y, None),
+        (Categorical(WEIGHTS), Y, "class weights"),
+        (Categorical(label_smoothing=0.1), Y, "label smoothing"),
+        (Categorical(), F.one_hot(Y, 3).double(), "soft labels"),
+    ],
+)
+def test_what_is_no_density(likelihood, y, reason):
+    found = likelihood.improper(y)
+    assert found is None if reason is None else reason in found
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "outputs", "y", "message"),
+    [
+        (Categorical(), TOKENS, Y[:4], r"labels of shape \(4,\) do not fit logits of shape"),
+        (Categorical(), LOGITS, F.one_hot(Y), r"labels.argmax\(1\), or htr.Bernoulli\(\)"),
+        (Categorical(), TOKENS.mT, OF_TOKENS, "set class_dim="),
+        (Categorical(WEIGHTS[:2]), LOGITS, Y, "2 class weights for a network with 3 outputs"),
+        (Categorical(), LOGITS, Y + 1, r"label 3 does not match a network with 3 outputs"),
+        (Categorical(), LOGITS[:, 0], Y, r"logits of shape \(12, classes\), not \(12,\)"),
+    ],
+)
+def test_outputs_that_do_not_fit(likelihood, outputs, y, message):
+    with pytest.raises(htr.DataError, match=message):
+        likelihood.check_outputs(outputs, len(y), "train", y)
+
+
+@pytest.mark.parametrize(
+    ("y", "message"),
+    [
+        ([[0.2, 0.9]], "taken for soft labels, and must be probabilities that sum to 1.*1.1"),
+        ([[-0.1, 1.1]], "taken for soft labels"),
+        ([0.5, 1.0], "must be whole numbers of an integer dtype"),
+        ([0, -100], r"take htr.Categorical\(ignore_index=-100\)"),
+        (["cat", "dog"], "are no numbers; encode words by classes, y = np.unique"),
+    ],
+)
+def test_labels_that_are_none(y, message):
+    with pytest.raises(htr.DataError, match=f"train.*{message}"):
+        Categorical().checked(y, "train")
+
+
+@pytest.mark.parametrize("name", ["ignore_index", "class_dim"])
+@pytest.mark.parametrize("value", [1.0, "1", True])
+def test_settings_that_are_no_whole_numbers(name, value):
+    with pytest.raises(ValueError, match=f"{name}=.* must be a whole number"):
+        Categorical(**{name: value})
+    with pytest.raises(ValueError, match="class_dim=0"):
+        Categorical(class_dim=0)
