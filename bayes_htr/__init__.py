@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         Posterior,
         PosteriorSpectra,
         Prediction,
+        Scores,
         SpectrumCheck,
     )
     from bayes_htr.posterior.prediction import prior_predictive
@@ -98,7 +99,7 @@ else:
             "fitting": "fit load",
             "inference": "MAP NUTS SVI EpochEvent",
             "models": "BayesianClassifier sample_prior",
-            "posterior": "Interval Posterior PosteriorSpectra Prediction SpectrumCheck "
+            "posterior": "Interval Posterior PosteriorSpectra Prediction Scores SpectrumCheck "
             "prior_predictive",
             "priors": "ESD Entries ExpDecay Exponential Frechet Gamma HalfCauchy Hill "
             "ImproperPowerlaw Joint LogNormal Lomax MarchenkoPastur MaxEigenvalue Normal "
@@ -156,6 +157,7 @@ __all__ = [
     "PriorError",
     "Priors",
     "ProcessError",
+    "Scores",
     "Shared",
     "SingularValues",
     "SpectraReport",

@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from bayes_htr._checks import whole_number
 from bayes_htr.errors import CheckpointError, OutputError, PriorError
-from bayes_htr.inference.data import Batches, Data
+from bayes_htr.inference.data import Batches
 from bayes_htr.inference.guides import GUIDES, Guide, PointMass
 from bayes_htr.inference.run_folder import CONFIG, GUIDE, SPECTRA, WEIGHTS, RunFolder
 from bayes_htr.models import BayesianClassifier, Likelihood
 from bayes_htr.posterior.checks import SpectrumCheck
+from bayes_htr.posterior.evaluation import Scores, detection_errors, standard_errors
 from bayes_htr.posterior.laws import DeclaredPriors, hyperparameters_of
 from bayes_htr.posterior.plots import plot_trace
 from bayes_htr.posterior.prediction import (
@@ -142,16 +143,19 @@ class Posterior:
 
     def evaluate(
         self,
-        data: Data,
+        data: Any,
+        y: Any = None,
         samples: int = 32,
         *,
         ood: Any = None,
         seed: int = 0,
-    ) -> dict[str, float]:
+    ) -> Scores:
         """Accuracy, negative log likelihood, calibration error and Brier score on labelled data.
 
         Args:
-            data: A `DataLoader` or `(X, y)`.
+            data: A `DataLoader` or `(X, y)`; or the inputs `X` alone, with the labels as `y`.
+            y: The labels of `X`. A whole number here is `samples`, which was once the second
+                argument.
             samples: The number of draws of the weights; a point mass has only one.
             ood: Examples from outside the distribution of the data: inputs `X`, `(X, y)`, or a
                 `DataLoader`. Their labels are ignored.
@@ -161,24 +165,29 @@ class Posterior:
             `accuracy`, `nll`, `ece` and `brier` (see `bayes_htr.posterior.prediction.scores`).
             With `ood`, also `ood_auroc_entropy`, `ood_auroc_mutual_information` and
             `ood_auroc_confidence`, which say how well each measure of uncertainty tells the two
-            data sets apart (see `ood_scores` there).
+            data sets apart (see `ood_scores` there). The dictionary prints as a table, and has
+            `standard_errors`.
 
         Raises:
             DataError: The data do not fit the network, as in `bayes_htr.fit`.
             ValueError: `samples` or `seed` is out of range.
         """
-        batches = batches_for(self._net, data, "test")
+        if isinstance(y, int):
+            y, samples = None, y
+        batches = batches_for(self._net, data if y is None else (data, y), "test")
         batches.check_network(self._net)
         prediction, labels = self._predict(batches, samples, seed)
         classes = prediction.log_probs.shape[1]
         if int(labels.max()) >= classes:
             batches.check_labels(classes, labels)
-        result = scores(prediction, labels)
+        result, errors = scores(prediction, labels), standard_errors(prediction, labels)
         if ood is None:
-            return result
+            return Scores(result, errors, len(labels))
         others = unlabelled_batches(self._net, ood, "ood")
         others.check_network(self._net)
-        return result | ood_scores(prediction, self._predict(others, samples, seed)[0])
+        outside = self._predict(others, samples, seed)[0]
+        result |= ood_scores(prediction, outside)
+        return Scores(result, errors | detection_errors(prediction, outside), len(labels))
 
     def spectra(self, samples: int = 100, *, seed: int = 0) -> PosteriorSpectra:
         """Draws of the spectrum of every weight matrix, with the hyperparameters of each draw.
