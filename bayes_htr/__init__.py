@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         Posterior,
         PosteriorSpectra,
         Prediction,
+        Scores,
         SpectrumCheck,
     )
     from bayes_htr.posterior.prediction import prior_predictive
@@ -109,7 +110,7 @@ else:
             "inference": "MAP NUTS SVI EpochEvent",
             "models": "BayesianClassifier BayesianModel Bernoulli Categorical sample_prior",
             "posterior": "Interval MixturePrediction Posterior PosteriorSpectra Prediction "
-            "SpectrumCheck prior_predictive",
+            "Scores SpectrumCheck prior_predictive",
             "priors": "ESD Entries ExpDecay Exponential Frechet Gamma HalfCauchy Hill "
             "ImproperPowerlaw Joint LogNormal Lomax MarchenkoPastur MaxEigenvalue Normal "
             "PowerDecay Powerlaw Priors Shared SingularValues StableRank TruncatedPowerlaw "
@@ -172,6 +173,7 @@ __all__ = [
     "PriorError",
     "Priors",
     "ProcessError",
+    "Scores",
     "Shared",
     "SingularValues",
     "SpectraReport",

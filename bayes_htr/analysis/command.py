@@ -11,18 +11,9 @@ from rich.console import Console
 from bayes_htr._terminal import visible
 from bayes_htr.analysis.analyze import analyze, select_weights
 from bayes_htr.analysis.report import CheckpointComparison, SpectraReport, check_shared
-from bayes_htr.analysis.tables import check_suffix, fitting_table, import_parquet
+from bayes_htr.analysis.tables import check_suffix, import_parquet
 from bayes_htr.errors import OutputError
 from bayes_htr.spectra.layout import Layouts, read_layouts
-
-_COLUMNS = (None, ("name", "alpha", "verdict"), ("name", "verdict"))
-_COLUMNS_OF_COMPARISONS = (
-    None,
-    ("name", "alpha", "other_alpha", "difference", "verdict"),
-    ("name", "difference", "verdict"),
-    ("name", "verdict"),
-)
-"""Columns of tables, the first choice that the terminal has room for."""
 
 
 def run_analyze(args: argparse.Namespace, console: Console) -> None:
@@ -44,7 +35,7 @@ def run_analyze(args: argparse.Namespace, console: Console) -> None:
     result: SpectraReport | CheckpointComparison = report
     if args.compare is not None:
         result = comparison = report.compare(_analyze(args, args.compare))
-        console.print(fitting_table(comparison, console, _COLUMNS_OF_COMPARISONS))
+        console.print(comparison.fitting_table(console.width))
         if comparison.unmatched:
             names = visible(", ".join(comparison.unmatched))
             console.print(f"in one alone, or in another shape: {names}", markup=False)
@@ -106,7 +97,7 @@ def _layouts(args: argparse.Namespace) -> Layouts:
 
 
 def _show(report: SpectraReport, console: Console) -> None:
-    console.print(fitting_table(report, console, _COLUMNS))
+    console.print(report.fitting_table(console.width))
     summary = report.summary()
     if summary["power_laws"]:
         console.print(

@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 _DOUBTS = (RANDOM_LIKE, DOUBTFUL, UNTOLD)
 
 
+_ALPHA = ("name", "alpha", "interval_low", "interval_high", "searched_low", "searched_high")
+
+
 @dataclass(frozen=True)
 class SpectraReport(Records):
     """The spectra of a network, a row per matrix; `print` shows the most important columns.
@@ -79,9 +82,21 @@ class SpectraReport(Records):
         "mp_D": "bulk D",
         "verdict": "verdict",
     }
+    narrower: ClassVar[tuple[tuple[str, ...], ...]] = (
+        (*_ALPHA, "p_value", "num_pl_spikes", "verdict"),
+        (*_ALPHA, "num_pl_spikes", "verdict"),
+        (*_ALPHA, "verdict"),
+        ("name", "alpha", "verdict"),
+        ("name", "verdict"),
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", [matrix.row for matrix in self.matrices.values()])
+
+    @property
+    def superseded(self) -> tuple[str, ...]:
+        """The interval for a known xmin, where there is one over the choice of xmin."""
+        return ("interval_low", "interval_high") if "searched_low" in self.columns else ()
 
     @property
     def spectra(self) -> dict[str, Array]:
@@ -133,9 +148,8 @@ class SpectraReport(Records):
         Raises:
             ValueError: A column that does not exist.
         """
-        if columns is None and "searched_low" in self.columns:
-            with_known_xmin = ("interval_low", "interval_high")
-            columns = [c for c in self.headings if c in self.columns and c not in with_known_xmin]
+        if columns is None:
+            columns = [c for c in self.headings if c in self.columns and c not in self.superseded]
         return super().table(columns, whole_words=whole_words)
 
     def to_dict(self) -> dict[str, Any]:
@@ -227,6 +241,11 @@ class CheckpointComparison(Records):
         "other_stable_rank": "second",
         "verdict": "verdict",
     }
+    narrower: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("name", "alpha", "other_alpha", "difference", "verdict"),
+        ("name", "difference", "verdict"),
+        ("name", "verdict"),
+    )
 
     def sides(self) -> list[tuple[str, list[MatrixSpectrum]]]:
         """The label and the matrices of each network, of the matrices that are in both.
