@@ -12,7 +12,7 @@ import torch
 
 import bayes_htr as htr
 from bayes_htr.posterior.evaluation import detection_errors, standard_errors
-from bayes_htr.posterior.prediction import ood_scores, scores
+from bayes_htr.posterior.scores import ood_scores, scores
 
 
 def prediction(n, seed, sharpness=2.0):
