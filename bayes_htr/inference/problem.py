@@ -16,7 +16,12 @@ from bayes_htr.inference.data import Batches
 from bayes_htr.inference.guides.base import Guide
 from bayes_htr.inference.run_folder import RunFolder
 from bayes_htr.models import BayesianModel, Likelihood
-from bayes_htr.models.inputs import Inputs, call
+from bayes_htr.models.inputs import Inputs, call, call_with
+from bayes_htr.spectra import parameters_of
+from bayes_htr.spectra.modules import unwrap
+
+VALIDATION_DRAWS = 8
+"""The draws of a guide with which validation data are scored."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +120,25 @@ def score_sums(
             score += float(likelihood.score(outputs, y))
             count += len(y)
     return nll, score, count
+
+
+def evaluate_draws(
+    net: nn.Module, guide: Guide, batches: Batches, likelihood: Likelihood
+) -> tuple[float, float]:
+    """Return NLL and score of the mean prediction of 8 draws, always of the same noise."""
+    root = unwrap(net)
+    paths = {p.name: p.path for p in parameters_of(root)}
+    draws = list(guide.draws(VALIDATION_DRAWS, seed=0))
+    weights = [{paths[n]: v for n, v in draw.items() if n in paths} for draw in draws]
+    values = [{n: draw[n] for n in likelihood.hyperparameters} for draw in draws]
+    nll = score = count = 0.0
+    with evaluation_mode(net), torch.no_grad(), isolated_randomness():
+        for x, y in batches:
+            outputs = [call_with(root, each, x) for each in weights]
+            nll -= float(likelihood.mixture_pointwise(outputs, y, values).sum())
+            score += float(likelihood.mixture_score(outputs, y))
+            count += len(y)
+    return nll / count, score / count
 
 
 def warn_of_generalised_posterior(problem: Problem, method: str) -> None:

@@ -23,11 +23,10 @@ from torch.optim import Optimizer
 
 from bayes_htr._checks import number, whole_number
 from bayes_htr._terminal import TrainingProgress
-from bayes_htr._torch import evaluation_mode, isolated_randomness
+from bayes_htr._torch import isolated_randomness
 from bayes_htr.distributed import world_size
 from bayes_htr.engine import Drift, Refresh
 from bayes_htr.errors import DivergenceError
-from bayes_htr.inference.data import Batches
 from bayes_htr.inference.guides import GUIDES, Guide, SpectralGuide, VariationalGuide
 from bayes_htr.inference.guides.likelihood import GuideWithLikelihood, likelihood_posterior
 from bayes_htr.inference.guides.per_example import ExampleNoise
@@ -37,7 +36,12 @@ from bayes_htr.inference.guides.pyro_guide import (
     is_pyro_guide,
     takes_scale,
 )
-from bayes_htr.inference.problem import Fitted, Problem, warn_of_generalised_posterior
+from bayes_htr.inference.problem import (
+    Fitted,
+    Problem,
+    evaluate_draws,
+    warn_of_generalised_posterior,
+)
 from bayes_htr.inference.settings import (
     HYPER_LR,
     SchedulerFactory,
@@ -46,7 +50,6 @@ from bayes_htr.inference.settings import (
     fused_adam,
 )
 from bayes_htr.inference.trainer import Trainer, trainable_weights
-from bayes_htr.models import Likelihood
 from bayes_htr.models.inputs import Inputs, call_with, num_examples
 from bayes_htr.spectra import parameters_of, working_dtype
 from bayes_htr.spectra.matrices import Parameter, set_parameters
@@ -62,7 +65,6 @@ NAMED_GUIDES: dict[str, type[VariationalGuide]] = {
 _GUIDE_OPTIONS = ("init_scale", "rank", "directions", "refresh", "full_gradient")
 """The settings of `SVI` that only some guides use."""
 _RANK = 4
-_VALIDATION_DRAWS = 8
 
 
 @dataclass(frozen=True)
@@ -415,25 +417,6 @@ class SVITrainer(Trainer):
         coordinates = guide.coordinates(hyperpriors)
         coordinates = {name: u.detach().cpu().clone() for name, u in coordinates.items()}
         return Fitted(self.net.eval(), coordinates, self.history, guide=guide)
-
-
-def evaluate_draws(
-    net: nn.Module, guide: Guide, batches: Batches, likelihood: Likelihood
-) -> tuple[float, float]:
-    """Return NLL and score of the mean prediction of 8 draws, always of the same noise."""
-    root = unwrap(net)
-    paths = {p.name: p.path for p in parameters_of(root)}
-    draws = list(guide.draws(_VALIDATION_DRAWS, seed=0))
-    weights = [{paths[n]: v for n, v in draw.items() if n in paths} for draw in draws]
-    values = [{n: draw[n] for n in likelihood.hyperparameters} for draw in draws]
-    nll = score = count = 0.0
-    with evaluation_mode(net), torch.no_grad(), isolated_randomness():
-        for x, y in batches:
-            outputs = [call_with(root, each, x) for each in weights]
-            nll -= float(likelihood.mixture_pointwise(outputs, y, values).sum())
-            score += float(likelihood.mixture_score(outputs, y))
-            count += len(y)
-    return nll / count, score / count
 
 
 def _check_embeddings(net: nn.Module, drawn: Collection[str]) -> None:

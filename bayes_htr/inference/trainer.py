@@ -26,6 +26,7 @@ from bayes_htr._threads import with_threads
 from bayes_htr._torch import isolated_randomness, modes_of, set_modes
 from bayes_htr.errors import CheckpointError, DivergenceError, SpectrumError
 from bayes_htr.inference.callbacks import EpochEvent, StepCallback, StepEvent
+from bayes_htr.inference.nonfinite import divergence
 from bayes_htr.inference.problem import Fitted, Problem
 from bayes_htr.inference.run_folder import CHECKPOINT, RunFolder
 from bayes_htr.inference.settings import (
@@ -36,7 +37,7 @@ from bayes_htr.inference.settings import (
     restore_scheduler,
     stretch_cosine,
 )
-from bayes_htr.models.inputs import Inputs, call, device_of, num_examples
+from bayes_htr.models.inputs import Inputs, device_of
 
 B = TypeVar("B")
 
@@ -292,14 +293,8 @@ class Trainer(ABC):
 
     def diverged(self, reason: str, step: int, x: Inputs) -> DivergenceError:
         """Return the error to raise; it names step, epoch, layer, and the last good checkpoint."""
-        last = "no run folder was given"
-        if self.folder is not None:
-            last = f"the last good checkpoint is {self.folder.path / CHECKPOINT}"
-        return DivergenceError(
-            f"training diverged at step {step} (epoch {self.epoch}): {reason}; "
-            f"{_first_nonfinite(self.net, x)}; {last}. "
-            "Lower the learning rate, clip gradients, or lower the prior's strength"
-        )
+        last = None if self.folder is None else self.folder.path / CHECKPOINT
+        return divergence(reason, step, self.epoch, last, self.net, x)
 
     # Callbacks
 
@@ -469,32 +464,3 @@ def _is_true(answer: object) -> bool:
     if isinstance(answer, Tensor) and answer.ndim == 0 and answer.dtype == torch.bool:
         return bool(answer)
     return isinstance(answer, (bool, np.bool_)) and bool(answer)
-
-
-def _first_nonfinite(net: nn.Module, x: Inputs) -> str:
-    """Say which parameter, or else which layer's output, is the first that is not finite."""
-    for name, parameter in net.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            return f"the first parameter that is not finite is {name}"
-    bad: list[str] = []
-
-    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
-                bad.append(name)
-
-        return hook
-
-    leaves = [(n, m) for n, m in net.named_modules() if not any(m.children())]
-    handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
-    try:
-        with torch.no_grad():
-            if num_examples(x):  # a process's part of a batch may be empty
-                call(net, x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if bad:
-        return f"the first layer whose output is not finite is {bad[0]}"
-    name, weight = max(net.named_parameters(), key=lambda item: float(item[1].detach().abs().max()))
-    return f"all weights are finite, the largest ({weight.detach().abs().max():.3g}) in {name}"

@@ -1,7 +1,8 @@
 """The Bayesian model: likelihoods, joint density, and the Pyro program."""
 
+from bayes_htr.models.bernoulli import Bernoulli
 from bayes_htr.models.categorical import Categorical
-from bayes_htr.models.likelihood import Bernoulli, Likelihood
+from bayes_htr.models.likelihood import Likelihood
 from bayes_htr.models.model import BayesianClassifier, BayesianModel, Coordinates
 from bayes_htr.models.simulate import sample_prior
 

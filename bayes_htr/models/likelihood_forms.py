@@ -11,7 +11,8 @@ from typing import Any
 
 from bayes_htr.errors import CheckpointError, PriorError
 from bayes_htr.models.categorical import Categorical
-from bayes_htr.models.likelihood import FromCallable, Likelihood, NormalNoise
+from bayes_htr.models.likelihood import Likelihood
+from bayes_htr.models.targets import FromCallable, NormalNoise
 from bayes_htr.priors import Normal
 from bayes_htr.priors.law import Law
 from bayes_htr.priors.values import Value

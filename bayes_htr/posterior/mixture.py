@@ -119,7 +119,8 @@ class MixturePrediction:
         """
         q = number(q, "q", above=0, below=1)
         try:
-            each = torch.stack([c.icdf(torch.tensor(q).to(self.outputs)) for c in self.components])
+            at = self.outputs.new_tensor(q)
+            each = torch.stack([c.icdf(at) for c in self.components])
         except NotImplementedError:
             return self._drawn.quantile(q, dim=0)
         low, high = each.amin(0), each.amax(0)
@@ -136,9 +137,14 @@ class MixturePrediction:
 
     def covers(self, y: Any, level: float = 0.95) -> Tensor:
         """The share of targets within the central interval of a probability, ends included."""
+        level = number(level, "level", above=0, below=1)
         y = self._targets(y)
-        low, high = self.interval(level)
-        return ((low <= y) & (y <= high)).double().mean()
+        try:  # without looking for quantiles
+            below = torch.stack([c.cdf(y) for c in self.components]).mean(0)
+        except NotImplementedError:
+            low, high = self.interval(level)
+            return ((low <= y) & (y <= high)).double().mean()
+        return ((2 * below - 1).abs() <= level).double().mean()
 
     def sample(self, n: int = 1, *, seed: int = 0) -> Tensor:
         """Draws of the targets, `(n, N, ...)`, each under one of the draws of the weights in turn.

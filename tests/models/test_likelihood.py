@@ -11,8 +11,8 @@ from scipy import stats
 from torch import nn
 
 import bayes_htr as htr
-from bayes_htr.models.likelihood import SCALE
 from bayes_htr.models.likelihood_forms import as_likelihood
+from bayes_htr.models.targets import SCALE
 from tests.models.densities import draw
 
 N = 7
