@@ -80,8 +80,8 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         prior: The prior of every weight matrix: a name that `bayes-htr fit --prior` takes, such as
             `"lomax"`, `"exponential"`, `"frechet"` or `"none"`; a file of priors that ends in
             `.toml`; a prior, such as `htr.ESD(htr.Lomax(2.0))`; or `htr.Priors`.
-        strength: The power of the prior's density. By default that of the named prior
-            (`docs/choosing-a-prior.md`), and 1, which is Bayes' rule, for others.
+        strength: The power of the prior's density. By default 3 for the posterior under
+            `"lomax"`, that of `bayes-htr fit` for other names, and 1, Bayes' rule, for values.
         method: `"svi"` or `"nuts"` for a posterior, `"map"` for its mode, or a method with
             settings, such as `htr.SVI(guide="lowrank")`.
         hidden: The numbers of units of the hidden layers, with ReLU after each; empty for a linear
@@ -89,7 +89,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         module: The network in place of that one: a module that takes `(N, ...)` inputs to
             `(N, C)` logits, or a callable that makes one, as `module(n_features, n_classes)`. It
             may take inputs of more than two dimensions, such as images.
-        epochs: The number of epochs. By default as many as make about 2,000 updates, but between
+        epochs: The number of epochs. By default as many as make about 1,000 updates, but between
             10 and 500.
         batch_size: The number of examples per update; 32 by default.
         lr: The learning rate; by default that of the method.

@@ -31,8 +31,10 @@ Array: TypeAlias = "npt.NDArray[Any]"
 ModuleSetting: TypeAlias = "nn.Module | Callable[[int, int], nn.Module] | None"
 PriorSetting: TypeAlias = "str | PathLike[str] | Prior | Priors | None"
 
-STEPS = 2000
+STEPS = 1000
 """The number of updates of a fit for which no number of epochs is given."""
+LOMAX_STRENGTH = 3.0
+"""The strength of the Lomax prior of a posterior where none is given (`docs/tables.md`)."""
 BATCH = 32
 """The number of examples of an update where none is given."""
 _FEWEST_EPOCHS, _MOST_EPOCHS = 10, 500
@@ -128,20 +130,19 @@ def chosen_priors(
 
     Args:
         prior: A name, a file of priors, a prior, or priors; `None` is `"none"`.
-        strength: The factor of the strength; `None` for that of the named prior, or for 1.
+        strength: The factor of the strength; `None` for the default that `HTRClassifier` tells.
         num_data: The number of training examples.
         method: The method; the default strength of a named prior depends on it.
 
     Raises:
         PriorError: An unknown prior, or a strength that is no number of at least 0.
     """
+    posterior = not isinstance(method, MAP)
+    if prior == "lomax" and posterior and strength is None:
+        strength = LOMAX_STRENGTH
     if prior is None or isinstance(prior, str | PathLike):
-        return named_priors(
-            "none" if prior is None else prior,
-            strength=strength,
-            num_data=num_data,
-            posterior=not isinstance(method, MAP),
-        )
+        name = "none" if prior is None else prior
+        return named_priors(name, strength=strength, num_data=num_data, posterior=posterior)
     priors = prior if isinstance(prior, Priors) else Priors(prior)
     return priors if strength is None else priors.scaled(strength)
 

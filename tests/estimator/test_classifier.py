@@ -21,7 +21,7 @@ from torch import nn
 import bayes_htr as htr
 from bayes_htr.estimator.settings import chosen_epochs, held_out
 
-SMALL = {"hidden": (8,), "epochs": 15, "lr": 0.03, "random_state": 0}
+SMALL = {"strength": 1.0, "hidden": (8,), "epochs": 15, "lr": 0.03, "random_state": 0}
 
 
 @parametrize_with_checks(
@@ -120,9 +120,9 @@ def test_it_is_htr_fit_on_standardised_inputs(fitted, iris):
 def test_settings_reach_the_fit(iris):
     X, y = iris
     clf = htr.HTRClassifier(
-        **SMALL | {"method": "map", "hidden": (6, 5), "epochs": 2, "batch_size": 50},
-        prior="frechet",
-        strength=4.0,
+        **SMALL
+        | {"method": "map", "hidden": (6, 5), "epochs": 2, "batch_size": 50}
+        | {"prior": "frechet", "strength": 4.0},
         class_weight={"virginica": 3.0},
         label_smoothing=0.1,
     ).fit(X, y)
@@ -138,9 +138,10 @@ def test_settings_reach_the_fit(iris):
 
 def test_default_strengths_depend_on_the_method(iris):
     def priors(**settings):
-        return htr.HTRClassifier(**SMALL | {"epochs": 1} | settings).fit(*iris).posterior_.priors
+        defaults = SMALL | {"epochs": 1, "strength": None}
+        return htr.HTRClassifier(**defaults | settings).fit(*iris).posterior_.priors
 
-    assert priors() == htr.Priors(htr.ESD(htr.Lomax(2.5, 0.05)))
+    assert priors() == htr.Priors(htr.ESD(htr.Lomax(2.5, 0.05))).scaled(3.0)
     assert priors(method="map") == htr.Priors(htr.ESD(htr.Lomax(2.0, 1.0))).scaled(3e-4 * 150)
     law = htr.ESD(htr.Exponential(1.0))
     assert priors(prior=law) == priors(prior=htr.Priors(law)) == htr.Priors(law)
@@ -152,7 +153,7 @@ def test_the_number_of_epochs_follows_the_number_of_examples():
     def epochs(num_data, method):
         return chosen_epochs(None, num_data=num_data, batch_size=32, method=method)
 
-    assert [epochs(n, htr.MAP()) for n in (20, 3200, 10**6)] == [500, 20, 10]
+    assert [epochs(n, htr.MAP()) for n in (20, 1600, 10**6)] == [500, 20, 10]
     assert epochs(100, htr.NUTS()) is None
 
 
