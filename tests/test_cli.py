@@ -483,3 +483,22 @@ def test_the_demo_shows_what_the_method_is_for(tmp_path, capsys):
         assert report.spectra.alpha(name).high < plain.alpha(name).low
     assert report.spectra.row("fc3.weight").alpha is None
     assert "tied" not in capsys.readouterr().out
+
+
+def test_the_strength_is_chosen_by_itself(tmp_path, capsys, monkeypatch):
+    """The trials are in the run folder and in what is printed; the fit has the best strength."""
+    out = tmp_path / "run"
+    command = ["fit", *QUICK, "--method", "map", "--strength", "auto", "--out", str(out)]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    trials = json.loads((out / "tuning.json").read_text())["trials"]
+    best = min((t for t in trials if t["outcome"] == "finished"), key=lambda t: t["score"][0])
+    assert 2 <= len(trials) <= 5
+    assert RunFolder(out).config()["priors"]["strength"] == pytest.approx(best["strength"])
+    assert "outcome" in printed
+    assert "chosen" in printed
+    assert (out / "tuning.png").exists()
+    monkeypatch.setattr("bayes_htr.strength_trials._fitted", None)  # no trial is trained again
+    assert main([*command, "--resume"]) == 0
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["fit", "--strength", "much"])
