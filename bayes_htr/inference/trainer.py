@@ -1,7 +1,7 @@
 """A training run by mini-batch gradients: epochs, checkpoints, early stopping and callbacks.
 
-`Trainer` is what `htr.MAP` and `htr.SVI` share. A subclass builds what is learnt, and defines one
-update and the epoch's metrics.
+`Trainer` is the part that `htr.MAP` and `htr.SVI` share. A subclass makes the energy or the guide,
+and defines a single update and the metrics of an epoch.
 """
 
 from __future__ import annotations
@@ -40,17 +40,18 @@ _CHECK_EVERY = 50
 
 
 class Trainer(ABC):
-    """The state of one training run, all of which goes into checkpoints.
+    """One training run, whose whole state is saved in checkpoints.
 
     Args:
-        method: The settings.
-        problem: What to train.
-        learnt: What is learnt besides the network's weights: an energy or a guide.
-        parameters: What the method's optimiser updates.
-        hyperparameters: What an Adam of its own updates, with a learning rate of 0.05.
+        method: The settings of the method.
+        problem: The model, the data and the settings of the run.
+        learnt: The module that is trained besides the network: an energy or a guide.
+        parameters: The parameters that the method's optimiser updates.
+        hyperparameters: The parameters that a second optimiser updates: Adam with a learning rate
+            of 0.05.
 
     Raises:
-        ValueError: Early stopping without validation data.
+        ValueError: Early stopping is asked for, and there are no validation data.
     """
 
     label: ClassVar[str]
@@ -99,7 +100,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def update(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Update what is learnt by one batch.
+        """Update the parameters by one batch.
 
         Args:
             x: Inputs `(N, ...)`.
@@ -108,13 +109,13 @@ class Trainer(ABC):
                 the batch.
 
         Returns:
-            The loss before the update, 0-d; and three sums over the batch, `(3,)`, whose means
-            over the epoch's examples are given to `metrics`.
+            The loss before the update, 0-d, and three sums over the batch, `(3,)`. Their means over
+            the examples of the epoch are passed to `metrics`.
         """
 
     @abstractmethod
     def metrics(self, means: list[float]) -> dict[str, float]:
-        """Name the means of what `update` has summed."""
+        """Return the metrics of an epoch by name, from the means of the sums of `update`."""
 
     @abstractmethod
     def validate(self) -> tuple[float, float]:
@@ -125,13 +126,13 @@ class Trainer(ABC):
         """Return the result of the run, with the network in evaluation mode."""
 
     def follow_priors(self, epoch: int) -> None:  # noqa: B027  (an energy is told the epoch)
-        """Use the priors as they are at an epoch, from 0."""
+        """Use the priors with their strengths at an epoch, counted from 0."""
 
     def update_network(self, x: Tensor) -> None:  # noqa: B027  (MAP updates the network itself)
-        """Give the network the weights that callbacks and validation are to see.
+        """Write the weights into the network with which callbacks and validation work.
 
         Args:
-            x: The inputs of the last batch, on which an error is explained.
+            x: The inputs of the last batch, which help to explain an error.
         """
 
     # The run
@@ -201,10 +202,11 @@ class Trainer(ABC):
         return metrics
 
     def train_batches(self, bar: TrainingProgress) -> tuple[list[float], Tensor | None]:
-        """Update by every batch of the epoch.
+        """Update the parameters by every batch of the epoch.
 
         Returns:
-            The means over the epoch's examples of what `update` sums, and the last batch's inputs.
+            The means of the sums of `update` over the examples of the epoch, and the inputs of the
+            last batch.
         """
         train = self.problem.train
         train.set_epoch(self.epoch)
@@ -236,7 +238,7 @@ class Trainer(ABC):
     # Numbers that are not finite
 
     def check_losses(self, x: Tensor) -> None:
-        """Raise if one of the losses since the last check is not finite."""
+        """Raise an error if a loss since the last check is not finite."""
         losses, self.unchecked_losses = self.unchecked_losses, []
         finite = torch.isfinite(torch.stack(losses)).tolist() if losses else []
         if not all(finite):
@@ -245,14 +247,14 @@ class Trainer(ABC):
             raise self.diverged(f"the loss is {losses[first].item()}", step, x)
 
     def check_weights(self, x: Tensor) -> None:
-        """Raise if the last update, which no loss has seen yet, made a weight not finite."""
+        """Raise an error if a weight is not finite after the last update."""
         for optimizer in (self.optimizer, self.hyper_optimizer):
             for group in [] if optimizer is None else optimizer.param_groups:
                 if not all(bool(torch.isfinite(p).all()) for p in group["params"]):
                     raise self.diverged("a weight is not finite after it", self.step - 1, x)
 
     def diverged(self, reason: str, step: int, x: Tensor) -> DivergenceError:
-        """Return the error to raise; it names step, epoch, layer, and the last good checkpoint."""
+        """Return an error that names the step, the epoch, the layer and the last checkpoint."""
         last = "no run folder was given"
         if self.folder is not None:
             last = f"the last good checkpoint is {self.folder.path / CHECKPOINT}"
@@ -265,7 +267,7 @@ class Trainer(ABC):
     # Callbacks
 
     def run_step_callbacks(self, x: Tensor) -> None:
-        """Show the network to the callbacks for which this step is due."""
+        """Call the step callbacks that are due at this step."""
         for callback in self.step_callbacks:
             if callback.is_due(self.step):
                 self.update_network(x)
@@ -275,7 +277,7 @@ class Trainer(ABC):
                     raise self.diverged(str(error), self.step - 1, x) from error
 
     def run_hooks(self, name: Literal["on_start", "on_end"]) -> None:
-        """Call one hook of all callbacks that follow the steps."""
+        """Call the method `name` of all step callbacks."""
         for callback in self.step_callbacks:
             self._run_hook(getattr(callback, name))
 
@@ -286,7 +288,7 @@ class Trainer(ABC):
     def should_stop(self, metrics: dict[str, float]) -> bool:
         """Call the callbacks after an epoch, and return whether one of them asks to stop.
 
-        A resumed run goes on all the same.
+        A resumed run continues even so.
         """
         with isolated_randomness():
             event = EpochEvent(self.epoch, dict(metrics), self.net)
@@ -301,7 +303,7 @@ class Trainer(ABC):
             self.best = {"nll": nll, "epoch": self.epoch, **learnt}
 
     def _check_best(self, best: Mapping[str, Any]) -> None:
-        """Require the best epoch of a checkpoint to have all that `_note_best` notes."""
+        """Raise an error unless the best epoch of a checkpoint has every entry of `_note_best`."""
         if not isinstance(best["nll"], float):
             raise ValueError(f"the best validation NLL is {best['nll']!r}")
         whole_number(best["epoch"], "the best epoch")
@@ -337,7 +339,7 @@ class Trainer(ABC):
         self.folder.write_checkpoint(state, self.history)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over the state that `save` has written.
+        """Restore the state that `save` has written.
 
         Raises:
             CheckpointError: The state is that of another run.
@@ -373,7 +375,7 @@ class Trainer(ABC):
         return {"net": self.net.state_dict(), self.learnt_name: self.learnt.state_dict()}
 
     def _load_learnt(self, state: Mapping[str, Any]) -> None:
-        """Load the network and what else is learnt from a checkpoint or the best epoch's state."""
+        """Load the network and `learnt` from a checkpoint or from the state of the best epoch."""
         self.net.load_state_dict(state["net"])
         if state["epoch"]:  # the priors of that epoch come before what was learnt under them
             self.follow_priors(int(state["epoch"]) - 1)
@@ -384,7 +386,7 @@ def trainable_weights(net: nn.Module) -> list[nn.Parameter]:
     """Return the parameters of a network that are not frozen.
 
     Raises:
-        ValueError: All are frozen.
+        ValueError: All parameters are frozen.
     """
     weights = [p for p in net.parameters() if p.requires_grad]
     if not weights:
@@ -400,7 +402,7 @@ def _is_true(answer: object) -> bool:
 
 
 def _first_nonfinite(net: nn.Module, x: Tensor) -> str:
-    """Say which parameter, or else which layer's output, is the first that is not finite."""
+    """Name the first parameter, or else the first layer's output, that is not finite."""
     for name, parameter in net.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             return f"the first parameter that is not finite is {name}"
