@@ -13,6 +13,7 @@ from bayes_htr.analysis.analyze import analyze, select_weights
 from bayes_htr.analysis.report import CheckpointComparison, SpectraReport, check_shared
 from bayes_htr.analysis.tables import check_suffix, fitting_table, import_parquet
 from bayes_htr.errors import OutputError
+from bayes_htr.spectra.layout import Layouts, read_layouts
 
 _COLUMNS = (None, ("name", "alpha", "verdict"), ("name", "verdict"))
 _COLUMNS_OF_COMPARISONS = (
@@ -79,7 +80,7 @@ def _check_inputs(args: argparse.Namespace) -> None:
     keys = []
     for path in (args.path, args.compare):
         options = {name: getattr(args, name) for name in ("layers", "exclude", "min_size", "conv")}
-        _, weights, _ = select_weights(path, **options)
+        _, weights, _ = select_weights(path, **options, matrices=_layouts(args))
         keys.append([(w.name, *sorted(w.sides(args.conv)), w.count(args.conv)) for w in weights])
     check_shared(*keys)
 
@@ -96,7 +97,12 @@ def _analyze(args: argparse.Namespace, path: Path) -> SpectraReport:
         randomize=args.randomize,
         farms=args.farms,
         seed=args.seed,
+        matrices=_layouts(args),
     )
+
+
+def _layouts(args: argparse.Namespace) -> Layouts:
+    return () if args.matrices is None else read_layouts(args.matrices)
 
 
 def _show(report: SpectraReport, console: Console) -> None:

@@ -31,6 +31,7 @@ from bayes_htr.analysis.recording import (
     warn_of_lost,
 )
 from bayes_htr.inference.callbacks import EpochEvent, StepCallback, StepEvent
+from bayes_htr.spectra.layout import LayoutsLike, as_layouts, plain_layouts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -58,13 +59,15 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
             falls below 2 with its whole interval, when single large entries make spikes (traps;
             looking for them costs a second decomposition), or when entries are not finite. If it
             returns `True`, `htr.fit` ends training after that epoch.
+        layouts: Which axes of a parameter form its matrices, where that is declared; see
+            `MatrixLayout`. `Priors` and `analyze` take the same mapping as `matrices=`.
 
     Attributes:
         steps: The `T` steps, ascending.
         epochs: The steps in epochs, or `None` where the epoch is not known.
 
     Raises:
-        ValueError: `per_decade` is not positive.
+        ValueError: `per_decade` is not positive, or `layouts` is no mapping to layouts.
     """
 
     def __init__(
@@ -74,12 +77,14 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         per_decade: float = 8,
         path: str | PathLike[str] | None = None,
         on_alarm: AlarmCallback | None = None,
+        layouts: LayoutsLike | None = None,
     ) -> None:
         number(per_decade, "per_decade", above=0)
         self.matrices = texts(matrices, "matrices")
         self.per_decade = per_decade
         self.path = None if path is None else Path(path)
         self.on_alarm = on_alarm
+        self.layouts = as_layouts(layouts)
         self._alarms = AlarmWatch()
         self.steps: list[int] = []
         self.epochs: list[float | None] = []
@@ -124,7 +129,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
                 f"step={step} is not after the last record, {self.steps[-1]}; take a new "
                 "SpectrumHistory for another run"
             )
-        weights = recorded_weights(net, self.matrices, self._spectra)
+        weights = recorded_weights(net, self.matrices, self._spectra, self.layouts)
         measured = measure(weights)
         warn_of_lost(measured, self._spectra, step)
         for name, lam in measured.items():
@@ -229,6 +234,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
             "epochs": self.epochs,
             "matrices": list(self.matrices),
             "per_decade": self.per_decade,
+            "layouts": plain_layouts(self.layouts),
             "names": list(self),
         }
         write_history(path, about, dict(self.items()))
@@ -241,7 +247,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
             CheckpointError: The file is missing, truncated, or foreign.
         """
         about, spectra = read_history(path)
-        history = cls(about["matrices"], per_decade=about["per_decade"])
+        history = cls(about["matrices"], per_decade=about["per_decade"], layouts=about["layouts"])
         history.steps, history.epochs = about["steps"], about["epochs"]
         history._spectra = {name: list(lam) for name, lam in spectra.items()}
         return history

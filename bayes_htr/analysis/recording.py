@@ -18,12 +18,16 @@ from torch import Tensor, nn
 from bayes_htr.analysis.weights import matches
 from bayes_htr.errors import SpectrumError
 from bayes_htr.spectra import as_matrix, matrices_of, singular_values
+from bayes_htr.spectra.layout import Layouts
 
 _SMALLEST = 1e-30  # the smallest largest eigenvalue whose neighbours float32 still tells from zero
 
 
 def recorded_weights(
-    net: nn.Module, patterns: Sequence[str], before: Mapping[str, Sequence[Tensor]]
+    net: nn.Module,
+    patterns: Sequence[str],
+    before: Mapping[str, Sequence[Tensor]],
+    layouts: Layouts = (),
 ) -> dict[str, Tensor]:
     """The matrices of a network that belong to the next record.
 
@@ -31,12 +35,14 @@ def recorded_weights(
         net: The network.
         patterns: Patterns of the matrices that are recorded.
         before: The `(K,)` spectra of all records so far, by name.
+        layouts: Which axes of parameters form matrices, where that is declared.
 
     Raises:
+        SpectrumError: A layout does not fit its parameter.
         ValueError: No matrix matches the patterns, or the matrices differ from those recorded
             before.
     """
-    weights = matrices_of(net)
+    weights = matrices_of(net, layouts)
     recorded = {name: W for name, W in weights.items() if matches(name, patterns)}
     if not recorded:
         raise ValueError(

@@ -101,9 +101,11 @@ def _stored(source: Any) -> tuple[str, dict[str, Stored]]:
     if isinstance(source, Mapping):
         return "the state dict", _from_state_dict(source, "the state dict")
     if not isinstance(source, str | PathLike):
+        one_array = isinstance(source, Tensor | np.ndarray)
         raise DataError(
-            f"a {type(source).__name__} holds no network's weights; give a module, a state dict, "
-            "or the path of a .pt, .pth or .safetensors file"
+            f"an object of type {type(source).__name__} holds no network's weights by name; give "
+            + ("it as {'name': array}, or " if one_array else "")
+            + "a module, a state dict, or the path of a .pt, .pth or .safetensors file"
         )
     path = Path(fspath(source))
     try:

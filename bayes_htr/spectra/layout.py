@@ -21,15 +21,23 @@ from __future__ import annotations
 
 import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import accumulate
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from bayes_htr.errors import SpectrumError
 from bayes_htr.spectra.names import matches_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
 
 _NO_MATRIX = "none"
 """The word in files for `None` in Python."""
@@ -224,6 +232,22 @@ def as_layouts(given: LayoutsLike | Layouts | None) -> Layouts:
             )
         layouts.append((pattern, layout if isinstance(layout, MatrixLayout) else None))
     return tuple(layouts)
+
+
+def read_layouts(path: str | PathLike[str]) -> Layouts:
+    """The layouts in the table `[matrices]` of a TOML file, such as one of priors.
+
+    Raises:
+        ValueError: The file cannot be read, is no TOML, or has no such table or a wrong layout in
+            it; the message names the file.
+    """
+    try:
+        data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+        if not isinstance(data.get("matrices"), Mapping):
+            raise ValueError('there is no table [matrices], such as [matrices."*.qkv"]')
+        return as_layouts(data["matrices"])
+    except (OSError, ValueError) as error:  # what is no TOML or no UTF-8 is a ValueError too
+        raise ValueError(f"{path}: {error}") from error
 
 
 def plain_layouts(layouts: Layouts) -> dict[str, Any]:
