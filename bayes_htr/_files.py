@@ -184,8 +184,8 @@ def _system_error(error: BaseException | None) -> int | None:
         if isinstance(error, OSError) and error.errno is not None:
             return error.errno
         if isinstance(error, SafetensorError):
-            found = re.search(r"\(os error (\d+)\)", str(error))
-            return int(found[1]) if found else None
+            match = re.search(r"\(os error (\d+)\)", str(error))
+            return int(match[1]) if match else None
         error = error.__cause__ or error.__context__
     return None
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 _PATIENCE = 2.0
-"""Seconds for which a thread waits for its turn without a word."""
+"""Seconds after which a thread that waits for its turn warns."""
 
 _FEW_PARAMETERS = 2_000_000
 _SMALL_STEP = 2**28
@@ -115,7 +115,7 @@ def suitable_threads(net: nn.Module, multiply_adds: float) -> int:
     Args:
         net: The network, which is small if it has fewer than two million parameters and little work
             in a step.
-        multiply_adds: Those of the forward pass of a batch (`counted_work`).
+        multiply_adds: The multiply-adds of the forward pass of a batch (`counted_work`).
     """
     few = sum(p.numel() for p in net.parameters()) < _FEW_PARAMETERS
     return 1 if few and multiply_adds < _SMALL_STEP else torch.get_num_threads()

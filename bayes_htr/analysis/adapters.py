@@ -1,8 +1,8 @@
 """Step callbacks, such as a spectrum history, as callbacks of other trainers.
 
-The other trainers are imported here and nowhere else. Both count updates of the optimiser, not
-batches, and call the step callback in the main process alone. The weights have to be complete in
-that process, as they are under data parallelism.
+The other trainers are imported only in this file. Both callbacks count updates of the optimiser,
+not batches, and call the step callback only in the main process. This process has to have complete
+weights, as it has in data-parallel training.
 """
 
 from __future__ import annotations

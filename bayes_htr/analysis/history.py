@@ -1,8 +1,8 @@
 """The spectra of a network's matrices over the steps of its training.
 
-They are recorded at steps that are evenly spaced on a logarithmic axis, whoever trains: `htr.fit`,
-a training loop of one's own, Lightning or the `Trainer` of Transformers. A record costs the
-singular values of each matrix; a step without a record costs a comparison.
+The spectra are recorded at steps that are evenly spaced on a logarithmic axis. The trainer may be
+`htr.fit`, a training loop of your own, Lightning or the `Trainer` of Transformers. Each record
+computes the singular values of each matrix, and a step without a record costs only a comparison.
 """
 
 from __future__ import annotations
@@ -43,11 +43,12 @@ if TYPE_CHECKING:
 class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
     """Spectra by matrix over steps: `history["fc1.weight"]` is `(T, K)`, each row descending.
 
-    It is a callback of `htr.fit`; for other training loops there are `watch`, `record`, `lightning`
-    and `transformers`. Under `htr.SVI` the spectra are those of the guide's centre, not of draws.
+    A history is a callback of `htr.fit`; for other training loops there are `watch`, `record`,
+    `lightning` and `transformers`. Under `htr.SVI` the spectra are those of the guide's centre, and
+    not of draws.
 
-    A run that diverges keeps its whole record: a matrix with entries that are not finite has a
-    spectrum of NaN at that step, a warning says so, and `not_finite` names the steps.
+    A run that diverges keeps all its records. A matrix with entries that are not finite has a
+    spectrum of NaN at that step, with a warning, and `not_finite` returns the steps.
 
     Args:
         matrices: Patterns as in `fnmatch`, one or several, of the matrices that are recorded.
@@ -63,7 +64,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
 
     Attributes:
         steps: The `T` steps, ascending.
-        epochs: The same in epochs, `None` where that is not known.
+        epochs: The steps in epochs, or `None` where the epoch is not known.
 
     Raises:
         ValueError: `per_decade` is not positive, or `layouts` is no mapping to layouts.
@@ -116,8 +117,8 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
 
         Args:
             net: The network.
-            step: How many updates are done.
-            epoch: The same in epochs, if that is known.
+            step: The number of updates so far.
+            epoch: The number of epochs so far, if it is known.
 
         Raises:
             ValueError: The step is not after the last one, no matrix matches the patterns, or the
@@ -142,17 +143,17 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
 
     @contextmanager
     def watch(self, net: nn.Module, optimizer: Optimizer) -> Iterator[SpectrumHistory]:
-        """Record during a training loop of one's own, after updates of an optimiser that are due.
+        """Record during a training loop of your own, after those updates that are due.
 
         The start is recorded at the beginning of the block, and the last update at its end unless
         an error ends the block. A second block continues to count from the last record.
 
         Args:
             net: The network.
-            optimizer: The optimiser whose updates count.
+            optimizer: The optimiser whose updates are counted.
 
         Raises:
-            ValueError: As `record`.
+            ValueError: The same errors as in `record`.
         """
         if not self.steps:
             self.record(net, 0)
@@ -180,7 +181,8 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         """Record where a run starts; a resumed run discards what was recorded after that step.
 
         Raises:
-            ValueError: A new run begins and the history holds records already; or as `record`.
+            ValueError: A new run begins although the history has records, or one of the errors of
+                `record`.
         """
         if self.steps and event.step == 0:
             raise ValueError(
@@ -196,7 +198,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         self.record(event.network, event.step, event.epoch)
 
     def on_end(self, event: StepEvent) -> None:
-        """Record the last step, if that is not done yet."""
+        """Record the last step, unless it has been recorded already."""
         if not self.steps or event.step > self.steps[-1]:
             self.on_step(event)
 
@@ -239,7 +241,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SpectrumHistory:
-        """Read a file that `save` wrote; nothing in it is run. More can be recorded afterwards.
+        """Read a file that `save` wrote, without running code from it; recording can continue.
 
         Raises:
             CheckpointError: The file is missing, truncated, or foreign.
@@ -278,10 +280,10 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
     def trace(self, name: str, quantity: str, *, level: float = 0.95) -> Trace:
         """Compute a quantity of one matrix over the steps.
 
-        Alpha is that of every table of this library (`bayes_htr.tails.fit_tail`): the exponent of
-        the tail whose start was searched. Its interval takes that tail as known. It says what so
-        many eigenvalues tell of an exponent. It is not the uncertainty of the weights, which a
-        single run of training does not show.
+        Alpha is estimated as in every table of this library (`bayes_htr.tails.fit_tail`): it is the
+        exponent of the tail whose start was searched. Its interval takes the start of the tail as
+        known, and shows how well this number of eigenvalues determines an exponent. It does not
+        contain the uncertainty of the weights, which a single training run cannot show.
 
         Args:
             name: The matrix.
@@ -410,7 +412,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         Args:
             path: The file to write.
             names: The matrices, side by side; all by default.
-            frames_per_second: The speed.
+            frames_per_second: The number of frames per second.
 
         Raises:
             KeyError: No such matrix.

@@ -1,9 +1,9 @@
-"""What a `SpectrumHistory` measures of a matrix, and at which steps.
+"""The spectra that a `SpectrumHistory` measures, and the steps at which it does.
 
-A history is most needed where training diverges. There the squares of singular values leave
-float32 long before the weights do, and in the end the weights are no longer finite. A spectrum is
-therefore squared in float64 where float32 has no room for it, and a spectrum that does not exist is
-recorded as NaN, so that the record keeps its place among the others.
+A history is needed most when training diverges. Then the squares of singular values exceed the
+range of float32 long before the weights do, and in the end the weights are no longer finite.
+Singular values are therefore squared in float64 where the range of float32 is too small. A spectrum
+that does not exist is recorded as NaN, so that the record keeps its place among the others.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def measure(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def warn_of_lost(
     measured: Mapping[str, Tensor], before: Mapping[str, Sequence[Tensor]], step: int
 ) -> None:
-    """Warn of the matrices whose spectrum is not finite, though that of the record before was."""
+    """Warn of matrices whose spectrum is not finite, although it was in the record before."""
     lost = [
         name
         for name, lam in measured.items()
@@ -84,7 +84,7 @@ def warn_of_lost(
 
 
 def measured_spectrum(W: Tensor, name: str) -> Tensor:
-    """The eigenvalues of a matrix, in its precision or in float64 where that one is too narrow.
+    """The eigenvalues of a matrix, in its precision, or in float64 if that range is too small.
 
     Args:
         W: `(out, ...)` the weight.

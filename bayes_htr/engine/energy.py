@@ -1,9 +1,9 @@
-"""`bind`: the energy of a network under its priors, for anyone's own training loop.
+"""`bind`: the energy of a network under its priors, for training loops of your own.
 
-The energy is `sum_l s_l E_l(W_l)`, with `E` the energy column of `docs/theory.md`, plus the energy
-of hyperparameters under their hyperpriors. Value and gradient are computed together, matrix
-by matrix, outside of the caller's graph and of autocast, in float32 or better, when the refresh
-policy says so, and cached in between (`docs/engine.md`).
+The energy is `sum_l s_l E_l(W_l)`, where `E` is in the column "energy" of `docs/theory.md`, plus
+the energy of hyperparameters under their hyperpriors. Value and gradient are computed together,
+matrix by matrix, in float32 or better, outside of the caller's graph and of autocast. The refresh
+policy says when they are computed, and they are cached in between (`docs/engine.md`).
 """
 
 from __future__ import annotations
@@ -24,8 +24,7 @@ from bayes_htr.engine.autograd import (
     derivatives_of,
     enter,
 )
-from bayes_htr.engine.context import entry_point
-from bayes_htr.engine.loss_scaling import Scaler, factor_of, warn_of_scalers
+from bayes_htr.engine.context import Scaler, entry_point, factor_of, warn_of_scalers
 from bayes_htr.engine.matrix_energy import MatrixEnergy, hyperprior_summands
 from bayes_htr.engine.networks import (
     NetworkWatch,
@@ -49,21 +48,21 @@ def bind(
 
     Args:
         priors: The priors.
-        net: The network: any module. It is neither changed nor registered, so that its
-            `state_dict` and the optimiser's parameters stay what they are.
-        refresh: When gradients are computed anew; `Drift(0.1)` by default.
-        share: Whether processes of `torch.distributed` spread the work, if there are several.
-            Then all have the same weights, and call the energy at the same steps.
+        net: The network, which may be any module. It is neither changed nor registered, so that its
+            `state_dict` and the optimiser's parameters stay as they are.
+        refresh: The policy that says when gradients are computed anew; `Drift(0.1)` by default.
+        share: Whether several processes of `torch.distributed` divide the work. All of them must
+            then have the same weights, and call the energy at the same steps.
 
     Returns:
-        A module to call at every step: `loss = cross_entropy + energy() / num_data`. Copied
-        together with its network, as in `copy.deepcopy((net, energy))`, the copies belong
-        together; copied alone it brings a copy of the network with it.
+        A module to call at every step: `loss = cross_entropy + energy() / num_data`. If the energy
+        is copied together with its network, as in `copy.deepcopy((net, energy))`, the copies belong
+        together; a copy of the energy alone contains a copy of the network.
 
     Raises:
-        PriorError: A pattern that matches nothing, a prior that does not fit its parameter, or a
-            module of TorchScript.
-        SpectrumError: No module, or weights that are spread over processes.
+        PriorError: A pattern matches nothing, a prior does not fit its parameter, or the network
+            contains a module of TorchScript.
+        SpectrumError: The network is no module, or its weights are spread over processes.
 
     Example:
         >>> energy = bind(Priors(MaxEigenvalue(Frechet(2.0, 1.0))), net)
@@ -78,18 +77,18 @@ _READ_ONLY = frozenset({"caches", "device", "hyperpriors", "net", "priors", "ref
 class SpectralEnergy(nn.Module):
     """The energy that `bind` returns.
 
-    Its parameters are the hyperparameters that have hyperpriors, in unconstrained coordinates. Its
-    state also holds the cached gradients, so that a run that goes on from a saved state takes the
-    same steps.
+    The parameters of this module are the hyperparameters that have hyperpriors, in unconstrained
+    coordinates. Its state also contains the cached gradients, so that a run that continues from a
+    saved state takes the same steps.
 
     Args:
         priors: The priors.
         net: The network.
-        refresh: When gradients are computed anew.
-        share: Whether processes that train together spread the work.
+        refresh: The policy that says when gradients are computed anew.
+        share: Whether processes that train together divide the work.
 
     Raises:
-        PriorError: As `bind`.
+        PriorError: The same errors as for `bind`.
     """
 
     def __init__(
@@ -137,7 +136,7 @@ class SpectralEnergy(nn.Module):
 
     @property
     def priors(self) -> Priors:
-        """The priors, read-only as all properties: another energy has to be bound for others."""
+        """The priors, which cannot be replaced; bind another energy for other priors."""
         return self._priors
 
     @property
@@ -152,12 +151,12 @@ class SpectralEnergy(nn.Module):
 
     @property
     def net(self) -> nn.Module:
-        """The network whose weights are scored."""
+        """The network whose weights have the priors."""
         return self._net[0]
 
     @property
     def device(self) -> torch.device:
-        """The device of the first scored parameter, or of the network."""
+        """The device of the first parameter with a prior, or else of the network."""
         root = self._net[1]
         if self._matrices:
             return self._matrices[0].parameter_in(root).device
@@ -170,7 +169,7 @@ class SpectralEnergy(nn.Module):
 
     @property
     def decompositions(self) -> int:
-        """How often this process has evaluated a spectrum; the work may be spread over several."""
+        """How often this process has evaluated a spectrum; several processes divide the work."""
         return sum(matrix.decompositions for matrix in self._matrices)
 
     @property
@@ -183,7 +182,7 @@ class SpectralEnergy(nn.Module):
         return f"{self.priors!r}, refresh={self.refresh!r}"
 
     def latents(self) -> dict[str, Tensor]:
-        """The unconstrained coordinates of the hyperparameters by name: what `parameters()` are."""
+        """The unconstrained coordinates of the hyperparameters by name: the `parameters()`."""
         return {name: self._values[_key(name)] for name in self._hyperpriors}
 
     def hyperparameters(self) -> dict[str, Tensor]:
@@ -191,12 +190,12 @@ class SpectralEnergy(nn.Module):
         return {n: self._hyperpriors[n].value(u.detach()) for n, u in self.latents().items()}
 
     def invalidate(self) -> None:
-        """Forget the cached gradients: the next call computes everything anew.
+        """Forget the cached gradients, so that the next call computes everything anew.
 
-        Call it after weights were replaced at once, as by loading. A drift policy would notice
-        that only at its next check or, where the energy is a function of the largest singular
-        value alone, when its vectors next follow. Processes that share the work all have to call
-        it.
+        Call this method after all weights were replaced, for example by loading others. A drift
+        policy would notice the change only at its next check, or when the leading singular vectors
+        next follow, if the energy depends only on the largest singular value. If several processes
+        divide the work, all of them have to call it.
         """
         for matrix in self._matrices:
             matrix.cache = None
@@ -207,20 +206,21 @@ class SpectralEnergy(nn.Module):
         """The energy of the network.
 
         Args:
-            epoch: Counted from 0; needed where a prior is scheduled.
+            epoch: The epoch, counted from 0; needed if a prior is scheduled.
 
         Returns:
-            0-d, differentiable once with respect to weights and hyperparameters. Zero without
-            gradient where no prior acts. Frozen parameters are constants and are left out.
-            Between refreshes value and gradient are those of the last one, matrix by matrix;
-            with gradients disabled the value is that of the present weights.
+            0-d, differentiable once with respect to weights and hyperparameters; zero without
+            gradient if no prior acts. Frozen parameters add constants, which are left out. Between
+            refreshes, value and gradient of each matrix are those of its last refresh. With
+            gradients disabled, the value is that of the present weights.
 
         Raises:
-            PriorError: A schedule and no epoch.
-            SpectrumError: A matrix that is not finite, or that a law cannot score.
+            PriorError: A prior has a schedule, and no epoch is given.
+            SpectrumError: A matrix is not finite, or a law cannot score it.
         """
         if not torch.is_grad_enabled():
-            return self.total(self.terms_at(self._tensors(), self.latents(), epoch))
+            summands = self._summands_at(self._tensors(), self.latents(), epoch)
+            return self._sum([s.value for s in summands])
         summands = self._summands(epoch)
         return enter(self._total(summands), derivatives_of(summands))
 
@@ -231,28 +231,28 @@ class SpectralEnergy(nn.Module):
     ) -> Tensor:
         """Add `scale` times the gradient to the `.grad` of weights and hyperparameters, in place.
 
-        The same as `(scale * energy(epoch)).backward()`, without the passes over memory that a
-        summand of the loss costs. Call it after `loss.backward()`, which in data-parallel training
-        averages the gradients that are there. Hooks on parameters see the gradient of the energy,
-        apart from that of the loss.
+        The result is that of `(scale * energy(epoch)).backward()`, without the passes over memory
+        that a summand of the loss costs. Call it after `loss.backward()`, which in data-parallel
+        training averages the gradients that are there. Hooks on parameters see the gradient of the
+        energy separately from that of the loss.
 
         Args:
-            scale: What the energy is multiplied by in the loss, such as `1 / num_data`.
-            epoch: As in `forward`.
-            scaler: The `torch.amp.GradScaler` whose `scaler.scale(loss).backward()` came before;
-                the gradient of the energy is then multiplied by its scale too. Call this method
+            scale: The factor of the energy in the loss, such as `1 / num_data`.
+            epoch: The epoch, as in `forward`.
+            scaler: The `torch.amp.GradScaler` of the call `scaler.scale(loss).backward()` before;
+                the gradient of the energy is then multiplied by the same scale. Call this method
                 before `scaler.unscale_(optimizer)` and `scaler.step(optimizer)`. `None` says that
-                gradients are not scaled. If it is left out they are not either, and the first call
-                warns if there is a scaler in use.
+                gradients are not scaled. If it is left out, they are not scaled either, and the
+                first call warns if a scaler is in use.
 
         Returns:
             The energy, 0-d, without gradient.
 
         Raises:
-            PriorError, SpectrumError: As `forward`.
-            RuntimeError: Inference mode, in which nothing has a gradient; or a scaler that has
-                divided the gradients by its scale already.
-            TypeError: A scaler that is none.
+            PriorError, SpectrumError: The same errors as in `forward`.
+            RuntimeError: The call is in inference mode, in which nothing has a gradient, or the
+                scaler has already divided the gradients by its scale.
+            TypeError: `scaler` is no scaler.
         """
         if torch.is_inference_mode_enabled():
             raise RuntimeError("energy.backward() within torch.inference_mode() has no gradients")
@@ -270,25 +270,25 @@ class SpectralEnergy(nn.Module):
 
     @entry_point
     def at(self, parameters: Mapping[str, Tensor], epoch: int | None = None) -> Tensor:
-        """The energy at given tensors in place of parameters, exactly: the functional form.
+        """The exact energy with given tensors in place of parameters: the functional form.
 
-        It belongs to `torch.func.functional_call(net, parameters, (x,))`, where `energy()` would
-        be that of the network's own parameters. Caches are neither used nor changed.
+        Use it together with `torch.func.functional_call(net, parameters, (x,))`, where `energy()`
+        would be the energy of the network's own parameters. Caches are neither used nor changed.
 
         Args:
-            parameters: Tensors by the names of `net.named_parameters()`, and hyperparameters by
-                the names of `latents()`. What is left out has its present value. Parameters
-                without a prior, and buffers, may be there and are ignored.
-            epoch: As in `forward`.
+            parameters: Tensors by the names of `net.named_parameters()`, and coordinates of
+                hyperparameters by the names of `latents()`. Those that are left out have their
+                present values. Parameters without a prior and buffers are ignored.
+            epoch: The epoch, as in `forward`.
 
         Returns:
-            0-d, differentiable once with respect to the tensors. Given parameters count whether
-            the network's own are frozen or not.
+            0-d, differentiable once with respect to the tensors. A given parameter acts even if
+            the network's own is frozen.
 
         Raises:
-            ValueError: A name that the network does not have, or another shape.
-            PriorError, SpectrumError: As `forward`.
-            RuntimeError: Within a transform of `torch.func`.
+            ValueError: The network has no parameter of a given name, or it has another shape.
+            PriorError, SpectrumError: The same errors as in `forward`.
+            RuntimeError: The call is within a transform of `torch.func`.
 
         Example:
             >>> loss = F.cross_entropy(functional_call(net, parameters, (x,)), y)
@@ -305,14 +305,14 @@ class SpectralEnergy(nn.Module):
 
     @entry_point
     def terms(self, epoch: int | None = None) -> dict[str, Tensor]:
-        """The energy's summands: one for each parameter and one for each hyperparameter.
+        """The summands of the energy: one for each parameter and one for each hyperparameter.
 
-        With gradients a call counts as a step, as one of `forward` does. To see the summands
-        beside the loss, call it within `torch.no_grad()`: then they are exact, and the cached
-        gradients stay as they are.
+        With gradients enabled, a call counts as a step, as a call of `forward` does. To look at the
+        summands during training, call it within `torch.no_grad()`: then they are exact, and the
+        cached gradients stay as they are.
 
         Args:
-            epoch: As in `forward`.
+            epoch: The epoch, as in `forward`.
         """
         if not torch.is_grad_enabled():
             return self.terms_at(self._tensors(), self.latents(), epoch)
@@ -329,17 +329,17 @@ class SpectralEnergy(nn.Module):
         latents: Mapping[str, Tensor],
         epoch: int | None = None,
     ) -> dict[str, Tensor]:
-        """The energy's summands at given weights and hyperparameters, exactly.
+        """The exact summands of the energy at given weights and hyperparameters.
 
         Args:
-            tensors: A tensor for each scored parameter by name.
+            tensors: A tensor for each parameter with a prior, by name.
             latents: The unconstrained coordinate of each hyperparameter by name.
-            epoch: As in `forward`.
+            epoch: The epoch, as in `forward`.
         """
         return by_name(self._summands_at(tensors, latents, epoch))
 
     def get_extra_state(self) -> Tensor:
-        """The cached gradients and when they are due, as bytes: `(bytes,)`, uint8."""
+        """The cached gradients and the calls at which they are due, packed as `(bytes,)` uint8."""
         return pack(
             {
                 **self._scheduler.state(),
@@ -348,7 +348,7 @@ class SpectralEnergy(nn.Module):
         )
 
     def set_extra_state(self, state: Any) -> None:
-        """The inverse of `get_extra_state`; takes the dictionary of earlier versions too.
+        """Restore what `get_extra_state` returned, also as a dictionary of an earlier version.
 
         Raises:
             CheckpointError: The bytes cannot be read.
@@ -377,7 +377,7 @@ class SpectralEnergy(nn.Module):
         return torch.stack([v.to(values[0]) for v in values]).sum()
 
     def _total(self, summands: Sequence[Summand]) -> Tensor:
-        """The sum of values, added up once while they are the same."""
+        """The sum of the summands' values, which is kept while the values stay the same."""
         values = [s.value for s in summands]
         known = self._known_total
         if known is None or len(known[0]) != len(values) or any(map(is_not, known[0], values)):
@@ -385,7 +385,7 @@ class SpectralEnergy(nn.Module):
         return known[1].clone()
 
     def _summands(self, epoch: int | None) -> list[Summand]:
-        """The summands after a call's refreshes."""
+        """The summands at a call, after the refreshes that are due."""
         root, hyperpriors, threshold = self._net[1], self._hyperpriors, self._priors.threshold
         coordinates = self.latents() if hyperpriors else {}
         self._watch.check(root)
@@ -404,7 +404,7 @@ class SpectralEnergy(nn.Module):
         epoch: int | None,
         given: Collection[str] = (),
     ) -> list[Summand]:
-        """The summands at given tensors, exactly; those of `given` names act, frozen or not."""
+        """The exact summands at given tensors; parameters named in `given` act even if frozen."""
         summands, root = [], self._net[1]
         for matrix in self._matrices:
             acts = matrix.update(root, epoch)
@@ -440,10 +440,10 @@ class SpectralEnergy(nn.Module):
 
 
 def _gated(summands: list[Summand], threshold: float) -> list[Summand]:
-    """The summands of matrices, or none where their penalties together are below a threshold."""
+    """The summands of matrices, or none if the sum of their penalties is below the threshold."""
     return summands if sum(s.penalty for s in summands) >= threshold else []
 
 
 def _key(name: str) -> str:
-    """A name as a module may have it: without dots, and unlike any attribute."""
+    """A name that a module accepts for a parameter: without dots, and unlike any attribute."""
     return "u:" + name.replace(".", "/")

@@ -49,16 +49,16 @@ def sparse_parameters(net: nn.Module) -> set[int]:
 
 
 def by_parameter(net: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors given in place of parameters, by the names by which priors know these.
+    """Tensors given in place of parameters, by the names that priors use for these.
 
     Args:
         net: The network.
-        tensors: Tensors by any names of parameters, also those with the prefixes of wrappers.
-            Buffers are left out.
+        tensors: Tensors by any names of parameters, with or without the prefixes of wrappers.
+            Buffers are ignored.
 
     Raises:
-        ValueError: A name that the network does not have, another shape, or two tensors for one
-            tied parameter.
+        ValueError: The network has no parameter of a given name, or it has another shape, or one
+            tied parameter is given two tensors.
     """
     parameters = parameters_of(net)
     known = {without_wrappers(alias): p for p in parameters for alias in p.aliases}
@@ -90,7 +90,7 @@ class NetworkWatch:
 
     Args:
         priors: The priors.
-        resolved: What they were resolved to.
+        resolved: What `Priors.resolve` returned for the network.
         root: The unwrapped network.
     """
 
@@ -103,7 +103,9 @@ class NetworkWatch:
         self._look(root)
 
     def check(self, root: nn.Module) -> None:
-        """Look at the network again, at the price of a count if nothing has come.
+        """Raise an error if the network has got a parameter with a prior.
+
+        If nothing is new, the check only counts members of modules.
 
         Raises:
             PriorError: A new parameter has a prior.
@@ -125,19 +127,19 @@ class NetworkWatch:
         self._look(root)
 
     def _look(self, root: nn.Module) -> None:
-        """Remember how many members the network has."""
+        """Remember the number of members that the network has."""
         self._count = _count_parameters(root)
         modules = list(root.modules())
         self._members = [m._parameters for m in modules] + [m._modules for m in modules]
         self._size = sum(map(len, self._members))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the members of the network, which a copy looks up in its own."""
+        """The state for copies, without the members, which a copy looks up in its own network."""
         return self.__dict__ | {"_members": (), "_size": -1}
 
 
 def _count_parameters(root: nn.Module) -> int:
-    """How many parameters the modules of a network have; those of shared modules count again."""
+    """The number of parameters of a network's modules, where shared modules count repeatedly."""
     count, modules = 0, [root]
     while modules:
         module = modules.pop()

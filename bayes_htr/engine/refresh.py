@@ -1,7 +1,7 @@
-"""When the gradient of an energy is computed anew: refresh policies, and who they say is due.
+"""When the gradient of an energy is computed anew: refresh policies, and the scheduler behind them.
 
-A refresh policy is a value given to `bind`, `MAP` and `SVI`. Calls are counted: one call of the
-energy with gradients enabled, or one step of a guide, is one step.
+A refresh policy is a value given to `bind`, `MAP` and `SVI`. It counts calls: a call of the energy
+with gradients enabled, or a step of a guide.
 """
 
 from __future__ import annotations
@@ -69,11 +69,13 @@ class Drift(Refresh):
     is at most `tol`.
 
     The part of a gradient that acts through the largest eigenvalue turns faster. Its singular
-    vectors follow the matrix by block power steps, as often as they turn, and at least at every
-    `4 check_every`-th call. If the energy is a function of the largest eigenvalue alone, nothing
-    else is tested. `docs/engine.md` says what this bounds and what it does not.
+    vectors follow the matrix by block power steps. The faster they turn, the more often they
+    follow, and at least at every `4 check_every`-th call. If the energy depends on the largest
+    eigenvalue alone, nothing else is tested. `docs/engine.md` says what this bounds and what it
+    does not.
 
-    On an accelerator the host reads the result of a check at the next one, so as not to wait.
+    On an accelerator the host reads the result of a check only at the next check, so that it does
+    not have to wait.
 
     Args:
         tol: The relative drift allowed, positive.
@@ -101,8 +103,8 @@ def has_drifted(W: Tensor, reference: Tensor, squared_norm: Tensor, tol: float) 
         W: The matrix, in the precision of `reference`.
         reference: The matrix at its last refresh.
         squared_norm: `|W_ref|_F^2`, 0-d.
-        tol: The tolerance. Below 1e-2 it asks for more digits than a difference of squares has in
-            float32, and a temporary matrix is made.
+        tol: The tolerance. Below 1e-2, a difference of squares in float32 is not accurate enough,
+            and a temporary matrix is computed instead.
     """
     if tol < 1e-2:
         squared_drift = (W - reference).square().sum() / squared_norm
@@ -113,7 +115,7 @@ def has_drifted(W: Tensor, reference: Tensor, squared_norm: Tensor, tol: float) 
 
 
 FlagKey = tuple[str, int]
-"""What a flag is about: the name of a matrix, and how often it had been refreshed by then."""
+"""The matrix that a flag belongs to, as its name and the number of its refreshes at that time."""
 
 
 class Refreshable(Protocol):
@@ -123,26 +125,26 @@ class Refreshable(Protocol):
 
     @property
     def key(self) -> FlagKey:
-        """What a flag about it is known by."""
+        """The key of a flag about this matrix."""
 
     @property
     def can_drift(self) -> bool:
-        """Whether its drift can ask for a refresh."""
+        """Whether a drift of the matrix can ask for a refresh."""
 
 
 R = TypeVar("R", bound=Refreshable)
 
 
 class RefreshScheduler:
-    """Which cached gradients are due at a call: the refresh policies, for engine and guides.
+    """Tells which cached gradients are due at a call, for the engine and for guides.
 
     Args:
         policy: The policy.
 
     Attributes:
-        calls: How many calls there have been, the present one included.
+        calls: The number of calls, including the present one.
         is_check: Whether drift is tested at this call.
-        flags: Those of matrices that ask for a refresh.
+        flags: The flags of matrices that ask for a refresh.
     """
 
     def __init__(self, policy: Refresh) -> None:
@@ -161,7 +163,8 @@ class RefreshScheduler:
 
         Args:
             matrices: All matrices; some may be due already.
-            drifted: Gives for a list of matrices which have drifted too far: `(count,)`, bool.
+            drifted: A function that returns for a list of matrices whether each has drifted too
+                far: `(count,)`, bool.
         """
         if self.policy.refreshes_all(self.calls):
             return list(matrices)
@@ -171,7 +174,7 @@ class RefreshScheduler:
         return [m for m in matrices if m.is_due or (asking and m.key in asking)]
 
     def state(self) -> dict[str, Any]:
-        """Calls and flags as plain data."""
+        """The number of calls and the flags, as plain data."""
         return {"calls": self.calls, "flags": list(self.flags.waiting())}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -183,12 +186,12 @@ class RefreshScheduler:
 class DelayedFlags:
     """Flags that a device computes and the host reads without waiting for it.
 
-    To read a number from an accelerator the host waits until everything before it has been
-    computed, and the device then waits for the host. So flags travel while training goes on, and
-    are read when the next ones are sent. On the CPU they are read at once.
+    To read a number from an accelerator, the host has to wait until everything before it has been
+    computed, and then the device waits for the host. Flags are therefore copied while training
+    continues, and are read when the next ones are sent. On the CPU they are read at once.
 
     Args:
-        late: Whether they are read at the next check; by default unless they are on the CPU.
+        late: Whether flags are read at the next check; by default, unless they are on the CPU.
     """
 
     def __init__(self, late: bool | None = None) -> None:
@@ -202,8 +205,8 @@ class DelayedFlags:
         """Send the flags of this check, and read those that have arrived.
 
         Args:
-            flags: 1-d, true or not 0 where raised.
-            keys: What each is about.
+            flags: 1-d; a flag is raised if it is true or not 0.
+            keys: The key of each flag.
 
         Returns:
             The keys of the raised flags: of this check, or of the one before if they are late.
@@ -216,7 +219,7 @@ class DelayedFlags:
         return arrived
 
     def waiting(self) -> list[FlagKey]:
-        """The keys of the raised flags that were sent and not read yet; waits for them."""
+        """Wait for the flags that were sent and not read yet, and return the keys of the raised."""
         if self._copy is not None:
             if self._arrived is not None:
                 self._arrived.synchronize()
@@ -242,6 +245,6 @@ class DelayedFlags:
         self._arrived.record(torch.cuda.current_stream(flags.device))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the event, which cannot be copied: a copy has what has arrived."""
+        """The state for copies, with the flags that have arrived and without the CUDA event."""
         self.waiting()
         return self.__dict__.copy()

@@ -71,10 +71,10 @@ class Entrant:
     """A method that is compared.
 
     Attributes:
-        label: Its name in the results.
-        priors: Its priors.
-        method: Its inference method.
-        folder: Its run folder, relative to the folder of a seed.
+        label: The name of the fit in the results.
+        priors: The priors.
+        method: The inference method.
+        folder: The run folder, relative to the folder of a seed.
         init: The run folder of a fit to start from; otherwise the initial weights of the network.
     """
 

@@ -1,4 +1,4 @@
-"""Callbacks: what follows a run after its epochs and between its steps."""
+"""Callbacks of a run, which are called after every epoch and at chosen steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bayes_htr.spectra.layout import Layouts
 
 @dataclass(frozen=True)
 class EpochEvent:
-    """What a callback is given after every epoch.
+    """The argument of a callback after every epoch.
 
     Attributes:
         epoch: The number of epochs done, from 1.
@@ -59,11 +59,11 @@ Callback = Callable[[EpochEvent], Any]
 
 @dataclass(frozen=True)
 class StepEvent:
-    """What a `StepCallback` is given.
+    """The argument of the methods of a `StepCallback`.
 
     Attributes:
         step: The number of updates done, from 0.
-        epoch: The same in epochs, with a fraction; `None` where it is not known.
+        epoch: The number of epochs done, with a fraction; `None` if it is not known.
         network: The network as it is now, under SVI at the guide's centre; callbacks must not
             change it.
         layouts: Which axes of its parameters form matrices, as the priors declare it.

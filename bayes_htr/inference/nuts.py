@@ -70,11 +70,12 @@ class NUTS:
     Args:
         warmup: Draws per chain that adapt step size and mass matrix, and are dropped.
         samples: Draws per chain that are kept.
-        chains: How many, one after another.
+        chains: The number of chains, which run one after another.
         frames: Whether the singular vectors are `"sampled"`, or `"held"` at those of the present
             weights.
-        target_accept: The acceptance probability that the step size is adapted to.
-        max_tree_depth: Trajectories take at most `2^max_tree_depth - 1` steps.
+        target_accept: The acceptance probability to which the step size is adapted.
+        max_tree_depth: The largest depth of trajectories, which take at most
+            `2^max_tree_depth - 1` steps.
         dense_mass: Whether the mass matrix is dense and not diagonal.
         jitter: Standard deviation of the chains' starts around the present weights, in
             unconstrained coordinates.

@@ -299,7 +299,7 @@ class RunFolder:
         tensors: Mapping[str, Mapping[str, Tensor]],
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write what a run has found.
+        """Write the result of a run.
 
         Args:
             history: The metrics, one row per epoch.

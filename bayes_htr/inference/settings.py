@@ -129,7 +129,7 @@ def needs_closure(optimizer: Optimizer) -> bool:
 
 
 _SHAPED_ALIKE = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
-"""What optimisers keep for a parameter in the parameter's own shape."""
+"""The entries of an optimiser's state that have the shape of their parameter."""
 
 
 def restore_optimizer(optimizer: Optimizer, state: Any) -> None:

@@ -1,7 +1,7 @@
 """A training run by mini-batch gradients: epochs, checkpoints, early stopping and callbacks.
 
-`Trainer` is what `htr.MAP` and `htr.SVI` share. A subclass builds what is learnt, and defines one
-update and the epoch's metrics.
+`Trainer` is the part that `htr.MAP` and `htr.SVI` share. A subclass makes the energy or the guide,
+and defines a single update and the metrics of an epoch.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _CHECK_EVERY = 50
 
 
 class Trainer(ABC):
-    """The state of one training run, all of which goes into checkpoints.
+    """One training run, whose whole state is saved in checkpoints.
 
     Args:
         method: The settings.
@@ -130,7 +130,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def metrics(self, means: list[float]) -> dict[str, float]:
-        """Name the means of what `update` has summed."""
+        """Return the metrics of an epoch by name, from the means of the sums of `update`."""
 
     @abstractmethod
     def validate(self) -> tuple[float, float]:
@@ -141,13 +141,13 @@ class Trainer(ABC):
         """Return the result of the run, with the network in evaluation mode."""
 
     def follow_priors(self, epoch: int) -> None:  # noqa: B027  (an energy is told the epoch)
-        """Use the priors as they are at an epoch, from 0."""
+        """Use the priors with their strengths at an epoch, counted from 0."""
 
     def update_network(self, x: Inputs) -> None:  # noqa: B027  (MAP updates the network itself)
         """Give the network the weights that callbacks and validation are to see.
 
         Args:
-            x: The inputs of the last batch, on which an error is explained.
+            x: The inputs of the last batch, which help to explain an error.
         """
 
     # The run
@@ -241,7 +241,8 @@ class Trainer(ABC):
         """Update by every batch of the epoch.
 
         Returns:
-            The means over the epoch's examples of what `update` sums, and the last batch's inputs.
+            The means of the sums of `update` over the examples of the epoch, and the inputs of the
+            last batch.
         """
         train = self.problem.train
         train.set_epoch(self.epoch)
@@ -309,7 +310,7 @@ class Trainer(ABC):
                     raise self.diverged(str(error), self.step - 1, x) from error
 
     def run_hooks(self, name: Literal["on_start", "on_end"]) -> None:
-        """Call one hook of all callbacks that follow the steps."""
+        """Call the method `name` of all step callbacks."""
         for callback in self.step_callbacks:
             self._run_hook(getattr(callback, name))
 
@@ -333,7 +334,7 @@ class Trainer(ABC):
     def should_stop(self, metrics: dict[str, float]) -> bool:
         """Call the callbacks after an epoch, and return whether one of them asks to stop.
 
-        A resumed run goes on all the same.
+        A resumed run continues even so.
         """
         with isolated_randomness():
             layouts = self.problem.model.priors.matrices
@@ -349,7 +350,7 @@ class Trainer(ABC):
             self.best = {"nll": nll, "epoch": self.epoch, **learnt}
 
     def _check_best(self, best: Mapping[str, Any]) -> None:
-        """Require the best epoch of a checkpoint to have all that `_note_best` notes."""
+        """Raise an error unless the best epoch of a checkpoint has every entry of `_note_best`."""
         if not isinstance(best["nll"], float):
             raise ValueError(f"the best validation NLL is {best['nll']!r}")
         whole_number(best["epoch"], "the best epoch")
@@ -387,7 +388,7 @@ class Trainer(ABC):
         self.folder.write_checkpoint(state, self.history)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over the state that `save` has written.
+        """Restore the state that `save` has written.
 
         Raises:
             CheckpointError: The state is that of another run.
@@ -427,7 +428,7 @@ class Trainer(ABC):
         return {"net": self.net.state_dict(), **learnt}
 
     def _load_learnt(self, state: Mapping[str, Any]) -> None:
-        """Load the network and what else is learnt from a checkpoint or the best epoch's state."""
+        """Load the network and `learnt` from a checkpoint or from the state of the best epoch."""
         self.net.load_state_dict(state["net"])
         if state["epoch"]:  # the priors of that epoch come before what was learnt under them
             self.follow_priors(int(state["epoch"]) - 1)
@@ -451,7 +452,7 @@ def trainable_weights(net: nn.Module) -> list[nn.Parameter]:
     """Return the parameters of a network that are not frozen.
 
     Raises:
-        ValueError: All are frozen.
+        ValueError: All parameters are frozen.
     """
     weights = [p for p in net.parameters() if p.requires_grad]
     if not weights:

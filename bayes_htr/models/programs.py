@@ -1,7 +1,7 @@
 """The model as a Pyro program, in weight and in spectral coordinates.
 
-Both have the likelihood of `"map"`, and the hyperparameters as sites under their own names, in
-their own coordinates (not unconstrained ones), a Gamma tail index too.
+Both programs have the same likelihood as `"map"`. The hyperparameters, also a Gamma tail index, are
+sites under their own names, in their own coordinates and not in unconstrained ones.
 
 In spectral coordinates each matrix is `W = U diag(sqrt(lambda)) V'` with a spectrum from its law
 and uniformly distributed singular vectors. The sites of a matrix `w`:
@@ -42,7 +42,7 @@ Frames = Literal["sampled", "held"]
 FRAMES = ("sampled", "held")
 
 Weights = Callable[[], dict[str, Tensor]]
-"""A program that samples the trainable parameters, and returns them by name."""
+"""A program that samples the trainable parameters and returns them by name."""
 
 
 def weight_program(
@@ -51,8 +51,9 @@ def weight_program(
     """Sites of the parameters themselves, with a density over their entries.
 
     A site is a `WeightSite` with the density `ParameterPrior.log_density` and draws from the
-    prior; it is flat without a prior. `frozen` holds frozen parameters that inform
-    hyperparameters. Within plates to the left of the data, values have their batch shape.
+    prior, or with a flat density if there is no prior. `frozen` has the frozen parameters that are
+    evidence about hyperparameters. Within plates to the left of the data, values have the batch
+    shape of the plates.
     """
     parameters = [_without_gradient(p) for p in parameters]
 
@@ -64,7 +65,7 @@ def weight_program(
 
 
 def _without_gradient(p: ParameterPrior) -> ParameterPrior:
-    """The same with a constant of the same memory: a trace of TorchScript takes no other."""
+    """The prior of a constant that shares the parameter's memory, as TorchScript traces require."""
     tensor = nn.Parameter(p.parameter.tensor.detach(), requires_grad=False)
     return replace(p, parameter=replace(p.parameter, tensor=tensor))
 
@@ -92,8 +93,8 @@ def spectral_program(
 ) -> Weights:
     """Sites of spectra, singular vectors and hyperparameters (see the module).
 
-    Flat parameters stay at their present values. `frozen` holds frozen parameters that inform
-    hyperparameters.
+    Parameters with a flat prior stay at their present values. `frozen` has the frozen parameters
+    that are evidence about hyperparameters.
     """
     parameters = [_without_gradient(p) for p in parameters]
     held = held_frames(parameters) if frames == "held" else {}
@@ -117,7 +118,7 @@ def spectral_program(
 
 
 def _refuse_plates() -> None:
-    """Raise within a plate around the program, as of vectorised particles."""
+    """Raise an error if there is a plate around the program, such as that of several particles."""
     for handler in _PYRO_STACK:
         if isinstance(handler, IndepMessenger):
             raise ValueError(
@@ -176,7 +177,7 @@ def _matrix_start(prior: MatrixPrior, W: Tensor, hyper: Mapping[str, Tensor]) ->
 
 
 def _inside(term: ResolvedTerm, x: Tensor, hyper: Mapping[str, Tensor]) -> Tensor:
-    """`x` with what lies outside the law's support, or at its end, moved just inside."""
+    """The values `x`, moved just inside the law's support if they are outside or at its end."""
     support = term.law(hyper, x).support
     low = getattr(support, "lower_bound", None)
     high = getattr(support, "upper_bound", None)
@@ -191,14 +192,14 @@ def _inside(term: ResolvedTerm, x: Tensor, hyper: Mapping[str, Tensor]) -> Tenso
 
 
 def _like(parameters: list[ParameterPrior]) -> Tensor:
-    """Of the dtype and device of hyperparameters."""
+    """A tensor with the dtype and the device of hyperparameters."""
     if not parameters:
         return torch.zeros(())
     return _precise(parameters[0].parameter.tensor.detach())
 
 
 def _precise(tensor: Tensor) -> Tensor:
-    """A tensor in float32 at least: half precision is too coarse for spectra."""
+    """A tensor in at least float32, because half precision is too inaccurate for spectra."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
@@ -225,10 +226,10 @@ def _sample_matrix(
     """The sites of one matrix.
 
     Args:
-        prior: Its density.
+        prior: The density of the matrix.
         values: Hyperparameters by name.
-        frames: The frames `(m, K)`, `(n, K)` if they are held.
-        like: Of the dtype and device of the result.
+        frames: The frames `(m, K)` and `(n, K)`, if they are held fixed.
+        like: A tensor with the dtype and the device of the result.
 
     Returns:
         The matrix, `(m, n)`.

@@ -22,12 +22,13 @@ class Evaluation(NamedTuple):
     Attributes:
         value: The energy, 0-d, without the terms that do not act.
         penalty: The energy of all terms at strength 1, as a number.
-        rest: `(m, n)`: the gradient of all that does not act through the largest singular value.
-        slope: 0-d: the slope in the largest singular value.
-        hyper_slopes: The slopes in the unconstrained hyperparameters, by name.
-        parts: The parts of the spectrum that it was computed from, as constants.
-        top: The largest singular value with its vectors, if the energy has a slope in it.
-        block: Where the next iteration for it may start.
+        rest: `(m, n)`: the part of the gradient that does not act through the largest singular
+            value.
+        slope: 0-d: the derivative with respect to the largest singular value.
+        hyper_slopes: The derivatives with respect to the unconstrained hyperparameters, by name.
+        parts: The parts of the spectrum from which the energy was computed, as constants.
+        top: The largest singular value with its vectors, if there is a `slope`.
+        block: The block of vectors from which the next search for `top` may start.
     """
 
     value: Tensor
@@ -53,16 +54,16 @@ def evaluate(
     strengths: Sequence[float],
     hyperparameters: Mapping[str, Tensor],
 ) -> Evaluation:
-    """Evaluate a matrix; with derivatives where gradients are enabled.
+    """Compute the energy of a matrix, and its derivatives if gradients are enabled.
 
     Args:
-        prior: Its prior.
+        prior: The prior of the matrix.
         view: The matrix.
-        strengths: Of the prior's terms.
+        strengths: The strengths of the prior's terms.
         hyperparameters: The unconstrained coordinates of the hyperparameters, by name.
 
     Raises:
-        SpectrumError: A law cannot score the matrix, or only with a gradient that is not finite.
+        SpectrumError: A law cannot score the matrix, or the gradient of its energy is not finite.
     """
     wanted = torch.is_grad_enabled()
     leaves = {n: hyperparameters[n].detach().requires_grad_(wanted) for n in prior.optimised}

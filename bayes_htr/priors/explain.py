@@ -143,7 +143,7 @@ def explained(
 
 
 def _at_weights(matrix: MatrixPrior, tensor: Tensor, notes: list[str]) -> dict[str, str]:
-    """Energy, norm of its gradient and norm of a matrix, as they are shown."""
+    """The energy of a matrix, the norm of its gradient and the norm of the matrix, as texts."""
     W = working(matrix.view(tensor.detach()))
     norm = f"{torch.linalg.vector_norm(W).item():.3g}"
     strengths = matrix.strengths(0)
@@ -151,16 +151,16 @@ def _at_weights(matrix: MatrixPrior, tensor: Tensor, notes: list[str]) -> dict[s
         with torch.inference_mode(False), torch.enable_grad():
             view = MatrixView(W, matrix.name, matrix.needs(strengths))
             starts = {name: h.start() for name, h in matrix.optimised.items()}
-            found = evaluate(matrix, view, strengths, starts)
+            evaluation = evaluate(matrix, view, strengths, starts)
     except SpectrumError as error:
         notes.append(str(error))
         return {"energy": "cannot be scored", "norm": norm}
-    rest, left, right = found.gradient
+    rest, left, right = evaluation.gradient
     slope = torch.zeros_like(W) if rest is None else rest
     if left is not None and right is not None:
         slope = slope + torch.outer(left, right)
     gradient = f"{torch.linalg.vector_norm(slope).item():.3g}"
-    return {"energy": f"{found.value.item():.4g}", "gradient": gradient, "norm": norm}
+    return {"energy": f"{evaluation.value.item():.4g}", "gradient": gradient, "norm": norm}
 
 
 def _strengths(matrix: MatrixPrior, num_data: int | None) -> str:

@@ -50,9 +50,9 @@ class Priors(Value):
             `None` in place of a prior is a flat prior, which keeps what its pattern matches from
             later patterns. A pattern that ends in brackets, as `"*.in_proj_weight[q]"`, finds one
             matrix of several.
-        strength: The power of all priors, as `scaled`.
-        schedules: What multiplies the strength from epoch to epoch, as `scheduled`.
-        threshold: Below it the sum of penalties does not act, as `above`.
+        strength: The power of all priors, as in `scaled`.
+        schedules: The schedules that multiply the strength from epoch to epoch, as in `scheduled`.
+        threshold: The smallest sum of penalties that acts, as in `above`.
         matrices: Which axes of a parameter form its matrices, by patterns on names: a
             `MatrixLayout`, or the same as plain data, or `None` for no matrix. Where nothing is
             declared, the layer decides.

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import bayes_htr as htr
-from bayes_htr.engine.loss_scaling import factor_of
+from bayes_htr.engine.context import factor_of
 
 PRIORS = htr.Priors(htr.MaxEigenvalue(htr.Frechet(2.0, 1.0)))
 X, Y = torch.randn(20, 6), torch.arange(20) % 3
