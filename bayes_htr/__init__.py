@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from bayes_htr import distributions
     from bayes_htr.analysis import CheckpointComparison, Farms, SpectraReport, SpectrumHistory
     from bayes_htr.analysis.analyze import analyze
-    from bayes_htr.engine import Drift, Every, Exact, SpectralEnergy, bind
+    from bayes_htr.engine import (
+        Drift,
+        Every,
+        Exact,
+        PriorOptimizer,
+        SpectralEnergy,
+        bind,
+        with_prior,
+    )
     from bayes_htr.errors import (
         CheckpointError,
         DataError,
@@ -80,7 +88,7 @@ else:
         __name__,
         {
             "analysis": "CheckpointComparison Farms SpectraReport SpectrumHistory analyze",
-            "engine": "Drift Every Exact SpectralEnergy bind",
+            "engine": "Drift Every Exact PriorOptimizer SpectralEnergy bind with_prior",
             "errors": "CheckpointError DataError DivergenceError OutputError PriorError "
             "ProcessError SpectrumError",
             "fitting": "fit load",
@@ -138,6 +146,7 @@ __all__ = [
     "PowerlawFit",
     "Prediction",
     "PriorError",
+    "PriorOptimizer",
     "Priors",
     "ProcessError",
     "Shared",
@@ -166,4 +175,5 @@ __all__ = [
     "spectral_norm",
     "spectrum",
     "stable_rank",
+    "with_prior",
 ]

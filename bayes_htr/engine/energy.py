@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bayes_htr.distributed import world_size
 from bayes_htr.engine.autograd import (
+    Derivative,
     Summand,
     add_to_gradients,
     by_name,
@@ -214,7 +215,7 @@ class SpectralEnergy(nn.Module):
             SpectrumError: A matrix that is not finite, or that a law cannot score.
         """
         if not torch.is_grad_enabled():
-            return self.total(self.terms_at(self._tensors(), self.latents(), epoch))
+            return self.total(self.terms_at(self.weights(), self.latents(), epoch))
         summands = self._summands(epoch)
         return enter(self._total(summands), derivatives_of(summands))
 
@@ -254,11 +255,22 @@ class SpectralEnergy(nn.Module):
         if scaler == "unknown" and not self._looked_for_scalers:
             warn_of_scalers(stacklevel=5)
             self._looked_for_scalers = True
+        energy, derivatives = self.derivatives(epoch)
+        with torch.no_grad():
+            add_to_gradients(derivatives, scale * factor)
+        return energy
+
+    @entry_point
+    @torch.compiler.disable
+    def derivatives(self, epoch: int | None = None) -> tuple[Tensor, list[Derivative]]:
+        """The energy, 0-d, and its derivatives, which are not to be changed: those of the cache.
+
+        Args, errors, and what a call counts as: as for `backward`, which adds the derivatives.
+        """
         with torch.enable_grad():
             summands = self._summands(epoch)
         with torch.no_grad():
-            add_to_gradients(derivatives_of(summands), scale * factor)
-            return self._total(summands)
+            return self._total(summands), list(derivatives_of(summands))
 
     @entry_point
     def at(self, parameters: Mapping[str, Tensor], epoch: int | None = None) -> Tensor:
@@ -281,10 +293,6 @@ class SpectralEnergy(nn.Module):
             ValueError: A name that the network does not have, or another shape.
             PriorError, SpectrumError: As `forward`.
             RuntimeError: Within a transform of `torch.func`.
-
-        Example:
-            >>> loss = F.cross_entropy(functional_call(net, parameters, (x,)), y)
-            >>> (loss + energy.at(parameters) / num_data).backward()
         """
         latents = self.latents()
         own = {n: tensor for n, tensor in parameters.items() if n in latents}
@@ -292,7 +300,7 @@ class SpectralEnergy(nn.Module):
         for name, u in own.items():
             if u.shape != ():
                 raise ValueError(f"{name} is a hyperparameter, of shape (), not {tuple(u.shape)}")
-        summands = self._summands_at(self._tensors() | given, latents | own, epoch, given)
+        summands = self._summands_at(self.weights() | given, latents | own, epoch, given)
         return enter(self._sum([s.value for s in summands]), derivatives_of(summands))
 
     @entry_point
@@ -301,13 +309,10 @@ class SpectralEnergy(nn.Module):
 
         With gradients a call counts as a step, as one of `forward` does. To see the summands
         beside the loss, call it within `torch.no_grad()`: then they are exact, and the cached
-        gradients stay as they are.
-
-        Args:
-            epoch: As in `forward`.
+        gradients stay as they are. The epoch is as in `forward`.
         """
         if not torch.is_grad_enabled():
-            return self.terms_at(self._tensors(), self.latents(), epoch)
+            return self.terms_at(self.weights(), self.latents(), epoch)
         return by_name(self._summands(epoch))
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
@@ -358,7 +363,8 @@ class SpectralEnergy(nn.Module):
                 matrix.cache.map(fn)
         return self
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, Tensor]:
+        """The parameters that have priors, by name."""
         return {m.parameter: m.parameter_in(self._net[1]) for m in self._matrices}
 
     def _sum(self, values: Sequence[Tensor]) -> Tensor:

@@ -28,6 +28,7 @@ from bayes_htr._terminal import TrainingProgress
 from bayes_htr._torch import evaluation_mode, isolated_randomness
 from bayes_htr.distributed import world_size
 from bayes_htr.engine import Drift, Refresh
+from bayes_htr.engine.optimizer import HYPER_LR
 from bayes_htr.errors import DivergenceError
 from bayes_htr.inference.data import Batches
 from bayes_htr.inference.guides import GUIDES, SpectralGuide, VariationalGuide
@@ -40,7 +41,6 @@ from bayes_htr.inference.guides.pyro_guide import (
 )
 from bayes_htr.inference.problem import Fitted, Problem
 from bayes_htr.inference.settings import (
-    HYPER_LR,
     SchedulerFactory,
     check_settings,
     describe_settings,
