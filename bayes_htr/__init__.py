@@ -6,8 +6,8 @@
     >>> posterior = htr.fit(model, (X, y), method=htr.MAP(lr=0.05), epochs=20)
 
 The layers, each of which imports only those before it, are `distributions`, `spectra`, `tails`,
-`priors`, `engine`, `models`, `inference`, `posterior`; then `analysis`, `report`, `experiments` and
-the command line.
+`priors`, `engine`, `models`, `inference`, `integrations`, `posterior`; then `analysis`, `report`,
+`experiments` and the command line.
 """
 
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from bayes_htr._lazy import lazy
 from bayes_htr._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from bayes_htr import distributions
+    from bayes_htr import distributions, integrations
     from bayes_htr.analysis import CheckpointComparison, Farms, SpectraReport, SpectrumHistory
     from bayes_htr.analysis.analyze import analyze
     from bayes_htr.engine import (
@@ -104,6 +104,7 @@ else:
             "stable_rank",
             "tails": "HillCurve PowerlawFit fit_powerlaw hill_curve",
             "distributions": "",
+            "integrations": "",
         },
     )
 
@@ -166,6 +167,7 @@ __all__ = [
     "frobenius_norm",
     "hill",
     "hill_curve",
+    "integrations",
     "load",
     "matrices_of",
     "nuclear_norm",
