@@ -120,7 +120,7 @@ class TransformersPriorMixin:
         **options: Any,
     ) -> None:
         self.prior_optimizer: PriorOptimizer | None = None
-        self._prior_options = {
+        self._prior_options: dict[str, Any] = {
             "priors": priors,
             "num_data": num_data,
             "decoupled": decoupled,

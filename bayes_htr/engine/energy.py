@@ -32,10 +32,11 @@ from bayes_htr.engine.networks import by_parameter, refuse_torchscript, sparse_p
 from bayes_htr.engine.packing import pack, unpack
 from bayes_htr.engine.refresh import Drift, Refresh, RefreshScheduler
 from bayes_htr.engine.sharing import Sharing, follow_all, which_drifted
+from bayes_htr.engine.watch import NetworkWatch
 from bayes_htr.errors import PriorError
 from bayes_htr.priors import Hyperparameter, Priors
 from bayes_htr.spectra import working, working_dtype
-from bayes_htr.spectra.matrices import unwrap
+from bayes_htr.spectra.modules import unwrap
 
 
 def bind(
@@ -106,6 +107,7 @@ class SpectralEnergy(nn.Module):
         refuse_torchscript(net)
         self._priors, self._refresh_policy = priors, refresh
         self._net = (net, unwrap(net))  # in a tuple: not submodules
+        self._watch = NetworkWatch(priors, resolved, self._net[1])
         sparse = sparse_parameters(net)
         self._matrices = [
             MatrixEnergy(matrix, p.parameter, refresh, sparse=id(p.parameter.tensor) in sparse)
@@ -190,8 +192,7 @@ class SpectralEnergy(nn.Module):
 
         Call it after weights were replaced at once, as by loading. A drift policy would notice
         that only at its next check or, where the energy is a function of the largest singular
-        value alone, when its vectors next follow. Processes that share the work all have to call
-        it.
+        value alone, when its vectors next follow. All processes that share the work call it.
         """
         for matrix in self._matrices:
             matrix.cache = None
@@ -263,10 +264,7 @@ class SpectralEnergy(nn.Module):
     @entry_point
     @torch.compiler.disable
     def derivatives(self, epoch: int | None = None) -> tuple[Tensor, list[Derivative]]:
-        """The energy, 0-d, and its derivatives, which are not to be changed: those of the cache.
-
-        Args, errors, and what a call counts as: as for `backward`, which adds the derivatives.
-        """
+        """The energy, 0-d, and the derivatives that `backward` adds, which nobody may change."""
         with torch.enable_grad():
             summands = self._summands(epoch)
         with torch.no_grad():
@@ -364,8 +362,9 @@ class SpectralEnergy(nn.Module):
         return self
 
     def weights(self) -> dict[str, Tensor]:
-        """The parameters that have priors, by name."""
-        return {m.parameter: m.parameter_in(self._net[1]) for m in self._matrices}
+        """The parameters that have priors, by name, without weights that the network computes."""
+        scored = (m for m in self._matrices if not m.is_computed)
+        return {m.parameter: m.parameter_in(self._net[1]) for m in scored}
 
     def _sum(self, values: Sequence[Tensor]) -> Tensor:
         if not values:
@@ -384,6 +383,7 @@ class SpectralEnergy(nn.Module):
     def _acting(self, epoch: int | None) -> list[MatrixEnergy]:
         """The matrices that add to the energy, with their parameters and strengths now."""
         root = self._net[1]
+        self._watch.check(root)
         return [matrix for matrix in self._matrices if matrix.update(root, epoch)]
 
     def _summands(self, epoch: int | None) -> list[Summand]:
@@ -404,11 +404,11 @@ class SpectralEnergy(nn.Module):
         given: Collection[str] = (),
     ) -> list[Summand]:
         """The summands at given tensors, exactly; those of `given` names act, frozen or not."""
-        summands = []
+        summands, root = [], self._net[1]
         for matrix in self._matrices:
-            acts = matrix.update(self._net[1], epoch)
-            if acts or (matrix.parameter in given and any(matrix.strengths)):
-                summands.append(matrix.summand_at(tensors[matrix.parameter], latents))
+            acts = matrix.update(root, epoch)
+            if acts or (matrix.is_among(given) and any(matrix.strengths)):
+                summands.append(matrix.summand_at(matrix.tensor_among(tensors, root), latents))
         if self.priors.threshold is not None:
             summands = _gated(summands, self.priors.threshold)
         return summands + hyperprior_summands(self._hyperpriors, latents)

@@ -12,7 +12,6 @@ the entries. For schedule-free optimisers: Defazio et al. (2024), arXiv:2405.156
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,11 +21,24 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from bayes_htr._checks import number, whole_number
-from bayes_htr.engine.autograd import Derivative, add_to_gradients, add_to_tensor
+from bayes_htr.engine.autograd import (
+    Derivative,
+    add_to_gradients,
+    add_to_tensor,
+    enter,
+    itself,
+)
 from bayes_htr.engine.energy import SpectralEnergy, bind
+from bayes_htr.engine.optimizer_kinds import (
+    check_form,
+    check_type,
+    needs_closure,
+    schedule_free_step,
+)
 from bayes_htr.engine.refresh import Refresh
 from bayes_htr.errors import CheckpointError, PriorError
 from bayes_htr.priors import Priors
+from bayes_htr.spectra import Gradient
 
 HYPER_LR = 0.05
 """The learning rate of hyperparameters and of their laws, whose coordinates have no unit."""
@@ -93,12 +105,6 @@ def with_prior(
     )
 
 
-def needs_closure(optimizer: Optimizer) -> bool:
-    """Return whether `optimizer.step` requires a closure, as that of LBFGS does."""
-    parameters = inspect.signature(type(optimizer).step).parameters
-    return "closure" in parameters and parameters["closure"].default is inspect.Parameter.empty
-
-
 class PriorOptimizer(Optimizer):
     """The optimiser that `with_prior` returns.
 
@@ -144,7 +150,12 @@ class PriorOptimizer(Optimizer):
         num_data: float,
         decoupled: bool | None = None,
     ) -> None:
-        _check_type(optimizer)
+        check_type(optimizer)
+        if isinstance(optimizer, PriorOptimizer):
+            raise PriorError(
+                "the optimiser has priors already; state all of them in one htr.Priors, where "
+                "a & b multiplies two of them"
+            )
         if decoupled is None:
             decoupled = not (isinstance(optimizer, torch.optim.SGD) or needs_closure(optimizer))
         hyperparameters = list(energy.parameters())
@@ -162,7 +173,7 @@ class PriorOptimizer(Optimizer):
                 "_epoch": None,
             }
         )
-        _check_form(optimizer, energy, decoupled=self.decoupled)
+        check_form(optimizer, energy, decoupled=self.decoupled)
         self._require([p for p in energy.weights().values() if p.requires_grad])
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -312,8 +323,21 @@ class PriorOptimizer(Optimizer):
             own = {id(u) for u in self.energy.parameters()}
             add_to_gradients([d for d in trained if id(d.tensor) in own], 1 / self.num_data)
             trained = [d for d in trained if id(d.tensor) not in own]
+        computed = [d for d in trained if not d.tensor.is_leaf]
+        if computed:
+            trained = [d for d in trained if d.tensor.is_leaf] + self._of_parameters(computed)
         self._require([d.tensor for d in trained])
         return trained
+
+    def _of_parameters(self, computed: list[Derivative]) -> list[Derivative]:
+        """Derivatives in weights that the network computes, as derivatives in its parameters."""
+        parameters = [p for p in self.energy.net.parameters() if p.requires_grad]
+        with torch.enable_grad():
+            first = computed[0].tensor
+            value = enter(torch.zeros((), dtype=first.dtype, device=first.device), computed)
+            gradients = torch.autograd.grad(value, parameters, allow_unused=True)
+        pairs = zip(parameters, gradients, strict=True)
+        return [Derivative(p, itself, Gradient(g)) for p, g in pairs if g is not None]
 
     def _with_prior(self, closure: Callable[[], Any]) -> Callable[[], Any]:
         """A closure that also adds the prior's gradient."""
@@ -342,7 +366,7 @@ class PriorOptimizer(Optimizer):
             tensor = derivative.tensor
             group, kept = groups[id(tensor)], self.state.get(tensor, {})
             if "train_mode" in group and "z" in kept:
-                lr, share = _schedule_free_step(group)
+                lr, share = schedule_free_step(group)
                 add_to_tensor(kept["z"], derivative, -lr / self.num_data)
                 add_to_tensor(tensor, derivative, -lr * share / self.num_data)
             else:
@@ -357,89 +381,10 @@ class PriorOptimizer(Optimizer):
         known = self._group_of()
         missing = {id(tensor) for tensor in tensors if id(tensor) not in known}
         if missing:
-            names = [n for n, p in self.energy.weights().items() if id(p) in missing]
+            names = [n for n, p in self.energy.net.named_parameters() if id(p) in missing]
             raise PriorError(
                 f"{', '.join(names)} has a prior and is trained, but the optimiser "
                 f"{type(self.inner).__name__} does not have it. If another optimiser trains it, "
                 "give each of them priors of its own parameters, as in "
                 'htr.Priors({"blocks.*.weight": prior}); otherwise freeze it'
             )
-
-
-def _check_type(optimizer: Optimizer) -> None:
-    """Raise if an optimiser cannot be wrapped."""
-    name = type(optimizer).__name__
-    if not isinstance(optimizer, Optimizer):
-        raise PriorError(
-            f"{name} is no torch.optim.Optimizer; pass one, such as "
-            "torch.optim.AdamW(net.parameters())"
-        )
-    if isinstance(optimizer, PriorOptimizer):
-        raise PriorError(
-            "the optimiser has priors already; state all of them in one htr.Priors, where "
-            "a & b multiplies two of them"
-        )
-    if type(optimizer).__module__.partition(".")[0] in ("accelerate", "lightning"):
-        raise PriorError(
-            f"{name} is what a trainer has made of an optimiser, and may be called for batches at "
-            "which no step is taken; call with_prior before the trainer gets the optimiser, as in "
-            "accelerator.prepare(net, htr.with_prior(optimizer, ...))"
-        )
-
-
-def _check_form(optimizer: Optimizer, energy: SpectralEnergy, *, decoupled: bool) -> None:
-    """Raise if an optimiser cannot have a prior in this form.
-
-    Raises:
-        PriorError: In the decoupled form: an optimiser that needs a closure, maximises, has no
-            learning rates, or keeps weights in a way that is not known. In the coupled form: an
-            optimiser that compares losses within a step, beside cached gradients.
-    """
-    name = type(optimizer).__name__
-    if needs_closure(optimizer):
-        if decoupled:
-            raise PriorError(
-                f"{name} takes several steps at a time, between which a decoupled prior could not "
-                "act; pass decoupled=False"
-            )
-        if energy.caches:
-            raise PriorError(
-                f"{name} compares losses within a step, and under {energy.refresh!r} that of the "
-                "prior is cached; pass refresh=htr.Exact()"
-            )
-    for group in optimizer.param_groups:
-        if group.get("maximize"):
-            raise PriorError(
-                f"{name}(maximize=True) climbs, and a prior's energy is to be made small; minimise "
-                "the negative objective instead"
-            )
-        if decoupled and not isinstance(group.get("lr"), float | int | Tensor):
-            raise PriorError(
-                f"{name} has the learning rate lr={group.get('lr')!r}, and the decoupled step of a "
-                "prior needs a number; pass decoupled=False"
-            )
-        # Its reference implementations keep the averages of weights themselves.
-        if decoupled and "train_mode" in group and name.endswith(("Reference", "Paper")):
-            raise PriorError(
-                f"{name} keeps weights in a way that a decoupled prior does not know; take "
-                f"{name.removesuffix('Reference').removesuffix('Paper')} or pass decoupled=False"
-            )
-
-
-def _schedule_free_step(group: Mapping[str, Any]) -> tuple[float, float]:
-    """How a schedule-free optimiser has just moved its iterate and its weights.
-
-    With the iterate `z`, its average `x` and the weights `y = (1 - beta) z + beta x`, in which
-    gradients are taken, the step is `z <- z - lr g`, `x <- (1 - c) x + c z`. It moves `y` by
-    `-lr (1 - beta (1 - c)) g`.
-
-    Args:
-        group: A parameter group after the step.
-
-    Returns:
-        `lr`, and the share `1 - beta (1 - c)` of the step that the weights take.
-    """
-    beta = group["betas"][0] if "betas" in group else group["momentum"]
-    weight = group["k"] ** group["r"] * group["lr_max"] ** group["weight_lr_power"]
-    c = weight / group["weight_sum"] if group["weight_sum"] else 0.0
-    return float(group["scheduled_lr"]), float(1 - beta * (1 - c))

@@ -310,6 +310,22 @@ def test_all_kinds_of_parameters_move(prior):
 
 
 @pytest.mark.parametrize("decoupled", [True, False])
+def test_weights_that_a_network_computes(net, data, decoupled):
+    """The step is one of the parameters that they are computed from."""
+    nn.utils.parametrizations.weight_norm(net[0])
+    own = copy.deepcopy(net)
+    energy = htr.bind(SPECTRAL, own, refresh=htr.Exact())
+    parameters = list(own.parameters())
+    gradients = torch.autograd.grad(energy() / N, parameters, allow_unused=True)
+    moved = sum(g is not None for g in gradients)
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    under(SPECTRAL, decoupled=decoupled)(optimizer, net).step()
+    for p, before, gradient in zip(net.parameters(), parameters, gradients, strict=True):
+        close(p.detach(), before.detach() - 0.1 * (0 if gradient is None else gradient))
+    assert moved == 3  # magnitudes and directions of one layer, and the weight of the other
+
+
+@pytest.mark.parametrize("decoupled", [True, False])
 def test_sparse_gradients(decoupled):
     torch.manual_seed(0)
     net = nn.Embedding(7, 3, sparse=True)

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 import bayes_htr as htr
-from bayes_htr.engine.optimizer import needs_closure
+from bayes_htr.engine.optimizer_kinds import needs_closure
 from tests.engine.optimizer_cases import LARGEST, SPECTRAL, Adam, N, close, under, weights
 
 
