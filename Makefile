@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
+TRAINERS = $(VENV)/installed-integrations
 # constraints.txt holds for Python 3.11; other versions install what is current.
 CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 
@@ -19,7 +20,7 @@ readme: $(STAMP)
 	$(BIN)/bayes-htr fit --seeds 5 --out runs/readme
 	$(BIN)/python docs/update_demo.py runs/readme
 
-test: $(STAMP)
+test: $(TRAINERS)
 	@echo "Running some 6,000 tests, as many at a time as there are processors; with two of them"
 	@echo "this takes about 12 minutes."
 	$(BIN)/python -m pytest -q -n auto
@@ -57,6 +58,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -q $(CONSTRAINTS) -e ".[all,test]"
 	@touch $(STAMP)
 	@echo "Installed."
+
+# Lightning, Transformers and others, whose recipes `make test` runs; without them it skips these.
+$(TRAINERS): $(STAMP)
+	@echo "Installing Lightning, Transformers, Accelerate, skorch and PEFT for their tests."
+	@$(BIN)/python -m pip install -q $(CONSTRAINTS) -e ".[integrations]"
+	@touch $(TRAINERS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist

@@ -6,7 +6,8 @@
     >>> posterior = htr.fit(model, (X, y), method=htr.MAP(lr=0.05), epochs=20)
 
 The layers, each of which imports only those before it, are `distributions`, `spectra`, `tails`,
-`priors`, `engine`, `models`, `inference`, `posterior`; then `analysis`, `report`, `experiments`,
+`priors`, `engine`, `models`, `inference`, `integrations`, `posterior`; then `analysis`, `report`,
+`experiments`,
 `estimator` and the command line.
 """
 
@@ -16,7 +17,7 @@ from bayes_htr._lazy import lazy
 from bayes_htr._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from bayes_htr import distributions
+    from bayes_htr import distributions, integrations
     from bayes_htr.analysis import (
         CheckpointComparison,
         CSVLogger,
@@ -29,7 +30,16 @@ if TYPE_CHECKING:
         WandbLogger,
     )
     from bayes_htr.analysis.analyze import analyze
-    from bayes_htr.engine import Drift, Every, Exact, SpectralEnergy, bind, starting_strength
+    from bayes_htr.engine import (
+        Drift,
+        Every,
+        Exact,
+        PriorOptimizer,
+        SpectralEnergy,
+        bind,
+        starting_strength,
+        with_prior,
+    )
     from bayes_htr.errors import (
         CheckpointError,
         DataError,
@@ -102,7 +112,8 @@ else:
         {
             "analysis": "CSVLogger CheckpointComparison Farms MLflowLogger MetricsLogger "
             "SpectraReport SpectrumHistory TensorBoardLogger WandbLogger analyze",
-            "engine": "Drift Every Exact SpectralEnergy bind starting_strength",
+            "engine": "Drift Every Exact PriorOptimizer SpectralEnergy bind starting_strength "
+            "with_prior",
             "errors": "CheckpointError DataError DivergenceError OutputError PriorError "
             "ProcessError SpectrumError",
             "estimator": "HTRClassifier",
@@ -120,6 +131,7 @@ else:
             "tails": "HillCurve PowerlawFit fit_powerlaw hill_curve",
             "tuning": "Tuning tune",
             "distributions": "",
+            "integrations": "",
         },
     )
 
@@ -171,6 +183,7 @@ __all__ = [
     "PowerlawFit",
     "Prediction",
     "PriorError",
+    "PriorOptimizer",
     "Priors",
     "ProcessError",
     "Scores",
@@ -194,6 +207,7 @@ __all__ = [
     "frobenius_norm",
     "hill",
     "hill_curve",
+    "integrations",
     "load",
     "matrices_of",
     "nuclear_norm",
@@ -205,4 +219,5 @@ __all__ = [
     "stable_rank",
     "starting_strength",
     "tune",
+    "with_prior",
 ]

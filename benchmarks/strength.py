@@ -142,8 +142,8 @@ def choose(method: str, cell: str, seed: int, data_dir: Path | None) -> dict[str
     described, data = CELLS[cell], split(CELLS[cell], data_dir, seed, "cpu")
     shape, classes = image_shape(described, data_dir)
     net = build_network(described.network, shape, classes, seed=seed)
-    scheduler = "cosine" if base["schedule"] == "cosine" else None
-    inference: htr.MAP | htr.SVI = htr.MAP(lr=base["lr"], scheduler=scheduler)
+    is_cosine = base["schedule"] == "cosine"
+    inference: htr.MAP | htr.SVI = htr.MAP(lr=base["lr"], scheduler="cosine" if is_cosine else None)
     if method.startswith("svi"):
         inference = htr.SVI(guide="spectral", noise="example", lr=3e-3, init_scale=0.3)
     setting = Setting(net, len(data.train[1]), described.bases()[0], {})

@@ -208,15 +208,15 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         Raises:
             ImportError: Lightning is not installed.
         """
-        from bayes_htr.analysis.adapters import lightning_callback
+        from bayes_htr.integrations import lightning_recorder
 
-        return lightning_callback(self)
+        return lightning_recorder(self)
 
     def transformers(self) -> Any:
         """Make a callback for the `Trainer` of Transformers, as `lightning` does for Lightning."""
-        from bayes_htr.analysis.adapters import transformers_callback
+        from bayes_htr.integrations import transformers_recorder
 
-        return transformers_callback(self)
+        return transformers_recorder(self)
 
     # Files
 

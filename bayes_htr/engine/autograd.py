@@ -165,8 +165,34 @@ def _added(derivative: Derivative, scale: float) -> bool:
         tensor.grad = grad = torch.zeros_like(tensor)
     if grad.layout != torch.strided:
         return False
-    part = view(grad)
-    if part.untyped_storage().data_ptr() != grad.untyped_storage().data_ptr():
+    return _add_in_place(grad, view, gradient, scale)
+
+
+def add_to_tensor(target: Tensor, derivative: Derivative, scale: float) -> None:
+    """Add `scale` times a gradient to a tensor of the parameter's shape, in place.
+
+    Args:
+        target: Dense, such as the parameter itself. Gradients have to be disabled.
+        derivative: The gradient.
+        scale: The factor.
+    """
+    tensor, view, gradient = derivative
+    inner = view.view if isinstance(view, SparseView) else view
+    if _add_in_place(target, inner, gradient, scale):
+        return
+    with torch.enable_grad():  # no view of the target is the matrix
+        leaf = torch.zeros_like(tensor).requires_grad_()
+        value = KnownGradient.apply(leaf.new_zeros(()), (gradient,), inner(leaf))
+        (whole,) = torch.autograd.grad(value, leaf)
+    target.add_(whole.to(target.dtype), alpha=scale)
+
+
+def _add_in_place(
+    target: Tensor, view: Callable[[Tensor], Tensor], gradient: Gradient, scale: float
+) -> bool:
+    """Add to a dense tensor by a view of it, and return whether a view of it is the matrix."""
+    part = view(target)
+    if part.untyped_storage().data_ptr() != target.untyped_storage().data_ptr():
         return False
     rest, left, right = gradient
     if rest is not None:

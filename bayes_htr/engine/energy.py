@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bayes_htr.distributed import world_size
 from bayes_htr.engine.autograd import (
+    Derivative,
     Summand,
     add_to_gradients,
     by_name,
@@ -219,8 +220,7 @@ class SpectralEnergy(nn.Module):
             SpectrumError: A matrix is not finite, or a law cannot score it.
         """
         if not torch.is_grad_enabled():
-            summands = self._summands_at(self._tensors(), self.latents(), epoch)
-            return self._sum([s.value for s in summands])
+            return self.total(self.terms_at(self.weights(), self.latents(), epoch))
         summands = self._summands(epoch)
         return enter(self._total(summands), derivatives_of(summands))
 
@@ -262,11 +262,19 @@ class SpectralEnergy(nn.Module):
                 self._looked_for_scalers = True
         elif scaler is not None:
             scale *= factor_of(scaler)
+        energy, derivatives = self.derivatives(epoch)
+        with torch.no_grad():
+            add_to_gradients(derivatives, scale)
+        return energy
+
+    @entry_point
+    @torch.compiler.disable
+    def derivatives(self, epoch: int | None = None) -> tuple[Tensor, list[Derivative]]:
+        """The energy, 0-d, and the derivatives that `backward` adds, which nobody may change."""
         with torch.enable_grad():
             summands = self._summands(epoch)
         with torch.no_grad():
-            add_to_gradients(derivatives_of(summands), scale)
-            return self._total(summands)
+            return self._total(summands), list(derivatives_of(summands))
 
     @entry_point
     def at(self, parameters: Mapping[str, Tensor], epoch: int | None = None) -> Tensor:
@@ -300,7 +308,7 @@ class SpectralEnergy(nn.Module):
         for name, u in own.items():
             if u.shape != ():
                 raise ValueError(f"{name} is a hyperparameter, of shape (), not {tuple(u.shape)}")
-        summands = self._summands_at(self._tensors() | given, coordinates | own, epoch, given)
+        summands = self._summands_at(self.weights() | given, coordinates | own, epoch, given)
         return enter(self._sum([s.value for s in summands]), derivatives_of(summands))
 
     @entry_point
@@ -315,7 +323,7 @@ class SpectralEnergy(nn.Module):
             epoch: The epoch, as in `forward`.
         """
         if not torch.is_grad_enabled():
-            return self.terms_at(self._tensors(), self.latents(), epoch)
+            return self.terms_at(self.weights(), self.latents(), epoch)
         return by_name(self._summands(epoch))
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
@@ -366,7 +374,8 @@ class SpectralEnergy(nn.Module):
                 matrix.cache.map(fn)
         return self
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, Tensor]:
+        """The parameters that have priors, by name, without weights that the network computes."""
         scored = (m for m in self._matrices if not m.is_computed)
         return {m.parameter: m.parameter_in(self._net[1]) for m in scored}
 

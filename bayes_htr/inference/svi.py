@@ -26,6 +26,7 @@ from bayes_htr._terminal import TrainingProgress
 from bayes_htr._torch import isolated_randomness
 from bayes_htr.distributed import world_size
 from bayes_htr.engine import Drift, Refresh
+from bayes_htr.engine.optimizer import HYPER_LR
 from bayes_htr.errors import DivergenceError
 from bayes_htr.inference.guides import GUIDES, Guide, SpectralGuide, VariationalGuide
 from bayes_htr.inference.guides.likelihood import GuideWithLikelihood, likelihood_posterior
@@ -43,7 +44,6 @@ from bayes_htr.inference.problem import (
     warn_of_generalised_posterior,
 )
 from bayes_htr.inference.settings import (
-    HYPER_LR,
     SchedulerFactory,
     check_settings,
     describe_settings,

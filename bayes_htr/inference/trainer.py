@@ -24,15 +24,15 @@ from bayes_htr._checks import whole_number
 from bayes_htr._terminal import TrainingProgress
 from bayes_htr._threads import with_threads
 from bayes_htr._torch import isolated_randomness, modes_of, set_modes
+from bayes_htr.engine.optimizer import HYPER_LR
+from bayes_htr.engine.optimizer_kinds import needs_closure
 from bayes_htr.errors import CheckpointError, DivergenceError, SpectrumError
 from bayes_htr.inference.callbacks import EpochEvent, StepCallback, StepEvent
 from bayes_htr.inference.nonfinite import divergence
 from bayes_htr.inference.problem import Fitted, Problem
 from bayes_htr.inference.run_folder import CHECKPOINT, RunFolder
 from bayes_htr.inference.settings import (
-    HYPER_LR,
     TrainingSettings,
-    needs_closure,
     restore_optimizer,
     restore_scheduler,
     stretch_cosine,
