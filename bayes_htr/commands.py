@@ -32,13 +32,13 @@ from bayes_htr.priors import Priors
 from bayes_htr.report import RunReport
 
 
-def run_fit(args: argparse.Namespace, console: Console) -> None:
-    """Train the requested fit and those for comparison, and show the run."""
+def run_fit(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Train the requested fit and those for comparison, show the run, and return its scores."""
     with process_group(args.device) as device:
-        _train(args, console, device)
+        return _train(args, console, device)
 
 
-def _train(args: argparse.Namespace, console: Console, device: str) -> None:
+def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str, Any]:
     settings = FitSettings(
         data=args.data,
         data_dir=args.data_dir,
@@ -86,7 +86,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
         compare(
             settings, entrants, seeds, out, console=console, workers=workers, resume=args.resume
         )
-        run_on_rank0(lambda: show_run(out, console))
+        return run_on_rank0(lambda: show_run(out, console))
 
 
 def _entrants(args: argparse.Namespace, net: nn.Module, num_data: int) -> list[Entrant]:
@@ -145,8 +145,8 @@ def _method(args: argparse.Namespace, net: nn.Module) -> Method:
     return SVI(guide=args.guide, **given)
 
 
-def show_run(folder: Path, console: Console) -> None:
-    """Draw the pictures of a finished run, and show its tables."""
+def show_run(folder: Path, console: Console) -> dict[str, Any]:
+    """Draw the pictures of a finished run, show its tables, and return its scores."""
     report = RunReport.read(folder)
     try:
         pictures = report.draw()
@@ -160,3 +160,4 @@ def show_run(folder: Path, console: Console) -> None:
             line = visible(f"picture: {picture}")
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     report.show(console)
+    return report.to_dict()

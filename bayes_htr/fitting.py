@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from os import PathLike
 from typing import Any
@@ -20,6 +20,7 @@ from bayes_htr._version import __version__
 from bayes_htr.distributed import check_same, fail_together, own_device, run_on_rank0, world_size
 from bayes_htr.engine.autograd import has_hooks
 from bayes_htr.inference import (
+    MAP,
     NUTS,
     SVI,
     Batches,
@@ -43,7 +44,7 @@ def fit(
     model: BayesianClassifier,
     train: Data,
     *,
-    method: Method | None = None,
+    method: Method | str | None = None,
     epochs: int | None = None,
     batch_size: int = 128,
     validation: Data | None = None,
@@ -69,7 +70,8 @@ def fit(
         model: The network with its priors.
         train: A `DataLoader`, which is used as it is, or `(X, y)` of tensors or arrays, `X` of
             shape `(N, ...)` and `y` of `(N,)` integers.
-        method: The inference method: `MAP(...)`, `SVI(...)` or `NUTS(...)`. By default the
+        method: The inference method: `MAP(...)`, `SVI(...)` or `NUTS(...)`, or the name of one with
+            its default settings: `"map"`, `"svi"`, `"nuts"`. By default the
             posterior is found by
             `SVI(guide="spectral", lr=0.006, init_scale=0.3, noise="example")`, with
             `noise="shared"` for a network with batch normalisation.
@@ -88,7 +90,8 @@ def fit(
         resume: Go on with the run in `out`, if there is one; otherwise start it.
         callbacks: Callables that are called after each epoch with an `EpochEvent`, in the first of
             several processes; if one returns `True`, training ends.
-        progress: Whether to show a progress bar; by default it is shown on a terminal.
+        progress: Whether to show a progress bar; by default it is shown on a terminal, and in a
+            notebook where ipywidgets is installed.
         threads: The number of PyTorch's threads during the run, on a CPU. By default a small
             network has one, and others as many as PyTorch would use; the progress bar and the
             posterior's `config` tell the number. Small means fewer than two million parameters,
@@ -111,9 +114,10 @@ def fit(
         ProcessError: Another of several processes failed.
         ValueError: A setting is out of range, or is not the same in all processes.
     """
+    chosen = _named_method(method, model)
     with exclusive(), fail_together(), torch.enable_grad():
-        _check_types(model, method, init, callbacks)
-        method = default_method(model.net) if method is None else method
+        _check_types(model, chosen, init, callbacks)
+        method = default_method(model.net) if chosen is None else chosen
         if epochs is None:
             epochs = 0 if isinstance(method, NUTS) else EPOCHS
         epochs = whole_number(epochs, "epochs", below=2**31)
@@ -211,6 +215,27 @@ def load(path: str | PathLike[str], net: nn.Module) -> Posterior:
             is of another network.
     """
     return Posterior.load(path, net)
+
+
+def _named_method(method: Method | str | None, model: BayesianClassifier) -> Method | None:
+    """Return the method of a name, such as `"map"`, with its default settings.
+
+    Raises:
+        ValueError: There is no such name.
+    """
+    if not isinstance(method, str):
+        return method
+    named: dict[str, Callable[[], Method]] = {
+        "map": MAP,
+        "svi": lambda: default_method(model.net),
+        "nuts": NUTS,
+    }
+    if method.lower() not in named:
+        raise ValueError(
+            f"method={method!r} must be one of {', '.join(named)}, or a method with settings, such "
+            "as MAP(lr=0.05)"
+        )
+    return named[method.lower()]()
 
 
 def _device(device: str | torch.device | None, present: torch.device) -> torch.device:
