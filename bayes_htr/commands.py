@@ -38,13 +38,13 @@ TUNING_PICTURE = "tuning.png"
 """The score of trials against their strength, where the strength was chosen."""
 
 
-def run_fit(args: argparse.Namespace, console: Console) -> None:
-    """Train the requested fit and those for comparison, and show the run."""
+def run_fit(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Train the requested fit and those for comparison, show the run, and return its scores."""
     with process_group(args.device) as device:
-        _train(args, console, device)
+        return _train(args, console, device)
 
 
-def _train(args: argparse.Namespace, console: Console, device: str) -> None:
+def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str, Any]:
     settings = FitSettings(
         data=args.data,
         data_dir=args.data_dir,
@@ -98,9 +98,10 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
         compare(
             settings, entrants, seeds, out, console=console, workers=workers, resume=args.resume
         )
-        run_on_rank0(lambda: show_run(out, console))
+        shown = run_on_rank0(lambda: show_run(out, console))
         if tuning is not None:
             run_on_rank0(lambda: _draw_tuning(tuning, out / TUNING_PICTURE, console))
+        return shown
 
 
 def _tuned(
@@ -196,8 +197,8 @@ def _method(args: argparse.Namespace, net: nn.Module) -> Method:
     return SVI(guide=args.guide, **given)
 
 
-def show_run(folder: Path, console: Console) -> None:
-    """Draw the pictures of a finished run, and show its tables."""
+def show_run(folder: Path, console: Console) -> dict[str, Any]:
+    """Draw the pictures of a finished run, show its tables, and return its scores."""
     report = RunReport.read(folder)
     try:
         pictures = report.draw()
@@ -211,3 +212,4 @@ def show_run(folder: Path, console: Console) -> None:
             line = visible(f"picture: {picture}")
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     report.show(console)
+    return report.to_dict()

@@ -20,6 +20,7 @@ from bayes_htr._version import __version__
 from bayes_htr.distributed import check_same, fail_together, own_device, run_on_rank0, world_size
 from bayes_htr.engine.autograd import has_hooks
 from bayes_htr.inference import (
+    MAP,
     NUTS,
     SVI,
     Batches,
@@ -46,7 +47,7 @@ def fit(
     model: BayesianModel,
     train: Data,
     *,
-    method: Method | None = None,
+    method: Method | str | None = None,
     epochs: int | None = None,
     batch_size: int = 128,
     validation: Data | None = None,
@@ -77,7 +78,8 @@ def fit(
             In place of `X` a network with several inputs has a tuple or a dictionary of arrays, and
             gets them as `net(*X)` or `net(**X)`. A dictionary with `labels`, as a tokeniser and a
             collator of Hugging Face make it, stands for both, also as a batch of a loader.
-        method: The inference method: `MAP(...)`, `SVI(...)` or `NUTS(...)`. By default the
+        method: The inference method: `MAP(...)`, `SVI(...)` or `NUTS(...)`, or the name of one with
+            its default settings: `"map"`, `"svi"`, `"nuts"`. By default the
             posterior is found by
             `SVI(guide="spectral", lr=0.006, init_scale=0.3, noise="example")`, with
             `noise="shared"` for a network with batch normalisation.
@@ -96,7 +98,8 @@ def fit(
         resume: Go on with the run in `out`, if there is one; otherwise start it.
         callbacks: Callables that are called after each epoch with an `EpochEvent`, in the first of
             several processes; if one returns `True`, training ends.
-        progress: Whether to show a progress bar; by default it is shown on a terminal.
+        progress: Whether to show a progress bar; by default it is shown on a terminal, and in a
+            notebook where ipywidgets is installed.
         threads: The number of PyTorch's threads during the run, on a CPU. By default a small
             network has one, and others as many as PyTorch would use; the progress bar and the
             posterior's `config` tell the number. Small means fewer than two million parameters,
@@ -209,9 +212,15 @@ def fit(
 
 
 def method_and_epochs(
-    model: BayesianModel, method: Method | None, epochs: int | None
+    model: BayesianModel, method: Method | str | None, epochs: int | None
 ) -> tuple[Method, int]:
-    """Return the method and the number of epochs, the default ones where none are given."""
+    """Return the method and the number of epochs, the default ones where none are given.
+
+    Raises:
+        ValueError: There is no method of a given name.
+    """
+    if isinstance(method, str):
+        method = _named_method(method, model)
     method = default_method(model.net) if method is None else method
     if epochs is None:
         epochs = 0 if isinstance(method, NUTS) else EPOCHS
@@ -259,6 +268,25 @@ def load(
     return Posterior.load(path, net, likelihood=likelihood)
 
 
+def _named_method(name: str, model: BayesianModel) -> Method:
+    """Return the method of a name, such as `"map"`, with its default settings.
+
+    Raises:
+        ValueError: There is no such name.
+    """
+    named: dict[str, Callable[[], Method]] = {
+        "map": MAP,
+        "svi": lambda: default_method(model.net),
+        "nuts": NUTS,
+    }
+    if name.lower() not in named:
+        raise ValueError(
+            f"method={name!r} must be one of {', '.join(named)}, or a method with settings, such "
+            "as MAP(lr=0.05)"
+        )
+    return named[name.lower()]()
+
+
 def _device(device: str | torch.device | None, present: torch.device) -> torch.device:
     """Return the device to train on; without one given, the network's present device.
 
@@ -303,7 +331,8 @@ def _check_types(model: Any, method: Any, init: Any, callbacks: Any) -> None:
         raise ValueError(
             f"model={model!r} must be a BayesianClassifier(net, priors) or a BayesianModel"
         )
-    if method is not None and (isinstance(method, type) or not hasattr(method, "describe")):
+    is_method = hasattr(method, "describe") and not isinstance(method, type)
+    if not (method is None or isinstance(method, str) or is_method):
         raise ValueError(f"method={method!r} must be an inference method, such as MAP()")
     if init is not None and not isinstance(init, Posterior):
         raise ValueError(f"init={init!r} must be a Posterior")

@@ -115,6 +115,15 @@ class RunReport:
             for label, rows in self.by_seed.items()
         }
 
+    def to_dict(self) -> dict[str, Any]:
+        """The run as plain data: its folder, seeds, and test scores by label."""
+        return {
+            "folder": str(self.folder.path),
+            "seeds": self.seeds,
+            "scores": self.scores,
+            "scores_by_seed": self.by_seed,
+        }
+
     def score_table(self) -> Table:
         """A table of test scores with a row for each method.
 

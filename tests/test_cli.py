@@ -502,3 +502,52 @@ def test_the_strength_is_chosen_by_itself(tmp_path, capsys, monkeypatch):
     assert main([*command, "--resume"]) == 0
     with pytest.raises(SystemExit):
         build_parser().parse_args(["fit", "--strength", "much"])
+
+
+def test_json_is_all_that_is_printed(run, capfd):
+    out, _ = run
+    assert main(["report", str(out), "--json"]) == 0
+    output = capfd.readouterr()
+    found = json.loads(output.out)
+    results = json.loads((out / "results.json").read_text())
+    assert found["folder"] == str(out)
+    assert found["seeds"] == [0]
+    assert found["scores"].keys() == results["scores"].keys()
+    for label, scores in found["scores"].items():
+        assert scores == pytest.approx({k: results["scores"][label][k] for k in scores})
+    assert output.err == ""
+
+
+def test_quiet_prints_errors_alone(run, capfd, tmp_path):
+    out, _ = run
+    assert main(["report", str(out), "--quiet"]) == 0
+    assert capfd.readouterr() == ("", "")
+    assert main(["report", str(tmp_path), "--quiet"]) == 1
+    assert "holds no run" in capfd.readouterr().err
+
+
+def test_json_of_an_analysis(tmp_path, capfd):
+    file = tmp_path / "weights.pt"
+    torch.save({"fc.weight": torch.randn(40, 30)}, file)
+    words = ["analyze", str(file), "--bootstrap", "0", "--json"]
+    assert main(words) == 0
+    found = json.loads(capfd.readouterr().out)
+    report = htr.analyze(file, bootstrap=0)
+    assert [row["name"] for row in found["rows"]] == ["fc.weight"]
+    assert found["rows"][0]["alpha"] == pytest.approx(report.rows[0]["alpha"])
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion(shell, capfd):
+    pytest.importorskip("shtab")
+    assert main(["completion", shell]) == 0
+    script = capfd.readouterr().out
+    options = () if shell == "tcsh" else ("--label-smoothing", "resnet18")  # shtab gives it none
+    for word in ("analyze", "report", *options):
+        assert word in script
+
+
+def test_completion_without_its_package(monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 1
+    assert 'pip install "bayes-htr[completion]"' in capfd.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -16,8 +17,8 @@ from bayes_htr.errors import OutputError
 from bayes_htr.spectra.layout import Layouts, read_layouts
 
 
-def run_analyze(args: argparse.Namespace, console: Console) -> None:
-    """Analyse a file, show its spectra, and write the files that the options name.
+def run_analyze(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Analyse a file, show its spectra, write the files that the options name, and return all.
 
     Args:
         args: The options of `analyze` in `bayes_htr.cli`.
@@ -43,6 +44,7 @@ def run_analyze(args: argparse.Namespace, console: Console) -> None:
         if path is not None:
             written = f"written: {write(path)}"
             console.print(written, markup=False, highlight=False, soft_wrap=True)
+    return result.to_dict()
 
 
 def _check_outputs(args: argparse.Namespace) -> None:

@@ -189,6 +189,8 @@ class Trainer(ABC):
                         self.save()
                         if self.should_stop(metrics):
                             break
+                    if self.best is not None:
+                        bar.kept(self.best, self.epoch, is_early=self.is_out_of_patience())
                 self.run_hooks("on_end")
             if self.best is not None:
                 self._load_learnt(self.best)

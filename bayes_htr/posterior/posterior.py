@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bayes_htr._checks import whole_number
+from bayes_htr._files import replace_folder
 from bayes_htr.errors import CheckpointError, OutputError, PriorError
 from bayes_htr.inference.data import Batches
 from bayes_htr.inference.guides import GUIDES, Guide, PointMass
@@ -280,15 +281,28 @@ class Posterior:
         """
         return plot_trace(self.history, quantities, ax, path=path)
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(self, path: str | PathLike[str], *, overwrite: bool = False) -> None:
         """Write the posterior into a new folder: configuration, weights, metrics and spectra.
 
+        Args:
+            path: The folder.
+            overwrite: Whether a run that the folder holds is replaced, once the new one is written.
+
         Raises:
-            OutputError: The folder cannot be written, or already contains something.
+            OutputError: The folder cannot be written, or already contains something: for
+                `overwrite`, something else than one run.
         """
         folder = RunFolder(path)
+        if overwrite and folder.path.exists():
+            folder.check_replaceable()
+            replace_folder(folder.path, self.save)
+            return
         try:
-            folder.start(self._saved_config(), resume=False)
+            folder.start(
+                self._saved_config(),
+                resume=False,
+                remedy="pass overwrite=True to replace a run there, or name another folder",
+            )
             try:
                 self.write(folder)
             except BaseException:
