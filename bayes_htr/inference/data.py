@@ -226,7 +226,8 @@ class Batches:
             labels = self.likelihood.checked
             x, y = checked_examples(x, y, self.name, labels, self._several)
         else:
-            x = checked_inputs(x, self.name, several=self._several)
+            count = len(y) if hasattr(y, "__len__") else None  # labels tell inputs from examples
+            x = checked_inputs(x, self.name, count, self._several)
             y = torch.zeros(num_examples(x), dtype=torch.int64)
         if not isinstance(x, Tensor):
             self._several = len(x)
