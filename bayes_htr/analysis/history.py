@@ -23,13 +23,7 @@ from bayes_htr._plotting import save
 from bayes_htr.analysis.alarms import AlarmCallback, AlarmWatch
 from bayes_htr.analysis.history_files import read_history, write_history
 from bayes_htr.analysis.history_plots import QUANTITIES, Trace, trace
-from bayes_htr.analysis.recording import (
-    measure,
-    next_log_step,
-    recorded_weights,
-    stacked,
-    warn_of_lost,
-)
+from bayes_htr.analysis.recording import measure, next_log_step, recorded_weights, stacked
 from bayes_htr.inference.callbacks import EpochEvent, StepCallback, StepEvent
 from bayes_htr.spectra.layout import LayoutsLike, as_layouts, plain_layouts
 
@@ -130,8 +124,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
                 "SpectrumHistory for another run"
             )
         weights = recorded_weights(net, self.matrices, self._spectra, self.layouts)
-        measured = measure(weights)
-        warn_of_lost(measured, self._spectra, step)
+        measured = measure(weights, self._spectra, step)
         for name, lam in measured.items():
             self._spectra.setdefault(name, []).append(lam)
         self.steps.append(int(step))

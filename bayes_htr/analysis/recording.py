@@ -59,16 +59,21 @@ def recorded_weights(
     return recorded
 
 
-def measure(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The `(K,)` eigenvalues of each matrix by name, as `measured_spectrum` computes them."""
+def measure(
+    weights: Mapping[str, Tensor], before: Mapping[str, Sequence[Tensor]], step: int
+) -> dict[str, Tensor]:
+    """The eigenvalues of each matrix, with a warning of spectra that are no longer finite.
+
+    Args:
+        weights: The matrices by name.
+        before: The `(K,)` spectra of all records so far, by name.
+        step: The step, which the warning names.
+
+    Returns:
+        The `(K,)` eigenvalues by name, as `measured_spectrum` computes them.
+    """
     with torch.no_grad():
-        return {name: measured_spectrum(W, name) for name, W in weights.items()}
-
-
-def warn_of_lost(
-    measured: Mapping[str, Tensor], before: Mapping[str, Sequence[Tensor]], step: int
-) -> None:
-    """Warn of matrices whose spectrum is not finite, although it was in the record before."""
+        measured = {name: measured_spectrum(W, name) for name, W in weights.items()}
     lost = [
         name
         for name, lam in measured.items()
@@ -81,6 +86,7 @@ def warn_of_lost(
             "the weights have diverged; a smaller learning rate may help",
             stacklevel=3,
         )
+    return measured
 
 
 def measured_spectrum(W: Tensor, name: str) -> Tensor:
