@@ -37,6 +37,10 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+# Runs the notebooks of the documentation anew, and keeps what they show.
+notebooks: $(STAMP)
+	$(BIN)/python docs/run_notebooks.py
+
 docs: $(STAMP)
 	$(BIN)/python -m pip install -q $(CONSTRAINTS) -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict -d build/site
