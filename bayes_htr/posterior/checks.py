@@ -16,6 +16,7 @@ Computing 32).
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -28,7 +29,18 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from bayes_htr._plotting import BLUE, GREY, pyplot, save, tick
+from bayes_htr._plotting import (
+    BLUE,
+    GREY,
+    INK,
+    WIDEST,
+    legend,
+    literal,
+    new_panels,
+    save,
+    styled,
+    tick,
+)
 from bayes_htr._printing import Printable, add_row, compact_table
 from bayes_htr.posterior.laws import StatisticDistribution, quantiles
 
@@ -143,6 +155,7 @@ class SpectrumCheck(Printable):
             self.conclusion,
         ]
 
+    @styled
     def plot(self, *, path: str | PathLike[str] | None = None) -> Figure:
         """Plot the quantiles and the transforms of the spectrum, both with the band.
 
@@ -157,11 +170,11 @@ class SpectrumCheck(Printable):
         Raises:
             ImportError: matplotlib is not installed.
         """
-        figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+        figure, (left, right) = new_panels(1, 2, WIDEST, 3.9)
         _draw_quantiles(left, self)
         _draw_transforms(right, self)
-        title = f"{self.matrix} against {self.law}: p = {self.p_value:.2g}"
-        figure.suptitle(title, fontsize=10)
+        title = literal(f"{self.matrix} against {self.law}: p = {self.p_value:.2g}")
+        figure.suptitle(textwrap.fill(title, 90))
         save(figure, path)
         return figure
 
@@ -250,7 +263,7 @@ def uniform_band(n: int, level: float) -> np.ndarray:
 def _draw_quantiles(ax: Axes, check: SpectrumCheck) -> None:
     x, band = check.expected, check.eigenvalue_band
     _draw_band(ax, x, band[:, 0], band[:, 1], check.level)
-    ax.plot(x, x, color="black", lw=0.8, ls="--", marker="_" if len(x) == 1 else "")
+    ax.plot(x, x, color=INK, lw=0.8, ls="--", marker="_" if len(x) == 1 else "")
     low, middle, high = np.quantile(check.eigenvalues, [0.025, 0.5, 0.975], axis=0)
     size = 5 if len(x) < 60 else 2.5
     ax.plot(x, middle, "o", color=BLUE, ms=size, label="spectrum")
@@ -263,7 +276,7 @@ def _draw_quantiles(ax: Axes, check: SpectrumCheck) -> None:
     for axis in (ax.xaxis, ax.yaxis):
         tick(axis)
     ax.set(xlabel="quantile of the law", ylabel=r"eigenvalue $\lambda$")
-    ax.legend(fontsize=8, frameon=False, loc="upper left")
+    legend(ax, columns=2)
 
 
 def _draw_transforms(ax: Axes, check: SpectrumCheck) -> None:
@@ -271,7 +284,7 @@ def _draw_transforms(ax: Axes, check: SpectrumCheck) -> None:
     perfect = np.arange(1, k + 1) / (k + 1)
     low, high = (check.band - perfect[:, None]).T
     _draw_band(ax, perfect, low, high, check.level)
-    ax.axhline(0, color="black", lw=0.8, ls="--")
+    ax.axhline(0, color=INK, lw=0.8, ls="--")
     curves = check.pit[:: -(-len(check.pit) // _MOST_CURVES)] - perfect
     opacity = 1.0 if len(curves) == 1 else 0.3
     marker = "." if k < 60 else ""

@@ -319,17 +319,21 @@ def plotted_spectrum(spectra: PosteriorSpectra, name: str, label: str = "") -> P
         name: The matrix.
         label: What the legend calls the spectrum.
     """
-    label_and_density = None
+    label_and_density = label_and_interval = None
     with contextlib.suppress(PriorError):  # the prior may state no law
         law = spectra.laws.law(name)
         values = law.hyperparameters(spectra[name], spectra.hyperparameters)
-        label_and_density = law.label, lambda x: law.density(torch.as_tensor(x), values).numpy()
+        if law.of_largest:
+            label_and_interval = law.label, *law.interval(values, 0.95)
+        else:
+            label_and_density = law.label, lambda x: law.density(torch.as_tensor(x), values).numpy()
     return PlottedSpectrum(
         draws=spectra[name].double().numpy(),
         typical=spectra.typical(name),
         row=spectra.row(name),
         label=label,
         law=label_and_density,
+        largest=label_and_interval,
     )
 
 

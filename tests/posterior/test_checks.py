@@ -184,6 +184,14 @@ def test_picture(prior, S, tmp_path):
 # What laws say.
 
 
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_interval_of_the_largest_eigenvalue(level):
+    law = law_of(htr.MaxEigenvalue(htr.Frechet(2.0)), "w", (6, 6))
+    expected = stats.invweibull(2.0).interval(level)
+    np.testing.assert_allclose(law.interval({}, level), expected, rtol=0.03)
+    assert law.of_largest and not law_of(htr.ESD(htr.Lomax(2.0)), "w", (6, 6)).of_largest
+
+
 @pytest.mark.parametrize("prior", LAWS, ids=repr)
 def test_density_of_an_eigenvalue(prior):
     """Against the share of simulated eigenvalues in intervals."""
