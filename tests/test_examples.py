@@ -44,7 +44,7 @@ def test_analyze_checkpoint(tmp_path):
 
 
 def test_posterior_spectra(tmp_path):
-    printed = run("posterior_spectra.py", tmp_path)
+    printed = " ".join(run("posterior_spectra.py", tmp_path).split())
     assert "mean [95 % credible interval given that tail]" in printed
     assert "not a typical draw from this law" in printed
     assert "passes for a draw from this law" in printed
