@@ -22,7 +22,7 @@ from rich.table import Table
 from bayes_htr._files import atomic_write
 from bayes_htr._plotting import DPI, literal, pyplot
 from bayes_htr._terminal import visible
-from bayes_htr.analysis.order import natural
+from bayes_htr.analysis.sources import natural
 from bayes_htr.errors import CheckpointError
 from bayes_htr.inference import RunFolder
 from bayes_htr.inference.run_folder import METRICS, PICTURES, RESULTS, SPECTRA, SPECTRA_BEFORE
