@@ -334,7 +334,8 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         Raises:
             ValueError: As `prediction`.
         """
-        return self.classes_[self.prediction(X).labels.numpy()]
+        labels = self.prediction(X).labels.numpy()
+        return self.classes_[labels]
 
     def evaluate(self, X: Any, y: Any) -> dict[str, float]:
         """Accuracy, negative log likelihood, calibration error and Brier score of predictions.
