@@ -1,7 +1,8 @@
 """How good are `htr.starting_strength` and `strength="auto"`? `python -m benchmarks.strength`.
 
 Without `--train` nothing is trained: the strengths that scored best on validation images in the
-study of generalisation are compared with `htr.starting_strength`. With `--train` the strength is
+study of generalisation are compared with `htr.starting_strength`, and the search of `htr.tune` is
+replayed on their scores. With `--train` the strength is
 chosen by `htr.tune` in cells of the study, with its networks, splits and seeds, and the Brier score
 of test images is compared with that of the study's tuned choice with the same seed.
 """
@@ -17,10 +18,12 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 import bayes_htr as htr
 from bayes_htr.experiments import build_network
+from bayes_htr.strength_search import Bracket, Journal, Score, Trial, run_search
 from benchmarks.study.cells import GENERALISATION as CELLS
 from benchmarks.study.cells import image_shape, split, test_images
 from benchmarks.study.methods import GENERALISATION as METHODS
@@ -51,25 +54,43 @@ class Studied(NamedTuple):
     """What the study found for a method in a cell.
 
     Attributes:
-        validation: The Brier score of validation images by strength, averaged over two seeds.
+        by_seed: The Brier scores of validation images by strength, with two seeds.
         test: The Brier score of test images of the tuned choice by seed.
     """
 
-    validation: dict[float, float]
+    by_seed: dict[float, list[float]]
     test: dict[int, float]
+
+    @property
+    def validation(self) -> dict[float, float]:
+        """The Brier score of validation images by strength, averaged over seeds."""
+        return {strength: fmean(scores) for strength, scores in self.by_seed.items()}
 
     @property
     def best(self) -> float:
         """The strength with the lowest score of validation images."""
-        return min(self.validation, key=self.validation.__getitem__)
+        validation = self.validation
+        return min(validation, key=validation.__getitem__)
 
     @property
     def like_the_best(self) -> tuple[float, float]:
         """The smallest and the largest strength whose score is like the best one."""
-        low = min(self.validation.values())
+        validation = self.validation
+        low = min(validation.values())
         bound = low + TOLERANCE * max(1.0, low / 0.18)
-        near = [s for s, score in self.validation.items() if score <= bound]
+        near = [s for s, score in validation.items() if score <= bound]
         return min(near), max(near)
+
+    def score(self, strength: float, seed: int) -> float:
+        """The score with one seed at any strength, interpolated in the logarithm of the strength.
+
+        Beyond the strongest trial it is infinite, and below the weakest one constant.
+        """
+        tried = sorted(self.by_seed)
+        if strength > 1.01 * tried[-1]:
+            return math.inf
+        scores = [min(self.by_seed[s][seed], 2.0) for s in tried]  # no Brier score is above 2
+        return float(np.interp(math.log(strength), np.log(tried), scores))
 
 
 def study_lines() -> Iterable[dict[str, Any]]:
@@ -95,10 +116,7 @@ def studied() -> dict[tuple[str, str], Studied]:
             strength = numbers["strength"] if mu is None else mu * NUM_DATA[run["cell"]]
             brier = result["validation"]["brier"] if "validation" in result else math.inf
             scores[key][strength].append(brier)
-    return {
-        key: Studied({s: fmean(v) for s, v in found.items()}, tests[key])
-        for key, found in scores.items()
-    }
+    return {key: Studied(dict(found), tests[key]) for key, found in scores.items()}
 
 
 def start_in(method: str, cell: str) -> float:
@@ -135,6 +153,37 @@ def show_starts(show: Callable[[str], None] = print) -> tuple[int, int, int]:
     return close, like, count
 
 
+def show_replay(show: Callable[[str], None] = print) -> dict[str, float]:
+    """Replay the search of `htr.tune` on the scores of one seed, and score it with the other seed.
+
+    Returns:
+        By how much, as a share, the score of a choice lies above the lowest one, on average over
+        methods, cells and seeds: for the search, for the lowest score of all trials, and for the
+        start without a trial, where it is among the strengths that were tried.
+    """
+    excess = defaultdict(list)
+    for (method, cell), found in sorted(studied().items()):
+        start = start_in(method, cell)
+        for seed, other in ((0, 1), (1, 0)):
+
+            def attempt(strength: float, gives_up: object, seed: int = seed) -> Trial:
+                return Trial(strength, "finished", Score(found.score(strength, seed), 0.0))  # noqa: B023
+
+            trials = run_search(Bracket(start), attempt, Journal(None, {}), 5)
+            lowest = min(found.score(s, other) for s in found.by_seed)
+            choices = {
+                "search": min(trials, key=lambda trial: trial.order).strength,
+                "all trials": min(found.by_seed, key=lambda s: found.by_seed[s][seed]),
+                "start": start,
+            }
+            for name, strength in choices.items():
+                excess[name].append(found.score(strength, other) / lowest - 1)
+    means = {name: fmean(v for v in values if v < math.inf) for name, values in excess.items()}
+    for name, mean in means.items():
+        show(f"{name}: {100 * mean:.1f} % above the lowest score, on average")
+    return means
+
+
 def choose(method: str, cell: str, seed: int, data_dir: Path | None) -> dict[str, Any]:
     """Let `htr.tune` choose, and score the test images."""
     lines = (line for line in study_lines() if line["kind"] == "base")
@@ -142,8 +191,9 @@ def choose(method: str, cell: str, seed: int, data_dir: Path | None) -> dict[str
     described, data = CELLS[cell], split(CELLS[cell], data_dir, seed, "cpu")
     shape, classes = image_shape(described, data_dir)
     net = build_network(described.network, shape, classes, seed=seed)
-    is_cosine = base["schedule"] == "cosine"
-    inference: htr.MAP | htr.SVI = htr.MAP(lr=base["lr"], scheduler="cosine" if is_cosine else None)
+    inference: htr.MAP | htr.SVI = htr.MAP(
+        lr=base["lr"], scheduler="cosine" if base["schedule"] == "cosine" else None
+    )
     if method.startswith("svi"):
         inference = htr.SVI(guide="spectral", noise="example", lr=3e-3, init_scale=0.3)
     setting = Setting(net, len(data.train[1]), described.bases()[0], {})
@@ -221,6 +271,7 @@ def main() -> None:
         train(args)
     else:
         show_starts()
+        show_replay()
 
 
 if __name__ == "__main__":
