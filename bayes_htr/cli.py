@@ -118,6 +118,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_output(report)
     report.set_defaults(run=_report, interrupted="interrupted")
     _add_analyze(commands)
+    _add_predict(commands)
     completion = commands.add_parser(
         "completion",
         help="print the completion of this command line for a shell",
@@ -158,7 +159,15 @@ def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def _add_model(fit: argparse.ArgumentParser) -> None:
     """Add the options for the model and the inference method."""
-    fit.add_argument("--data", choices=DATASETS, default="digits", help="the data set")
+    fit.add_argument(
+        "--data",
+        type=_data,
+        metavar="NAME|PATH",
+        default="digits",
+        help=f"{', '.join(DATASETS)}; or data of your own: a .csv table, an .npz file with X and "
+        "y, or a folder with a folder of images for each class",
+    )
+    fit.add_argument("--target", metavar="COLUMN", help="column of a .csv table with the labels")
     fit.add_argument(
         "--data-dir",
         type=Path,
@@ -294,6 +303,24 @@ def _add_analyze(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=_analyze, interrupted="interrupted; nothing was written")
 
 
+def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "predict",
+        help="predict the classes of new data",
+        description="Predict the classes of new data by a run that was trained on data of your "
+        "own, with the probability of each class and the uncertainty in nats.",
+        formatter_class=HelpFormatter,
+    )
+    add = parser.add_argument
+    add("folder", type=Path, metavar="RUN", help="run folder of bayes-htr fit --data PATH")
+    add("data", type=Path, help=".csv table, .npz file with X, or folder of images")
+    add("--out", type=Path, metavar="FILE.csv", help="also write all predictions")
+    add("--samples", type=positive, default=32, metavar="N", help="draws of the weights")
+    add("--seed", type=count, default=0, help="of the draws")
+    _add_output(parser)
+    parser.set_defaults(run=_predict, interrupted="interrupted; nothing was written")
+
+
 def _strength(text: str) -> float | str:
     return text if text == "auto" else float(text)
 
@@ -302,6 +329,16 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     """Add the options for what a command prints."""
     parser.add_argument("--json", action="store_true", help="print the result as JSON alone")
     parser.add_argument("--quiet", action="store_true", help="print errors alone")
+
+
+def _data(text: str) -> str:
+    """Parse the name of a data set or the path of data of one's own."""
+    path = Path(text)
+    if text in DATASETS or path.suffix.lower() in (".csv", ".npz") or path.is_dir():
+        return text
+    raise argparse.ArgumentTypeError(
+        f"{text!r}: give {', '.join(DATASETS)}, a .csv or .npz file, or a folder of images"
+    )
 
 
 def _replicates(text: str) -> int | str:
@@ -313,6 +350,10 @@ def _fit(args: argparse.Namespace, console: Console) -> dict[str, Any]:
         raise ValueError("--resume needs --out, the folder of the run")
     if args.data == "digits" and args.data_dir is not None:
         raise ValueError("--data-dir: digits come with scikit-learn; leave it out, or name --data")
+    if args.target is not None and not args.data.lower().endswith(".csv"):
+        raise ValueError(
+            f"--target {args.target} names a column, and --data {args.data} is no table"
+        )
     for option in ("guide", "noise"):
         if (value := getattr(args, option)) is not None and args.method != "svi":
             raise ValueError(f"--{option} {value} is of svi; leave it out, or --method map")
@@ -337,6 +378,13 @@ def _report(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     from bayes_htr.commands import show_run
 
     return show_run(args.folder, console)
+
+
+def _predict(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    preload("bayes_htr.commands")
+    from bayes_htr.commands import predict
+
+    return predict(args, console)
 
 
 def _completion(args: argparse.Namespace, console: Console) -> None:

@@ -551,3 +551,37 @@ def test_completion_without_its_package(monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "shtab", None)
     assert main(["completion", "bash"]) == 1
     assert 'pip install "bayes-htr[completion]"' in capfd.readouterr().err
+
+
+def test_fit_and_predict_on_a_table_of_ones_own(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    kinds = [("red", "green")[int(row[0] > 0)] for row in x]
+    lines = [f"{a},{b},{c},{k}" for (a, b, c), k in zip(x.tolist(), kinds, strict=True)]
+    Path("table.csv").write_text("\n".join(["a,b,c,kind", *lines]) + "\n")
+    words = ["fit", "--data", "table.csv", "--target", "kind", "--out", "run", *QUICK]
+    assert main([*words, "--method", "map", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["scores"].keys() == {"MAP"}
+    assert main(["predict", "run", "table.csv", "--out", "found.csv"]) == 0
+    assert "and 50 more" in capfd.readouterr().out
+    assert main(["predict", "run", "table.csv", "--json"]) == 0
+    rows = json.loads(capfd.readouterr().out)["predictions"]
+    assert len(rows) == 60
+    assert sum(row["class"] == kind for row, kind in zip(rows, kinds, strict=True)) > 50
+    assert rows[0]["probability:red"] + rows[0]["probability:green"] == pytest.approx(1)
+    header, first, *_ = Path("found.csv").read_text().splitlines()
+    assert header.startswith("class,probability,entropy,mutual_information,probability:green")
+    assert first.startswith(rows[0]["class"])
+
+
+def test_predict_needs_a_run_on_data_of_ones_own(run, capfd, tmp_path):
+    out, _ = run
+    np.savez(tmp_path / "x.npz", X=np.zeros((2, 8, 8)))
+    assert main(["predict", str(out), str(tmp_path / "x.npz")]) == 1
+    assert "htr.load(folder, net).predict(X)" in capfd.readouterr().err
+
+
+def test_a_data_set_that_is_none_is_named(capfd):
+    with pytest.raises(SystemExit):
+        main(["fit", "--data", "digitz"])
+    assert "'digitz': give digits, fashion_mnist" in " ".join(capfd.readouterr().err.split())
