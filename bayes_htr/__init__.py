@@ -66,6 +66,7 @@ if TYPE_CHECKING:
         penalties,
     )
     from bayes_htr.spectra import (
+        MatrixLayout,
         frobenius_norm,
         hill,
         matrices_of,
@@ -92,8 +93,8 @@ else:
             "ImproperPowerlaw Joint LogNormal Lomax MarchenkoPastur MaxEigenvalue Normal "
             "PowerDecay Powerlaw Priors Shared SingularValues StableRank TruncatedPowerlaw "
             "penalties",
-            "spectra": "frobenius_norm hill matrices_of nuclear_norm spectral_norm spectrum "
-            "stable_rank",
+            "spectra": "MatrixLayout frobenius_norm hill matrices_of nuclear_norm spectral_norm "
+            "spectrum stable_rank",
             "tails": "HillCurve PowerlawFit fit_powerlaw hill_curve",
             "distributions": "",
         },
@@ -128,6 +129,7 @@ __all__ = [
     "LogNormal",
     "Lomax",
     "MarchenkoPastur",
+    "MatrixLayout",
     "MaxEigenvalue",
     "Normal",
     "OutputError",

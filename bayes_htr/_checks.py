@@ -78,3 +78,26 @@ def whole_number(
         upper = "" if below is None else f" and below {below}"
         raise error(f"{what}={value!r} must be a whole number of at least {at_least}{upper}")
     return result
+
+
+def texts(value: Any, what: str, *, error: type[Exception] = ValueError) -> tuple[str, ...]:
+    """Return one text or several, such as patterns of names, as a tuple.
+
+    Args:
+        value: A text, or any iterable of texts.
+        what: The name of the setting in the error message.
+        error: The class of the error to raise.
+
+    Raises:
+        ValueError: Something else; of the class `error`, if given.
+    """
+    if isinstance(value, str):
+        return (value,)
+    try:
+        found = tuple(value)
+    except TypeError:
+        found = (value,)
+    for item in found:
+        if not isinstance(item, str):
+            raise error(f"{what}={value!r} must be a text or several texts, and {item!r} is none")
+    return found

@@ -239,6 +239,12 @@ def _add_analyze(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     add("--report", type=Path, metavar="FILE.html", help="also write a report with pictures")
     add("--layers", nargs="+", default=[], metavar="PATTERN", help="weights to analyse")
     add("--exclude", nargs="+", default=[], metavar="PATTERN", help="weights to leave out")
+    add(
+        "--matrices",
+        type=Path,
+        metavar="FILE.toml",
+        help="file whose table [matrices] says which axes form matrices",
+    )
     add("--min-size", type=int, default=8, metavar="K", help="fewest eigenvalues of a matrix")
     add(
         "--conv",

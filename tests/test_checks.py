@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bayes_htr._checks import number, whole_number
+from bayes_htr._checks import number, texts, whole_number
 from bayes_htr.errors import DataError
 
 
@@ -59,3 +59,12 @@ def test_integers_of_any_library_are_ints(value):
 def test_other_integers_are_refused(value):
     with pytest.raises(ValueError, match=r"^epochs=.* a whole number of at least 3 and below 4$"):
         whole_number(value, "epochs", at_least=3, below=4)
+
+
+def test_texts():
+    assert texts("a", "names") == ("a",)
+    assert texts(["a", "b"], "names") == ("a", "b")
+    assert texts((), "names") == ()
+    for value in ([0], 0, None, ["a", b"b"], b"a"):
+        with pytest.raises(KeyError, match="must be a text or several texts"):
+            texts(value, "names", error=KeyError)

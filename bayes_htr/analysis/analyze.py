@@ -27,6 +27,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
+from bayes_htr._checks import texts, whole_number
 from bayes_htr._terminal import AnalysisProgress
 from bayes_htr.analysis.matrix import MatrixSpectrum, Options, analyse
 from bayes_htr.analysis.report import SpectraReport
@@ -34,6 +35,7 @@ from bayes_htr.analysis.resampled import Farms
 from bayes_htr.analysis.sources import open_source
 from bayes_htr.analysis.weights import Conv, Source, Weight, matches
 from bayes_htr.errors import DataError
+from bayes_htr.spectra.layout import Layouts, LayoutsLike, as_layouts, plain_layouts
 
 T = TypeVar("T")
 
@@ -59,6 +61,7 @@ def analyze(
     farms: bool | Farms = False,
     seed: int = 0,
     progress: bool | None = None,
+    matrices: LayoutsLike | Layouts | None = None,
 ) -> SpectraReport:
     """Analyse the spectra of a network's weight matrices.
 
@@ -92,6 +95,8 @@ def analyze(
             square by default; `Farms(aspect, size)` sets their shape.
         seed: Seed of the bootstrap and the random order. The global random state does not change.
         progress: Whether to show a bar; by default where standard error is a terminal.
+        matrices: Which axes of a tensor form its matrices, by patterns on names, as in `Priors`: a
+            `MatrixLayout`, or the same as plain data, or `None` for no matrix.
 
     Returns:
         The report: `rows`, `to_pandas()`, `to_csv(path)`, `to_json(path)`, `to_parquet(path)`,
@@ -100,18 +105,28 @@ def analyze(
     Raises:
         DataError: There are no weight matrices, or a pattern matches none.
         CheckpointError: A file does not exist or cannot be read.
+        SpectrumError: A layout does not fit its tensor.
         ValueError: An option outside its range.
     """
+    layouts = as_layouts(matrices)
+    if not isinstance(farms, bool | Farms):
+        raise ValueError(f"farms={farms!r} must be True, False or Farms(aspect, size)")
     windows = (Farms() if farms else None) if isinstance(farms, bool) else farms
     options = Options(conv, level, bootstrap, compare, mp_fit, randomize, windows, seed)
-    patterns = {"layers": _patterns(layers), "exclude": _patterns(exclude)}
+    patterns = {"layers": texts(layers, "layers"), "exclude": texts(exclude, "exclude")}
     network, weights, skipped = select_weights(
-        source, layers=layers, exclude=exclude, min_size=min_size, conv=conv
+        source,
+        layers=layers,
+        exclude=exclude,
+        min_size=min_size,
+        conv=conv,
+        matrices=layouts,
     )
-    matrices = _analyse_all(weights, options, progress)
+    analysed = _analyse_all(weights, options, progress)
     settings: dict[str, Any] = {**asdict(options), "min_size": min_size}
     settings |= {option: list(names) for option, names in patterns.items() if names}
-    return SpectraReport(network, {m.name: m for m in matrices}, skipped, settings)
+    settings |= {"matrices": plain_layouts(layouts)} if layouts else {}
+    return SpectraReport(network, {m.name: m for m in analysed}, skipped, settings)
 
 
 def select_weights(
@@ -121,6 +136,7 @@ def select_weights(
     exclude: str | Sequence[str] = (),
     min_size: int = 8,
     conv: Conv = "flatten",
+    matrices: LayoutsLike | Layouts | None = None,
 ) -> tuple[str, list[Weight], dict[str, str]]:
     """Choose the weights that `analyze` analyses, without reading them.
 
@@ -130,10 +146,13 @@ def select_weights(
     Raises:
         DataError: A pattern matches nothing, or no weight is left.
         CheckpointError: A file does not exist or cannot be read.
-        ValueError: `min_size` is below 1.
+        SpectrumError: A layout does not fit its tensor.
+        ValueError: `min_size` is below 1, or `matrices` is no mapping to layouts.
     """
-    network = open_source(source)
-    return network.label, *_select(network, _patterns(layers), _patterns(exclude), min_size, conv)
+    include, leave_out = texts(layers, "layers"), texts(exclude, "exclude")
+    whole_number(min_size, "min_size", at_least=1)
+    network = open_source(source, as_layouts(matrices))
+    return network.label, *_select(network, include, leave_out, min_size, conv)
 
 
 def _select(
@@ -143,8 +162,6 @@ def _select(
     min_size: int,
     conv: Conv,
 ) -> tuple[list[Weight], dict[str, str]]:
-    if min_size < 1:
-        raise ValueError(f"min_size={min_size} must be at least 1")
     for pattern in (*include, *exclude):
         if not any(matches(w.name, [pattern]) for w in source.weights):
             names = ", ".join(w.name for w in source.weights[:20]) or "none"
@@ -209,10 +226,6 @@ def _work(weight: Weight, conv: Conv) -> float:
     """About how many floating-point operations the decomposition takes."""
     M, N = sorted(weight.sides(conv))
     return float(M * M * (N + 4 * M)) * (weight.positions if conv == "slices" else 1)
-
-
-def _patterns(patterns: str | Sequence[str]) -> tuple[str, ...]:
-    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
 
 
 # Threads

@@ -11,11 +11,18 @@ from rich.console import Console
 from bayes_htr._terminal import visible
 from bayes_htr.analysis.analyze import analyze, select_weights
 from bayes_htr.analysis.report import CheckpointComparison, SpectraReport, check_shared
-from bayes_htr.analysis.tables import check_suffix, import_parquet
+from bayes_htr.analysis.tables import check_suffix, fitting_table, import_parquet
 from bayes_htr.errors import OutputError
+from bayes_htr.spectra.layout import Layouts, read_layouts
 
-_WIDE = 110
-_NARROW = ("name", "alpha", "verdict")
+_COLUMNS = (None, ("name", "alpha", "verdict"), ("name", "verdict"))
+_COLUMNS_OF_COMPARISONS = (
+    None,
+    ("name", "alpha", "other_alpha", "difference", "verdict"),
+    ("name", "difference", "verdict"),
+    ("name", "verdict"),
+)
+"""Columns of tables, the first choice that the terminal has room for."""
 
 
 def run_analyze(args: argparse.Namespace, console: Console) -> None:
@@ -37,7 +44,7 @@ def run_analyze(args: argparse.Namespace, console: Console) -> None:
     result: SpectraReport | CheckpointComparison = report
     if args.compare is not None:
         result = comparison = report.compare(_analyze(args, args.compare))
-        console.print(comparison.table())
+        console.print(fitting_table(comparison, console, _COLUMNS_OF_COMPARISONS))
         if comparison.unmatched:
             names = visible(", ".join(comparison.unmatched))
             console.print(f"in one alone, or in another shape: {names}", markup=False)
@@ -73,7 +80,7 @@ def _check_inputs(args: argparse.Namespace) -> None:
     keys = []
     for path in (args.path, args.compare):
         options = {name: getattr(args, name) for name in ("layers", "exclude", "min_size", "conv")}
-        _, weights, _ = select_weights(path, **options)
+        _, weights, _ = select_weights(path, **options, matrices=_layouts(args))
         keys.append([(w.name, *sorted(w.sides(args.conv)), w.count(args.conv)) for w in weights])
     check_shared(*keys)
 
@@ -90,12 +97,23 @@ def _analyze(args: argparse.Namespace, path: Path) -> SpectraReport:
         randomize=args.randomize,
         farms=args.farms,
         seed=args.seed,
+        matrices=_layouts(args),
     )
 
 
+def _layouts(args: argparse.Namespace) -> Layouts:
+    return () if args.matrices is None else read_layouts(args.matrices)
+
+
 def _show(report: SpectraReport, console: Console) -> None:
-    narrow = console.width < _WIDE
-    console.print(report.table([c for c in _NARROW if c in report.columns] if narrow else None))
+    console.print(fitting_table(report, console, _COLUMNS))
+    summary = report.summary()
+    if summary["power_laws"]:
+        console.print(
+            f"{summary['power_laws']} of {summary['matrices']} have a tail that passes for a power "
+            f"law, with a median alpha of {summary['power_law_alpha_median']:.3g}",
+            highlight=False,
+        )
     if report.skipped:
         console.print(f"not analysed: {len(report.skipped)}", highlight=False)
         for name, why in list(report.skipped.items())[:10]:

@@ -18,11 +18,20 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from bayes_htr._checks import number, texts
 from bayes_htr._plotting import save
+from bayes_htr.analysis.alarms import AlarmCallback, AlarmWatch
 from bayes_htr.analysis.history_files import read_history, write_history
 from bayes_htr.analysis.history_plots import QUANTITIES, Trace, trace
-from bayes_htr.analysis.recording import measure, next_log_step, stacked, warn_of_lost
-from bayes_htr.inference.callbacks import StepCallback, StepEvent
+from bayes_htr.analysis.recording import (
+    measure,
+    next_log_step,
+    recorded_weights,
+    stacked,
+    warn_of_lost,
+)
+from bayes_htr.inference.callbacks import EpochEvent, StepCallback, StepEvent
+from bayes_htr.spectra.layout import LayoutsLike, as_layouts, plain_layouts
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -37,7 +46,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
     It is a callback of `htr.fit`; for other training loops there are `watch`, `record`, `lightning`
     and `transformers`. Under `htr.SVI` the spectra are those of the guide's centre, not of draws.
 
-    A run that diverges keeps its whole record. A matrix with entries that are not finite has a
+    A run that diverges keeps its whole record: a matrix with entries that are not finite has a
     spectrum of NaN at that step, a warning says so, and `not_finite` names the steps.
 
     Args:
@@ -45,13 +54,19 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         per_decade: About how many records there are from one power of ten to the next. The start
             and the end of training are recorded too.
         path: If given, the file in which the history is saved after each record; see `save`.
+        on_alarm: If given, it is called with a `SpectrumAlarm` when an alarm begins: when alpha
+            falls below 2 with its whole interval, when single large entries make spikes (traps;
+            looking for them costs a second decomposition), or when entries are not finite. If it
+            returns `True`, `htr.fit` ends training after that epoch.
+        layouts: Which axes of a parameter form its matrices, where that is declared; see
+            `MatrixLayout`. `Priors` and `analyze` take the same mapping as `matrices=`.
 
     Attributes:
         steps: The `T` steps, ascending.
         epochs: The same in epochs, `None` where that is not known.
 
     Raises:
-        ValueError: `per_decade` is not positive.
+        ValueError: `per_decade` is not positive, or `layouts` is no mapping to layouts.
     """
 
     def __init__(
@@ -60,12 +75,16 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         *,
         per_decade: float = 8,
         path: str | PathLike[str] | None = None,
+        on_alarm: AlarmCallback | None = None,
+        layouts: LayoutsLike | None = None,
     ) -> None:
-        if isinstance(per_decade, bool) or not 0 < per_decade < math.inf:
-            raise ValueError(f"per_decade={per_decade!r} must be a positive number")
-        self.matrices = (matrices,) if isinstance(matrices, str) else tuple(matrices)
+        number(per_decade, "per_decade", above=0)
+        self.matrices = texts(matrices, "matrices")
         self.per_decade = per_decade
         self.path = None if path is None else Path(path)
+        self.on_alarm = on_alarm
+        self.layouts = as_layouts(layouts)
+        self._alarms = AlarmWatch()
         self.steps: list[int] = []
         self.epochs: list[float | None] = []
         self._spectra: dict[str, list[Tensor]] = {}
@@ -109,7 +128,8 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
                 f"step={step} is not after the last record, {self.steps[-1]}; take a new "
                 "SpectrumHistory for another run"
             )
-        measured = measure(net, self.matrices, self._spectra)
+        weights = recorded_weights(net, self.matrices, self._spectra, self.layouts)
+        measured = measure(weights)
         warn_of_lost(measured, self._spectra, step)
         for name, lam in measured.items():
             self._spectra.setdefault(name, []).append(lam)
@@ -117,6 +137,8 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         self.epochs.append(None if epoch is None else float(epoch))
         if self.path is not None:
             self.save(self.path)
+        if self.on_alarm is not None:
+            self._alarms.look(weights, measured, int(step), self.on_alarm)
 
     @contextmanager
     def watch(self, net: nn.Module, optimizer: Optimizer) -> Iterator[SpectrumHistory]:
@@ -149,6 +171,10 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
             hook.remove()
         if step > self.steps[-1]:
             self.record(net, step)
+
+    def __call__(self, event: EpochEvent) -> bool:
+        """Return whether an alarm's callback has asked to end training."""
+        return self._alarms.stop
 
     def on_start(self, event: StepEvent) -> None:
         """Record where a run starts; a resumed run discards what was recorded after that step.
@@ -185,11 +211,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         return lightning_callback(self)
 
     def transformers(self) -> Any:
-        """Make a callback for the `Trainer` of Transformers that records here.
-
-        Raises:
-            ImportError: Transformers is not installed.
-        """
+        """Make a callback for the `Trainer` of Transformers, as `lightning` does for Lightning."""
         from bayes_htr.analysis.adapters import transformers_callback
 
         return transformers_callback(self)
@@ -210,6 +232,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
             "epochs": self.epochs,
             "matrices": list(self.matrices),
             "per_decade": self.per_decade,
+            "layouts": plain_layouts(self.layouts),
             "names": list(self),
         }
         write_history(path, about, dict(self.items()))
@@ -222,7 +245,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
             CheckpointError: The file is missing, truncated, or foreign.
         """
         about, spectra = read_history(path)
-        history = cls(about["matrices"], per_decade=about["per_decade"])
+        history = cls(about["matrices"], per_decade=about["per_decade"], layouts=about["layouts"])
         history.steps, history.epochs = about["steps"], about["epochs"]
         history._spectra = {name: list(lam) for name, lam in spectra.items()}
         return history

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from bayes_htr._checks import number, whole_number
 from bayes_htr._files import atomic_write
 from bayes_htr._plotting import (
     BLUE,
@@ -111,8 +112,7 @@ def plot_steps(
     Raises:
         ValueError: `panels` is less than 1.
     """
-    if isinstance(panels, bool) or panels < 1:
-        raise ValueError(f"panels={panels!r} must be at least 1")
+    whole_number(panels, "panels", at_least=1)
     records = np.unique(np.linspace(len(lam) - 1, 0, min(panels, len(lam))).round().astype(int))
     figure, axes = _grid(len(records), 2.7, 2.3, (0.4, 0.5), share=True)
     draw = _esd_drawer(lam, alpha)
@@ -206,7 +206,7 @@ def animate(
         ValueError: `frames_per_second` does not lie between 0 and 50.
         ImportError: matplotlib or Pillow is not installed.
     """
-    if not 0 < frames_per_second <= 50:  # a GIF counts in hundredths of a second
+    if number(frames_per_second, "frames_per_second", above=0) > 50:  # a GIF has hundredths
         raise ValueError(f"frames_per_second={frames_per_second} must lie between 0 and 50")
     plt = pyplot()
     from matplotlib.animation import PillowWriter

@@ -23,6 +23,8 @@ from bayes_htr.errors import SpectrumError
 from bayes_htr.tails import ALTERNATIVES, PowerlawFit, SpectrumTail, fit_tail
 from bayes_htr.tails.intervals import check_level
 
+_NO_DECOMPOSITION = (np.linalg.LinAlgError, torch.linalg.LinAlgError)  # type: ignore[attr-defined]
+
 _REPLICATES = (100, 400, 1600)
 """Replicates in each round of `bootstrap="auto"`, which goes on while the p-value is undecided."""
 
@@ -53,6 +55,7 @@ class Options:
         check_level(self.level)
         if self.bootstrap != "auto":
             whole_number(self.bootstrap, "bootstrap")
+        whole_number(self.seed, "seed")
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,7 @@ def analyse(weight: Weight, number: int, options: Options) -> MatrixSpectrum:
         factor = weight.factor(options.conv)
         try:
             esd = esd_of(matrices, weight.name, factor)
-        except (SpectrumError, np.linalg.LinAlgError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
+        except (SpectrumError, *_NO_DECOMPOSITION):
             return _without_spectrum(weight, matrices, number, options)
         bulk = fit_marchenko_pastur(esd) if options.mp_fit or options.randomize else None
         tail = _tested_tail(esd, options, random_like=bulk is not None and bulk.random_like)

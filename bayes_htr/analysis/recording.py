@@ -18,28 +18,31 @@ from torch import Tensor, nn
 from bayes_htr.analysis.weights import matches
 from bayes_htr.errors import SpectrumError
 from bayes_htr.spectra import as_matrix, matrices_of, singular_values
+from bayes_htr.spectra.layout import Layouts
 
 _SMALLEST = 1e-30  # the smallest largest eigenvalue whose neighbours float32 still tells from zero
 
 
-def measure(
-    net: nn.Module, patterns: Sequence[str], before: Mapping[str, Sequence[Tensor]]
+def recorded_weights(
+    net: nn.Module,
+    patterns: Sequence[str],
+    before: Mapping[str, Sequence[Tensor]],
+    layouts: Layouts = (),
 ) -> dict[str, Tensor]:
-    """Compute the spectra of a network that belong to the next record.
+    """The matrices of a network that belong to the next record.
 
     Args:
         net: The network.
         patterns: Patterns of the matrices that are recorded.
         before: The `(K,)` spectra of all records so far, by name.
-
-    Returns:
-        `(K,)` eigenvalues by name, as `measured_spectrum` computes them.
+        layouts: Which axes of parameters form matrices, where that is declared.
 
     Raises:
+        SpectrumError: A layout does not fit its parameter.
         ValueError: No matrix matches the patterns, or the matrices differ from those recorded
             before.
     """
-    weights = matrices_of(net)
+    weights = matrices_of(net, layouts)
     recorded = {name: W for name, W in weights.items() if matches(name, patterns)}
     if not recorded:
         raise ValueError(
@@ -53,8 +56,13 @@ def measure(
             f"the network's matrices have the ranks {ranks}, and those recorded {ranks_before}; "
             "take a new SpectrumHistory for another network"
         )
+    return recorded
+
+
+def measure(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The `(K,)` eigenvalues of each matrix by name, as `measured_spectrum` computes them."""
     with torch.no_grad():
-        return {name: measured_spectrum(W, name) for name, W in recorded.items()}
+        return {name: measured_spectrum(W, name) for name, W in weights.items()}
 
 
 def warn_of_lost(

@@ -32,6 +32,7 @@ from bayes_htr.analysis.esd import Array
 from bayes_htr.analysis.matrix import MatrixSpectrum
 from bayes_htr.analysis.page import page
 from bayes_htr.analysis.plots import plot_comparison, plot_matrix, plot_network, plot_pair
+from bayes_htr.analysis.summary import summarise
 from bayes_htr.analysis.tables import Records, write_text
 from bayes_htr.analysis.verdict import DOUBTFUL, RANDOM_LIKE, UNTOLD
 from bayes_htr.errors import DataError
@@ -108,11 +109,26 @@ class SpectraReport(Records):
             raise ValueError(f"no matrix {name!r} in this report; there are {known}, ...")
         return self.matrices[name]
 
-    def table(self, columns: Sequence[str] | None = None) -> Table:
+    def summary(self) -> dict[str, float | int]:
+        """Summarise the network: means over matrices, and counts of verdicts.
+
+        Returns:
+            `matrices`, the number of rows; the means of `log_norm`, `log_spectral_norm`, `alpha`,
+            `alpha_weighted`, `log_alpha_norm`, `stable_rank` and `mp_softrank` over all matrices
+            where they are defined, as WeightWatcher's `get_summary`, and `alpha_median`;
+            `power_laws`, the number of matrices whose exponents the report stands behind, with
+            `power_law_alpha_mean`, `power_law_alpha_median` and `power_law_alpha_weighted` of
+            these alone; and how many matrices have each kind of verdict (`num_heavy`, ...). What
+            is not defined is NaN.
+        """
+        return summarise([(matrix.row, matrix.kind) for matrix in self.matrices.values()])
+
+    def table(self, columns: Sequence[str] | None = None, *, whole_words: bool = False) -> Table:
         """Make a table for the terminal, with the intervals over xmin if there are any.
 
         Args:
             columns: The columns; the most important ones by default.
+            whole_words: Whether no word or number is broken, but for the names of matrices.
 
         Raises:
             ValueError: A column that does not exist.
@@ -120,7 +136,7 @@ class SpectraReport(Records):
         if columns is None and "searched_low" in self.columns:
             with_known_xmin = ("interval_low", "interval_high")
             columns = [c for c in self.headings if c in self.columns and c not in with_known_xmin]
-        return super().table(columns)
+        return super().table(columns, whole_words=whole_words)
 
     def to_dict(self) -> dict[str, Any]:
         """The report as plain data, in which numbers that are not finite are `None`."""
@@ -136,9 +152,14 @@ class SpectraReport(Records):
         """Compare the matrices of two networks.
 
         Raises:
-            DataError: No matrix of one name and shape is in both.
+            DataError: No matrix of one name and shape is in both, or `other` is no report.
             ValueError: The intervals have different levels.
         """
+        if not isinstance(other, SpectraReport):
+            raise DataError(
+                f"compare takes the report of the other network, not a {type(other).__name__}; "
+                "analyse it first: report.compare(htr.analyze(other))"
+            )
         levels = [report.settings.get("level") for report in (self, other)]
         if levels[0] != levels[1]:
             raise ValueError(

@@ -18,7 +18,6 @@ References:
 from __future__ import annotations
 
 import itertools
-import math
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayes_htr._checks import number, whole_number
 from bayes_htr.analysis.esd import ESD, Array, esd_of
 
 _FEW = 100
@@ -84,10 +84,9 @@ class Farms:
     size: int | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.aspect < math.inf:
-            raise ValueError(f"aspect={self.aspect} must be at least 1: longer over shorter side")
-        if self.size is not None and self.size < 2:
-            raise ValueError(f"size={self.size} must be at least 2, or None for the largest")
+        number(self.aspect, "aspect", at_least=1)
+        if self.size is not None:
+            whole_number(self.size, "size", at_least=2)
 
     def window(self, N: int, M: int) -> tuple[int, int]:
         """The longer and shorter side of the windows of a matrix with these sides."""

@@ -1,9 +1,11 @@
 """Where weights come from: a module, a state dict, a file, or a folder of files.
 
-**State dicts** do not tell the type of a layer; the number of dimensions stands for it. A tensor of
-two dimensions is a matrix `out x in` (an embedding too), and one of more dimensions a convolution
+**State dicts** do not tell the type of a layer; the number of dimensions stands for it, and names
+say what is no weight and what a weight is computed from (`state_dicts.py`). A tensor of two
+dimensions is a matrix `out x in` (an embedding too), and one of more dimensions a convolution
 `[out, in, ...]`. A transposed convolution, which stores `[in, out, ...]`, appears with `in` first:
-its slices are transposed, and flattened it is a different matrix from that of its module.
+its slices are transposed, and flattened it is a different matrix from that of its module. Arrays of
+NumPy count as tensors.
 
 **Files of `torch.save`** are read with `torch.load(weights_only=True)`, which builds tensors and
 plain containers, refuses everything else, and runs no code from the file. Files of the present
@@ -17,7 +19,6 @@ is in memory: what has been read does not stay mapped.
 from __future__ import annotations
 
 import json
-import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -25,69 +26,105 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from bayes_htr.analysis.weights import Source, module_source, reason_against
+from bayes_htr.analysis.checkpoints import (
+    find_state_dict,
+    is_torch_file,
+    load_torch_file,
+    weight_files,
+)
+from bayes_htr.analysis.distributed_checkpoints import METADATA, load_distributed_checkpoint
+from bayes_htr.analysis.order import in_module_order, natural
+from bayes_htr.analysis.state_dicts import Stored, add_stored
+from bayes_htr.analysis.weights import Source, module_source
 from bayes_htr.errors import CheckpointError, DataError
-from bayes_htr.spectra.matrices import without_wrappers
+from bayes_htr.spectra.layout import Layouts, unmatched
+from bayes_htr.spectra.names import without_wrappers
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 _INDEX = ".safetensors.index.json"
+_TORCH_INDEX = ".bin.index.json"
 _PREFERRED = ("model.safetensors", "weights.safetensors")
 _LARGEST_INDEX = 100_000_000  # bytes
 _FLOATING = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
 _UNREADABLE = (SafetensorError, OSError, ValueError, KeyError)
 
-_STATE_KEYS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")
-"""Keys under which training scripts keep the state dict beside the optimiser's."""
 
-
-def open_source(source: nn.Module | Mapping[str, Tensor] | str | PathLike[str] | Any) -> Source:
+def open_source(
+    source: nn.Module | Mapping[str, Tensor] | str | PathLike[str] | Any, layouts: Layouts = ()
+) -> Source:
     """Collect the weights of a network without reading them.
 
     Args:
+        layouts: What is declared about the axes that form matrices.
         source: A module; a state dict, or a checkpoint that contains one; a file of `torch.save`
-            (`.pt`, `.pth`, `.bin`, `.ckpt`) or of safetensors; the index of sharded safetensors
-            (`model.safetensors.index.json`); or a folder with such files.
+            (`.pt`, `.pth`, `.bin`, `.ckpt`, or any name if it begins as one) or of safetensors;
+            the index of a sharded one (`model.safetensors.index.json`,
+            `pytorch_model.bin.index.json`); or a folder with such files, or one of
+            `torch.distributed.checkpoint`.
 
     Raises:
-        DataError: The source is something else, or holds no tensors.
+        DataError: The source is something else, or holds no tensors, or a pattern of the layouts
+            matches none.
         CheckpointError: A file or folder does not exist or cannot be read.
+        SpectrumError: A layout does not fit its tensor.
     """
     if isinstance(source, nn.Module):
-        return module_source(source)
-    if isinstance(source, Mapping):
-        return _from_state_dict(source, "the state dict")
-    if not isinstance(source, str | PathLike):
+        found = in_module_order(module_source(source, layouts), source)
+    else:
+        label, stored = _stored(source)
+        found = Source(label, layouts=layouts)
+        add_stored(found, stored)
+    for pattern in unmatched(layouts, found.names):
+        names = ", ".join(aliases[0] for aliases in found.names[:20]) or "none"
         raise DataError(
-            f"a {type(source).__name__} holds no network's weights; give a module, a state dict, "
-            "or the path of a .pt, .pth or .safetensors file"
+            f"matrices: the pattern {pattern!r} matches no tensor of {found.label}; there are: "
+            f"{names}"
+        )
+    return found
+
+
+def _stored(source: Any) -> tuple[str, dict[str, Stored]]:
+    """The label of a state dict or a path, and its tensors by plain names."""
+    if isinstance(source, Mapping):
+        return "the state dict", _from_state_dict(source, "the state dict")
+    if not isinstance(source, str | PathLike):
+        one_array = isinstance(source, Tensor | np.ndarray)
+        raise DataError(
+            f"an object of type {type(source).__name__} holds no network's weights by name; give "
+            + ("it as {'name': array}, or " if one_array else "")
+            + "a module, a state dict, or the path of a .pt, .pth or .safetensors file"
         )
     path = Path(fspath(source))
     try:
         if path.is_dir():
-            return _from_folder(path)
+            return str(path), _from_folder(path)
         exists = path.is_file()
     except OSError as error:  # a folder that may not be listed, or a name that is too long
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not exists:
         raise CheckpointError(f"{path} does not exist; name a file, or a folder of one network")
     if path.name.endswith(_INDEX):
-        return _from_index(path, str(path))
+        return str(path), _from_index(path, str(path))
     if path.suffix == ".safetensors":
-        return _from_safetensors([path], str(path))
-    if path.suffix in _TORCH_SUFFIXES:
-        return _from_torch_file(path)
+        return str(path), _from_safetensors([path], str(path))
+    if path.name.endswith(_TORCH_INDEX):
+        return str(path), _from_torch_index(path)
+    if is_torch_file(path) or path.suffix in _TORCH_SUFFIXES:
+        return str(path), _from_torch_file(path)
     raise DataError(
-        f"{path} ends in {path.suffix or 'nothing'}; files of weights end in "
-        f"{', '.join(_TORCH_SUFFIXES)}, .safetensors or {_INDEX}"
+        f"{path} ends in {path.suffix or 'nothing'} and is no file of torch.save; files of weights "
+        f"end in {', '.join(_TORCH_SUFFIXES)}, .safetensors, {_INDEX} or {_TORCH_INDEX}; of other "
+        "formats, give a mapping of names to tensors"
     )
 
 
-def _from_folder(path: Path) -> Source:
+def _from_folder(path: Path) -> dict[str, Stored]:
     indices = [i for i in path.glob(f"*{_INDEX}") if i.name == f"model{_INDEX}"]
     indices = indices or sorted(path.glob(f"*{_INDEX}"))
     if len(indices) > 1:
@@ -99,49 +136,56 @@ def _from_folder(path: Path) -> Source:
         files = preferred[:1]
     if files:
         return _from_safetensors(files, str(path))
+    if (path / METADATA).is_file():
+        return _from_state_dict(load_distributed_checkpoint(path), str(path))
+    indices = sorted(path.glob(f"*{_TORCH_INDEX}"))
+    if len(indices) == 1:
+        return _from_torch_index(indices[0])
     files = sorted(p for p in path.iterdir() if p.suffix in _TORCH_SUFFIXES and p.is_file())
-    if len(files) == 1:
-        return _from_torch_file(files[0])
-    raise CheckpointError(
-        f"{path} holds no safetensors file and {len(files)} files of torch.save; name one of them"
-    )
+    return _from_torch_file(weight_files(files, path)[0])
 
 
 # State dicts
 
 
-def _from_state_dict(state: Mapping[Any, Any], label: str) -> Source:
-    source = Source(label)
+def _from_state_dict(state: Mapping[Any, Any], label: str) -> dict[str, Stored]:
+    stored: dict[str, Stored] = {}
     first_names: dict[tuple[Any, ...], str] = {}
-    for name, tensor in _tensors(state, label).items():
-        if not tensor.is_nested and tensor.ndim < 2:
-            continue
-        reason = _reason_against(tensor)
-        if reason is None:
+    for name, value in _tensors(state, label).items():
+        tensor, reason = _as_tensor(value)
+        reason = reason or _reason_against(tensor)
+        if reason is None and tensor.ndim >= 2 and tensor.numel():
             storage = (tensor.device, tensor.data_ptr(), tensor.shape, tensor.stride())
             first = first_names.setdefault(storage, name)
             reason = None if first == name else f"tied to {first}"
-        shape = () if tensor.is_nested else tuple(tensor.shape)
-        source.add(name, shape, tensor.detach, reason=reason)
-    return source
+        shape = (0, 0) if tensor.is_nested else tuple(tensor.shape)
+        floating = tensor.is_floating_point()
+        stored[name] = Stored(
+            name, shape, str(tensor.dtype), floating, tensor.detach, reason=reason
+        )
+    return stored
 
 
-def _tensors(state: Mapping[Any, Any], label: str) -> dict[str, Tensor]:
-    """The tensors of a state dict, or of the state dict in a checkpoint, by plain names."""
-    inner = [v for v in map(state.get, _STATE_KEYS) if isinstance(v, Mapping)]
-    candidates = [
-        {str(k): v for k, v in mapping.items() if isinstance(v, Tensor)}
-        for mapping in (*inner, state)  # beside a state dict, a tensor is a count or a score
-    ]
-    with_matrices = [c for c in candidates if any(v.is_nested or v.ndim >= 2 for v in c.values())]
-    tensors = next(iter([*with_matrices, *filter(None, candidates)]), None)
-    if tensors is not None:
-        return {name: tensors[key] for key, name in _plain_names(tensors).items()}
-    keys = ", ".join(repr(k) for k in list(state)[:8]) or "none"
-    raise DataError(
-        f"{label} holds no tensors by name (its keys: {keys}); give the state dict itself, or a "
-        f"checkpoint with it under one of {', '.join(_STATE_KEYS)}"
-    )
+def _as_tensor(value: Any) -> tuple[Tensor, str | None]:
+    """A value of a state dict as a tensor, and why it is no matrix if an array has a mask."""
+    if isinstance(value, Tensor):
+        return value, None
+    masked = int(np.ma.getmaskarray(value).sum()) if isinstance(value, np.ma.MaskedArray) else 0
+    array = np.asarray(value)
+    if array.dtype.byteorder not in "=|" or any(s < 0 for s in array.strides):
+        array = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("="))
+    try:
+        tensor = torch.from_numpy(array if array.flags.writeable else array.copy())
+    except TypeError:
+        return torch.empty(array.shape, device="meta"), f"{array.dtype} is no type of torch"
+    reason = f"{masked} of its {array.size} entries are masked" if masked else None
+    return tensor, reason
+
+
+def _tensors(state: Mapping[Any, Any], label: str) -> dict[str, Tensor | np.ndarray[Any, Any]]:
+    """The tensors and arrays of a state dict, or of one in a checkpoint, by plain names."""
+    tensors = find_state_dict(state, label)
+    return {name: tensors[key] for key, name in _plain_names(tensors).items()}
 
 
 def _reason_against(tensor: Tensor) -> str | None:
@@ -153,7 +197,7 @@ def _reason_against(tensor: Tensor) -> str | None:
     plain = type(tensor) in (Tensor, Parameter)
     if plain and tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
         return "it repeats fewer entries than it has"  # and could claim any amount of memory
-    return reason_against(tensor.shape, tensor.is_floating_point(), str(tensor.dtype))
+    return None
 
 
 def _plain_names(names: Iterable[str]) -> dict[str, str]:
@@ -169,30 +213,33 @@ def _plain_names(names: Iterable[str]) -> dict[str, str]:
 # Files of torch.save
 
 
-def _from_torch_file(path: Path) -> Source:
-    try:
-        mapped = zipfile.is_zipfile(path)
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except Exception as error:  # foreign bytes raise errors of many types in the unpickler
-        lines = str(error).strip().splitlines()
+def _from_torch_file(path: Path) -> dict[str, Stored]:
+    return _from_state_dict(load_torch_file(path), str(path))
+
+
+def _from_torch_index(index: Path) -> dict[str, Stored]:
+    """Collect the weights of the files of `torch.save` beside an index that the index names."""
+    state: dict[str, Tensor] = {}
+    shards = _shards(index)
+    for file in dict.fromkeys(shards.values()):
+        state |= find_state_dict(load_torch_file(file), str(file))
+    missing = sorted(set(shards) - set(state))
+    if missing:
         raise CheckpointError(
-            f"{path} cannot be read ({(lines[0] if lines else repr(error))[:200]}); it is empty, "
-            "truncated, no file of torch.save, or holds objects other than tensors, which are not "
-            "loaded, as that may run code: save the state dict alone, or as safetensors"
-        ) from error
-    if isinstance(state, Tensor) or not isinstance(state, Mapping):
-        raise DataError(
-            f"{path} holds a {type(state).__name__} and no state dict; save net.state_dict()"
+            f"{index} names {missing[0]!r}, which is in none of its files; the checkpoint is "
+            "incomplete"
         )
-    return _from_state_dict(state, str(path))
+    return _from_state_dict(state, str(index))
 
 
 # safetensors files
 
 
-def _from_safetensors(files: Iterable[Path], label: str, expected: Iterable[str] = ()) -> Source:
-    """Collect the weights of one or more files, in which the expected names have to be."""
-    source = Source(label)
+def _from_safetensors(
+    files: Iterable[Path], label: str, expected: Iterable[str] = ()
+) -> dict[str, Stored]:
+    """Collect the tensors of one or more files, in which the expected names have to be."""
+    stored: dict[str, Stored] = {}
     files_by_name: dict[str, Path] = {}
     missing = set(expected)
     for file in files:
@@ -207,35 +254,40 @@ def _from_safetensors(files: Iterable[Path], label: str, expected: Iterable[str]
                     "files"
                 )
             files_by_name[name] = file
-            if len(shape) >= 2:
-                reason = reason_against(shape, dtype in _FLOATING, dtype)
-                source.add(name, shape, partial(_read_tensor, file, key), reason=reason)
+            load, load_slice = partial(_read_tensor, file, key), partial(_read_slice, file, key)
+            stored[name] = Stored(name, shape, dtype, dtype in _FLOATING, load, load_slice)
     if missing:
         raise CheckpointError(
             f"{label}: the index names {sorted(missing)[0]!r}, which is in none of its files; the "
             "checkpoint is incomplete"
         )
-    return source
+    # A file is in alphabetical order, in which layer 10 comes before layer 2.
+    return {name: stored[name] for name in sorted(stored, key=natural)}
 
 
-def _from_index(index: Path, label: str) -> Source:
-    """Collect the weights of the files beside an index that the index names."""
+def _from_index(index: Path, label: str) -> dict[str, Stored]:
+    """Collect the weights of the safetensors files beside an index that the index names."""
+    shards = _shards(index)
+    return _from_safetensors(dict.fromkeys(shards.values()), label, shards)
+
+
+def _shards(index: Path) -> dict[str, Path]:
+    """The file that holds each tensor, by name, as an index says; all lie beside the index."""
     try:
         if index.stat().st_size > _LARGEST_INDEX:
             raise ValueError(f"longer than {_LARGEST_INDEX} bytes")
         shards = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-        names = sorted(set(shards.values()))
-        files = [index.parent / name for name in names]
+        files = {name: index.parent / name for name in sorted(set(shards.values()))}
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(
-            f"{index} is no index of safetensors files ({error!r}); write the checkpoint anew"
+            f"{index} is no index of files of weights ({error!r}); write the checkpoint anew"
         ) from error
-    for name, file in zip(names, files, strict=True):
+    for name, file in files.items():
         if Path(name).name != name or not file.is_file():
             raise CheckpointError(
                 f"{index} names {name!r}, which is no file beside it; the checkpoint is incomplete"
             )
-    return _from_safetensors(files, label, shards)
+    return {key: files[name] for key, name in shards.items()}
 
 
 def _header(file: Path) -> list[tuple[str, tuple[int, ...], str]]:
@@ -252,6 +304,16 @@ def _read_tensor(file: Path, key: str) -> Tensor:
     try:
         with safe_open(file, framework="pt") as opened:
             return opened.get_tensor(key)
+    except _UNREADABLE as error:
+        raise _unreadable(file, error) from error
+
+
+def _read_slice(file: Path, key: str, index: int) -> Tensor:
+    """One index of the first axis of a tensor, `(1, ...)`."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            part: Tensor = opened.get_slice(key)[index : index + 1]
+            return part
     except _UNREADABLE as error:
         raise _unreadable(file, error) from error
 

@@ -18,10 +18,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from bayes_htr._checks import texts
 from bayes_htr._files import write_output
 from bayes_htr._terminal import visible
 
 _WIDTH = 160
+_LONGEST_WORD = 20
+_SHORTEST_NAME = 16
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
@@ -112,24 +115,34 @@ class Records:
         """The report as plain data, in which numbers that are not finite are `None`."""
         return {"title": self.title, "rows": [_defined(row) for row in self.rows]}
 
-    def table(self, columns: Sequence[str] | None = None) -> Table:
+    def table(self, columns: Sequence[str] | None = None, *, whole_words: bool = False) -> Table:
         """Make a table for the terminal.
 
         Args:
             columns: The columns; the most important ones by default.
+            whole_words: Whether no word or number is broken, but for the names of matrices. A
+                terminal that is too narrow for it cuts the table off.
 
         Raises:
             ValueError: A column that does not exist.
         """
-        names = [c for c in self.headings if c in self.columns] if columns is None else columns
+        names = [c for c in self.headings if c in self.columns]
+        if columns is not None:
+            names = list(texts(columns, "columns"))
         for name in names:
             if name not in self.columns:
                 raise ValueError(f"no column {name!r}; there are {', '.join(self.columns)}")
         table = Table(title=self.title)
         for name in names:
-            text = any(isinstance(row.get(name), str) for row in self.rows)
+            cells = [row.get(name) for row in self.rows]
+            text = any(isinstance(cell, str) for cell in cells)
             heading = self.headings.get(name, name)
-            table.add_column(heading, justify="left" if text else "right", overflow="fold")
+            table.add_column(
+                heading,
+                justify="left" if text else "right",
+                overflow="fold",
+                min_width=_longest_word(name, heading, cells) if whole_words else None,
+            )
         for row in self.rows:
             table.add_row(*(Text(_cell(row.get(name))) for name in names))
         return table
@@ -139,6 +152,30 @@ class Records:
         with console.capture() as capture:
             console.print(self.table(), markup=False)
         return capture.get().rstrip()
+
+
+def fitting_table(
+    records: Records, console: Console, choices: Sequence[Sequence[str] | None]
+) -> Table:
+    """The first of several choices of columns that a terminal shows without breaking words.
+
+    Args:
+        records: The rows.
+        console: The terminal.
+        choices: Columns, `None` for the most important ones; the last one is taken with broken
+            words if none fits.
+    """
+    for columns in choices:
+        table = records.table(
+            columns if columns is None else [c for c in columns if c in records.columns],
+            whole_words=True,
+        )
+        frame = 3 * len(table.columns) + 1
+        if frame + sum(column.min_width or 0 for column in table.columns) <= console.width:
+            return table
+    for column in table.columns:
+        column.min_width = None
+    return table
 
 
 def columns_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -189,6 +226,14 @@ def _cell(value: Any) -> str:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "-"
     return f"{value:.3g}" if isinstance(value, float) else visible(str(value))
+
+
+def _longest_word(name: str, heading: str, cells: Sequence[Any]) -> int:
+    """The width that keeps words and numbers whole; names of matrices may break anywhere."""
+    if name == "name":
+        return _SHORTEST_NAME
+    lines = [heading, *map(_cell, cells)]
+    return min(max(len(word) for line in lines for word in line.split()), _LONGEST_WORD)
 
 
 def _plain_number(number: Any) -> Any:

@@ -1,41 +1,38 @@
 """The weights of a network, and the matrices as which each weight is analysed.
 
-A module gives each weight with its layer's type. Where a parametrization, a normalisation or
-pruning computes a weight, the computed weight is read.
+A module gives each weight with its layer's type. Where a parametrization, a normalisation, pruning
+or an adapter computes a weight, the computed weight is read.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from functools import partial
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
-from torch.nn.utils.spectral_norm import SpectralNorm
 
-from bayes_htr.spectra import parameters_of
-from bayes_htr.spectra.matrices import (
-    NORMS,
-    groups_of,
-    hooked,
-    is_layer,
-    plain_name,
-    submodule,
-    unwrap,
-)
+from bayes_htr.spectra import MatrixLayout, weights_of
+from bayes_htr.spectra.computed import ComputedWeight
+from bayes_htr.spectra.layers import NORMS, is_of_experts, reason_against_name
+from bayes_htr.spectra.layout import Layouts, declared, of_slice
+from bayes_htr.spectra.modules import groups_of, is_layer, submodule, unwrap
+from bayes_htr.spectra.names import matches_matrix
 
 Conv = Literal["flatten", "slices"]
 
+EXPERTS = MatrixLayout(batch=(0,), rows=(1,), columns=(2,))
+"""Fused experts `(E, out, in)`: one matrix for each."""
+_STACKED = MatrixLayout(parts="qkv")
+_RECURRENT = re.compile(r"weight_(ih|hh|hr)(_l\d+)?(_reverse)?")
 _KINDS_BY_DIMENSIONS = {2: "dense", 3: "conv1d", 4: "conv2d", 5: "conv3d"}
 
 _KINDS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.Linear, "dense"),
+    (nn.Bilinear, "bilinear"),
     (nn.Embedding, "embedding"),
     (nn.EmbeddingBag, "embedding"),
     (nn.Conv1d, "conv1d"),
@@ -45,8 +42,9 @@ _KINDS: tuple[tuple[type[nn.Module], str], ...] = (
     (nn.ConvTranspose2d, "conv_transpose2d"),
     (nn.ConvTranspose3d, "conv_transpose3d"),
     (nn.MultiheadAttention, "attention"),
+    (nn.RNNBase, "recurrent"),
+    (nn.RNNCellBase, "recurrent"),
 )
-
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
@@ -55,7 +53,7 @@ class Weight:
     """A tensor of two or more dimensions, the output first, which is read on demand.
 
     Attributes:
-        name: The parameter's name, followed by `[q]`, `[k]` or `[v]` for parts of `in_proj_weight`.
+        name: The parameter's name, followed by the part in brackets if it has several matrices.
         kind: The type of its layer: `dense`, `conv2d`, `embedding`, ...
         shape: `(out, in, ...)`.
         load: Reads the tensor.
@@ -105,11 +103,15 @@ class Source:
         label: What errors and titles call the network.
         weights: The weights in the network's own order; tied ones once.
         skipped: Tensors of two or more dimensions that are not weights, by name, with the reason.
+        layouts: What is declared about the axes that form matrices.
+        names: The names of all tensors, each with its aliases.
     """
 
     label: str
     weights: list[Weight] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
+    layouts: Layouts = ()
+    names: list[tuple[str, ...]] = field(default_factory=list)
 
     def add(
         self,
@@ -119,31 +121,51 @@ class Source:
         *,
         kind: str = "",
         reason: str | None = None,
+        layout: MatrixLayout | None = None,
+        aliases: tuple[str, ...] = (),
+        load_slice: Callable[[int], Tensor] | None = None,
     ) -> None:
         """Add a tensor of two or more dimensions.
 
-        The query, key and value matrices of an `in_proj_weight` become three weights.
+        The query, key and value matrices of an `in_proj_weight` become three weights, and a tensor
+        with a layout one for each of its matrices.
 
         Args:
             name: The parameter's name.
             shape: `(out, in, ...)`.
             load: Reads the tensor.
-            kind: The type of its layer; by default the one that the number of dimensions suggests.
+            kind: The type of its layer; by default the one that name and dimensions suggest.
             reason: Why the tensor is not a weight, if it is not.
+            layout: Its layout where none is declared; by default it is one matrix.
+            aliases: All its names.
+            load_slice: Reads one index of the first axis, `(1, ...)`, if that is cheaper.
+
+        Raises:
+            SpectrumError: A declared layout does not fit the tensor.
         """
+        found = declared(self.layouts, aliases or (name,))
+        if reason is None and found == (None,):
+            reason = "it is declared as no matrix"
         if reason is not None:
             self.skipped[name] = reason
             return
-        kind = kind or _KINDS_BY_DIMENSIONS.get(len(shape), f"{len(shape)}-dimensional")
-        rows = shape[0]
-        if not name.endswith("in_proj_weight") or len(shape) != 2 or rows % 3:
+        if found is not None:
+            (layout,) = found
+        elif layout is None and name.endswith("in_proj_weight") and len(shape) == 2:
+            layout, kind = (None, kind) if shape[0] % 3 else (_STACKED, "attention")
+        if not kind:
+            kind = _KINDS_BY_DIMENSIONS.get(len(shape), f"{len(shape)}-dimensional")
+            if _RECURRENT.fullmatch(name.rpartition(".")[2]):
+                kind = "recurrent"
+        if layout is None:
             self.weights.append(Weight(name, kind, tuple(shape), load))
             return
-        third = rows // 3
-        for i, part in enumerate("qkv"):
-            load_part = partial(_load_rows, load, i * third, (i + 1) * third)
-            part_shape = (third, shape[1])
-            self.weights.append(Weight(f"{name}[{part}]", "attention", part_shape, load_part))
+        for matrix in layout.matrices(name, shape):
+            load_matrix = partial(_load_view, load, matrix.view)
+            if load_slice is not None and (place := of_slice(matrix)) is not None:
+                index, view = place
+                load_matrix = partial(_load_view, partial(load_slice, index), view)
+            self.weights.append(Weight(matrix.name, kind, matrix.shape, load_matrix))
 
 
 def reason_against(shape: Sequence[int], floating: bool, dtype: str) -> str | None:
@@ -156,92 +178,76 @@ def reason_against(shape: Sequence[int], floating: bool, dtype: str) -> str | No
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a name equals one of the patterns, such as `proj[q]`, or matches one by `fnmatch`."""
-    return any(name == pattern or fnmatchcase(name, pattern) for pattern in patterns)
+    """Whether a pattern matches the name of a matrix, such as `proj[q]`, or of its parameter."""
+    return any(matches_matrix(pattern, name) for pattern in patterns)
 
 
-def _load_rows(load: Callable[[], Tensor], start: int, stop: int) -> Tensor:
-    return load()[start:stop]
+def _load_view(load: Callable[[], Tensor], view: Callable[[Tensor], Tensor]) -> Tensor:
+    return view(load())
 
 
 # Modules
 
 
-def module_source(module: nn.Module) -> Source:
+def module_source(module: nn.Module, layouts: Layouts = ()) -> Source:
     """Collect the weights of a module.
 
+    Args:
+        module: The module.
+        layouts: What is declared about the axes that form matrices.
+
     Raises:
-        SpectrumError: A lazy parameter has no shape yet.
+        SpectrumError: A lazy parameter has no shape yet, or a layout does not fit its tensor.
     """
     net = unwrap(module)
-    source = Source(type(net).__name__)
-    for parameter in parameters_of(net):
-        tensor = parameter.tensor
-        owner = submodule(net, parameter.path.rpartition(".")[0])
-        if parameter.raw and isinstance(owner, torch.jit.ScriptModule):
-            source.skipped[parameter.name] = "a weight is computed from it by TorchScript"
-        if parameter.raw or tensor.ndim < 2:
+    source = Source(type(net).__name__, layouts=layouts)
+    for parameter in weights_of(net, layouts):
+        tensor, computed = parameter.tensor, parameter.computed
+        source.names.append(parameter.aliases)
+        if tensor.ndim < 2:
             continue
-        _add(source, parameter.name, owner, tensor.detach(), tensor.detach)
-    for path, owner in net.named_modules():
-        for name in _computed(owner):
-            with torch.no_grad(), _evaluating(owner):
-                tensor = getattr(owner, name)
-            if tensor.ndim >= 2:
-                full_name = plain_name(f"{path}.{name}" if path else name)
-                _add(source, full_name, owner, tensor, partial(_compute, owner, name))
+        if parameter.raw and not parameter.matrices:
+            source.skipped[parameter.name] = f"{parameter.raw} is computed from it"
+            continue
+        load, path = tensor.detach, parameter.path.rpartition(".")[0]
+        if computed is not None:
+            load, path = partial(_compute, net, computed), computed.module
+        owner = submodule(net, path)
+        _add(source, parameter.aliases, owner, tensor.detach(), load, computed)
     return source
 
 
 def _add(
-    source: Source, name: str, owner: nn.Module, tensor: Tensor, load: Callable[[], Tensor]
+    source: Source,
+    names: tuple[str, ...],
+    owner: nn.Module,
+    tensor: Tensor,
+    load: Callable[[], Tensor],
+    computed: ComputedWeight | None,
 ) -> None:
     reason = reason_against(tensor.shape, tensor.is_floating_point(), str(tensor.dtype))
-    if is_layer(owner, NORMS):
-        reason = "a gain or bias of a normalisation is no weight matrix"
+    if declared(source.layouts, names) is None:
+        if is_layer(owner, NORMS):
+            reason = "a gain or bias of a normalisation is no weight matrix"
+        elif reason is None and computed is None and (why := reason_against_name(names[0])):
+            reason = f"{why} is no weight matrix"
     if tensor.is_meta:
         reason = "it is on the meta device, without values"
-    shape = tuple(tensor.shape)
+    shape, layout = tuple(tensor.shape), None
     if reason is None and is_layer(owner, _TRANSPOSED):
-        groups = groups_of(owner, name)
+        groups = groups_of(owner, names[0])
         shape = tuple(_out_first(tensor, groups).shape)
         load = partial(_load_out_first, load, groups)
     kind = next((kind for layer, kind in _KINDS if is_layer(owner, layer)), "")
-    source.add(name, shape, load, kind=kind, reason=reason)
+    if computed is not None and computed.adapter is not None:
+        kind = "lora"
+    elif is_of_experts(names[0], shape, owner):
+        kind, layout = "expert", EXPERTS
+    source.add(names[0], shape, load, kind=kind, reason=reason, layout=layout, aliases=names)
 
 
-def _computed(owner: nn.Module) -> list[str]:
-    """Names of the weights that a parametrization, a normalisation or pruning computes."""
-    names = list(owner.parametrizations) if parametrize.is_parametrized(owner) else []  # type: ignore[arg-type]
-    masks = [name for name, _ in owner.named_buffers(recurse=False) if name.endswith("_mask")]
-    pruned = [m[:-5] for m in masks if f"{m[:-5]}_orig" in owner._parameters]
-    return [*names, *pruned, *hooked(owner)]
-
-
-def _compute(owner: nn.Module, name: str) -> Tensor:
-    with torch.no_grad(), _evaluating(owner):
-        hook = hooked(owner).get(name)  # with a hook or a mask the attribute may be out of date
-        if isinstance(hook, SpectralNorm):
-            return hook.compute_weight(owner, do_power_iteration=False)
-        if hook is not None:
-            return hook.compute_weight(owner)
-        if f"{name}_orig" in owner._parameters:
-            return getattr(owner, f"{name}_orig") * getattr(owner, f"{name}_mask")
-        return getattr(owner, name)
-
-
-@contextmanager
-def _evaluating(owner: nn.Module) -> Iterator[None]:
-    """Set evaluation mode: in training mode spectral normalisation changes with each access."""
-    modules = list(owner.modules())
-    modes = [m.training for m in modules]
-    try:
-        for m in modules:
-            m.training = False
-        yield
-    finally:
-        for m, mode in zip(modules, modes, strict=True):
-            m.training = mode
+def _compute(net: nn.Module, computed: ComputedWeight) -> Tensor:
+    return computed.of(net).detach()
 
 
 def _out_first(tensor: Tensor, groups: int) -> Tensor:

@@ -137,13 +137,15 @@ def add_to_gradients(derivatives: Iterable[Derivative], scale: float) -> None:
     """Add `scale` times gradients to the `.grad` of their tensors.
 
     This is done in place, in one pass over memory, unless a tensor has hooks, which see what
-    autograd adds, or its `.grad` is sparse or no view of it is the matrix.
+    autograd adds, or its `.grad` is sparse or no view of it is the matrix, or the network computes
+    the tensor from its parameters.
     """
     others = []
     for derivative in derivatives:
         tensor, view, _ = derivative
         if tensor.requires_grad and not _added(derivative, scale):
-            is_sparse = tensor.grad is not None and tensor.grad.layout == torch.sparse_coo
+            grad = tensor.grad if tensor.is_leaf else None
+            is_sparse = grad is not None and grad.layout == torch.sparse_coo
             if is_sparse and not isinstance(view, SparseView):
                 derivative = derivative._replace(view=SparseView(view))
             others.append(derivative)
@@ -156,14 +158,15 @@ def add_to_gradients(derivatives: Iterable[Derivative], scale: float) -> None:
 def _added(derivative: Derivative, scale: float) -> bool:
     """Add a gradient in place, and return whether that could be done."""
     tensor, view, gradient = derivative
-    if has_hooks(tensor) or isinstance(view, SparseView):
+    if not tensor.is_leaf or has_hooks(tensor) or isinstance(view, SparseView):
         return False
-    if tensor.grad is None:
-        tensor.grad = torch.zeros_like(tensor)
-    if tensor.grad.layout != torch.strided:
+    grad = tensor.grad
+    if grad is None:
+        tensor.grad = grad = torch.zeros_like(tensor)
+    if grad.layout != torch.strided:
         return False
-    part = view(tensor.grad)
-    if part.untyped_storage().data_ptr() != tensor.grad.untyped_storage().data_ptr():
+    part = view(grad)
+    if part.untyped_storage().data_ptr() != grad.untyped_storage().data_ptr():
         return False
     rest, left, right = gradient
     if rest is not None:
@@ -177,7 +180,7 @@ def _added(derivative: Derivative, scale: float) -> bool:
 
 def has_hooks(tensor: Tensor) -> bool:
     """Whether something is registered on a leaf that autograd calls with its gradient."""
-    return bool(tensor._backward_hooks or getattr(tensor, "_post_accumulate_grad_hooks", None))
+    return bool(tensor._backward_hooks or tensor._post_accumulate_grad_hooks)
 
 
 @dataclass(frozen=True)

@@ -1,101 +1,18 @@
-"""The energy of one matrix with its gradient: its evaluation, and its cache between refreshes."""
+"""The energy of one matrix with its gradient, cached between refreshes."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayes_htr.engine.refresh import Drift, has_drifted
-from bayes_htr.priors import MatrixPrior
-from bayes_htr.spectra import (
-    Cluster,
-    Followed,
-    Gradient,
-    MatrixView,
-    TopPair,
-    follow,
-    shares,
-    working,
-    working_dtype,
-)
-
-
-class Evaluation(NamedTuple):
-    """The energy of a matrix and its derivatives.
-
-    Attributes:
-        value: The energy, 0-d, without the terms that do not act.
-        penalty: The energy of all terms at strength 1, as a number.
-        rest: `(m, n)`: the gradient of all that does not act through the largest singular value.
-        slope: 0-d: the slope in the largest singular value.
-        hyper_slopes: The slopes in the unconstrained hyperparameters, by name.
-        parts: The parts of the spectrum that it was computed from, as constants.
-        top: The largest singular value with its vectors, if the energy has a slope in it.
-        block: Where the next iteration for it may start.
-    """
-
-    value: Tensor
-    penalty: float
-    rest: Tensor | None
-    slope: Tensor | None
-    hyper_slopes: dict[str, Tensor]
-    parts: dict[str, Tensor]
-    top: TopPair | None = None
-    block: Tensor | None = None
-
-    @property
-    def gradient(self) -> Gradient:
-        """The gradient with respect to the matrix."""
-        if self.slope is None or self.top is None:
-            return Gradient(self.rest)
-        return Gradient(self.rest, self.slope * self.top.u, self.top.v)
-
-
-def evaluate(
-    prior: MatrixPrior,
-    view: MatrixView,
-    strengths: Sequence[float],
-    hyperparameters: Mapping[str, Tensor],
-) -> Evaluation:
-    """Evaluate a matrix; with derivatives where gradients are enabled.
-
-    Args:
-        prior: Its prior.
-        view: The matrix.
-        strengths: Of the prior's terms.
-        hyperparameters: The unconstrained coordinates of the hyperparameters, by name.
-
-    Raises:
-        SpectrumError: A law cannot score the matrix.
-    """
-    wanted = torch.is_grad_enabled()
-    leaves = {n: hyperparameters[n].detach().requires_grad_(wanted) for n in prior.optimised}
-    values = {n: prior.optimised[n].value(u).to(view.W) for n, u in leaves.items()}
-    energy, penalty = prior.energy(view, strengths, values)
-    rest, slope = None, None
-    hyper_slopes: dict[str, Tensor] = {}
-    if energy.requires_grad:
-        parts = {n: p for n, p in view.parts.items() if p.requires_grad}
-        slopes = torch.autograd.grad(energy, [*parts.values(), *leaves.values()], allow_unused=True)
-        rest, slope = view.pull_back(dict(zip(parts, slopes, strict=False)))
-        for (name, u), g in zip(leaves.items(), slopes[len(parts) :], strict=True):
-            hyper_slopes[name] = torch.zeros_like(u) if g is None else g
-    return Evaluation(
-        energy.detach().to(view.W),
-        penalty,
-        rest,
-        slope,
-        hyper_slopes,
-        {n: p.detach() for n, p in view.parts.items() if n != "entries"},
-        None if slope is None else view.top,
-        view.block,
-    )
-
+from bayes_htr.priors.evaluation import Evaluation
+from bayes_htr.spectra import Cluster, Followed, Gradient, follow, shares, working, working_dtype
 
 TURN_SHARE = 1e-2
 """A cluster follows more often while it turns by more than this share of the tolerance at a time

@@ -31,10 +31,11 @@ from bayes_htr.engine.networks import by_parameter, refuse_torchscript, sparse_p
 from bayes_htr.engine.packing import pack, unpack
 from bayes_htr.engine.refresh import Drift, Refresh, RefreshScheduler
 from bayes_htr.engine.sharing import Sharing, follow_all, which_drifted
+from bayes_htr.engine.watch import NetworkWatch
 from bayes_htr.errors import PriorError
 from bayes_htr.priors import Hyperparameter, Priors
 from bayes_htr.spectra import working, working_dtype
-from bayes_htr.spectra.matrices import unwrap
+from bayes_htr.spectra.modules import unwrap
 
 
 def bind(
@@ -105,6 +106,7 @@ class SpectralEnergy(nn.Module):
         refuse_torchscript(net)
         self._priors, self._refresh_policy = priors, refresh
         self._net = (net, unwrap(net))  # in a tuple: not submodules
+        self._watch = NetworkWatch(priors, resolved, self._net[1])
         sparse = sparse_parameters(net)
         self._matrices = [
             MatrixEnergy(matrix, p.parameter, refresh, sparse=id(p.parameter.tensor) in sparse)
@@ -359,7 +361,8 @@ class SpectralEnergy(nn.Module):
         return self
 
     def _tensors(self) -> dict[str, Tensor]:
-        return {m.parameter: m.parameter_in(self._net[1]) for m in self._matrices}
+        scored = (m for m in self._matrices if not m.is_computed)
+        return {m.parameter: m.parameter_in(self._net[1]) for m in scored}
 
     def _sum(self, values: Sequence[Tensor]) -> Tensor:
         if not values:
@@ -378,6 +381,7 @@ class SpectralEnergy(nn.Module):
     def _acting(self, epoch: int | None) -> list[MatrixEnergy]:
         """The matrices that add to the energy, with their parameters and strengths now."""
         root = self._net[1]
+        self._watch.check(root)
         return [matrix for matrix in self._matrices if matrix.update(root, epoch)]
 
     def _summands(self, epoch: int | None) -> list[Summand]:
@@ -398,11 +402,11 @@ class SpectralEnergy(nn.Module):
         given: Collection[str] = (),
     ) -> list[Summand]:
         """The summands at given tensors, exactly; those of `given` names act, frozen or not."""
-        summands = []
+        summands, root = [], self._net[1]
         for matrix in self._matrices:
-            acts = matrix.update(self._net[1], epoch)
-            if acts or (matrix.parameter in given and any(matrix.strengths)):
-                summands.append(matrix.summand_at(tensors[matrix.parameter], latents))
+            acts = matrix.update(root, epoch)
+            if acts or (matrix.is_among(given) and any(matrix.strengths)):
+                summands.append(matrix.summand_at(matrix.tensor_among(tensors, root), latents))
         if self.priors.threshold is not None:
             summands = _gated(summands, self.priors.threshold)
         return summands + hyperprior_summands(self._hyperpriors, latents)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,13 +12,12 @@ from bayes_htr.engine.autograd import Derivative, SparseView, Summand, itself
 from bayes_htr.engine.cache import (
     WIDTH_SHARE,
     CachedGradient,
-    Evaluation,
     LeadingTriplets,
-    evaluate,
 )
 from bayes_htr.engine.refresh import Drift, Exact, FlagKey, Refresh
 from bayes_htr.errors import PriorError
 from bayes_htr.priors import Hyperparameter, MatrixPrior
+from bayes_htr.priors.evaluation import Evaluation, evaluate
 from bayes_htr.spectra import (
     Cluster,
     Followed,
@@ -29,7 +28,8 @@ from bayes_htr.spectra import (
     plan,
     working,
 )
-from bayes_htr.spectra.matrices import require_whole
+from bayes_htr.spectra.modules import require_whole
+from bayes_htr.spectra.names import plain_name
 
 _FOLLOWED_TOL = 1e-3
 """The tolerance of a top pair that will be followed: `u'Wv` is within about its square of
@@ -84,6 +84,7 @@ class MatrixEnergy:
         self.is_cheap = not prior.spectral
         needs_entries = any(term.optimised for term in prior.entries)
         self.caches = not (isinstance(policy, Exact) or self.is_cheap or needs_entries)
+        self._computed = parameter.computed
         self._kind = type(parameter.tensor)
         self._view = SparseView(prior.view) if sparse else prior.view
         self._path = parameter.path
@@ -107,12 +108,15 @@ class MatrixEnergy:
         if self._epoch is _NO_EPOCH or epoch != self._epoch:
             self.strengths = self.prior.strengths(epoch)
             self._needs, self._epoch = self.prior.needs(self.strengths), epoch
-        self.tensor = tensor = self.parameter_in(root)
+        before, tensor = self.__dict__.get("tensor"), self.parameter_in(root)
+        self.tensor = tensor
         if type(tensor) is not self._kind:
             require_whole(self.parameter, tensor)
+        is_replaced = before is not None and before is not tensor and not self.is_computed
         cache = self.cache
         self.is_stale = (
             cache is None
+            or is_replaced
             or not self.caches
             or cache.strengths != self.strengths
             or not cache.fits(tensor)
@@ -124,10 +128,14 @@ class MatrixEnergy:
     def parameter_in(self, root: nn.Module) -> Tensor:
         """The parameter in the unwrapped network; `get_parameter` without its costs.
 
+        A weight that the network computes is in the graph of its parameters.
+
         Raises:
             PriorError: It is there no more.
         """
         try:
+            if self._computed is not None:
+                return self._computed.of(root)
             for module in self._modules.split(".") if self._modules else ():
                 root = root._modules[module]  # type: ignore[assignment]
             tensor = root._parameters[self._attribute]
@@ -138,6 +146,29 @@ class MatrixEnergy:
                 f"the network has no parameter {self._path!r} any more; bind its priors again"
             )
         return tensor
+
+    @property
+    def is_computed(self) -> bool:
+        """Whether the network computes the weight from its parameters."""
+        return self._computed is not None
+
+    def is_among(self, names: Collection[str]) -> bool:
+        """Whether the parameter, or one that the weight is computed from, is among these names."""
+        if self._computed is None:
+            return self.parameter in names
+        return any(plain_name(path) in names for path in self._computed.part_paths)
+
+    def tensor_among(self, tensors: Mapping[str, Tensor], root: nn.Module) -> Tensor:
+        """The parameter, or the weight that the network computes, at given values.
+
+        Args:
+            tensors: Tensors by the names of parameters; what a weight is computed from and is not
+                among them has its present value.
+            root: The unwrapped network.
+        """
+        if self._computed is None:
+            return tensors[self.parameter]
+        return self._computed.at(root, tensors)
 
     @property
     def matrix(self) -> Tensor:

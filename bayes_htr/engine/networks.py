@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from bayes_htr.errors import PriorError
 from bayes_htr.spectra import parameters_of
-from bayes_htr.spectra.matrices import unwrap, without_wrappers
+from bayes_htr.spectra.modules import unwrap
+from bayes_htr.spectra.names import without_wrappers
 
 
 def refuse_torchscript(net: nn.Module) -> None:

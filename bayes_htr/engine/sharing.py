@@ -16,9 +16,9 @@ import torch.distributed as dist
 from torch import Tensor
 
 from bayes_htr.distributed import all_sum, connected, gathered, meeting_device, rank, world_size
-from bayes_htr.engine.cache import Evaluation
 from bayes_htr.engine.matrix_energy import MatrixEnergy
 from bayes_htr.errors import PriorError, ProcessError, SpectrumError
+from bayes_htr.priors.evaluation import Evaluation
 from bayes_htr.spectra import Cluster, Followed, TopPair
 
 _ERRORS: dict[str, type[Exception]] = {e.__name__: e for e in (PriorError, SpectrumError)}

@@ -249,7 +249,10 @@ def _write(
     net = settings.network(data, seeds[0])
     if first.init is not None:
         net = load(first.init, net).network()
-    before = {name: torch.stack([lam]) for name, lam in network_spectra(net).items()}
+    before = {
+        name: torch.stack([lam])
+        for name, lam in network_spectra(net, first.priors.matrices).items()
+    }
     run.write_tensors(SPECTRA_BEFORE, before)
     by_seed = {
         entrant.label: [dict(s) for s in scores[i :: len(entrants)]]

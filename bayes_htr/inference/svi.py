@@ -48,7 +48,8 @@ from bayes_htr.inference.settings import (
 )
 from bayes_htr.inference.trainer import Trainer, trainable_weights
 from bayes_htr.spectra import parameters_of
-from bayes_htr.spectra.matrices import Parameter, set_parameters, unwrap
+from bayes_htr.spectra.matrices import Parameter, set_parameters
+from bayes_htr.spectra.modules import unwrap
 
 NAMED_GUIDES: dict[str, type[VariationalGuide]] = {
     kind: guide

@@ -27,7 +27,7 @@ from bayes_htr.models.programs import FRAMES, Frames, Weights, spectral_program,
 from bayes_htr.models.sites import WeightSite, with_data_dimension
 from bayes_htr.priors import Densities, Priors
 from bayes_htr.spectra import parameters_of
-from bayes_htr.spectra.matrices import unwrap
+from bayes_htr.spectra.modules import unwrap
 
 Coordinates = Literal["map", "weight", "spectral"]
 COORDINATES = ("map", "weight", "spectral")

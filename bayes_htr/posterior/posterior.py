@@ -30,7 +30,8 @@ from bayes_htr.posterior.prediction import (
 from bayes_htr.posterior.spectra import PosteriorSpectra, network_spectra
 from bayes_htr.priors import Prior, Priors
 from bayes_htr.spectra import parameters_of
-from bayes_htr.spectra.matrices import check_finite, set_parameters, unwrap
+from bayes_htr.spectra.matrices import check_finite, set_parameters
+from bayes_htr.spectra.modules import unwrap
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -198,10 +199,10 @@ class Posterior:
         draws = self._guide.spectrum_draws(samples, seed)
         if draws is None:
             for net, values in self._draws(samples, seed):
-                spectra.append(network_spectra(net))
+                spectra.append(network_spectra(net, self.priors.matrices))
                 hyperparameters.append(values)
         else:
-            points = network_spectra(self.network())
+            points = network_spectra(self.network(), self.priors.matrices)
             for draw in draws:
                 spectra.append({n: draw.pop(n, lam).to(lam) for n, lam in points.items()})
                 hyperparameters.append(draw)

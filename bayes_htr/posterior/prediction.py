@@ -22,7 +22,7 @@ from bayes_htr.inference.data import Batches, Data
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.models.examples import as_tensor
 from bayes_htr.models.simulate import simulated, warn_of_flat
-from bayes_htr.spectra.matrices import unwrap
+from bayes_htr.spectra.modules import unwrap
 
 ECE_BINS = 15
 """Bins of equal width of the calibration error."""

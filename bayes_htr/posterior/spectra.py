@@ -23,6 +23,7 @@ from bayes_htr.posterior.plots import (
 from bayes_htr.posterior.summary import Interval, SpectraSummary, SummaryRow, interval_of
 from bayes_htr.priors import Prior
 from bayes_htr.spectra import hill, matrices_of, spectrum, tail_count
+from bayes_htr.spectra.layout import Layouts
 from bayes_htr.tails import SpectrumTail, fit_tail
 from bayes_htr.tails.intervals import GammaPosterior, interval
 
@@ -293,10 +294,15 @@ class PosteriorSpectra(Mapping[str, Tensor]):
         return posterior, f"the {n} largest of {K} eigenvalues ({tail})"
 
 
-def network_spectra(net: nn.Module) -> dict[str, Tensor]:
-    """The spectrum of every matrix of a network by name, on the CPU: `(K,)` each."""
+def network_spectra(net: nn.Module, layouts: Layouts = ()) -> dict[str, Tensor]:
+    """The spectrum of every matrix of a network by name, on the CPU: `(K,)` each.
+
+    Args:
+        net: The network.
+        layouts: What is declared about the axes that form matrices, as `Priors.matrices`.
+    """
     with torch.no_grad():
-        return {name: spectrum(W).cpu() for name, W in matrices_of(net).items()}
+        return {name: spectrum(W).cpu() for name, W in matrices_of(net, layouts).items()}
 
 
 def plotted_spectrum(spectra: PosteriorSpectra, name: str, label: str = "") -> PlottedSpectrum:

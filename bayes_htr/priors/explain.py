@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
+import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
+from bayes_htr.errors import SpectrumError
+from bayes_htr.priors.evaluation import evaluate
 from bayes_htr.priors.matrix_prior import MatrixPrior
 from bayes_htr.priors.parameter_prior import ParameterPrior
-from bayes_htr.spectra import plan
+from bayes_htr.spectra import MatrixView, plan, working
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,11 @@ class ExplainedRow:
         strength: The power of the law, and with `num_data` also the coefficient on the mean loss.
         algorithm: How the spectrum is computed.
         cost: Floating-point operations per evaluation.
+        energy: The energy of the matrix at the present weights, times its strength in epoch 0 and
+            with hyperparameters at their start; `cannot be scored` where a law cannot, for a
+            reason that the notes give.
+        gradient: The Frobenius norm of the gradient of this energy.
+        norm: The Frobenius norm of the matrix itself.
     """
 
     parameter: str
@@ -38,6 +47,9 @@ class ExplainedRow:
     strength: str
     algorithm: str
     cost: str
+    energy: str = ""
+    gradient: str = ""
+    norm: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,7 @@ class Explanation:
         return table
 
     def __str__(self) -> str:
-        console = Console(width=160, color_system=None)
+        console = Console(width=190, color_system=None)
         with console.capture() as capture:
             console.print(self.table())
             for note in self.notes:
@@ -71,37 +83,69 @@ class Explanation:
         return capture.get().rstrip()
 
 
-def explained(parameter: ParameterPrior, num_data: int | None = None) -> list[ExplainedRow]:
+def explained(
+    parameter: ParameterPrior, num_data: int | None = None, notes: list[str] | None = None
+) -> list[ExplainedRow]:
     """The rows of one parameter: one for each of its matrices, or one for a vector.
 
     Args:
         parameter: The parameter with its prior.
         num_data: If given, strengths are also shown as coefficients on the mean loss.
+        notes: If given, rows have energies and gradients at the present weights, and the reasons
+            why laws cannot score matrices are appended to this list.
     """
     tensor, note = parameter.parameter.tensor, parameter.note
     shape = "x".join(map(str, tensor.shape))
     if parameter.prior is None:
         shown = f"flat ({note})" if note else "flat"
         return [ExplainedRow(parameter.name, shape, "", parameter.pattern, shown, "", "", "", "")]
+    priors = {matrix.name: matrix for matrix in parameter.matrices}
     rows = []
-    for matrix in parameter.matrices:
+    for name in [m.name for m in parameter.parameter.matrices] or list(priors):
+        if name not in priors:
+            why = f"flat ({parameter.flat[name]})"
+            rows.append(ExplainedRow(name, shape, "", "", why, "", "", "", ""))
+            continue
+        matrix = priors[name]
         m, n = matrix.shape
         algorithm, flops = plan(matrix.stated.needs, (m, max(1, n)))
         is_frozen = not tensor.requires_grad
-        rows.append(
-            ExplainedRow(
-                parameter=matrix.name,
-                shape=shape,
-                matrix="" if matrix.is_vector else f"{m}x{n}",
-                pattern=parameter.pattern,
-                prior=repr(matrix.stated) + (f" ({note})" if note else ""),
-                density=matrix.status,
-                strength=_strengths(matrix, num_data),
-                algorithm="" if is_frozen else algorithm,
-                cost="" if is_frozen else f"{flops / 1e6:.3g} Mflop",
-            )
+        row = ExplainedRow(
+            parameter=name,
+            shape=shape,
+            matrix="" if matrix.is_vector else f"{m}x{n}",
+            pattern=matrix.pattern,
+            prior=repr(matrix.stated) + (f" ({note})" if note else ""),
+            density=matrix.status,
+            strength=_strengths(matrix, num_data),
+            algorithm="" if is_frozen else algorithm,
+            cost="" if is_frozen else f"{flops / 1e6:.3g} Mflop",
         )
+        if notes is not None and not is_frozen and not tensor.is_meta and m * n:
+            row = replace(row, **_at_weights(matrix, tensor, notes))
+        rows.append(row)
     return rows
+
+
+def _at_weights(matrix: MatrixPrior, tensor: Tensor, notes: list[str]) -> dict[str, str]:
+    """Energy, norm of its gradient and norm of a matrix, as they are shown."""
+    W = working(matrix.view(tensor.detach()))
+    norm = f"{torch.linalg.vector_norm(W).item():.3g}"
+    strengths = matrix.strengths(0)
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            view = MatrixView(W, matrix.name, matrix.needs(strengths))
+            starts = {name: h.start() for name, h in matrix.optimised.items()}
+            found = evaluate(matrix, view, strengths, starts)
+    except SpectrumError as error:
+        notes.append(str(error))
+        return {"energy": "cannot be scored", "norm": norm}
+    rest, left, right = found.gradient
+    slope = torch.zeros_like(W) if rest is None else rest
+    if left is not None and right is not None:
+        slope = slope + torch.outer(left, right)
+    gradient = f"{torch.linalg.vector_norm(slope).item():.3g}"
+    return {"energy": f"{found.value.item():.4g}", "gradient": gradient, "norm": norm}
 
 
 def _strengths(matrix: MatrixPrior, num_data: int | None) -> str:

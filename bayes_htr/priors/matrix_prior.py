@@ -113,6 +113,7 @@ class MatrixPrior:
         gates: The terms that act only above a threshold.
         view: Takes the parameter's tensor to the matrix.
         is_vector: Whether it is a vector.
+        pattern: The pattern that gave the prior.
     """
 
     name: str
@@ -122,6 +123,7 @@ class MatrixPrior:
     gates: tuple[Gate, ...] = ()
     view: Callable[[Tensor], Tensor] = field(default=_itself, compare=False, repr=False)
     is_vector: bool = False
+    pattern: str = field(default="", compare=False)
 
     @classmethod
     def of(
@@ -134,6 +136,7 @@ class MatrixPrior:
         schedules: tuple[Schedule, ...] = (),
         view: Callable[[Tensor], Tensor] = _itself,
         is_vector: bool = False,
+        pattern: str = "",
     ) -> MatrixPrior:
         """Resolve a prior for one matrix.
 
@@ -145,6 +148,7 @@ class MatrixPrior:
             schedules: Those of all priors of the network.
             view: Takes the parameter's tensor to the matrix; by default it is the matrix.
             is_vector: Whether it is a vector.
+            pattern: The pattern that gave the prior.
         """
         terms, gates = prior.decompose()
         hyperparameters = hyperparameters_of(prior, name)
@@ -159,6 +163,7 @@ class MatrixPrior:
             gates,
             view,
             is_vector,
+            pattern,
         )
 
     @property

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from bayes_htr.errors import PriorError
 from bayes_htr.priors.hyperparameters import Hyperparameter
 from bayes_htr.priors.matrix_prior import MatrixPrior, ResolvedTerm, Values
 from bayes_htr.priors.prior import Prior
@@ -26,10 +27,12 @@ class ParameterPrior:
 
     Attributes:
         parameter: The parameter.
-        prior: Its prior; `None` if it is flat.
+        prior: Its prior, or that of the first of its matrices that has one; `None` if it is flat.
         pattern: The pattern that gave the prior.
         note: Why the parameter is flat, or that its prior is a constant.
-        matrices: The priors of its matrices; a vector counts as one row. Empty if it is flat.
+        matrices: The priors of its matrices; a vector counts as one row. Empty if it is flat, and
+            without those of its matrices that are flat.
+        flat: The matrices that are flat although others are not, by name, with the reason.
     """
 
     parameter: Parameter
@@ -37,6 +40,7 @@ class ParameterPrior:
     pattern: str = ""
     note: str = ""
     matrices: tuple[MatrixPrior, ...] = ()
+    flat: Mapping[str, str] = field(default_factory=dict, compare=False)
     _layouts: dict[torch.device, _Layout] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -63,8 +67,25 @@ class ParameterPrior:
         """The same with the densities of an epoch; flat where no term acts then.
 
         Raises:
-            PriorError: A prior that is no density (`MatrixPrior.density_at`).
+            PriorError: A prior that is no density (`MatrixPrior.density_at`), a prior of some of
+                the parameter's matrices alone, or of a weight that the network computes.
         """
+        if self.matrices and self.parameter.computed is not None:
+            raise PriorError(
+                f"{self.name} is computed by the network from "
+                f"{', '.join(self.parameter.computed.part_paths)}: {self.matrices[0].stated!r} is "
+                "no density of these parameters. Use htr.MAP or htr.bind, make the weight a "
+                "parameter (parametrize.remove_parametrizations, remove_weight_norm, "
+                f"remove_spectral_norm, prune.remove), or leave it out: {{{self.name!r}: None}}"
+            )
+        if 0 < len(self.matrices) < len(self.parameter.matrices):
+            names = [m.name for m in self.matrices]
+            flat = [m.name for m in self.parameter.matrices if m.name not in names]
+            raise PriorError(
+                f"{', '.join(flat)} has no prior, and {', '.join(names)} of the same parameter "
+                "has one: a posterior takes all or none of them. Give the others a wide prior, "
+                "such as Entries(Normal(0.0, 10.0)), or use htr.MAP"
+            )
         densities = (matrix.density_at(epoch) for matrix in self.matrices)
         return replace(self, matrices=tuple(d for d in densities if d.terms), _layouts={})
 
@@ -158,6 +179,10 @@ class Densities(NamedTuple):
             PriorError: A prior that is no density.
         """
         resolved = list(resolved)
+        for p in resolved:
+            if p.parameter.computed is not None and p.parameter.tensor.requires_grad:
+                p.density_at(epoch)  # raises if it has a prior
+        resolved = [p for p in resolved if p.parameter.computed is None]
         is_trainable = [p.parameter.tensor.requires_grad for p in resolved]
         pairs = list(zip(resolved, is_trainable, strict=True))
         trainable = [p.density_at(epoch) for p, learns in pairs if learns]

@@ -54,6 +54,14 @@ class Terms(NamedTuple):
         return "proper" if is_proper and not self.gates else "improper"
 
 
+def how_to_leave_out(name: str) -> str:
+    """What to do about a matrix that a law cannot score."""
+    return (
+        "Initialise it on the scale of the law, take a law that is finite at 0, such as "
+        f"ESD(Lomax(2.0)), or leave it out: Priors({{{name!r}: None, '*': ...}})"
+    )
+
+
 @dataclass(frozen=True, repr=False)
 class Prior(Value, abstract=True):
     """A prior on one matrix."""
@@ -215,7 +223,10 @@ class Statistic(Prior, abstract=True):
         try:
             return self.law.total_energy(x, a, start, strength)
         except ValueError as error:
-            raise SpectrumError(f"{view.name}: {self!r} cannot be scored: {error}") from error
+            first = str(error).strip().partition("\n")[0].rstrip(".:")
+            raise SpectrumError(
+                f"{view.name}: {self!r} cannot be scored: {first}. {how_to_leave_out(view.name)}"
+            ) from error
 
     def not_finite(self, view: MatrixView, energy: float) -> SpectrumError:
         """The error that says why an energy is not finite."""
@@ -223,8 +234,7 @@ class Statistic(Prior, abstract=True):
         return SpectrumError(
             f"{view.name}: the energy of {self!r} is {energy} "
             f"(scored values from {x.min().item():.3g} to {x.max().item():.3g}); "
-            "these lie at or outside the end of the law's support; if it is no weight matrix, "
-            'leave it out by patterns, as in Priors({"*.weight": ...})'
+            f"these lie at or outside the end of the law's support. {how_to_leave_out(view.name)}"
         )
 
     def _arguments(self, view: MatrixView, hyperparameters: Mapping[str, Tensor]) -> Arguments:

@@ -7,11 +7,9 @@ without a matching pattern has a flat prior. `Priors.resolve` applies the patter
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -19,15 +17,14 @@ from typing import Any
 from torch import nn
 
 from bayes_htr.errors import PriorError
+from bayes_htr.priors.assignment import Assignment, check_shared, everywhere
 from bayes_htr.priors.explain import Explanation, explained
-from bayes_htr.priors.law import Law
-from bayes_htr.priors.matrix_prior import MatrixPrior
 from bayes_htr.priors.parameter_prior import Densities, ParameterPrior
 from bayes_htr.priors.prior import Prior
 from bayes_htr.priors.schedules import Schedule
 from bayes_htr.priors.values import Value, number
-from bayes_htr.spectra import Parameter, parameters_of
-from bayes_htr.spectra.matrices import as_row, without_wrappers
+from bayes_htr.spectra import Parameter, weights_of
+from bayes_htr.spectra.layout import Layouts, LayoutsLike, as_layouts, plain_layouts, unmatched
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -35,14 +32,30 @@ else:
     import tomli as tomllib
 
 
+_KEYS = ("priors", "everywhere", "strength", "threshold", "schedules", "matrices")
+_FLAT = {"type": "Flat"}
+"""A flat prior in files, which have no `None`."""
+
+
 @dataclass(frozen=True, repr=False, init=False)
 class Priors(Value):
     """Priors on the parameters of a network.
 
     Args:
-        priors: Either one prior for every weight matrix, or an ordered mapping from patterns on
-            parameter names (as in `fnmatch`) to priors, where the first match wins. An empty
-            mapping is a flat prior on everything: plain training.
+        priors: Either one prior for the weight matrices of all layers, or an ordered mapping from
+            patterns on parameter names (as in `fnmatch`) to priors, where the first match wins. An
+            empty mapping is a flat prior on everything: plain training. One prior for all leaves
+            out what is not the weight of a layer, such as class tokens, embeddings of positions
+            and tables of biases; `explain` names each with the reason, and patterns reach them.
+            `None` in place of a prior is a flat prior, which keeps what its pattern matches from
+            later patterns. A pattern that ends in brackets, as `"*.in_proj_weight[q]"`, finds one
+            matrix of several.
+        strength: The power of all priors, as `scaled`.
+        schedules: What multiplies the strength from epoch to epoch, as `scheduled`.
+        threshold: Below it the sum of penalties does not act, as `above`.
+        matrices: Which axes of a parameter form its matrices, by patterns on names: a
+            `MatrixLayout`, or the same as plain data, or `None` for no matrix. Where nothing is
+            declared, the layer decides.
 
     Raises:
         PriorError: A value that is not a prior, or a key that is not a pattern.
@@ -51,21 +64,23 @@ class Priors(Value):
         >>> priors = Priors({"fc*.weight": MaxEigenvalue(Frechet(2.0, 1.0))}).scaled(80.0)
     """
 
-    priors: tuple[tuple[str, Prior], ...]
+    priors: tuple[tuple[str, Prior | None], ...]
     everywhere: Prior | None
     strength: float
     schedules: tuple[Schedule, ...]
     threshold: float | None
+    matrices: Layouts
 
     def __init__(
         self,
-        priors: Prior | Mapping[str, Prior],
+        priors: Prior | Mapping[str, Prior | None],
         *,
         strength: float = 1.0,
         schedules: tuple[Schedule, ...] = (),
         threshold: float | None = None,
+        matrices: LayoutsLike | Layouts | None = None,
     ) -> None:
-        patterns: tuple[tuple[str, Prior], ...] = ()
+        patterns: tuple[tuple[str, Prior | None], ...] = ()
         everywhere = None
         if isinstance(priors, Prior):
             everywhere = priors
@@ -78,10 +93,10 @@ class Priors(Value):
         for pattern, prior in patterns:
             if not isinstance(pattern, str) or not pattern:
                 raise PriorError(f"the pattern {pattern!r} must be a word, such as 'fc*.weight'")
-            if not isinstance(prior, Prior):
+            if prior is not None and not isinstance(prior, Prior):
                 raise PriorError(
                     f"{pattern!r}: {prior!r} is no prior; a law goes into a statistic, as in "
-                    "ESD(Lomax(2.0))"
+                    "ESD(Lomax(2.0)), and None is a flat prior"
                 )
         for schedule in schedules:
             if not isinstance(schedule, Schedule):
@@ -92,9 +107,14 @@ class Priors(Value):
         set_(self, "strength", number(strength, "strength", at_least=0))
         set_(self, "schedules", tuple(schedules))
         set_(self, "threshold", None if threshold is None else number(threshold, "threshold"))
+        try:
+            set_(self, "matrices", as_layouts(matrices))
+        except ValueError as error:
+            raise PriorError(str(error)) from error
 
     def _with(self, **changes: Any) -> Priors:
-        kept = {f: getattr(self, f) for f in ("strength", "schedules", "threshold")}
+        fields = ("strength", "schedules", "threshold", "matrices")
+        kept = {f: getattr(self, f) for f in fields}
         base = dict(self.priors) if self.everywhere is None else self.everywhere
         return Priors(base, **(kept | changes))
 
@@ -113,8 +133,7 @@ class Priors(Value):
     @property
     def is_scheduled(self) -> bool:
         """Whether the strength of any prior changes from epoch to epoch."""
-        stated = [prior for _, prior in self.priors]
-        stated += [] if self.everywhere is None else [self.everywhere]
+        stated = [prior for prior in (*dict(self.priors).values(), self.everywhere) if prior]
         return bool(self.schedules) or any(t.schedules for prior in stated for t in prior.terms)
 
     def above(self, threshold: float) -> Priors:
@@ -125,7 +144,8 @@ class Priors(Value):
         )
 
     def __repr__(self) -> str:
-        text = f"Priors({dict(self.priors) if self.everywhere is None else self.everywhere!r})"
+        text = f"Priors({dict(self.priors) if self.everywhere is None else self.everywhere!r}"
+        text += f", matrices={dict(self.matrices)!r})" if self.matrices else ")"
         if self.strength != 1.0:
             text += f".scaled({self.strength})"
         text += "".join(f".scheduled({s!r})" for s in self.schedules)
@@ -142,10 +162,15 @@ class Priors(Value):
             out["threshold"] = self.threshold
         if self.schedules:
             out["schedules"] = [s.to_dict() for s in self.schedules]
+        if self.matrices:
+            out["matrices"] = plain_layouts(self.matrices)
         if self.everywhere is not None:
             out["everywhere"] = self.everywhere.to_dict()
         else:
-            out["priors"] = {pattern: prior.to_dict() for pattern, prior in self.priors}
+            out["priors"] = {
+                pattern: dict(_FLAT) if prior is None else prior.to_dict()
+                for pattern, prior in self.priors
+            }
         return out
 
     @classmethod
@@ -165,16 +190,16 @@ class Priors(Value):
                 "give either a table 'priors' of patterns, or one prior 'everywhere'; got "
                 f"{', '.join(given) or 'nothing'}"
             )
-        if unknown := set(given) - {"priors", "everywhere", "strength", "threshold", "schedules"}:
-            raise PriorError(
-                f"unknown {', '.join(sorted(unknown))}; known are priors, everywhere, strength, "
-                "threshold, schedules"
-            )
-        priors: Prior | dict[str, Prior]
+        if unknown := set(given) - set(_KEYS):
+            raise PriorError(f"unknown {', '.join(sorted(unknown))}; known are {', '.join(_KEYS)}")
+        priors: Prior | dict[str, Prior | None]
         if "everywhere" in given:
             priors = Prior.from_dict(given["everywhere"])
         elif isinstance(given["priors"], Mapping):
-            priors = {p: Prior.from_dict(prior) for p, prior in given["priors"].items()}
+            priors = {
+                pattern: None if prior == _FLAT else Prior.from_dict(prior)
+                for pattern, prior in given["priors"].items()
+            }
         else:
             raise PriorError(f"'priors' must be a table of patterns, not {given['priors']!r}")
         schedules = given.get("schedules", [])
@@ -185,6 +210,7 @@ class Priors(Value):
             strength=given.get("strength", 1.0),
             threshold=given.get("threshold"),
             schedules=tuple(Schedule.from_dict(s) for s in schedules),
+            matrices=given.get("matrices"),
         )
 
     @classmethod
@@ -208,36 +234,29 @@ class Priors(Value):
             PriorError: A pattern matches no parameter, or only parameters that earlier patterns
                 have taken, or only vectors although its prior is spectral; there is one prior for
                 every weight matrix, but no weight matrix; or a shared name has two laws.
+            SpectrumError: No network, weights that are spread over processes or have no shape yet,
+                or a declared layout that does not fit its parameter.
         """
-        parameters = parameters_of(net)
-        names = [p.name for p in parameters]
-        used: dict[str, int] = dict.fromkeys((p for p, _ in self.priors), 0)
-        resolved = [self._assign(parameter, used) for parameter in parameters]
-        if self.everywhere is not None and not any(p.matrices for p in parameters):
-            raise PriorError(
-                f"there is no weight matrix for {self.everywhere!r}; the parameters are "
-                f"{', '.join(names) or 'none'}"
-            )
-        for pattern, prior in self.priors:
-            if used[pattern]:
-                continue
-            matched = [p for p in parameters if _matches(pattern, p)]
-            if not matched:
-                raise PriorError(
-                    f"the pattern {pattern!r} matches no parameter; there are {', '.join(names)}"
-                )
-            if prior.spectral and not any(p.matrices for p in matched):
-                raise PriorError(
-                    f"the pattern {pattern!r} matches vectors only "
-                    f"({', '.join(p.name for p in matched)}), and {prior!r} "
-                    "needs a matrix; vectors take Entries"
-                )
-            raise PriorError(
-                f"the pattern {pattern!r} does nothing: earlier patterns take all that it matches "
-                f"({', '.join(p.name for p in matched)}); move it up"
-            )
-        _check_shared(resolved)
+        parameters = self._weights(net)
+        overall: dict[str, Any] = {"strength": self.strength, "schedules": self.schedules}
+        if self.everywhere is not None:
+            resolved = everywhere(self.everywhere, parameters, overall)
+        else:
+            assignment = Assignment(self.priors, overall)
+            resolved = [assignment.of(parameter) for parameter in parameters]
+            assignment.check_used(parameters)
+        check_shared(resolved)
         return resolved
+
+    def _weights(self, net: nn.Module) -> list[Parameter]:
+        """The parameters and computed weights of a network, with the declared matrices."""
+        parameters = weights_of(net, self.matrices)
+        for pattern in unmatched(self.matrices, [p.aliases for p in parameters]):
+            raise PriorError(
+                f"matrices: the pattern {pattern!r} matches no parameter; there are "
+                f"{', '.join(p.name for p in parameters)}"
+            )
+        return parameters
 
     def densities(self, net: nn.Module, epoch: int | None = None) -> Densities:
         """The priors of a network's parameters as densities.
@@ -258,62 +277,19 @@ class Priors(Value):
             )
         return Densities.at(resolved, epoch)
 
-    def _assign(self, parameter: Parameter, used: dict[str, int]) -> ParameterPrior:
-        flat = ParameterPrior(parameter)
-        if parameter.raw and parameter.tensor.ndim > 1:
-            self._refuse_raw(parameter)
-        if self.everywhere is not None:
-            if parameter.matrices:
-                return self._resolved(parameter, self.everywhere, "(every weight matrix)")
-            return dataclasses.replace(flat, note="a vector")
-        for pattern, prior in self.priors:
-            if not _matches(pattern, parameter):
-                continue
-            if prior.spectral and not parameter.matrices:
-                if not set(pattern) & set("*?["):
-                    raise PriorError(
-                        f"{pattern!r} is a vector of shape {tuple(parameter.tensor.shape)}, and "
-                        f"{prior!r} needs a matrix; vectors take Entries"
-                    )
-                flat = dataclasses.replace(flat, note=f"a vector, {pattern!r} needs a matrix")
-                continue
-            used[pattern] += 1
-            return self._resolved(parameter, prior, pattern)
-        return flat if flat.note else dataclasses.replace(flat, note="no pattern matches")
-
-    def _resolved(self, parameter: Parameter, prior: Prior, pattern: str) -> ParameterPrior:
-        overall: Any = {"strength": self.strength, "schedules": self.schedules}
-        matrices = [
-            MatrixPrior.of(prior, m.name, m.shape, view=m.view, **overall)
-            for m in parameter.matrices
-        ]
-        if not matrices:
-            shape = (1, parameter.tensor.numel())
-            matrices = [
-                MatrixPrior.of(prior, parameter.name, shape, view=as_row, is_vector=True, **overall)
-            ]
-        note = "" if parameter.tensor.requires_grad else "frozen: a constant"
-        return ParameterPrior(parameter, prior, pattern, note, tuple(matrices))
-
-    def _refuse_raw(self, parameter: Parameter) -> None:
-        """Raise if a spectral prior is on a parameter from which the actual weight is computed."""
-        matching = [prior for pattern, prior in self.priors if _matches(pattern, parameter)]
-        prior = self.everywhere or next(iter(matching), None)
-        if prior is not None and prior.spectral:
-            raise PriorError(
-                f"{parameter.name} is not a weight but what one is computed from, by a "
-                "parametrization, a normalisation or pruning; its spectrum is not the network's. "
-                "Remove that first (parametrize.remove_parametrizations, remove_weight_norm, "
-                "remove_spectral_norm, prune.remove), or give it Entries"
-            )
-
-    def explain(self, net: nn.Module, *, num_data: int | None = None) -> Explanation:
+    def explain(
+        self, net: nn.Module, *, num_data: int | None = None, at_weights: bool = True
+    ) -> Explanation:
         """A table with a row per parameter: its prior, whether it is proper, algorithm and cost.
+
+        Energies and gradients at the present weights show a law whose scale does not fit them: the
+        norm of a gradient beside that of its matrix says how soon training moves it.
 
         Args:
             net: The network.
             num_data: If given, the strength is also shown as the coefficient `mu = s / num_data` on
                 the mean loss.
+            at_weights: Whether to evaluate each matrix, for its energy and gradient.
 
         Returns:
             The table to print; `.rows` contains the same as values.
@@ -322,32 +298,10 @@ class Priors(Value):
             PriorError: As `resolve`.
         """
         rows = []
+        unscored: list[str] = []
         for parameter in self.resolve(net):
-            rows += explained(parameter, num_data)
-        tail = [f"schedule {s!r}" for s in self.schedules]
+            rows += explained(parameter, num_data, unscored if at_weights else None)
+        tail = [*unscored, *(f"schedule {s!r}" for s in self.schedules)]
         if self.threshold is not None:
             tail.append(f"acts while the sum of penalties is at least {self.threshold}")
         return Explanation(tuple(rows), tuple(tail))
-
-
-def _check_shared(resolved: list[ParameterPrior]) -> None:
-    """Raise if one shared name stands for two hyperpriors."""
-    laws: dict[str, Law] = {}
-    for parameter in resolved:
-        for matrix in parameter.matrices:
-            for term in matrix.terms:
-                for hyperparameter in term.hyperparameters.values():
-                    name, law = hyperparameter.name, hyperparameter.law
-                    if (first := laws.setdefault(name, law)) != law:
-                        raise PriorError(
-                            f"Shared({name!r}, ...) stands for two laws, {first!r} and {law!r}; "
-                            "use two names"
-                        )
-
-
-def _matches(pattern: str, parameter: Parameter) -> bool:
-    return any(
-        fnmatchcase(alias, pattern)
-        or fnmatchcase(without_wrappers(alias), without_wrappers(pattern))
-        for alias in parameter.aliases
-    )

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bayes_htr.errors import PriorError, SpectrumError
 from bayes_htr.priors.heavy_tailed_laws import Lomax, Powerlaw, TailIndexed
-from bayes_htr.priors.prior import Statistic
+from bayes_htr.priors.prior import Statistic, how_to_leave_out
 from bayes_htr.priors.values import number
 from bayes_htr.spectra import MatrixView, Need, tail_count
 
@@ -238,7 +238,6 @@ class StableRank(Statistic):
     def values(self, view: MatrixView) -> Tensor:
         if not bool(view.lambda_max > 0):
             raise SpectrumError(
-                f"{view.name} is zero, and has no stable rank; start from other weights, "
-                "or leave it out by patterns"
+                f"{view.name} is zero, and has no stable rank. {how_to_leave_out(view.name)}"
             )
         return (view.squared_norm / view.lambda_max).reshape(1)

@@ -2,6 +2,7 @@
 
 from bayes_htr.spectra.gram import eigenvalues
 from bayes_htr.spectra.haar import frame_of, haar, log_frame_constant, log_jacobian
+from bayes_htr.spectra.layout import Matrix, MatrixLayout
 from bayes_htr.spectra.leading import (
     Cluster,
     Followed,
@@ -11,7 +12,13 @@ from bayes_htr.spectra.leading import (
     start_block,
     top_pair,
 )
-from bayes_htr.spectra.matrices import Matrix, Parameter, as_matrix, matrices_of, parameters_of
+from bayes_htr.spectra.matrices import (
+    Parameter,
+    as_matrix,
+    matrices_of,
+    parameters_of,
+    weights_of,
+)
 from bayes_htr.spectra.statistics import (
     frobenius_norm,
     hill,
@@ -31,6 +38,7 @@ __all__ = [
     "Followed",
     "Gradient",
     "Matrix",
+    "MatrixLayout",
     "MatrixView",
     "Need",
     "Parameter",
@@ -57,6 +65,7 @@ __all__ = [
     "start_block",
     "tail_count",
     "top_pair",
+    "weights_of",
     "working",
     "working_dtype",
 ]

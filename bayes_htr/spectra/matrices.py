@@ -6,49 +6,49 @@ rules and exceptions:
 - a convolution `[out, in, kh, kw]` is `out x (in kh kw)`, grouped or not;
 - for a transposed convolution `[in, out / groups, kh, kw]`, `out` is moved first, group by group;
 - `MultiheadAttention.in_proj_weight` contains three matrices: query, key and value;
+- fused experts `(E, out, in)` contain one matrix for each expert;
+- a parameter for which a `MatrixLayout` is declared contains the matrices that it says;
+- a weight that the network computes is a matrix, and what it is computed from is none
+  (`spectra/computed.py`);
 - scales and biases of normalisation layers, of any shape, and complex parameters contain no matrix;
 - tied parameters count once, and can be addressed by any of their names.
 
 Names are those of `named_parameters()` of the plain network, without the prefixes of
-`DataParallel`, `DistributedDataParallel` and `torch.compile`.
+`DataParallel`, `DistributedDataParallel`, `torch.compile` and checkpoint wrappers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.spectral_norm import SpectralNorm
-from torch.nn.utils.weight_norm import WeightNorm
 
 from bayes_htr.errors import SpectrumError
+from bayes_htr.spectra.computed import ComputedWeight, computed_weights
+from bayes_htr.spectra.layers import NORMS, is_of_experts, reason_against_layer
+from bayes_htr.spectra.layout import (
+    Layouts,
+    LayoutsLike,
+    Matrix,
+    MatrixLayout,
+    as_layouts,
+    declared,
+)
+from bayes_htr.spectra.modules import (
+    checked_module,
+    groups_of,
+    is_layer,
+    require_whole,
+    submodule,
+    unwrap,
+)
+from bayes_htr.spectra.names import plain_name
 
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-NORMS = (nn.LayerNorm, nn.RMSNorm)
-"""Normalisation layers whose parameters can have two or more dimensions."""
-
-
-@dataclass(frozen=True)
-class Matrix:
-    """One matrix inside a parameter.
-
-    Attributes:
-        name: The name of the parameter, followed by `[q]`, `[k]` or `[v]` for `in_proj_weight`.
-        shape: `(rows, columns)`.
-        view: Maps the tensor of the parameter to the matrix, differentiably.
-    """
-
-    name: str
-    shape: tuple[int, int]
-    view: Callable[[Tensor], Tensor]
-
-    @property
-    def rank(self) -> int:
-        """`K`, the number of singular values: the smaller side."""
-        return min(self.shape)
+_EXPERTS = MatrixLayout(batch=(0,), rows=(1,), columns=(2,))
+_STACKED = MatrixLayout(parts="qkv")
 
 
 @dataclass(frozen=True)
@@ -61,9 +61,13 @@ class Parameter:
         path: The name of the parameter in the unwrapped module.
         tensor: The parameter.
         matrices: The matrices in it.
-        raw: Whether the network computes its weight from this parameter, for example by a
-            parametrisation. Then the parameter is not the weight and contains no matrix of the
-            network.
+        raw: The name of the weight that the network computes from this parameter, for example by
+            a parametrisation; else empty. Then the parameter is not the weight and contains no
+            matrix of the network.
+        reason: Why it is not the weight of a layer, and priors on every weight matrix leave it
+            out; empty if it is one.
+        computed: How the network computes it, if it is no parameter but a computed weight. Then
+            the tensor is its present value, and requires a gradient if one of its parts does.
     """
 
     name: str
@@ -71,113 +75,103 @@ class Parameter:
     path: str
     tensor: nn.Parameter
     matrices: tuple[Matrix, ...]
-    raw: bool = False
+    raw: str = ""
+    reason: str = ""
+    computed: ComputedWeight | None = None
 
 
-def unwrap(module: nn.Module) -> nn.Module:
-    """The plain network inside `DataParallel`, `DistributedDataParallel` and `torch.compile`."""
-    while True:
-        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            module = module.module
-        elif "_orig_mod" in module._modules:
-            module = submodule(module, "_orig_mod")
-        else:
-            return module
-
-
-def submodule(module: nn.Module, path: str) -> nn.Module:
-    """The submodule at a path; `get_submodule`, which modules of TorchScript do not have."""
-    for name in path.split(".") if path else ():
-        module = module._modules[name]  # type: ignore[assignment]
-    return module
-
-
-def is_layer(module: nn.Module, kinds: type[nn.Module] | tuple[type[nn.Module], ...]) -> bool:
-    """Whether a module is of one of these classes, or was before TorchScript compiled it."""
-    if isinstance(module, torch.jit.ScriptModule):
-        kinds = kinds if isinstance(kinds, tuple) else (kinds,)
-        return module.original_name in {kind.__name__ for kind in kinds}
-    return isinstance(module, kinds)
-
-
-def plain_name(name: str) -> str:
-    """A parameter's name without prefixes of `torch.compile` and activation checkpointing."""
-    return name.replace("_orig_mod.", "").replace("_checkpoint_wrapped_module.", "")
-
-
-def without_wrappers(name: str) -> str:
-    """A name or pattern without the prefixes of `DataParallel` and `torch.compile`."""
-    name = plain_name(name)
-    while name.startswith("module."):
-        name = name.removeprefix("module.")
-    return name
-
-
-def parameters_of(module: nn.Module) -> list[Parameter]:
+def parameters_of(module: nn.Module, layouts: Layouts = ()) -> list[Parameter]:
     """The parameters of a module in its own order, where tied parameters count once.
 
+    Args:
+        module: The module.
+        layouts: What is declared about the axes that form matrices.
+
     Raises:
-        SpectrumError: No module, a lazy parameter that has no shape yet, or parameters of which
-            this process has a part alone.
+        SpectrumError: No module, a lazy parameter that has no shape yet, parameters of which this
+            process has a part alone, or a layout that does not fit.
     """
-    module = unwrap(_checked_module(module))
+    root = unwrap(checked_module(module))
+    return _parameters(root, layouts, computed_weights(root))
+
+
+def weights_of(module: nn.Module, layouts: Layouts = ()) -> list[Parameter]:
+    """The parameters of a module and the weights that it computes from some of them.
+
+    Args:
+        module: The module.
+        layouts: What is declared about the axes that form matrices.
+
+    Returns:
+        The parameters in the module's own order, where tied ones count once. A computed weight
+        comes after the first parameter that it is computed from.
+
+    Raises:
+        SpectrumError: As `parameters_of`.
+    """
+    root = unwrap(checked_module(module))
+    computed = computed_weights(root)
+    parameters = _parameters(root, layouts, computed)
+    tensors = dict(_named(root)) if computed else {}
+    after: dict[int, list[ComputedWeight]] = {}
+    for weight in computed:
+        after.setdefault(id(tensors[weight.part_paths[0]]), []).append(weight)
+    found = []
+    for parameter in parameters:
+        found.append(parameter)
+        for weight in after.get(id(parameter.tensor), []):
+            found.append(_computed_parameter(root, weight, layouts))
+    return found
+
+
+def _named(root: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    return root.named_parameters(remove_duplicate=False)
+
+
+def _parameters(
+    root: nn.Module, layouts: Layouts, computed: Sequence[ComputedWeight]
+) -> list[Parameter]:
+    raw = {path: plain_name(c.path) for c in computed for path in c.part_paths}
     names: dict[int, list[str]] = {}
     tensors: dict[int, nn.Parameter] = {}
-    for name, tensor in module.named_parameters(remove_duplicate=False):
+    for name, tensor in _named(root):
         names.setdefault(id(tensor), []).append(name)
         tensors[id(tensor)] = tensor
     found = []
     for key, tensor in tensors.items():
-        raw = names[key][0]
+        path = names[key][0]
         if isinstance(tensor, nn.parameter.UninitializedParameter):
             raise SpectrumError(
-                f"{raw} has no shape yet; run the network once before its spectra are used"
+                f"{path} has no shape yet; run the network once before its spectra are used"
             )
-        require_whole(raw, tensor)
-        owner = submodule(module, raw.rpartition(".")[0])
+        require_whole(path, tensor)
         aliases = tuple(dict.fromkeys(plain_name(n) for n in names[key]))
-        computed = _is_computed_from(raw, owner)
-        matrices = () if computed else _matrices(aliases[0], tensor, owner)
-        found.append(Parameter(aliases[0], aliases, raw, tensor, matrices, computed))
+        owners = [submodule(root, n.rpartition(".")[0]) for n in names[key]]
+        whole = next((raw[n] for n in names[key] if n in raw), "")
+        if is_layer(owners[0], nn.utils.parametrize.ParametrizationList):  # also in TorchScript
+            whole = aliases[0].rpartition(".")[0].replace("parametrizations.", "")
+        is_declared = declared(layouts, aliases) is not None
+        matrices: tuple[Matrix, ...] = ()
+        reason = ""
+        if is_declared or not whole:
+            matrices = _matrices(aliases, tensor, owners[0], layouts)
+        if matrices and not is_declared:
+            pairs = zip(names[key], owners, strict=True)
+            reasons = [reason_against_layer(plain_name(n), tensor, o) for n, o in pairs]
+            reason = reasons[0] if all(reasons) else ""  # a tied weight is one under any name
+        found.append(Parameter(aliases[0], aliases, path, tensor, matrices, whole, reason))
     return found
 
 
-def _checked_module(module: Any) -> nn.Module:
-    """A module that has its parameters itself."""
-    if not isinstance(module, nn.Module):
-        inside = (
-            ", ".join(sorted({type(m).__name__ for m in module}))
-            if isinstance(module, list | tuple)
-            else ""
-        )
-        raise SpectrumError(
-            f"a network must be a torch.nn.Module, not a {type(module).__name__}"
-            f"{f' of {inside}' if inside else ''}; for several networks take one nn.ModuleList"
-        )
-    for path, inner in module.named_modules():
-        if "FullyShardedDataParallel" in {kind.__name__ for kind in type(inner).__mro__}:
-            raise _sharded(f"{path or 'the network'} is wrapped by FullyShardedDataParallel")
-    return module
-
-
-def require_whole(name: str, tensor: Tensor) -> None:
-    """Require a parameter all of whose entries this process has.
-
-    Raises:
-        SpectrumError: It is spread over processes, by `fully_shard`, tensor parallelism or
-            DeepSpeed.
-    """
-    if hasattr(tensor, "placements"):
-        raise _sharded(f"{name} is a DTensor with the placements {list(tensor.placements)}")
-    if hasattr(tensor, "ds_id"):
-        raise _sharded(f"{name} is partitioned by DeepSpeed")
-
-
-def _sharded(what: str) -> SpectrumError:
-    return SpectrumError(
-        f"{what}: this process has a part of the weights, and a spectrum is that of all of them. "
-        "Gather the weights to look at them; train under a prior with DistributedDataParallel"
-    )
+def _computed_parameter(root: nn.Module, weight: ComputedWeight, layouts: Layouts) -> Parameter:
+    value = weight.of(root)
+    tensor = nn.Parameter(value.detach(), requires_grad=value.requires_grad)
+    name, owner = plain_name(weight.path), submodule(root, weight.module)
+    matrices = _matrices((name,), tensor, owner, layouts)
+    reason = ""
+    if matrices and weight.adapter is None and declared(layouts, (name,)) is None:
+        reason = reason_against_layer(name, tensor, owner)
+    return Parameter(name, (name,), weight.path, tensor, matrices, "", reason, weight)
 
 
 def set_parameters(parameters: Iterable[Parameter], values: Mapping[str, Tensor]) -> None:
@@ -193,12 +187,27 @@ def set_parameters(parameters: Iterable[Parameter], values: Mapping[str, Tensor]
                 p.tensor.copy_(values[p.name])
 
 
-def matrices_of(module: nn.Module) -> dict[str, Tensor]:
-    """Every matrix of a module by name, as a differentiable view of its parameter."""
+def matrices_of(
+    module: nn.Module, matrices: LayoutsLike | Layouts | None = None
+) -> dict[str, Tensor]:
+    """Every matrix of a module by name, as a differentiable view of its parameter.
+
+    Weights that the module computes, as `weight_norm` does, are among them, and what they are
+    computed from is not.
+
+    Args:
+        module: The module.
+        matrices: Which axes form matrices, as in `Priors`.
+
+    Raises:
+        SpectrumError: A lazy parameter that has no shape yet, or a layout that does not fit.
+        ValueError: Something else than a mapping from patterns to layouts.
+    """
+    root = unwrap(checked_module(module))
     return {
-        matrix.name: matrix.view(parameter.tensor)
-        for parameter in parameters_of(module)
-        for matrix in parameter.matrices
+        matrix.name: matrix.view(p.tensor if p.computed is None else p.computed.of(root))
+        for p in weights_of(module, as_layouts(matrices))
+        for matrix in p.matrices
     }
 
 
@@ -221,66 +230,26 @@ def as_row(tensor: Tensor) -> Tensor:
     return tensor.reshape(1, -1)
 
 
-def hooked(owner: nn.Module) -> dict[str, WeightNorm | SpectralNorm]:
-    """The older normalisations, which compute a weight before each call, by its name."""
-    hooks = owner._forward_pre_hooks.values()
-    return {h.name: h for h in hooks if isinstance(h, WeightNorm | SpectralNorm)}
-
-
-def _is_computed_from(name: str, owner: nn.Module) -> bool:
-    """Whether the owner computes its weight from this parameter.
-
-    Parametrisations, pruning and normalisations do this.
-    """
-    stem, _, kind = name.rpartition(".")[2].rpartition("_")
-    pruned = kind == "orig" and hasattr(owner, f"{stem}_mask")
-    normalised = kind in ("g", "v", "orig") and stem in hooked(owner)
-    return pruned or normalised or is_layer(owner, nn.utils.parametrize.ParametrizationList)
-
-
-def _matrices(name: str, tensor: Tensor, owner: nn.Module) -> tuple[Matrix, ...]:
-    if tensor.ndim < 2 or tensor.numel() == 0 or tensor.is_complex() or is_layer(owner, NORMS):
+def _matrices(
+    names: Sequence[str], tensor: Tensor, owner: nn.Module, layouts: Layouts
+) -> tuple[Matrix, ...]:
+    name = names[0]
+    if tensor.ndim < 2 or tensor.numel() == 0 or not tensor.is_floating_point():
+        return ()
+    if (found := declared(layouts, names)) is not None:
+        (layout,) = found
+        return () if layout is None else layout.matrices(name, tensor.shape)
+    if is_layer(owner, NORMS):
         return ()
     if is_layer(owner, nn.MultiheadAttention) and name.endswith("in_proj_weight"):
-        rows = tensor.shape[0] // 3
-        return tuple(
-            Matrix(f"{name}[{part}]", (rows, tensor.shape[1]), _Rows(i * rows, (i + 1) * rows))
-            for i, part in enumerate("qkv")
-        )
+        return _STACKED.matrices(name, tensor.shape)
+    if is_of_experts(name, tensor.shape, owner):
+        return _EXPERTS.matrices(name, tensor.shape)
     view: Callable[[Tensor], Tensor] = as_matrix
     if is_layer(owner, _TRANSPOSED):
         view = _OutFirst(groups_of(owner, name))
     rows, columns = view(tensor.detach()).shape
     return (Matrix(name, (rows, columns), view),)
-
-
-def groups_of(owner: nn.Module, name: str) -> int:
-    """The groups of a transposed convolution; one that was traced knows them by its bias alone.
-
-    Raises:
-        SpectrumError: A traced layer without bias.
-    """
-    groups = getattr(owner, "groups", None)
-    if groups is None:
-        own = dict(owner.named_parameters(recurse=False))
-        if "bias" not in own:
-            raise SpectrumError(
-                f"{name} is of a traced transposed convolution without bias, which does not tell "
-                "its groups; use the module that was traced, or its state_dict()"
-            )
-        groups = len(own["bias"]) // own["weight"].shape[1]
-    return int(groups)
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Rows `start` to `stop` of a stacked parameter."""
-
-    start: int
-    stop: int
-
-    def __call__(self, tensor: Tensor) -> Tensor:
-        return tensor[self.start : self.stop]
 
 
 @dataclass(frozen=True)

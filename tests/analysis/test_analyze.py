@@ -135,7 +135,23 @@ def test_nothing_is_changed(net):
 
 @pytest.mark.parametrize(
     "options",
-    [{"conv": "fft"}, {"min_size": 0}, {"level": 1.0}, {"bootstrap": -1}],
+    [
+        {"conv": "fft"},
+        {"min_size": 0},
+        {"min_size": 2.5},
+        {"level": 1.0},
+        {"level": "high"},
+        {"bootstrap": -1},
+        {"bootstrap": 10.5},
+        {"bootstrap": "some"},
+        {"seed": -3},
+        {"seed": 0.5},
+        {"layers": [0]},
+        {"layers": 0},
+        {"exclude": [b"a"]},
+        {"farms": 3},
+        {"matrices": "qkv"},
+    ],
 )
 def test_options_outside_their_range(net, options):
     (name,) = options

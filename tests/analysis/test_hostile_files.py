@@ -5,6 +5,7 @@ import json
 import math
 import pickle
 import struct
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 import bayes_htr as htr
+from bayes_htr.analysis import open_source
 from bayes_htr.cli import main
 from bayes_htr.errors import CheckpointError, DataError
 
@@ -254,3 +256,26 @@ def test_nested_tensors(layout):
 def test_packed_numbers_of_half_a_byte():
     packed = torch.zeros(9, 9, dtype=torch.uint8).view(torch.float4_e2m1fn_x2)
     assert "float4" in htr.analyze({"w": torch.randn(9, 9), "p": packed}).skipped["p"]
+
+
+def test_small_files_that_stand_for_large_matrices_or_many(tmp_path):
+    state = {
+        "x.lora_A.weight": torch.ones(1, 300_000),
+        "x.lora_B.weight": torch.ones(300_000, 1),
+        "experts.w": torch.ones(100_000, 1, 1),
+        "weight": torch.randn(12, 9),
+    }
+    save_file(state, tmp_path / "net.safetensors")
+    source = open_source(tmp_path / "net.safetensors")
+    assert "90000000000 entries" in source.skipped["x.lora_BA"]
+    assert [w.name for w in source.weights] == ["experts.w", "weight"]
+
+
+def test_long_names_and_many_parametrizations_take_no_time():
+    names = [f"{'_bias' * 20_000}{i}" for i in range(20)]
+    names += [f"{i}.parametrizations.weight.original" for i in range(20_000)]
+    W = torch.ones(3, 3)
+    state = dict.fromkeys(names, W[:])
+    before = time.process_time()
+    open_source(state)
+    assert time.process_time() - before < 10

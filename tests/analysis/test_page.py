@@ -99,7 +99,7 @@ def two_reports(names, label):
             htr.analyze(
                 weights(names, seed)
                 | {f"{name} {seed}": torch.ones(20, 20, dtype=torch.int8) for name in names}
-                | {f"{name} alone {seed}": torch.eye(9) for name in names}
+                | {f"{name} alone {seed}": (i + 1) * torch.eye(9) for i, name in enumerate(names)}
             ),
             label=label,
         )

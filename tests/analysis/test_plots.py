@@ -111,10 +111,10 @@ def test_two_checkpoints(report, comparison):
 
 @pytest.mark.filterwarnings("error")
 def test_two_checkpoints_of_zeros(tmp_path):
-    report = htr.analyze({"zero": torch.zeros(30, 30)})
+    report = htr.analyze({"w": torch.zeros(30, 30)})
     alpha, _ = report.compare(report).plot().axes
     assert all(math.isnan(y) for line in alpha.lines for y in line.get_ydata())
-    esd, survival, _ = report.plot("zero", path=tmp_path / "zero.png").axes
+    esd, survival, _ = report.plot("w", path=tmp_path / "zero.png").axes
     assert esd.texts[0].get_text() == "all eigenvalues are zero"
     assert survival.texts[0].get_text() == "all eigenvalues are zero"
 

@@ -108,3 +108,22 @@ def test_json_says_how_the_report_was_made(tmp_path):
     assert made["version"] == htr.__version__
     assert settings["layers"] == ["[01].*"] and settings["exclude"] == ["1.*"]
     assert (settings["seed"], settings["level"]) == (3, 0.5)
+
+
+@pytest.mark.parametrize("other", ["other.pt", None, {"w": torch.ones(9, 9)}, torch.ones(9, 9)])
+def test_a_report_is_compared_with_a_report(report, other):
+    with pytest.raises(DataError, match=r"not a \w+; analyse it first: report\.compare\("):
+        report.compare(other)
+
+
+def test_other_arguments_that_are_no_text(report):
+    with pytest.raises(ValueError, match="no matrix 0"):
+        report.matrix(0)
+    with pytest.raises(ValueError, match=r"columns=\[0\] must be a text"):
+        report.table([0])
+    with pytest.raises(ValueError, match="aspect='wide'"):
+        htr.Farms(aspect="wide")
+    with pytest.raises(ValueError, match=r"per_decade='8'"):
+        htr.SpectrumHistory(per_decade="8")
+    with pytest.raises(ValueError, match=r"matrices=\[0\]"):
+        htr.SpectrumHistory([0])

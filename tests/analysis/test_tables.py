@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 import sys
 
 import pytest
@@ -10,8 +11,10 @@ import torch
 from rich.console import Console
 
 import bayes_htr as htr
+from bayes_htr.analysis.command import _COLUMNS, _COLUMNS_OF_COMPARISONS
+from bayes_htr.analysis.tables import fitting_table
 from bayes_htr.errors import OutputError
-from tests.analysis.cases import network
+from tests.analysis.cases import gaussian, network, pareto
 
 
 @pytest.fixture
@@ -125,3 +128,36 @@ def test_columns_of_the_table(report):
     assert len(report.table(["name", "alpha"]).columns) == 2
     with pytest.raises(ValueError, match="no column 'beta'"):
         report.table(["beta"])
+
+
+@pytest.mark.parametrize("width", [50, 60, 80, 100, 130, 160])
+def test_words_are_whole_in_terminals_of_any_width(width):
+    names = ["features.layer1.0.convolution.weight", "b"]
+    states = [
+        dict(zip(names, (pareto(100, index, 0), gaussian(60, 60)), strict=True))
+        for index in (2.0, 1.0)
+    ]
+    report = htr.analyze(states[0])
+    comparison = report.compare(htr.analyze(states[1]))
+    choices = [(report, _COLUMNS), (comparison, _COLUMNS_OF_COMPARISONS)]
+    console = Console(width=width, color_system=None)
+    for records, columns in choices:
+        with console.capture() as capture:
+            console.print(fitting_table(records, console, columns))
+        lines = capture.get().splitlines()
+        assert max(len(line) for line in lines) <= width
+        cells = [re.split("[│┃]", line)[2:-1] for line in lines if "│" in line or "┃" in line]
+        words = {word for row in cells for cell in row for word in cell.split()}
+        table = records.table()
+        known = " ".join(str(h.header) for h in table.columns) + " "
+        known += " ".join(str(cell) for column in table.columns for cell in column.cells)
+        assert words <= set(known.split()), words - set(known.split())
+
+
+def test_a_table_of_a_terminal_that_is_far_too_narrow_is_not_cut_off():
+    report = htr.analyze({"features.layer1.0.convolution.weight": gaussian(60, 60)})
+    console = Console(width=30, color_system=None)
+    with console.capture() as capture:
+        console.print(fitting_table(report, console, _COLUMNS))
+    assert max(len(line) for line in capture.get().splitlines()) <= 30
+    assert capture.get().rstrip().endswith("┘")

@@ -16,8 +16,8 @@ from torch.distributed.fsdp import FullyShardedDataParallel, fully_shard
 import bayes_htr as htr
 from bayes_htr.distributed import rank
 from bayes_htr.engine import Drift, Every, Exact
-from bayes_htr.engine.cache import Evaluation
 from bayes_htr.engine.matrix_energy import MatrixEnergy
+from bayes_htr.priors.evaluation import Evaluation
 from tests.inference.distributed_cases import data, network, save_results
 
 LAYERS = 6

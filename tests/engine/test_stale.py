@@ -53,6 +53,20 @@ def test_a_parameter_of_another_shape_has_the_spectrum_of_that_shape(layer):
     assert [energy().item() for _ in range(2)] == pytest.approx([exact] * 2)
 
 
+def test_a_parameter_that_is_replaced_is_scored_anew_at_once(layer):
+    energy = htr.bind(htr.Priors(SOFT), layer, refresh=htr.Every(100))
+    energy()
+    with torch.no_grad():
+        layer.weight = nn.Parameter(3 * layer.weight)
+    assert energy().item() == pytest.approx(exact_value(energy))
+    assert gradient(energy).norm() > 0
+    assert energy.refreshes == {"weight": 2}
+    with torch.no_grad():
+        layer.weight.mul_(1.01)
+    energy()
+    assert energy.refreshes == {"weight": 2}, "changed in place it is the same parameter"
+
+
 @pytest.mark.parametrize("scale", [1e-3, 0.0, 30.0])
 def test_a_matrix_that_has_changed_altogether_is_not_followed(scale):
     layer = nn.Linear(120, 90, bias=False)

@@ -12,6 +12,7 @@ import bayes_htr as htr
 A = htr.ESD(htr.Lomax(2.0))
 B = htr.Entries(htr.Normal(0.0, 0.1))
 TOP = htr.MaxEigenvalue(htr.Frechet(2.0))
+LOGN = htr.LogNormal(0.0, 1.0)
 MATRICES = {
     "embed.weight",
     "attention.in_proj_weight",
@@ -85,6 +86,20 @@ def test_patterns_that_do_nothing_are_errors(patterns, said, net):
             use(net)
 
 
+def test_none_is_a_flat_prior_that_keeps_later_patterns_away(net):
+    priors = htr.Priors({"frozen.weight": None, "attention.*": None, "*": A})
+    assert assigned(priors, net) == {"embed.weight": A}
+    rows = explained(priors, net)
+    assert rows["frozen.weight"].prior == "flat ('frozen.weight' says so)"
+    assert htr.Priors.from_dict(priors.to_dict()) == priors
+    assert priors.to_dict()["priors"]["frozen.weight"] == {"type": "Flat"}
+    assert eval(repr(priors), vars(htr)) == priors
+    with pytest.raises(htr.PriorError, match="'nothing' matches no parameter"):
+        htr.Priors({"nothing": None}).resolve(net)
+    with pytest.raises(htr.PriorError, match="does nothing: earlier patterns"):
+        htr.Priors({"embed.*": A, "embed.weight": None}).resolve(net)
+
+
 def test_patterns_are_those_of_fnmatch(net):
     for pattern, names in [
         ("[ef]*.weight", {"embed.weight", "frozen.weight"}),
@@ -124,6 +139,42 @@ def test_explain_has_a_row_for_each_matrix_and_vector(net):
     assert rows["frozen.weight"].cost == rows["frozen.weight"].algorithm == ""
     assert explained(htr.Priors(A), net)["head.bias"].prior == "flat (a vector)"
     assert explained(htr.Priors({}), net)["embed.weight"].prior == "flat (no pattern matches)"
+
+
+@pytest.mark.parametrize("prior", [TOP, A, A & B, B, htr.MaxEigenvalue(htr.Frechet(LOGN))])
+def test_explain_shows_energy_and_gradient_at_the_present_weights(net, prior):
+    priors = htr.Priors({"embed.weight": prior, "*in_proj_weight": prior}).scaled(3.0)
+    rows = explained(priors, net)
+    energy = htr.bind(priors, net, refresh=htr.Exact())
+    energy().backward()
+    row = rows["embed.weight"]
+    terms = energy.terms()
+    assert float(row.energy) == pytest.approx(terms["embed.weight"].item(), rel=1e-3)
+    assert float(row.gradient) == pytest.approx(net.embed.weight.grad.norm().item(), rel=1e-2)
+    assert float(row.norm) == pytest.approx(net.embed.weight.norm().item(), rel=1e-2)
+    part = rows["attention.in_proj_weight[k]"]
+    slope = net.attention.in_proj_weight.grad[4:8].norm().item()
+    assert float(part.gradient) == pytest.approx(slope, rel=1e-2)
+    assert rows["norm.weight"].energy == rows["frozen.weight"].energy == ""
+    assert explained(priors, net, at_weights=False)["embed.weight"].gradient == ""
+
+
+def test_explain_shows_a_scale_that_does_not_fit_before_training():
+    net = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    nn.init.trunc_normal_(net[1].weight, std=0.02)
+    rows = explained(htr.Priors(TOP), net)
+    assert float(rows["1.weight"].gradient) > 100 * float(rows["1.weight"].norm)
+    nn.init.zeros_(net[1].weight)
+    explanation = htr.Priors(TOP).explain(net)
+    assert [r.energy for r in explanation.rows if r.parameter == "1.weight"] == ["cannot be scored"]
+    assert "1.weight is zero" in explanation.notes[0]
+    assert "1.weight is zero" in str(explanation)
+
+
+def test_explain_of_scheduled_priors_and_on_the_meta_device(net):
+    scheduled = htr.Priors(A).scheduled(htr.PowerDecay())
+    assert float(explained(scheduled, net)["embed.weight"].energy) > 0
+    assert explained(htr.Priors(A), nn.Linear(3, 4, device="meta"))["weight"].energy == ""
 
 
 def test_explain_shows_the_strength_as_a_coefficient(net):
@@ -193,16 +244,22 @@ def test_explain_prints(net):
     ],
     ids=["weight_norm", "spectral_norm", "pruned"],
 )
-def test_what_a_weight_is_computed_from_has_no_spectrum(wrap):
+def test_a_prior_on_a_computed_weight(wrap):
     net = torch.nn.Sequential(wrap(torch.nn.Linear(4, 3)), torch.nn.Linear(3, 2))
-    for priors in (
-        htr.Priors(htr.ESD(htr.Lomax(2.0))),
-        htr.Priors({"*": htr.ESD(htr.Lomax(2.0))}),
-    ):
-        with pytest.raises(htr.PriorError, match="computed from"):
-            priors.resolve(net)
-    assert list(htr.matrices_of(net)) == ["1.weight"]
-    htr.Priors({"*": htr.penalties.weight_decay()}).resolve(net)
+    raw = [p for p, t in net.named_parameters() if p.startswith("0.") and t.ndim > 1]
+    for priors in (htr.Priors(A), htr.Priors({"*": A}), htr.Priors({"*.weight": A})):
+        assert assigned(priors, net) == {"0.weight": A, "1.weight": A}
+        assert all(
+            "0.weight is computed from it" in explained(htr.Priors(A), net)[n].prior for n in raw
+        )
+    assert list(htr.matrices_of(net)) == ["0.weight", "1.weight"]
+    decay = htr.penalties.weight_decay()
+    found = assigned(htr.Priors({"*": decay}), net)
+    assert set(raw) <= set(found)
+    assert "0.weight" not in found, "the entries are scored once, as those of the parameters"
+    assert set(assigned(htr.Priors({"0.weight": decay}), net)) == {"0.weight"}
+    with pytest.raises(htr.PriorError, match=r"not a weight but what 0\.weight is computed from"):
+        htr.Priors({raw[0]: A}).resolve(net)
 
 
 @pytest.mark.parametrize(
