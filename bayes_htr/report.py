@@ -22,7 +22,7 @@ from rich.table import Table
 from bayes_htr._files import atomic_write
 from bayes_htr._plotting import DPI, literal, pyplot
 from bayes_htr._terminal import visible
-from bayes_htr.analysis.order import natural
+from bayes_htr.analysis.sources import natural
 from bayes_htr.errors import CheckpointError
 from bayes_htr.inference import RunFolder
 from bayes_htr.inference.run_folder import METRICS, PICTURES, RESULTS, SPECTRA, SPECTRA_BEFORE
@@ -114,6 +114,15 @@ class RunReport:
         return {
             label: {name: _values(rows, name).mean().item() for name in _SCORES}
             for label, rows in self.by_seed.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run as plain data: its folder, seeds, and test scores by label."""
+        return {
+            "folder": str(self.folder.path),
+            "seeds": self.seeds,
+            "scores": self.scores,
+            "scores_by_seed": self.by_seed,
         }
 
     def score_table(self) -> Table:

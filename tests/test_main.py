@@ -40,6 +40,8 @@ FIT = ["fit", "--method", "map", "--epochs", "100000", "--no-compare"]
 
 def check(status, printed):
     """It ends by the signal while modules are imported, and with a message afterwards."""
+    if "Fatal Python error: init_" in printed:
+        return  # Python itself had not begun yet, on a busy machine
     assert "Traceback" not in printed and "Error" not in printed, printed
     assert "Exception ignored" not in printed, printed
     assert status == -signal.SIGINT or (status == 130 and "interrupted" in printed), printed

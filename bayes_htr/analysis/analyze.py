@@ -61,7 +61,7 @@ def analyze(
     farms: bool | Farms = False,
     seed: int = 0,
     progress: bool | None = None,
-    matrices: LayoutsLike | None = None,
+    matrices: LayoutsLike | Layouts | None = None,
 ) -> SpectraReport:
     """Analyse the spectra of a network's weight matrices.
 
@@ -109,6 +109,8 @@ def analyze(
         ValueError: An option outside its range.
     """
     layouts = as_layouts(matrices)
+    if not isinstance(farms, bool | Farms):
+        raise ValueError(f"farms={farms!r} must be True, False or Farms(aspect, size)")
     windows = (Farms() if farms else None) if isinstance(farms, bool) else farms
     options = Options(conv, level, bootstrap, compare, mp_fit, randomize, windows, seed)
     patterns = {"layers": texts(layers, "layers"), "exclude": texts(exclude, "exclude")}

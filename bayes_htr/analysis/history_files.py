@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bayes_htr._files import write_output
 from bayes_htr.errors import CheckpointError
+from bayes_htr.spectra.layout import as_layouts
 
 _FORMAT = "bayes_htr spectrum history 2"
 _KEY = "about"
@@ -43,7 +44,7 @@ def read_history(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, T
     """Read and check a file that `write_history` wrote.
 
     Returns:
-        `steps`, `epochs`, `matrices` and `per_decade`; and `(T, K)` eigenvalues by name.
+        `steps`, `epochs`, `matrices`, `per_decade` and `layouts`; and `(T, K)` eigenvalues by name.
 
     Raises:
         CheckpointError: The file is missing, truncated, or foreign.
@@ -78,4 +79,12 @@ def _checked_about(about: Any, spectra: Mapping[str, Tensor]) -> dict[str, Any]:
         if bool((lam < 0).any()):
             raise ValueError(f"{name} has eigenvalues that are negative")
     matrices = [str(pattern) for pattern in about["matrices"]]
-    return {"steps": steps, "epochs": epochs, "matrices": matrices, "per_decade": per_decade}
+    layouts = about.get("layouts", {})  # earlier versions had none
+    as_layouts(layouts)
+    return {
+        "steps": steps,
+        "epochs": epochs,
+        "matrices": matrices,
+        "per_decade": per_decade,
+        "layouts": layouts,
+    }

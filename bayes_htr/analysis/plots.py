@@ -66,7 +66,7 @@ def plot_matrix(spectrum: MatrixSpectrum, level: float) -> Figure:
     legend(axes[0], columns=2)
     if not len(spectrum.values):
         _say(axes[1], _why_nothing(spectrum))
-    elif not curves.has_law(spectrum):
+    elif spectrum.fit is None or not curves.has_law(spectrum):
         x, y = curves.survival(spectrum)
         axes[1].plot(x, y, ".", ms=4, color=BLUE)
         axes[1].set(xlabel=r"eigenvalue $\lambda$", ylabel="share at least as large")
@@ -102,7 +102,8 @@ def plot_network(spectra: Sequence[MatrixSpectrum], label: str, level: float) ->
     if len(places) < len(spectra):
         title += f": alpha of all {len(spectra)} matrices, and {len(places)} of the spectra"
     figure.suptitle(textwrap.fill(literal(title), 90))
-    upper, lower = figure.subfigures(2, 1, height_ratios=[3.6 + names, 2.7 * rows])
+    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[3.6 + names, 2.7 * rows])
+    upper, lower = parts[:, 0]
     _draw_alpha(upper.subplots(), spectra, level)
     for ax, place in zip(lower.subplots(rows, 3, squeeze=False).flat, places, strict=False):
         _draw_esd(ax, spectra[place], room=12)

@@ -1,9 +1,9 @@
-"""What a `SpectrumHistory` measures of a matrix, and at which steps.
+"""The spectra that a `SpectrumHistory` measures, and the steps at which it does.
 
-A history is most needed where training diverges. There the squares of singular values leave
-float32 long before the weights do, and in the end the weights are no longer finite. A spectrum is
-therefore squared in float64 where float32 has no room for it, and a spectrum that does not exist is
-recorded as NaN, so that the record keeps its place among the others.
+A history is needed most when training diverges. Then the squares of singular values exceed the
+range of float32 long before the weights do, and in the end the weights are no longer finite.
+Singular values are therefore squared in float64 where the range of float32 is too small. A spectrum
+that does not exist is recorded as NaN, so that the record keeps its place among the others.
 """
 
 from __future__ import annotations
@@ -18,12 +18,16 @@ from torch import Tensor, nn
 from bayes_htr.analysis.weights import matches
 from bayes_htr.errors import SpectrumError
 from bayes_htr.spectra import as_matrix, matrices_of, singular_values
+from bayes_htr.spectra.layout import Layouts
 
 _SMALLEST = 1e-30  # the smallest largest eigenvalue whose neighbours float32 still tells from zero
 
 
 def recorded_weights(
-    net: nn.Module, patterns: Sequence[str], before: Mapping[str, Sequence[Tensor]]
+    net: nn.Module,
+    patterns: Sequence[str],
+    before: Mapping[str, Sequence[Tensor]],
+    layouts: Layouts = (),
 ) -> dict[str, Tensor]:
     """The matrices of a network that belong to the next record.
 
@@ -31,12 +35,14 @@ def recorded_weights(
         net: The network.
         patterns: Patterns of the matrices that are recorded.
         before: The `(K,)` spectra of all records so far, by name.
+        layouts: Which axes of parameters form matrices, where that is declared.
 
     Raises:
+        SpectrumError: A layout does not fit its parameter.
         ValueError: No matrix matches the patterns, or the matrices differ from those recorded
             before.
     """
-    weights = matrices_of(net)
+    weights = matrices_of(net, layouts)
     recorded = {name: W for name, W in weights.items() if matches(name, patterns)}
     if not recorded:
         raise ValueError(
@@ -53,16 +59,21 @@ def recorded_weights(
     return recorded
 
 
-def measure(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The `(K,)` eigenvalues of each matrix by name, as `measured_spectrum` computes them."""
+def measure(
+    weights: Mapping[str, Tensor], before: Mapping[str, Sequence[Tensor]], step: int
+) -> dict[str, Tensor]:
+    """The eigenvalues of each matrix, with a warning of spectra that are no longer finite.
+
+    Args:
+        weights: The matrices by name.
+        before: The `(K,)` spectra of all records so far, by name.
+        step: The step, which the warning names.
+
+    Returns:
+        The `(K,)` eigenvalues by name, as `measured_spectrum` computes them.
+    """
     with torch.no_grad():
-        return {name: measured_spectrum(W, name) for name, W in weights.items()}
-
-
-def warn_of_lost(
-    measured: Mapping[str, Tensor], before: Mapping[str, Sequence[Tensor]], step: int
-) -> None:
-    """Warn of the matrices whose spectrum is not finite, though that of the record before was."""
+        measured = {name: measured_spectrum(W, name) for name, W in weights.items()}
     lost = [
         name
         for name, lam in measured.items()
@@ -75,10 +86,11 @@ def warn_of_lost(
             "the weights have diverged; a smaller learning rate may help",
             stacklevel=3,
         )
+    return measured
 
 
 def measured_spectrum(W: Tensor, name: str) -> Tensor:
-    """The eigenvalues of a matrix, in its precision or in float64 where that one is too narrow.
+    """The eigenvalues of a matrix, in its precision, or in float64 if that range is too small.
 
     Args:
         W: `(out, ...)` the weight.

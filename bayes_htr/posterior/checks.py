@@ -17,7 +17,7 @@ Computing 32).
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
@@ -42,6 +41,7 @@ from bayes_htr._plotting import (
     styled,
     tick,
 )
+from bayes_htr._printing import Printable, add_row, compact_table
 from bayes_htr.posterior.laws import StatisticDistribution, quantiles
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ _TABLE_QUANTILES = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
-class SpectrumCheck:
+class SpectrumCheck(Printable):
     """The comparison of `S` draws of a spectrum with a law.
 
     The law has `k` values, which are all eigenvalues, or the largest alone under `MaxEigenvalue`.
@@ -125,38 +125,35 @@ class SpectrumCheck:
             "name another law, or give this one's arguments hyperpriors that can follow the data."
         )
 
-    def __str__(self) -> str:
+    def parts(self, width: int) -> Sequence[Table | str]:
+        """Some of the eigenvalues with their bands, the test, and what follows from it."""
         percent = f"{100 * self.level:g} %"
-        columns = ("value", "eigenvalue", f"law \\[{percent} band]", "F(eigenvalue)", "band", "")
-        table = Table(*columns)
+        table = compact_table("value", "eigenvalue", f"law [{percent}]", "F", f"F [{percent}]", "")
         k = self.pit.shape[1]
         for i in sorted({round(f * (k - 1)) for f in _TABLE_QUANTILES}):
             low, high = self.band[i]
             u = float(np.median(self.pit[:, i]))
             where = "low" if u < low else "high" if u > high else ""
-            ends = " ".join(f"{x:.4g}" for x in self.eigenvalue_band[i])
-            table.add_row(
+            ends = ", ".join(f"{x:.3g}" for x in self.eigenvalue_band[i])
+            cells = (
                 f"{i + 1} of {k}",
                 f"{np.median(self.eigenvalues[:, i]):.4g}",
-                f"{self.expected[i]:.4g} \\[{ends}]",
-                f"{u:.4f}",
-                f"{low:.4f} {high:.4f}",
+                f"{self.expected[i]:.3g} [{ends}]",
+                f"{u:.3f}",
+                f"[{low:.3f}, {high:.3f}]",
                 where,
             )
+            add_row(table, cells)
         S = len(self.pit)
         draws = "the spectrum lies" if S == 1 else f"{100 * self.inside:.0f} % of {S} draws lie"
         within = " not" if S == 1 and not self.inside else ""
-        console = Console(width=120, color_system=None)
-        with console.capture() as capture:
-            console.print(f"{self.matrix} against {self.law}", markup=False, highlight=False)
-            console.print(table)
-            console.print(
-                f"Kolmogorov-Smirnov distance {self.distance:.4g}, posterior predictive p-value "
-                f"{self.p_value:.3g}; {draws}{within} wholly within the band",
-                markup=False,
-            )
-            console.print(self.conclusion, markup=False, highlight=False)
-        return capture.get().rstrip()
+        return [
+            f"{self.matrix} against {self.law}; F is the law's distribution function",
+            table,
+            f"Kolmogorov-Smirnov distance {self.distance:.4g}, posterior predictive p-value "
+            f"{self.p_value:.3g}; {draws}{within} wholly within the band",
+            self.conclusion,
+        ]
 
     @styled
     def plot(self, *, path: str | PathLike[str] | None = None) -> Figure:

@@ -149,6 +149,8 @@ def test_nothing_is_changed(net):
         {"layers": [0]},
         {"layers": 0},
         {"exclude": [b"a"]},
+        {"farms": 3},
+        {"matrices": "qkv"},
     ],
 )
 def test_options_outside_their_range(net, options):

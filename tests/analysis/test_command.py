@@ -151,3 +151,16 @@ def test_outputs_that_are_folders_are_refused_before_the_work(files, tmp_path, c
         assert main(["analyze", files[0], option, str(tmp_path / name)]) == 1
         printed = capsys.readouterr()
         assert "is a folder" in printed.err.replace("\n", " ") and "verdict" not in printed.out
+
+
+def test_a_file_says_which_axes_form_matrices(tmp_path, capsys):
+    path, layouts = tmp_path / "a.safetensors", tmp_path / "layouts.toml"
+    save_file({"fused": torch.randn(30, 12)}, path)
+    layouts.write_text("[matrices.fused]\nparts = 'qk'\n")
+    out = tmp_path / "rows.json"
+    assert main(["analyze", str(path), "--matrices", str(layouts), "--out", str(out)]) == 0
+    assert [row["name"] for row in json.loads(out.read_text())["rows"]] == ["fused[q]", "fused[k]"]
+    layouts.write_text("[matrices.absent]\nparts = 'qk'\n")
+    capsys.readouterr()
+    assert main(["analyze", str(path), "--matrices", str(layouts)]) == 1
+    assert "'absent' matches no tensor" in capsys.readouterr().err

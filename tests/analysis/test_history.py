@@ -185,3 +185,19 @@ def test_traces_and_rows():
     assert "weight:alpha" not in flat.rows()[0]
     with pytest.raises(ValueError, match="quantity='rank'"):
         history.trace("weight", "rank")
+
+
+def test_layouts_say_which_axes_form_matrices(tmp_path):
+    net = nn.Sequential(nn.LSTM(6, 5))
+    layouts = {"*.weight_hh_l0": {"parts": "ifgo"}}
+    history = htr.SpectrumHistory(["*_hh_l0[f]", "*_hh_l0[o]"], layouts=layouts)
+    history.record(net, 0)
+    forget = net[0].weight_hh_l0[5:10]
+    assert list(history) == ["0.weight_hh_l0[f]", "0.weight_hh_l0[o]"]
+    torch.testing.assert_close(history["0.weight_hh_l0[f]"][0], htr.spectrum(forget))
+    history.save(tmp_path / "history.safetensors")
+    loaded = htr.SpectrumHistory.load(tmp_path / "history.safetensors")
+    loaded.record(net, 1)
+    assert list(loaded) == list(history) and loaded.steps == [0, 1]
+    with pytest.raises(ValueError, match="mapping from patterns to layouts"):
+        htr.SpectrumHistory(layouts="qkv")

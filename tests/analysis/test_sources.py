@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -149,3 +150,9 @@ def test_a_run_folder_of_this_library(tmp_path):
     data = (torch.randn(30, 9), torch.randint(10, (30,)))
     htr.fit(model, data, method=htr.MAP(), epochs=1, out=tmp_path / "run")
     assert [r["name"] for r in htr.analyze(tmp_path / "run").rows] == ["0.weight"]
+
+
+@pytest.mark.parametrize("source", [torch.ones(9, 9), np.ones((9, 9))])
+def test_a_single_array_is_to_be_named(source):
+    with pytest.raises(DataError, match=r"give it as \{'name': array\}"):
+        open_source(source)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import bayes_htr as htr
-from bayes_htr.spectra.layout import as_layouts, of_slice, plain_layouts
+from bayes_htr.spectra.layout import as_layouts, of_slice, plain_layouts, read_layouts
 
 
 def found(layout, tensor):
@@ -145,3 +145,28 @@ def test_a_layout_that_does_not_fit_names_the_tensor(layout, shape, said):
         layout.matrices("w", shape)
     with pytest.raises(htr.SpectrumError, match=said):
         htr.analyze({"w": torch.randn(shape)}, matrices={"w": layout})
+
+
+def test_layouts_of_a_file(tmp_path):
+    path = tmp_path / "layouts.toml"
+    path.write_text('[matrices]\n"*.mask" = "none"\n[matrices."*.qkv"]\nparts = "qkv"\n')
+    assert read_layouts(path) == (("*.mask", None), ("*.qkv", htr.MatrixLayout(parts="qkv")))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[priors]\n", "no table"),
+        ("matrices = 3\n", "no table"),
+        ('[matrices."*"]\nrow = [0]\n', "a layout has no row"),
+        ("[matrices\n", "line 1"),
+    ],
+)
+def test_files_of_layouts_that_are_wrong(tmp_path, text, message):
+    path = tmp_path / "layouts.toml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_layouts(path)
+    assert str(path) in str(caught.value)
+    with pytest.raises(ValueError, match=r"absent\.toml"):
+        read_layouts(tmp_path / "absent.toml")

@@ -295,7 +295,7 @@ def replaced():
 )
 def test_layers_with_a_forward_pass_of_their_own(net, message):
     with pytest.raises(ValueError, match=f"{message}.*noise='shared'"):
-        ExampleNoise(guide_of(net, LOMAX), net)
+        ExampleNoise(guide_of(net, {"*": LOMAX}), net)
 
 
 def test_subclasses_with_the_same_forward_pass_are_taken():
