@@ -264,12 +264,13 @@ def _esd_drawer(spectra: Tensor, alpha: Trace) -> Callable[[Axes, int], None]:
     seen = lam[finite] if finite.any() else np.ones(1)
     floor = 1e-12 * (seen.max() or 1.0)
     lam = np.where(finite, np.maximum(lam, floor), np.nan)
-    bins = log_bins(np.maximum(seen, floor), lam.shape[1])
+    positive = np.maximum(seen, floor)
+    bins = log_bins(positive, lam.shape[1])
     if bins is None:  # all are equal
-        bins = float(seen.max() or 1.0) * np.geomspace(0.5, 2.0, 4)
+        bins = positive.max() * np.geomspace(0.5, 2.0, 4)
     densities = np.stack([bin_density(row, bins) for row in lam])
-    positive = densities[densities > 0]
-    limits = (positive.min() / 2, positive.max() * 30) if positive.size else (0.1, 1.0)
+    heights = densities[densities > 0]
+    limits = (heights.min() / 2, heights.max() * 30) if heights.size else (0.1, 1.0)
 
     def draw(ax: Axes, record: int) -> None:
         ax.stairs(densities[record], bins, fill=True, color=BLUE, alpha=0.6)
@@ -283,7 +284,7 @@ def _esd_drawer(spectra: Tensor, alpha: Trace) -> Callable[[Axes, int], None]:
             place: dict[str, Any] = {"transform": ax.transAxes, "ha": "right", "va": "top"}
             ax.text(0.97, 0.97, text, fontsize=NOTE, color=RED, **place)
         ax.set_xscale("log")
-        if positive.size:
+        if heights.size:
             ax.set_yscale("log")
         ax.set_xlim(bins[0], bins[-1])
         ax.set_ylim(*limits)

@@ -217,7 +217,7 @@ def _curves(outcomes: Outcomes) -> Any:
     cells = {c: found for c in outcomes.cells if (found := _mean_curves(outcomes, c))}
     if not cells:
         return None
-    figure, axes = _panels(len(cells), 3.6)
+    figure, axes = _panels(len(cells), 4.0)
     for ax, (cell, found) in zip(axes, cells.items(), strict=True):
         entrants = outcomes.entrants(cell).values()
         for method, nll in found.items():
@@ -229,7 +229,7 @@ def _curves(outcomes: Outcomes) -> Any:
         ax.set_title(cell)
         ax.set_xlabel("epoch")
         ax.set_ylabel("NLL of validation images")
-        legend(ax, columns=2)
+        legend(ax)
     return figure
 
 
