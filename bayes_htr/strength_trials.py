@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,10 +22,13 @@ from bayes_htr.distributed import run_on_rank0, world_size
 from bayes_htr.engine.pull import starting_strength
 from bayes_htr.errors import DataError, DivergenceError, SpectrumError
 from bayes_htr.inference import MAP, Batches, Data, EpochEvent, RunFolder
-from bayes_htr.models import BayesianClassifier
+from bayes_htr.models import BayesianModel, Categorical
 from bayes_htr.models.examples import checked_examples
+from bayes_htr.models.inputs import Inputs, call, concatenated, map_inputs, num_examples
+from bayes_htr.models.likelihood_forms import to_config
 from bayes_htr.posterior import Posterior, Prediction
-from bayes_htr.posterior.prediction import mix, scores
+from bayes_htr.posterior.prediction import mix
+from bayes_htr.posterior.scores import scores
 from bayes_htr.strength_search import (
     Bracket,
     Journal,
@@ -54,17 +58,22 @@ class HeldOut(NamedTuple):
     """
 
     train: Data
-    validation: tuple[Tensor, Tensor]
+    validation: tuple[Inputs, Tensor]
     is_part: bool
 
 
 def hold_out(
-    net: nn.Module, train: Data, validation: Data | None, *, fraction: float = 0.1, seed: int = 0
+    model: BayesianModel,
+    train: Data,
+    validation: Data | None,
+    *,
+    fraction: float = 0.1,
+    seed: int = 0,
 ) -> HeldOut:
     """The data to train on and those to score on.
 
     Args:
-        net: The network, whose precision the validation inputs take.
+        model: The model, whose network gives the inputs their precision.
         train: The training data, as `htr.fit` takes them.
         validation: The data to score on. Without them, a random part of the training data is held
             out, which then must be `(X, y)`.
@@ -75,17 +84,29 @@ def hold_out(
         DataError: Nothing can be held out of a `DataLoader`, or nothing would be left.
         ValueError: The fraction is out of range.
     """
+    likelihood = model.likelihood
+    if not isinstance(likelihood, Categorical):
+        raise ValueError(
+            f"strengths are compared by the scores of classes, and the likelihood is {likelihood}; "
+            "pass a number as strength=, and compare posterior.evaluate(validation)"
+        )
     if validation is not None:
-        batches = Batches(validation, batch_size=_BATCH, dtype=input_dtype(net), name="validation")
+        batches = Batches(
+            validation,
+            batch_size=_BATCH,
+            dtype=input_dtype(model.net),
+            name="validation",
+            likelihood=likelihood,
+        )
         xs, ys = zip(*batches, strict=True)
-        return HeldOut(train, (torch.cat(xs), torch.cat(ys)), False)
+        return HeldOut(train, (concatenated(xs), torch.cat(ys)), False)
     fraction = number(fraction, "validation_fraction", above=0, below=1)
     if not isinstance(train, list | tuple) or len(train) != 2:
         raise DataError(
             f"nothing can be held out of train, a {type(train).__name__}; pass validation=, on "
             "which strengths are compared"
         )
-    x, y = checked_examples(train[0], train[1], "train")
+    x, y = checked_examples(train[0], train[1], "train", likelihood.checked)
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
     count = math.ceil(fraction * len(y))
     if not 0 < count < len(y):
@@ -94,7 +115,12 @@ def hold_out(
             "or validation="
         )
     held, rest = order[:count], order[count:]
-    return HeldOut((x[rest], y[rest]), (x[held], y[held].long()), True)
+    parts = [(map_inputs(partial(_rows, index=index), x), y[index]) for index in (rest, held)]
+    return HeldOut(parts[0], parts[1], True)
+
+
+def _rows(tensor: Tensor, index: Tensor) -> Tensor:
+    return tensor[index.to(tensor.device)]
 
 
 class Tried(NamedTuple):
@@ -129,7 +155,7 @@ class TrialSettings:
     """
 
     fit: Callable[..., Posterior]
-    model: BayesianClassifier
+    model: BayesianModel
     held_out: HeldOut
     fit_options: Mapping[str, Any]
     seeds: tuple[int, ...] = (0,)
@@ -148,7 +174,7 @@ class TrialSettings:
     @property
     def num_data(self) -> int:
         """The number of examples that trials train on."""
-        return Batches(self.held_out.train, batch_size=self.batch_size, name="train").num_data
+        return self._train_batches().num_data
 
     @property
     def batch_size(self) -> int:
@@ -157,7 +183,7 @@ class TrialSettings:
 
     def describe(self) -> dict[str, Any]:
         """What the trials depend on as plain data, by which a resumed search recognises them."""
-        train = Batches(self.held_out.train, batch_size=self.batch_size, name="train")
+        train = self._train_batches()
         validation = Batches(self.held_out.validation, batch_size=_BATCH, name="validation")
         return {
             "method": self.fit_options["method"].describe(),
@@ -169,8 +195,14 @@ class TrialSettings:
             "seeds": list(self.seeds),
             "criterion": self.criterion,
             "samples": self.samples,
-            **self.model.likelihood.to_dict(),
+            **to_config(self.model.likelihood),
         }
+
+    def _train_batches(self) -> Batches:
+        count = self.fit_options.get("num_data")
+        return Batches(
+            self.held_out.train, batch_size=self.batch_size, name="train", num_data=count
+        )
 
     def scores_of(self, prediction: Prediction) -> dict[str, float]:
         """All scores of a prediction of the validation data by name."""
@@ -354,17 +386,21 @@ def start_of(settings: TrialSettings) -> float:
     )
 
 
-def with_strength(model: BayesianClassifier, strength: float) -> BayesianClassifier:
+def with_strength(model: BayesianModel, strength: float) -> BayesianModel:
     """The model with all of its priors to a power; a strength that they have is multiplied."""
-    priors = model.priors.scaled(strength)
-    return BayesianClassifier(model.net, priors, **model.likelihood.to_dict())
+    return BayesianModel(model.net, model.priors.scaled(strength), likelihood=model.likelihood)
 
 
-def _point_prediction(net: nn.Module, x: Tensor) -> Prediction:
+def _point_prediction(net: nn.Module, x: Inputs) -> Prediction:
     """The prediction of a network as it is, in evaluation mode."""
     first = next(net.parameters(), torch.zeros(()))
     with evaluation_mode(net), torch.no_grad(), isolated_randomness():
-        logits = [net(part.to(first.device)).float().cpu() for part in x.split(_BATCH)]
+        indices = torch.arange(num_examples(x)).split(_BATCH)
+        parts = [map_inputs(partial(_rows, index=index), x) for index in indices]
+        logits = [
+            call(net, map_inputs(lambda t: t.to(first.device), part)).float().cpu()
+            for part in parts
+        ]
     return mix([torch.cat(logits).log_softmax(1)])
 
 

@@ -23,7 +23,7 @@ from bayes_htr.distributed import run_on_rank0
 from bayes_htr.errors import PriorError
 from bayes_htr.fitting import fit, method_and_epochs
 from bayes_htr.inference import Data, Method, RunFolder
-from bayes_htr.models import BayesianClassifier
+from bayes_htr.models import BayesianClassifier, BayesianModel
 from bayes_htr.optuna_search import new_study, own_study
 from bayes_htr.posterior import Posterior
 from bayes_htr.priors import Prior, Priors
@@ -192,7 +192,7 @@ class Tuning:
 
 
 def tune(
-    model: BayesianClassifier | nn.Module,
+    model: BayesianModel | nn.Module,
     train: Data,
     *,
     prior: Prior | Priors | None = None,
@@ -217,6 +217,7 @@ def tune(
     resume: bool = False,
     progress: bool | None = None,
     threads: int | None = None,
+    num_data: int | None = None,
 ) -> Tuning:
     """Choose the strength of priors by a few fits, each scored on held-out data.
 
@@ -258,6 +259,7 @@ def tune(
         resume: Go on with the trials in `out`, if there are any.
         progress: Whether to show one progress bar for all trials; by default on a terminal.
         threads: As in `htr.fit`.
+        num_data: As in `htr.fit`.
 
     Returns:
         The trials, the strength, and the final fit. `print` shows a table; `plot` draws it.
@@ -279,8 +281,8 @@ def tune(
     if resume and out is None:
         raise ValueError("resume=True needs out=, the folder of the trials")
     options: dict[str, Any] = {"method": method, "epochs": epochs, "device": device}
-    options |= {"batch_size": batch_size, "threads": threads, "init": init}
-    held_out = hold_out(model.net, train, validation, fraction=validation_fraction, seed=seed)
+    options |= {"batch_size": batch_size, "threads": threads, "init": init, "num_data": num_data}
+    held_out = hold_out(model, train, validation, fraction=validation_fraction, seed=seed)
     settings = TrialSettings(
         fit, model, held_out, options, tuple(range(seed, seed + repeats)), criterion, samples
     )
@@ -340,21 +342,23 @@ def _search(search: Any, first: float, seed: int, prune: bool, resume: bool) -> 
     return own_study(search, first, resume)
 
 
-def _model(model: Any, prior: Prior | Priors | None) -> BayesianClassifier:
+def _model(model: Any, prior: Prior | Priors | None) -> BayesianModel:
     """The model that is meant.
 
     Raises:
         ValueError: No network, or a model with a second prior.
         PriorError: A network without a prior.
     """
-    if isinstance(model, BayesianClassifier):
+    if isinstance(model, BayesianModel):
         if prior is not None:
             raise ValueError(
                 "prior=: the model has its priors already; pass its network, model.net"
             )
         return model
     if not isinstance(model, nn.Module):
-        raise ValueError(f"model={model!r} must be a BayesianClassifier, or a network and prior=")
+        raise ValueError(
+            f"model={model!r} must be a BayesianClassifier, BayesianModel, or network with prior="
+        )
     if not isinstance(prior, Prior | Priors):
         raise PriorError(
             f"prior={prior!r} must be the prior of the network, such as "

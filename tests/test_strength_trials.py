@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import bayes_htr as htr
-from bayes_htr.posterior.prediction import mix, scores
+from bayes_htr.posterior.prediction import mix
+from bayes_htr.posterior.scores import scores
 from bayes_htr.strength_search import Listed
 from bayes_htr.strength_trials import (
     TrialSettings,
@@ -33,30 +34,31 @@ def network():
 
 TRAIN, VALIDATION = data(60), data(40, seed=2)
 DECAY = htr.Priors(htr.penalties.weight_decay())
+MODEL = htr.BayesianClassifier(network(), DECAY)
 
 
 def settings(fit=htr.fit, priors=DECAY, seeds=(0,), criterion="brier", **options):
     model = htr.BayesianClassifier(network(), priors)
     options = {"method": htr.MAP(lr=0.1), "epochs": 3, "batch_size": 16} | options
-    held_out = hold_out(model.net, TRAIN, VALIDATION)
+    held_out = hold_out(model, TRAIN, VALIDATION)
     return TrialSettings(fit, model, held_out, options, seeds, criterion)
 
 
 def test_a_part_is_held_out():
-    train, (x, y), is_part = hold_out(network(), TRAIN, None, fraction=0.25, seed=3)
+    train, (x, y), is_part = hold_out(MODEL, TRAIN, None, fraction=0.25, seed=3)
     assert is_part
     assert (len(train[1]), len(y)) == (45, 15)
     both = torch.cat([train[0], x])
     assert torch.equal(both.sort(0).values, TRAIN[0].sort(0).values)
-    assert torch.equal(hold_out(network(), TRAIN, None, fraction=0.25, seed=3).validation[0], x)
-    assert not torch.equal(hold_out(network(), TRAIN, None, fraction=0.25).validation[0], x)
+    assert torch.equal(hold_out(MODEL, TRAIN, None, fraction=0.25, seed=3).validation[0], x)
+    assert not torch.equal(hold_out(MODEL, TRAIN, None, fraction=0.25).validation[0], x)
 
 
 def test_given_validation_data_are_taken_from_arrays_and_loaders():
     arrays = tuple(v.numpy() for v in VALIDATION)
     loader = DataLoader(TensorDataset(*VALIDATION), batch_size=7)
     for given in (VALIDATION, arrays, loader):
-        held_out = hold_out(network(), TRAIN, given)
+        held_out = hold_out(MODEL, TRAIN, given)
         assert held_out.train is TRAIN
         assert not held_out.is_part
         assert all(map(torch.equal, held_out.validation, VALIDATION))
@@ -65,12 +67,12 @@ def test_given_validation_data_are_taken_from_arrays_and_loaders():
 def test_what_cannot_be_held_out_is_named():
     loader = DataLoader(TensorDataset(*TRAIN))
     with pytest.raises(htr.DataError, match="out of train, a DataLoader; pass validation="):
-        hold_out(network(), loader, None)
+        hold_out(MODEL, loader, None)
     with pytest.raises(htr.DataError, match="1 of 1 examples leaves none"):
-        hold_out(network(), data(1), None)
+        hold_out(MODEL, data(1), None)
     for fraction in (0, 1, -0.1, math.nan, "a"):
         with pytest.raises(ValueError, match="validation_fraction="):
-            hold_out(network(), TRAIN, None, fraction=fraction)
+            hold_out(MODEL, TRAIN, None, fraction=fraction)
 
 
 def test_scores_are_means_of_losses_with_standard_errors():
@@ -164,3 +166,25 @@ def test_one_bar_for_all_trials(capsys):
     assert "trial 2 of 2" in shown
     assert "best brier" in shown
     assert "MAP" not in shown
+
+
+def test_the_number_of_examples_is_told_where_a_loader_does_not_know_it():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(zip(*TRAIN, strict=True))
+
+    loader = DataLoader(Stream(), batch_size=16)
+    options = {"method": htr.MAP(lr=0.1), "epochs": 1, "progress": False}
+    tuning = htr.tune(
+        htr.BayesianClassifier(network(), DECAY),
+        loader,
+        validation=VALIDATION,
+        num_data=60,
+        trials=2,
+        **options,
+    )
+    assert tuning.num_data == 60
+    assert tuning.posterior.config["num_data"] == 60
+    model = htr.BayesianClassifier(network(), DECAY)
+    options |= {"validation": VALIDATION, "num_data": 60, "strength": "auto"}
+    assert htr.fit(model, loader, **options).config["num_data"] == 60

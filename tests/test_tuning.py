@@ -24,6 +24,7 @@ def network():
 
 TRAIN, VALIDATION = data(60), data(40, seed=2)
 DECAY = htr.penalties.weight_decay()
+MODEL = htr.BayesianClassifier(network(), htr.Priors(DECAY))
 QUICK = {"method": htr.MAP(lr=0.1), "epochs": 3, "batch_size": 16, "progress": False}
 
 
@@ -54,7 +55,7 @@ def test_without_validation_data_the_final_fit_is_on_all():
     result = tuned(trials=2, validation_fraction=0.25)
     assert (result.num_data, result.num_validation) == (45, 15)
     assert result.posterior.config["num_data"] == 60
-    held_out = hold_out(network(), TRAIN, None, fraction=0.25)
+    held_out = hold_out(MODEL, TRAIN, None, fraction=0.25)
     given = htr.tune(
         network(), held_out.train, validation=held_out.validation, prior=DECAY, trials=2, **QUICK
     )
