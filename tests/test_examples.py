@@ -33,6 +33,7 @@ def test_priors_per_layer(tmp_path):
     assert "fc1.weight:MaxEigenvalue.scale" in printed
     out = tmp_path / "runs" / "priors_per_layer"
     assert len(list(out.glob("*.png"))) == 3
+    assert run("priors_per_layer.py", tmp_path) == printed  # the run that is there
 
 
 def test_analyze_checkpoint(tmp_path):

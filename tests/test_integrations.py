@@ -56,7 +56,7 @@ def test_a_trainer_does_what_is_done_by_hand(train, expected, tmp_path, decouple
 
 def test_two_processes_do_what_one_does_by_hand(expected, tmp_path):
     pytest.importorskip("accelerate")
-    found_in = found_by(INTEGRATION_CASES, tmp_path)
+    found_in = found_by(INTEGRATION_CASES, tmp_path, timeout=900)
     names = [file.stem.removesuffix("-0") for file in tmp_path.glob("*-0.pt")]
     assert len(names) >= 2
     for name in names:
