@@ -8,18 +8,19 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from bayes_htr._checks import whole_number
+from bayes_htr._checks import number, whole_number
 from bayes_htr._threads import counted_work, exclusive, restored_threads, suitable_threads
 from bayes_htr._torch import input_dtype, usable_device
 from bayes_htr._version import __version__
 from bayes_htr.distributed import check_same, fail_together, own_device, run_on_rank0, world_size
 from bayes_htr.engine.autograd import has_hooks
 from bayes_htr.inference import (
+    MAP,
     NUTS,
     SVI,
     Batches,
@@ -36,6 +37,7 @@ from bayes_htr.posterior import Posterior
 from bayes_htr.priors.law import Law
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import check_finite
+from bayes_htr.strength_trials import TrialSettings, auto_strength, hold_out, with_strength
 
 EPOCHS = 30
 """The number of epochs where none is given."""
@@ -45,7 +47,7 @@ def fit(
     model: BayesianModel,
     train: Data,
     *,
-    method: Method | None = None,
+    method: Method | str | None = None,
     epochs: int | None = None,
     batch_size: int = 128,
     validation: Data | None = None,
@@ -58,6 +60,7 @@ def fit(
     progress: bool | None = None,
     threads: int | None = None,
     metadata: Mapping[str, Any] | None = None,
+    strength: float | Literal["auto"] | None = None,
     num_data: int | None = None,
 ) -> Posterior:
     """Train a Bayesian model, such as a `BayesianClassifier`.
@@ -75,7 +78,8 @@ def fit(
             In place of `X` a network with several inputs has a tuple or a dictionary of arrays, and
             gets them as `net(*X)` or `net(**X)`. A dictionary with `labels`, as a tokeniser and a
             collator of Hugging Face make it, stands for both, also as a batch of a loader.
-        method: The inference method: `MAP(...)`, `SVI(...)` or `NUTS(...)`. By default the
+        method: The inference method: `MAP(...)`, `SVI(...)` or `NUTS(...)`, or the name of one with
+            its default settings: `"map"`, `"svi"`, `"nuts"`. By default the
             posterior is found by
             `SVI(guide="spectral", lr=0.006, init_scale=0.3, noise="example")`, with
             `noise="shared"` for a network with batch normalisation.
@@ -94,7 +98,8 @@ def fit(
         resume: Go on with the run in `out`, if there is one; otherwise start it.
         callbacks: Callables that are called after each epoch with an `EpochEvent`, in the first of
             several processes; if one returns `True`, training ends.
-        progress: Whether to show a progress bar; by default it is shown on a terminal.
+        progress: Whether to show a progress bar; by default it is shown on a terminal, and in a
+            notebook where ipywidgets is installed.
         threads: The number of PyTorch's threads during the run, on a CPU. By default a small
             network has one, and others as many as PyTorch would use; the progress bar and the
             posterior's `config` tell the number. Small means fewer than two million parameters,
@@ -102,6 +107,10 @@ def fit(
             a network gains little by more threads, and may lose a hundredfold on a busy machine.
         metadata: Plain data to keep in the run folder's configuration, such as the name of the
             data set; a run resumes only with the same.
+        strength: What the strengths of the priors are multiplied by. `"auto"` chooses it by at most
+            five trial fits scored on the validation data, or on a tenth of `(X, y)` that the trials
+            leave out, and then trains as if that number had been given. With `out`, trials are kept
+            there in `tuning.json`. `htr.tune` has more to choose from, and shows the trials.
         num_data: The number of examples, against which the prior is weighed. It is needed where
             the loader does not tell it, as that of an `IterableDataset`; an epoch then ends with
             the data set's iterator, or after so many examples.
@@ -120,11 +129,19 @@ def fit(
         ProcessError: Another of several processes failed.
         ValueError: A setting is out of range, or is not the same in all processes.
     """
+    if strength is not None:
+        _check_types(model, method, init, callbacks)
+        method, epochs = method_and_epochs(model, method, epochs)
+        if strength == "auto":
+            options: dict[str, Any] = {"method": method, "epochs": epochs, "device": device}
+            options |= {"batch_size": batch_size, "threads": threads, "init": init}
+            data = hold_out(model, train, validation, seed=seed)
+            settings = TrialSettings(fit, model, data, options, (seed,))
+            strength = auto_strength(settings, out=out, resume=resume, progress=progress)
+        model = with_strength(model, number(strength, "strength", at_least=0))
     with exclusive(), fail_together(), torch.enable_grad():
         _check_types(model, method, init, callbacks)
-        method = default_method(model.net) if method is None else method
-        if epochs is None:
-            epochs = 0 if isinstance(method, NUTS) else EPOCHS
+        method, epochs = method_and_epochs(model, method, epochs)
         epochs = whole_number(epochs, "epochs", below=2**31)
         seed = whole_number(seed, "seed", below=2**63)
         if resume and out is None:
@@ -194,6 +211,22 @@ def fit(
     return posterior
 
 
+def method_and_epochs(
+    model: BayesianModel, method: Method | str | None, epochs: int | None
+) -> tuple[Method, int]:
+    """Return the method and the number of epochs, the default ones where none are given.
+
+    Raises:
+        ValueError: There is no method of a given name.
+    """
+    if isinstance(method, str):
+        method = _named_method(method, model)
+    method = default_method(model.net) if method is None else method
+    if epochs is None:
+        epochs = 0 if isinstance(method, NUTS) else EPOCHS
+    return method, epochs
+
+
 def default_method(net: nn.Module, **changed: Any) -> SVI:
     """Return the method that finds a posterior where none is named: SVI by the spectral guide.
 
@@ -233,6 +266,25 @@ def load(
             is of another network or likelihood.
     """
     return Posterior.load(path, net, likelihood=likelihood)
+
+
+def _named_method(name: str, model: BayesianModel) -> Method:
+    """Return the method of a name, such as `"map"`, with its default settings.
+
+    Raises:
+        ValueError: There is no such name.
+    """
+    named: dict[str, Callable[[], Method]] = {
+        "map": MAP,
+        "svi": lambda: default_method(model.net),
+        "nuts": NUTS,
+    }
+    if name.lower() not in named:
+        raise ValueError(
+            f"method={name!r} must be one of {', '.join(named)}, or a method with settings, such "
+            "as MAP(lr=0.05)"
+        )
+    return named[name.lower()]()
 
 
 def _device(device: str | torch.device | None, present: torch.device) -> torch.device:
@@ -279,7 +331,8 @@ def _check_types(model: Any, method: Any, init: Any, callbacks: Any) -> None:
         raise ValueError(
             f"model={model!r} must be a BayesianClassifier(net, priors) or a BayesianModel"
         )
-    if method is not None and (isinstance(method, type) or not hasattr(method, "describe")):
+    is_method = hasattr(method, "describe") and not isinstance(method, type)
+    if not (method is None or isinstance(method, str) or is_method):
         raise ValueError(f"method={method!r} must be an inference method, such as MAP()")
     if init is not None and not isinstance(init, Posterior):
         raise ValueError(f"init={init!r} must be a Posterior")

@@ -2,7 +2,7 @@
 
 Trains on the digits and prints the table of priors, the test scores, the hyperparameters, and the
 spectra with intervals. Writes a run folder, `runs/priors_per_layer`, with a figure of the spectrum
-of each matrix.
+of each matrix; where the folder has a run, that is continued or shown again.
 
 Run: `python examples/priors_per_layer.py [FOLDER]`.
 """
@@ -32,6 +32,7 @@ def main(out: Path = Path("runs/priors_per_layer"), epochs: int = 15) -> htr.Pos
         method=htr.MAP(lr=0.05),
         epochs=epochs,
         out=out,
+        resume=True,  # run again, it reads what it has found
     )
     print(posterior.evaluate((data.x_test, data.y_test)))
     print(posterior.hyperparameters())

@@ -16,14 +16,14 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, PATHS)), "OMP_NUM_THREADS": "1"}
 
 
-def found_by(script, out):
+def found_by(script, out, timeout=300):
     """Run a script that saves what each of its cases found in `out`.
 
     Returns:
         What a case found, by rank, as a function of its name.
     """
     command = [*TORCHRUN, script, str(out)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=timeout)
     assert done.returncode == 0, done.stderr
     return lambda name: [
         torch.load(out / f"{name}-{rank}.pt", weights_only=True) for rank in (0, 1)

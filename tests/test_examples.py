@@ -33,6 +33,7 @@ def test_priors_per_layer(tmp_path):
     assert "fc1.weight:MaxEigenvalue.scale" in printed
     out = tmp_path / "runs" / "priors_per_layer"
     assert len(list(out.glob("*.png"))) == 3
+    assert run("priors_per_layer.py", tmp_path) == printed  # the run that is there
 
 
 def test_analyze_checkpoint(tmp_path):
@@ -44,7 +45,7 @@ def test_analyze_checkpoint(tmp_path):
 
 
 def test_posterior_spectra(tmp_path):
-    printed = run("posterior_spectra.py", tmp_path)
+    printed = " ".join(run("posterior_spectra.py", tmp_path).split())
     assert "mean [95 % credible interval given that tail]" in printed
     assert "not a typical draw from this law" in printed
     assert "passes for a draw from this law" in printed

@@ -70,11 +70,12 @@ class NUTS:
     Args:
         warmup: Draws per chain that adapt step size and mass matrix, and are dropped.
         samples: Draws per chain that are kept.
-        chains: How many, one after another.
+        chains: The number of chains, which run one after another.
         frames: Whether the singular vectors are `"sampled"`, or `"held"` at those of the present
             weights.
-        target_accept: The acceptance probability that the step size is adapted to.
-        max_tree_depth: Trajectories take at most `2^max_tree_depth - 1` steps.
+        target_accept: The acceptance probability to which the step size is adapted.
+        max_tree_depth: The largest depth of trajectories, which take at most
+            `2^max_tree_depth - 1` steps.
         dense_mass: Whether the mass matrix is dense and not diagonal.
         jitter: Standard deviation of the chains' starts around the present weights, in
             unconstrained coordinates.
@@ -197,6 +198,7 @@ class NUTSSampler:
             batches=method.warmup + method.samples,
         )
         settings = {k: v for k, v in asdict(method).items() if k != "frames"}
+        settings["reflected"] = self.reflected
         with bar:
             chains = run_chains(
                 self.program,
@@ -223,6 +225,15 @@ class NUTSSampler:
     def matrices(self) -> list[MatrixPrior]:
         """The priors of the matrices that are sampled."""
         return [m for p in self.parameters for m in p.matrices]
+
+    @property
+    def reflected(self) -> tuple[str, ...]:
+        """The frames of square matrices, whose determinant keeps its sign along trajectories."""
+        if self.method.frames == "held":
+            return ()
+        return tuple(
+            f"{m.name}:left" for m in self.matrices if m.spectral and m.shape[0] == m.shape[1]
+        )
 
     def require_small(self) -> None:
         """Raise `ValueError` if there is nothing to sample, or too much."""

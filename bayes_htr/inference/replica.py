@@ -47,7 +47,7 @@ class Replica:
             the network, and to the sum of their scores.
 
     Attributes:
-        failure: What has gone wrong in this process, if anything.
+        failure: The error that has occurred in this process, if any.
     """
 
     def __init__(self, net: nn.Module, score: Score) -> None:
@@ -111,7 +111,7 @@ class Replica:
         return both[0] / world_size(), both[1]
 
     def raise_failures(self) -> None:
-        """Raise in all processes what has failed in one of them."""
+        """Raise an error in all processes if one of them has failed."""
         raise_failures(self.failure)
 
 
@@ -126,7 +126,7 @@ def local_batches(
 
     Args:
         batches: The data.
-        seed: The seed of what the loader draws from the global generator.
+        seed: The seed of the loader's draws from the global generator.
         epoch: The epoch, from 0, on which the order of a `DistributedSampler` depends.
     """
     batches.set_epoch(epoch)

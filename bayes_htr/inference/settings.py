@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -17,9 +16,6 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnP
 from bayes_htr._checks import number, whole_number
 
 SchedulerFactory = Callable[[Optimizer], "LRScheduler | ReduceLROnPlateau"]
-
-HYPER_LR = 0.05
-"""The learning rate of hyperparameters and of their laws, whose coordinates have no unit."""
 
 
 class TrainingSettings(Protocol):
@@ -122,14 +118,8 @@ def fused_adam(parameters: Iterable[Tensor], lr: float) -> Optimizer:
     return torch.optim.Adam(parameters, lr=lr, fused=True)
 
 
-def needs_closure(optimizer: Optimizer) -> bool:
-    """Return whether `optimizer.step` requires a closure, as that of LBFGS does."""
-    parameters = inspect.signature(type(optimizer).step).parameters
-    return "closure" in parameters and parameters["closure"].default is inspect.Parameter.empty
-
-
 _SHAPED_ALIKE = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
-"""What optimisers keep for a parameter in the parameter's own shape."""
+"""The entries of an optimiser's state that have the shape of their parameter."""
 
 
 def restore_optimizer(optimizer: Optimizer, state: Any) -> None:

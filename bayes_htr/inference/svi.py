@@ -26,6 +26,7 @@ from bayes_htr._terminal import TrainingProgress
 from bayes_htr._torch import isolated_randomness
 from bayes_htr.distributed import world_size
 from bayes_htr.engine import Drift, Refresh
+from bayes_htr.engine.optimizer import HYPER_LR
 from bayes_htr.errors import DivergenceError
 from bayes_htr.inference.guides import GUIDES, Guide, SpectralGuide, VariationalGuide
 from bayes_htr.inference.guides.likelihood import GuideWithLikelihood, likelihood_posterior
@@ -43,7 +44,6 @@ from bayes_htr.inference.problem import (
     warn_of_generalised_posterior,
 )
 from bayes_htr.inference.settings import (
-    HYPER_LR,
     SchedulerFactory,
     check_settings,
     describe_settings,
@@ -62,7 +62,7 @@ NAMED_GUIDES: dict[str, type[VariationalGuide]] = {
 }
 """The guides that `SVI` takes by name."""
 
-_GUIDE_OPTIONS = ("init_scale", "rank", "directions", "refresh")
+_GUIDE_OPTIONS = ("init_scale", "rank", "directions", "refresh", "full_gradient")
 """The settings of `SVI` that only some guides use."""
 _RANK = 4
 
@@ -101,6 +101,9 @@ class SVI:
         patience: Stop after this many epochs without a better validation NLL, and keep the best
             guide. Early stopping needs `validation`.
         scheduler_interval: As in `MAP`.
+        full_gradient: In `"spectral"`, whether the gradient with respect to the weights includes
+            how the singular vectors turn with the weights, at the cost of two more thin products
+            per matrix (`docs/spectral-guide.md`); if not given, it does not.
 
     The guides need priors that are densities; others raise `PriorError`. A parameter with a flat
     prior is a point, and adds nothing to the KL divergence. For each epoch the history holds
@@ -128,6 +131,7 @@ class SVI:
     clip: float | None = None
     patience: int | None = None
     scheduler_interval: Literal["epoch", "step"] = "epoch"
+    full_gradient: bool | None = None
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -140,6 +144,8 @@ class SVI:
                 whole_number(getattr(self, name), name, at_least=1)
         if self.init_scale is not None:
             number(self.init_scale, "init_scale", above=0)
+        if not isinstance(self.full_gradient, bool | None):
+            raise ValueError(f"full_gradient={self.full_gradient!r} must be True or False")
         if not (self.refresh is None or isinstance(self.refresh, Refresh)):
             raise ValueError(f"refresh={self.refresh!r} must be htr.Drift, htr.Every or htr.Exact")
         if self.noise not in ("shared", "example"):
@@ -189,6 +195,8 @@ class SVI:
             "rank": _RANK if self.rank is None else int(self.rank),
             "directions": None if self.directions is None else int(self.directions),
             "refresh": (Drift() if self.refresh is None else self.refresh).to_dict(),
+            # Runs of earlier versions do not name it, and resume.
+            **({"full_gradient": True} if self.full_gradient else {}),
         }
 
     def guide_class(self) -> type[VariationalGuide]:

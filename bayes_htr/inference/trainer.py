@@ -1,7 +1,7 @@
 """A training run by mini-batch gradients: epochs, checkpoints, early stopping and callbacks.
 
-`Trainer` is what `htr.MAP` and `htr.SVI` share. A subclass builds what is learnt, and defines one
-update and the epoch's metrics.
+`Trainer` is the part that `htr.MAP` and `htr.SVI` share. A subclass makes the energy or the guide,
+and defines a single update and the metrics of an epoch.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
@@ -23,15 +24,15 @@ from bayes_htr._checks import whole_number
 from bayes_htr._terminal import TrainingProgress
 from bayes_htr._threads import with_threads
 from bayes_htr._torch import isolated_randomness, modes_of, set_modes
+from bayes_htr.engine.optimizer import HYPER_LR
+from bayes_htr.engine.optimizer_kinds import needs_closure
 from bayes_htr.errors import CheckpointError, DivergenceError, SpectrumError
 from bayes_htr.inference.callbacks import EpochEvent, StepCallback, StepEvent
 from bayes_htr.inference.nonfinite import divergence
 from bayes_htr.inference.problem import Fitted, Problem
 from bayes_htr.inference.run_folder import CHECKPOINT, RunFolder
 from bayes_htr.inference.settings import (
-    HYPER_LR,
     TrainingSettings,
-    needs_closure,
     restore_optimizer,
     restore_scheduler,
     stretch_cosine,
@@ -45,7 +46,7 @@ _CHECK_EVERY = 50
 
 
 class Trainer(ABC):
-    """The state of one training run, all of which goes into checkpoints.
+    """One training run, whose whole state is saved in checkpoints.
 
     Args:
         method: The settings.
@@ -129,7 +130,7 @@ class Trainer(ABC):
 
     @abstractmethod
     def metrics(self, means: list[float]) -> dict[str, float]:
-        """Name the means of what `update` has summed."""
+        """Return the metrics of an epoch by name, from the means of the sums of `update`."""
 
     @abstractmethod
     def validate(self) -> tuple[float, float]:
@@ -140,13 +141,13 @@ class Trainer(ABC):
         """Return the result of the run, with the network in evaluation mode."""
 
     def follow_priors(self, epoch: int) -> None:  # noqa: B027  (an energy is told the epoch)
-        """Use the priors as they are at an epoch, from 0."""
+        """Use the priors with their strengths at an epoch, counted from 0."""
 
     def update_network(self, x: Inputs) -> None:  # noqa: B027  (MAP updates the network itself)
         """Give the network the weights that callbacks and validation are to see.
 
         Args:
-            x: The inputs of the last batch, on which an error is explained.
+            x: The inputs of the last batch, which help to explain an error.
         """
 
     # The run
@@ -179,15 +180,18 @@ class Trainer(ABC):
                 done=self.epoch,
                 batches=len(problem.train),
             )
-            self.run_hooks("on_start")
-            with bar:
-                while self.epoch < problem.epochs and not self.is_out_of_patience():
-                    metrics = self.train_epoch(bar)
-                    bar.epoch(metrics)
-                    self.save()
-                    if self.should_stop(metrics):
-                        break
-            self.run_hooks("on_end")
+            with self.closed_callbacks():
+                self.run_hooks("on_start")
+                with bar:
+                    while self.epoch < problem.epochs and not self.is_out_of_patience():
+                        metrics = self.train_epoch(bar)
+                        bar.epoch(metrics)
+                        self.save()
+                        if self.should_stop(metrics):
+                            break
+                    if self.best is not None:
+                        bar.kept(self.best, self.epoch, is_early=self.is_out_of_patience())
+                self.run_hooks("on_end")
             if self.best is not None:
                 self._load_learnt(self.best)
             return self.fitted()
@@ -239,7 +243,8 @@ class Trainer(ABC):
         """Update by every batch of the epoch.
 
         Returns:
-            The means over the epoch's examples of what `update` sums, and the last batch's inputs.
+            The means of the sums of `update` over the examples of the epoch, and the inputs of the
+            last batch.
         """
         train = self.problem.train
         train.set_epoch(self.epoch)
@@ -307,21 +312,35 @@ class Trainer(ABC):
                     raise self.diverged(str(error), self.step - 1, x) from error
 
     def run_hooks(self, name: Literal["on_start", "on_end"]) -> None:
-        """Call one hook of all callbacks that follow the steps."""
+        """Call the method `name` of all step callbacks."""
         for callback in self.step_callbacks:
             self._run_hook(getattr(callback, name))
 
+    @contextmanager
+    def closed_callbacks(self) -> Iterator[None]:
+        """Close the callbacks that follow the steps at the end of a block, also after an error."""
+        try:
+            yield
+        except BaseException as error:
+            for callback in self.step_callbacks:
+                callback.close(error)
+            raise
+        for callback in self.step_callbacks:
+            callback.close(None)
+
     def _run_hook(self, hook: Callable[[StepEvent], None]) -> None:
         with isolated_randomness():
-            hook(StepEvent(self.step, self.step / self.updates_per_epoch, self.net))
+            epochs = self.step / self.updates_per_epoch
+            hook(StepEvent(self.step, epochs, self.net, self.problem.model.priors.matrices))
 
     def should_stop(self, metrics: dict[str, float]) -> bool:
         """Call the callbacks after an epoch, and return whether one of them asks to stop.
 
-        A resumed run goes on all the same.
+        A resumed run continues even so.
         """
         with isolated_randomness():
-            event = EpochEvent(self.epoch, dict(metrics), self.net)
+            layouts = self.problem.model.priors.matrices
+            event = EpochEvent(self.epoch, dict(metrics), self.net, layouts)
             answers = [callback(event) for callback in self.problem.callbacks]
         return any(_is_true(answer) for answer in answers)
 
@@ -333,7 +352,7 @@ class Trainer(ABC):
             self.best = {"nll": nll, "epoch": self.epoch, **learnt}
 
     def _check_best(self, best: Mapping[str, Any]) -> None:
-        """Require the best epoch of a checkpoint to have all that `_note_best` notes."""
+        """Raise an error unless the best epoch of a checkpoint has every entry of `_note_best`."""
         if not isinstance(best["nll"], float):
             raise ValueError(f"the best validation NLL is {best['nll']!r}")
         whole_number(best["epoch"], "the best epoch")
@@ -371,7 +390,7 @@ class Trainer(ABC):
         self.folder.write_checkpoint(state, self.history)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over the state that `save` has written.
+        """Restore the state that `save` has written.
 
         Raises:
             CheckpointError: The state is that of another run.
@@ -411,7 +430,7 @@ class Trainer(ABC):
         return {"net": self.net.state_dict(), **learnt}
 
     def _load_learnt(self, state: Mapping[str, Any]) -> None:
-        """Load the network and what else is learnt from a checkpoint or the best epoch's state."""
+        """Load the network and `learnt` from a checkpoint or from the state of the best epoch."""
         self.net.load_state_dict(state["net"])
         if state["epoch"]:  # the priors of that epoch come before what was learnt under them
             self.follow_priors(int(state["epoch"]) - 1)
@@ -435,7 +454,7 @@ def trainable_weights(net: nn.Module) -> list[nn.Parameter]:
     """Return the parameters of a network that are not frozen.
 
     Raises:
-        ValueError: All are frozen.
+        ValueError: All parameters are frozen.
     """
     weights = [p for p in net.parameters() if p.requires_grad]
     if not weights:

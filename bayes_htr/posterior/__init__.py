@@ -1,6 +1,7 @@
 """The result of a fit: predictions, scores, draws of spectra, and checks of their laws."""
 
 from bayes_htr.posterior.checks import SpectrumCheck
+from bayes_htr.posterior.evaluation import Scores
 from bayes_htr.posterior.mixture import MixturePrediction
 from bayes_htr.posterior.posterior import Posterior
 from bayes_htr.posterior.prediction import Prediction, prior_predictive
@@ -13,6 +14,7 @@ __all__ = [
     "Posterior",
     "PosteriorSpectra",
     "Prediction",
+    "Scores",
     "SpectrumCheck",
     "network_spectra",
     "prior_predictive",

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from bayes_htr._checks import whole_number
+from bayes_htr._files import replace_folder
 from bayes_htr.errors import CheckpointError, OutputError, PriorError
-from bayes_htr.inference.data import Batches, Data
+from bayes_htr.inference.data import Batches
 from bayes_htr.inference.guides import GUIDES, Guide, PointMass
 from bayes_htr.inference.guides.likelihood import with_likelihood
 from bayes_htr.inference.run_folder import CONFIG, GUIDE, SPECTRA, WEIGHTS, RunFolder
@@ -21,6 +22,7 @@ from bayes_htr.models import BayesianModel, Likelihood
 from bayes_htr.models.inputs import call
 from bayes_htr.models.likelihood_forms import as_likelihood, from_config
 from bayes_htr.posterior.checks import SpectrumCheck
+from bayes_htr.posterior.evaluation import Scores, detection_errors, standard_errors
 from bayes_htr.posterior.laws import DeclaredPriors, hyperparameters_of
 from bayes_htr.posterior.mixture import MixturePrediction
 from bayes_htr.posterior.plots import plot_trace
@@ -157,18 +159,22 @@ class Posterior:
 
     def evaluate(
         self,
-        data: Data,
+        data: Any,
+        y: Any = None,
         samples: int = 32,
         *,
         ood: Any = None,
         seed: int = 0,
-    ) -> dict[str, float]:
+    ) -> Scores:
         """Proper scores on labelled data, those that suit the likelihood.
 
         Class weights and label smoothing play no part in them.
 
         Args:
-            data: A `DataLoader` or `(X, y)`, or whatever `htr.fit` takes.
+            data: A `DataLoader` or `(X, y)`, or whatever `htr.fit` takes; or the inputs `X` alone,
+                with the labels as `y`.
+            y: The labels of `X`. A whole number here is `samples`, which was once the second
+                argument.
             samples: The number of draws of the weights; a point mass has only one.
             ood: Examples from outside the distribution of the data: inputs `X`, `(X, y)`, or a
                 `DataLoader`. Their labels are ignored.
@@ -182,20 +188,27 @@ class Posterior:
             uncertainty, which says how well it tells the two data sets apart: of classes
             `ood_auroc_entropy`, `ood_auroc_mutual_information` and `ood_auroc_confidence`, of
             targets `ood_auroc_std` and `ood_auroc_epistemic`.
+            The dictionary prints as a table, and has `standard_errors` of the scores of classes.
 
         Raises:
             DataError: The data do not fit the network, as in `bayes_htr.fit`.
             ValueError: `samples` or `seed` is out of range.
         """
-        batches = batches_for(self._net, data, "test", self.likelihood)
+        if isinstance(y, int):
+            y, samples = None, y
+        given = data if y is None else (data, y)
+        batches = batches_for(self._net, given, "test", self.likelihood)
         batches.check_network(self._net)
         prediction, labels = self._predict(batches, samples, seed)
         result = scores(prediction, labels, self.likelihood)
+        errors = standard_errors(prediction, labels)
         if ood is None:
-            return result
+            return Scores(result, errors, len(labels))
         others = batches_for(self._net, ood, "ood", self.likelihood, labelled=False)
         others.check_network(self._net)
-        return result | ood_scores(prediction, self._predict(others, samples, seed)[0])
+        outside = self._predict(others, samples, seed)[0]
+        result |= ood_scores(prediction, outside)
+        return Scores(result, errors | detection_errors(prediction, outside), len(labels))
 
     def spectra(self, samples: int = 100, *, seed: int = 0) -> PosteriorSpectra:
         """Draws of the spectrum of every weight matrix, with the hyperparameters of each draw.
@@ -268,15 +281,28 @@ class Posterior:
         """
         return plot_trace(self.history, quantities, ax, path=path)
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(self, path: str | PathLike[str], *, overwrite: bool = False) -> None:
         """Write the posterior into a new folder: configuration, weights, metrics and spectra.
 
+        Args:
+            path: The folder.
+            overwrite: Whether a run that the folder holds is replaced, once the new one is written.
+
         Raises:
-            OutputError: The folder cannot be written, or already contains something.
+            OutputError: The folder cannot be written, or already contains something: for
+                `overwrite`, something else than one run.
         """
         folder = RunFolder(path)
+        if overwrite and folder.path.exists():
+            folder.check_replaceable()
+            replace_folder(folder.path, self.save)
+            return
         try:
-            folder.start(self._saved_config(), resume=False)
+            folder.start(
+                self._saved_config(),
+                resume=False,
+                remedy="pass overwrite=True to replace a run there, or name another folder",
+            )
             try:
                 self.write(folder)
             except BaseException:

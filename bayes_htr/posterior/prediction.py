@@ -10,9 +10,11 @@ from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
+from rich.table import Table
 from torch import Tensor, nn
 
 from bayes_htr._checks import whole_number
+from bayes_htr._printing import Printable, add_row, compact_table
 from bayes_htr._torch import evaluation_mode, input_dtype, isolated_randomness
 from bayes_htr.inference.data import Batches, Data
 from bayes_htr.models import BayesianModel, Likelihood
@@ -22,11 +24,12 @@ from bayes_htr.posterior.mixture import MixturePrediction
 from bayes_htr.spectra.modules import unwrap
 
 _BATCH = 1024
+_SHOWN = 5
 _CHUNK_BYTES = 2**28
 
 
-@dataclass(frozen=True)
-class Prediction:
+@dataclass(frozen=True, repr=False)
+class Prediction(Printable):
     """The predictive distribution of `N` examples over `C` classes, on the CPU.
 
     An example with several labels, such as tokens or pixels, has the dimensions of these between
@@ -79,6 +82,23 @@ class Prediction:
             "mutual_information": self.mutual_information,
             "confidence": -self.log_probs.amax(-1),
         }
+
+    def __repr__(self) -> str:
+        *shape, classes = self.log_probs.shape
+        return f"Prediction({'x'.join(map(str, shape))} labels, {classes} classes)"
+
+    def parts(self, width: int) -> Sequence[Table | str]:
+        """The first labels with their probability and uncertainty, in nats."""
+        classes = self.log_probs.shape[-1]
+        probs = self.probs.reshape(-1, classes)
+        columns = (self.entropy, self.mutual_information)
+        table = compact_table("", "class", "probability", "entropy", "mutual information")
+        for i in range(min(_SHOWN, len(probs))):
+            numbers = (f"{float(column.flatten()[i]):.3f}" for column in columns)
+            best = int(probs[i].argmax())
+            add_row(table, [str(i), str(best), f"{float(probs[i, best]):.3f}", *numbers])
+        first = f", of which the first {_SHOWN}" if len(probs) > _SHOWN else ""
+        return [f"{len(probs)} labels of {classes} classes{first}:", table]
 
 
 def mix(log_probs: Iterable[Tensor]) -> Prediction:

@@ -182,7 +182,7 @@ def test_a_power_law_that_has_reached_its_lower_end_goes_on(make_model, data, la
     ("setting", "message"),
     [
         ({"method": htr.MAP}, "MAP()"),
-        ({"method": "map"}, "MAP()"),
+        ({"method": "sgd"}, "must be one of map, svi, nuts"),
         ({"init": torch.nn.Linear(2, 2)}, "Posterior"),
         ({"callbacks": [3]}, "callables"),
         ({"callbacks": print}, "callables"),

@@ -337,6 +337,7 @@ def test_a_prior_that_is_no_density_is_refused(make_model, data, tmp_path, guide
         {"temperature": 0.0},
         {"clip": -1.0},
         {"patience": 0},
+        {"full_gradient": "yes"},
     ],
     ids=str,
 )
@@ -356,6 +357,7 @@ def test_settings_out_of_range(setting):
         ("lowrank", {"directions": 3}, "'spectral'"),
         (AutoNormal, {"directions": 3}, "'spectral'"),
         ("meanfield", {"refresh": htr.Drift()}, "'spectral'"),
+        ("meanfield", {"full_gradient": True}, "'spectral'"),
         ("lowrank", {"refresh": htr.Exact()}, "'spectral'"),
         (AutoNormal, {"refresh": htr.Every(3)}, "'spectral'"),
         (AutoDelta, {"init_scale": 0.1}, "'spectral' or 'meanfield' or 'lowrank'"),
@@ -375,6 +377,8 @@ def test_settings_that_are_left_out():
     options = htr.SVI().options()
     assert (options["rank"], options["directions"], options["init_scale"]) == (4, None, None)
     assert options["refresh"] == htr.Drift().to_dict()
+    assert "full_gradient" not in options
+    assert htr.SVI(full_gradient=True).options()["full_gradient"]
     assert htr.SVI(guide="lowrank", rank=2).options()["rank"] == 2
     assert htr.SVI(refresh=htr.Every(3)).options()["refresh"] == htr.Every(3).to_dict()
 

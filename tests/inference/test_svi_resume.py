@@ -24,6 +24,7 @@ MEANFIELD = {"guide": "meanfield"}
 CASES = {
     "spectral": (GAMMA, {"refresh": htr.Drift(0.01)}),
     "spectral, exact": (TOP, {"refresh": htr.Exact(), "directions": 2}),
+    "spectral, full gradient": (GAMMA, {"full_gradient": True, "directions": 2}),
     "spectral, schedule": (HEAVY.scheduled(htr.PowerDecay(1.0, period=1, cutoff=0.3)), {}),
     "spectral, a factor that ends": (ENDING, {"refresh": htr.Every(100)}),
     "spectral, patience": (GAMMA, {"refresh": htr.Every(3), "patience": 3, "lr": 0.5}),

@@ -180,7 +180,8 @@ def _noisy(
 ) -> Tensor:
     """The output of a layer whose singular values each example multiplies by its own factors."""
     is_linear = isinstance(module, nn.Linear)
-    V, matrix = state.frames.to(x.dtype), W.flatten(1).to(x.dtype)
+    matrix = W.flatten(1).to(x.dtype)
+    V = state.vectors(matrix if state.is_tall else matrix.mT).to(x.dtype)
     Y: Tensor | None = None
     if state.is_tall or state.law.needs_medians:
         Y = (matrix if state.is_tall else matrix.mT) @ V

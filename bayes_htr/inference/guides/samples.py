@@ -62,7 +62,7 @@ class Samples(Guide):
     def from_state(
         cls, model: BayesianModel, settings: Mapping[str, Any], state: Mapping[str, Tensor]
     ) -> Samples:
-        """The inverse of `settings` and `state_dict`."""
+        """Make a guide from the results of `settings` and `state_dict`."""
         return cls({n: state[f"draws{i}"] for i, n in enumerate(settings["names"])})
 
 
@@ -123,6 +123,6 @@ class PointMass(Guide):
     def from_state(
         cls, model: BayesianModel, settings: Mapping[str, Any], state: Mapping[str, Tensor]
     ) -> PointMass:
-        """The inverse of `settings` and `state_dict`."""
+        """Make a guide from the results of `settings` and `state_dict`."""
         coordinates = {n: state[f"coordinate{i}"] for i, n in enumerate(settings["names"])}
         return cls(coordinates, bind(model.priors, model.net).hyperpriors)

@@ -76,13 +76,17 @@ class SpectralGuide(VariationalGuide):
             others are points, scored as MAP does, and a draw costs less: `2 m n directions`
             multiplications twice, for an `m x n` matrix.
         refresh: When singular vectors are computed anew.
+        full_gradient: Whether the gradient of a draw with respect to the weights includes how the
+            singular vectors turn with the weights; otherwise it is that at fixed singular vectors.
 
     Raises:
         PriorError: Laws whose supports this guide cannot take together.
     """
 
     kind: ClassVar[str] = "spectral"
-    options: ClassVar[frozenset[str]] = frozenset({"init_scale", "directions", "refresh"})
+    options: ClassVar[frozenset[str]] = frozenset(
+        {"init_scale", "directions", "refresh", "full_gradient"}
+    )
     renamed: ClassVar[Mapping[str, str]] = {"spectra_held.": "states."}
     calls: Tensor
     reference_middles: Tensor
@@ -95,9 +99,11 @@ class SpectralGuide(VariationalGuide):
         init_scale: float | None = None,
         directions: int | None = None,
         refresh: Refresh | None = None,
+        full_gradient: bool = False,
     ) -> None:
         super().__init__(densities)
         self.init_scale, self.directions = init_scale, directions
+        self.full_gradient = full_gradient
         self.policy = Drift() if refresh is None else refresh
         self._scheduler = RefreshScheduler(self.policy)
         self._scheduler.flags.late = False
@@ -110,7 +116,8 @@ class SpectralGuide(VariationalGuide):
                 if matrix.spectral:
                     free = min(matrix.smaller, directions or matrix.smaller)
                     law = EigenvaluePosterior(matrix, free)
-                    states.append(SpectralState(law, W, init_scale or _START_SCALE))
+                    start = init_scale or _START_SCALE
+                    states.append(SpectralState(law, W, start, full_gradient=full_gradient))
         self.states = nn.ModuleList(states)
         self._by_name = {state.name: state for state in states}
         self._take_priors()
@@ -141,13 +148,21 @@ class SpectralGuide(VariationalGuide):
         hyperparameters: Mapping[str, Tensor],
         options: Mapping[str, Any],
     ) -> SpectralGuide:
-        """As in the base; options `init_scale`, `directions`, and `refresh` as plain data."""
+        """As in the base.
+
+        Args:
+            densities: As in the base.
+            hyperparameters: As in the base.
+            options: `init_scale`, `directions`, `refresh` as plain data, and `full_gradient`, which
+                runs of earlier versions lack.
+        """
         return cls(
             densities,
             hyperparameters,
             init_scale=options["init_scale"],
             directions=options["directions"],
             refresh=Refresh.from_dict(options["refresh"]),
+            full_gradient=options.get("full_gradient") or False,
         )
 
     def set_epoch(self, densities: Densities, epoch: int) -> None:
@@ -174,7 +189,7 @@ class SpectralGuide(VariationalGuide):
 
         Refreshes first what the policy asks for. At every fourth step, and under `Exact()` at every
         step, it evaluates the KL divergence anew if a spread has moved by 5 %. The gradient with
-        respect to the weights is that at fixed singular vectors.
+        respect to the weights is that at fixed singular vectors, unless `full_gradient`.
 
         Args:
             again: Another draw of the same step: it counts no step and refreshes nothing.
@@ -346,12 +361,13 @@ class SpectralGuide(VariationalGuide):
         return torch.stack([state.drifted(self.policy.tol) for state in states])
 
     def settings(self) -> dict[str, Any]:
-        """The parameters' names, the scale at the start, directions, refresh policy and epoch."""
+        """The parameters' names, the options, and the epoch."""
         return {
             "names": list(self.names),
             "init_scale": self.init_scale,
             "directions": self.directions,
             "refresh": self.policy.to_dict(),
+            "full_gradient": self.full_gradient,
             "epoch": self.epoch,
         }
 

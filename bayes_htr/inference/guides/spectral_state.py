@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bayes_htr.engine.refresh import FlagKey, has_drifted
 from bayes_htr.errors import SpectrumError
 from bayes_htr.inference.guides.eigenvalues import EigenvaluePosterior
+from bayes_htr.inference.guides.frames import GAP_WIDTH, follow, inverse_gaps
 from bayes_htr.inference.guides.gaussian import noise_like
 from bayes_htr.inference.guides.hyperparameters import HyperparameterMoments
 from bayes_htr.spectra import working, working_dtype
@@ -32,16 +33,22 @@ class SpectralState(nn.Module):
         law: The posterior of its eigenvalues.
         parameter: The parameter that it is in.
         spread: Where the standard deviations of the logarithms of singular values start.
+        full_gradient: Whether the gradient of draws with respect to the weights includes how the
+            singular vectors turn with the weights.
 
     Attributes:
         is_due: Whether a refresh is due.
         log_spread: `(free,)`, learnt: the logarithms of these, in the order of `frames`.
         frames: `(K, free)`: singular vectors of the smaller side, at the last refresh. A column
             keeps its place when eigenvalues change their order.
+        rest: `(K, K - free)`, the other singular vectors; only with `full_gradient`.
+        turning: `(K, free)`, how fast singular vectors turn (`inverse_gaps`); likewise.
         eigenvalues: `(K,)` float64 at the last refresh, first those of `frames`.
     """
 
     frames: Tensor
+    rest: Tensor
+    turning: Tensor
     eigenvalues: Tensor
     reference: Tensor
     reference_log_spread: Tensor
@@ -49,9 +56,16 @@ class SpectralState(nn.Module):
     spread_slope: Tensor
     constant: Tensor
 
-    def __init__(self, law: EigenvaluePosterior, parameter: nn.Parameter, spread: float) -> None:
+    def __init__(
+        self,
+        law: EigenvaluePosterior,
+        parameter: nn.Parameter,
+        spread: float,
+        *,
+        full_gradient: bool = False,
+    ) -> None:
         super().__init__()
-        self.law = law
+        self.law, self.full_gradient = law, full_gradient
         self.is_due = False
         self._parameter = (parameter,)  # in a tuple: the guide has registered it
         K, d = law.prior.smaller, law.free
@@ -66,6 +80,9 @@ class SpectralState(nn.Module):
         self.register_buffer("slope", like.new_zeros(law.prior.shape))
         self.register_buffer("spread_slope", exact.new_zeros(d))
         self.register_buffer("constant", exact.new_zeros(()))
+        if full_gradient:
+            self.register_buffer("rest", like.new_zeros(K, K - d))
+            self.register_buffer("turning", like.new_zeros(K, d))
         self._vectors: Tensor | None = None
         self._current: tuple[Tensor, Tensor, Tensor] | None = None
 
@@ -121,13 +138,14 @@ class SpectralState(nn.Module):
         Args:
             W: `(m, n)`.
             noise: `(free,)` standard normal.
-            frames: `(K, free)` singular vectors; by default those of the last refresh.
+            frames: `(K, free)` singular vectors; by default `vectors`.
 
         Returns:
-            `(m, n)`, differentiable with respect to `W` and the spreads, at fixed `frames`.
+            `(m, n)`, differentiable with respect to `W` and the spreads.
         """
-        V = self.frames if frames is None else frames
-        tall = W.to(V.dtype) if self.is_tall else W.to(V.dtype).mT
+        tall = W.to(self.frames.dtype)
+        tall = tall if self.is_tall else tall.mT
+        V = self.vectors(tall) if frames is None else frames
         Y = tall @ V
         # |W v|^2 has the value-only gradient of an eigenvalue.
         medians = Y.square().sum(0).double() if self.law.needs_medians else None
@@ -135,6 +153,19 @@ class SpectralState(nn.Module):
         rest = base * tall if self.law.has_ratios else tall
         noisy = rest + (Y * (factors - base)) @ V.mT
         return (noisy if self.is_tall else noisy.mT).to(W.dtype)
+
+    def vectors(self, tall: Tensor) -> Tensor:
+        """The singular vectors of the last refresh.
+
+        Args:
+            tall: `(larger, K)` the matrix, or its transpose if it is wide.
+
+        Returns:
+            `(K, free)`, with a gradient to the matrix if `full_gradient`.
+        """
+        if not self.full_gradient:
+            return self.frames
+        return follow(tall, self.frames, self.rest, self.turning)
 
     def sampled_eigenvalues(self, noise: Tensor) -> Tensor:
         """The eigenvalues of `with_noise` at the present matrix, `(K,)` float64, in closed form.
@@ -199,6 +230,9 @@ class SpectralState(nn.Module):
         eigen_ = self._decomposed(W)
         self._vectors = eigen_.vectors.to(W)
         self.frames.copy_(self._vectors[:, : self.law.free])
+        if self.full_gradient:
+            self.rest.copy_(self._vectors[:, self.law.free :])
+            self.turning.copy_(inverse_gaps(eigen_.values, self.law.free, GAP_WIDTH))
         self.eigenvalues.copy_(eigen_.values)
         self.reference.copy_(W)
         self._current = None

@@ -485,13 +485,19 @@ def test_a_schedule_that_ends_makes_points():
     assert guide.spectra() == {}
 
 
-def test_it_copies_pickles_and_is_rebuilt():
+@pytest.mark.parametrize("full_gradient", [False, True], ids=["", "full gradient"])
+def test_it_copies_pickles_and_is_rebuilt(full_gradient):
     net = nn.Sequential(OrderedDict(fc1=linear(4, 6), fc2=linear(3, 4)))
     model = htr.BayesianClassifier(net, htr.Priors(GAMMA & TOP))
-    guide = SpectralGuide(model.densities(0), directions=2, refresh=htr.Every(7))
+    guide = SpectralGuide(
+        model.densities(0), directions=2, refresh=htr.Every(7), full_gradient=full_gradient
+    )
     for _ in range(3):
         guide.kl(guide.rsample()).backward()
     settings = json.loads(json.dumps(guide.settings()))
+    if not full_gradient:  # as earlier versions have written them
+        assert not settings.pop("full_gradient")
+        assert not any("turning" in key for key in guide.state_dict())
     rebuilt = SpectralGuide.from_state(model, settings, guide.state_dict())
     others = (rebuilt, copy.deepcopy(guide), pickle.loads(pickle.dumps(guide)))
     expected = [guide.draw(torch.Generator().manual_seed(0)), None]
