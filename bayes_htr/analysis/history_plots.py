@@ -131,10 +131,10 @@ def plot_steps(
     for ax, record in zip(axes, records, strict=True):
         draw(ax, record)
         ax.set_title(titles[record], fontsize=NOTE)
-    first = " (outline: the first record)" if len(records) > 1 else ""
-    figure.suptitle(literal(name) + first)
-    figure.supxlabel(r"eigenvalue $\lambda$ of $W^\top W$", fontsize=10)
-    figure.supylabel("density", fontsize=10)
+    figure.suptitle(literal(name))
+    note = "; outline: the first record" if len(records) > 1 else ""
+    figure.supxlabel(rf"eigenvalue $\lambda$ of $W^\top W${note}")
+    figure.supylabel("density")
     return figure
 
 

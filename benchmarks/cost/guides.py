@@ -269,7 +269,7 @@ def draw_guides(results: Results, args: argparse.Namespace) -> list[Path]:
         )
     ax.set_yticks(range(len(names)), [TIMED[name].label for name in names])
     ax.axvline(1, color=GREY, lw=1)
-    ax.set_xlabel("time of a step / plain training by SGD (line: range over rounds)")
+    ax.set_xlabel("time of a step over that of plain training by SGD\n(line: range over rounds)")
     ax.margins(x=0.08)
     grid(ax, "x")
     return [save(figure, results.folder / "guides.png")]

@@ -63,7 +63,7 @@ function namesThatFit(names, length) {
 }
 
 function namesHeight(names) {
-  return 6.6 * Math.max(...names.map((name) => name.length));
+  return 5.6 * Math.max(...names.map((name) => name.length));
 }
 
 // A framed picture: scales x and y, and groups to draw in, of which `plot` is clipped.
