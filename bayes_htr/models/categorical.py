@@ -176,10 +176,7 @@ class Categorical(Likelihood):
         left: int = 0,
     ) -> Tensor:
         """As in the base, without weights and smoothing."""
-        log_p = self.logits(outputs, left).log_softmax(-1)
-        if y.is_floating_point():
-            return (y.to(log_p) * log_p).sum(-1)
-        return self._at_labels(log_p, y)
+        return self._each(self.logits(outputs, left).log_softmax(-1), y)
 
     def log_prob(
         self,
@@ -190,16 +187,21 @@ class Categorical(Likelihood):
     ) -> Tensor:
         """As in the base, with class weights and label smoothing."""
         log_p = self.logits(outputs, left).log_softmax(-1)
-        is_soft = y.is_floating_point()
-        each = (y.to(log_p) * log_p).sum(-1) if is_soft else self._at_labels(log_p, y)
+        each = self._each(log_p, y)
         eps = self.label_smoothing
         if eps:
             mean = torch.where(self.counted(y), log_p.mean(-1), 0.0)
             each = (1 - eps) * each + eps * mean
         if self.class_weights is not None:
             w = self._weights(log_p)
-            each = each * (y.to(w) @ w if is_soft else w[self._clamped(y)])
+            each = each * (y.to(w) @ w if y.is_floating_point() else w[self._clamped(y)])
         return sum_right(each, left + 1)
+
+    def _each(self, log_p: Tensor, y: Tensor) -> Tensor:
+        """The log probability of each label, from those of the classes, `(*left, N, ..., C)`."""
+        if y.is_floating_point():
+            return (y.to(log_p) * log_p).sum(-1)
+        return self._at_labels(log_p, y)
 
     def mixture_pointwise(
         self, outputs: Sequence[Tensor], y: Tensor, values: Sequence[Mapping[str, Tensor]]

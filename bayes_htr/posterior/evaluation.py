@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import scipy
-import torch
 import torch.nn.functional as F
 from rich.table import Table
 from torch import Tensor
@@ -22,7 +21,7 @@ from torch import Tensor
 from bayes_htr._printing import Printable, add_row, compact_table
 from bayes_htr._terminal import plural
 from bayes_htr.posterior.prediction import Prediction
-from bayes_htr.posterior.scores import ECE_BINS
+from bayes_htr.posterior.scores import calibration_bins
 
 
 class Scores(Printable, dict[str, float]):
@@ -84,9 +83,7 @@ def standard_errors(prediction: Any, y: Tensor) -> dict[str, float]:
     probs = log_probs.exp()
     correct = (prediction.labels == y).double()
     confidence = probs.amax(1)
-    bins = (confidence * ECE_BINS).long().clamp(0, ECE_BINS - 1)
-    excess = torch.zeros(ECE_BINS, dtype=torch.float64)
-    excess.index_add_(0, bins, correct - confidence)
+    bins, excess = calibration_bins(confidence, correct)
     contributions = {
         "accuracy": correct,
         "nll": -log_probs.gather(1, y[:, None])[:, 0],
@@ -112,12 +109,8 @@ def detection_errors(inside: Any, outside: Any) -> dict[str, float]:
     """
     if not isinstance(inside, Prediction) or not isinstance(outside, Prediction):
         return {}
-    detectors = {
-        "entropy": (outside.entropy, inside.entropy),
-        "mutual_information": (outside.mutual_information, inside.mutual_information),
-        "confidence": (-outside.log_probs.amax(-1), -inside.log_probs.amax(-1)),
-    }
-    return {f"ood_auroc_{name}": _auroc_error(*pair) for name, pair in detectors.items()}
+    pairs = zip(outside.uncertainties().items(), inside.uncertainties().values(), strict=True)
+    return {f"ood_auroc_{name}": _auroc_error(a, b) for (name, a), b in pairs}
 
 
 def _auroc_error(positive: Tensor, negative: Tensor) -> float:

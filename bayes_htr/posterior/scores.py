@@ -164,7 +164,21 @@ def _calibration_error(confidence: Tensor, correct: Tensor) -> float:
 
     The last bin also contains 1, for which torchmetrics 1.9 has a bin of its own.
     """
+    _, excess = calibration_bins(confidence, correct)
+    return float(excess.abs().sum() / len(confidence))
+
+
+def calibration_bins(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+    """The bin of each example, and by how much the right ones of a bin exceed its confidence.
+
+    Args:
+        confidence: The probability of the prediction, `(N,)`.
+        correct: Whether the prediction is right, `(N,)`.
+
+    Returns:
+        `(N,)` bins, and `(15,)` sums over the examples of each bin.
+    """
     bins = (confidence * ECE_BINS).long().clamp(0, ECE_BINS - 1)
     excess = torch.zeros(ECE_BINS, dtype=torch.float64)
     excess.index_add_(0, bins, correct.double() - confidence)
-    return float(excess.abs().sum() / len(confidence))
+    return bins, excess
