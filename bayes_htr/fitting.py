@@ -135,6 +135,7 @@ def fit(
         if strength == "auto":
             options: dict[str, Any] = {"method": method, "epochs": epochs, "device": device}
             options |= {"batch_size": batch_size, "threads": threads, "init": init}
+            options["num_data"] = num_data
             data = hold_out(model, train, validation, seed=seed)
             settings = TrialSettings(fit, model, data, options, (seed,))
             strength = auto_strength(settings, out=out, resume=resume, progress=progress)

@@ -174,7 +174,7 @@ class TrialSettings:
     @property
     def num_data(self) -> int:
         """The number of examples that trials train on."""
-        return Batches(self.held_out.train, batch_size=self.batch_size, name="train").num_data
+        return self._train_batches().num_data
 
     @property
     def batch_size(self) -> int:
@@ -183,7 +183,7 @@ class TrialSettings:
 
     def describe(self) -> dict[str, Any]:
         """What the trials depend on as plain data, by which a resumed search recognises them."""
-        train = Batches(self.held_out.train, batch_size=self.batch_size, name="train")
+        train = self._train_batches()
         validation = Batches(self.held_out.validation, batch_size=_BATCH, name="validation")
         return {
             "method": self.fit_options["method"].describe(),
@@ -197,6 +197,12 @@ class TrialSettings:
             "samples": self.samples,
             **to_config(self.model.likelihood),
         }
+
+    def _train_batches(self) -> Batches:
+        count = self.fit_options.get("num_data")
+        return Batches(
+            self.held_out.train, batch_size=self.batch_size, name="train", num_data=count
+        )
 
     def scores_of(self, prediction: Prediction) -> dict[str, float]:
         """All scores of a prediction of the validation data by name."""

@@ -24,6 +24,7 @@ from bayes_htr.errors import PriorError
 from bayes_htr.fitting import fit, method_and_epochs
 from bayes_htr.inference import Data, Method, RunFolder
 from bayes_htr.models import BayesianClassifier, BayesianModel
+from bayes_htr.optuna_search import new_study, own_study
 from bayes_htr.posterior import Posterior
 from bayes_htr.priors import Prior, Priors
 from bayes_htr.strength_search import Bracket, Listed, Score, Search, Trial
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
 
 _LOCK = ".tuning.lock"
 _FIT = "fit"
-_REACH = 100.0
-"""How far from the start, as a factor, Optuna looks by default."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +217,7 @@ def tune(
     resume: bool = False,
     progress: bool | None = None,
     threads: int | None = None,
+    num_data: int | None = None,
 ) -> Tuning:
     """Choose the strength of priors by a few fits, each scored on held-out data.
 
@@ -259,6 +259,7 @@ def tune(
         resume: Go on with the trials in `out`, if there are any.
         progress: Whether to show one progress bar for all trials; by default on a terminal.
         threads: As in `htr.fit`.
+        num_data: As in `htr.fit`.
 
     Returns:
         The trials, the strength, and the final fit. `print` shows a table; `plot` draws it.
@@ -280,7 +281,7 @@ def tune(
     if resume and out is None:
         raise ValueError("resume=True needs out=, the folder of the trials")
     options: dict[str, Any] = {"method": method, "epochs": epochs, "device": device}
-    options |= {"batch_size": batch_size, "threads": threads, "init": init}
+    options |= {"batch_size": batch_size, "threads": threads, "init": init, "num_data": num_data}
     held_out = hold_out(model, train, validation, fraction=validation_fraction, seed=seed)
     settings = TrialSettings(
         fit, model, held_out, options, tuple(range(seed, seed + repeats)), criterion, samples
@@ -325,43 +326,6 @@ def tune(
     )
 
 
-class OptunaSearch:
-    """A search by the ask-and-tell interface of Optuna.
-
-    Args:
-        study: The study, which minimises. Its sampler proposes and its pruner gives up.
-        low: The smallest strength.
-        high: The largest one.
-        first: The first strength, if the study has no trials yet.
-    """
-
-    def __init__(self, study: Any, low: float, high: float, first: float) -> None:
-        self.study, self.low, self.high = study, low, high
-        if not study.trials:
-            study.enqueue_trial({"strength": first})
-        self._asked: Any = None
-
-    def propose(self, trials: Sequence[Trial]) -> float | None:
-        """Ask the study for a strength."""
-        self._asked = self.study.ask()
-        return float(self._asked.suggest_float("strength", self.low, self.high, log=True))
-
-    def gives_up(self, trials: Sequence[Trial], epoch: int, score: Score) -> bool:
-        """Report the score to the study, and ask its pruner."""
-        if not math.isfinite(score.value):
-            return True
-        self._asked.report(score.value, epoch)
-        return bool(self._asked.should_prune())
-
-    def tell(self, trial: Trial) -> None:
-        """Tell the study how the trial ended."""
-        from optuna.trial import TrialState
-
-        states = {"pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-        value = trial.score.value if trial.outcome == "finished" else None
-        self.study.tell(self._asked, value, state=states.get(trial.outcome))
-
-
 def _search(search: Any, first: float, seed: int, prune: bool, resume: bool) -> Search:
     """The search that is meant.
 
@@ -371,40 +335,11 @@ def _search(search: Any, first: float, seed: int, prune: bool, resume: bool) -> 
     """
     if search == "bracket":
         return Bracket(first, prune)
-    if not isinstance(search, str):
-        return _own_study(search, first, resume)
-    if search != "optuna":
+    if search == "optuna":
+        return new_study(first, seed, prune)
+    if isinstance(search, str):
         raise ValueError(f"search={search!r} must be 'bracket', 'optuna', or an optuna.Study")
-    optuna = _optuna()
-    halving = optuna.pruners.SuccessiveHalvingPruner()
-    study = optuna.create_study(
-        sampler=optuna.samplers.TPESampler(seed=seed % 2**32, n_startup_trials=4),
-        pruner=halving if prune else optuna.pruners.NopPruner(),
-        study_name="bayes_htr",
-    )
-    return OptunaSearch(study, first / _REACH, first * _REACH, first)
-
-
-def _own_study(study: Any, first: float, resume: bool) -> OptunaSearch:
-    optuna = _optuna()
-    if not isinstance(study, optuna.Study):
-        raise ValueError(f"search={study!r} must be 'bracket', 'optuna', or an optuna.Study")
-    if study.direction != optuna.study.StudyDirection.MINIMIZE:
-        raise ValueError("search: the study maximises; make one with direction='minimize'")
-    if resume:
-        raise ValueError(
-            "resume=True: a study of your own keeps its trials in its storage; call tune with it "
-            "again and without resume"
-        )
-    return OptunaSearch(study, first / _REACH, first * _REACH, first)
-
-
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError as error:
-        raise ImportError('search="optuna" needs Optuna: pip install "bayes-htr[tune]"') from error
-    return optuna
+    return own_study(search, first, resume)
 
 
 def _model(model: Any, prior: Prior | Priors | None) -> BayesianModel:

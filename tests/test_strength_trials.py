@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import bayes_htr as htr
 from bayes_htr.posterior.prediction import mix
@@ -166,3 +166,25 @@ def test_one_bar_for_all_trials(capsys):
     assert "trial 2 of 2" in shown
     assert "best brier" in shown
     assert "MAP" not in shown
+
+
+def test_the_number_of_examples_is_told_where_a_loader_does_not_know_it():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(zip(*TRAIN, strict=True))
+
+    loader = DataLoader(Stream(), batch_size=16)
+    options = {"method": htr.MAP(lr=0.1), "epochs": 1, "progress": False}
+    tuning = htr.tune(
+        htr.BayesianClassifier(network(), DECAY),
+        loader,
+        validation=VALIDATION,
+        num_data=60,
+        trials=2,
+        **options,
+    )
+    assert tuning.num_data == 60
+    assert tuning.posterior.config["num_data"] == 60
+    model = htr.BayesianClassifier(network(), DECAY)
+    options |= {"validation": VALIDATION, "num_data": 60, "strength": "auto"}
+    assert htr.fit(model, loader, **options).config["num_data"] == 60

@@ -8,7 +8,6 @@ from torch import nn
 import bayes_htr as htr
 from bayes_htr.strength_search import Score, Trial
 from bayes_htr.strength_trials import hold_out
-from bayes_htr.tuning import OptunaSearch, _search
 
 
 def data(n, seed=1):
@@ -231,22 +230,3 @@ def test_optuna_asks_and_is_told(tmp_path):
         tuned(search=optuna.create_study(direction="maximize"))
     with pytest.raises(ValueError, match="search=3 must be"):
         tuned(search=3)
-
-
-def test_optuna_prunes_and_notes_failures():
-    optuna = pytest.importorskip("optuna")
-    search = _search("optuna", 1.0, 0, True, False)
-    assert isinstance(search.study.pruner, optuna.pruners.SuccessiveHalvingPruner)
-    pruner = optuna.pruners.ThresholdPruner(upper=0.5)
-    study = optuna.create_study(pruner=pruner)
-    search = OptunaSearch(study, 0.01, 100.0, 1.0)
-    ended = []
-    for score in (0.4, 0.6, float("nan")):
-        strength = search.propose(ended)
-        pruned = search.gives_up(ended, 1, Score(score, 0.1))
-        assert pruned == (score != 0.4)
-        outcome = {0.4: "finished", 0.6: "pruned"}.get(score, "failed")
-        ended.append(Trial(strength, outcome, Score(score, 0.1)))
-        search.tell(ended[-1])
-    assert [t.state.name for t in study.trials] == ["COMPLETE", "PRUNED", "FAIL"]
-    assert ended[0].strength == 1.0
