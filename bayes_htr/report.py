@@ -27,9 +27,10 @@ from bayes_htr.errors import CheckpointError
 from bayes_htr.inference import RunFolder
 from bayes_htr.inference.run_folder import METRICS, PICTURES, RESULTS, SPECTRA, SPECTRA_BEFORE
 from bayes_htr.posterior import PosteriorSpectra
-from bayes_htr.posterior.plots import plot_history, plot_spectra
+from bayes_htr.posterior.plots import plot_spectra
 from bayes_htr.posterior.spectra import plotted_spectrum
 from bayes_htr.posterior.summary import alpha_note
+from bayes_htr.posterior.training_plots import plot_history
 
 PLAIN = "none"
 """The label of a run without a prior."""

@@ -294,7 +294,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         """A row for each record: `step`, `epoch` where it is known, and `NAME:QUANTITY`.
 
         Alpha is left out where the tail has no exponent. `pandas.DataFrame` takes the rows, and so
-        does `bayes_htr.posterior.plots.plot_trace`.
+        does `bayes_htr.posterior.training_plots.plot_trace`.
         """
         rows: list[dict[str, float]] = [{"step": float(step)} for step in self.steps]
         for row, epoch in zip(rows, self.epochs, strict=True):

@@ -25,10 +25,10 @@ from bayes_htr.posterior.checks import SpectrumCheck
 from bayes_htr.posterior.evaluation import Scores, detection_errors, standard_errors
 from bayes_htr.posterior.laws import DeclaredPriors, hyperparameters_of
 from bayes_htr.posterior.mixture import MixturePrediction
-from bayes_htr.posterior.plots import plot_trace
 from bayes_htr.posterior.prediction import Draw, Prediction, batches_for, predict_batches
 from bayes_htr.posterior.scores import ood_scores, scores
 from bayes_htr.posterior.spectra import PosteriorSpectra, network_spectra
+from bayes_htr.posterior.training_plots import plot_trace
 from bayes_htr.priors import Hyperparameter, Prior, Priors
 from bayes_htr.priors.law import Law
 from bayes_htr.spectra import parameters_of
@@ -274,7 +274,7 @@ class Posterior:
         *,
         path: str | PathLike[str] | None = None,
     ) -> Axes:
-        """Plot metrics of the history over epochs, such as `"val_nll"`: `plots.plot_trace`.
+        """Plot metrics of the history over epochs, such as `"val_nll"`.
 
         The history contains no spectra. To record them, pass a `SpectrumHistory` to `fit` among the
         callbacks; it has a `plot_trace` of its own.

@@ -318,12 +318,12 @@ def test_a_run_that_was_cut_off_starts_anew(tmp_path):
 
 
 def test_history_is_no_curve_over_epochs():
-    plots = pytest.importorskip("bayes_htr.posterior.plots")
-    pytest.importorskip("matplotlib").use("Agg")
+    plots = pytest.importorskip("bayes_htr.posterior.training_plots")
+    plt = pytest.importorskip("matplotlib.pyplot")
     epoch = {"epoch": 1.0, "train_nll": 0.5, "train_accuracy": 0.8}
     figure = plots.plot_history({"nuts": [{"chain": 0.0}, {"rhat": 1.0}], "map": [epoch]})
     assert [len(line.get_xdata()) for line in figure.axes[0].lines] == [0, 1]
-    plots.pyplot().close(figure)
+    plt.close(figure)
 
 
 def test_the_same_seed_gives_the_same_draws():

@@ -8,7 +8,7 @@ import torch
 
 import bayes_htr as htr
 from bayes_htr._plotting import WIDEST
-from bayes_htr.posterior.plots import plot_history, plot_spectra
+from bayes_htr.posterior.plots import plot_spectra
 from bayes_htr.posterior.spectra import plotted_spectrum
 
 
@@ -150,22 +150,6 @@ def test_two_or_three_eigenvalues_have_no_power_law(make_spectra, K):
     assert labels(ax) == [f"too few eigenvalues to tell ({K})"]
 
 
-def test_dashes_are_explained_only_where_there_are_some():
-    row = {"epoch": 1.0, "train_nll": 1.0, "train_accuracy": 0.5}
-    plain = {"a": [row, row | {"epoch": 2.0, "train_nll": 0.5}]}
-    validated = {"b": [row | {"val_nll": 1.0, "val_accuracy": 0.5} for row in plain["a"]]}
-    for history, dashed in ((plain, False), (plain | validated, True)):
-        figure = plot_history(history)
-        lines = figure.axes[0].lines
-        assert any(line.get_linestyle() == "--" for line in lines) is dashed
-        (words,) = figure.legends
-        assert ("dashed" in words.get_title().get_text()) is dashed
-        assert [text.get_text() for text in words.get_texts()] == list(history)
-        figure.canvas.draw()
-        box = words.get_window_extent()
-        assert not any(box.overlaps(ax.get_window_extent()) for ax in figure.axes)
-
-
 def test_no_law_is_drawn_where_there_is_none(make_spectra):
     assert not any("prior" in text for text in labels(make_spectra(3, 20).plot("fc.weight")))
 
@@ -207,15 +191,3 @@ def test_prior_and_posterior_of_the_largest_eigenvalue(sampled, posterior, tmp_p
     np.testing.assert_allclose(line.get_xdata(), one.lambda_max("fc.weight").item(), rtol=1e-5)
     with pytest.raises(htr.PriorError, match="no prior is known"):
         htr.PosteriorSpectra({"a": torch.rand(3, 2)}).plot_lambda_max("a")
-
-
-def test_trace(posterior, tmp_path):
-    ax = posterior.plot_trace(["train_nll", "loss"], path=tmp_path / "a.png")
-    assert labels(ax) == ["train_nll", "loss"]
-    assert list(ax.lines[0].get_ydata()) == [row["train_nll"] for row in posterior.history]
-    assert list(ax.lines[0].get_xdata()) == [1, 2, 3]
-    assert posterior.plot_trace("energy").get_ylabel() == "energy"
-    with pytest.raises(ValueError, match=r"no 'elbo' in the history; it has epoch, loss"):
-        posterior.plot_trace("elbo")
-    with pytest.raises(ValueError, match="it has nothing"):
-        htr.Posterior(posterior.network(), posterior.priors).plot_trace("loss")
