@@ -4,10 +4,11 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 STAMP = $(VENV)/installed
+TRAINERS = $(VENV)/installed-integrations
 # constraints.txt holds for Python 3.11; other versions install what is current.
 CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 
-.PHONY: demo readme test test-library test-slow lint docs clean
+.PHONY: demo readme test test-library test-slow lint docs wheel clean
 
 demo: $(STAMP)
 	@echo "Training 20 small networks on digits, as many at a time as there are processors;"
@@ -19,7 +20,9 @@ readme: $(STAMP)
 	$(BIN)/bayes-htr fit --seeds 5 --out runs/readme
 	$(BIN)/python docs/update_demo.py runs/readme
 
-test: $(STAMP)
+test: $(TRAINERS)
+	@echo "Running some 6,000 tests, as many at a time as there are processors; with two of them"
+	@echo "this takes about 12 minutes."
 	$(BIN)/python -m pytest -q -n auto
 
 test-library: $(STAMP)
@@ -34,9 +37,23 @@ lint: $(STAMP)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
+# Runs the notebooks of the documentation anew, and keeps what they show.
+notebooks: $(STAMP)
+	$(BIN)/python docs/run_notebooks.py
+
 docs: $(STAMP)
 	$(BIN)/python -m pip install -q $(CONSTRAINTS) -e ".[docs]"
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict -d build/site
+
+# Source distribution and wheel in dist/; the wheel is tested in an environment of its own.
+wheel: $(STAMP)
+	@echo "Building dist/ and testing the wheel in build/wheel, a fresh environment: a few minutes."
+	rm -rf dist build/wheel
+	$(BIN)/python -m pip install -q build
+	$(BIN)/python -m build
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install -q $(CONSTRAINTS) dist/*.whl
+	cd build/wheel && bin/python -I $(CURDIR)/tests/wheel_smoke.py
 
 $(STAMP): pyproject.toml constraints.txt
 	@echo "Installing bayes_htr, PyTorch and Pyro into $(VENV): about a minute, and a few hundred"
@@ -45,6 +62,12 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install -q $(CONSTRAINTS) -e ".[all,test]"
 	@touch $(STAMP)
 	@echo "Installed."
+
+# Lightning, Transformers and others, whose recipes `make test` runs; without them it skips these.
+$(TRAINERS): $(STAMP)
+	@echo "Installing Lightning, Transformers, Accelerate, skorch and PEFT for their tests."
+	@$(BIN)/python -m pip install -q $(CONSTRAINTS) -e ".[integrations]"
+	@touch $(TRAINERS)
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache build dist

@@ -6,8 +6,9 @@
     >>> posterior = htr.fit(model, (X, y), method=htr.MAP(lr=0.05), epochs=20)
 
 The layers, each of which imports only those before it, are `distributions`, `spectra`, `tails`,
-`priors`, `engine`, `models`, `inference`, `posterior`; then `analysis`, `report`, `experiments` and
-the command line.
+`priors`, `engine`, `models`, `inference`, `integrations`, `posterior`; then `analysis`, `report`,
+`experiments`,
+`estimator` and the command line.
 """
 
 from typing import TYPE_CHECKING
@@ -16,10 +17,29 @@ from bayes_htr._lazy import lazy
 from bayes_htr._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from bayes_htr import distributions
-    from bayes_htr.analysis import CheckpointComparison, Farms, SpectraReport, SpectrumHistory
+    from bayes_htr import distributions, integrations
+    from bayes_htr.analysis import (
+        CheckpointComparison,
+        CSVLogger,
+        Farms,
+        MetricsLogger,
+        MLflowLogger,
+        SpectraReport,
+        SpectrumHistory,
+        TensorBoardLogger,
+        WandbLogger,
+    )
     from bayes_htr.analysis.analyze import analyze
-    from bayes_htr.engine import Drift, Every, Exact, SpectralEnergy, bind
+    from bayes_htr.engine import (
+        Drift,
+        Every,
+        Exact,
+        PriorOptimizer,
+        SpectralEnergy,
+        bind,
+        starting_strength,
+        with_prior,
+    )
     from bayes_htr.errors import (
         CheckpointError,
         DataError,
@@ -29,14 +49,23 @@ if TYPE_CHECKING:
         ProcessError,
         SpectrumError,
     )
+    from bayes_htr.estimator import HTRClassifier
     from bayes_htr.fitting import fit, load
     from bayes_htr.inference import MAP, NUTS, SVI, EpochEvent
-    from bayes_htr.models import BayesianClassifier, sample_prior
+    from bayes_htr.models import (
+        BayesianClassifier,
+        BayesianModel,
+        Bernoulli,
+        Categorical,
+        sample_prior,
+    )
     from bayes_htr.posterior import (
         Interval,
+        MixturePrediction,
         Posterior,
         PosteriorSpectra,
         Prediction,
+        Scores,
         SpectrumCheck,
     )
     from bayes_htr.posterior.prediction import prior_predictive
@@ -76,19 +105,23 @@ if TYPE_CHECKING:
         stable_rank,
     )
     from bayes_htr.tails import HillCurve, PowerlawFit, fit_powerlaw, hill_curve
+    from bayes_htr.tuning import Tuning, tune
 else:
     __getattr__, __dir__ = lazy(
         __name__,
         {
-            "analysis": "CheckpointComparison Farms SpectraReport SpectrumHistory analyze",
-            "engine": "Drift Every Exact SpectralEnergy bind",
+            "analysis": "CSVLogger CheckpointComparison Farms MLflowLogger MetricsLogger "
+            "SpectraReport SpectrumHistory TensorBoardLogger WandbLogger analyze",
+            "engine": "Drift Every Exact PriorOptimizer SpectralEnergy bind starting_strength "
+            "with_prior",
             "errors": "CheckpointError DataError DivergenceError OutputError PriorError "
             "ProcessError SpectrumError",
+            "estimator": "HTRClassifier",
             "fitting": "fit load",
             "inference": "MAP NUTS SVI EpochEvent",
-            "models": "BayesianClassifier sample_prior",
-            "posterior": "Interval Posterior PosteriorSpectra Prediction SpectrumCheck "
-            "prior_predictive",
+            "models": "BayesianClassifier BayesianModel Bernoulli Categorical sample_prior",
+            "posterior": "Interval MixturePrediction Posterior PosteriorSpectra Prediction "
+            "Scores SpectrumCheck prior_predictive",
             "priors": "ESD Entries ExpDecay Exponential Frechet Gamma HalfCauchy Hill "
             "ImproperPowerlaw Joint LogNormal Lomax MarchenkoPastur MaxEigenvalue Normal "
             "PowerDecay Powerlaw Priors Shared SingularValues StableRank TruncatedPowerlaw "
@@ -96,7 +129,9 @@ else:
             "spectra": "MatrixLayout frobenius_norm hill matrices_of nuclear_norm spectral_norm "
             "spectrum stable_rank",
             "tails": "HillCurve PowerlawFit fit_powerlaw hill_curve",
+            "tuning": "Tuning tune",
             "distributions": "",
+            "integrations": "",
         },
     )
 
@@ -106,6 +141,10 @@ __all__ = [
     "NUTS",
     "SVI",
     "BayesianClassifier",
+    "BayesianModel",
+    "Bernoulli",
+    "CSVLogger",
+    "Categorical",
     "CheckpointComparison",
     "CheckpointError",
     "DataError",
@@ -120,6 +159,7 @@ __all__ = [
     "Farms",
     "Frechet",
     "Gamma",
+    "HTRClassifier",
     "HalfCauchy",
     "Hill",
     "HillCurve",
@@ -128,9 +168,12 @@ __all__ = [
     "Joint",
     "LogNormal",
     "Lomax",
+    "MLflowLogger",
     "MarchenkoPastur",
     "MatrixLayout",
     "MaxEigenvalue",
+    "MetricsLogger",
+    "MixturePrediction",
     "Normal",
     "OutputError",
     "Posterior",
@@ -140,8 +183,10 @@ __all__ = [
     "PowerlawFit",
     "Prediction",
     "PriorError",
+    "PriorOptimizer",
     "Priors",
     "ProcessError",
+    "Scores",
     "Shared",
     "SingularValues",
     "SpectraReport",
@@ -150,7 +195,10 @@ __all__ = [
     "SpectrumError",
     "SpectrumHistory",
     "StableRank",
+    "TensorBoardLogger",
     "TruncatedPowerlaw",
+    "Tuning",
+    "WandbLogger",
     "analyze",
     "bind",
     "distributions",
@@ -159,6 +207,7 @@ __all__ = [
     "frobenius_norm",
     "hill",
     "hill_curve",
+    "integrations",
     "load",
     "matrices_of",
     "nuclear_norm",
@@ -168,4 +217,7 @@ __all__ = [
     "spectral_norm",
     "spectrum",
     "stable_rank",
+    "starting_strength",
+    "tune",
+    "with_prior",
 ]

@@ -94,10 +94,10 @@ def texts(value: Any, what: str, *, error: type[Exception] = ValueError) -> tupl
     if isinstance(value, str):
         return (value,)
     try:
-        found = tuple(value)
+        values = tuple(value)
     except TypeError:
-        found = (value,)
-    for item in found:
+        values = (value,)
+    for item in values:
         if not isinstance(item, str):
             raise error(f"{what}={value!r} must be a text or several texts, and {item!r} is none")
-    return found
+    return values

@@ -11,6 +11,7 @@ import hashlib
 import os
 import re
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Callable
@@ -129,6 +130,39 @@ def publish(temporary: Path, target: Path) -> None:
         discard(temporary)
 
 
+def replace_folder(target: Path, write: Writer) -> None:
+    """Let `write` make a folder, and put it in the place of `target`, which is then removed.
+
+    Args:
+        target: The folder.
+        write: Writes the new folder to the path that it is called with.
+
+    Raises:
+        OutputError: The folder cannot be moved to its place; `target` is as it was before.
+    """
+    new, old = (target.with_name(f".{target.name}.{secrets.token_hex(8)}") for _ in range(2))
+    try:
+        write(new)
+        if target.exists():
+            target.rename(old)
+        try:
+            new.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
+    except OSError as error:
+        if isinstance(error, OutputError):
+            raise
+        raise OutputError(
+            f"{target} cannot be replaced: {reason(error)}; name another folder"
+        ) from error
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
 def discard(temporary: Path) -> None:
     """Remove a temporary file if it is there and can be removed."""
     with contextlib.suppress(OSError):
@@ -184,8 +218,8 @@ def _system_error(error: BaseException | None) -> int | None:
         if isinstance(error, OSError) and error.errno is not None:
             return error.errno
         if isinstance(error, SafetensorError):
-            found = re.search(r"\(os error (\d+)\)", str(error))
-            return int(found[1]) if found else None
+            match = re.search(r"\(os error (\d+)\)", str(error))
+            return int(match[1]) if match else None
         error = error.__cause__ or error.__context__
     return None
 

@@ -23,7 +23,7 @@ def lazy(
             outside the package.
     """
     paths = {module: module if "." in module else f"{package}.{module}" for module in names}
-    where = {name: paths[module] for module, found in names.items() for name in found.split()}
+    where = {name: paths[module] for module, own in names.items() for name in own.split()}
 
     def get(name: str) -> Any:
         if name in where:

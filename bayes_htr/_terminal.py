@@ -12,8 +12,11 @@ import signal
 import sys
 import threading
 import unicodedata
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from importlib import import_module
+from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -90,25 +93,49 @@ def visible(text: str) -> str:
     )
 
 
+_no_bars: ContextVar[bool] = ContextVar("no_bars", default=False)
+
+
+@contextlib.contextmanager
+def hidden_bars(hidden: bool) -> Iterator[None]:
+    """Show no progress bars in a block, whoever asks for them.
+
+    Args:
+        hidden: Whether that is wanted.
+    """
+    token = _no_bars.set(hidden or _no_bars.get())
+    try:
+        yield
+    finally:
+        _no_bars.reset(token)
+
+
 class ProgressBar(AbstractContextManager["ProgressBar"]):
     """A progress bar for one task, on standard error.
 
     Args:
         columns: The columns of the bar.
-        show: Whether the bar is shown; `None` shows it if standard error is a terminal.
+        show: Whether the bar is shown; `None` shows it on a terminal, and in a notebook with
+            ipywidgets.
         task: The arguments of `rich.progress.Progress.add_task`.
     """
 
     def __init__(self, columns: tuple[ProgressColumn, ...], show: bool | None, **task: Any) -> None:
         from rich.progress import Progress
 
-        shown = sys.stderr.isatty() if show is None else show
-        self._progress = Progress(*columns, console=Console(stderr=True), disable=not shown)
+        console = Console(stderr=True)
+        shown = (sys.stderr.isatty() or _is_live_notebook(console)) if show is None else show
+        self._progress = Progress(*columns, console=console, disable=_no_bars.get() or not shown)
         self._task = self._progress.add_task(**task)
 
     def advance(self, amount: float = 1) -> None:
         """Move the bar forward by an amount."""
         self._progress.advance(self._task, amount)
+
+    def say(self, text: str) -> None:
+        """Show a line of text above the bar, if the bar is shown and there is any text."""
+        if text and not self._progress.disable:
+            self._progress.console.print(text, markup=False, highlight=False)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -123,11 +150,17 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
         self._progress.stop()
 
 
+def _is_live_notebook(console: Console) -> bool:
+    """Return whether this is a notebook that can redraw a bar in its place."""
+    return console.is_jupyter and find_spec("ipywidgets") is not None
+
+
 class TrainingProgress(ProgressBar):
     """The bar of a training run, over epochs and batches, with the metrics of the last epoch.
 
     Args:
-        show: Whether the bar is shown; `None` shows it if standard error is a terminal.
+        show: Whether the bar is shown; `None` shows it on a terminal, and in a notebook with
+            ipywidgets.
         label: The text before the bar.
         epochs: The number of epochs.
         done: The number of epochs that an earlier run has finished.
@@ -146,6 +179,7 @@ class TrainingProgress(ProgressBar):
             TextColumn("{task.fields[metrics]}"),
             TimeRemainingColumn(),
         )
+        self._epochs = epochs
         total, completed = epochs * batches, done * batches
         super().__init__(
             columns, show, description=label, total=total, completed=completed, metrics=""
@@ -153,17 +187,39 @@ class TrainingProgress(ProgressBar):
 
     def epoch(self, metrics: dict[str, float]) -> None:
         """Show the metrics of an epoch that has ended."""
-        parts = [f"loss {metrics['loss']:.4f}", f"acc {metrics['train_accuracy']:.4f}"]
+        parts = [f"loss {metrics['loss']:.4f}", *_score(metrics, "train")]
         if "val_nll" in metrics:
-            parts.append(f"val nll {metrics['val_nll']:.4f} acc {metrics['val_accuracy']:.4f}")
+            parts.append(" ".join([f"val nll {metrics['val_nll']:.4f}", *_score(metrics, "val")]))
         self._progress.update(self._task, metrics="  ".join(parts))
+
+    def kept(self, best: Mapping[str, Any], epoch: int, *, is_early: bool) -> None:
+        """Say what early stopping did: which epoch's weights are kept, and why the run ended.
+
+        Args:
+            best: The best epoch, with its validation NLL as `nll`.
+            epoch: The number of epochs done.
+            is_early: Whether the run ended because no later epoch was better.
+        """
+        kept = f"the weights of epoch {best['epoch']} are kept, with val_nll {best['nll']:.4f}"
+        if is_early and epoch < self._epochs:
+            since = plural(epoch - best["epoch"], "epoch")
+            kept = f"stopped after epoch {epoch} of {self._epochs}: none better for {since}; {kept}"
+        self.say(kept)
+
+
+def _score(metrics: dict[str, float], where: str) -> list[str]:
+    """Accuracy or error, whichever an epoch has."""
+    labels = {"accuracy": "acc", "rmse": "rmse"}
+    found = {label: metrics.get(f"{where}_{name}") for name, label in labels.items()}
+    return [f"{label} {value:.4f}" for label, value in found.items() if value is not None]
 
 
 class AnalysisProgress(ProgressBar):
     """The bar of an analysis, over matrices, each weighted by the work that it costs.
 
     Args:
-        show: Whether the bar is shown; `None` shows it if standard error is a terminal.
+        show: Whether the bar is shown; `None` shows it on a terminal, and in a notebook with
+            ipywidgets.
         work: The work of all matrices together, in any unit.
     """
 

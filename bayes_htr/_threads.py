@@ -19,40 +19,16 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 _PATIENCE = 2.0
-"""Seconds for which a thread waits for its turn without a word."""
+"""Seconds after which a thread that waits for its turn warns."""
 
 _FEW_PARAMETERS = 2_000_000
 _SMALL_STEP = 2**28
 """Multiply-adds of a forward pass of one batch below which several threads gain little."""
 
 
-class _Turn:
-    """A lock that the thread that holds it may take again."""
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.owner: int | None = None
-        self.depth = 0
-
-    def acquire(self) -> None:
-        if not self.lock.acquire(timeout=_PATIENCE):
-            warnings.warn(
-                "another thread of this process is training or drawing, and this one waits until "
-                "it has ended, since both need PyTorch's global random generator; to train at the "
-                "same time, start several processes",
-                stacklevel=5,
-            )
-            self.lock.acquire()
-        self.owner, self.depth = threading.get_ident(), self.depth + 1
-
-    def release(self) -> None:
-        self.depth -= 1
-        if self.depth == 0:
-            self.owner = None
-        self.lock.release()
-
-
-_turn = _Turn()
+_lock = threading.RLock()
+_holders: list[int] = []
+"""The thread that holds the lock, once for each block that it is in."""
 
 
 @contextmanager
@@ -61,19 +37,28 @@ def exclusive() -> Iterator[None]:
 
     Blocks may be nested. A thread that waits for more than two seconds warns.
     """
-    turn = _turn
-    turn.acquire()
+    lock, holders = _lock, _holders  # a forked process may replace both within the block
+    if not lock.acquire(timeout=_PATIENCE):
+        warnings.warn(
+            "another thread of this process is training or drawing, and this one waits until "
+            "it has ended, since both need PyTorch's global random generator; to train at the "
+            "same time, start several processes",
+            stacklevel=4,
+        )
+        lock.acquire()
+    holders.append(threading.get_ident())
     try:
         yield
     finally:
-        turn.release()
+        holders.pop()
+        lock.release()
 
 
 def _renew_in_child() -> None:
     """In a forked process, forget a thread that held the lock and does not exist there."""
-    global _turn
-    if _turn.owner != threading.get_ident():
-        _turn = _Turn()
+    global _lock, _holders
+    if threading.get_ident() not in _holders:
+        _lock, _holders = threading.RLock(), []
 
 
 if hasattr(os, "register_at_fork"):
@@ -130,7 +115,7 @@ def suitable_threads(net: nn.Module, multiply_adds: float) -> int:
     Args:
         net: The network, which is small if it has fewer than two million parameters and little work
             in a step.
-        multiply_adds: Those of the forward pass of a batch (`counted_work`).
+        multiply_adds: The multiply-adds of the forward pass of a batch (`counted_work`).
     """
     few = sum(p.numel() for p in net.parameters()) < _FEW_PARAMETERS
     return 1 if few and multiply_adds < _SMALL_STEP else torch.get_num_threads()

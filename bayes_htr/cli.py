@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
-from bayes_htr._terminal import HelpFormatter, count, positive, preload, visible
+from bayes_htr._terminal import HelpFormatter, count, hidden_bars, positive, preload, visible
 from bayes_htr._version import __version__
 from bayes_htr.errors import (
     CheckpointError,
@@ -66,7 +68,8 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
 
     Args:
         parser: Sets for each command `run`, which is called with the arguments and a console, and
-            `interrupted`, the message for an interruption.
+            `interrupted`, the message for an interruption. With the option `--json`, what `run`
+            returns is printed as JSON.
         argv: The words of the command line after the name of the program; by default those of this
             process.
 
@@ -76,9 +79,14 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
     args = parser.parse_args(argv)
     args.argv = list(sys.argv[1:] if argv is None else argv)
     silent = is_silent()
+    wants_json = getattr(args, "json", False)
+    quiet = wants_json or getattr(args, "quiet", False)
     errors = Console(stderr=True, quiet=silent)
     try:
-        args.run(args, Console(quiet=silent))
+        with hidden_bars(quiet):
+            result = args.run(args, Console(quiet=silent or quiet))
+        if wants_json and not silent:
+            print(json.dumps(result, allow_nan=False))
     except _EXPECTED as error:
         lines = "\n".join(map(visible, str(error).split("\n")))  # with names from strangers' files
         errors.print(f"{parser.prog}: {lines}", markup=False, highlight=False, soft_wrap=True)
@@ -107,8 +115,18 @@ def build_parser() -> argparse.ArgumentParser:
         "report", help="show a finished run again", description="Show a finished run again."
     )
     report.add_argument("folder", type=Path, help="the run folder")
+    _add_output(report)
     report.set_defaults(run=_report, interrupted="interrupted")
     _add_analyze(commands)
+    _add_predict(commands)
+    completion = commands.add_parser(
+        "completion",
+        help="print the completion of this command line for a shell",
+        description="Print the completion of this command line for a shell. For bash: "
+        "bayes-htr completion bash > ~/.local/share/bash-completion/completions/bayes-htr",
+    )
+    completion.add_argument("shell", choices=("bash", "zsh", "tcsh"), help="the shell")
+    completion.set_defaults(run=_completion, interrupted="interrupted")
     bench = commands.add_parser(
         "bench",
         help="say how benchmarks are run",
@@ -135,12 +153,21 @@ def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     fit.add_argument("--resume", action="store_true", help="go on with the run in --out")
     fit.add_argument("--no-compare", action="store_true", help="leave out the runs compared with")
+    _add_output(fit)
     fit.set_defaults(run=_fit, interrupted="interrupted; go on with --resume --out FOLDER")
 
 
 def _add_model(fit: argparse.ArgumentParser) -> None:
     """Add the options for the model and the inference method."""
-    fit.add_argument("--data", choices=DATASETS, default="digits", help="the data set")
+    fit.add_argument(
+        "--data",
+        type=_data,
+        metavar="NAME|PATH",
+        default="digits",
+        help=f"{', '.join(DATASETS)}; or data of your own: a .csv table, an .npz file with X and "
+        "y, or a folder with a folder of images for each class",
+    )
+    fit.add_argument("--target", metavar="COLUMN", help="column of a .csv table with the labels")
     fit.add_argument(
         "--data-dir",
         type=Path,
@@ -182,10 +209,12 @@ def _add_model(fit: argparse.ArgumentParser) -> None:
     )
     fit.add_argument(
         "--strength",
-        type=float,
+        type=_strength,
+        metavar="NUMBER|auto",
         help="power of the prior; 1 is Bayes' rule, mu * (number of examples) a coefficient mu on "
         "the mean loss (default: the name's own, for svi another than for map; it multiplies the "
-        "strength of a file)",
+        "strength of a file); auto chooses it by at most five more fits, scored on a tenth of the "
+        "training data",
     )
 
 
@@ -270,18 +299,61 @@ def _add_analyze(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="OTHER",
         help="another checkpoint of the same network: show, and write, the differences",
     )
+    _add_output(parser)
     parser.set_defaults(run=_analyze, interrupted="interrupted; nothing was written")
+
+
+def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = commands.add_parser(
+        "predict",
+        help="predict the classes of new data",
+        description="Predict the classes of new data by a run that was trained on data of your "
+        "own, with the probability of each class and the uncertainty in nats.",
+        formatter_class=HelpFormatter,
+    )
+    add = parser.add_argument
+    add("folder", type=Path, metavar="RUN", help="run folder of bayes-htr fit --data PATH")
+    add("data", type=Path, help=".csv table, .npz file with X, or folder of images")
+    add("--out", type=Path, metavar="FILE.csv", help="also write all predictions")
+    add("--samples", type=positive, default=32, metavar="N", help="draws of the weights")
+    add("--seed", type=count, default=0, help="of the draws")
+    _add_output(parser)
+    parser.set_defaults(run=_predict, interrupted="interrupted; nothing was written")
+
+
+def _strength(text: str) -> float | str:
+    return text if text == "auto" else float(text)
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    """Add the options for what a command prints."""
+    parser.add_argument("--json", action="store_true", help="print the result as JSON alone")
+    parser.add_argument("--quiet", action="store_true", help="print errors alone")
+
+
+def _data(text: str) -> str:
+    """Parse the name of a data set or the path of data of one's own."""
+    path = Path(text)
+    if text in DATASETS or path.suffix.lower() in (".csv", ".npz") or path.is_dir():
+        return text
+    raise argparse.ArgumentTypeError(
+        f"{text!r}: give {', '.join(DATASETS)}, a .csv or .npz file, or a folder of images"
+    )
 
 
 def _replicates(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
-def _fit(args: argparse.Namespace, console: Console) -> None:
+def _fit(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     if args.resume and args.out is None:
         raise ValueError("--resume needs --out, the folder of the run")
     if args.data == "digits" and args.data_dir is not None:
         raise ValueError("--data-dir: digits come with scikit-learn; leave it out, or name --data")
+    if args.target is not None and not args.data.lower().endswith(".csv"):
+        raise ValueError(
+            f"--target {args.target} names a column, and --data {args.data} is no table"
+        )
     for option in ("guide", "noise"):
         if (value := getattr(args, option)) is not None and args.method != "svi":
             raise ValueError(f"--{option} {value} is of svi; leave it out, or --method map")
@@ -291,7 +363,7 @@ def _fit(args: argparse.Namespace, console: Console) -> None:
     preload("bayes_htr.commands", *digits, "matplotlib.pyplot")
     from bayes_htr.commands import run_fit
 
-    run_fit(args, console)
+    return run_fit(args, console)
 
 
 def _bench(args: argparse.Namespace, console: Console) -> None:
@@ -299,16 +371,38 @@ def _bench(args: argparse.Namespace, console: Console) -> None:
     raise ValueError(f"benchmarks are run from a clone of the repository: {command}")
 
 
-def _report(args: argparse.Namespace, console: Console) -> None:
-    if not is_silent():
-        preload("bayes_htr.commands", "matplotlib.pyplot")
-        from bayes_htr.commands import show_run
+def _report(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    if is_silent():
+        return {}
+    preload("bayes_htr.commands", "matplotlib.pyplot")
+    from bayes_htr.commands import show_run
 
-        show_run(args.folder, console)
+    return show_run(args.folder, console)
 
 
-def _analyze(args: argparse.Namespace, console: Console) -> None:
+def _predict(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    preload("bayes_htr.commands")
+    from bayes_htr.commands import predict
+
+    return predict(args, console)
+
+
+def _completion(args: argparse.Namespace, console: Console) -> None:
+    try:
+        import shtab
+    except ImportError as error:
+        raise ImportError('completion needs shtab: pip install "bayes-htr[completion]"') from error
+    parser = build_parser()
+    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    for command in commands.choices.values():
+        for action in command._actions:
+            if action.type is Path:
+                setattr(action, "complete", shtab.FILE)  # noqa: B010  (argparse does not know it)
+    print(shtab.complete(parser, args.shell))
+
+
+def _analyze(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     preload("bayes_htr.analysis.command", *(["matplotlib.pyplot"] if args.report else []))
     from bayes_htr.analysis.command import run_analyze
 
-    run_analyze(args, console)
+    return run_analyze(args, console)

@@ -12,33 +12,46 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from bayes_htr._printing import add_row, compact_table
 from bayes_htr._terminal import plural, visible
 from bayes_htr._threads import counted_work, restored_threads
 from bayes_htr._torch import evaluation_mode
+from bayes_htr.analysis import Records
 from bayes_htr.distributed import process_group, run_on_rank0, world_size
-from bayes_htr.errors import OutputError
+from bayes_htr.errors import CheckpointError, OutputError
 from bayes_htr.experiments import (
+    Dataset,
     Entrant,
     FitSettings,
     Workers,
+    build_network,
     check_densities,
     claimed_folder,
     compare,
     named_priors,
 )
+from bayes_htr.experiments.own_data import is_own_data, load_inputs
 from bayes_htr.fitting import default_method, load
 from bayes_htr.inference import MAP, SVI, Method, RunFolder
+from bayes_htr.models import BayesianClassifier
 from bayes_htr.priors import Priors
 from bayes_htr.report import RunReport
+from bayes_htr.tuning import Tuning, tune
+
+TUNING_PICTURE = "tuning.png"
+"""The score of trials against their strength, where the strength was chosen."""
+
+_SHOWN = 10
+"""Predictions that are shown."""
 
 
-def run_fit(args: argparse.Namespace, console: Console) -> None:
-    """Train the requested fit and those for comparison, and show the run."""
+def run_fit(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Train the requested fit and those for comparison, show the run, and return its scores."""
     with process_group(args.device) as device:
-        _train(args, console, device)
+        return _train(args, console, device)
 
 
-def _train(args: argparse.Namespace, console: Console, device: str) -> None:
+def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str, Any]:
     settings = FitSettings(
         data=args.data,
         data_dir=args.data_dir,
@@ -47,15 +60,16 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
         batch_size=args.batch_size,
         device=device,
         label_smoothing=args.label_smoothing,
+        target=args.target,
     )
     data = run_on_rank0(lambda: settings.dataset(args.seed))
     num_data = len(data.y_train)
     net = settings.network(data, args.seed)
-    entrants = _entrants(args, net, num_data)
+    entrants = _entrants(args, net, num_data, 1.0 if args.strength == "auto" else args.strength)
     first = entrants[0]
     if first.init is not None:
         _check_init(args, first.init, net)
-    name = f"{args.data}-{args.net}-{Path(args.prior).stem}"
+    name = f"{Path(args.data).stem}-{args.net}-{Path(args.prior).stem}"
     seeds = range(args.seed, args.seed + args.seeds)
     with counted_work(net) as work, evaluation_mode(net), torch.no_grad():
         net(data.x_train[: max(1, args.batch_size)])
@@ -80,23 +94,69 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> None:
             highlight=False,
         )
         console.print(visible(f"run folder: {out}"), markup=False, highlight=False, soft_wrap=True)
+        tuning = None
+        if args.strength == "auto":
+            tuning = _tuned(args, first, net, data, device, workers.threads, out)
+            console.print(str(tuning), markup=False, highlight=False)
+            entrants = _entrants(args, net, num_data, tuning.strength)
+            first = entrants[0]
         columns = ("parameter", "matrix", "prior", "density", "strength")
         console.print(first.priors.explain(net, num_data=num_data).table(columns))
         settings = replace(settings, threads=workers.threads)
         compare(
             settings, entrants, seeds, out, console=console, workers=workers, resume=args.resume
         )
-        run_on_rank0(lambda: show_run(out, console))
+        shown = run_on_rank0(lambda: show_run(out, console))
+        if tuning is not None:
+            run_on_rank0(lambda: _draw_tuning(tuning, out / TUNING_PICTURE, console))
+        return shown
 
 
-def _entrants(args: argparse.Namespace, net: nn.Module, num_data: int) -> list[Entrant]:
-    """The requested fit, and the fits that it is compared with."""
+def _tuned(
+    args: argparse.Namespace,
+    first: Entrant,
+    net: nn.Module,
+    data: Dataset,
+    device: str,
+    threads: int,
+    out: Path,
+) -> Tuning:
+    """Choose the strength of the requested fit; its priors are given at strength 1."""
+    return tune(
+        BayesianClassifier(net, first.priors, label_smoothing=args.label_smoothing),
+        (data.x_train, data.y_train),
+        method=first.method,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        seed=args.seed,
+        device=device,
+        init=None if first.init is None else load(first.init, net),
+        refit=False,
+        out=out,
+        resume=args.resume,
+        threads=threads,
+    )
+
+
+def _draw_tuning(tuning: Tuning, path: Path, console: Console) -> None:
+    """Draw the score against the strength, if pictures can be drawn and written."""
+    try:
+        tuning.plot(path=path)
+    except (ImportError, OSError):
+        return  # which `show_run` has told
+    console.print(visible(f"picture: {path}"), markup=False, highlight=False, soft_wrap=True)
+
+
+def _entrants(
+    args: argparse.Namespace, net: nn.Module, num_data: int, strength: float | None
+) -> list[Entrant]:
+    """The requested fit, with a strength or the default one, and those it is compared with."""
     name, is_svi = args.prior, args.method == "svi"
 
-    def priors(prior: str, strength: float | None, *, posterior: bool = False) -> Priors:
-        return named_priors(prior, strength=strength, num_data=num_data, posterior=posterior)
+    def priors(prior: str, power: float | None, *, posterior: bool = False) -> Priors:
+        return named_priors(prior, strength=power, num_data=num_data, posterior=posterior)
 
-    fitted = priors(args.prior, args.strength, posterior=is_svi)
+    fitted = priors(args.prior, strength, posterior=is_svi)
     if is_svi:
         check_densities(fitted, net, num_data=num_data)
     mode = "none" if name == "none" else "MAP"
@@ -124,10 +184,10 @@ def _check_init(args: argparse.Namespace, run: Path, net: nn.Module) -> None:
     if args.seeds > 1:
         raise ValueError("--init starts a single fit; leave out --seeds")
     seed = RunFolder(run).config().get("seed")
-    if args.data == "digits" and seed != args.seed:
+    if (args.data == "digits" or is_own_data(args.data)) and seed != args.seed:
         raise ValueError(
-            f"the run in {run} was trained with seed {seed}, and --seed is {args.seed}: digits "
-            "are split by the seed, so that it has seen images that this fit is tested on; give "
+            f"the run in {run} was trained with seed {seed}, and --seed is {args.seed}: the data "
+            "are split by the seed, so that it has seen examples that this fit is tested on; give "
             f"--seed {seed}"
         )
 
@@ -145,8 +205,8 @@ def _method(args: argparse.Namespace, net: nn.Module) -> Method:
     return SVI(guide=args.guide, **given)
 
 
-def show_run(folder: Path, console: Console) -> None:
-    """Draw the pictures of a finished run, and show its tables."""
+def show_run(folder: Path, console: Console) -> dict[str, Any]:
+    """Draw the pictures of a finished run, show its tables, and return its scores."""
     report = RunReport.read(folder)
     try:
         pictures = report.draw()
@@ -160,3 +220,76 @@ def show_run(folder: Path, console: Console) -> None:
             line = visible(f"picture: {picture}")
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     report.show(console)
+    return report.to_dict()
+
+
+def predict(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Predict the classes of new data by a run that was trained on data of one's own.
+
+    Raises:
+        CheckpointError: The folder holds no finished run of `bayes-htr fit --data PATH`.
+        DataError: The new data differ from the training data in columns or shape.
+        OutputError: The predictions cannot be written.
+    """
+    net, preparation = _prepared(args.folder)
+    posterior = load(args.folder, net)
+    inputs = load_inputs(args.data, preparation)
+    prediction = posterior.predict(inputs, args.samples, seed=args.seed)
+    classes = preparation["classes"]
+    rows = [
+        {
+            "class": classes[int(label)],
+            "probability": float(probs[label]),
+            "entropy": float(entropy),
+            "mutual_information": float(information),
+            **{f"probability:{name}": float(p) for name, p in zip(classes, probs, strict=True)},
+        }
+        for label, probs, entropy, information in zip(
+            prediction.labels,
+            prediction.probs,
+            prediction.entropy,
+            prediction.mutual_information,
+            strict=True,
+        )
+    ]
+    table = compact_table("row", "class", "probability", "entropy", "mutual information")
+    for i, row in enumerate(rows[:_SHOWN], start=1):
+        numbers = [f"{row[name]:.3f}" for name in ("probability", "entropy", "mutual_information")]
+        add_row(table, [str(i), visible(row["class"]), *numbers])
+    console.print(table)
+    if len(rows) > _SHOWN:
+        rest = len(rows) - _SHOWN
+        console.print(f"and {rest} more; --out FILE.csv writes all of them", highlight=False)
+    if args.out is not None:
+        written = f"written: {Records(rows).to_csv(args.out)}"
+        console.print(visible(written), markup=False, highlight=False, soft_wrap=True)
+    return {"predictions": rows}
+
+
+def _prepared(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
+    """The network of a run on data of one's own, and what was done to its data.
+
+    Raises:
+        CheckpointError: The run is of another kind.
+    """
+    metadata = RunFolder(folder).config().get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
+    preparation = metadata.get("preparation")
+    if preparation is None:
+        raise CheckpointError(
+            f"{folder} was not trained by bayes-htr fit on data of your own (--data PATH), so its "
+            "inputs are not known; in Python, htr.load(folder, net).predict(X) takes any network"
+        )
+    try:
+        channels, height, width = preparation["shape"]
+        shape = (int(channels), int(height), int(width))
+        net = build_network(metadata["net"], shape, len(preparation["classes"]))
+        if not len(preparation["mean"]) == len(preparation["deviation"]) == channels:
+            raise ValueError("not one mean and deviation for each channel")
+        if not isinstance(preparation["columns"], list):
+            raise ValueError("no list of columns")
+    except Exception as error:  # foreign data may raise anything
+        raise CheckpointError(
+            f"{folder} has a configuration that cannot be read: {error!r}"
+        ) from error
+    return net, preparation

@@ -83,7 +83,7 @@ def own_device(device: str) -> torch.device:
 
 
 def meeting_device(device: torch.device) -> torch.device:
-    """Return where a tensor of this device has to be for all processes to exchange it."""
+    """Return the device to which processes have to move a tensor of `device` to exchange it."""
     if dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return device
@@ -210,7 +210,7 @@ def raise_failures(failure: Exception | None) -> None:
     """Raise this process's failure, or report that of another; all processes have to call it.
 
     Args:
-        failure: What has gone wrong in this process, if anything.
+        failure: The error that has occurred in this process, if any.
 
     Raises:
         ProcessError: Another process has failed.

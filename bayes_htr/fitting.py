@@ -5,21 +5,22 @@ from __future__ import annotations
 import copy
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from bayes_htr._checks import whole_number
+from bayes_htr._checks import number, whole_number
 from bayes_htr._threads import counted_work, exclusive, restored_threads, suitable_threads
 from bayes_htr._torch import input_dtype, usable_device
 from bayes_htr._version import __version__
 from bayes_htr.distributed import check_same, fail_together, own_device, run_on_rank0, world_size
 from bayes_htr.engine.autograd import has_hooks
 from bayes_htr.inference import (
+    MAP,
     NUTS,
     SVI,
     Batches,
@@ -30,20 +31,23 @@ from bayes_htr.inference import (
     RunFolder,
 )
 from bayes_htr.inference.guides.per_example import finest_noise
-from bayes_htr.models import BayesianClassifier
+from bayes_htr.models import BayesianModel, Likelihood
+from bayes_htr.models.likelihood_forms import to_config
 from bayes_htr.posterior import Posterior
+from bayes_htr.priors.law import Law
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import check_finite
+from bayes_htr.strength_trials import TrialSettings, auto_strength, hold_out, with_strength
 
 EPOCHS = 30
 """The number of epochs where none is given."""
 
 
 def fit(
-    model: BayesianClassifier,
+    model: BayesianModel,
     train: Data,
     *,
-    method: Method | None = None,
+    method: Method | str | None = None,
     epochs: int | None = None,
     batch_size: int = 128,
     validation: Data | None = None,
@@ -56,8 +60,10 @@ def fit(
     progress: bool | None = None,
     threads: int | None = None,
     metadata: Mapping[str, Any] | None = None,
+    strength: float | Literal["auto"] | None = None,
+    num_data: int | None = None,
 ) -> Posterior:
-    """Train a Bayesian classifier.
+    """Train a Bayesian model, such as a `BayesianClassifier`.
 
     Training starts from the weights of `model.net` (or `init`) on a copy: the network itself and
     the global random state are left as they were. Where `torch.distributed` is initialised with
@@ -68,8 +74,12 @@ def fit(
     Args:
         model: The network with its priors.
         train: A `DataLoader`, which is used as it is, or `(X, y)` of tensors or arrays, `X` of
-            shape `(N, ...)` and `y` of `(N,)` integers.
-        method: The inference method: `MAP(...)`, `SVI(...)` or `NUTS(...)`. By default the
+            shape `(N, ...)` and `y` of `(N,)` integers, or whatever labels the likelihood takes.
+            In place of `X` a network with several inputs has a tuple or a dictionary of arrays, and
+            gets them as `net(*X)` or `net(**X)`. A dictionary with `labels`, as a tokeniser and a
+            collator of Hugging Face make it, stands for both, also as a batch of a loader.
+        method: The inference method: `MAP(...)`, `SVI(...)` or `NUTS(...)`, or the name of one with
+            its default settings: `"map"`, `"svi"`, `"nuts"`. By default the
             posterior is found by
             `SVI(guide="spectral", lr=0.006, init_scale=0.3, noise="example")`, with
             `noise="shared"` for a network with batch normalisation.
@@ -88,7 +98,8 @@ def fit(
         resume: Go on with the run in `out`, if there is one; otherwise start it.
         callbacks: Callables that are called after each epoch with an `EpochEvent`, in the first of
             several processes; if one returns `True`, training ends.
-        progress: Whether to show a progress bar; by default it is shown on a terminal.
+        progress: Whether to show a progress bar; by default it is shown on a terminal, and in a
+            notebook where ipywidgets is installed.
         threads: The number of PyTorch's threads during the run, on a CPU. By default a small
             network has one, and others as many as PyTorch would use; the progress bar and the
             posterior's `config` tell the number. Small means fewer than two million parameters,
@@ -96,6 +107,13 @@ def fit(
             a network gains little by more threads, and may lose a hundredfold on a busy machine.
         metadata: Plain data to keep in the run folder's configuration, such as the name of the
             data set; a run resumes only with the same.
+        strength: What the strengths of the priors are multiplied by. `"auto"` chooses it by at most
+            five trial fits scored on the validation data, or on a tenth of `(X, y)` that the trials
+            leave out, and then trains as if that number had been given. With `out`, trials are kept
+            there in `tuning.json`. `htr.tune` has more to choose from, and shows the trials.
+        num_data: The number of examples, against which the prior is weighed. It is needed where
+            the loader does not tell it, as that of an `IterableDataset`; an epoch then ends with
+            the data set's iterator, or after so many examples.
 
     Returns:
         The posterior.
@@ -111,11 +129,19 @@ def fit(
         ProcessError: Another of several processes failed.
         ValueError: A setting is out of range, or is not the same in all processes.
     """
+    if strength is not None:
+        _check_types(model, method, init, callbacks)
+        method, epochs = method_and_epochs(model, method, epochs)
+        if strength == "auto":
+            options: dict[str, Any] = {"method": method, "epochs": epochs, "device": device}
+            options |= {"batch_size": batch_size, "threads": threads, "init": init}
+            data = hold_out(model, train, validation, seed=seed)
+            settings = TrialSettings(fit, model, data, options, (seed,))
+            strength = auto_strength(settings, out=out, resume=resume, progress=progress)
+        model = with_strength(model, number(strength, "strength", at_least=0))
     with exclusive(), fail_together(), torch.enable_grad():
         _check_types(model, method, init, callbacks)
-        method = default_method(model.net) if method is None else method
-        if epochs is None:
-            epochs = 0 if isinstance(method, NUTS) else EPOCHS
+        method, epochs = method_and_epochs(model, method, epochs)
         epochs = whole_number(epochs, "epochs", below=2**31)
         seed = whole_number(seed, "seed", below=2**63)
         if resume and out is None:
@@ -124,16 +150,21 @@ def fit(
         first = next(net.parameters(), torch.zeros(()))
         target = _device(device, first.device)
         net.to(target)
-        to_network: dict[str, Any] = {"device": target, "dtype": input_dtype(net)}
-        batches = Batches(train, batch_size=batch_size, seed=seed, name="train", **to_network)
+        to_network: dict[str, Any] = {
+            "device": target,
+            "dtype": input_dtype(net),
+            "likelihood": model.likelihood,
+        }
+        of_train: dict[str, Any] = {"seed": seed, "name": "train", "num_data": num_data}
+        batches = Batches(train, batch_size=batch_size, **of_train, **to_network)
         validation_batches = None
         if validation is not None:
             validation_batches = Batches(
-                validation, batch_size=1024, name="validation", **to_network
+                validation, batch_size=1024, name="validation", counted=False, **to_network
             )
             validation_batches.check_network(net)
         with counted_work(net) as work:
-            model.likelihood.check_classes(batches.check_network(net))
+            batches.check_network(net)
         if batches.doubt is not None:
             warnings.warn(batches.doubt, stacklevel=2)
         num_threads = torch.get_num_threads()
@@ -166,6 +197,7 @@ def fit(
             posterior = Posterior(
                 fitted.net,
                 model.priors,
+                likelihood=model.likelihood,
                 guide=fitted.guide,
                 hyperparameters=fitted.hyperparameters,
                 history=fitted.history,
@@ -177,6 +209,22 @@ def fit(
             if folder is not None:
                 folder.release()
     return posterior
+
+
+def method_and_epochs(
+    model: BayesianModel, method: Method | str | None, epochs: int | None
+) -> tuple[Method, int]:
+    """Return the method and the number of epochs, the default ones where none are given.
+
+    Raises:
+        ValueError: There is no method of a given name.
+    """
+    if isinstance(method, str):
+        method = _named_method(method, model)
+    method = default_method(model.net) if method is None else method
+    if epochs is None:
+        epochs = 0 if isinstance(method, NUTS) else EPOCHS
+    return method, epochs
 
 
 def default_method(net: nn.Module, **changed: Any) -> SVI:
@@ -197,7 +245,12 @@ def default_method(net: nn.Module, **changed: Any) -> SVI:
     return SVI(guide="spectral", **settings | changed)
 
 
-def load(path: str | PathLike[str], net: nn.Module) -> Posterior:
+def load(
+    path: str | PathLike[str],
+    net: nn.Module,
+    *,
+    likelihood: Likelihood | Law | Callable[[Tensor], Any] | None = None,
+) -> Posterior:
     """Read a posterior that `Posterior.save` or `fit(..., out=)` wrote.
 
     Only JSON and safetensors files are read: nothing in them is run.
@@ -205,12 +258,33 @@ def load(path: str | PathLike[str], net: nn.Module) -> Posterior:
     Args:
         path: The folder.
         net: A network of the same architecture; it is copied, not changed.
+        likelihood: The likelihood of the run, which has to be given if it is a callable, since no
+            file holds that.
 
     Raises:
         CheckpointError: The folder has no finished run, a file is truncated or foreign, or the run
-            is of another network.
+            is of another network or likelihood.
     """
-    return Posterior.load(path, net)
+    return Posterior.load(path, net, likelihood=likelihood)
+
+
+def _named_method(name: str, model: BayesianModel) -> Method:
+    """Return the method of a name, such as `"map"`, with its default settings.
+
+    Raises:
+        ValueError: There is no such name.
+    """
+    named: dict[str, Callable[[], Method]] = {
+        "map": MAP,
+        "svi": lambda: default_method(model.net),
+        "nuts": NUTS,
+    }
+    if name.lower() not in named:
+        raise ValueError(
+            f"method={name!r} must be one of {', '.join(named)}, or a method with settings, such "
+            "as MAP(lr=0.05)"
+        )
+    return named[name.lower()]()
 
 
 def _device(device: str | torch.device | None, present: torch.device) -> torch.device:
@@ -253,9 +327,12 @@ def _threads(
 
 def _check_types(model: Any, method: Any, init: Any, callbacks: Any) -> None:
     """Raise `ValueError` if an argument is of a kind that `fit` does not take."""
-    if not isinstance(model, BayesianClassifier):
-        raise ValueError(f"model={model!r} must be a BayesianClassifier(net, priors)")
-    if method is not None and (isinstance(method, type) or not hasattr(method, "describe")):
+    if not isinstance(model, BayesianModel):
+        raise ValueError(
+            f"model={model!r} must be a BayesianClassifier(net, priors) or a BayesianModel"
+        )
+    is_method = hasattr(method, "describe") and not isinstance(method, type)
+    if not (method is None or isinstance(method, str) or is_method):
         raise ValueError(f"method={method!r} must be an inference method, such as MAP()")
     if init is not None and not isinstance(init, Posterior):
         raise ValueError(f"init={init!r} must be a Posterior")
@@ -264,7 +341,7 @@ def _check_types(model: Any, method: Any, init: Any, callbacks: Any) -> None:
             raise ValueError(f"callbacks={callbacks!r} must be a sequence of callables")
 
 
-def _copy_network(model: BayesianClassifier, init: Posterior | None) -> nn.Module:
+def _copy_network(model: BayesianModel, init: Posterior | None) -> nn.Module:
     """Copy the model's network, with the weights from which training starts.
 
     Raises:
@@ -319,7 +396,7 @@ def _config(method: Method, problem: Problem, metadata: Mapping[str, Any] | None
         "train": problem.train.fingerprint,
         "seed": problem.seed,
         "num_data": problem.train.num_data,
-        **model.likelihood.to_dict(),
+        **to_config(model.likelihood),
         "network": type(model.net).__name__,
         "parameters": {p.name: list(p.tensor.shape) for p in parameters_of(model.net)},
         "metadata": dict(metadata or {}),

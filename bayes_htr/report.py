@@ -20,8 +20,9 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from bayes_htr._files import atomic_write
-from bayes_htr._plotting import literal, pyplot
+from bayes_htr._plotting import DPI, literal, pyplot
 from bayes_htr._terminal import visible
+from bayes_htr.analysis.sources import natural
 from bayes_htr.errors import CheckpointError
 from bayes_htr.inference import RunFolder
 from bayes_htr.inference.run_folder import METRICS, PICTURES, RESULTS, SPECTRA, SPECTRA_BEFORE
@@ -113,6 +114,15 @@ class RunReport:
         return {
             label: {name: _values(rows, name).mean().item() for name in _SCORES}
             for label, rows in self.by_seed.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run as plain data: its folder, seeds, and test scores by label."""
+        return {
+            "folder": str(self.folder.path),
+            "seeds": self.seeds,
+            "scores": self.scores,
+            "scores_by_seed": self.by_seed,
         }
 
     def score_table(self) -> Table:
@@ -232,7 +242,7 @@ class RunReport:
         paths = [self.folder.path / name for name in PICTURES]
         try:
             for path, figure in zip(paths, figures, strict=True):
-                atomic_write(path, partial(figure.savefig, dpi=130, format="png"))
+                atomic_write(path, partial(figure.savefig, dpi=DPI, format="png"))
         finally:
             for figure in figures:
                 plt.close(figure)
@@ -240,7 +250,9 @@ class RunReport:
 
 
 def _spectra(folder: RunFolder, name: str) -> PosteriorSpectra:
-    """The spectra in a file, with names that a terminal only shows.
+    """The spectra in a file in their natural order, with names that a terminal only shows.
+
+    The file has them in alphabetical order, in which layer 10 comes before layer 2.
 
     Raises:
         CheckpointError: They cannot be read, or are no spectra.
@@ -253,7 +265,8 @@ def _spectra(folder: RunFolder, name: str) -> PosteriorSpectra:
                 f"{folder.path / name} cannot be shown: {matrix!r} is of shape {tuple(lam.shape)} "
                 f"and {lam.dtype}, and no draws of finite eigenvalues that are at least 0"
             )
-    return PosteriorSpectra({visible(matrix): lam for matrix, lam in tensors.items()})
+    ordered = sorted(tensors, key=natural)
+    return PosteriorSpectra({visible(matrix): tensors[matrix] for matrix in ordered})
 
 
 def _history(folder: RunFolder) -> list[dict[str, float]]:

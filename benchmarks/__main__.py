@@ -11,6 +11,7 @@ from benchmarks.cost.guides import GUIDES
 from benchmarks.cost.layers import GPU, GROWTH
 from benchmarks.cost.overhead import OVERHEAD
 from benchmarks.study.command import add_study
+from benchmarks.tables.cross_validation import TABLES
 from benchmarks.tails.calibration import TAILS
 from benchmarks.tails.speed import ANALYZE, SEARCH
 
@@ -27,7 +28,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Measure what priors and posteriors cost and buy, and how good tail fits are.",
     )
     kinds = parser.add_subparsers(title="benchmarks", required=True)
-    for benchmark in (OVERHEAD, GROWTH, GPU, GUIDES, TAILS, SEARCH, ANALYZE):
+    for benchmark in (OVERHEAD, GROWTH, GPU, GUIDES, TAILS, SEARCH, ANALYZE, TABLES):
         benchmark.add(kinds)
     add_study(kinds)
     return parser

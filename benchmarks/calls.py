@@ -10,6 +10,7 @@ Run: `python benchmarks/calls.py`.
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -50,8 +51,16 @@ class Counting:
         sys.setprofile(None)
 
     def row(self) -> tuple[int, int, int]:
-        """The number of calls, of distinct functions, and of files."""
-        functions = [code for code in self.calls if not code.co_name.startswith("<")]
+        """The number of calls, of distinct functions, and of files.
+
+        Comprehensions are part of the function that they are in, and the body of a class or module,
+        which runs at its import, is no function.
+        """
+        functions = [
+            code
+            for code in self.calls
+            if code.co_flags & inspect.CO_OPTIMIZED and not code.co_name.startswith("<")
+        ]
         files = {code.co_filename for code in functions}
         return sum(self.calls[code] for code in functions), len(functions), len(files)
 

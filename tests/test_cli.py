@@ -483,3 +483,105 @@ def test_the_demo_shows_what_the_method_is_for(tmp_path, capsys):
         assert report.spectra.alpha(name).high < plain.alpha(name).low
     assert report.spectra.row("fc3.weight").alpha is None
     assert "tied" not in capsys.readouterr().out
+
+
+def test_the_strength_is_chosen_by_itself(tmp_path, capsys, monkeypatch):
+    """The trials are in the run folder and in what is printed; the fit has the best strength."""
+    out = tmp_path / "run"
+    command = ["fit", *QUICK, "--method", "map", "--strength", "auto", "--out", str(out)]
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    trials = json.loads((out / "tuning.json").read_text())["trials"]
+    best = min((t for t in trials if t["outcome"] == "finished"), key=lambda t: t["score"][0])
+    assert 2 <= len(trials) <= 5
+    assert RunFolder(out).config()["priors"]["strength"] == pytest.approx(best["strength"])
+    assert "outcome" in printed
+    assert "chosen" in printed
+    assert (out / "tuning.png").exists()
+    monkeypatch.setattr("bayes_htr.strength_trials._fitted", None)  # no trial is trained again
+    assert main([*command, "--resume"]) == 0
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["fit", "--strength", "much"])
+
+
+def test_json_is_all_that_is_printed(run, capfd):
+    out, _ = run
+    assert main(["report", str(out), "--json"]) == 0
+    output = capfd.readouterr()
+    found = json.loads(output.out)
+    results = json.loads((out / "results.json").read_text())
+    assert found["folder"] == str(out)
+    assert found["seeds"] == [0]
+    assert found["scores"].keys() == results["scores"].keys()
+    for label, scores in found["scores"].items():
+        assert scores == pytest.approx({k: results["scores"][label][k] for k in scores})
+    assert output.err == ""
+
+
+def test_quiet_prints_errors_alone(run, capfd, tmp_path):
+    out, _ = run
+    assert main(["report", str(out), "--quiet"]) == 0
+    assert capfd.readouterr() == ("", "")
+    assert main(["report", str(tmp_path), "--quiet"]) == 1
+    assert "holds no run" in capfd.readouterr().err
+
+
+def test_json_of_an_analysis(tmp_path, capfd):
+    file = tmp_path / "weights.pt"
+    torch.save({"fc.weight": torch.randn(40, 30)}, file)
+    words = ["analyze", str(file), "--bootstrap", "0", "--json"]
+    assert main(words) == 0
+    found = json.loads(capfd.readouterr().out)
+    report = htr.analyze(file, bootstrap=0)
+    assert [row["name"] for row in found["rows"]] == ["fc.weight"]
+    assert found["rows"][0]["alpha"] == pytest.approx(report.rows[0]["alpha"])
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "tcsh"])
+def test_completion(shell, capfd):
+    pytest.importorskip("shtab")
+    assert main(["completion", shell]) == 0
+    script = capfd.readouterr().out
+    options = () if shell == "tcsh" else ("--label-smoothing", "resnet18")  # shtab gives it none
+    for word in ("analyze", "report", *options):
+        assert word in script
+
+
+def test_completion_without_its_package(monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "shtab", None)
+    assert main(["completion", "bash"]) == 1
+    assert 'pip install "bayes-htr[completion]"' in capfd.readouterr().err
+
+
+def test_fit_and_predict_on_a_table_of_ones_own(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    kinds = [("red", "green")[int(row[0] > 0)] for row in x]
+    lines = [f"{a},{b},{c},{k}" for (a, b, c), k in zip(x.tolist(), kinds, strict=True)]
+    Path("table.csv").write_text("\n".join(["a,b,c,kind", *lines]) + "\n")
+    words = ["fit", "--data", "table.csv", "--target", "kind", "--out", "run", *QUICK]
+    assert main([*words, "--method", "map", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["scores"].keys() == {"MAP"}
+    assert main(["predict", "run", "table.csv", "--out", "found.csv"]) == 0
+    assert "and 50 more" in capfd.readouterr().out
+    assert main(["predict", "run", "table.csv", "--json"]) == 0
+    rows = json.loads(capfd.readouterr().out)["predictions"]
+    assert len(rows) == 60
+    assert sum(row["class"] == kind for row, kind in zip(rows, kinds, strict=True)) > 50
+    assert rows[0]["probability:red"] + rows[0]["probability:green"] == pytest.approx(1)
+    header, first, *_ = Path("found.csv").read_text().splitlines()
+    assert header.startswith("class,probability,entropy,mutual_information,probability:green")
+    assert first.startswith(rows[0]["class"])
+
+
+def test_predict_needs_a_run_on_data_of_ones_own(run, capfd, tmp_path):
+    out, _ = run
+    np.savez(tmp_path / "x.npz", X=np.zeros((2, 8, 8)))
+    assert main(["predict", str(out), str(tmp_path / "x.npz")]) == 1
+    assert "htr.load(folder, net).predict(X)" in capfd.readouterr().err
+
+
+def test_a_data_set_that_is_none_is_named(capfd):
+    with pytest.raises(SystemExit):
+        main(["fit", "--data", "digitz"])
+    assert "'digitz': give digits, fashion_mnist" in " ".join(capfd.readouterr().err.split())

@@ -1,9 +1,12 @@
 """The examples run as they stand."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -41,7 +44,7 @@ def test_analyze_checkpoint(tmp_path):
 
 
 def test_posterior_spectra(tmp_path):
-    printed = run("posterior_spectra.py", tmp_path)
+    printed = " ".join(run("posterior_spectra.py", tmp_path).split())
     assert "mean [95 % credible interval given that tail]" in printed
     assert "not a typical draw from this law" in printed
     assert "passes for a draw from this law" in printed
@@ -50,11 +53,27 @@ def test_posterior_spectra(tmp_path):
     assert (out / "spectra.gif").read_bytes().startswith(b"GIF89a")
 
 
+def test_regression(tmp_path):
+    """Where the models are the same, the scores are."""
+    printed = run("regression.py", tmp_path)
+    rows = {line[:14].strip(): line[14:] for line in printed.splitlines()}
+    found = {
+        name: [float(cell.split("±")[0]) for cell in re.split(r"\s{2,}", row.strip())]
+        for name, row in rows.items()
+        if name
+    }
+    ridge, linear = found["BayesianRidge"], found["linear, SVI"]
+    assert linear[:3] == pytest.approx(ridge[:3], abs=0.01)
+    assert linear[3] == pytest.approx(0.9, abs=0.05)
+    assert found["network, SVI"][1] < 1.2
+
+
 def test_every_example_is_tested():
     tested = {
         "analyze_checkpoint.py",
         "own_loop.py",
         "posterior_spectra.py",
         "priors_per_layer.py",
+        "regression.py",
     }
     assert {p.name for p in EXAMPLES.glob("*.py")} == tested

@@ -34,6 +34,18 @@ def test_a_prior_that_is_no_density_names_map():
         htr.fit(model, (X, Y), progress=False)
 
 
+def test_methods_have_names():
+    data = {"epochs": 1, "progress": False}
+    model = htr.BayesianClassifier(network(), PRIORS)
+    for name, method in (("map", htr.MAP()), ("SVI", None)):
+        found = htr.fit(model, (X, Y), method=name, **data)
+        expected = htr.fit(model, (X, Y), method=method, **data)
+        assert found.config == expected.config
+        assert found.evaluate((X, Y)) == expected.evaluate((X, Y))
+    with pytest.raises(ValueError, match=r"method='mapp' must be one of map, svi, nuts, or a"):
+        htr.fit(model, (X, Y), method="mapp", **data)
+
+
 def test_nuts_has_no_epochs_by_default():
     model = htr.BayesianClassifier(
         nn.Linear(6, 3), htr.Priors({"weight": htr.ESD(htr.Lomax(2.5, 0.05))})

@@ -24,13 +24,16 @@ LAZY = ("bayes_htr", "bayes_htr.distributions", "bayes_htr.inference")
 HEAVY = {
     "arviz",
     "matplotlib",
+    "mlflow",
     "numpy",
     "pandas",
     "pyro",
     "rich.progress",
     "scipy",
     "sklearn",
+    "tensorboard",
     "torch",
+    "wandb",
 }
 COMMAND = """
 from bayes_htr.cli import main
@@ -89,6 +92,7 @@ def test_priors_and_spectra_load_neither_pyro_nor_scipy_s_statistics(name):
 def test_a_fit_loads_what_it_draws_and_computes_with_later():
     code = "import bayes_htr as htr; htr.fit, htr.MAP, htr.SVI, htr.Posterior, htr.analyze"
     optional = {"arviz", "matplotlib", "pandas", "scipy.optimize", "scipy.stats", "sklearn"}
+    optional |= {"mlflow", "tensorboard", "wandb"}
     assert not optional & loaded(code)
 
 
@@ -127,7 +131,7 @@ def test_names_are_those_that_type_checkers_see(package):
 def test_no_module_stands_where_a_name_is_asked_for(package):
     module = importlib.import_module(package)
     modules = {found.name for found in pkgutil.iter_modules(module.__path__)}
-    assert modules & set(module.__all__) <= {"distributions"}
+    assert modules & set(module.__all__) <= {"distributions", "integrations"}
 
 
 @pytest.mark.parametrize("package", LAZY)

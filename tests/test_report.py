@@ -14,6 +14,7 @@ from bayes_htr import _files
 from bayes_htr.cli import main
 from bayes_htr.inference import RunFolder
 from bayes_htr.inference.run_folder import RESULTS, SPECTRA, SPECTRA_BEFORE
+from bayes_htr.report import RunReport
 
 SCORES = {"accuracy": 0.9, "nll": 0.3, "ece": 0.1, "brier": 0.2}
 EPOCHS = [{"epoch": float(e), "train_nll": 1.0 / e, "train_accuracy": 0.5} for e in (1, 2)]
@@ -47,6 +48,15 @@ def test_a_whole_run_is_shown(run, capsys):
     assert status == 0
     assert "test_accuracy=0.9000" in out
     assert (run / "spectra.png").exists() and (run / "training.png").exists()
+
+
+def test_matrices_are_in_their_natural_order(run):
+    """A file of tensors is in alphabetical order, in which layer 10 comes before layer 2."""
+    names = [f"layers.{i}.weight" for i in (10, 2, 0)]
+    for file in (SPECTRA, SPECTRA_BEFORE):
+        RunFolder(run).write_tensors(file, {name: torch.rand(2, 30) for name in names})
+    shown = RunReport.read(run)
+    assert list(shown.spectra) == [f"layers.{i}.weight" for i in (0, 2, 10)]
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from bayes_htr._terminal import (
     HelpFormatter,
     TrainingProgress,
     count,
+    hidden_bars,
     positive,
     visible,
 )
@@ -56,3 +57,24 @@ def test_names_are_shown_as_they_are(capsys):
         bar.begin("[red]\x1b[31mfc1")
         bar.advance(10.0)
     assert r"[red]\x1b[31mfc1" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("show", [True, False])
+def test_early_stopping_says_what_it_did(capsys, show):
+    with TrainingProgress(show, "MAP", epochs=9, done=0, batches=1) as bar:
+        bar.kept({"epoch": 3, "nll": 0.25}, 5, is_early=True)
+        bar.kept({"epoch": 8, "nll": 0.125}, 9, is_early=False)
+    output = " ".join(capsys.readouterr().err.split())
+    early = (
+        "stopped after epoch 5 of 9: none better for 2 epochs; the weights of epoch 3 are kept, "
+        "with val_nll 0.2500"
+    )
+    assert (early in output) is show
+    assert ("the weights of epoch 8 are kept, with val_nll 0.1250" in output) is show
+
+
+def test_bars_are_hidden_where_a_command_is_quiet(capsys):
+    for hidden in (True, False):
+        with hidden_bars(hidden), TrainingProgress(True, "MAP", epochs=1, done=0, batches=1) as bar:
+            bar.advance()
+        assert ("MAP" in capsys.readouterr().err) is not hidden

@@ -44,8 +44,9 @@ def test_blocks_take_turns_and_may_be_nested():
         assert (entered[0], "out") == left
 
 
-def test_a_thread_that_waits_says_so(monkeypatch):
-    monkeypatch.setattr(_threads, "_PATIENCE", 0.05)
+@pytest.fixture
+def leave():
+    """An event for which another thread waits in an exclusive block that it has entered."""
     entered, leave = threading.Event(), threading.Event()
 
     def hold():
@@ -56,10 +57,16 @@ def test_a_thread_that_waits_says_so(monkeypatch):
     thread = threading.Thread(target=hold)
     thread.start()
     entered.wait(30)
+    yield leave
+    leave.set()
+    thread.join()
+
+
+def test_a_thread_that_waits_says_so(monkeypatch, leave):
+    monkeypatch.setattr(_threads, "_PATIENCE", 0.05)
     threading.Timer(0.3, leave.set).start()
     with pytest.warns(UserWarning, match="another thread .* start several processes"), exclusive():
         assert leave.is_set()
-    thread.join()
 
 
 METHODS = {
@@ -130,24 +137,12 @@ def test_draws_in_another_thread_do_not_disturb_a_fit():
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
-def test_a_process_forked_meanwhile_does_not_wait_for_a_thread_that_it_has_not():
-    entered, leave = threading.Event(), threading.Event()
-
-    def hold():
-        with exclusive():
-            entered.set()
-            leave.wait(30)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    entered.wait(30)
+def test_a_process_forked_meanwhile_does_not_wait_for_a_thread_that_it_has_not(leave):
     child = os.fork()
     if child == 0:
         with exclusive():
             os._exit(7)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
-    leave.set()
-    thread.join()
 
 
 # Threads of PyTorch

@@ -1,7 +1,7 @@
 """The spectra of any trained network, with their uncertainty.
 
-`SpectrumHistory` is imported on first use, because it is a callback of trainers, which `analyze`
-does not need.
+`SpectrumHistory` and the loggers are imported on first use, because they are callbacks of trainers,
+which `analyze` does not need.
 """
 
 from typing import TYPE_CHECKING
@@ -18,18 +18,36 @@ from bayes_htr.analysis.tables import Records
 
 if TYPE_CHECKING:
     from bayes_htr.analysis.history import SpectrumHistory
+    from bayes_htr.analysis.loggers import (
+        CSVLogger,
+        MetricsLogger,
+        MLflowLogger,
+        TensorBoardLogger,
+        WandbLogger,
+    )
 else:
-    __getattr__, __dir__ = lazy(__name__, {"history": "SpectrumHistory"})
+    __getattr__, __dir__ = lazy(
+        __name__,
+        {
+            "history": "SpectrumHistory",
+            "loggers": "CSVLogger MLflowLogger MetricsLogger TensorBoardLogger WandbLogger",
+        },
+    )
 
 __all__ = [
     "COLUMNS",
     "ESD",
+    "CSVLogger",
     "CheckpointComparison",
     "Farms",
+    "MLflowLogger",
     "MarchenkoPasturFit",
+    "MetricsLogger",
     "Records",
     "SpectraReport",
     "SpectrumHistory",
+    "TensorBoardLogger",
+    "WandbLogger",
     "analyze",
     "fit_marchenko_pastur",
     "open_source",

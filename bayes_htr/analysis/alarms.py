@@ -1,4 +1,4 @@
-"""Alarms during training: what a spectrum history tells at once, and not only in its pictures."""
+"""Alarms during training, which a spectrum history raises when it records an unusual spectrum."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from bayes_htr.tails import fit_tail
 
 @dataclass(frozen=True)
 class SpectrumAlarm:
-    """Something about one matrix that calls for a look.
+    """A property of one matrix that you should look at.
 
     Attributes:
-        kind: `alpha`, if the 95 % interval of alpha lies below 2 (in WeightWatcher's words the
-            matrix is over-trained); `traps`, if single large entries make spikes that remain with
-            the entries in random order; `not finite`, if some entries are not.
+        kind: `alpha` if the 95 % interval of alpha lies below 2 (WeightWatcher calls such a matrix
+            over-trained), `traps` if single large entries make spikes that remain when the entries
+            are put into random order, or `not finite` if some entries are not finite.
         matrix: The name of the matrix.
         step: The step of the record.
         value: Alpha, the number of traps, or the number of entries that are not finite.
@@ -50,7 +50,7 @@ AlarmCallback = Callable[[SpectrumAlarm], Any]
 
 
 class AlarmWatch:
-    """Tells a callback of each alarm when it begins, and again only after it had ended.
+    """Calls a callback when an alarm begins, and again only after the alarm has ended.
 
     Attributes:
         stop: Whether the callback has asked to end training.
@@ -63,7 +63,7 @@ class AlarmWatch:
     def look(
         self, weights: Mapping[str, Tensor], spectra: Mapping[str, Tensor], step: int, call: Any
     ) -> None:
-        """Look at the matrices of a record, and call `call` with every alarm that begins.
+        """Examine the matrices of a record, and call `call` with every alarm that begins.
 
         Args:
             weights: The matrices by name.
@@ -71,13 +71,13 @@ class AlarmWatch:
             step: The step of the record.
             call: The callback.
         """
-        found = [
+        alarms = [
             alarm
             for name, lam in spectra.items()
             for alarm in alarms_of(name, weights[name], lam, step)
         ]
-        before, self._sounding = self._sounding, {(a.matrix, a.kind) for a in found}
-        for alarm in found:
+        before, self._sounding = self._sounding, {(a.matrix, a.kind) for a in alarms}
+        for alarm in alarms:
             if (alarm.matrix, alarm.kind) not in before and call(alarm) is True:
                 self.stop = True
 
@@ -105,7 +105,7 @@ def alarms_of(name: str, W: Tensor, lam: Tensor, step: int) -> list[SpectrumAlar
 
 
 def _num_traps(matrix: Tensor, name: str) -> int:
-    """Eigenvalues above the bulk with the entries in random order; 0 where there is no bulk."""
+    """The number of eigenvalues above the bulk with the entries in random order, or 0."""
     esd = esd_of([matrix], name)
     if esd.values[-1] == 0 or not math.isfinite(float(np.sum(esd.values))):
         return 0

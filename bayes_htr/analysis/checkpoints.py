@@ -1,12 +1,12 @@
-"""Which part of a checkpoint is the network: the state dict in it, and the files in its folder.
+"""The part of a checkpoint that is the network: a state dict in it, and the files in its folder.
 
-Training scripts keep a state dict beside much else, under keys of their own. It is the one mapping,
-at any depth, that holds matrices by name, once the states of optimisers are left out. If there are
-several, the one under a usual key is taken and a warning names the others; without a usual key the
-choice is left to the caller.
+Training scripts store a state dict together with many other things, under keys of their own.
+Without the states of optimisers, it is the only mapping, at any depth, that contains matrices by
+name. If there are several, the one under a usual key is used, and a warning names the others.
+Without a usual key the caller has to choose.
 
-**Refused pickles.** `torch.load(weights_only=True)` loads tensors and plain data alone. The error
-of a file that holds anything else names the classes, which are found without loading it.
+**Refused pickles.** `torch.load(weights_only=True)` loads only tensors and plain data. If a file
+contains anything else, the error names the classes, which are looked up without loading the file.
 """
 
 from __future__ import annotations
@@ -49,10 +49,11 @@ def find_state_dict(checkpoint: Any, label: str) -> dict[str, Any]:
 
     Args:
         checkpoint: A state dict, or mappings and sequences around one.
-        label: What messages call the checkpoint.
+        label: The name of the checkpoint in messages.
 
     Returns:
-        Tensors and arrays by name. If none has two dimensions, those of the checkpoint itself.
+        The tensors and arrays by name. If none of them has two dimensions, those of the checkpoint
+        itself.
 
     Raises:
         DataError: There is no tensor by name, or there are several state dicts, none of them under
@@ -62,10 +63,10 @@ def find_state_dict(checkpoint: Any, label: str) -> dict[str, Any]:
         raise DataError(
             f"{label} holds a {type(checkpoint).__name__} and no state dict; save net.state_dict()"
         )
-    found = dict(_state_dicts(checkpoint, (), set()))
-    with_matrices = {path: s for path, s in found.items() if _num_matrices(s)}
+    state_dicts = dict(_state_dicts(checkpoint, (), set()))
+    with_matrices = {path: s for path, s in state_dicts.items() if _num_matrices(s)}
     if not with_matrices:
-        tensors = next(iter(found.values()), None)
+        tensors = next(iter(state_dicts.values()), None)
         if tensors is not None:
             return tensors
         keys = ", ".join(map(repr, list(checkpoint)[:8] if isinstance(checkpoint, Mapping) else []))
@@ -99,7 +100,7 @@ def find_state_dict(checkpoint: Any, label: str) -> dict[str, Any]:
 def _state_dicts(
     value: Any, path: tuple[str, ...], visited: set[int]
 ) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """The tensors of every mapping that holds some, with the keys that lead to it."""
+    """The tensors of every mapping that contains some, with the keys that lead to the mapping."""
     if isinstance(value, list | tuple):
         value = dict(enumerate(value[:100]))
     if not isinstance(value, Mapping) or id(value) in visited or len(path) > _DEPTH:
@@ -121,19 +122,19 @@ def _is_matrix(value: Any) -> bool:
 
 
 def _preferred(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
-    """The path of usual keys alone, the first by preference; else the checkpoint itself."""
+    """The first path that has only usual keys, by preference; else the checkpoint itself."""
     usual = [path for path in paths if path and all(key in STATE_KEYS for key in path)]
     if usual:
         return min(usual, key=lambda path: [STATE_KEYS.index(key) for key in path])
     return () if () in paths else None
 
 
-def _listed(found: Mapping[tuple[str, ...], Mapping[str, Any]]) -> str:
+def _listed(state_dicts: Mapping[tuple[str, ...], Mapping[str, Any]]) -> str:
     parts = [
         f"{'.'.join(path) or 'the checkpoint itself'!r} ({_num_matrices(tensors)} matrices)"
-        for path, tensors in list(found.items())[:_MOST_NAMED]
+        for path, tensors in list(state_dicts.items())[:_MOST_NAMED]
     ]
-    return visible(", ".join(parts + ["..."] * (len(found) > _MOST_NAMED)))
+    return visible(", ".join(parts + ["..."] * (len(state_dicts) > _MOST_NAMED)))
 
 
 def _indexed(path: Sequence[str]) -> str:
@@ -144,16 +145,16 @@ def _indexed(path: Sequence[str]) -> str:
 
 
 def weight_files(files: Sequence[Path], folder: Path) -> list[Path]:
-    """The files among those of a folder that hold weights: one, or the parts of one checkpoint.
+    """The files of a folder that contain weights: a single file, or the parts of one checkpoint.
 
-    States of optimisers, schedulers and random generators are left out by name.
+    The names tell which files are states of optimisers, schedulers and random generators.
 
     Args:
         files: Files of `torch.save`.
         folder: The folder, for the error.
 
     Raises:
-        CheckpointError: None is left, or several are, of which none has a usual name.
+        CheckpointError: No file is left, or several files without a usual name.
     """
     weights = [file for file in files if not _NO_WEIGHTS.match(file.name)]
     usual = [file for file in weights if _PREFERRED_FILES.match(file.name)]
@@ -169,7 +170,7 @@ def weight_files(files: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def is_torch_file(path: Path) -> bool:
-    """Whether a file begins as those of `torch.save` do, whatever its name ends in."""
+    """Whether a file begins like a file of `torch.save`, whatever its name is."""
     with path.open("rb") as file:
         return file.read(2)[:1] == b"\x80" or zipfile.is_zipfile(path)
 
@@ -213,16 +214,16 @@ def refused_classes(path: Path) -> list[str]:
     """Names of the classes and functions in a pickle that `torch.load` refuses, without loading it.
 
     Returns:
-        Up to 12 names; empty where none is refused or the file is no pickle.
+        Up to 12 names; empty if none is refused or the file is no pickle.
     """
     try:
         if zipfile.is_zipfile(path):
-            found = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+            refused = torch.serialization.get_unsafe_globals_in_checkpoint(path)
         else:
-            found = _globals(path)
+            refused = _globals(path)
     except Exception:  # a foreign file, of which the caller's error says so
         return []
-    names = [visible(name) for name in dict.fromkeys(found) if not _HARMLESS.fullmatch(name)]
+    names = [visible(name) for name in dict.fromkeys(refused) if not _HARMLESS.fullmatch(name)]
     return names[:_MOST_NAMED]
 
 
@@ -231,7 +232,7 @@ _HARMLESS = re.compile(
     r"|(builtins|__builtin__)\.(list|dict|set|tuple|int|float|complex|str|bool|bytearray|object)"
     r"|typing\.\w+"
 )
-"""Names of plain data and tensors, which tell nothing about why a pickle is refused."""
+"""Names of plain data and tensors, which do not explain why a pickle is refused."""
 
 
 class _Inert:
@@ -258,10 +259,10 @@ class _Names(pickle.Unpickler):
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file, encoding="latin-1")
-        self.found: list[str] = []
+        self.names: list[str] = []
 
     def find_class(self, module: str, name: str) -> Any:
-        self.found.append(f"{module}.{name}")
+        self.names.append(f"{module}.{name}")
         return _Inert
 
     def persistent_load(self, pid: Any) -> Any:
@@ -269,13 +270,13 @@ class _Names(pickle.Unpickler):
 
 
 def _globals(path: Path) -> list[str]:
-    """The names in the pickles with which a file begins, but for those of tensors."""
-    found: list[str] = []
+    """The names in the pickles at the beginning of a file, except those of tensors."""
+    names: list[str] = []
     with path.open("rb") as file, contextlib.suppress(Exception):  # what follows may be no pickle
         for _ in range(5):  # the older format: a number, a version, the system, and the object
-            names = _Names(file)
+            unpickler = _Names(file)
             try:
-                names.load()
+                unpickler.load()
             finally:
-                found += names.found
-    return found
+                names += unpickler.names
+    return names

@@ -1,7 +1,7 @@
 """The columns of a report: what each of them means, and how it is computed.
 
-Names and definitions are those of WeightWatcher (0.7.7) where it has the column. `COLUMNS` holds
-the meanings in the order of the table; each function below computes the columns of one topic from
+Columns that WeightWatcher (0.7.7) has as well have its names and definitions. `COLUMNS` contains
+the meanings in the order of the table. Each function below computes the columns of one topic from
 the spectrum of one matrix.
 """
 
@@ -135,7 +135,7 @@ _UNDEFINED_COUNTS = (
 
 
 def undefined_columns() -> Row:
-    """The columns that every report has, of a matrix that has no spectrum."""
+    """The columns that every report has, with the values of a matrix that has no spectrum."""
     numbers: Row = dict.fromkeys(_UNDEFINED_NUMBERS, math.nan)
     return numbers | dict.fromkeys(_UNDEFINED_COUNTS) | {"status": "failed", "warning": ""}
 
@@ -144,7 +144,7 @@ def undefined_columns() -> Row:
 
 
 def shape_columns(weight: Weight, esd: ESD, number: int, conv: Conv) -> Row:
-    """Name, type and size of a weight, which is number `number` in its network."""
+    """The name, type and size of a weight, and its number in the network."""
     return {
         "layer_id": number,
         "name": weight.name,
@@ -199,7 +199,7 @@ def entropy(values: Array, rank: int) -> float:
 
 
 def log_alpha_norm(values: Array, alpha: float) -> float:
-    """`log10 sum lambda^alpha`, from logarithms, since large powers would overflow."""
+    """`log10 sum lambda^alpha`, computed from logarithms because large powers would overflow."""
     positive = values[values > 0]
     if math.isnan(alpha) or not len(positive):
         return math.nan

@@ -5,28 +5,20 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from bayes_htr._terminal import visible
 from bayes_htr.analysis.analyze import analyze, select_weights
 from bayes_htr.analysis.report import CheckpointComparison, SpectraReport, check_shared
-from bayes_htr.analysis.tables import check_suffix, fitting_table, import_parquet
+from bayes_htr.analysis.tables import check_suffix, import_parquet
 from bayes_htr.errors import OutputError
 from bayes_htr.spectra.layout import Layouts, read_layouts
 
-_COLUMNS = (None, ("name", "alpha", "verdict"), ("name", "verdict"))
-_COLUMNS_OF_COMPARISONS = (
-    None,
-    ("name", "alpha", "other_alpha", "difference", "verdict"),
-    ("name", "difference", "verdict"),
-    ("name", "verdict"),
-)
-"""Columns of tables, the first choice that the terminal has room for."""
 
-
-def run_analyze(args: argparse.Namespace, console: Console) -> None:
-    """Analyse a file, show its spectra, and write the files that the options name.
+def run_analyze(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Analyse a file, show its spectra, write the files that the options name, and return all.
 
     Args:
         args: The options of `analyze` in `bayes_htr.cli`.
@@ -44,7 +36,7 @@ def run_analyze(args: argparse.Namespace, console: Console) -> None:
     result: SpectraReport | CheckpointComparison = report
     if args.compare is not None:
         result = comparison = report.compare(_analyze(args, args.compare))
-        console.print(fitting_table(comparison, console, _COLUMNS_OF_COMPARISONS))
+        console.print(comparison.fitting_table(console.width))
         if comparison.unmatched:
             names = visible(", ".join(comparison.unmatched))
             console.print(f"in one alone, or in another shape: {names}", markup=False)
@@ -52,6 +44,7 @@ def run_analyze(args: argparse.Namespace, console: Console) -> None:
         if path is not None:
             written = f"written: {write(path)}"
             console.print(written, markup=False, highlight=False, soft_wrap=True)
+    return result.to_dict()
 
 
 def _check_outputs(args: argparse.Namespace) -> None:
@@ -106,7 +99,7 @@ def _layouts(args: argparse.Namespace) -> Layouts:
 
 
 def _show(report: SpectraReport, console: Console) -> None:
-    console.print(fitting_table(report, console, _COLUMNS))
+    console.print(report.fitting_table(console.width))
     summary = report.summary()
     if summary["power_laws"]:
         console.print(

@@ -15,13 +15,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from bayes_htr._plotting import bin_density
 from bayes_htr.analysis.bulk import unit_law
 from bayes_htr.analysis.esd import Array
 from bayes_htr.analysis.matrix import MatrixSpectrum
 from bayes_htr.analysis.verdict import LIGHT, VERY_HEAVY
-
-_DECADES = 6
-_FEWEST_BINS, _MOST_BINS = 16, 60
+from bayes_htr.tails.spectrum_tail import FEWEST
 
 
 class Curve(NamedTuple):
@@ -40,32 +39,6 @@ class Curve(NamedTuple):
     high: Array
 
 
-def log_edges(values: Array) -> Array | None:
-    """The edges of 16 to 60 bins of equal width on a logarithmic axis.
-
-    Their number follows the Freedman-Diaconis rule for the logarithms. The bins hold the values
-    down to six decades below the largest.
-
-    Args:
-        values: `(n,)` positive values, ascending.
-
-    Returns:
-        `(B+1,)` edges, or `None` where all values are equal.
-    """
-    if not len(values) or not values[0] < values[-1]:
-        return None
-    logs = np.log(values[values >= values[-1] * 10.0**-_DECADES])
-    span = float(logs[-1] - logs[0])
-    if not span > 1e-9:
-        return None
-    spread = float(np.subtract(*np.quantile(logs, [0.75, 0.25])))
-    bins = span / (2 * spread / len(logs) ** (1 / 3)) if spread > 0 else _FEWEST_BINS
-    count = int(np.clip(math.ceil(bins), _FEWEST_BINS, _MOST_BINS))
-    edges = np.exp(np.linspace(logs[0], logs[-1], count + 1))
-    edges[0], edges[-1] = np.exp(logs[0]) * (1 - 1e-12), values[-1]  # the ends belong to the bins
-    return edges
-
-
 def density(spectrum: MatrixSpectrum, edges: Array) -> Array:
     """`(B,)` the share of all eigenvalues in each bin, divided by the width of the bin.
 
@@ -73,8 +46,7 @@ def density(spectrum: MatrixSpectrum, edges: Array) -> Array:
         spectrum: The matrix.
         edges: `(B+1,)` edges of the bins.
     """
-    counts = np.histogram(spectrum.values, edges)[0]
-    return np.asarray(counts / (spectrum.count * np.diff(edges)))
+    return bin_density(spectrum.values, edges, spectrum.count)
 
 
 def num_below(spectrum: MatrixSpectrum, edges: Array) -> int:
@@ -82,13 +54,19 @@ def num_below(spectrum: MatrixSpectrum, edges: Array) -> int:
     return spectrum.count - int((spectrum.values >= edges[0]).sum())
 
 
+def has_law(spectrum: MatrixSpectrum) -> bool:
+    """Whether a matrix has a power law to draw: one that is fitted to enough eigenvalues."""
+    return spectrum.fit is not None and spectrum.fit.n >= FEWEST
+
+
 def tail_density(spectrum: MatrixSpectrum, points: int = 25) -> Curve | None:
     """The density of the fitted power law, scaled to the tail's share of the eigenvalues.
 
-    The band holds the laws from the same xmin with alpha in its interval.
+    The band holds the laws from the same xmin with alpha in its interval. A matrix without a tail,
+    or with too few eigenvalues to tell, has none.
     """
     fit = spectrum.fit
-    if fit is None:
+    if fit is None or not has_law(spectrum):
         return None
     t = np.linspace(0, math.log(float(fit.values[-1]) / fit.xmin), points)
     share = fit.n_tail / spectrum.count
@@ -107,7 +85,7 @@ def tail_density(spectrum: MatrixSpectrum, points: int = 25) -> Curve | None:
 def tail_survival(spectrum: MatrixSpectrum, points: int = 25) -> Curve | None:
     """The share of eigenvalues at least as large under the fitted power law, with its band."""
     fit = spectrum.fit
-    if fit is None:
+    if fit is None or not has_law(spectrum):
         return None
     t = np.linspace(0, math.log(float(fit.values[-1]) / fit.xmin), points)
     share = fit.n_tail / spectrum.count

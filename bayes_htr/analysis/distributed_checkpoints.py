@@ -60,7 +60,7 @@ def load_distributed_checkpoint(folder: Path) -> dict[str, Tensor]:
 
 
 class _Record:
-    """An object of the metadata, of which only the attributes matter."""
+    """A stand-in for an object of the metadata, which only keeps the attributes."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass

@@ -69,7 +69,7 @@ def esd_of(matrices: Sequence[Tensor], name: str, factor: float = 1.0) -> ESD:
 
     Args:
         matrices: The matrices.
-        name: What errors call them.
+        name: The name of the matrices in errors.
         factor: A factor of all eigenvalues.
 
     Raises:

@@ -1,8 +1,8 @@
 """The spectra of a network's matrices over the steps of its training.
 
-They are recorded at steps that are evenly spaced on a logarithmic axis, whoever trains: `htr.fit`,
-a training loop of one's own, Lightning or the `Trainer` of Transformers. A record costs the
-singular values of each matrix; a step without a record costs a comparison.
+The spectra are recorded at steps that are evenly spaced on a logarithmic axis. The trainer may be
+`htr.fit`, a training loop of your own, Lightning or the `Trainer` of Transformers. Each record
+computes the singular values of each matrix, and a step without a record costs only a comparison.
 """
 
 from __future__ import annotations
@@ -23,13 +23,7 @@ from bayes_htr._plotting import save
 from bayes_htr.analysis.alarms import AlarmCallback, AlarmWatch
 from bayes_htr.analysis.history_files import read_history, write_history
 from bayes_htr.analysis.history_plots import QUANTITIES, Trace, trace
-from bayes_htr.analysis.recording import (
-    measure,
-    next_log_step,
-    recorded_weights,
-    stacked,
-    warn_of_lost,
-)
+from bayes_htr.analysis.recording import measure, next_log_step, recorded_weights, stacked
 from bayes_htr.inference.callbacks import EpochEvent, StepCallback, StepEvent
 from bayes_htr.spectra.layout import LayoutsLike, as_layouts, plain_layouts
 
@@ -43,11 +37,12 @@ if TYPE_CHECKING:
 class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
     """Spectra by matrix over steps: `history["fc1.weight"]` is `(T, K)`, each row descending.
 
-    It is a callback of `htr.fit`; for other training loops there are `watch`, `record`, `lightning`
-    and `transformers`. Under `htr.SVI` the spectra are those of the guide's centre, not of draws.
+    A history is a callback of `htr.fit`; for other training loops there are `watch`, `record`,
+    `lightning` and `transformers`. Under `htr.SVI` the spectra are those of the guide's centre, and
+    not of draws.
 
-    A run that diverges keeps its whole record: a matrix with entries that are not finite has a
-    spectrum of NaN at that step, a warning says so, and `not_finite` names the steps.
+    A run that diverges keeps all its records. A matrix with entries that are not finite has a
+    spectrum of NaN at that step, with a warning, and `not_finite` returns the steps.
 
     Args:
         matrices: Patterns as in `fnmatch`, one or several, of the matrices that are recorded.
@@ -63,7 +58,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
 
     Attributes:
         steps: The `T` steps, ascending.
-        epochs: The same in epochs, `None` where that is not known.
+        epochs: The steps in epochs, or `None` where the epoch is not known.
 
     Raises:
         ValueError: `per_decade` is not positive, or `layouts` is no mapping to layouts.
@@ -116,8 +111,8 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
 
         Args:
             net: The network.
-            step: How many updates are done.
-            epoch: The same in epochs, if that is known.
+            step: The number of updates so far.
+            epoch: The number of epochs so far, if it is known.
 
         Raises:
             ValueError: The step is not after the last one, no matrix matches the patterns, or the
@@ -129,8 +124,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
                 "SpectrumHistory for another run"
             )
         weights = recorded_weights(net, self.matrices, self._spectra, self.layouts)
-        measured = measure(weights)
-        warn_of_lost(measured, self._spectra, step)
+        measured = measure(weights, self._spectra, step)
         for name, lam in measured.items():
             self._spectra.setdefault(name, []).append(lam)
         self.steps.append(int(step))
@@ -142,17 +136,17 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
 
     @contextmanager
     def watch(self, net: nn.Module, optimizer: Optimizer) -> Iterator[SpectrumHistory]:
-        """Record during a training loop of one's own, after updates of an optimiser that are due.
+        """Record during a training loop of your own, after those updates that are due.
 
         The start is recorded at the beginning of the block, and the last update at its end unless
         an error ends the block. A second block continues to count from the last record.
 
         Args:
             net: The network.
-            optimizer: The optimiser whose updates count.
+            optimizer: The optimiser whose updates are counted.
 
         Raises:
-            ValueError: As `record`.
+            ValueError: The same errors as in `record`.
         """
         if not self.steps:
             self.record(net, 0)
@@ -180,7 +174,8 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         """Record where a run starts; a resumed run discards what was recorded after that step.
 
         Raises:
-            ValueError: A new run begins and the history holds records already; or as `record`.
+            ValueError: A new run begins although the history has records, or one of the errors of
+                `record`.
         """
         if self.steps and event.step == 0:
             raise ValueError(
@@ -196,7 +191,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         self.record(event.network, event.step, event.epoch)
 
     def on_end(self, event: StepEvent) -> None:
-        """Record the last step, if that is not done yet."""
+        """Record the last step, unless it has been recorded already."""
         if not self.steps or event.step > self.steps[-1]:
             self.on_step(event)
 
@@ -206,15 +201,15 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         Raises:
             ImportError: Lightning is not installed.
         """
-        from bayes_htr.analysis.adapters import lightning_callback
+        from bayes_htr.integrations import lightning_recorder
 
-        return lightning_callback(self)
+        return lightning_recorder(self)
 
     def transformers(self) -> Any:
         """Make a callback for the `Trainer` of Transformers, as `lightning` does for Lightning."""
-        from bayes_htr.analysis.adapters import transformers_callback
+        from bayes_htr.integrations import transformers_recorder
 
-        return transformers_callback(self)
+        return transformers_recorder(self)
 
     # Files
 
@@ -239,7 +234,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> SpectrumHistory:
-        """Read a file that `save` wrote; nothing in it is run. More can be recorded afterwards.
+        """Read a file that `save` wrote, without running code from it; recording can continue.
 
         Raises:
             CheckpointError: The file is missing, truncated, or foreign.
@@ -278,10 +273,10 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
     def trace(self, name: str, quantity: str, *, level: float = 0.95) -> Trace:
         """Compute a quantity of one matrix over the steps.
 
-        Alpha is that of every table of this library (`bayes_htr.tails.fit_tail`): the exponent of
-        the tail whose start was searched. Its interval takes that tail as known. It says what so
-        many eigenvalues tell of an exponent. It is not the uncertainty of the weights, which a
-        single run of training does not show.
+        Alpha is estimated as in every table of this library (`bayes_htr.tails.fit_tail`): it is the
+        exponent of the tail whose start was searched. Its interval takes the start of the tail as
+        known, and shows how well this number of eigenvalues determines an exponent. It does not
+        contain the uncertainty of the weights, which a single training run cannot show.
 
         Args:
             name: The matrix.
@@ -410,7 +405,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         Args:
             path: The file to write.
             names: The matrices, side by side; all by default.
-            frames_per_second: The speed.
+            frames_per_second: The number of frames per second.
 
         Raises:
             KeyError: No such matrix.

@@ -22,12 +22,21 @@ from bayes_htr._files import atomic_write
 from bayes_htr._plotting import (
     BLUE,
     GREY,
+    NOTE,
+    PALETTE,
     RED,
+    WIDEST,
+    bin_density,
+    legend,
     literal,
     log_bins,
-    log_density,
     new_axes,
+    new_panels,
+    note_left_out,
     pyplot,
+    shortened,
+    spread,
+    styled,
     tick,
 )
 from bayes_htr.tails import fit_tail
@@ -89,10 +98,13 @@ _LABELS = {
     "alpha": r"$\alpha$ of the tail",
     "stable_rank": "stable rank",
 }
-_MOST_COLOURS = 10
+_MOST_COLOURS = len(PALETTE)
 """So many lines can be distinguished by colour, and have their bands drawn."""
+_MOST_PANELS = 9
+"""The number of matrices in an animation."""
 
 
+@styled
 def plot_steps(
     name: str,
     lam: Tensor,
@@ -113,18 +125,20 @@ def plot_steps(
         ValueError: `panels` is less than 1.
     """
     whole_number(panels, "panels", at_least=1)
-    records = np.unique(np.linspace(len(lam) - 1, 0, min(panels, len(lam))).round().astype(int))
-    figure, axes = _grid(len(records), 2.7, 2.3, (0.4, 0.5), share=True)
+    records = spread(len(lam), panels)
+    figure, axes = _grid(len(records), 2.4, 0.8, share=True)
     draw = _esd_drawer(lam, alpha)
     for ax, record in zip(axes, records, strict=True):
-        draw(ax, int(record))
-        ax.set_title(titles[record], fontsize=9)
-    figure.suptitle(literal(name), fontsize=11)
+        draw(ax, record)
+        ax.set_title(titles[record], fontsize=NOTE)
+    first = " (outline: the first record)" if len(records) > 1 else ""
+    figure.suptitle(literal(name) + first)
     figure.supxlabel(r"eigenvalue $\lambda$ of $W^\top W$", fontsize=10)
-    figure.supylabel(r"density of $\ln\lambda$", fontsize=10)
+    figure.supylabel("density", fontsize=10)
     return figure
 
 
+@styled
 def plot_trace(
     x: Sequence[float],
     traces: Mapping[str, Trace],
@@ -145,11 +159,14 @@ def plot_trace(
         level: Probability of the intervals.
     """
     if ax is None:
-        ax = new_axes(5.6, 3.6)
+        ax = new_axes(6.2, 3.9)
     few = len(traces) <= _MOST_COLOURS
     band = ""
-    for (name, trace), color in zip(traces.items(), _colors(len(traces)), strict=True):
-        ax.plot(x, trace.values, color=color, lw=1.5, marker=".", ms=4, label=literal(name))
+    ends = (0, len(traces) - 1)
+    colors = _colors(len(traces))
+    for place, ((name, trace), color) in enumerate(zip(traces.items(), colors, strict=True)):
+        label = shortened(name) if few or place in ends else None  # a rainbow, named at its ends
+        ax.plot(x, trace.values, color=color, lw=1.5, marker=".", ms=4, label=label)
         if trace.interval is not None and few:
             ax.fill_between(x, *trace.interval.T, color=color, alpha=0.15, lw=0)
             band = f", {100 * level:g} % interval"
@@ -157,12 +174,13 @@ def plot_trace(
         ax.set_xscale("symlog", linthresh=1, linscale=0.3)
     ax.set_xlabel(against)
     ax.set_ylabel(_LABELS[quantity] + band)
-    ax.grid(alpha=0.25)
-    if few:
-        ax.legend(fontsize=8, frameon=False)
+    ax.grid(True)
+    title = "" if few else f"{len(traces)} matrices, from the first to the last"
+    legend(ax, columns=2, title=title)
     return ax
 
 
+@styled
 def plot_traces(
     x: Sequence[float],
     traces: Mapping[str, Mapping[str, Trace]],
@@ -176,15 +194,17 @@ def plot_traces(
         traces: By quantity, the trace of each matrix.
         against: `step` or `epoch`.
     """
-    size = (4.1 * len(traces), 3.4)
-    figure, axes = pyplot().subplots(1, len(traces), figsize=size, layout="constrained")
+    figure, axes = new_panels(len(traces), 1, 6.6, 2.3 * len(traces) + 0.7, sharex=True)
     for ax, quantity in zip(axes, traces, strict=True):
         plot_trace(x, traces[quantity], quantity, ax, against=against)
-        if ax is not axes[0] and ax.legend_ is not None:
-            ax.legend_.remove()
+        if ax is not axes[-1]:
+            ax.set_xlabel("")
+            if ax.legend_ is not None:
+                ax.legend_.remove()
     return figure
 
 
+@styled
 def animate(
     path: str | PathLike[str],
     spectra: Mapping[str, Tensor],
@@ -211,20 +231,23 @@ def animate(
     plt = pyplot()
     from matplotlib.animation import PillowWriter
 
-    figure, axes = _grid(len(spectra), 3.3, 2.8, (0.0, 0.3), share=False)
-    drawers = [_esd_drawer(spectra[name], alphas[name]) for name in spectra]
+    names = list(spectra)
+    shown = [names[place] for place in spread(len(names), _MOST_PANELS)]
+    figure, axes = _grid(len(shown), 2.6, 0.5, share=False)
+    note_left_out(figure, [name for name in names if name not in shown])
+    drawers = [_esd_drawer(spectra[name], alphas[name]) for name in shown]
     last = [len(titles) - 1] * math.ceil(2 * frames_per_second)
     writer = PillowWriter(fps=frames_per_second)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "esd.gif"
         with writer.saving(figure, str(file), dpi=90):
             for record in [*range(len(titles)), *last]:
-                for ax, draw, name in zip(axes, drawers, spectra, strict=True):
+                for ax, draw, name in zip(axes, drawers, shown, strict=True):
                     ax.clear()
                     draw(ax, record)
-                    ax.set_title(literal(name), fontsize=10)
-                    ax.set_xlabel(r"eigenvalue $\lambda$")
-                figure.suptitle(titles[record], fontsize=11)
+                    ax.set_title(shortened(name, 26), fontsize=NOTE)
+                    ax.set_xlabel(r"eigenvalue $\lambda$", fontsize=NOTE)
+                figure.suptitle(titles[record])
                 writer.grab_frame()
         plt.close(figure)
         atomic_write(Path(path), lambda temporary: temporary.write_bytes(file.read_bytes()))
@@ -242,9 +265,11 @@ def _esd_drawer(spectra: Tensor, alpha: Trace) -> Callable[[Axes, int], None]:
     floor = 1e-12 * (seen.max() or 1.0)
     lam = np.where(finite, np.maximum(lam, floor), np.nan)
     bins = log_bins(np.maximum(seen, floor), lam.shape[1])
-    densities = np.stack([log_density(row, bins) for row in lam])
+    if bins is None:  # all are equal
+        bins = float(seen.max() or 1.0) * np.geomspace(0.5, 2.0, 4)
+    densities = np.stack([bin_density(row, bins) for row in lam])
     positive = densities[densities > 0]
-    limits = (positive.min() / 2, positive.max() * 6) if positive.size else (0.1, 1.0)
+    limits = (positive.min() / 2, positive.max() * 30) if positive.size else (0.1, 1.0)
 
     def draw(ax: Axes, record: int) -> None:
         ax.stairs(densities[record], bins, fill=True, color=BLUE, alpha=0.6)
@@ -256,7 +281,7 @@ def _esd_drawer(spectra: Tensor, alpha: Trace) -> Callable[[Axes, int], None]:
             low, high = alpha.interval[record]
             text = rf"$\alpha$ = {alpha.values[record]:.2f} [{low:.2f}, {high:.2f}]"
             place: dict[str, Any] = {"transform": ax.transAxes, "ha": "right", "va": "top"}
-            ax.text(0.97, 0.95, text, fontsize=8, color=RED, **place)
+            ax.text(0.97, 0.97, text, fontsize=NOTE, color=RED, **place)
         ax.set_xscale("log")
         if positive.size:
             ax.set_yscale("log")
@@ -264,34 +289,33 @@ def _esd_drawer(spectra: Tensor, alpha: Trace) -> Callable[[Axes, int], None]:
         ax.set_ylim(*limits)
         for axis in (ax.xaxis, ax.yaxis):
             tick(axis)
-        ax.tick_params(labelsize=8)
 
     return draw
 
 
-def _grid(
-    count: int, width: float, height: float, margin: tuple[float, float], *, share: bool
-) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels in rows of up to four, with sizes in inches."""
-    columns = min(4, count)
+def _grid(count: int, height: float, margin: float, *, share: bool) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels in rows of up to three.
+
+    Args:
+        count: The number of panels.
+        height: The height of a panel in inches.
+        margin: The height in inches of what is above and below all of them.
+        share: Whether the panels have the same axes.
+    """
+    columns = min(3, count)
     rows = math.ceil(count / columns)
-    figure, axes = pyplot().subplots(
-        rows,
-        columns,
-        figsize=(width * columns + margin[0], height * rows + margin[1]),
-        squeeze=False,
-        sharex=share,
-        sharey=share,
-        layout="constrained",
+    width = WIDEST * max(columns, 2) / 3
+    figure, axes = new_panels(
+        rows, columns, width, height * rows + margin, sharex=share, sharey=share
     )
-    for ax in axes.flat[count:]:
+    for ax in axes[count:]:
         ax.set_axis_off()
-    return figure, list(axes.flat[:count])
+    return figure, axes[:count]
 
 
 def _colors(count: int) -> Sequence[Any]:
     import matplotlib as mpl
 
     if count <= _MOST_COLOURS:
-        return [f"C{i}" for i in range(count)]
+        return PALETTE[:count]
     return list(mpl.colormaps["viridis"](np.linspace(0, 0.9, count)))

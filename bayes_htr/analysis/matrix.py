@@ -1,4 +1,4 @@
-"""One matrix: from its weight to the record that tables, pictures and pages take."""
+"""The analysis of one matrix, from its weight to the record for tables, pictures and pages."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class MatrixSpectrum:
     """The analysed spectrum of one matrix.
 
     Attributes:
-        row: Its row of the report.
+        row: The row of the matrix in the report.
         eigenvalues: `(K,)` all eigenvalues, ascending; NaN where the matrix is not finite.
         fit: The power law in the tail, or `None` where there is no tail.
         bulk: The Marchenko-Pastur bulk, or `None` where it was not fitted or does not fit.
@@ -96,7 +96,7 @@ class MatrixSpectrum:
 
     @property
     def kind(self) -> Kind:
-        """The kind of its verdict."""
+        """The kind of the verdict."""
         kind: Kind = self.row["verdict"].kind
         return kind
 
@@ -116,8 +116,8 @@ def analyse(weight: Weight, number: int, options: Options) -> MatrixSpectrum:
 
     Args:
         weight: The weight.
-        number: Its number in the network, from 0.
-        options: What is computed.
+        number: The number of the weight in the network, from 0.
+        options: The options of the analysis.
     """
     with torch.no_grad():
         matrices = weight.matrices(options.conv)

@@ -6,13 +6,30 @@ arrays come from `bayes_htr.analysis.curves`; the HTML page draws the same ones.
 
 from __future__ import annotations
 
-import math
+import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bayes_htr._plotting import BLUE, RED, TEAL, literal, pyplot, tick
+from bayes_htr._plotting import (
+    BLUE,
+    GREY,
+    NOTE,
+    RED,
+    TEAL,
+    WIDEST,
+    legend,
+    literal,
+    log_bins,
+    new_axes,
+    new_panels,
+    pyplot,
+    shortened,
+    spread,
+    styled,
+    tick,
+)
 from bayes_htr.analysis import curves
 from bayes_htr.analysis.esd import Array
 from bayes_htr.analysis.matrix import MatrixSpectrum
@@ -24,11 +41,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_QUIET = "#8a8a8a"
 _MOST_ESDS = 6
+_MOST_NAMES = 40
+"""The number of names that an axis has room for."""
+_LONGEST = 26
+"""The number of letters of a name below an axis."""
 _SHIFT = 0.14
 
 
+@styled
 def plot_matrix(spectrum: MatrixSpectrum, level: float) -> Figure:
     """Draw the ESD of a matrix, the share of eigenvalues at least as large, and its Hill curve.
 
@@ -36,18 +57,23 @@ def plot_matrix(spectrum: MatrixSpectrum, level: float) -> Figure:
         spectrum: The matrix.
         level: Probability of the intervals of the Hill curve.
     """
-    figure, axes = pyplot().subplots(1, 3, figsize=(13, 4.2), layout="constrained")
-    figure.suptitle(literal(f"{spectrum.name}: {spectrum.row['verdict']}"), fontsize=11)
-    _draw_esd(axes[0], spectrum, legend=True)
+    figure: Figure = pyplot().figure(figsize=(WIDEST, 7.4), layout="constrained")
+    named = figure.subplot_mosaic([["esd", "esd"], ["survival", "hill"]])
+    axes = [named[name] for name in ("esd", "survival", "hill")]
+    verdict = literal(f"{spectrum.name}: {spectrum.row['verdict']}")
+    figure.suptitle(textwrap.fill(verdict, 90))
+    _draw_esd(axes[0], spectrum)
+    legend(axes[0], columns=2)
     if not len(spectrum.values):
         _say(axes[1], _why_nothing(spectrum))
-    elif spectrum.fit is None:
+    elif spectrum.fit is None or not curves.has_law(spectrum):
         x, y = curves.survival(spectrum)
         axes[1].plot(x, y, ".", ms=4, color=BLUE)
-        axes[1].set(xlabel="value", ylabel="share of values at least as large")
+        axes[1].set(xlabel=r"eigenvalue $\lambda$", ylabel="share at least as large")
         _make_logarithmic(axes[1])
     else:
         spectrum.fit.plot(axes[1])
+        axes[1].set_xlabel(r"eigenvalue $\lambda$")
     try:
         hill_curve(spectrum.values, level=level).plot(axes[2])
     except SpectrumError:
@@ -58,6 +84,7 @@ def plot_matrix(spectrum: MatrixSpectrum, level: float) -> Figure:
     return figure
 
 
+@styled
 def plot_network(spectra: Sequence[MatrixSpectrum], label: str, level: float) -> Figure:
     """Draw alpha against depth, and the ESDs of up to six matrices from the first to the last.
 
@@ -66,26 +93,38 @@ def plot_network(spectra: Sequence[MatrixSpectrum], label: str, level: float) ->
         label: What the title calls the network.
         level: Probability of the intervals of alpha.
     """
-    places = np.unique(np.linspace(0, len(spectra) - 1, _MOST_ESDS).round().astype(int))
+    places = spread(len(spectra), _MOST_ESDS)
     rows = -(-len(places) // 3)
-    figure = pyplot().figure(figsize=(12, 3.8 + 3.2 * rows), layout="constrained")
-    grid = figure.add_gridspec(1 + rows, 3, height_ratios=[1.2] + [1] * rows)
-    figure.suptitle(literal(f"Spectra of {label}"), fontsize=12)
-    _draw_alpha(figure.add_subplot(grid[0, :]), spectra, level)
-    for i, place in enumerate(places):
-        ax = figure.add_subplot(grid[1 + i // 3, i % 3])
-        _draw_esd(ax, spectra[place], legend=i == 0)
-        ax.set_title(literal(f"{place}: {spectra[place].name}"), fontsize=9)
+    names = _room_for_names(spectra)
+    size = (WIDEST, 3.9 + names + 2.7 * rows)
+    figure: Figure = pyplot().figure(figsize=size, layout="constrained")
+    title = f"Spectra of {label}"
+    if len(places) < len(spectra):
+        title += f": alpha of all {len(spectra)} matrices, and {len(places)} of the spectra"
+    figure.suptitle(textwrap.fill(literal(title), 90))
+    parts = figure.subfigures(2, 1, squeeze=False, height_ratios=[3.6 + names, 2.7 * rows])
+    upper, lower = parts[:, 0]
+    _draw_alpha(upper.subplots(), spectra, level)
+    for ax, place in zip(lower.subplots(rows, 3, squeeze=False).flat, places, strict=False):
+        _draw_esd(ax, spectra[place], room=12)
+        ax.set_title(shortened(spectra[place].name), fontsize=NOTE)
+        if spectra[place].kind.filled:
+            exponent = rf"$\alpha$ = {spectra[place].alpha:.2f}"
+            ax.text(0.97, 0.97, exponent, transform=ax.transAxes, ha="right", va="top")
+    for ax in lower.axes[len(places) :]:
+        ax.remove()
     return figure
 
 
+@styled
 def plot_comparison(sides: Sequence[tuple[str, Sequence[MatrixSpectrum]]]) -> Figure:
     """Draw alpha with its interval and the largest eigenvalue of each matrix in both networks.
 
     Args:
         sides: The label and the matrices of each network, the same matrices in the same order.
     """
-    figure, axes = pyplot().subplots(2, 1, figsize=(10, 6.4), sharex=True, layout="constrained")
+    height = 6.4 + _room_for_names(sides[0][1])
+    figure, axes = new_panels(2, 1, WIDEST, height, sharex=True)
     styles = zip((BLUE, RED), "os", (-_SHIFT, _SHIFT), strict=True)
     for (label, spectra), (color, mark, shift) in zip(sides, styles, strict=True):
         for filled in (True, False):  # hollow: not known to be a power law
@@ -104,32 +143,34 @@ def plot_comparison(sides: Sequence[tuple[str, Sequence[MatrixSpectrum]]]) -> Fi
     for ax, label in zip(axes, (r"$\alpha$", r"largest eigenvalue $\lambda_1$"), strict=True):
         ax.set_ylabel(label)
         ax.grid(axis="x", alpha=0.3)
-    axes[1].legend(fontsize=8, frameon=False, loc="upper right")
-    _number_depth(axes[1], len(both) // 2)
+    _name_depth(axes[1], sides[0][1])
+    figure.legend(loc="outside upper right", ncols=2)
     return figure
 
 
+@styled
 def plot_pair(sides: Sequence[tuple[str, MatrixSpectrum]]) -> Figure:
     """Draw the ESDs of one matrix in both networks, with their fitted tails.
 
     Args:
         sides: The label of each network, and the matrix in it.
     """
-    figure, ax = pyplot().subplots(figsize=(5.6, 4.2), layout="constrained")
-    edges = curves.log_edges(np.sort(np.concatenate([s.values for _, s in sides])))
+    ax = new_axes(5.6, 4.6)
+    figure: Any = ax.figure
+    edges = log_bins(np.concatenate([s.values for _, s in sides]))
     if edges is None:
         _say(ax, _why_nothing(sides[0][1]))
         return figure
     densities = [curves.density(s, edges) for _, s in sides]
     for (label, spectrum), heights, color in zip(sides, densities, (BLUE, RED), strict=True):
         exponent = rf"$\alpha$ = {spectrum.alpha:.2f}"
-        if math.isnan(spectrum.alpha):
+        if not curves.has_law(spectrum):
             exponent = "no exponent"
         ax.stairs(heights, edges, color=color, lw=1.2, label=f"{literal(label)}: {exponent}")
         _draw_tail(ax, spectrum, color, band=0.15)
-    _finish_densities(ax, np.concatenate(densities), room=4)
-    ax.set_title(literal(sides[0][1].name), fontsize=10)
-    ax.legend(fontsize=7, frameon=False, loc="lower left")
+    _finish_densities(ax, np.concatenate(densities))
+    ax.set_title(shortened(sides[0][1].name))
+    legend(ax)
     return figure
 
 
@@ -141,21 +182,28 @@ def _draw_alpha(ax: Axes, spectra: Sequence[MatrixSpectrum], level: float) -> No
     for kind in KINDS:
         places = [i for i, s in enumerate(spectra) if s.kind is kind]
         if places:
-            color = BLUE if kind.filled else _QUIET
+            color = BLUE if kind.filled else GREY
             label = f"{kind.label} ({len(places)})"
             _draw_intervals(ax, spectra, places, color, kind.mark, kind.filled, label)
-    ax.axhspan(VERY_HEAVY, LIGHT, color=_QUIET, alpha=0.12, lw=0)
+    ax.axhspan(VERY_HEAVY, LIGHT, color=GREY, alpha=0.12, lw=0)
     ax.set_yscale("log")
     ax.set_ylim(*curves.alpha_limits(spectra))
     tick(ax.yaxis)
-    _number_depth(ax, len(spectra))
+    _name_depth(ax, spectra)
     ax.set_ylabel(rf"$\alpha$, with its {100 * level:g} % interval")
-    ax.legend(fontsize=8, frameon=False, loc="upper right")
+    figure: Any = ax.figure
+    figure.legend(loc="outside upper left", ncols=3)
 
 
-def _draw_esd(ax: Axes, spectrum: MatrixSpectrum, *, legend: bool) -> None:
-    """Draw the ESD on log-log axes with the fitted tail, its band, and the random bulk."""
-    edges = curves.log_edges(spectrum.values)
+def _draw_esd(ax: Axes, spectrum: MatrixSpectrum, *, room: float = 3) -> None:
+    """Draw the ESD on log-log axes with the fitted tail, its band, and the random bulk.
+
+    Args:
+        ax: The axes.
+        spectrum: The matrix.
+        room: How many times as high as the highest bar the axes are.
+    """
+    edges = log_bins(spectrum.values)
     if edges is None:
         _say(ax, _why_nothing(spectrum))
         return
@@ -165,20 +213,18 @@ def _draw_esd(ax: Axes, spectrum: MatrixSpectrum, *, legend: bool) -> None:
     x, y = curves.bulk_density(spectrum, float(edges[0]))
     if len(x):
         ax.plot(x, y, "--", color=TEAL, lw=1.6, label="Marchenko-Pastur bulk")
-    if spectrum.fit is not None:
+    if spectrum.fit is not None and curves.has_law(spectrum):
         low, high = spectrum.fit.shown_interval
         label = rf"$\alpha$ = {spectrum.fit.alpha:.2f} [{low:.2f}, {high:.2f}]"
         _draw_tail(ax, spectrum, RED, band=0.2, label=label)
-        ax.axvline(spectrum.fit.xmin, color=_QUIET, lw=1, ls=":")
-    _finish_densities(ax, heights, room=8 if legend else 3)
-    if legend:
-        ax.legend(fontsize=7, frameon=False, loc="lower left")
+        ax.axvline(spectrum.fit.xmin, color=GREY, lw=1, ls=":")
+    _finish_densities(ax, heights, room)
 
 
 def _draw_tail(
     ax: Axes, spectrum: MatrixSpectrum, color: str, *, band: float, label: str | None = None
 ) -> None:
-    """Draw the fitted tail, with a band of opacity `band`, if there is a fit."""
+    """Draw the fitted tail, with a band of opacity `band`, if there is a law to draw."""
     tail = curves.tail_density(spectrum)
     if tail is not None:
         ax.plot(tail.x, tail.y, color=color, lw=1.6, label=label)
@@ -203,16 +249,28 @@ def _draw_intervals(
     ax.plot(x, alpha, mark, ms=5, color=color, mfc=color if filled else "white", label=label)
 
 
-def _number_depth(ax: Axes, count: int) -> None:
-    """Give the axis of depth whole numbers for `count` matrices."""
+def _name_depth(ax: Axes, spectra: Sequence[MatrixSpectrum]) -> None:
+    """Write the names of matrices below the axis of depth, or numbers if there is no room."""
     from matplotlib.ticker import MaxNLocator
 
-    ax.set_xlim(-0.7, count - 0.3)
-    ax.xaxis.set_major_locator(MaxNLocator(min(count, 12), integer=True))
-    ax.set_xlabel("matrix, from first to last")
+    ax.set_xlim(-0.7, len(spectra) - 0.3)
+    if len(spectra) <= _MOST_NAMES:
+        names = [shortened(s.name, _LONGEST) for s in spectra]
+        ax.set_xticks(range(len(names)), names, rotation=90 if len(names) > 6 else 0, fontsize=8)
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
+        first, last = (shortened(s.name) for s in (spectra[0], spectra[-1]))
+        ax.set_xlabel(f"matrix, from 0 ({first}) to {len(spectra) - 1} ({last})")
 
 
-def _finish_densities(ax: Axes, heights: Array, *, room: float) -> None:
+def _room_for_names(spectra: Sequence[MatrixSpectrum]) -> float:
+    """The height in inches of the names below an axis of depth."""
+    if not 6 < len(spectra) <= _MOST_NAMES:
+        return 0.0
+    return 0.07 * min(_LONGEST, max(len(s.name) for s in spectra))
+
+
+def _finish_densities(ax: Axes, heights: Array, room: float = 3) -> None:
     """Set the axes of a picture of densities, with room above the highest."""
     _make_logarithmic(ax)
     seen = heights[heights > 0]
@@ -238,6 +296,6 @@ def _why_nothing(spectrum: MatrixSpectrum) -> str:
 
 def _say(ax: Axes, words: str) -> None:
     """Write words in place of a picture."""
-    ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", color=_QUIET)
+    ax.text(0.5, 0.5, words, transform=ax.transAxes, ha="center", color=GREY)
     ax.set_xticks([])
     ax.set_yticks([])

@@ -1,9 +1,9 @@
-"""What a `SpectrumHistory` measures of a matrix, and at which steps.
+"""The spectra that a `SpectrumHistory` measures, and the steps at which it does.
 
-A history is most needed where training diverges. There the squares of singular values leave
-float32 long before the weights do, and in the end the weights are no longer finite. A spectrum is
-therefore squared in float64 where float32 has no room for it, and a spectrum that does not exist is
-recorded as NaN, so that the record keeps its place among the others.
+A history is needed most when training diverges. Then the squares of singular values exceed the
+range of float32 long before the weights do, and in the end the weights are no longer finite.
+Singular values are therefore squared in float64 where the range of float32 is too small. A spectrum
+that does not exist is recorded as NaN, so that the record keeps its place among the others.
 """
 
 from __future__ import annotations
@@ -59,16 +59,21 @@ def recorded_weights(
     return recorded
 
 
-def measure(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The `(K,)` eigenvalues of each matrix by name, as `measured_spectrum` computes them."""
+def measure(
+    weights: Mapping[str, Tensor], before: Mapping[str, Sequence[Tensor]], step: int
+) -> dict[str, Tensor]:
+    """The eigenvalues of each matrix, with a warning of spectra that are no longer finite.
+
+    Args:
+        weights: The matrices by name.
+        before: The `(K,)` spectra of all records so far, by name.
+        step: The step, which the warning names.
+
+    Returns:
+        The `(K,)` eigenvalues by name, as `measured_spectrum` computes them.
+    """
     with torch.no_grad():
-        return {name: measured_spectrum(W, name) for name, W in weights.items()}
-
-
-def warn_of_lost(
-    measured: Mapping[str, Tensor], before: Mapping[str, Sequence[Tensor]], step: int
-) -> None:
-    """Warn of the matrices whose spectrum is not finite, though that of the record before was."""
+        measured = {name: measured_spectrum(W, name) for name, W in weights.items()}
     lost = [
         name
         for name, lam in measured.items()
@@ -81,10 +86,11 @@ def warn_of_lost(
             "the weights have diverged; a smaller learning rate may help",
             stacklevel=3,
         )
+    return measured
 
 
 def measured_spectrum(W: Tensor, name: str) -> Tensor:
-    """The eigenvalues of a matrix, in its precision or in float64 where that one is too narrow.
+    """The eigenvalues of a matrix, in its precision, or in float64 if that range is too small.
 
     Args:
         W: `(out, ...)` the weight.

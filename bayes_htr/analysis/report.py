@@ -3,11 +3,11 @@
 **The interval of a difference** of two exponents comes from the intervals of both (MOVER). With
 estimates a, b and intervals (l, u), the ends of the interval of `b - a` are
 `b - a - sqrt((b - l_b)^2 + (u_a - a)^2)` and `b - a + sqrt((u_b - b)^2 + (a - l_a)^2)`. This takes
-the two estimates as independent. Checkpoints of one run are not, and change less than chance would
-let them, so that their interval is too wide.
+the two estimates as independent. Checkpoints of one run are dependent, and differ less than
+independent networks, so that the interval is too wide for them.
 
-Exponents are compared only where both reports stand behind them: a matrix that is like a random
-one, has too small a tail, or whose power law is doubtful has no exponent to compare.
+Exponents are compared only if both reports accept them. A matrix that is like a random one, that
+has too small a tail, or whose power law is doubtful has no exponent to compare.
 
 References:
     Zou & Donner (2008), Statistics in Medicine 27(10).
@@ -16,7 +16,8 @@ References:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import statistics
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -32,9 +33,8 @@ from bayes_htr.analysis.esd import Array
 from bayes_htr.analysis.matrix import MatrixSpectrum
 from bayes_htr.analysis.page import page
 from bayes_htr.analysis.plots import plot_comparison, plot_matrix, plot_network, plot_pair
-from bayes_htr.analysis.summary import summarise
 from bayes_htr.analysis.tables import Records, write_text
-from bayes_htr.analysis.verdict import DOUBTFUL, RANDOM_LIKE, UNTOLD
+from bayes_htr.analysis.verdict import DOUBTFUL, KINDS, RANDOM_LIKE, UNTOLD, Kind
 from bayes_htr.errors import DataError
 from bayes_htr.tails import PowerlawFit
 
@@ -42,6 +42,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _DOUBTS = (RANDOM_LIKE, DOUBTFUL, UNTOLD)
+
+_MEANS = (
+    *("log_norm", "log_spectral_norm", "alpha", "alpha_weighted", "log_alpha_norm"),
+    *("stable_rank", "mp_softrank"),
+)
+"""The columns whose means are those of WeightWatcher's `get_summary`, under the same names."""
+
+
+_ALPHA = ("name", "alpha", "interval_low", "interval_high", "searched_low", "searched_high")
 
 
 @dataclass(frozen=True)
@@ -79,9 +88,21 @@ class SpectraReport(Records):
         "mp_D": "bulk D",
         "verdict": "verdict",
     }
+    narrower: ClassVar[tuple[tuple[str, ...], ...]] = (
+        (*_ALPHA, "p_value", "num_pl_spikes", "verdict"),
+        (*_ALPHA, "num_pl_spikes", "verdict"),
+        (*_ALPHA, "verdict"),
+        ("name", "alpha", "verdict"),
+        ("name", "verdict"),
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rows", [matrix.row for matrix in self.matrices.values()])
+
+    @property
+    def superseded(self) -> tuple[str, ...]:
+        """The interval for a known xmin, where there is one over the choice of xmin."""
+        return ("interval_low", "interval_high") if "searched_low" in self.columns else ()
 
     @property
     def spectra(self) -> dict[str, Array]:
@@ -121,7 +142,7 @@ class SpectraReport(Records):
             these alone; and how many matrices have each kind of verdict (`num_heavy`, ...). What
             is not defined is NaN.
         """
-        return summarise([(matrix.row, matrix.kind) for matrix in self.matrices.values()])
+        return _summary([(matrix.row, matrix.kind) for matrix in self.matrices.values()])
 
     def table(self, columns: Sequence[str] | None = None, *, whole_words: bool = False) -> Table:
         """Make a table for the terminal, with the intervals over xmin if there are any.
@@ -133,9 +154,8 @@ class SpectraReport(Records):
         Raises:
             ValueError: A column that does not exist.
         """
-        if columns is None and "searched_low" in self.columns:
-            with_known_xmin = ("interval_low", "interval_high")
-            columns = [c for c in self.headings if c in self.columns and c not in with_known_xmin]
+        if columns is None:
+            columns = [c for c in self.headings if c in self.columns and c not in self.superseded]
         return super().table(columns, whole_words=whole_words)
 
     def to_dict(self) -> dict[str, Any]:
@@ -227,6 +247,11 @@ class CheckpointComparison(Records):
         "other_stable_rank": "second",
         "verdict": "verdict",
     }
+    narrower: ClassVar[tuple[tuple[str, ...], ...]] = (
+        ("name", "alpha", "other_alpha", "difference", "verdict"),
+        ("name", "difference", "verdict"),
+        ("name", "verdict"),
+    )
 
     def sides(self) -> list[tuple[str, list[MatrixSpectrum]]]:
         """The label and the matrices of each network, of the matrices that are in both.
@@ -309,7 +334,7 @@ def check_shared(first: Sequence[tuple[Any, ...]], second: Sequence[tuple[Any, .
         second: The same of the second network.
 
     Raises:
-        DataError: None of the first is among the second.
+        DataError: The networks have no matrix in common.
     """
     if not set(first) & set(second):
         names = [", ".join(str(name) for name, *_ in side[:5]) for side in (first, second)]
@@ -361,13 +386,13 @@ def _difference_interval(first: MatrixSpectrum, second: MatrixSpectrum) -> tuple
 
 
 def _distance(upper: float, lower: float) -> float:
-    """From an estimate to the end of its interval; 0 where the estimate lies beyond that."""
+    """The distance from an estimate to the end of its interval; 0 if it lies beyond that end."""
     length = upper - lower
     return length if math.isnan(length) else max(length, 0.0)
 
 
 def _doubts(first: MatrixSpectrum, second: MatrixSpectrum) -> str:
-    """Why the exponents of a matrix are not compared; empty if they are."""
+    """The reason why the exponents of a matrix are not compared; empty if they are."""
     matrices = {"first": first, "second": second}
     labels = {name: m.kind.label for name, m in matrices.items() if m.kind in _DOUBTS}
     if len(labels) == 2 and len(set(labels.values())) == 1:
@@ -379,3 +404,34 @@ def _difference_verdict(low: float, high: float) -> str:
     if low <= 0 <= high:
         return "no difference to tell"
     return f"{'heavier' if high < 0 else 'lighter'}-tailed in the second"
+
+
+def _summary(rows: Sequence[tuple[dict[str, Any], Kind]]) -> dict[str, float | int]:
+    """Summarise rows of a report, each with the kind of its verdict.
+
+    Returns:
+        The dictionary of `SpectraReport.summary`.
+    """
+    everything = [row for row, _ in rows]
+    behind = [row for row, kind in rows if kind.filled]
+    alphas = [row.get("alpha") for row in behind]
+    return {
+        "matrices": len(rows),
+        **{
+            name: _statistic((r.get(name) for r in everything), statistics.fmean) for name in _MEANS
+        },
+        "alpha_median": _statistic((row.get("alpha") for row in everything), statistics.median),
+        "power_laws": len(behind),
+        "power_law_alpha_mean": _statistic(alphas, statistics.fmean),
+        "power_law_alpha_median": _statistic(alphas, statistics.median),
+        "power_law_alpha_weighted": _statistic(
+            (row.get("alpha_weighted") for row in behind), statistics.fmean
+        ),
+        **{f"num_{kind.key}": sum(k is kind for _, k in rows) for kind in KINDS},
+    }
+
+
+def _statistic(values: Iterable[float | None], statistic: Callable[[list[float]], float]) -> float:
+    """A statistic of the finite values; NaN without any."""
+    finite = [value for value in values if value is not None and math.isfinite(value)]
+    return statistic(finite) if finite else math.nan

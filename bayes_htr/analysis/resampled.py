@@ -43,8 +43,8 @@ def randomised(
 
     Args:
         matrices: Matrices of one shape.
-        esd: Their ESD.
-        name: The name of their weight.
+        esd: The ESD of the matrices.
+        name: The name of the weight that contains the matrices.
         seed: Seed of the random order.
         factor: A factor of all eigenvalues.
 

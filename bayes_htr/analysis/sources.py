@@ -1,24 +1,30 @@
-"""Where weights come from: a module, a state dict, a file, or a folder of files.
+"""Sources of weights: a module, a state dict, a file, or a folder of files.
 
-**State dicts** do not tell the type of a layer; the number of dimensions stands for it, and names
-say what is no weight and what a weight is computed from (`state_dicts.py`). A tensor of two
-dimensions is a matrix `out x in` (an embedding too), and one of more dimensions a convolution
-`[out, in, ...]`. A transposed convolution, which stores `[in, out, ...]`, appears with `in` first:
-its slices are transposed, and flattened it is a different matrix from that of its module. Arrays of
-NumPy count as tensors.
+**State dicts** do not tell the type of a layer, so that the number of dimensions decides. Names say
+which tensors are no weights, and from which tensors a weight is computed (`state_dicts.py`). A
+tensor of two dimensions is a matrix `out x in` (also an embedding), and a tensor of more dimensions
+is a convolution `[out, in, ...]`. A transposed convolution, which is stored as `[in, out, ...]`,
+appears with `in` first. Its slices are therefore transposed, and flattened it is a different matrix
+from that of its module. Arrays of NumPy count as tensors.
 
 **Files of `torch.save`** are read with `torch.load(weights_only=True)`, which builds tensors and
 plain containers, refuses everything else, and runs no code from the file. Files of the present
 format are mapped into memory, so that a tensor is read when it is used; files from before PyTorch
 1.6 are read whole.
 
-**safetensors files**, one or sharded, are opened anew for each tensor, so that one tensor at a time
-is in memory: what has been read does not stay mapped.
+**safetensors files**, single or sharded, are opened anew for each tensor, so that only one tensor
+at a time is in memory, and no tensor stays mapped after it has been read.
+
+**The order of weights** is that of the layers, from the first to the last, as far as the source
+tells it. A module tells it by its submodules, and a state dict has the order of its module. A
+safetensors file is in alphabetical order, in which layer 10 comes before layer 2; its names are put
+into their natural order, by the numbers in them.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from functools import partial
@@ -39,12 +45,12 @@ from bayes_htr.analysis.checkpoints import (
     weight_files,
 )
 from bayes_htr.analysis.distributed_checkpoints import METADATA, load_distributed_checkpoint
-from bayes_htr.analysis.order import in_module_order, natural
 from bayes_htr.analysis.state_dicts import Stored, add_stored
 from bayes_htr.analysis.weights import Source, module_source
 from bayes_htr.errors import CheckpointError, DataError
 from bayes_htr.spectra.layout import Layouts, unmatched
-from bayes_htr.spectra.names import without_wrappers
+from bayes_htr.spectra.modules import unwrap
+from bayes_htr.spectra.names import plain_name, without_wrappers
 
 _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 _INDEX = ".safetensors.index.json"
@@ -52,6 +58,7 @@ _TORCH_INDEX = ".bin.index.json"
 _PREFERRED = ("model.safetensors", "weights.safetensors")
 _LARGEST_INDEX = 100_000_000  # bytes
 _FLOATING = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2"}
+_DIGITS = re.compile(r"(\d+)")
 _UNREADABLE = (SafetensorError, OSError, ValueError, KeyError)
 
 
@@ -61,32 +68,32 @@ def open_source(
     """Collect the weights of a network without reading them.
 
     Args:
-        layouts: What is declared about the axes that form matrices.
         source: A module; a state dict, or a checkpoint that contains one; a file of `torch.save`
-            (`.pt`, `.pth`, `.bin`, `.ckpt`, or any name if it begins as one) or of safetensors;
-            the index of a sharded one (`model.safetensors.index.json`,
-            `pytorch_model.bin.index.json`); or a folder with such files, or one of
+            (`.pt`, `.pth`, `.bin`, `.ckpt`, or any name if the content begins like such a file) or
+            of safetensors; the index of a sharded file (`model.safetensors.index.json`,
+            `pytorch_model.bin.index.json`); or a folder with such files, or a folder of
             `torch.distributed.checkpoint`.
+        layouts: The declared layouts of tensors, by patterns on names.
 
     Raises:
-        DataError: The source is something else, or holds no tensors, or a pattern of the layouts
-            matches none.
+        DataError: The source is something else, or contains no tensors, or a pattern of the layouts
+            matches no tensor.
         CheckpointError: A file or folder does not exist or cannot be read.
         SpectrumError: A layout does not fit its tensor.
     """
     if isinstance(source, nn.Module):
-        found = in_module_order(module_source(source, layouts), source)
+        opened = in_module_order(module_source(source, layouts), source)
     else:
         label, stored = _stored(source)
-        found = Source(label, layouts=layouts)
-        add_stored(found, stored)
-    for pattern in unmatched(layouts, found.names):
-        names = ", ".join(aliases[0] for aliases in found.names[:20]) or "none"
+        opened = Source(label, layouts=layouts)
+        add_stored(opened, stored)
+    for pattern in unmatched(layouts, opened.names):
+        names = ", ".join(aliases[0] for aliases in opened.names[:20]) or "none"
         raise DataError(
-            f"matrices: the pattern {pattern!r} matches no tensor of {found.label}; there are: "
+            f"matrices: the pattern {pattern!r} matches no tensor of {opened.label}; there are: "
             f"{names}"
         )
-    return found
+    return opened
 
 
 def _stored(source: Any) -> tuple[str, dict[str, Stored]]:
@@ -167,7 +174,7 @@ def _from_state_dict(state: Mapping[Any, Any], label: str) -> dict[str, Stored]:
 
 
 def _as_tensor(value: Any) -> tuple[Tensor, str | None]:
-    """A value of a state dict as a tensor, and why it is no matrix if an array has a mask."""
+    """A value of a state dict as a tensor, and the reason why a masked array is no matrix."""
     if isinstance(value, Tensor):
         return value, None
     masked = int(np.ma.getmaskarray(value).sum()) if isinstance(value, np.ma.MaskedArray) else 0
@@ -183,7 +190,7 @@ def _as_tensor(value: Any) -> tuple[Tensor, str | None]:
 
 
 def _tensors(state: Mapping[Any, Any], label: str) -> dict[str, Tensor | np.ndarray[Any, Any]]:
-    """The tensors and arrays of a state dict, or of one in a checkpoint, by plain names."""
+    """The tensors and arrays of a state dict, or of the one in a checkpoint, by plain names."""
     tensors = find_state_dict(state, label)
     return {name: tensors[key] for key, name in _plain_names(tensors).items()}
 
@@ -218,7 +225,7 @@ def _from_torch_file(path: Path) -> dict[str, Stored]:
 
 
 def _from_torch_index(index: Path) -> dict[str, Stored]:
-    """Collect the weights of the files of `torch.save` beside an index that the index names."""
+    """Collect the weights in the files of `torch.save` that an index beside them names."""
     state: dict[str, Tensor] = {}
     shards = _shards(index)
     for file in dict.fromkeys(shards.values()):
@@ -238,7 +245,7 @@ def _from_torch_index(index: Path) -> dict[str, Stored]:
 def _from_safetensors(
     files: Iterable[Path], label: str, expected: Iterable[str] = ()
 ) -> dict[str, Stored]:
-    """Collect the tensors of one or more files, in which the expected names have to be."""
+    """Collect the tensors of one or more files, which must contain the expected names."""
     stored: dict[str, Stored] = {}
     files_by_name: dict[str, Path] = {}
     missing = set(expected)
@@ -266,13 +273,13 @@ def _from_safetensors(
 
 
 def _from_index(index: Path, label: str) -> dict[str, Stored]:
-    """Collect the weights of the safetensors files beside an index that the index names."""
+    """Collect the weights in the safetensors files that an index beside them names."""
     shards = _shards(index)
     return _from_safetensors(dict.fromkeys(shards.values()), label, shards)
 
 
 def _shards(index: Path) -> dict[str, Path]:
-    """The file that holds each tensor, by name, as an index says; all lie beside the index."""
+    """The file of each tensor, by name, according to an index; all files lie beside the index."""
     try:
         if index.stat().st_size > _LARGEST_INDEX:
             raise ValueError(f"longer than {_LARGEST_INDEX} bytes")
@@ -323,3 +330,35 @@ def _unreadable(file: Path, error: Exception) -> CheckpointError:
         f"{file} cannot be read ({error}); it is empty, truncated or no safetensors file: write it "
         "anew"
     )
+
+
+def natural(name: str) -> tuple[tuple[tuple[int, int, str], ...], ...]:
+    """A key that compares the numbers in names as numbers: `h.2.w` comes before `h.10.w`.
+
+    The parts of one tensor, such as `in_proj_weight[q]`, have equal keys.
+    """
+    components = (_DIGITS.split(part) for part in name.partition("[")[0].split("."))
+    return tuple(
+        tuple((0, int(p), "") if p.isdecimal() else (1, 0, p) for p in parts if p)
+        for parts in components
+    )
+
+
+def in_module_order(source: Source, module: nn.Module) -> Source:
+    """Put the weights, also computed ones, into the order of the submodules that have them.
+
+    Args:
+        source: The weights of the module, which are reordered.
+        module: The module.
+    """
+    paths = (plain_name(path) for path, _ in unwrap(module).named_modules())
+    places = {path: place for place, path in reversed(list(enumerate(paths)))}
+
+    def place(name: str) -> int:
+        owner = name.partition("[")[0]
+        while owner and owner not in places:
+            owner = owner.rpartition(".")[0]
+        return places.get(owner, 0)
+
+    source.weights.sort(key=lambda weight: place(weight.name))
+    return source

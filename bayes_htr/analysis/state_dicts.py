@@ -1,11 +1,12 @@
-"""The weights in a mapping from names to tensors, where names alone tell what a tensor is.
+"""The weights in a mapping from names to tensors, where only names tell what a tensor is.
 
-What a network computes its weights from is put together again: `weight_norm` and `spectral_norm` in
-both forms, pruning with a mask, the factors of LoRA (`scale * B A`, the scale where it is stored),
-and quantised weights with their scales (per tensor, per row or column, per block). What cannot be
-put together is left out with the reason, and so is what its name says is no weight: masks, scales,
-statistics and other buffers. A tensor that equals another in every entry, as an output layer that
-is tied to an embedding and was saved as a copy, counts once.
+Weights that a network computes are computed here as well: those of `weight_norm` and
+`spectral_norm` in both forms, of pruning with a mask, of LoRA (`scale * B A`, with the scale if it
+is stored), and quantised weights with their scales (per tensor, per row or column, per block). If a
+weight cannot be computed, it is left out with the reason. Tensors whose names say that they are no
+weights are left out too: masks, scales, statistics and other buffers. A tensor that equals another
+one in every entry counts once, such as an output layer that is tied to an embedding and was saved
+as a copy.
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ class Stored:
     """A tensor of a state dict, which is read on demand.
 
     Attributes:
-        name: Its name.
-        shape: Its shape.
-        dtype: The name of its type, as the source has it.
-        floating: Whether that is a floating-point type that can be read.
-        load: Reads the tensor.
-        load_slice: Reads one index of the first axis, `(1, ...)`, if that is cheaper.
-        reason: Why it cannot be read, if it cannot.
+        name: The tensor's name.
+        shape: The tensor's shape.
+        dtype: The name of the dtype in the source.
+        floating: Whether the dtype is a floating-point type that can be read.
+        load: The function that reads the tensor.
+        load_slice: A function that reads one index of the first axis, `(1, ...)`, if that is
+            cheaper.
+        reason: The reason why the tensor cannot be read, if it cannot.
     """
 
     name: str
@@ -50,25 +52,25 @@ class Stored:
 
     @property
     def is_short(self) -> bool:
-        """Whether it has eight bits, as a quantised weight with a scale."""
+        """Whether an entry has eight bits, as in a quantised weight with a scale."""
         return "float8" in self.dtype or self.dtype.startswith("F8") or self.is_int8
 
     @property
     def is_int8(self) -> bool:
-        """Whether its entries are integers of eight bits with a sign."""
+        """Whether the entries are signed integers of eight bits."""
         return self.dtype in ("torch.int8", "I8")
 
 
 class _Rebuilt(NamedTuple):
-    """A weight that is put together from several tensors.
+    """A weight that is computed from several tensors.
 
     Attributes:
-        name: Its name.
-        parts: The names of these tensors.
-        shape: Its shape.
-        load: Reads them, and returns the weight.
-        reason: Why it cannot be put together, if it cannot.
-        kind: The type of its layer, if that is known.
+        name: The weight's name.
+        parts: The names of the tensors.
+        shape: The weight's shape.
+        load: The function that reads the tensors and returns the weight.
+        reason: The reason why the weight cannot be computed, if it cannot.
+        kind: The type of the layer, if it is known.
     """
 
     name: str
@@ -144,7 +146,7 @@ def _nothing() -> Tensor:
 
 
 def _rebuilt(state: State) -> Iterator[_Rebuilt]:
-    """The weights that are put together, each where its first part is."""
+    """The weights that are computed from several tensors, each by the name of its first part."""
     seen: set[str] = set()
     order = {name: i for i, name in enumerate(state)}
     rules = (_normalised, _masked_or_spectral, _Parametrised(state), _adapter, _quantised)
@@ -258,7 +260,7 @@ _ADAPTER = re.compile(r"((?:.*[._])?lora_)(A|down|embedding_A)((?:\.[^.]+)?)")
 
 
 def _adapter(name: str, state: State) -> _Rebuilt | None:
-    """The factors of LoRA as of peft (`lora_A.default.weight`), loralib and kohya (`lora_down`)."""
+    """The product of LoRA factors as peft (`lora_A.default.weight`), loralib or kohya save them."""
     stem = name.removesuffix(".weight")
     match = _ADAPTER.fullmatch(stem)
     if match is None:
@@ -373,8 +375,9 @@ def _expanded(scale: Tensor, shape: Sequence[int]) -> Tensor:
 def _copies(stored: Sequence[Stored]) -> dict[str, str]:
     """Tensors that equal an earlier one in every entry, with its name.
 
-    Names that differ in numbers alone are those of layers of one kind, which begin alike where a
-    network copies its layers, and are no copies of each other; nor are constant tensors.
+    Tensors whose names differ only in numbers are not copies of each other: they belong to layers
+    of one kind, which have equal weights at first if the network copies its layers. Nor are
+    constant tensors copies.
     """
     groups: dict[tuple[object, ...], list[Stored]] = {}
     for s in stored:

@@ -14,22 +14,21 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from bayes_htr._checks import texts
 from bayes_htr._files import write_output
+from bayes_htr._printing import Printable, set_widths
 from bayes_htr._terminal import visible
 
-_WIDTH = 160
 _LONGEST_WORD = 20
 _SHORTEST_NAME = 16
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 
 
 @dataclass(frozen=True)
-class Records:
+class Records(Printable):
     """Rows of a report.
 
     Attributes:
@@ -41,6 +40,8 @@ class Records:
     title: ClassVar[str] = ""
     headings: ClassVar[dict[str, str]] = {}
     """The most important columns, which the terminal table shows, with their headings there."""
+    narrower: ClassVar[tuple[tuple[str, ...], ...]] = ()
+    """Choices of columns for narrower terminals, the widest first."""
 
     @property
     def columns(self) -> list[str]:
@@ -147,35 +148,35 @@ class Records:
             table.add_row(*(Text(_cell(row.get(name))) for name in names))
         return table
 
-    def __str__(self) -> str:
-        console = Console(width=_WIDTH, color_system=None)
-        with console.capture() as capture:
-            console.print(self.table(), markup=False)
-        return capture.get().rstrip()
+    @property
+    def superseded(self) -> tuple[str, ...]:
+        """Columns that tables leave out because there are better ones."""
+        return ()
 
+    def parts(self, width: int) -> Sequence[Table | str]:
+        """The table with as many columns as the width has room for."""
+        return [self.fitting_table(width)]
 
-def fitting_table(
-    records: Records, console: Console, choices: Sequence[Sequence[str] | None]
-) -> Table:
-    """The first of several choices of columns that a terminal shows without breaking words.
+    def fitting_table(self, width: int) -> Table:
+        """The first of several choices of columns that are shown without breaking words.
 
-    Args:
-        records: The rows.
-        console: The terminal.
-        choices: Columns, `None` for the most important ones; the last one is taken with broken
-            words if none fits.
-    """
-    for columns in choices:
-        table = records.table(
-            columns if columns is None else [c for c in columns if c in records.columns],
-            whole_words=True,
-        )
-        frame = 3 * len(table.columns) + 1
-        if frame + sum(column.min_width or 0 for column in table.columns) <= console.width:
-            return table
-    for column in table.columns:
-        column.min_width = None
-    return table
+        Args:
+            width: The width of the terminal in characters. If none of the choices fits, the last
+                one has broken words.
+        """
+        superseded = self.superseded
+        for columns in (None, *self.narrower):
+            table = self.table(
+                columns and [c for c in columns if c in self.columns and c not in superseded],
+                whole_words=True,
+            )
+            frame = 3 * len(table.columns) + 1
+            if frame + sum(column.min_width or 0 for column in table.columns) <= width:
+                set_widths(table, width)
+                return table
+        for column in table.columns:
+            column.min_width = None
+        return table
 
 
 def columns_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:

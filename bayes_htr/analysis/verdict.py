@@ -1,13 +1,13 @@
-"""What a report says of a matrix: a sentence that takes the uncertainty into account, and its kind.
+"""The verdict of a report on a matrix: a sentence that takes the uncertainty into account.
 
-The verdict answers these questions in turn: are there enough eigenvalues to tell; is the spectrum
-compatible with that of a random matrix, whose tail fit has no meaning; is the power law rejected;
-and where does the whole interval of alpha lie. Heavy tails have an alpha from 2 to 6, as in
-WeightWatcher.
+The verdict answers these questions in turn. Are there enough eigenvalues to tell? Is the spectrum
+compatible with that of a random matrix, so that the fit of its tail has no meaning? Is the power
+law rejected? Where does the whole interval of alpha lie? Heavy tails have an alpha from 2 to 6, as
+in WeightWatcher.
 
-More replicates of the bootstrap may turn a verdict that is not decided into one that is, but seldom
-one decision into another: a power law is rejected, or accepted, only where the 99 % interval of its
-p-value lies on one side of 0.1, and without a bootstrap it is neither.
+A power law is rejected or accepted only if the 99 % interval of its p-value lies on one side of
+0.1. Without a bootstrap it is neither. More replicates of the bootstrap may therefore decide an
+open verdict, but they seldom turn one decision into another.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Kind:
     """A kind of verdict, for marks in pictures and counts in summaries.
 
     Attributes:
-        key: A short word.
-        label: The words of a legend.
-        says: The words that follow the number of matrices of this kind in a summary.
-        mark: Matplotlib's marker.
+        key: A short word for names of columns.
+        label: The text in legends.
+        says: The text that follows the number of matrices of this kind in a summary.
+        mark: The marker in Matplotlib.
         filled: Whether the marker is filled, because the exponent is that of a power law.
     """
 
@@ -93,7 +93,7 @@ KINDS = (HEAVY_TAILED, LIGHT_TAILED, RANDOM_LIKE, DOUBTFUL, UNTESTED, UNTOLD)
 class Verdict(str):
     """One sentence without a full stop, with its kind.
 
-    It is a string, so that tables and files take it as it is.
+    A verdict is a string, so that tables and files can contain it as it is.
 
     Attributes:
         kind: The kind of the verdict.
@@ -149,7 +149,7 @@ def verdict(
 
 
 def _meaning(best: Comparison) -> str:
-    """What the law that fits better says of the tail."""
+    """What the law that fits best says about the tail."""
     p = f"p = {best.p_value:.2g}"
     if best.name == "truncated_power_law" and best.parameters:
         alpha = best.parameters["alpha"]

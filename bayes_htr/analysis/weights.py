@@ -1,6 +1,6 @@
-"""The weights of a network, and the matrices as which each weight is analysed.
+"""The weights of a network, and the matrices that are analysed for each weight.
 
-A module gives each weight with its layer's type. Where a parametrization, a normalisation, pruning
+A module tells the type of the layer of each weight. If a parametrization, a normalisation, pruning
 or an adapter computes a weight, the computed weight is read.
 """
 
@@ -54,9 +54,9 @@ class Weight:
 
     Attributes:
         name: The parameter's name, followed by the part in brackets if it has several matrices.
-        kind: The type of its layer: `dense`, `conv2d`, `embedding`, ...
+        kind: The type of the layer: `dense`, `conv2d`, `embedding`, ...
         shape: `(out, in, ...)`.
-        load: Reads the tensor.
+        load: The function that reads the tensor.
     """
 
     name: str
@@ -70,13 +70,13 @@ class Weight:
         return math.prod(self.shape[2:])
 
     def sides(self, conv: Conv) -> tuple[int, int]:
-        """The numbers of rows and columns of each of its matrices."""
+        """The numbers of rows and columns of each matrix of the weight."""
         if conv == "slices":
             return self.shape[0], self.shape[1]
         return self.shape[0], math.prod(self.shape[1:])
 
     def count(self, conv: Conv) -> int:
-        """The number of eigenvalues of all its matrices together."""
+        """The number of eigenvalues of all matrices of the weight together."""
         return min(self.sides(conv)) * (self.positions if conv == "slices" else 1)
 
     def matrices(self, conv: Conv) -> list[Tensor]:
@@ -91,7 +91,7 @@ class Weight:
         return list(tensor.flatten(2).movedim(2, 0).contiguous())
 
     def factor(self, conv: Conv) -> float:
-        """The factor of its eigenvalues: 1/2 for slices of convolutions, as in WeightWatcher."""
+        """The factor of the eigenvalues: 1/2 for slices of convolutions, as in WeightWatcher."""
         return 0.5 if conv == "slices" and len(self.shape) > 2 else 1.0
 
 
@@ -100,10 +100,10 @@ class Source:
     """The weights of a network.
 
     Attributes:
-        label: What errors and titles call the network.
-        weights: The weights in the network's own order; tied ones once.
+        label: The name of the network in errors and titles.
+        weights: The weights in the network's own order, in which tied weights count once.
         skipped: Tensors of two or more dimensions that are not weights, by name, with the reason.
-        layouts: What is declared about the axes that form matrices.
+        layouts: The declared layouts of tensors, by patterns on names.
         names: The names of all tensors, each with its aliases.
     """
 
@@ -127,30 +127,31 @@ class Source:
     ) -> None:
         """Add a tensor of two or more dimensions.
 
-        The query, key and value matrices of an `in_proj_weight` become three weights, and a tensor
-        with a layout one for each of its matrices.
+        The query, key and value matrices of an `in_proj_weight` become three weights. A tensor with
+        a layout becomes one weight for each of its matrices.
 
         Args:
             name: The parameter's name.
             shape: `(out, in, ...)`.
-            load: Reads the tensor.
-            kind: The type of its layer; by default the one that name and dimensions suggest.
-            reason: Why the tensor is not a weight, if it is not.
-            layout: Its layout where none is declared; by default it is one matrix.
-            aliases: All its names.
-            load_slice: Reads one index of the first axis, `(1, ...)`, if that is cheaper.
+            load: The function that reads the tensor.
+            kind: The type of the layer; by default the one that name and dimensions suggest.
+            reason: The reason why the tensor is not a weight, if it is not.
+            layout: The layout of the tensor if none is declared; by default it is a single matrix.
+            aliases: All names of the tensor.
+            load_slice: A function that reads one index of the first axis, `(1, ...)`, if that is
+                cheaper.
 
         Raises:
             SpectrumError: A declared layout does not fit the tensor.
         """
-        found = declared(self.layouts, aliases or (name,))
-        if reason is None and found == (None,):
+        declaration = declared(self.layouts, aliases or (name,))
+        if reason is None and declaration == (None,):
             reason = "it is declared as no matrix"
         if reason is not None:
             self.skipped[name] = reason
             return
-        if found is not None:
-            (layout,) = found
+        if declaration is not None:
+            (layout,) = declaration
         elif layout is None and name.endswith("in_proj_weight") and len(shape) == 2:
             layout, kind = (None, kind) if shape[0] % 3 else (_STACKED, "attention")
         if not kind:
@@ -169,7 +170,7 @@ class Source:
 
 
 def reason_against(shape: Sequence[int], floating: bool, dtype: str) -> str | None:
-    """Why a tensor of two or more dimensions is not a weight, or `None` if it is one."""
+    """The reason why a tensor of two or more dimensions is not a weight; `None` if it is one."""
     if not floating or "float4" in dtype:
         return f"{dtype} is no floating-point type that can be read"
     if math.prod(shape) == 0:
@@ -194,7 +195,7 @@ def module_source(module: nn.Module, layouts: Layouts = ()) -> Source:
 
     Args:
         module: The module.
-        layouts: What is declared about the axes that form matrices.
+        layouts: The declared layouts of tensors, by patterns on names.
 
     Raises:
         SpectrumError: A lazy parameter has no shape yet, or a layout does not fit its tensor.
@@ -251,7 +252,7 @@ def _compute(net: nn.Module, computed: ComputedWeight) -> Tensor:
 
 
 def _out_first(tensor: Tensor, groups: int) -> Tensor:
-    """A transposed convolution's `[in, out / groups, ...]` as `[out, in / groups, ...]`."""
+    """The weight of a transposed convolution, `[in, out / groups, ...]`, with `out` first."""
     grouped = tensor.reshape(groups, -1, *tensor.shape[1:]).transpose(1, 2)
     return grouped.reshape(groups * tensor.shape[1], -1, *tensor.shape[2:])
 

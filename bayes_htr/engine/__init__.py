@@ -1,6 +1,18 @@
-"""Energies of networks under priors, and when their gradients are computed anew."""
+"""Energies of networks under priors, when their gradients are computed, and how they train."""
 
 from bayes_htr.engine.energy import SpectralEnergy, bind
+from bayes_htr.engine.optimizer import PriorOptimizer, with_prior
+from bayes_htr.engine.pull import starting_strength
 from bayes_htr.engine.refresh import Drift, Every, Exact, Refresh
 
-__all__ = ["Drift", "Every", "Exact", "Refresh", "SpectralEnergy", "bind"]
+__all__ = [
+    "Drift",
+    "Every",
+    "Exact",
+    "PriorOptimizer",
+    "Refresh",
+    "SpectralEnergy",
+    "bind",
+    "starting_strength",
+    "with_prior",
+]

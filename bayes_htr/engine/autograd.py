@@ -1,7 +1,7 @@
-"""How an energy whose gradient is already known enters the caller's graph, or `.grad`.
+"""How an energy with a known gradient enters the caller's graph, or is added to `.grad`.
 
-Value and gradient are computed together, outside of the caller's graph, and cached over several
-calls: nothing here depends on when they were computed.
+Value and gradient are computed together, outside of the caller's graph, and may be cached over
+several calls. Nothing in this file depends on when they were computed.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ class KnownGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, gradients: Sequence[Gradient], *inputs: Tensor) -> Tensor:
-        """`gradients` belong to `inputs` in this order."""
+        """Return `value`; the i-th of `gradients` belongs to the i-th of `inputs`."""
         ctx.gradients = gradients
         ctx.inputs = inputs
         return value.clone()
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        """The gradients times the incoming one: new tensors, which autograd may add to in place."""
+        """Multiply the gradients by the incoming one; autograd may change the results in place."""
         needed = zip(ctx.gradients, ctx.inputs, ctx.needs_input_grad[2:], strict=True)
         with torch.autocast(grad_output.device.type, enabled=False):
             scaled = [_scaled(g, grad_output, x) if wanted else None for g, x, wanted in needed]
@@ -49,12 +49,12 @@ class _Once(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, gradient: Tensor, x: Tensor) -> Tensor:
-        """The gradient."""
+        """Return the gradient."""
         return gradient.clone()
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> None:
-        """Raises."""
+        """Raise an error, because the gradient has no derivative."""
         raise RuntimeError(
             "the gradient of a spectral energy is a constant of the moment and cannot be "
             "differentiated again; leave the energy out of what takes second derivatives"
@@ -80,9 +80,9 @@ class Derivative(NamedTuple):
     """A gradient with respect to a view of a tensor.
 
     Attributes:
-        tensor: A parameter, or a hyperparameter.
-        view: Takes it to what the gradient belongs to: a matrix, or itself.
-        gradient: The gradient.
+        tensor: A parameter or a hyperparameter.
+        view: The function that returns the matrix in the tensor, or the tensor itself.
+        gradient: The gradient with respect to the result of `view`.
     """
 
     tensor: Tensor
@@ -94,10 +94,10 @@ class Summand(NamedTuple):
     """A summand of an energy.
 
     Attributes:
-        name: That of its parameter or hyperparameter.
-        value: 0-d, without gradient.
-        penalty: Its value at strength 1, as a number; 0 for a hyperprior.
-        derivatives: Its derivatives.
+        name: The name of the parameter or hyperparameter.
+        value: The value, 0-d, without gradient.
+        penalty: The value at strength 1, as a number; 0 for a hyperprior.
+        derivatives: The derivatives with respect to parameters and hyperparameters.
     """
 
     name: str
@@ -107,9 +107,9 @@ class Summand(NamedTuple):
 
 
 def enter(value: Tensor, derivatives: Iterable[Derivative]) -> Tensor:
-    """`value` with the given derivatives, in the caller's graph.
+    """Put `value` with the given derivatives into the caller's graph.
 
-    Differentiating the gradient raises: it is a constant of the moment.
+    The gradient itself is a constant, and differentiating it raises an error.
     """
     used = [d for d in derivatives if d.tensor.requires_grad]
     if not used or not torch.is_grad_enabled():
@@ -136,9 +136,9 @@ def by_name(summands: Sequence[Summand]) -> dict[str, Tensor]:
 def add_to_gradients(derivatives: Iterable[Derivative], scale: float) -> None:
     """Add `scale` times gradients to the `.grad` of their tensors.
 
-    This is done in place, in one pass over memory, unless a tensor has hooks, which see what
-    autograd adds, or its `.grad` is sparse or no view of it is the matrix, or the network computes
-    the tensor from its parameters.
+    The gradients are added in place, in one pass over memory. Autograd adds them instead if a
+    tensor has hooks, which have to see the gradient, if its `.grad` is sparse, if the matrix is no
+    view of `.grad`, or if the network computes the tensor from its parameters.
     """
     others = []
     for derivative in derivatives:
@@ -165,8 +165,34 @@ def _added(derivative: Derivative, scale: float) -> bool:
         tensor.grad = grad = torch.zeros_like(tensor)
     if grad.layout != torch.strided:
         return False
-    part = view(grad)
-    if part.untyped_storage().data_ptr() != grad.untyped_storage().data_ptr():
+    return _add_in_place(grad, view, gradient, scale)
+
+
+def add_to_tensor(target: Tensor, derivative: Derivative, scale: float) -> None:
+    """Add `scale` times a gradient to a tensor of the parameter's shape, in place.
+
+    Args:
+        target: Dense, such as the parameter itself. Gradients have to be disabled.
+        derivative: The gradient.
+        scale: The factor.
+    """
+    tensor, view, gradient = derivative
+    inner = view.view if isinstance(view, SparseView) else view
+    if _add_in_place(target, inner, gradient, scale):
+        return
+    with torch.enable_grad():  # no view of the target is the matrix
+        leaf = torch.zeros_like(tensor).requires_grad_()
+        value = KnownGradient.apply(leaf.new_zeros(()), (gradient,), inner(leaf))
+        (whole,) = torch.autograd.grad(value, leaf)
+    target.add_(whole.to(target.dtype), alpha=scale)
+
+
+def _add_in_place(
+    target: Tensor, view: Callable[[Tensor], Tensor], gradient: Gradient, scale: float
+) -> bool:
+    """Add to a dense tensor by a view of it, and return whether a view of it is the matrix."""
+    part = view(target)
+    if part.untyped_storage().data_ptr() != target.untyped_storage().data_ptr():
         return False
     rest, left, right = gradient
     if rest is not None:
@@ -179,19 +205,19 @@ def _added(derivative: Derivative, scale: float) -> bool:
 
 
 def has_hooks(tensor: Tensor) -> bool:
-    """Whether something is registered on a leaf that autograd calls with its gradient."""
+    """Whether hooks are registered on a leaf, which autograd calls with its gradient."""
     return bool(tensor._backward_hooks or tensor._post_accumulate_grad_hooks)
 
 
 @dataclass(frozen=True)
 class SparseView:
-    """The view of a parameter whose gradients are sparse: that of the energy is sparse too.
+    """The view of a parameter with sparse gradients, which makes that of the energy sparse too.
 
-    Optimisers such as `SparseAdam` take sparse gradients alone, and autograd makes the sum of a
-    sparse and a dense gradient dense.
+    Optimisers such as `SparseAdam` accept only sparse gradients, and in autograd the sum of a
+    sparse and a dense gradient is dense.
 
     Attributes:
-        view: Takes the parameter to the matrix.
+        view: The function that returns the matrix in the parameter.
     """
 
     view: Callable[[Tensor], Tensor]
@@ -203,19 +229,19 @@ class SparseView:
 
 
 class _SparseRows(torch.autograd.Function):
-    """A tensor whose gradient is made sparse, as one with a dense row for each index."""
+    """A tensor whose gradient becomes sparse, with a dense row for each index."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
-        """The tensor."""
+        """Return the tensor."""
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> Tensor:
-        """The gradient by rows."""
+        """Return the gradient as a sparse tensor of rows."""
         return grad_output.to_sparse(1)
 
 
 def itself(tensor: Tensor) -> Tensor:
-    """The view of a tensor that is no parameter's matrix."""
+    """Return a tensor unchanged: the view of a hyperparameter."""
     return tensor

@@ -1,4 +1,4 @@
-"""The energy of one matrix with its gradient, cached between refreshes."""
+"""The energy of one matrix and its gradient, cached between two refreshes."""
 
 from __future__ import annotations
 
@@ -12,34 +12,33 @@ from torch import Tensor
 
 from bayes_htr.engine.refresh import Drift, has_drifted
 from bayes_htr.priors.evaluation import Evaluation
-from bayes_htr.spectra import Cluster, Followed, Gradient, follow, shares, working, working_dtype
+from bayes_htr.spectra import Cluster, Followed, Gradient, follow, shares, working_dtype
 
 TURN_SHARE = 1e-2
-"""A cluster follows more often while it turns by more than this share of the tolerance at a time
-..."""
+"""A cluster that turns by more than this share of the tolerance at a time follows more often."""
 
 MIXED_TURN_SHARE = 4e-2
-"""... and by this one beside other parts of a gradient, which the tolerance alone bounds."""
+"""The same share for a gradient that has other parts as well, which only the tolerance bounds."""
 
 WIDTH_SHARE = 5e-3
 """The width of a cluster's weights as a share of the tolerance."""
 
 NEGLIGIBLE = 1e-5
-"""The weight of a triplet that is left out of the gradient."""
+"""A triplet with a smaller weight is left out of the gradient."""
 
 LOST = 0.5
-"""A cluster that turns by more than this share of the largest singular value at a time belongs to
-another matrix, which is too far away to follow."""
+"""If a cluster turns by more than this share of the largest singular value at a time, the matrix
+has become another one, which the cluster cannot follow."""
 
 FOLLOW_CHECKS = 4
-"""A cluster follows at least at every so many checks."""
+"""A cluster follows its matrix after at most this many checks."""
 
 NORM_SHARE = 0.5
-"""A matrix is refreshed once its squared norm has changed by this share of that of the largest
-singular value: a direction that a cluster does not see can have become the leading one."""
+"""A matrix is refreshed if its squared norm has changed by this share of the squared largest
+singular value, because a direction outside the cluster can have become the leading one."""
 
 VERIFY_CHECKS = 16
-"""A matrix whose cluster follows it is refreshed at least at every so many checks."""
+"""A matrix whose cluster follows it is refreshed after at most this many checks."""
 
 
 @dataclass
@@ -50,10 +49,10 @@ class LeadingTriplets:
         cluster: The triplets; `None` once they have lost the matrix.
         sigma_at_refresh: The largest singular value at the last refresh.
         squared_norm: The squared Frobenius norm of the matrix at the last refresh.
-        sigma: The largest singular value when they followed last.
-        weights: Of the triplets in the gradient.
-        interval: Calls until they follow again.
-        age: Calls since they followed last.
+        sigma: The largest singular value when the triplets last followed the matrix.
+        weights: The weights of the triplets in the gradient.
+        interval: The number of calls after which the triplets follow again.
+        age: The number of calls since they last followed.
     """
 
     cluster: Cluster | None
@@ -65,19 +64,19 @@ class LeadingTriplets:
     age: int = 0
 
     def step(self, W: Tensor) -> Followed:
-        """The triplets one step on, at the matrix `W`."""
+        """The triplets of the matrix `W`, by one step from those of the matrix before."""
         assert self.cluster is not None
-        return follow(working(W), self.cluster, self.sigma)
+        return follow(W, self.cluster, self.sigma)
 
     def accept(self, step: Cluster, numbers: Sequence[float], policy: Drift, share: float) -> bool:
-        """Take the triplets that have followed the matrix.
+        """Accept triplets that have followed the matrix.
 
         Args:
             step: The triplets.
-            numbers: Their values, what was kept, and the squared norm, as in `Followed`. They are
-                not finite if the matrix is not; then the triplets are lost, as they are when it is
-                another matrix.
-            policy: Says how soon they follow again.
+            numbers: Their `values`, `kept` and `squared_norm`, as in `Followed`. If the matrix is
+                not finite, neither are these numbers, and the triplets are lost. They are also
+                lost if the matrix has become another one.
+            policy: The policy, which says how soon the triplets follow again.
             share: How far they may turn at a time, as a share of the tolerance.
 
         Returns:
@@ -118,18 +117,18 @@ def _mean(weights: Sequence[float], values: Sequence[float]) -> float:
 
 @dataclass
 class CachedGradient:
-    """Energy and gradient of one matrix, as of its last refresh.
+    """Energy and gradient of one matrix at its last refresh.
 
     Attributes:
         evaluation: The energy with its derivatives.
-        strengths: Of the prior's terms, that it was computed at.
-        shape: Of the parameter.
+        strengths: The strengths of the prior's terms at the refresh.
+        shape: The shape of the parameter.
         reference: The matrix at the refresh, if its drift is tested.
         hyperparameters: The unconstrained coordinates at the refresh, by name.
-        leading: The leading singular triplets, if the energy has a slope in the largest singular
-            value.
-        age: Calls since the refresh.
+        leading: The leading singular triplets, if the energy depends on the largest singular value.
+        age: The number of calls since the refresh.
         overdue: Whether the largest singular value has changed so much that a refresh is due.
+        known_gradient: The gradient that `gradient` has computed, unless it has changed since.
     """
 
     evaluation: Evaluation
@@ -140,17 +139,17 @@ class CachedGradient:
     leading: LeadingTriplets | None
     age: int = 0
     overdue: bool = False
-    _gradient: Gradient | None = field(default=None, repr=False)
+    known_gradient: Gradient | None = field(default=None, repr=False)
     _squared_norm: Tensor | None = field(default=None, repr=False)
     _like: tuple[torch.Size, torch.dtype, torch.device] | None = field(default=None, repr=False)
 
     @property
     def can_drift(self) -> bool:
-        """Whether anything but the largest singular value can ask for a refresh."""
+        """Whether a drift of the matrix or of hyperparameters can ask for a refresh."""
         return self.reference is not None or bool(self.hyperparameters)
 
     def fits(self, tensor: Tensor) -> bool:
-        """Whether it was computed for a parameter of this shape, precision and device."""
+        """Whether the cache belongs to a parameter of this shape, precision and device."""
         like = (tensor.shape, tensor.dtype, tensor.device)
         if like == self._like:
             return True
@@ -168,11 +167,11 @@ class CachedGradient:
         """Count a call without a refresh.
 
         Args:
-            calls: How many calls there have been in all.
+            calls: The number of calls in all.
 
         Returns:
-            Whether the triplets have to follow the matrix at this call. Intervals are powers of 2,
-            or the longest of all, so that matrices follow at the same calls.
+            Whether the triplets have to follow the matrix at this call. An interval is a power of
+            2, or the longest interval, so that many matrices follow at the same calls.
         """
         self.age += 1
         leading = self.leading
@@ -182,9 +181,9 @@ class CachedGradient:
         return leading.cluster is not None and calls % leading.interval == 0
 
     def turn(self, step: Cluster, numbers: Sequence[float], policy: Drift) -> None:
-        """Take triplets that have followed the matrix (`LeadingTriplets.accept`)."""
+        """Accept triplets that have followed the matrix (`LeadingTriplets.accept`)."""
         assert self.leading is not None
-        self._gradient = None
+        self.known_gradient = None
         share = TURN_SHARE if self.evaluation.rest is None else MIXED_TURN_SHARE
         self.overdue |= self.leading.accept(step, numbers, policy, share)
         self.overdue |= self.age >= VERIFY_CHECKS * policy.check_every
@@ -196,7 +195,7 @@ class CachedGradient:
             if self._squared_norm is None:
                 r = self.reference.reshape(-1)
                 self._squared_norm = torch.dot(r, r)
-            flag = has_drifted(working(W), self.reference, self._squared_norm, tol)
+            flag = has_drifted(W, self.reference, self._squared_norm, tol)
         if self.hyperparameters:
             moved = [
                 (hyperparameters[n].detach() - u).abs() for n, u in self.hyperparameters.items()
@@ -205,20 +204,20 @@ class CachedGradient:
         return flag
 
     def gradient(self, width: float) -> Gradient:
-        """The gradient with respect to the matrix, from triplets whose weights have this width."""
-        if self._gradient is None:
+        """The gradient with respect to the matrix; `width` is that of the triplets' weights."""
+        if self.known_gradient is None:
             rest, slope = self.evaluation.rest, self.evaluation.slope
-            self._gradient = Gradient(rest)
+            self.known_gradient = Gradient(rest)
             leading = self.leading
             if leading is not None and leading.cluster is not None and slope is not None:
                 used = [i for i, w in enumerate(reversed(leading.weights), 1) if w > NEGLIGIBLE]
                 left, right = leading.cluster.mean(width, max(used))
-                self._gradient = Gradient(rest, slope * left, right)
-        return self._gradient
+                self.known_gradient = Gradient(rest, slope * left, right)
+        return self.known_gradient
 
     def map(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Replace every tensor in it by `function` of it."""
-        self._gradient = self._squared_norm = self._like = None
+        """Replace every tensor of the cache by `function(tensor)`."""
+        self.known_gradient = self._squared_norm = self._like = None
         self.evaluation = Evaluation(*(_mapped(value, function) for value in self.evaluation))
         self.reference = _mapped(self.reference, function)
         self.hyperparameters = _mapped(self.hyperparameters, function)
@@ -254,12 +253,12 @@ class CachedGradient:
     def from_state(
         cls, state: Mapping[str, Any], device: torch.device, hyperparameters: Mapping[str, Tensor]
     ) -> CachedGradient:
-        """The inverse of `state`, with tensors of its own.
+        """Make a cache from what `state` returned, with tensors of its own.
 
         Args:
             state: What `state` returned.
             device: The device of the matrix.
-            hyperparameters: Tensors by name, on whose devices those of the hyperparameters belong.
+            hyperparameters: The present coordinates by name, whose devices the cached ones get.
         """
         cluster, leading = state["cluster"], None
         if state["slope"] is not None:
@@ -290,9 +289,9 @@ class CachedGradient:
             state["overdue"],
         )
         cache.map(lambda tensor: tensor.to(device, copy=True))
-        for of_latents in (cache.hyperparameters, cache.evaluation.hyper_slopes):
-            for name, value in of_latents.items():
-                of_latents[name] = value.to(hyperparameters[name].device)
+        for by_name in (cache.hyperparameters, cache.evaluation.hyper_slopes):
+            for name, value in by_name.items():
+                by_name[name] = value.to(hyperparameters[name].device)
         return cache
 
 

@@ -1,9 +1,9 @@
-"""`bind`: the energy of a network under its priors, for anyone's own training loop.
+"""`bind`: the energy of a network under its priors, for training loops of your own.
 
-The energy is `sum_l s_l E_l(W_l)`, with `E` the energy column of `docs/theory.md`, plus the energy
-of hyperparameters under their hyperpriors. Value and gradient are computed together, matrix
-by matrix, outside of the caller's graph and of autocast, in float32 or better, when the refresh
-policy says so, and cached in between (`docs/engine.md`).
+The energy is `sum_l s_l E_l(W_l)`, where `E` is in the column "energy" of `docs/theory.md`, plus
+the energy of hyperparameters under their hyperpriors. Value and gradient are computed together,
+matrix by matrix, in float32 or better, outside of the caller's graph and of autocast. The refresh
+policy says when they are computed, and they are cached in between (`docs/engine.md`).
 """
 
 from __future__ import annotations
@@ -18,20 +18,24 @@ from torch import Tensor, nn
 
 from bayes_htr.distributed import world_size
 from bayes_htr.engine.autograd import (
+    Derivative,
     Summand,
     add_to_gradients,
     by_name,
     derivatives_of,
     enter,
 )
-from bayes_htr.engine.context import entry_point
-from bayes_htr.engine.loss_scaling import Scaler, factor_of, warn_of_scalers
+from bayes_htr.engine.context import Scaler, entry_point, factor_of, warn_of_scalers
 from bayes_htr.engine.matrix_energy import MatrixEnergy, hyperprior_summands
-from bayes_htr.engine.networks import by_parameter, refuse_torchscript, sparse_parameters
+from bayes_htr.engine.networks import (
+    NetworkWatch,
+    by_parameter,
+    refuse_torchscript,
+    sparse_parameters,
+)
 from bayes_htr.engine.packing import pack, unpack
 from bayes_htr.engine.refresh import Drift, Refresh, RefreshScheduler
 from bayes_htr.engine.sharing import Sharing, follow_all, which_drifted
-from bayes_htr.engine.watch import NetworkWatch
 from bayes_htr.errors import PriorError
 from bayes_htr.priors import Hyperparameter, Priors
 from bayes_htr.spectra import working, working_dtype
@@ -45,21 +49,21 @@ def bind(
 
     Args:
         priors: The priors.
-        net: The network: any module. It is neither changed nor registered, so that its
-            `state_dict` and the optimiser's parameters stay what they are.
-        refresh: When gradients are computed anew; `Drift(0.1)` by default.
-        share: Whether processes of `torch.distributed` spread the work, if there are several.
-            Then all have the same weights, and call the energy at the same steps.
+        net: The network, which may be any module. It is neither changed nor registered, so that its
+            `state_dict` and the optimiser's parameters stay as they are.
+        refresh: The policy that says when gradients are computed anew; `Drift(0.1)` by default.
+        share: Whether several processes of `torch.distributed` divide the work. All of them must
+            then have the same weights, and call the energy at the same steps.
 
     Returns:
-        A module to call at every step: `loss = cross_entropy + energy() / num_data`. Copied
-        together with its network, as in `copy.deepcopy((net, energy))`, the copies belong
-        together; copied alone it brings a copy of the network with it.
+        A module to call at every step: `loss = cross_entropy + energy() / num_data`. If the energy
+        is copied together with its network, as in `copy.deepcopy((net, energy))`, the copies belong
+        together; a copy of the energy alone contains a copy of the network.
 
     Raises:
-        PriorError: A pattern that matches nothing, a prior that does not fit its parameter, or a
-            module of TorchScript.
-        SpectrumError: No module, or weights that are spread over processes.
+        PriorError: A pattern matches nothing, a prior does not fit its parameter, or the network
+            contains a module of TorchScript.
+        SpectrumError: The network is no module, or its weights are spread over processes.
 
     Example:
         >>> energy = bind(Priors(MaxEigenvalue(Frechet(2.0, 1.0))), net)
@@ -74,22 +78,18 @@ _READ_ONLY = frozenset({"caches", "device", "hyperpriors", "net", "priors", "ref
 class SpectralEnergy(nn.Module):
     """The energy that `bind` returns.
 
-    Its parameters are the hyperparameters that have hyperpriors, in unconstrained coordinates. Its
-    state also holds the cached gradients, so that a run that goes on from a saved state takes the
-    same steps.
+    The parameters of this module are the hyperparameters that have hyperpriors, in unconstrained
+    coordinates. Its state also contains the cached gradients, so that a run that continues from a
+    saved state takes the same steps.
 
     Args:
         priors: The priors.
         net: The network.
-        refresh: When gradients are computed anew.
-        share: Whether processes that train together spread the work.
-
-    Attributes:
-        decompositions: How often this process has evaluated a matrix for a refresh, entries alone
-            not counted. In several processes each does a part of what `refreshes` counts.
+        refresh: The policy that says when gradients are computed anew.
+        share: Whether processes that train together divide the work.
 
     Raises:
-        PriorError: As `bind`.
+        PriorError: The same errors as for `bind`.
     """
 
     def __init__(
@@ -124,7 +124,6 @@ class SpectralEnergy(nn.Module):
         self._values = nn.ParameterDict({_key(n): nn.Parameter(u) for n, u in values.items()})
         self._scheduler = RefreshScheduler(refresh)
         self._sharing = Sharing() if share else None
-        self.decompositions = 0
         self._known_total: tuple[Sequence[Tensor], Tensor] | None = None
         self._looked_for_scalers = False
 
@@ -138,7 +137,7 @@ class SpectralEnergy(nn.Module):
 
     @property
     def priors(self) -> Priors:
-        """The priors, read-only as all properties: another energy has to be bound for others."""
+        """The priors, which cannot be replaced; bind another energy for other priors."""
         return self._priors
 
     @property
@@ -153,12 +152,12 @@ class SpectralEnergy(nn.Module):
 
     @property
     def net(self) -> nn.Module:
-        """The network whose weights are scored."""
+        """The network whose weights have the priors."""
         return self._net[0]
 
     @property
     def device(self) -> torch.device:
-        """The device of the first scored parameter, or of the network."""
+        """The device of the first parameter with a prior, or else of the network."""
         root = self._net[1]
         if self._matrices:
             return self._matrices[0].parameter_in(root).device
@@ -170,6 +169,11 @@ class SpectralEnergy(nn.Module):
         return {matrix.name: matrix.refreshes for matrix in self._matrices}
 
     @property
+    def decompositions(self) -> int:
+        """How often this process has evaluated a spectrum; several processes divide the work."""
+        return sum(matrix.decompositions for matrix in self._matrices)
+
+    @property
     def caches(self) -> bool:
         """Whether value and gradient may be older than the weights."""
         return any(matrix.caches for matrix in self._matrices)
@@ -179,7 +183,7 @@ class SpectralEnergy(nn.Module):
         return f"{self.priors!r}, refresh={self.refresh!r}"
 
     def latents(self) -> dict[str, Tensor]:
-        """The unconstrained coordinates of the hyperparameters by name: what `parameters()` are."""
+        """The unconstrained coordinates of the hyperparameters by name: the `parameters()`."""
         return {name: self._values[_key(name)] for name in self._hyperpriors}
 
     def hyperparameters(self) -> dict[str, Tensor]:
@@ -187,12 +191,12 @@ class SpectralEnergy(nn.Module):
         return {n: self._hyperpriors[n].value(u.detach()) for n, u in self.latents().items()}
 
     def invalidate(self) -> None:
-        """Forget the cached gradients: the next call computes everything anew.
+        """Forget the cached gradients, so that the next call computes everything anew.
 
-        Call it after weights were replaced at once, as by loading. A drift policy would notice
-        that only at its next check or, where the energy is a function of the largest singular
-        value alone, when its vectors next follow. Processes that share the work all have to call
-        it.
+        Call this method after all weights were replaced, for example by loading others. A drift
+        policy would notice the change only at its next check, or when the leading singular vectors
+        next follow, if the energy depends only on the largest singular value. If several processes
+        divide the work, all of them have to call it.
         """
         for matrix in self._matrices:
             matrix.cache = None
@@ -203,20 +207,20 @@ class SpectralEnergy(nn.Module):
         """The energy of the network.
 
         Args:
-            epoch: Counted from 0; needed where a prior is scheduled.
+            epoch: The epoch, counted from 0; needed if a prior is scheduled.
 
         Returns:
-            0-d, differentiable once with respect to weights and hyperparameters. Zero without
-            gradient where no prior acts. Frozen parameters are constants and are left out.
-            Between refreshes value and gradient are those of the last one, matrix by matrix;
-            with gradients disabled the value is that of the present weights.
+            0-d, differentiable once with respect to weights and hyperparameters; zero without
+            gradient if no prior acts. Frozen parameters add constants, which are left out. Between
+            refreshes, value and gradient of each matrix are those of its last refresh. With
+            gradients disabled, the value is that of the present weights.
 
         Raises:
-            PriorError: A schedule and no epoch.
-            SpectrumError: A matrix that is not finite, or that a law cannot score.
+            PriorError: A prior has a schedule, and no epoch is given.
+            SpectrumError: A matrix is not finite, or a law cannot score it.
         """
         if not torch.is_grad_enabled():
-            return self.total(self.terms_at(self._tensors(), self.latents(), epoch))
+            return self.total(self.terms_at(self.weights(), self.latents(), epoch))
         summands = self._summands(epoch)
         return enter(self._total(summands), derivatives_of(summands))
 
@@ -227,89 +231,99 @@ class SpectralEnergy(nn.Module):
     ) -> Tensor:
         """Add `scale` times the gradient to the `.grad` of weights and hyperparameters, in place.
 
-        The same as `(scale * energy(epoch)).backward()`, without the passes over memory that a
-        summand of the loss costs. Call it after `loss.backward()`, which in data-parallel training
-        averages the gradients that are there. Hooks on parameters see the gradient of the energy,
-        apart from that of the loss.
+        The result is that of `(scale * energy(epoch)).backward()`, without the passes over memory
+        that a summand of the loss costs. Call it after `loss.backward()`, which in data-parallel
+        training averages the gradients that are there. Hooks on parameters see the gradient of the
+        energy separately from that of the loss.
 
         Args:
-            scale: What the energy is multiplied by in the loss, such as `1 / num_data`.
-            epoch: As in `forward`.
-            scaler: The `torch.amp.GradScaler` whose `scaler.scale(loss).backward()` came before;
-                the gradient of the energy is then multiplied by its scale too. Call this method
+            scale: The factor of the energy in the loss, such as `1 / num_data`.
+            epoch: The epoch, as in `forward`.
+            scaler: The `torch.amp.GradScaler` of the call `scaler.scale(loss).backward()` before;
+                the gradient of the energy is then multiplied by the same scale. Call this method
                 before `scaler.unscale_(optimizer)` and `scaler.step(optimizer)`. `None` says that
-                gradients are not scaled. If it is left out they are not either, and the first call
-                warns if there is a scaler in use.
+                gradients are not scaled. If it is left out, they are not scaled either, and the
+                first call warns if a scaler is in use.
 
         Returns:
             The energy, 0-d, without gradient.
 
         Raises:
-            PriorError, SpectrumError: As `forward`.
-            RuntimeError: Inference mode, in which nothing has a gradient; or a scaler that has
-                divided the gradients by its scale already.
-            TypeError: A scaler that is none.
+            PriorError, SpectrumError: The same errors as in `forward`.
+            RuntimeError: The call is in inference mode, in which nothing has a gradient, or the
+                scaler has already divided the gradients by its scale.
+            TypeError: `scaler` is no scaler.
         """
         if torch.is_inference_mode_enabled():
             raise RuntimeError("energy.backward() within torch.inference_mode() has no gradients")
-        factor = factor_of(scaler)
-        if scaler == "unknown" and not self._looked_for_scalers:
-            warn_of_scalers(stacklevel=5)
-            self._looked_for_scalers = True
+        if scaler == "unknown":
+            if not self._looked_for_scalers:
+                warn_of_scalers(stacklevel=5)
+                self._looked_for_scalers = True
+        elif scaler is not None:
+            scale *= factor_of(scaler)
+        energy, derivatives = self.derivatives(epoch)
+        with torch.no_grad():
+            add_to_gradients(derivatives, scale)
+        return energy
+
+    @entry_point
+    @torch.compiler.disable
+    def derivatives(self, epoch: int | None = None) -> tuple[Tensor, list[Derivative]]:
+        """The energy, 0-d, and the derivatives that `backward` adds, which nobody may change."""
         with torch.enable_grad():
             summands = self._summands(epoch)
         with torch.no_grad():
-            add_to_gradients(derivatives_of(summands), scale * factor)
-            return self._total(summands)
+            return self._total(summands), list(derivatives_of(summands))
 
     @entry_point
     def at(self, parameters: Mapping[str, Tensor], epoch: int | None = None) -> Tensor:
-        """The energy at given tensors in place of parameters, exactly: the functional form.
+        """The exact energy with given tensors in place of parameters: the functional form.
 
-        It belongs to `torch.func.functional_call(net, parameters, (x,))`, where `energy()` would
-        be that of the network's own parameters. Caches are neither used nor changed.
+        Use it together with `torch.func.functional_call(net, parameters, (x,))`, where `energy()`
+        would be the energy of the network's own parameters. Caches are neither used nor changed.
 
         Args:
-            parameters: Tensors by the names of `net.named_parameters()`, and hyperparameters by
-                the names of `latents()`. What is left out has its present value. Parameters
-                without a prior, and buffers, may be there and are ignored.
-            epoch: As in `forward`.
+            parameters: Tensors by the names of `net.named_parameters()`, and coordinates of
+                hyperparameters by the names of `latents()`. Those that are left out have their
+                present values. Parameters without a prior and buffers are ignored.
+            epoch: The epoch, as in `forward`.
 
         Returns:
-            0-d, differentiable once with respect to the tensors. Given parameters count whether
-            the network's own are frozen or not.
+            0-d, differentiable once with respect to the tensors. A given parameter acts even if
+            the network's own is frozen.
 
         Raises:
-            ValueError: A name that the network does not have, or another shape.
-            PriorError, SpectrumError: As `forward`.
-            RuntimeError: Within a transform of `torch.func`.
+            ValueError: The network has no parameter of a given name, or it has another shape.
+            PriorError, SpectrumError: The same errors as in `forward`.
+            RuntimeError: The call is within a transform of `torch.func`.
 
         Example:
             >>> loss = F.cross_entropy(functional_call(net, parameters, (x,)), y)
             >>> (loss + energy.at(parameters) / num_data).backward()
         """
-        latents = self.latents()
-        own = {n: tensor for n, tensor in parameters.items() if n in latents}
+        coordinates = self.latents()
+        own = {n: tensor for n, tensor in parameters.items() if n in coordinates}
         given = by_parameter(self.net, {n: t for n, t in parameters.items() if n not in own})
         for name, u in own.items():
             if u.shape != ():
                 raise ValueError(f"{name} is a hyperparameter, of shape (), not {tuple(u.shape)}")
-        summands = self._summands_at(self._tensors() | given, latents | own, epoch, given)
+        summands = self._summands_at(self.weights() | given, coordinates | own, epoch, given)
         return enter(self._sum([s.value for s in summands]), derivatives_of(summands))
 
     @entry_point
     def terms(self, epoch: int | None = None) -> dict[str, Tensor]:
-        """The energy's summands: one for each parameter and one for each hyperparameter.
+        """The summands of the energy: one for each parameter and one for each hyperparameter.
 
-        With gradients a call counts as a step, as one of `forward` does. To see the summands
-        beside the loss, call it within `torch.no_grad()`: then they are exact, and the cached
-        gradients stay as they are.
+        With gradients enabled, a call counts as a step, as a call of `forward` does. To look at the
+        summands during training, call it within `torch.no_grad()`: then they are exact, and the
+        cached gradients stay as they are.
 
         Args:
-            epoch: As in `forward`.
+            epoch: The epoch, as in `forward`.
         """
         if not torch.is_grad_enabled():
-            return self.terms_at(self._tensors(), self.latents(), epoch)
+            return self.terms_at(self.weights(), self.latents(), epoch)
         return by_name(self._summands(epoch))
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
@@ -323,17 +337,17 @@ class SpectralEnergy(nn.Module):
         latents: Mapping[str, Tensor],
         epoch: int | None = None,
     ) -> dict[str, Tensor]:
-        """The energy's summands at given weights and hyperparameters, exactly.
+        """The exact summands of the energy at given weights and hyperparameters.
 
         Args:
-            tensors: A tensor for each scored parameter by name.
+            tensors: A tensor for each parameter with a prior, by name.
             latents: The unconstrained coordinate of each hyperparameter by name.
-            epoch: As in `forward`.
+            epoch: The epoch, as in `forward`.
         """
         return by_name(self._summands_at(tensors, latents, epoch))
 
     def get_extra_state(self) -> Tensor:
-        """The cached gradients and when they are due, as bytes: `(bytes,)`, uint8."""
+        """The cached gradients and the calls at which they are due, packed as `(bytes,)` uint8."""
         return pack(
             {
                 **self._scheduler.state(),
@@ -342,16 +356,16 @@ class SpectralEnergy(nn.Module):
         )
 
     def set_extra_state(self, state: Any) -> None:
-        """The inverse of `get_extra_state`; takes the dictionary of earlier versions too.
+        """Restore what `get_extra_state` returned, also as a dictionary of an earlier version.
 
         Raises:
             CheckpointError: The bytes cannot be read.
         """
         state = unpack(state) if isinstance(state, Tensor) else state
         self._scheduler.load_state(state)
-        latents, root = self.latents(), self._net[1]
+        coordinates, root = self.latents(), self._net[1]
         for matrix, own in zip(self._matrices, state["matrices"], strict=True):
-            matrix.load_state(own, matrix.parameter_in(root).device, latents)
+            matrix.load_state(own, matrix.parameter_in(root).device, coordinates)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SpectralEnergy:
         super()._apply(fn, recurse)
@@ -360,7 +374,8 @@ class SpectralEnergy(nn.Module):
                 matrix.cache.map(fn)
         return self
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def weights(self) -> dict[str, Tensor]:
+        """The parameters that have priors, by name, without weights that the network computes."""
         scored = (m for m in self._matrices if not m.is_computed)
         return {m.parameter: m.parameter_in(self._net[1]) for m in scored}
 
@@ -371,47 +386,44 @@ class SpectralEnergy(nn.Module):
         return torch.stack([v.to(values[0]) for v in values]).sum()
 
     def _total(self, summands: Sequence[Summand]) -> Tensor:
-        """The sum of values, added up once while they are the same."""
+        """The sum of the summands' values, which is kept while the values stay the same."""
         values = [s.value for s in summands]
         known = self._known_total
         if known is None or len(known[0]) != len(values) or any(map(is_not, known[0], values)):
             self._known_total = known = values, self._sum(values)
         return known[1].clone()
 
-    def _acting(self, epoch: int | None) -> list[MatrixEnergy]:
-        """The matrices that add to the energy, with their parameters and strengths now."""
-        root = self._net[1]
-        self._watch.check(root)
-        return [matrix for matrix in self._matrices if matrix.update(root, epoch)]
-
     def _summands(self, epoch: int | None) -> list[Summand]:
-        """The summands after a call's refreshes."""
-        latents, matrices = self.latents(), self._acting(epoch)
-        if matrices:
-            self._refresh(matrices, latents)
-        summands = [matrix.summand(latents) for matrix in matrices]
-        if self.priors.threshold is not None:
-            summands = _gated(summands, self.priors.threshold)
-        return summands + hyperprior_summands(self._hyperpriors, latents) if latents else summands
+        """The summands at a call, after the refreshes that are due."""
+        root, hyperpriors, threshold = self._net[1], self._hyperpriors, self._priors.threshold
+        coordinates = self.latents() if hyperpriors else {}
+        self._watch.check(root)
+        acting = [matrix for matrix in self._matrices if matrix.update(root, epoch)]
+        if acting:
+            self._refresh(acting, coordinates)
+        summands = [matrix.summand(coordinates) for matrix in acting]
+        if threshold is not None:
+            summands = _gated(summands, threshold)
+        return summands + hyperprior_summands(hyperpriors, coordinates) if hyperpriors else summands
 
     def _summands_at(
         self,
         tensors: Mapping[str, Tensor],
-        latents: Mapping[str, Tensor],
+        coordinates: Mapping[str, Tensor],
         epoch: int | None,
         given: Collection[str] = (),
     ) -> list[Summand]:
-        """The summands at given tensors, exactly; those of `given` names act, frozen or not."""
+        """The exact summands at given tensors; parameters named in `given` act even if frozen."""
         summands, root = [], self._net[1]
         for matrix in self._matrices:
             acts = matrix.update(root, epoch)
             if acts or (matrix.is_among(given) and any(matrix.strengths)):
-                summands.append(matrix.summand_at(matrix.tensor_among(tensors, root), latents))
+                summands.append(matrix.summand_at(matrix.tensor_among(tensors, root), coordinates))
         if self.priors.threshold is not None:
             summands = _gated(summands, self.priors.threshold)
-        return summands + hyperprior_summands(self._hyperpriors, latents)
+        return summands + hyperprior_summands(self._hyperpriors, coordinates)
 
-    def _refresh(self, matrices: list[MatrixEnergy], latents: Mapping[str, Tensor]) -> None:
+    def _refresh(self, matrices: list[MatrixEnergy], coordinates: Mapping[str, Tensor]) -> None:
         """Refresh those matrices that are due at this call."""
         sharing = self._sharing if world_size() > 1 else None
         if sharing is not None:
@@ -421,28 +433,26 @@ class SpectralEnergy(nn.Module):
         turning = [
             m for m in matrices if not m.is_stale and m.cache is not None and m.cache.advance(calls)
         ]
-        if turning and isinstance(self.refresh, Drift):
+        if turning and turning[0].drift is not None:
             follow_all(turning, sharing)
 
         def drifted(tested: list[MatrixEnergy]) -> Tensor:
-            return which_drifted(tested, latents, sharing)
+            return which_drifted(tested, coordinates, sharing)
 
         due = self._scheduler.due(matrices, drifted)
         if sharing is not None:
-            evaluations = sharing.evaluations(due, latents)
-            self.decompositions += sum(not m.is_cheap and sharing.owns(m) for m in due)
+            evaluations = sharing.evaluations(due, coordinates)
         else:
-            evaluations = [matrix.evaluate(latents) for matrix in due]
-            self.decompositions += sum(not m.is_cheap for m in due)
+            evaluations = [matrix.evaluate(coordinates) for matrix in due]
         for matrix, evaluation in zip(due, evaluations, strict=True):
-            matrix.accept(evaluation, latents)
+            matrix.accept(evaluation, coordinates)
 
 
 def _gated(summands: list[Summand], threshold: float) -> list[Summand]:
-    """The summands of matrices, or none where their penalties together are below a threshold."""
+    """The summands of matrices, or none if the sum of their penalties is below the threshold."""
     return summands if sum(s.penalty for s in summands) >= threshold else []
 
 
 def _key(name: str) -> str:
-    """A name as a module may have it: without dots, and unlike any attribute."""
+    """A name that a module accepts for a parameter: without dots, and unlike any attribute."""
     return "u:" + name.replace(".", "/")

@@ -1,4 +1,4 @@
-"""One matrix under its prior through training: when it is evaluated, and what is cached of it."""
+"""The energy of one matrix during training: when it is computed, and what is cached."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bayes_htr.engine.cache import (
     CachedGradient,
     LeadingTriplets,
 )
-from bayes_htr.engine.refresh import Drift, Exact, FlagKey, Refresh
+from bayes_htr.engine.refresh import Drift, FlagKey, Refresh
 from bayes_htr.errors import PriorError
 from bayes_htr.priors import Hyperparameter, MatrixPrior
 from bayes_htr.priors.evaluation import Evaluation, evaluate
@@ -32,12 +32,12 @@ from bayes_htr.spectra.modules import require_whole
 from bayes_htr.spectra.names import plain_name
 
 _FOLLOWED_TOL = 1e-3
-"""The tolerance of a top pair that will be followed: `u'Wv` is within about its square of
-`sigma_1`."""
+"""The tolerance of leading singular vectors that will follow their matrix: the error of `u'Wv` as
+an estimate of `sigma_1` is about its square."""
 
 _SAME_TOL = 1e-3
-"""A largest singular value that is larger by more than this belongs to a direction that the
-followed triplets have missed."""
+"""If the largest singular value exceeds that of the triplets by more than this relative amount, it
+belongs to a direction that the triplets have missed."""
 
 _NO_EPOCH = object()
 
@@ -47,23 +47,25 @@ class MatrixEnergy:
 
     Args:
         prior: The matrix's prior.
-        parameter: The parameter that the matrix is in.
-        policy: When the matrix is refreshed.
+        parameter: The parameter that contains the matrix.
+        policy: The policy that says when the matrix is refreshed.
         sparse: Whether gradients of the parameter are sparse.
 
     Attributes:
         name: The matrix's name.
         parameter: The parameter's name.
-        tensor: The parameter itself, and
-        strengths: the strengths of the prior's terms, both as of the last `update`.
-        is_stale: Whether a refresh is due whatever the matrix has become.
-        is_due: Whether a refresh is due, so far as the call has found out.
+        tensor: The parameter itself at the last `update`.
+        strengths: The strengths of the prior's terms at the last `update`.
+        is_stale: Whether a refresh is due however the matrix has changed.
+        is_due: Whether a refresh is due, as far as the call has determined so far.
         cache: The cached gradient; `None` before the first refresh.
-        started: Whether the matrix has been scored in training.
-        block: Where the iteration for its largest singular value starts.
-        refreshes: How often it has been refreshed.
-        is_cheap: Whether only entries are scored: then nothing is worth caching.
-        caches: Whether its gradient is cached at all.
+        started: Whether the energy has been computed before.
+        block: The block of vectors from which the search for the largest singular value starts.
+        refreshes: The number of refreshes.
+        decompositions: The number of refreshes for which this process has evaluated the spectrum.
+        is_cheap: Whether the prior is only on entries, so that nothing is worth caching.
+        caches: Whether the gradient is cached from one call to the next.
+        drift: The policy, if it tests how far the matrix has moved and the gradient is cached.
     """
 
     tensor: Tensor
@@ -80,10 +82,11 @@ class MatrixEnergy:
         self.is_stale = self.is_due = True
         self.started = False
         self.block: Tensor | None = None
-        self.refreshes = 0
+        self.refreshes = self.decompositions = 0
         self.is_cheap = not prior.spectral
         needs_entries = any(term.optimised for term in prior.entries)
-        self.caches = not (isinstance(policy, Exact) or self.is_cheap or needs_entries)
+        self.caches = policy.caches and not (self.is_cheap or needs_entries)
+        self.drift = policy if isinstance(policy, Drift) and self.caches else None
         self._computed = parameter.computed
         self._kind = type(parameter.tensor)
         self._view = SparseView(prior.view) if sparse else prior.view
@@ -94,16 +97,16 @@ class MatrixEnergy:
         self._summand: tuple[Tensor, Gradient, Summand] | None = None
 
     def update(self, root: nn.Module, epoch: int | None) -> bool:
-        """Take the present parameter of a network, and the strengths of an epoch.
+        """Look up the present parameter in a network, and the strengths at an epoch.
 
         Returns:
             Whether the matrix adds to the energy. A frozen parameter without hyperparameters adds
             a constant, which is left out.
 
         Raises:
-            PriorError: The parameter is there no more, or the prior has a schedule and the epoch
-                is `None`.
-            SpectrumError: The parameter is spread over processes by now.
+            PriorError: The network no longer has the parameter, or the prior has a schedule and
+                the epoch is `None`.
+            SpectrumError: The parameter is now spread over processes.
         """
         if self._epoch is _NO_EPOCH or epoch != self._epoch:
             self.strengths = self.prior.strengths(epoch)
@@ -126,12 +129,12 @@ class MatrixEnergy:
         return acts and (tensor.requires_grad or bool(self.prior.optimised))
 
     def parameter_in(self, root: nn.Module) -> Tensor:
-        """The parameter in the unwrapped network; `get_parameter` without its costs.
+        """The parameter in the unwrapped network, looked up faster than by `get_parameter`.
 
         A weight that the network computes is in the graph of its parameters.
 
         Raises:
-            PriorError: It is there no more.
+            PriorError: The network no longer has the parameter.
         """
         try:
             if self._computed is not None:
@@ -153,7 +156,7 @@ class MatrixEnergy:
         return self._computed is not None
 
     def is_among(self, names: Collection[str]) -> bool:
-        """Whether the parameter, or one that the weight is computed from, is among these names."""
+        """Whether the parameter, or one from which the weight is computed, has one of the names."""
         if self._computed is None:
             return self.parameter in names
         return any(plain_name(path) in names for path in self._computed.part_paths)
@@ -162,8 +165,8 @@ class MatrixEnergy:
         """The parameter, or the weight that the network computes, at given values.
 
         Args:
-            tensors: Tensors by the names of parameters; what a weight is computed from and is not
-                among them has its present value.
+            tensors: Tensors by the names of parameters. If a weight is computed from parameters
+                that are not among them, these have their present values.
             root: The unwrapped network.
         """
         if self._computed is None:
@@ -172,16 +175,16 @@ class MatrixEnergy:
 
     @property
     def matrix(self) -> Tensor:
-        """The matrix now, without gradient."""
-        return self.prior.view(self.tensor.detach())
+        """The matrix now, in float32 or better, without gradient."""
+        return working(self.prior.view(self.tensor.detach()))
 
     @property
     def key(self) -> FlagKey:
-        """What a flag about it is known by."""
+        """The key of a flag about this matrix."""
         return self.name, self.refreshes
 
     def follow(self) -> Followed:
-        """The leading singular triplets one step on, at the present matrix."""
+        """The leading singular triplets of the present matrix, by one step from those before."""
         assert self.cache is not None
         assert self.cache.leading is not None
         return self.cache.leading.step(self.matrix)
@@ -189,24 +192,24 @@ class MatrixEnergy:
     def drifted(self, hyperparameters: Mapping[str, Tensor]) -> Tensor:
         """Whether the matrix or its hyperparameters have drifted too far: 0-d, bool."""
         assert self.cache is not None
-        assert isinstance(self.policy, Drift)
-        return self.cache.drifted(self.matrix, hyperparameters, self.policy.tol)
+        assert self.drift is not None
+        return self.cache.drifted(self.matrix, hyperparameters, self.drift.tol)
 
     def turn(self, step: Cluster, numbers: Sequence[float]) -> None:
-        """Take leading triplets that have followed the matrix (`LeadingTriplets.accept`)."""
+        """Accept leading triplets that have followed the matrix (`LeadingTriplets.accept`)."""
         assert self.cache is not None
-        assert isinstance(self.policy, Drift)
-        self.cache.turn(step, numbers, self.policy)
+        assert self.drift is not None
+        self.cache.turn(step, numbers, self.drift)
         self.is_due |= self.cache.overdue
 
     @property
     def can_drift(self) -> bool:
-        """Whether anything but the largest singular value can ask for a refresh."""
+        """Whether a drift of the matrix or of hyperparameters can ask for a refresh."""
         return self.cache is not None and self.cache.can_drift
 
     @property
     def flops(self) -> float:
-        """How many floating-point operations an evaluation takes."""
+        """The number of floating-point operations of one evaluation."""
         return plan(self.prior.stated.needs, self.prior.shape).flops
 
     def evaluate(self, hyperparameters: Mapping[str, Tensor]) -> Evaluation:
@@ -216,21 +219,18 @@ class MatrixEnergy:
             hyperparameters: The unconstrained coordinates, by name.
 
         Raises:
-            SpectrumError: A matrix that is not finite, or that a law cannot score.
+            SpectrumError: The matrix is not finite, or a law cannot score it.
         """
-        tol = _FOLLOWED_TOL if self.caches and isinstance(self.policy, Drift) else None
+        tol = None if self.drift is None else _FOLLOWED_TOL
         view = MatrixView(
-            working(self.matrix),
-            self.name,
-            self._needs,
-            self.block,
-            started=self.started,
-            tol=tol,
+            self.matrix, self.name, self._needs, self.block, started=self.started, tol=tol
         )
-        return evaluate(self.prior, view, self.strengths, hyperparameters)
+        evaluation = evaluate(self.prior, view, self.strengths, hyperparameters)
+        self.decompositions += not self.is_cheap
+        return evaluation
 
     def summand_at(self, tensor: Tensor, hyperparameters: Mapping[str, Tensor]) -> Summand:
-        """What the matrix in another value of the parameter adds; the cache stays."""
+        """The summand of the energy at another value of the parameter; the cache is not used."""
         W = working(self.prior.view(tensor.detach()))
         view = MatrixView(W, self.name, self._needs, self.block, started=self.started)
         evaluation = evaluate(self.prior, view, self.strengths, hyperparameters)
@@ -240,20 +240,19 @@ class MatrixEnergy:
         """Cache an evaluation of the present matrix."""
         before = self.cache if self.cache is not None and self.cache.fits(self.tensor) else None
         top, reference, leading = evaluation.top, None, None
-        follows = self.caches and isinstance(self.policy, Drift)
+        W = None if self.drift is None else self.matrix  # nothing else compares matrices
         if top is not None:
             sigma, squared_norm = float(top.sigma), 0.0
-            if follows:  # nothing else compares norms
-                W = working(self.matrix).reshape(-1)
-                squared_norm = float(torch.dot(W, W))
+            if W is not None:
+                squared_norm = float(torch.dot(W.reshape(-1), W.reshape(-1)))
             leading = LeadingTriplets(Cluster.of(top), sigma, squared_norm, sigma)
             if before is not None and before.leading is not None:
                 leading.interval = before.leading.interval
                 if self._has_followed and sigma <= before.leading.sigma * (1 + _SAME_TOL):
                     leading.cluster = before.leading.cluster
                     leading.weights = before.leading.weights
-        if follows and evaluation.rest is not None:
-            reference = working(self.matrix).clone()
+        if W is not None and evaluation.rest is not None:
+            reference = W.clone()
         self.cache = CachedGradient(
             evaluation._replace(
                 parts=evaluation.parts if self.prior.optimised else {}, top=None, block=None
@@ -270,21 +269,21 @@ class MatrixEnergy:
         self.refreshes += 1
 
     def summand(self, hyperparameters: Mapping[str, Tensor]) -> Summand:
-        """What the matrix adds to the energy.
+        """The summand of the matrix in the energy.
 
-        Value and slopes in the hyperparameters belong to their present values, given the spectrum
-        at the last refresh.
+        The value and the derivatives with respect to hyperparameters are those at the present
+        values of the hyperparameters, given the spectrum at the last refresh.
         """
         cache = self.cache
         assert cache is not None
-        width = WIDTH_SHARE * self.policy.tol if isinstance(self.policy, Drift) else 0.0
-        gradient = cache.gradient(width)
-        if not self.prior.optimised:
-            known = self._summand
-            if known is None or known[0] is not self.tensor or known[1] is not gradient:
-                summand = self.summand_of(cache.evaluation, self.tensor, gradient, {})
-                self._summand = known = self.tensor, gradient, summand
+        known = self._summand
+        if known is not None and known[0] is self.tensor and known[1] is cache.known_gradient:
             return known[2]
+        gradient = cache.gradient(0.0 if self.drift is None else WIDTH_SHARE * self.drift.tol)
+        if not self.prior.optimised:
+            summand = self.summand_of(cache.evaluation, self.tensor, gradient, {})
+            self._summand = self.tensor, gradient, summand
+            return summand
         evaluation = cache.evaluation
         if cache.age > 0:
             like, parts = evaluation.value, evaluation.parts
@@ -310,7 +309,7 @@ class MatrixEnergy:
         return Summand(self.parameter, evaluation.value, evaluation.penalty, derivatives)
 
     def state(self) -> dict[str, Any]:
-        """What is cached, as plain data and tensors."""
+        """The cache and the counts, as plain data and tensors."""
         return {
             "policy": repr(self.policy),
             "held": None if self.cache is None or not self.caches else self.cache.state(),
@@ -322,12 +321,12 @@ class MatrixEnergy:
     def load_state(
         self, state: Mapping[str, Any], device: torch.device, hyperparameters: Mapping[str, Tensor]
     ) -> None:
-        """The inverse of `state`; what another policy has cached is left out.
+        """Restore what `state` returned, but not the cache of another refresh policy.
 
         Args:
             state: What `state` returned.
             device: The device of the parameter.
-            hyperparameters: The unconstrained coordinates by name, on whatever devices they are.
+            hyperparameters: The unconstrained coordinates by name, on their present devices.
         """
         cached = state["held"] if state["policy"] == repr(self.policy) else None
         self.cache = None
@@ -339,16 +338,16 @@ class MatrixEnergy:
         self.refreshes = state["refreshes"]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what the last call has left, in which a copy has no part."""
+        """The state for copies, without the tensors that the last call has left."""
         state = self.__dict__ | {"_summand": None}
         state.pop("tensor", None)
         return state
 
     @property
     def _has_followed(self) -> bool:
-        """Whether there are leading triplets that have followed to the present matrix.
+        """Whether leading triplets have followed the matrix to its present value.
 
-        Where a refresh is due whatever the matrix has become, nothing follows at this call.
+        If a refresh is due however the matrix has changed, nothing follows at this call.
         """
         cache = self.cache
         return (
@@ -361,22 +360,22 @@ class MatrixEnergy:
 
 
 def hyperprior_summands(
-    hyperpriors: Mapping[str, Hyperparameter], latents: Mapping[str, Tensor]
+    hyperpriors: Mapping[str, Hyperparameter], coordinates: Mapping[str, Tensor]
 ) -> list[Summand]:
-    """What hyperparameters add to an energy under their hyperpriors; never cached.
+    """The summands of hyperparameters under their hyperpriors, which are never cached.
 
     Args:
         hyperpriors: The hyperparameters by name.
-        latents: Their unconstrained coordinates by name.
+        coordinates: The unconstrained coordinates of the hyperparameters by name.
     """
     summands = []
     for name, hyperparameter in hyperpriors.items():
         wanted = torch.is_grad_enabled()
-        u = latents[name].detach().requires_grad_(wanted)
+        u = coordinates[name].detach().requires_grad_(wanted)
         energy = hyperparameter.energy(u)
         derivatives = []
         if wanted:
             (slope,) = torch.autograd.grad(energy, u)
-            derivatives = [Derivative(latents[name], itself, Gradient(slope))]
+            derivatives = [Derivative(coordinates[name], itself, Gradient(slope))]
         summands.append(Summand(name, energy.detach(), 0.0, derivatives))
     return summands

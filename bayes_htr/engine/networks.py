@@ -1,16 +1,28 @@
-"""What an energy asks of its network: parameters that can be replaced, by which names."""
+"""What an energy asks of its network, when priors are bound to it and at every call afterwards.
+
+A parameter with a prior that is replaced by another one is scored anew at the next call, and one
+that is gone is an error (`MatrixEnergy.update`). A frozen parameter is a constant, which is left
+out until it is trainable again. `NetworkWatch` notices a parameter that is added to the network: if
+it has a prior, the energy would lack it without a word. A new parameter of a module that was there
+before is noticed at the next call, and that of a module that has replaced another within 16 calls.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bayes_htr.errors import PriorError
+from bayes_htr.priors import ParameterPrior, Priors
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.modules import unwrap
 from bayes_htr.spectra.names import without_wrappers
+
+_EVERY = 16
+"""All modules are examined again after this many calls."""
 
 
 def refuse_torchscript(net: nn.Module) -> None:
@@ -37,16 +49,16 @@ def sparse_parameters(net: nn.Module) -> set[int]:
 
 
 def by_parameter(net: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors given in place of parameters, by the names by which priors know these.
+    """Tensors given in place of parameters, by the names that priors use for these.
 
     Args:
         net: The network.
-        tensors: Tensors by any names of parameters, also those with the prefixes of wrappers.
-            Buffers are left out.
+        tensors: Tensors by any names of parameters, with or without the prefixes of wrappers.
+            Buffers are ignored.
 
     Raises:
-        ValueError: A name that the network does not have, another shape, or two tensors for one
-            tied parameter.
+        ValueError: The network has no parameter of a given name, or it has another shape, or one
+            tied parameter is given two tensors.
     """
     parameters = parameters_of(net)
     known = {without_wrappers(alias): p for p in parameters for alias in p.aliases}
@@ -71,3 +83,66 @@ def by_parameter(net: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Ten
                 "given for it; give one"
             )
     return given
+
+
+class NetworkWatch:
+    """Notices parameters that a network gets.
+
+    Args:
+        priors: The priors.
+        resolved: What `Priors.resolve` returned for the network.
+        root: The unwrapped network.
+    """
+
+    _members: Sequence[dict[str, Any]]
+
+    def __init__(self, priors: Priors, resolved: Iterable[ParameterPrior], root: nn.Module) -> None:
+        self._priors = priors
+        self._calls = 0
+        self._names = {p.name for p in resolved}
+        self._look(root)
+
+    def check(self, root: nn.Module) -> None:
+        """Raise an error if the network has got a parameter with a prior.
+
+        If nothing is new, the check only counts members of modules.
+
+        Raises:
+            PriorError: A new parameter has a prior.
+        """
+        self._calls += 1
+        is_same_size = sum(map(len, self._members)) == self._size
+        if is_same_size and (self._calls % _EVERY or _count_parameters(root) == self._count):
+            return
+        new = [
+            p.name
+            for p in self._priors.resolve(root)
+            if p.name not in self._names and p.prior is not None
+        ]
+        if new:
+            raise PriorError(
+                f"{', '.join(new)} came to the network after its priors were bound, and has a "
+                "prior that the energy lacks; bind the priors again"
+            )
+        self._look(root)
+
+    def _look(self, root: nn.Module) -> None:
+        """Remember the number of members that the network has."""
+        self._count = _count_parameters(root)
+        modules = list(root.modules())
+        self._members = [m._parameters for m in modules] + [m._modules for m in modules]
+        self._size = sum(map(len, self._members))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """The state for copies, without the members, which a copy looks up in its own network."""
+        return self.__dict__ | {"_members": (), "_size": -1}
+
+
+def _count_parameters(root: nn.Module) -> int:
+    """The number of parameters of a network's modules, where shared modules count repeatedly."""
+    count, modules = 0, [root]
+    while modules:
+        module = modules.pop()
+        count += sum(p is not None for p in module._parameters.values())
+        modules += [m for m in module._modules.values() if m is not None]
+    return count

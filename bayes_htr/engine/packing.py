@@ -22,7 +22,7 @@ _TENSOR, _REST = "tensor", "state"
 
 
 def pack(state: Any) -> Tensor:
-    """Dictionaries with names as keys, lists, tuples, numbers, texts, `None` and tensors, as bytes.
+    """Pack nested dictionaries, lists, tuples, numbers, texts, `None` and tensors as bytes.
 
     Returns:
         `(bytes,)`, uint8, on the CPU. Tuples become lists.

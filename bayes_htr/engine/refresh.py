@@ -1,14 +1,14 @@
-"""When the gradient of an energy is computed anew: refresh policies, and who they say is due.
+"""When the gradient of an energy is computed anew: refresh policies, and the scheduler behind them.
 
-A refresh policy is a value given to `bind`, `MAP` and `SVI`. Calls are counted: one call of the
-energy with gradients enabled, or one step of a guide, is one step.
+A refresh policy is a value given to `bind`, `MAP` and `SVI`. It counts calls: a call of the energy
+with gradients enabled, or a step of a guide.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,12 +18,28 @@ from bayes_htr.priors.values import Value, integer, number
 
 @dataclass(frozen=True, repr=False)
 class Refresh(Value, abstract=True):
-    """Base of the refresh policies."""
+    """Base of the refresh policies.
+
+    Attributes:
+        caches: Whether gradients are cached from one call to the next.
+    """
+
+    caches: ClassVar[bool] = True
+
+    def refreshes_all(self, call: int) -> bool:
+        """Whether every matrix is refreshed at this call; calls are counted from 1."""
+        return False
+
+    def tests_drift(self, call: int) -> bool:
+        """Whether this call tests how far the matrices have moved."""
+        return False
 
 
 @dataclass(frozen=True, repr=False)
 class Exact(Refresh):
     """Value and gradient belong to the present weights at every call."""
+
+    caches: ClassVar[bool] = False
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,6 +55,10 @@ class Every(Refresh):
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", integer(self.n, "Every n", at_least=1))
 
+    def refreshes_all(self, call: int) -> bool:
+        """True at the first call and at every `n`-th one after it."""
+        return (call - 1) % self.n == 0
+
 
 @dataclass(frozen=True, repr=False)
 class Drift(Refresh):
@@ -49,11 +69,13 @@ class Drift(Refresh):
     is at most `tol`.
 
     The part of a gradient that acts through the largest eigenvalue turns faster. Its singular
-    vectors follow the matrix by block power steps, as often as they turn, and at least at every
-    `4 check_every`-th call. If the energy is a function of the largest eigenvalue alone, nothing
-    else is tested. `docs/engine.md` says what this bounds and what it does not.
+    vectors follow the matrix by block power steps. The faster they turn, the more often they
+    follow, and at least at every `4 check_every`-th call. If the energy depends on the largest
+    eigenvalue alone, nothing else is tested. `docs/engine.md` says what this bounds and what it
+    does not.
 
-    On an accelerator the host reads the result of a check at the next one, so as not to wait.
+    On an accelerator the host reads the result of a check only at the next check, so that it does
+    not have to wait.
 
     Args:
         tol: The relative drift allowed, positive.
@@ -69,6 +91,10 @@ class Drift(Refresh):
             self, "check_every", integer(self.check_every, "Drift check_every", at_least=1)
         )
 
+    def tests_drift(self, call: int) -> bool:
+        """True at every `check_every`-th call."""
+        return call % self.check_every == 0
+
 
 def has_drifted(W: Tensor, reference: Tensor, squared_norm: Tensor, tol: float) -> Tensor:
     """Whether `|W - W_ref|_F > tol |W_ref|_F`: 0-d, bool; true for a matrix that is not finite.
@@ -77,8 +103,8 @@ def has_drifted(W: Tensor, reference: Tensor, squared_norm: Tensor, tol: float) 
         W: The matrix, in the precision of `reference`.
         reference: The matrix at its last refresh.
         squared_norm: `|W_ref|_F^2`, 0-d.
-        tol: The tolerance. Below 1e-2 it asks for more digits than a difference of squares has in
-            float32, and a temporary matrix is made.
+        tol: The tolerance. Below 1e-2, a difference of squares in float32 is not accurate enough,
+            and a temporary matrix is computed instead.
     """
     if tol < 1e-2:
         squared_drift = (W - reference).square().sum() / squared_norm
@@ -89,7 +115,7 @@ def has_drifted(W: Tensor, reference: Tensor, squared_norm: Tensor, tol: float) 
 
 
 FlagKey = tuple[str, int]
-"""What a flag is about: the name of a matrix, and how often it had been refreshed by then."""
+"""The matrix that a flag belongs to, as its name and the number of its refreshes at that time."""
 
 
 class Refreshable(Protocol):
@@ -99,26 +125,26 @@ class Refreshable(Protocol):
 
     @property
     def key(self) -> FlagKey:
-        """What a flag about it is known by."""
+        """The key of a flag about this matrix."""
 
     @property
     def can_drift(self) -> bool:
-        """Whether its drift can ask for a refresh."""
+        """Whether a drift of the matrix can ask for a refresh."""
 
 
 R = TypeVar("R", bound=Refreshable)
 
 
 class RefreshScheduler:
-    """Which cached gradients are due at a call: the refresh policies, for engine and guides.
+    """Tells which cached gradients are due at a call, for the engine and for guides.
 
     Args:
         policy: The policy.
 
     Attributes:
-        calls: How many calls there have been, the present one included.
+        calls: The number of calls, including the present one.
         is_check: Whether drift is tested at this call.
-        flags: Those of matrices that ask for a refresh.
+        flags: The flags of matrices that ask for a refresh.
     """
 
     def __init__(self, policy: Refresh) -> None:
@@ -130,17 +156,17 @@ class RefreshScheduler:
     def begin(self) -> None:
         """Count a call."""
         self.calls += 1
-        policy = self.policy
-        self.is_check = isinstance(policy, Drift) and self.calls % policy.check_every == 0
+        self.is_check = self.policy.tests_drift(self.calls)
 
     def due(self, matrices: Sequence[R], drifted: Callable[[list[R]], Tensor]) -> list[R]:
         """The matrices that are due at this call.
 
         Args:
             matrices: All matrices; some may be due already.
-            drifted: Gives for a list of matrices which have drifted too far: `(count,)`, bool.
+            drifted: A function that returns for a list of matrices whether each has drifted too
+                far: `(count,)`, bool.
         """
-        if isinstance(self.policy, Every) and (self.calls - 1) % self.policy.n == 0:
+        if self.policy.refreshes_all(self.calls):
             return list(matrices)
         asking: set[FlagKey] = set()
         if self.is_check and (tested := [m for m in matrices if not m.is_due and m.can_drift]):
@@ -148,7 +174,7 @@ class RefreshScheduler:
         return [m for m in matrices if m.is_due or (asking and m.key in asking)]
 
     def state(self) -> dict[str, Any]:
-        """Calls and flags as plain data."""
+        """The number of calls and the flags, as plain data."""
         return {"calls": self.calls, "flags": list(self.flags.waiting())}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -160,12 +186,12 @@ class RefreshScheduler:
 class DelayedFlags:
     """Flags that a device computes and the host reads without waiting for it.
 
-    To read a number from an accelerator the host waits until everything before it has been
-    computed, and the device then waits for the host. So flags travel while training goes on, and
-    are read when the next ones are sent. On the CPU they are read at once.
+    To read a number from an accelerator, the host has to wait until everything before it has been
+    computed, and then the device waits for the host. Flags are therefore copied while training
+    continues, and are read when the next ones are sent. On the CPU they are read at once.
 
     Args:
-        late: Whether they are read at the next check; by default unless they are on the CPU.
+        late: Whether flags are read at the next check; by default, unless they are on the CPU.
     """
 
     def __init__(self, late: bool | None = None) -> None:
@@ -179,8 +205,8 @@ class DelayedFlags:
         """Send the flags of this check, and read those that have arrived.
 
         Args:
-            flags: 1-d, true or not 0 where raised.
-            keys: What each is about.
+            flags: 1-d; a flag is raised if it is true or not 0.
+            keys: The key of each flag.
 
         Returns:
             The keys of the raised flags: of this check, or of the one before if they are late.
@@ -193,7 +219,7 @@ class DelayedFlags:
         return arrived
 
     def waiting(self) -> list[FlagKey]:
-        """The keys of the raised flags that were sent and not read yet; waits for them."""
+        """Wait for the flags that were sent and not read yet, and return the keys of the raised."""
         if self._copy is not None:
             if self._arrived is not None:
                 self._arrived.synchronize()
@@ -219,6 +245,6 @@ class DelayedFlags:
         self._arrived.record(torch.cuda.current_stream(flags.device))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the event, which cannot be copied: a copy has what has arrived."""
+        """The state for copies, with the flags that have arrived and without the CUDA event."""
         self.waiting()
         return self.__dict__.copy()

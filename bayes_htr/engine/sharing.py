@@ -1,8 +1,8 @@
-"""Spectral work spread over the processes that train together.
+"""The division of spectral work among the processes that train together.
 
-Each matrix is owned by one process, which alone decomposes it and follows its leading vectors, and
-sends the result to the others. All have the same numbers afterwards, bit for bit, so that whatever
-is decided from them is decided alike. What is communicated when is in `docs/distributed.md`.
+Each matrix is owned by one process. Only this process decomposes it and follows its leading
+vectors, and it sends the result to the others. Afterwards all processes have the same numbers, bit
+for bit, so that they make the same decisions. `docs/distributed.md` says what is communicated when.
 """
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from bayes_htr.priors.evaluation import Evaluation
 from bayes_htr.spectra import Cluster, Followed, TopPair
 
 _ERRORS: dict[str, type[Exception]] = {e.__name__: e for e in (PriorError, SpectrumError)}
-"""Errors that say what is wrong with a matrix: all processes raise them as they are."""
+"""Errors that say what is wrong with a matrix, which all processes raise as they are."""
 
 
 def assign(costs: Sequence[float], processes: int) -> list[int]:
-    """The process that owns each task: the largest first, to the one that has least to do.
+    """Assign each task to a process, the largest task first and to the process with least work.
 
-    Ties go to the earlier task and to the lower process.
+    The earlier of equally large tasks comes first, and the first of equally busy processes is
+    chosen.
     """
     loads = [0.0] * processes
     owners = [0] * len(costs)
@@ -39,9 +40,9 @@ def assign(costs: Sequence[float], processes: int) -> list[int]:
 
 
 class Sharing:
-    """Who owns which matrix, and how the others learn the results.
+    """Tells which process owns which matrix, and communicates the results.
 
-    Every method is called by all processes together.
+    All processes have to call every method together.
     """
 
     def __init__(self) -> None:
@@ -53,10 +54,10 @@ class Sharing:
 
         Args:
             matrices: The matrices, in the same order in every process.
-            calls: How often the energy has been called.
+            calls: The number of calls of the energy.
 
         Raises:
-            ValueError: At the first call, they are not the same in all processes.
+            ValueError: At the first call, the matrices are not the same in all processes.
         """
         names = [matrix.name for matrix in matrices]
         if self._names is None:
@@ -68,11 +69,11 @@ class Sharing:
             self._owners = {m.name: owner for m, owner in zip(spread, owners, strict=True)}
 
     def owns(self, matrix: MatrixEnergy) -> bool:
-        """Whether this process computes what concerns a matrix."""
+        """Whether this process evaluates a matrix and follows its singular vectors."""
         return self._owners[matrix.name] == rank()
 
     def followed(self, matrices: Sequence[MatrixEnergy]) -> list[Followed]:
-        """The clusters one step on, each computed by its owner: one sum over processes."""
+        """The clusters after one step, each computed by its owner, and communicated as one sum."""
         steps = [m.follow() if self.owns(m) else _nothing(m) for m in matrices]
         tensors = [[*step.cluster, step.kept, step.squared_norm] for step in steps]
         flat = torch.cat([t.reshape(-1) for step in tensors for t in step])
@@ -85,7 +86,7 @@ class Sharing:
         return common_steps
 
     def any(self, flags: Tensor) -> Tensor:
-        """Where a process has raised a flag."""
+        """Whether some process has raised each flag, as uint8."""
         common = flags.to(meeting_device(flags.device), torch.uint8)
         with connected():
             dist.all_reduce(common, op=dist.ReduceOp.MAX)
@@ -94,24 +95,24 @@ class Sharing:
     def evaluations(
         self,
         matrices: Sequence[MatrixEnergy],
-        latents: Mapping[str, Tensor],
+        coordinates: Mapping[str, Tensor],
     ) -> list[Evaluation]:
-        """The evaluations of matrices, each computed by its owner; by all where it is cheap.
+        """The evaluations of matrices, each computed by its owner, or by all if it is cheap.
 
         Args:
             matrices: The matrices.
-            latents: Hyperparameters in unconstrained coordinates, by name.
+            coordinates: The unconstrained coordinates of the hyperparameters, by name.
 
         Raises:
-            PriorError, SpectrumError: As the owner's.
-            ProcessError: Something else has failed in the process that owns a matrix.
+            PriorError, SpectrumError: The owner of a matrix has raised this error.
+            ProcessError: Another error has occurred in the process that owns a matrix.
         """
         own: dict[int, Evaluation] = {}
         failure: tuple[int, Exception] | None = None
         for number, matrix in enumerate(matrices):
             if matrix.is_cheap or self.owns(matrix):
                 try:
-                    own[number] = matrix.evaluate(latents)
+                    own[number] = matrix.evaluate(coordinates)
                 except Exception as error:  # the others are told before it is raised
                     failure = number, error
                     break
@@ -128,7 +129,7 @@ class Sharing:
                 device = matrices[min(theirs)].tensor.device
                 received = _broadcast(theirs, tensors, owner, device)
                 for n, named in received.items():
-                    own[n] = _evaluation(theirs[n].penalty, named, matrices[n], latents)
+                    own[n] = _evaluation(theirs[n].penalty, named, matrices[n], coordinates)
         return [own[n] for n in range(len(matrices))]
 
     def _outlines(
@@ -137,7 +138,7 @@ class Sharing:
         sent: Mapping[int, Mapping[str, Tensor]],
         failure: tuple[int, Exception] | None,
     ) -> dict[int, _Outline]:
-        """What every process is about to send, by matrix; raises if one has failed."""
+        """The descriptions of what each process sends, by matrix; an error if one has failed."""
         outlines = {n: _Outline.of(own[n].penalty, tensors) for n, tensors in sent.items()}
         told = None
         if failure is not None:
@@ -155,7 +156,7 @@ class Sharing:
 
 
 def follow_all(matrices: Sequence[MatrixEnergy], sharing: Sharing | None) -> None:
-    """Let the leading singular triplets of matrices follow them."""
+    """Let the leading singular triplets of matrices follow their matrices."""
     steps = [m.follow() for m in matrices] if sharing is None else sharing.followed(matrices)
     device = matrices[0].tensor.device
     told = [
@@ -169,12 +170,12 @@ def follow_all(matrices: Sequence[MatrixEnergy], sharing: Sharing | None) -> Non
 
 
 def which_drifted(
-    matrices: Sequence[MatrixEnergy], latents: Mapping[str, Tensor], sharing: Sharing | None
+    matrices: Sequence[MatrixEnergy], coordinates: Mapping[str, Tensor], sharing: Sharing | None
 ) -> Tensor:
-    """Which matrices have drifted too far, as one tensor on the device of the first."""
+    """Whether each matrix has drifted too far, as one tensor on the device of the first matrix."""
     device = matrices[0].tensor.device
     flags = [
-        m.drifted(latents)
+        m.drifted(coordinates)
         if sharing is None or sharing.owns(m)
         else m.tensor.new_zeros((), dtype=torch.bool)
         for m in matrices
@@ -184,7 +185,7 @@ def which_drifted(
 
 
 def _nothing(matrix: MatrixEnergy) -> Followed:
-    """What looks like a step of a cluster, and adds nothing to it in a sum."""
+    """A step of a cluster in which all numbers are 0, so that it adds nothing in a sum."""
     assert matrix.cache is not None
     assert matrix.cache.leading is not None
     assert matrix.cache.leading.cluster is not None
@@ -193,7 +194,7 @@ def _nothing(matrix: MatrixEnergy) -> Followed:
 
 
 class _Outline(NamedTuple):
-    """What of an evaluation is not sent as a tensor, and which tensors are."""
+    """The number in an evaluation that is no tensor, and the description of its tensors."""
 
     penalty: float
     tensors: list[tuple[str, torch.Size, torch.dtype]]
@@ -217,7 +218,10 @@ def _tensors(evaluation: Evaluation, matrix: MatrixEnergy) -> dict[str, Tensor]:
 
 
 def _evaluation(
-    penalty: float, named: Mapping[str, Tensor], matrix: MatrixEnergy, latents: Mapping[str, Tensor]
+    penalty: float,
+    named: Mapping[str, Tensor],
+    matrix: MatrixEnergy,
+    coordinates: Mapping[str, Tensor],
 ) -> Evaluation:
     """The inverse of `_tensors`."""
 
@@ -233,7 +237,7 @@ def _evaluation(
         penalty,
         own.get("rest"),
         own.get("slope"),
-        {n: slope.to(latents[n].device) for n, slope in under("latent ").items()},
+        {n: slope.to(coordinates[n].device) for n, slope in under("latent ").items()},
         {n: part.to(matrix.tensor.device) for n, part in under("part ").items()},
         top,
         own.get("block"),
@@ -246,13 +250,16 @@ def _broadcast(
     owner: int,
     device: torch.device,
 ) -> dict[int, dict[str, Tensor]]:
-    """Send the tensors of one process to all, as bytes in one piece; its own come back alike.
+    """Send the tensors of one process to all processes, as one piece of bytes.
 
     Args:
-        outlines: Of what it sends, by matrix.
-        tensors: The same in that process, `None` in the others.
-        owner: The process.
-        device: Of the tensors.
+        outlines: The descriptions of the tensors that are sent, by matrix.
+        tensors: The tensors in the process that sends them, `None` in the others.
+        owner: The process that sends.
+        device: The device of the tensors.
+
+    Returns:
+        The tensors by matrix and name, in every process.
     """
     device = meeting_device(device)
     sizes = [
@@ -273,7 +280,7 @@ def _broadcast(
 
 
 def _check_same(matrices: Sequence[MatrixEnergy], calls: int) -> None:
-    """Hold the matrices to be the same in all processes, as far as a few entries show."""
+    """Raise an error unless the matrices are the same in all processes, judged by a few entries."""
 
     def report(matrix: MatrixEnergy) -> Any:
         entries = matrix.matrix.reshape(-1)

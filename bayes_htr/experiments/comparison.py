@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from rich.console import Console
@@ -24,6 +24,7 @@ from bayes_htr.distributed import run_on_rank0
 from bayes_htr.errors import OutputError
 from bayes_htr.experiments.datasets import Dataset, load_dataset
 from bayes_htr.experiments.networks import build_network
+from bayes_htr.experiments.own_data import is_own_data, load_own
 from bayes_htr.experiments.parallel import Workers, run_parallel
 from bayes_htr.fitting import fit, load
 from bayes_htr.inference import Method, RunFolder
@@ -38,7 +39,7 @@ class FitSettings:
     """Training settings that all fits of a comparison share.
 
     Attributes:
-        data: Name of the data set.
+        data: Name of the data set, or the path of data of one's own.
         data_dir: Folder of its file; `None` to use the embedded data or to download them.
         net: Name of the network.
         epochs: Number of epochs of each fit.
@@ -46,6 +47,7 @@ class FitSettings:
         device: Where to train.
         label_smoothing: Share of each label that is spread over all classes in training.
         threads: PyTorch threads of each fit on the CPU; `None` lets `fit` choose.
+        target: The column with the labels of a table of one's own.
     """
 
     data: str
@@ -56,9 +58,12 @@ class FitSettings:
     device: str
     label_smoothing: float = 0.0
     threads: int | None = None
+    target: str | None = None
 
     def dataset(self, seed: int) -> Dataset:
         """The data, split by a seed if the data set has no split of its own."""
+        if is_own_data(self.data):
+            return load_own(self.data, self.target, seed=seed)
         return load_dataset(self.data, self.data_dir, seed=seed)
 
     def network(self, data: Dataset, seed: int) -> nn.Module:
@@ -71,10 +76,10 @@ class Entrant:
     """A method that is compared.
 
     Attributes:
-        label: Its name in the results.
-        priors: Its priors.
-        method: Its inference method.
-        folder: Its run folder, relative to the folder of a seed.
+        label: The name of the fit in the results.
+        priors: The priors.
+        method: The inference method.
+        folder: The run folder, relative to the folder of a seed.
         init: The run folder of a fit to start from; otherwise the initial weights of the network.
     """
 
@@ -231,9 +236,16 @@ def run_job(
         callbacks=() if on_epoch is None else [lambda event: on_epoch()],
         progress=progress,
         threads=settings.threads,
-        metadata={"data": data.name},
+        metadata=_metadata(settings, data),
     )
     return run_on_rank0(lambda: posterior.evaluate((data.x_test, data.y_test)))
+
+
+def _metadata(settings: FitSettings, data: Dataset) -> dict[str, Any]:
+    """What a run keeps of its data: the name, and of data of one's own what `predict` needs."""
+    if data.preparation is None:
+        return {"data": data.name}
+    return {"data": data.name, "net": settings.net, "preparation": data.preparation}
 
 
 def _write(

@@ -45,6 +45,7 @@ class Dataset:
         classes: the names of the classes, in the order of the labels.
         mean: mean of the raw training images, `(1, C, 1, 1)`.
         deviation: their standard deviation, `(1, C, 1, 1)`.
+        preparation: for data of one's own, what was done to the inputs, as plain data.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Dataset:
     classes: tuple[str, ...]
     mean: Tensor
     deviation: Tensor
+    preparation: dict[str, Any] | None = None
 
     @property
     def num_classes(self) -> int:

@@ -64,7 +64,7 @@ class Workers:
             net: The network.
             fits: Number of fits.
             device: Where to train.
-            multiply_adds: Those of the forward pass of a batch.
+            multiply_adds: The multiply-adds of the forward pass of a batch.
             threads: Number of threads given by the user, or `None`.
             alone: Whether the fits run one after the other in this process.
 

@@ -3,7 +3,8 @@
 The coordinates are the unconstrained ones of the program's sites.
 
 Transitions are Pyro's: multinomial sampling along trajectories that double until they turn, step
-size and mass matrix adapted during warm-up.
+size and mass matrix adapted during warm-up. Between two of them a chain may jump: the sign of a
+random column of a site is changed, and the change is accepted with the probability of Metropolis.
 Source: Hoffman & Gelman (2014), *JMLR* 15; Betancourt (2017), arXiv:1701.02434.
 """
 
@@ -42,6 +43,8 @@ class ChainSettings:
     max_tree_depth: int = 10
     dense_mass: bool = False
     jitter: float = 0.1
+    reflected: tuple[str, ...] = ()
+    """Sites `(n, K)` of which a random column changes its sign, where that is accepted."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def _chain(
     kernel.initial_params = z = _jittered(potential, centre, settings.jitter)
     kernel.setup(settings.warmup)
     for _ in range(settings.warmup):
-        z = kernel.sample(z)
+        z = _reflected(kernel, kernel.sample(z), settings.reflected)
         step()
     kept = []
     leapfrogs = []
@@ -153,6 +156,7 @@ def _chain(
         before = potential.calls
         z = kernel.sample(z)
         leapfrogs.append(potential.calls - before)
+        z = _reflected(kernel, z, settings.reflected)
         with torch.no_grad():
             kept.append(density_at(program, z))
         step()
@@ -166,6 +170,23 @@ def _chain(
         step_size=float(kernel.step_size),
         leapfrogs=sum(leapfrogs) / len(leapfrogs),
     )
+
+
+def _reflected(
+    kernel: mcmc.NUTS, z: dict[str, Tensor], sites: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """Try to change the sign of a random column of each site; the kernel goes on from there."""
+    for name in sites:
+        column = int(torch.randint(z[name].shape[-1], ()))
+        moved = z[name].clone()
+        moved[..., column] *= -1
+        proposed = {**z, name: moved}
+        with torch.no_grad():
+            rise = float(kernel.potential_fn(z) - kernel.potential_fn(proposed))
+        if rise >= 0 or float(torch.rand(())) < math.exp(rise):  # false for NaN
+            z = proposed
+            kernel.clear_cache()
+    return z
 
 
 def _jittered(

@@ -1,8 +1,8 @@
 """Digests of the files of a run folder, by which a damaged or foreign file is recognised.
 
-`digests.json` has for each file the states in which it may be: SHA-256 digests of its content, or
-`null` for no file. It is written before a file is replaced, with the digest of the new content
-beside that of the old. So a process that is killed in between leaves files that are recognised.
+`digests.json` lists for each file the states in which it may be: SHA-256 digests of its content, or
+`null` for no file. Before a file is replaced, it is written with the digests of the old and the new
+content. A process that is killed in between therefore leaves files that are recognised.
 """
 
 from __future__ import annotations
@@ -94,9 +94,10 @@ class Digests:
         A process that is killed meanwhile leaves each file as it was or as it is to be.
 
         Args:
-            files: What writes the content of each file, by name, in the order of replacement.
-            settle: Whether the digests then allow for the new content alone. Otherwise they allow
-                for both until the next replacement, which saves a write.
+            files: The functions that write the content of each file, by name, in the order of
+                replacement.
+            settle: Whether the digests afterwards allow only the new content. Otherwise they allow
+                both contents until the next replacement, which saves a write.
 
         Raises:
             OSError: A file cannot be written; the writers may raise other errors. All files are

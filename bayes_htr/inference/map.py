@@ -1,6 +1,6 @@
 """Maximum a posteriori: the mode of the joint density in natural coordinates.
 
-Update: `W <- W - lr * grad[ mean cross-entropy + energy(W) / num_data ]`, by any optimiser of
+Update: `W <- W - lr * grad[ mean -log p(y | x, W) + energy(W) / num_data ]`, by any optimiser of
 Torch, each mini-batch an unbiased estimate whatever its size.
 Target: `log p(D | W) + sum_l s_l log pi_l(W_l)`, hyperparameters in `log` coordinates.
 Source: Xiao, Li, Xie & Zhou (2023), arXiv:2304.02911; `docs/theory.md`.
@@ -9,25 +9,33 @@ Source: Xiao, Li, Xie & Zhou (2023), arXiv:2304.02911; `docs/theory.md`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import Optimizer
 
+from bayes_htr._checks import whole_number
 from bayes_htr._terminal import TrainingProgress
 from bayes_htr._torch import isolated_randomness
-from bayes_htr.distributed import copy_from_rank0, rank, run_on_rank0, world_size
+from bayes_htr.distributed import all_sum, copy_from_rank0, rank, run_on_rank0, world_size
 from bayes_htr.engine import Drift, Refresh, SpectralEnergy, bind
 from bayes_htr.errors import SpectrumError
+from bayes_htr.inference.guides.likelihood import LikelihoodPoint
 from bayes_htr.inference.problem import Fitted, Problem, score_sums
 from bayes_htr.inference.replica import Replica, evaluate_replicas
 from bayes_htr.inference.run_folder import RunFolder
 from bayes_htr.inference.settings import SchedulerFactory, check_settings, describe_settings
-from bayes_htr.inference.trainer import Trainer, trainable_weights
+from bayes_htr.inference.trainer import Trainer, grouped, trainable_weights
+from bayes_htr.models.inputs import Inputs, call, device_of
+from bayes_htr.spectra import working_dtype
+
+AMP_DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+"""The dtypes of `MAP(amp=)`, by name."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +46,27 @@ class MAP:
         lr: Learning rate.
         optimizer: A callable that makes the optimiser, as `optimizer(parameters, lr=lr)`.
         scheduler: `"cosine"` to zero over all epochs, `None`, or a callable that takes the
-            optimiser, such as `partial(StepLR, step_size=10)`. The schedule steps once per epoch.
+            optimiser, such as `partial(StepLR, step_size=10)`.
+        scheduler_interval: Whether the schedule steps once per `"epoch"`, or after each update,
+            `"step"`.
         patience: Stop after this many epochs without a better validation NLL, and keep the best
             weights. Early stopping needs `validation`.
         clip: Clip the gradient of all weights together to this norm.
         refresh: The policy that says when the prior's gradient is computed anew.
+        accumulate: The number of batches whose gradients are added up before an update, which is
+            then that of one batch with all their examples; the prior counts once. It saves memory:
+            batches of 32 with `accumulate=4` take the steps that batches of 128 take.
+        amp: `"bfloat16"` or `"float16"` calls the network under `torch.autocast` with this dtype;
+            weights, loss and prior stay in their own. With `"float16"` a `torch.amp.GradScaler`
+            scales the loss, and leaves out an update whose gradients overflow. Validation is in
+            full precision.
 
-    Hyperparameters with hyperpriors are optimised jointly, by Adam with a learning rate of 0.05.
+    Hyperparameters with hyperpriors, those of the likelihood included, are optimised jointly, by
+    Adam with a learning rate of 0.05.
 
     Raises:
         ValueError: A setting is out of range; in a run, an optimiser that needs a closure, such as
-            LBFGS, is combined with a prior and another policy than `Exact()`.
+            LBFGS, is combined with a prior and another policy than `Exact()`, or with `"float16"`.
     """
 
     lr: float = 0.05
@@ -57,17 +75,28 @@ class MAP:
     patience: int | None = None
     clip: float | None = None
     refresh: Refresh = field(default_factory=Drift)
+    accumulate: int = 1
+    amp: Literal["bfloat16", "float16"] | None = None
+    scheduler_interval: Literal["epoch", "step"] = "epoch"
 
     def __post_init__(self) -> None:
         check_settings(self)
+        whole_number(self.accumulate, "accumulate", at_least=1)
+        if self.amp not in (None, *AMP_DTYPES):
+            raise ValueError(
+                f"amp={self.amp!r} must be {' or '.join(map(repr, AMP_DTYPES))}, or None"
+            )
         if not isinstance(self.refresh, Refresh):
             raise ValueError(
                 f"refresh={self.refresh!r} must be a refresh policy, such as Drift(0.1)"
             )
 
     def describe(self) -> dict[str, Any]:
-        """Return the settings as plain data."""
-        return {"name": "map", **describe_settings(self), "refresh": self.refresh.to_dict()}
+        """Return the settings as plain data; the newer ones are left out at their defaults."""
+        newer = {"accumulate": int(self.accumulate)} if self.accumulate > 1 else {}
+        amp = {} if self.amp is None else {"amp": self.amp}
+        settings = {"name": "map", **describe_settings(self), "refresh": self.refresh.to_dict()}
+        return {**settings, **newer, **amp}
 
     def prepare(self, problem: Problem) -> MAPTrainer:
         """Build the trainer, and evaluate the energy once, before anything is written.
@@ -103,98 +132,156 @@ class MAPTrainer(Trainer):
     """
 
     label: ClassVar[str] = "MAP"
-    learnt_name: ClassVar[str] = "energy"
+    method: MAP
 
     def __init__(self, method: MAP, problem: Problem) -> None:
         self.weights = trainable_weights(problem.net)
         self.energy: SpectralEnergy = bind(
             problem.model.priors, problem.net, refresh=method.refresh
         )
-        self.energy.to(self.weights[0].device)
+        first = self.weights[0]
+        self.energy.to(first.device)
         with torch.no_grad():
             for name, u in self.energy.latents().items():
                 u.copy_(problem.hyperparameters.get(name, u))
-        hyperparameters = list(self.energy.parameters())
-        super().__init__(method, problem, self.energy, self.weights, hyperparameters)
-        self.likelihood = problem.model.likelihood
-        self.num_data = problem.train.num_data
+        like = torch.zeros((), dtype=working_dtype(first.dtype), device=first.device)
+        self.point = LikelihoodPoint(problem.model.likelihood, problem.hyperparameters, like)
+        learnt: dict[str, nn.Module] = {"energy": self.energy}
+        if self.point.hyperparameters:
+            learnt["likelihood"] = self.point
+        hyperparameters = [*self.energy.parameters(), *self.point.parameters()]
+        super().__init__(
+            method, problem, learnt, self.weights, hyperparameters, accumulate=method.accumulate
+        )
+        self.amp_dtype = None if method.amp is None else AMP_DTYPES[method.amp]
+        if method.amp == "float16":
+            self.scaler = GradScaler(first.device.type)
         if self.needs_closure and self.energy.caches:
             raise ValueError(
                 f"{type(self.optimizer).__name__} compares losses within a step, and "
                 f"under {method.refresh!r} that of the prior is cached; pass refresh=Exact()"
             )
+        if self.needs_closure and self.scaler is not None:
+            raise ValueError(
+                f"{type(self.optimizer).__name__} compares losses within a step, and a GradScaler "
+                "takes no closure; pass amp='bfloat16' or leave amp out"
+            )
 
-    def update(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Update by one batch; the sums are of loss, energy, and labels predicted right."""
+    def update(self, parts: Sequence[tuple[Inputs, Tensor]], size: int) -> tuple[Tensor, Tensor]:
+        """Update by one batch or several; the sums are of loss, energy, and score."""
         try:
             if self.needs_closure:
-                loss, energy, correct = self._step_with_closure(x, y, size)
+                loss, energy, score = self._step_with_closure(parts, size)
             else:
-                loss, energy, correct = self.compute_gradients(x, y, size)
-                self.optimizer.step()
+                loss, energy, score = self.compute_gradients(parts, size)
+                self._step(self.optimizer)
         except SpectrumError as error:
-            raise self.diverged(str(error), self.step, x) from error
+            raise self.diverged(str(error), self.step, parts[-1][0]) from error
         if self.hyper_optimizer is not None:
-            self.hyper_optimizer.step()
-        return loss, torch.stack([loss * size, energy * size, correct])
+            self._step(self.hyper_optimizer)
+        if self.scaler is not None:
+            self.scaler.update()
+        return loss, torch.stack([loss * size, energy * size, score])
 
-    def _step_with_closure(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    def _step(self, optimizer: Optimizer) -> None:
+        """One step of an optimiser; the scaler leaves it out if a gradient has overflowed."""
+        has_gradient = any(p.grad is not None for g in optimizer.param_groups for p in g["params"])
+        if self.scaler is None:
+            optimizer.step()
+        elif has_gradient:
+            self.scaler.step(optimizer)
+
+    def _step_with_closure(
+        self, parts: Sequence[tuple[Inputs, Tensor]], size: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Let an optimiser such as LBFGS compute gradients as often as it needs them."""
         values: list[tuple[Tensor, Tensor, Tensor]] = []
 
         def closure() -> Tensor:
-            values.append(self.compute_gradients(x, y, size))
+            values.append(self.compute_gradients(parts, size))
             return values[-1][0]
 
         self.optimizer.step(closure)  # type: ignore[arg-type]  # torch expects a float
         return values[0]  # those before the update
 
-    def compute_gradients(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
+    def compute_gradients(
+        self, parts: Sequence[tuple[Inputs, Tensor]], size: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Compute the gradients of the loss, clipped if asked for.
 
         Args:
-            x: Inputs `(N, ...)`.
-            y: Labels `(N,)`.
-            size: The number of examples in the whole batch, of which another process may have a
-                part.
+            parts: Inputs and labels of each batch of the update.
+            size: The number of examples in all batches, of which another process may have a part.
 
         Returns:
-            The loss per example, the energy, and the number of labels predicted right, all 0-d.
+            The loss per example, the energy, and the likelihood's score, all 0-d.
         """
         self.optimizer.zero_grad()
         if self.hyper_optimizer is not None:
             self.hyper_optimizer.zero_grad()
-        nll, correct = self.score(x, y, size)
-        nll.backward()
-        energy = self.energy.backward(1 / self.num_data, epoch=self.epoch, scaler=None)
+        nlls, scores = [], []
+        for x, y in parts:
+            nll, score = self.score(x, y, size)
+            self._backward(nll)
+            nlls.append(nll.detach())
+            scores.append(score)
+        self.share_gradients()
+        scale = 1 / self.num_data
+        energy = self.energy.backward(scale, epoch=self.epoch, scaler=self.scaler)
+        if self.point.hyperparameters:
+            own = self.point.energy()
+            self._backward(own * scale)
+            energy = energy + own.detach().to(energy)
         if self.method.clip is not None:
+            if self.scaler is not None:
+                self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.weights, self.method.clip)
-        return nll.detach() + energy.to(nll.device) / self.num_data, energy, correct
+        total = nlls[0] if len(nlls) == 1 else torch.stack(nlls).sum()
+        all_scores = scores[0] if len(scores) == 1 else torch.stack(scores).sum()
+        return total + energy.to(total.device) / self.num_data, energy, all_scores
 
-    def score(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Return the mean negative log likelihood of a batch, and how many labels are right."""
-        logits = self.net(x)
-        return self.likelihood(logits, y), (logits.detach().argmax(1) == y).sum()
+    def _backward(self, loss: Tensor) -> None:
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def share_gradients(self) -> None:
+        """Average gradients over processes that nothing else averages; there is one process."""
+
+    def score(self, x: Inputs, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Return a batch's summand of the mean negative log likelihood, and its score."""
+        nll, score = self.mean_score(x, y)
+        return (nll if len(y) == size else nll * (len(y) / size)), score
+
+    def mean_score(self, x: Inputs, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean negative log likelihood of a batch, and the sum of its scores."""
+        if self.amp_dtype is None:
+            outputs = call(self.net, x)
+        else:
+            with torch.autocast(device_of(x).type, self.amp_dtype):
+                outputs = call(self.net, x)
+            outputs = outputs.float()
+        return self.likelihood(outputs, y, self.point.values()), self.likelihood.score(outputs, y)
 
     def metrics(self, means: list[float]) -> dict[str, float]:
-        """Name the means: loss, train_nll, energy and train_accuracy."""
-        loss, energy, accuracy = means
+        """Name the means: loss, train_nll, energy, and the score, such as train_accuracy."""
+        loss, energy, score = means
         return {
             "loss": loss,
             "train_nll": loss - energy / self.num_data,
             "energy": energy,
-            "train_accuracy": accuracy,
+            **self.named_score("train", score),
         }
 
     def validate(self) -> tuple[float, float]:
-        """Return NLL and accuracy of the network on the validation data."""
+        """Return NLL and score of the network on the validation data."""
         assert self.problem.validation is not None
-        nll, correct, count = score_sums(self.net, self.problem.validation)
-        return nll / count, correct / count
+        values = {name: value.detach() for name, value in self.point.values().items()}
+        nll, score, count = score_sums(self.net, self.problem.validation, self.likelihood, values)
+        return nll / count, score / count
 
     def fitted(self) -> Fitted:
         """Return the network and its hyperparameters: a point mass."""
-        latents = {n: u.detach().cpu().clone() for n, u in self.energy.latents().items()}
+        own = self.energy.latents() | self.point.latents()
+        latents = {n: u.detach().cpu().clone() for n, u in own.items()}
         return Fitted(self.net.eval(), latents, self.history)
 
 
@@ -216,21 +303,23 @@ class DistributedMAPTrainer(MAPTrainer):
         self, folder: RunFolder | None = None, checkpoint: dict[str, Any] | None = None
     ) -> Fitted:
         """Train to the end; all processes return the same result."""
-        self.replica = Replica(self.net, self.likelihood)
+        self.replica = Replica(self.net, self.mean_score)
         self._align()
         return super().run(folder, checkpoint)
 
-    def train_batches(self, bar: TrainingProgress) -> tuple[list[float], Tensor | None]:
+    def train_batches(self, bar: TrainingProgress) -> tuple[list[float], Inputs | None]:
         """Update by every batch of the epoch, of which each process has a part."""
         train = self.problem.train
         sums = torch.zeros(3, dtype=torch.float64, device=train.device)
         count, x = 0, None
-        for x, y, size in self.replica.batches(train, self.problem.seed, self.epoch):
-            loss, of_batch = self.update(x, y, size)
+        batches = self.replica.batches(train, self.problem.seed, self.epoch)
+        for group in grouped(batches, self.accumulate):
+            size, x = sum(of_all for *_, of_all in group), group[-1][0]
+            loss, of_batch = self.update([(x, y) for x, y, _ in group], size)
             sums += of_batch.to(sums)
             count += size
             self.after_step(loss, x)
-            bar.advance()
+            bar.advance(len(group))
         self.replica.raise_failures()
         if x is not None:
             self.check_losses(x)
@@ -238,28 +327,37 @@ class DistributedMAPTrainer(MAPTrainer):
         self._align()
         return (sums / count).tolist(), x
 
-    def compute_gradients(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Compute gradients; loss and number of right labels are those of all processes."""
-        loss, energy, correct = super().compute_gradients(x, y, size)
-        loss, correct = self.replica.combine(loss, correct)
-        return loss, energy, correct
+    def compute_gradients(
+        self, parts: Sequence[tuple[Inputs, Tensor]], size: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute gradients; loss and score are those of all processes."""
+        loss, energy, score = super().compute_gradients(parts, size)
+        loss, score = self.replica.combine(loss, score)
+        return loss, energy, score
 
-    def score(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    def share_gradients(self) -> None:
+        """Average those of the likelihood's hyperparameters, which the replica does not hold."""
+        for u in self.point.parameters():
+            own = torch.zeros_like(u) if u.grad is None else u.grad
+            u.grad = all_sum(own) / world_size()
+
+    def score(self, x: Inputs, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Score this process's part of the batch; see `Replica.nll`."""
         return self.replica.nll(x, y, size)
 
     def validate(self) -> tuple[float, float]:
-        """Return NLL and accuracy on the validation data, of which each process has a part."""
+        """Return NLL and score on the validation data, of which each process has a part."""
         assert self.problem.validation is not None
-        return evaluate_replicas(self.net, self.problem.validation)
+        values = {name: value.detach() for name, value in self.point.values().items()}
+        return evaluate_replicas(self.net, self.problem.validation, self.likelihood, values)
 
-    def check_losses(self, x: Tensor) -> None:
+    def check_losses(self, x: Inputs) -> None:
         """Raise if a loss is not finite, as it also is where another process has failed."""
         if not all(bool(torch.isfinite(loss)) for loss in self.unchecked_losses):
             self.replica.raise_failures()
         super().check_losses(x)
 
-    def run_step_callbacks(self, x: Tensor) -> None:
+    def run_step_callbacks(self, x: Inputs) -> None:
         """Show the network to the callbacks; an error ends all processes at the next update."""
         try:
             super().run_step_callbacks(x)
@@ -280,4 +378,4 @@ class DistributedMAPTrainer(MAPTrainer):
 
     def _align(self) -> None:
         """Give all processes the buffers and hyperparameters of process 0."""
-        copy_from_rank0([*self.net.buffers(), *self.energy.parameters()])
+        copy_from_rank0([*self.net.buffers(), *self.energy.parameters(), *self.point.parameters()])

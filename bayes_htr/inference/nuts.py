@@ -36,9 +36,10 @@ from bayes_htr.inference.chains import (
     split_rhat,
 )
 from bayes_htr.inference.guides import Samples
-from bayes_htr.inference.problem import Fitted, Problem
+from bayes_htr.inference.problem import Fitted, Problem, warn_of_generalised_posterior
 from bayes_htr.inference.run_folder import WEIGHTS, RunFolder
-from bayes_htr.models import BayesianClassifier
+from bayes_htr.models import BayesianModel
+from bayes_htr.models.inputs import concatenated, map_inputs
 from bayes_htr.models.programs import FRAMES, Frames, spectral_program, spectral_start
 from bayes_htr.priors import MatrixPrior
 from bayes_htr.priors.parameter_prior import hyperparameters_by_name
@@ -69,11 +70,12 @@ class NUTS:
     Args:
         warmup: Draws per chain that adapt step size and mass matrix, and are dropped.
         samples: Draws per chain that are kept.
-        chains: How many, one after another.
+        chains: The number of chains, which run one after another.
         frames: Whether the singular vectors are `"sampled"`, or `"held"` at those of the present
             weights.
-        target_accept: The acceptance probability that the step size is adapted to.
-        max_tree_depth: Trajectories take at most `2^max_tree_depth - 1` steps.
+        target_accept: The acceptance probability to which the step size is adapted.
+        max_tree_depth: The largest depth of trajectories, which take at most
+            `2^max_tree_depth - 1` steps.
         dense_mass: Whether the mass matrix is dense and not diagonal.
         jitter: Standard deviation of the chains' starts around the present weights, in
             unconstrained coordinates.
@@ -116,6 +118,7 @@ class NUTS:
             DataError: A loader that does not give each example once.
         """
         _refuse_what_does_nothing(problem)
+        warn_of_generalised_posterior(problem, "NUTS")
         with isolated_randomness():
             _require_each_example(problem)
             sampler = NUTSSampler(self, problem)
@@ -143,17 +146,20 @@ class NUTSSampler:
     def __init__(self, method: NUTS, problem: Problem) -> None:
         self.method = method
         self.problem = problem
-        x, y = (torch.cat(parts) for parts in zip(*problem.train, strict=True))
-        self.dtype = next((p.dtype for p in problem.net.parameters() if p.requires_grad), x.dtype)
+        inputs, labels = zip(*problem.train, strict=True)
+        x, y = concatenated(inputs), torch.cat(labels)
+        weights = [p for p in problem.net.parameters() if p.requires_grad]
+        self.dtype = weights[0].dtype if weights else torch.get_default_dtype()
         net = copy.deepcopy(problem.net).double().eval()
-        self.model = BayesianClassifier(
-            net, problem.model.priors, **problem.model.likelihood.to_dict()
-        )
+        likelihood = problem.model.likelihood
+        self.model = BayesianModel(net, problem.model.priors, likelihood=likelihood)
         densities = self.model.densities()
         self.parameters = densities.trainable
         self.hyperpriors = hyperparameters_by_name([*densities.trainable, *densities.frozen])
+        self.hyperpriors |= likelihood.hyperparameters
         self.hyperparameters = problem.hyperparameters
-        x = x.double() if x.dtype.is_floating_point else x
+        x = map_inputs(lambda t: t.double() if t.dtype.is_floating_point else t, x)
+        y = likelihood.cast(y, torch.float64)
         model = self.model.pyro_model("spectral", frames=method.frames)
 
         def program() -> Tensor:
@@ -192,6 +198,7 @@ class NUTSSampler:
             batches=method.warmup + method.samples,
         )
         settings = {k: v for k, v in asdict(method).items() if k != "frames"}
+        settings["reflected"] = self.reflected
         with bar:
             chains = run_chains(
                 self.program,
@@ -218,6 +225,15 @@ class NUTSSampler:
     def matrices(self) -> list[MatrixPrior]:
         """The priors of the matrices that are sampled."""
         return [m for p in self.parameters for m in p.matrices]
+
+    @property
+    def reflected(self) -> tuple[str, ...]:
+        """The frames of square matrices, whose determinant keeps its sign along trajectories."""
+        if self.method.frames == "held":
+            return ()
+        return tuple(
+            f"{m.name}:left" for m in self.matrices if m.spectral and m.shape[0] == m.shape[1]
+        )
 
     def require_small(self) -> None:
         """Raise `ValueError` if there is nothing to sample, or too much."""

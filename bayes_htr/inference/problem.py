@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -14,7 +15,13 @@ from bayes_htr.inference.callbacks import Callback
 from bayes_htr.inference.data import Batches
 from bayes_htr.inference.guides.base import Guide
 from bayes_htr.inference.run_folder import RunFolder
-from bayes_htr.models import BayesianClassifier
+from bayes_htr.models import BayesianModel, Likelihood
+from bayes_htr.models.inputs import Inputs, call, call_with
+from bayes_htr.spectra import parameters_of
+from bayes_htr.spectra.modules import unwrap
+
+VALIDATION_DRAWS = 8
+"""The draws of a guide with which validation data are scored."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +40,7 @@ class Problem:
         hyperparameters: Initial values of hyperparameters by name, in unconstrained coordinates.
     """
 
-    model: BayesianClassifier
+    model: BayesianModel
     net: nn.Module
     train: Batches
     validation: Batches | None
@@ -89,17 +96,63 @@ class Method(Protocol):
 
 
 def score_sums(
-    net: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]
+    net: nn.Module,
+    batches: Iterable[tuple[Inputs, Tensor]],
+    likelihood: Likelihood,
+    values: Mapping[str, Tensor],
 ) -> tuple[float, float, float]:
-    """Sum negative log likelihood (nats) and correct labels over batches, and count the examples.
+    """Sum negative log likelihood (nats) and score over batches, and count the examples.
 
-    The network is in evaluation mode meanwhile, and the global random state is left as it was.
+    Class weights and label smoothing do not count. The network is in evaluation mode meanwhile,
+    and the global random state is left as it was.
+
+    Args:
+        net: The network.
+        batches: The batches.
+        likelihood: The likelihood.
+        values: Its hyperparameters by name.
     """
-    nll = correct = count = 0.0
+    nll = score = count = 0.0
     with evaluation_mode(net), torch.no_grad(), isolated_randomness():
         for x, y in batches:
-            logits = net(x)
-            nll += float(nn.functional.cross_entropy(logits, y, reduction="sum"))
-            correct += float((logits.argmax(1) == y).sum())
+            outputs = call(net, x)
+            nll -= float(likelihood.pointwise(outputs, y, values).sum())
+            score += float(likelihood.score(outputs, y))
             count += len(y)
-    return nll, correct, count
+    return nll, score, count
+
+
+def evaluate_draws(
+    net: nn.Module, guide: Guide, batches: Batches, likelihood: Likelihood
+) -> tuple[float, float]:
+    """Return NLL and score of the mean prediction of 8 draws, always of the same noise."""
+    root = unwrap(net)
+    paths = {p.name: p.path for p in parameters_of(root)}
+    draws = list(guide.draws(VALIDATION_DRAWS, seed=0))
+    weights = [{paths[n]: v for n, v in draw.items() if n in paths} for draw in draws]
+    values = [{n: draw[n] for n in likelihood.hyperparameters} for draw in draws]
+    nll = score = count = 0.0
+    with evaluation_mode(net), torch.no_grad(), isolated_randomness():
+        for x, y in batches:
+            outputs = [call_with(root, each, x) for each in weights]
+            nll -= float(likelihood.mixture_pointwise(outputs, y, values).sum())
+            score += float(likelihood.mixture_score(outputs, y))
+            count += len(y)
+    return nll / count, score / count
+
+
+def warn_of_generalised_posterior(problem: Problem, method: str) -> None:
+    """Warn if the likelihood is no density of the labels, for a method that finds a posterior.
+
+    Args:
+        problem: The problem.
+        method: The name of the method.
+    """
+    reason = problem.model.likelihood.improper(problem.train.first()[1])
+    if reason is not None:
+        warnings.warn(
+            f"{reason}, so that {method} finds no posterior in the sense of Bayes' rule but the "
+            "generalised one, which takes exp(-loss) for the likelihood: its spread has no "
+            "calibration to rely on. Leave weights and smoothing out, or train a mode by htr.MAP",
+            stacklevel=4,
+        )

@@ -7,8 +7,9 @@ data, randomness and errors.
 
 from __future__ import annotations
 
+import operator
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -28,6 +29,9 @@ from bayes_htr.distributed import (
 from bayes_htr.inference.data import Batches
 from bayes_htr.inference.problem import score_sums
 from bayes_htr.models import Likelihood
+from bayes_htr.models.inputs import Inputs, call, map_inputs
+
+Score = Callable[[Inputs, Tensor], tuple[Tensor, Tensor]]
 
 
 class Replica:
@@ -39,20 +43,21 @@ class Replica:
 
     Args:
         net: The network; all processes start with the weights of process 0.
-        likelihood: The likelihood of labels given the network's logits.
+        score: A callable that takes inputs and labels to their mean negative log likelihood under
+            the network, and to the sum of their scores.
 
     Attributes:
-        failure: What has gone wrong in this process, if anything.
+        failure: The error that has occurred in this process, if any.
     """
 
-    def __init__(self, net: nn.Module, likelihood: Likelihood) -> None:
+    def __init__(self, net: nn.Module, score: Score) -> None:
         self.failure: Exception | None = None
         self._weights = [p for p in net.parameters() if p.requires_grad]
-        self._parallel = DistributedDataParallel(_LocalScore(self, net, likelihood))
+        self._parallel = DistributedDataParallel(_LocalScore(self, net, score))
 
     def batches(
         self, batches: Batches, seed: int, epoch: int
-    ) -> Iterator[tuple[Tensor, Tensor, int]]:
+    ) -> Iterator[tuple[Inputs, Tensor, int]]:
         """Iterate over this process's parts of an epoch's batches; after an error they are empty.
 
         This also seeds the global generators, which dropout for example uses, anew for the epoch:
@@ -78,7 +83,7 @@ class Replica:
             for _ in range(done, len(batches)):
                 yield nothing, nothing, 1
 
-    def nll(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    def nll(self, x: Inputs, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Evaluate the likelihood of this process's part of a batch.
 
         Args:
@@ -88,31 +93,31 @@ class Replica:
 
         Returns:
             This process's summand of the negative log likelihood, with a gradient for every
-            weight, and the number of labels predicted right. The mean of the summands over
-            processes is the mean over the batch.
+            weight, and the sum of the scores. The mean of the summands over processes is the mean
+            over the batch.
         """
-        nll = correct = self._weights[0].new_zeros(())
-        score = self._parallel(x, y)
-        if score is not None:
-            nll, correct = score[0] * (len(y) * world_size() / size), score[1]
+        nll = score = self._weights[0].new_zeros(())
+        scored = self._parallel(x, y)
+        if scored is not None:
+            nll, score = scored[0] * (len(y) * world_size() / size), scored[1]
         touched: Tensor = _TouchAll.apply(nll, *self._weights)
-        return touched, correct
+        return touched, score
 
-    def combine(self, loss: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-        """Average a loss and sum a count over processes; NaN if a process has failed."""
+    def combine(self, loss: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
+        """Average a loss and sum a score over processes; NaN if a process has failed."""
         if self.failure is not None:
             loss = torch.full_like(loss, torch.nan)
-        both = all_sum(torch.stack([loss.detach().double(), correct.double()]))
+        both = all_sum(torch.stack([loss.detach().double(), score.double()]))
         return both[0] / world_size(), both[1]
 
     def raise_failures(self) -> None:
-        """Raise in all processes what has failed in one of them."""
+        """Raise an error in all processes if one of them has failed."""
         raise_failures(self.failure)
 
 
 def local_batches(
     batches: Batches, seed: int, epoch: int = 0
-) -> Iterator[tuple[Tensor, Tensor, int]]:
+) -> Iterator[tuple[Inputs, Tensor, int]]:
     """Iterate over this process's part of each batch, with the size of the whole batch.
 
     Each process takes a contiguous part, which may be empty. A loader with a `DistributedSampler`
@@ -121,28 +126,31 @@ def local_batches(
 
     Args:
         batches: The data.
-        seed: The seed of what the loader draws from the global generator.
+        seed: The seed of the loader's draws from the global generator.
         epoch: The epoch, from 0, on which the order of a `DistributedSampler` depends.
     """
     batches.set_epoch(epoch)
     is_dealt = isinstance(batches.sampler, DistributedSampler)
-    for batch in synchronised_rng(batches.loader, seed):
+    for batch in synchronised_rng(batches.raw(), seed):
         x, y = batches.check_batch(batch)
         part = slice(None) if is_dealt else local_slice(len(y))
         size = len(y) * (world_size() if is_dealt else 1)
-        yield *batches.place(x[part], y[part]), size
+        own = map_inputs(operator.itemgetter(part), x)
+        yield *batches.place(own, y[part]), size
 
 
-def evaluate_replicas(net: nn.Module, batches: Batches) -> tuple[float, float]:
-    """Evaluate mean negative log likelihood (nats) and accuracy, each process on its part.
+def evaluate_replicas(
+    net: nn.Module, batches: Batches, likelihood: Likelihood, values: Mapping[str, Tensor]
+) -> tuple[float, float]:
+    """Evaluate mean negative log likelihood (nats) and mean score, each process on its part.
 
-    All processes return the same values.
+    All processes return the same values. The arguments are those of `score_sums`.
     """
     with fail_together():
         parts = ((x, y) for x, y, _ in local_batches(batches, seed=0) if len(y))
-        sums = torch.tensor(score_sums(net, parts), dtype=torch.float64)
-    nll, correct, count = all_sum(sums).tolist()
-    return nll / count, correct / count
+        sums = torch.tensor(score_sums(net, parts, likelihood, values), dtype=torch.float64)
+    nll, score, count = all_sum(sums).tolist()
+    return nll / count, score / count
 
 
 class _LocalScore(nn.Module):
@@ -152,22 +160,21 @@ class _LocalScore(nn.Module):
     exchanged all the same.
     """
 
-    def __init__(self, replica: Replica, net: nn.Module, likelihood: Likelihood) -> None:
+    def __init__(self, replica: Replica, net: nn.Module, score: Score) -> None:
         super().__init__()
         self.replica = replica
         self.net = net
-        self.likelihood = likelihood
+        self.score = score
         self._synchronises = any(isinstance(m, nn.SyncBatchNorm) for m in net.modules())
 
-    def forward(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor] | None:
+    def forward(self, x: Inputs, y: Tensor) -> tuple[Tensor, Tensor] | None:
         if self.replica.failure is not None:
             return None
         try:
             if len(y):
-                logits = self.net(x)
-                return self.likelihood(logits, y), (logits.detach().argmax(1) == y).sum()
+                return self.score(x, y)
             if self._synchronises:  # other processes wait for this one in the forward pass
-                return self.net(x).sum(), y.sum()
+                return call(self.net, x).sum(), y.sum()
         except Exception as error:
             self.replica.failure = error
         return None

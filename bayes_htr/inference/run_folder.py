@@ -34,8 +34,10 @@ GUIDE = "guide.safetensors"
 RESULTS = "results.json"
 SPECTRA_BEFORE = "spectra_before.safetensors"
 PICTURES = ("spectra.png", "training.png")
-BESIDE = ("compare", "seeds")
-"""Subfolders with the runs that a run is compared with, which may start before it."""
+TUNING = "tuning.json"
+"""The trials by which the strength of a run was chosen."""
+BESIDE = ("compare", "seeds", TUNING)
+"""Subfolders with the runs that a run is compared with, and its trials: what may be there first."""
 LOCK = ".lock"
 COMPARISON_LOCK = ".comparison.lock"
 """The lock of all runs of a comparison together, in the folder of the first."""
@@ -46,11 +48,14 @@ _OLD_DEFAULTS = {"label_smoothing": 0.0}
 """Settings of runs whose configuration was written before it named these settings."""
 _WRITTEN = (
     *(CONFIG, CHECKPOINT, METRICS, WEIGHTS, SPECTRA, GUIDE, RESULTS, SPECTRA_BEFORE, DIGESTS),
+    TUNING,
     *PICTURES,
 )
 """The files of which a killed process may leave temporary ones."""
 _NO_CONTENT = (LOCK, COMPARISON_LOCK, DIGESTS)
 """Files that a process may leave if it is killed before it has written anything."""
+
+_REMEDY = "resume the run there (resume=True, --resume), or name another folder"
 
 
 class RunFolder:
@@ -66,13 +71,16 @@ class RunFolder:
         self._lock: FolderLock | None = None
         self._saved_epoch: int | None = None
 
-    def start(self, config: Mapping[str, Any], *, resume: bool) -> dict[str, Any] | None:
+    def start(
+        self, config: Mapping[str, Any], *, resume: bool, remedy: str = _REMEDY
+    ) -> dict[str, Any] | None:
         """Start a run in the folder, or resume the one that it has, and lock it until `release`.
 
         Args:
             config: The configuration; a run resumes only with the same, except for the number of
                 epochs.
             resume: Whether to resume a run.
+            remedy: What the error says to do if the folder is not empty.
 
         Returns:
             The checkpoint from which to resume, if there is one.
@@ -86,11 +94,11 @@ class RunFolder:
         try:
             self._require_folder()
             if not resume:
-                self._require_no_run()  # before a lock file is made there
+                self._require_no_run(remedy)  # before a lock file is made there
             self._lock = FolderLock(self.path, LOCK)
             files, leftovers = self._contents()
             if files and not resume:
-                raise self._not_empty()
+                raise self._not_empty(remedy)
             if files:
                 checkpoint = self._checkpoint_of(config)
             else:
@@ -134,13 +142,29 @@ class RunFolder:
         ):
             raise self._not_empty()
 
+    def check_replaceable(self) -> None:
+        """Require the folder to hold nothing but one run, which may be replaced.
+
+        Raises:
+            OutputError: It holds other files or runs, or another process is writing there.
+        """
+        self._require_folder()
+        names = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
+        if others := sorted(n for n in names if n not in (*_WRITTEN, *_NO_CONTENT)):
+            raise OutputError(
+                f"{self.path} holds more than one run ({', '.join(others[:5])}), which "
+                "overwrite=True would remove; name another folder"
+            )
+        if names:
+            FolderLock(self.path, LOCK).release()
+
     def _require_folder(self) -> None:
         if self.path.exists() and not self.path.is_dir():
             raise OutputError(f"{self.path} is a file; name a folder")
 
-    def _require_no_run(self) -> None:
+    def _require_no_run(self, remedy: str) -> None:
         if self._contents()[0]:
-            raise self._not_empty()
+            raise self._not_empty(remedy)
 
     def _contents(self) -> tuple[list[str], list[str]]:
         """List the folder, without the subfolders of other runs; separately, temporary files."""
@@ -148,11 +172,8 @@ class RunFolder:
         leftovers = [name for name in names if is_temporary(name, _WRITTEN)]
         return [n for n in names if n not in (*leftovers, *BESIDE, *_NO_CONTENT)], leftovers
 
-    def _not_empty(self) -> OutputError:
-        return OutputError(
-            f"{self.path} is not empty; resume the run there (resume=True, --resume), or name "
-            "another folder"
-        )
+    def _not_empty(self, remedy: str = _REMEDY) -> OutputError:
+        return OutputError(f"{self.path} is not empty; {remedy}")
 
     # Reading
 
@@ -296,7 +317,7 @@ class RunFolder:
         tensors: Mapping[str, Mapping[str, Tensor]],
         config: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write what a run has found.
+        """Write the result of a run.
 
         Args:
             history: The metrics, one row per epoch.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -17,9 +16,6 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnP
 from bayes_htr._checks import number, whole_number
 
 SchedulerFactory = Callable[[Optimizer], "LRScheduler | ReduceLROnPlateau"]
-
-HYPER_LR = 0.05
-"""The learning rate of hyperparameters and of their laws, whose coordinates have no unit."""
 
 
 class TrainingSettings(Protocol):
@@ -38,6 +34,11 @@ class TrainingSettings(Protocol):
     @property
     def scheduler(self) -> Literal["cosine"] | SchedulerFactory | None:
         """The schedule of the learning rate."""
+        ...
+
+    @property
+    def scheduler_interval(self) -> Literal["epoch", "step"]:
+        """Whether the schedule steps after each epoch or after each update."""
         ...
 
     @property
@@ -64,6 +65,10 @@ def check_settings(method: TrainingSettings) -> None:
         )
     if not (method.scheduler in ("cosine", None) or callable(method.scheduler)):
         raise ValueError(f"scheduler={method.scheduler!r} must be 'cosine', None, or callable")
+    if method.scheduler_interval not in ("epoch", "step"):
+        raise ValueError(
+            f"scheduler_interval={method.scheduler_interval!r} must be 'epoch' or 'step'"
+        )
     if method.patience is not None:
         whole_number(method.patience, "patience", at_least=1)
     if method.clip is not None:
@@ -71,11 +76,16 @@ def check_settings(method: TrainingSettings) -> None:
 
 
 def describe_settings(method: TrainingSettings) -> dict[str, Any]:
-    """Return the shared settings as plain data."""
+    """Return the shared settings as plain data.
+
+    Settings that earlier versions did not have are left out at their defaults.
+    """
+    steps = method.scheduler_interval == "step"
     return {
         "lr": float(method.lr),
         "optimizer": _describe(method.optimizer),
         "scheduler": _describe(method.scheduler),
+        **({"scheduler_interval": "step"} if steps else {}),
         "patience": None if method.patience is None else int(method.patience),
         "clip": None if method.clip is None else float(method.clip),
     }
@@ -108,14 +118,8 @@ def fused_adam(parameters: Iterable[Tensor], lr: float) -> Optimizer:
     return torch.optim.Adam(parameters, lr=lr, fused=True)
 
 
-def needs_closure(optimizer: Optimizer) -> bool:
-    """Return whether `optimizer.step` requires a closure, as that of LBFGS does."""
-    parameters = inspect.signature(type(optimizer).step).parameters
-    return "closure" in parameters and parameters["closure"].default is inspect.Parameter.empty
-
-
 _SHAPED_ALIKE = ("momentum_buffer", "exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum")
-"""What optimisers keep for a parameter in the parameter's own shape."""
+"""The entries of an optimiser's state that have the shape of their parameter."""
 
 
 def restore_optimizer(optimizer: Optimizer, state: Any) -> None:

@@ -1,7 +1,7 @@
 """Stochastic variational inference: a guide over the weights, fitted to the posterior.
 
 Update: gradient steps by any optimiser of Torch on
-`mean cross-entropy at W + KL / num_data`, `W` one draw of the guide (averaged over `particles`),
+`mean -log p(y | x, W) + KL / num_data`, `W` one draw of the guide (averaged over `particles`),
 each mini-batch an unbiased estimate whatever its size.
 Target: the evidence lower bound `E_q[log p(D | W)] - KL(q | prior)`, over weights and
 hyperparameters, with the prior's density over the entries at its strength `s` as `p^s`.
@@ -13,24 +13,23 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.optim import Optimizer
 
 from bayes_htr._checks import number, whole_number
 from bayes_htr._terminal import TrainingProgress
-from bayes_htr._torch import evaluation_mode, isolated_randomness
+from bayes_htr._torch import isolated_randomness
 from bayes_htr.distributed import world_size
 from bayes_htr.engine import Drift, Refresh
+from bayes_htr.engine.optimizer import HYPER_LR
 from bayes_htr.errors import DivergenceError
-from bayes_htr.inference.data import Batches
-from bayes_htr.inference.guides import GUIDES, SpectralGuide, VariationalGuide
+from bayes_htr.inference.guides import GUIDES, Guide, SpectralGuide, VariationalGuide
+from bayes_htr.inference.guides.likelihood import GuideWithLikelihood, likelihood_posterior
 from bayes_htr.inference.guides.per_example import ExampleNoise
 from bayes_htr.inference.guides.pyro_guide import (
     PYRO_GUIDES,
@@ -38,16 +37,21 @@ from bayes_htr.inference.guides.pyro_guide import (
     is_pyro_guide,
     takes_scale,
 )
-from bayes_htr.inference.problem import Fitted, Problem
+from bayes_htr.inference.problem import (
+    Fitted,
+    Problem,
+    evaluate_draws,
+    warn_of_generalised_posterior,
+)
 from bayes_htr.inference.settings import (
-    HYPER_LR,
     SchedulerFactory,
     check_settings,
     describe_settings,
     fused_adam,
 )
 from bayes_htr.inference.trainer import Trainer, trainable_weights
-from bayes_htr.spectra import parameters_of
+from bayes_htr.models.inputs import Inputs, call_with, num_examples
+from bayes_htr.spectra import parameters_of, working_dtype
 from bayes_htr.spectra.matrices import Parameter, set_parameters
 from bayes_htr.spectra.modules import unwrap
 
@@ -61,7 +65,6 @@ NAMED_GUIDES: dict[str, type[VariationalGuide]] = {
 _GUIDE_OPTIONS = ("init_scale", "rank", "directions", "refresh", "full_gradient")
 """The settings of `SVI` that only some guides use."""
 _RANK = 4
-_VALIDATION_DRAWS = 8
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,7 @@ class SVI:
         clip: Clip the gradient of all that is learnt together to this norm.
         patience: Stop after this many epochs without a better validation NLL, and keep the best
             guide. Early stopping needs `validation`.
+        scheduler_interval: As in `MAP`.
         full_gradient: In `"spectral"`, whether the gradient with respect to the weights includes
             how the singular vectors turn with the weights, at the cost of two more thin products
             per matrix (`docs/spectral-guide.md`); if not given, it does not.
@@ -104,8 +108,9 @@ class SVI:
     The guides need priors that are densities; others raise `PriorError`. A parameter with a flat
     prior is a point, and adds nothing to the KL divergence. For each epoch the history holds
     `loss`, the negative evidence lower bound per example (without warm-up; at a temperature other
-    than 1, the objective at this temperature), `train_nll` and `train_accuracy` of draws, `kl` in
-    nats, and on validation data the scores of the mean prediction of 8 draws.
+    than 1, the objective at this temperature), `train_nll` and `train_accuracy` (for real-valued
+    targets `train_rmse`) of draws, `kl` in nats, and on validation data the scores of the mean
+    prediction of 8 draws.
 
     Raises:
         ValueError: A setting is out of range, or the guide would not use it.
@@ -125,6 +130,7 @@ class SVI:
     noise: Literal["shared", "example"] = "shared"
     clip: float | None = None
     patience: int | None = None
+    scheduler_interval: Literal["epoch", "step"] = "epoch"
     full_gradient: bool | None = None
 
     def __post_init__(self) -> None:
@@ -229,6 +235,7 @@ class SVI:
         if problem.model.priors.is_scheduled:
             for epoch in range(1, problem.epochs):
                 problem.model.priors.densities(problem.net, epoch)
+        warn_of_generalised_posterior(problem, "SVI")
         with isolated_randomness():
             torch.manual_seed(problem.seed)
             trainer = SVITrainer(self, problem)
@@ -255,7 +262,6 @@ class SVITrainer(Trainer):
     """
 
     label: ClassVar[str] = "SVI"
-    learnt_name: ClassVar[str] = "guide"
     method: SVI
 
     def __init__(self, method: SVI, problem: Problem) -> None:
@@ -268,7 +274,15 @@ class SVITrainer(Trainer):
         hyper = self.guide.hyperparameter_coordinates()
         own = {id(p) for p in hyper}
         rest = [p for p in self.guide.parameters() if p.requires_grad and id(p) not in own]
-        super().__init__(method, problem, self.guide, rest, hyper)
+        like = torch.zeros((), dtype=working_dtype(weights[0].dtype), device=weights[0].device)
+        self.of_likelihood = likelihood_posterior(
+            problem.model.likelihood, problem.hyperparameters, like, problem.train.num_data
+        )
+        learnt: dict[str, nn.Module] = {"guide": self.guide}
+        if self.of_likelihood.hyperparameters:
+            learnt["likelihood"] = self.of_likelihood
+            hyper = [*hyper, *self.of_likelihood.parameters()]
+        super().__init__(method, problem, learnt, rest, hyper)
         if self.needs_closure:
             raise ValueError(
                 f"{type(self.optimizer).__name__} compares losses within a step, and those of SVI "
@@ -277,54 +291,63 @@ class SVITrainer(Trainer):
         self.trainable = self._trainable_names()
         self.root = unwrap(self.net)
         self.parameters: list[Parameter] = parameters_of(self.root)
-        self.likelihood = problem.model.likelihood
-        self.num_data = problem.train.num_data
         self.warmup_steps = method.kl_warmup * len(problem.train)
         self.examples: ExampleNoise | None = None
         if method.noise == "example":
             assert isinstance(self.guide, SpectralGuide)
             self.examples = ExampleNoise(self.guide, self.root)
 
-    def update(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Update by one batch; the sums are of likelihood, KL divergence, and right labels."""
+    def update(self, parts: Sequence[tuple[Inputs, Tensor]], size: int) -> tuple[Tensor, Tensor]:
+        """Update by one batch; the sums are of likelihood, KL divergence, and score."""
+        ((x, y),) = parts
         self.optimizer.zero_grad()
         if self.hyper_optimizer is not None:
             self.hyper_optimizer.zero_grad()
         particles, weight = self.method.particles, self._kl_weight() / self.num_data
-        nlls, divergences, corrects = [], [], []
+        nlls, divergences, scores = [], [], []
         for particle in range(particles):
             try:
                 sample = self._sample(again=particle > 0)
                 kl = self.guide.kl_in_step(sample)
+                values = self.of_likelihood.rsample()
+                if values:
+                    kl = kl + self.of_likelihood.kl().to(kl)
             except (ValueError, RuntimeError) as error:  # a law has NaN, or left its range
                 raise self.diverged(str(error), self.step, x) from error
-            logits = self._logits(sample, x)
-            nll = self.likelihood(logits, y)
+            outputs = self._outputs(sample, x)
+            nll = self.likelihood(outputs, y, values)
             ((nll + weight * kl.to(nll)) / particles).backward()
             nlls.append(nll.detach())
             divergences.append(kl.detach())
-            corrects.append((logits.detach().argmax(1) == y).sum())
+            scores.append(self.likelihood.score(outputs, y))
         self.guide.add_known_gradient(weight)
         if self.method.clip is not None:
-            nn.utils.clip_grad_norm_(self.guide.parameters(), self.method.clip)
+            learnt = [*self.guide.parameters(), *self.of_likelihood.parameters()]
+            nn.utils.clip_grad_norm_(learnt, self.method.clip)
         self.optimizer.step()
         if self.hyper_optimizer is not None:
             self.hyper_optimizer.step()
         nll = torch.stack(nlls).double().mean()
         kl = torch.stack(divergences).double().mean().to(nll)
-        correct = torch.stack(corrects).double().mean()
-        return nll + kl, torch.stack([nll * size, kl * size, correct])
+        score = torch.stack(scores).double().mean()
+        return nll + kl, torch.stack([nll * size, kl * size, score])
 
     def _sample(self, *, again: bool) -> dict[str, Tensor]:
         if self.examples is not None:
             return self.examples.guide.points()
         return self.guide.rsample(again=again)
 
-    def _logits(self, sample: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    def _noise(self, x: Inputs) -> contextlib.AbstractContextManager[None]:
+        """The context in which each example of a batch has its own draw, if it shall have one."""
+        if self.examples is None:
+            return contextlib.nullcontext()
+        return self.examples.drawn(num_examples(x))
+
+    def _outputs(self, sample: Mapping[str, Tensor], x: Inputs) -> Tensor:
         weights = {p.path: sample[p.name] for p in self.parameters if p.name in sample}
-        with contextlib.nullcontext() if self.examples is None else self.examples.drawn(len(x)):
-            logits: Tensor = functional_call(self.root, weights, (x,))
-        return logits
+        with self._noise(x):
+            outputs: Tensor = call_with(self.root, weights, x)
+        return outputs
 
     def _kl_weight(self) -> float:
         """Return the weight of the KL divergence in this step: the temperature, after warm-up."""
@@ -333,19 +356,26 @@ class SVITrainer(Trainer):
         return self.method.temperature * ((self.step + 1) / self.warmup_steps)
 
     def metrics(self, means: list[float]) -> dict[str, float]:
-        """Name the means: loss, train_nll, kl and train_accuracy."""
-        nll, kl, accuracy = means
+        """Name the means: loss, train_nll, kl, and the score, such as train_accuracy."""
+        nll, kl, score = means
         return {
             "loss": nll + self.method.temperature * kl / self.num_data,
             "train_nll": nll,
             "kl": kl,
-            "train_accuracy": accuracy,
+            **self.named_score("train", score),
         }
 
     def validate(self) -> tuple[float, float]:
-        """Return NLL and accuracy of the mean prediction of 8 draws on the validation data."""
+        """Return NLL and score of the mean prediction of 8 draws on the validation data."""
         assert self.problem.validation is not None
-        return evaluate_draws(self.net, self.guide, self.problem.validation)
+        return evaluate_draws(self.net, self.whole_guide, self.problem.validation, self.likelihood)
+
+    @property
+    def whole_guide(self) -> Guide:
+        """The guide, with the posterior of the likelihood's hyperparameters if it has any."""
+        if not self.of_likelihood.hyperparameters:
+            return self.guide
+        return GuideWithLikelihood(self.guide, self.of_likelihood)
 
     def follow_priors(self, epoch: int) -> None:
         """Use the priors as they are at an epoch: a schedule or freezing may have changed them."""
@@ -359,21 +389,21 @@ class SVITrainer(Trainer):
     def _trainable_names(self) -> frozenset[str]:
         return frozenset(name for name, p in self.net.named_parameters() if p.requires_grad)
 
-    def train_batches(self, bar: TrainingProgress) -> tuple[list[float], Tensor | None]:
+    def train_batches(self, bar: TrainingProgress) -> tuple[list[float], Inputs | None]:
         """Update by every batch; the rate of hyperparameters falls as the schedule's does."""
         if self.hyper_optimizer is not None:
             left = min(1.0, float(self.optimizer.param_groups[0]["lr"]) / float(self.method.lr))
             self.hyper_optimizer.param_groups[0]["lr"] = HYPER_LR * left
         return super().train_batches(bar)
 
-    def update_network(self, x: Tensor) -> None:
+    def update_network(self, x: Inputs) -> None:
         """Put the network's weights at the guide's centre."""
         try:
             set_parameters(self.parameters, self.guide.centre())
         except ValueError as error:
             raise self.diverged(str(error), self.step - 1, x) from error
 
-    def diverged(self, reason: str, step: int, x: Tensor) -> DivergenceError:
+    def diverged(self, reason: str, step: int, x: Inputs) -> DivergenceError:
         """Return the error to raise, with the network at the guide's centre."""
         with contextlib.suppress(ValueError):  # a law may have no centre any more
             set_parameters(self.parameters, self.guide.centre())
@@ -382,30 +412,11 @@ class SVITrainer(Trainer):
     def fitted(self) -> Fitted:
         """Return the guide, and the network at its centre."""
         set_parameters(self.parameters, self.guide.centre())
-        coordinates = self.guide.coordinates(self.guide.hyperpriors)
+        guide = self.whole_guide
+        hyperpriors = self.guide.hyperpriors | self.likelihood.hyperparameters
+        coordinates = guide.coordinates(hyperpriors)
         coordinates = {name: u.detach().cpu().clone() for name, u in coordinates.items()}
-        return Fitted(self.net.eval(), coordinates, self.history, guide=self.guide)
-
-
-def evaluate_draws(
-    net: nn.Module, guide: VariationalGuide, batches: Batches
-) -> tuple[float, float]:
-    """Return NLL and accuracy of the mean prediction of 8 draws, always of the same noise."""
-    root = unwrap(net)
-    paths = {p.name: p.path for p in parameters_of(root)}
-    draws = [
-        {paths[n]: v for n, v in draw.items() if n in paths}
-        for draw in guide.draws(_VALIDATION_DRAWS, seed=0)
-    ]
-    nll, correct, count = 0.0, 0, 0
-    with evaluation_mode(net), torch.no_grad(), isolated_randomness():
-        for x, y in batches:
-            logs = torch.stack([functional_call(root, d, (x,)).log_softmax(1) for d in draws])
-            mixed = logs.logsumexp(0) - math.log(len(draws))
-            nll += float(nn.functional.nll_loss(mixed, y, reduction="sum"))
-            correct += int((mixed.argmax(1) == y).sum())
-            count += len(y)
-    return nll / count, correct / count
+        return Fitted(self.net.eval(), coordinates, self.history, guide=guide)
 
 
 def _check_embeddings(net: nn.Module, drawn: Collection[str]) -> None:

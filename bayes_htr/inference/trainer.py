@@ -1,7 +1,7 @@
 """A training run by mini-batch gradients: epochs, checkpoints, early stopping and callbacks.
 
-`Trainer` is what `htr.MAP` and `htr.SVI` share. A subclass builds what is learnt, and defines one
-update and the epoch's metrics.
+`Trainer` is the part that `htr.MAP` and `htr.SVI` share. A subclass makes the energy or the guide,
+and defines a single update and the metrics of an epoch.
 """
 
 from __future__ import annotations
@@ -10,61 +10,69 @@ import copy
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
 from bayes_htr._checks import whole_number
 from bayes_htr._terminal import TrainingProgress
 from bayes_htr._threads import with_threads
 from bayes_htr._torch import isolated_randomness, modes_of, set_modes
+from bayes_htr.engine.optimizer import HYPER_LR
+from bayes_htr.engine.optimizer_kinds import needs_closure
 from bayes_htr.errors import CheckpointError, DivergenceError, SpectrumError
 from bayes_htr.inference.callbacks import EpochEvent, StepCallback, StepEvent
+from bayes_htr.inference.nonfinite import divergence
 from bayes_htr.inference.problem import Fitted, Problem
 from bayes_htr.inference.run_folder import CHECKPOINT, RunFolder
 from bayes_htr.inference.settings import (
-    HYPER_LR,
     TrainingSettings,
-    needs_closure,
     restore_optimizer,
     restore_scheduler,
     stretch_cosine,
 )
+from bayes_htr.models.inputs import Inputs, device_of
+
+B = TypeVar("B")
 
 _CHECK_EVERY = 50
 """Steps between two looks at the loss on an accelerator, each of which waits for the device."""
 
 
 class Trainer(ABC):
-    """The state of one training run, all of which goes into checkpoints.
+    """One training run, whose whole state is saved in checkpoints.
 
     Args:
         method: The settings.
         problem: What to train.
-        learnt: What is learnt besides the network's weights: an energy or a guide.
+        learnt: What is learnt besides the network's weights, by the names of checkpoints: an energy
+            or a guide, and the hyperparameters of the likelihood if it has any.
         parameters: What the method's optimiser updates.
         hyperparameters: What an Adam of its own updates, with a learning rate of 0.05.
+        accumulate: The number of batches per update.
 
     Raises:
-        ValueError: Early stopping without validation data.
+        ValueError: Early stopping without validation data, or a schedule that cannot step as asked.
     """
 
     label: ClassVar[str]
     """The text before the progress bar."""
-    learnt_name: ClassVar[str]
-    """The name of `learnt` in checkpoints."""
 
     def __init__(
         self,
         method: TrainingSettings,
         problem: Problem,
-        learnt: nn.Module,
+        learnt: Mapping[str, nn.Module],
         parameters: list[nn.Parameter],
         hyperparameters: list[nn.Parameter],
+        *,
+        accumulate: int = 1,
     ) -> None:
         if method.patience is not None and problem.validation is None:
             raise ValueError(
@@ -76,17 +84,26 @@ class Trainer(ABC):
         if not self.net.training:  # otherwise layers in evaluation mode stay in it
             self.net.train()
         self.modes = modes_of(self.net)
-        self.learnt = learnt
+        self.learnt = dict(learnt)
+        self.accumulate = accumulate
+        self.likelihood = problem.model.likelihood
+        self.num_data = problem.train.num_data
         self.optimizer = method.optimizer(parameters, lr=float(method.lr))
         self.needs_closure = needs_closure(self.optimizer)
         self.scheduler: LRScheduler | ReduceLROnPlateau | None = None
         if method.scheduler == "cosine":
-            self.scheduler = CosineAnnealingLR(self.optimizer, T_max=max(1, problem.epochs))
+            self.scheduler = CosineAnnealingLR(self.optimizer, T_max=self._schedule_steps())
         elif method.scheduler is not None:
             self.scheduler = method.scheduler(self.optimizer)
+        if self.steps_schedule and isinstance(self.scheduler, ReduceLROnPlateau):
+            raise ValueError(
+                "scheduler_interval='step': ReduceLROnPlateau looks at a score of each epoch; "
+                "leave the interval at 'epoch'"
+            )
         self.hyper_optimizer = (
             torch.optim.Adam(hyperparameters, lr=HYPER_LR) if hyperparameters else None
         )
+        self.scaler: GradScaler | None = None  # of losses in half precision
         self.folder: RunFolder | None = None
         self.epoch = 0
         self.step = 0
@@ -98,40 +115,39 @@ class Trainer(ABC):
     # What a method defines
 
     @abstractmethod
-    def update(self, x: Tensor, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Update what is learnt by one batch.
+    def update(self, parts: Sequence[tuple[Inputs, Tensor]], size: int) -> tuple[Tensor, Tensor]:
+        """Update what is learnt by one batch, or by several as if they were one.
 
         Args:
-            x: Inputs `(N, ...)`.
-            y: Labels `(N,)`.
-            size: The number of examples in the batch: `N`, or more where several processes share
-                the batch.
+            parts: Inputs `(N, ...)` and labels `(N, ...)` of each of `accumulate` batches.
+            size: The number of examples in all of them, or more where several processes share the
+                batches.
 
         Returns:
-            The loss before the update, 0-d; and three sums over the batch, `(3,)`, whose means
+            The loss before the update, 0-d; and three sums over the examples, `(3,)`, whose means
             over the epoch's examples are given to `metrics`.
         """
 
     @abstractmethod
     def metrics(self, means: list[float]) -> dict[str, float]:
-        """Name the means of what `update` has summed."""
+        """Return the metrics of an epoch by name, from the means of the sums of `update`."""
 
     @abstractmethod
     def validate(self) -> tuple[float, float]:
-        """Return NLL (nats per example) and accuracy on the validation data."""
+        """Return means over the validation data: NLL (nats) and the likelihood's score."""
 
     @abstractmethod
     def fitted(self) -> Fitted:
         """Return the result of the run, with the network in evaluation mode."""
 
     def follow_priors(self, epoch: int) -> None:  # noqa: B027  (an energy is told the epoch)
-        """Use the priors as they are at an epoch, from 0."""
+        """Use the priors with their strengths at an epoch, counted from 0."""
 
-    def update_network(self, x: Tensor) -> None:  # noqa: B027  (MAP updates the network itself)
+    def update_network(self, x: Inputs) -> None:  # noqa: B027  (MAP updates the network itself)
         """Give the network the weights that callbacks and validation are to see.
 
         Args:
-            x: The inputs of the last batch, on which an error is explained.
+            x: The inputs of the last batch, which help to explain an error.
         """
 
     # The run
@@ -164,15 +180,18 @@ class Trainer(ABC):
                 done=self.epoch,
                 batches=len(problem.train),
             )
-            self.run_hooks("on_start")
-            with bar:
-                while self.epoch < problem.epochs and not self.is_out_of_patience():
-                    metrics = self.train_epoch(bar)
-                    bar.epoch(metrics)
-                    self.save()
-                    if self.should_stop(metrics):
-                        break
-            self.run_hooks("on_end")
+            with self.closed_callbacks():
+                self.run_hooks("on_start")
+                with bar:
+                    while self.epoch < problem.epochs and not self.is_out_of_patience():
+                        metrics = self.train_epoch(bar)
+                        bar.epoch(metrics)
+                        self.save()
+                        if self.should_stop(metrics):
+                            break
+                    if self.best is not None:
+                        bar.kept(self.best, self.epoch, is_early=self.is_out_of_patience())
+                self.run_hooks("on_end")
             if self.best is not None:
                 self._load_learnt(self.best)
             return self.fitted()
@@ -185,26 +204,47 @@ class Trainer(ABC):
         means, last_batch = self.train_batches(bar)
         metrics = {"epoch": float(self.epoch + 1), **self.metrics(means), "lr": lr}
         if self.problem.validation is not None:
-            nll, accuracy = self.validate()
+            nll, score = self.validate()
             if last_batch is not None and not math.isfinite(nll):
                 raise self.diverged(f"the validation NLL is {nll}", self.step - 1, last_batch)
-            metrics |= {"val_nll": nll, "val_accuracy": accuracy}
+            metrics |= {"val_nll": nll, **self.named_score("val", score)}
         self.epoch += 1
         if self.method.patience is not None:
             self._note_best(metrics["val_nll"])
         if isinstance(self.scheduler, ReduceLROnPlateau):
             self.scheduler.step(metrics.get("val_nll", metrics["loss"]))
-        elif self.scheduler is not None:
+        elif self.scheduler is not None and not self.steps_schedule:
             self.scheduler.step()
         metrics["seconds"] = time.perf_counter() - start
         self.history.append(metrics)
         return metrics
 
-    def train_batches(self, bar: TrainingProgress) -> tuple[list[float], Tensor | None]:
+    @property
+    def steps_schedule(self) -> bool:
+        """Whether the schedule steps after each update, and not after each epoch."""
+        return self.method.scheduler_interval == "step"
+
+    @property
+    def updates_per_epoch(self) -> int:
+        """The number of updates in an epoch."""
+        return -(-len(self.problem.train) // self.accumulate)
+
+    def _schedule_steps(self) -> int:
+        """The number of steps of a schedule over all epochs."""
+        each = self.updates_per_epoch if self.steps_schedule else 1
+        return max(1, self.problem.epochs * each)
+
+    def named_score(self, where: str, mean: float) -> dict[str, float]:
+        """The likelihood's score under its name in the history; empty if there is none."""
+        score = self.likelihood.named_score(mean)
+        return {} if math.isnan(score) else {f"{where}_{self.likelihood.score_name}": score}
+
+    def train_batches(self, bar: TrainingProgress) -> tuple[list[float], Inputs | None]:
         """Update by every batch of the epoch.
 
         Returns:
-            The means over the epoch's examples of what `update` sums, and the last batch's inputs.
+            The means of the sums of `update` over the examples of the epoch, and the inputs of the
+            last batch.
         """
         train = self.problem.train
         train.set_epoch(self.epoch)
@@ -212,30 +252,33 @@ class Trainer(ABC):
             self.follow_priors(self.epoch)
         sums = torch.zeros(3, dtype=torch.float64, device=train.device)
         count, x = 0, None
-        for x, y in train:
-            loss, of_batch = self.update(x, y, len(y))
+        for parts in grouped(train, self.accumulate):
+            size, x = sum(len(y) for _, y in parts), parts[-1][0]
+            loss, of_batch = self.update(parts, size)
             sums += of_batch.to(sums)
-            count += len(y)
+            count += size
             self.after_step(loss, x)
-            bar.advance()
+            bar.advance(len(parts))
         if x is not None:
             self.check_losses(x)
             self.check_weights(x)
             self.update_network(x)
         return (sums / count).tolist(), x
 
-    def after_step(self, loss: Tensor, x: Tensor) -> None:
+    def after_step(self, loss: Tensor, x: Inputs) -> None:
         """Count an update, check its loss, and call the callbacks for which the step is due."""
         self.step += 1
+        if self.steps_schedule and isinstance(self.scheduler, LRScheduler):
+            self.scheduler.step()
         self.unchecked_losses.append(loss)
-        if x.device.type == "cpu" or len(self.unchecked_losses) == _CHECK_EVERY:
+        if device_of(x).type == "cpu" or len(self.unchecked_losses) == _CHECK_EVERY:
             self.check_losses(x)
         if self.step_callbacks:
             self.run_step_callbacks(x)
 
     # Numbers that are not finite
 
-    def check_losses(self, x: Tensor) -> None:
+    def check_losses(self, x: Inputs) -> None:
         """Raise if one of the losses since the last check is not finite."""
         losses, self.unchecked_losses = self.unchecked_losses, []
         finite = torch.isfinite(torch.stack(losses)).tolist() if losses else []
@@ -244,27 +287,21 @@ class Trainer(ABC):
             step = self.step - len(losses) + first
             raise self.diverged(f"the loss is {losses[first].item()}", step, x)
 
-    def check_weights(self, x: Tensor) -> None:
+    def check_weights(self, x: Inputs) -> None:
         """Raise if the last update, which no loss has seen yet, made a weight not finite."""
         for optimizer in (self.optimizer, self.hyper_optimizer):
             for group in [] if optimizer is None else optimizer.param_groups:
                 if not all(bool(torch.isfinite(p).all()) for p in group["params"]):
                     raise self.diverged("a weight is not finite after it", self.step - 1, x)
 
-    def diverged(self, reason: str, step: int, x: Tensor) -> DivergenceError:
+    def diverged(self, reason: str, step: int, x: Inputs) -> DivergenceError:
         """Return the error to raise; it names step, epoch, layer, and the last good checkpoint."""
-        last = "no run folder was given"
-        if self.folder is not None:
-            last = f"the last good checkpoint is {self.folder.path / CHECKPOINT}"
-        return DivergenceError(
-            f"training diverged at step {step} (epoch {self.epoch}): {reason}; "
-            f"{_first_nonfinite(self.net, x)}; {last}. "
-            "Lower the learning rate, clip gradients, or lower the prior's strength"
-        )
+        last = None if self.folder is None else self.folder.path / CHECKPOINT
+        return divergence(reason, step, self.epoch, last, self.net, x)
 
     # Callbacks
 
-    def run_step_callbacks(self, x: Tensor) -> None:
+    def run_step_callbacks(self, x: Inputs) -> None:
         """Show the network to the callbacks for which this step is due."""
         for callback in self.step_callbacks:
             if callback.is_due(self.step):
@@ -275,21 +312,35 @@ class Trainer(ABC):
                     raise self.diverged(str(error), self.step - 1, x) from error
 
     def run_hooks(self, name: Literal["on_start", "on_end"]) -> None:
-        """Call one hook of all callbacks that follow the steps."""
+        """Call the method `name` of all step callbacks."""
         for callback in self.step_callbacks:
             self._run_hook(getattr(callback, name))
 
+    @contextmanager
+    def closed_callbacks(self) -> Iterator[None]:
+        """Close the callbacks that follow the steps at the end of a block, also after an error."""
+        try:
+            yield
+        except BaseException as error:
+            for callback in self.step_callbacks:
+                callback.close(error)
+            raise
+        for callback in self.step_callbacks:
+            callback.close(None)
+
     def _run_hook(self, hook: Callable[[StepEvent], None]) -> None:
         with isolated_randomness():
-            hook(StepEvent(self.step, self.step / len(self.problem.train), self.net))
+            epochs = self.step / self.updates_per_epoch
+            hook(StepEvent(self.step, epochs, self.net, self.problem.model.priors.matrices))
 
     def should_stop(self, metrics: dict[str, float]) -> bool:
         """Call the callbacks after an epoch, and return whether one of them asks to stop.
 
-        A resumed run goes on all the same.
+        A resumed run continues even so.
         """
         with isolated_randomness():
-            event = EpochEvent(self.epoch, dict(metrics), self.net)
+            layouts = self.problem.model.priors.matrices
+            event = EpochEvent(self.epoch, dict(metrics), self.net, layouts)
             answers = [callback(event) for callback in self.problem.callbacks]
         return any(_is_true(answer) for answer in answers)
 
@@ -301,7 +352,7 @@ class Trainer(ABC):
             self.best = {"nll": nll, "epoch": self.epoch, **learnt}
 
     def _check_best(self, best: Mapping[str, Any]) -> None:
-        """Require the best epoch of a checkpoint to have all that `_note_best` notes."""
+        """Raise an error unless the best epoch of a checkpoint has every entry of `_note_best`."""
         if not isinstance(best["nll"], float):
             raise ValueError(f"the best validation NLL is {best['nll']!r}")
         whole_number(best["epoch"], "the best epoch")
@@ -334,10 +385,12 @@ class Trainer(ABC):
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "order": [g.get_state() for g in self.problem.train.generators],
         }
+        if self.scaler is not None:
+            state["scaler"] = self.scaler.state_dict()
         self.folder.write_checkpoint(state, self.history)
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over the state that `save` has written.
+        """Restore the state that `save` has written.
 
         Raises:
             CheckpointError: The state is that of another run.
@@ -350,7 +403,10 @@ class Trainer(ABC):
             if self.scheduler is not None:
                 restore_scheduler(self.scheduler, state["scheduler"])
             if isinstance(self.scheduler, CosineAnnealingLR) and self.method.scheduler == "cosine":
-                stretch_cosine(self.scheduler, max(1, self.problem.epochs), state["epoch"])
+                done = state["step"] if self.steps_schedule else state["epoch"]
+                stretch_cosine(self.scheduler, self._schedule_steps(), done)
+            if self.scaler is not None:
+                self.scaler.load_state_dict(state["scaler"])
             torch.set_rng_state(state["random"])
             if state["random_cuda"] and torch.cuda.is_available():
                 torch.cuda.set_rng_state_all(state["random_cuda"])
@@ -370,21 +426,35 @@ class Trainer(ABC):
             ) from error
 
     def _learnt_state(self) -> dict[str, Any]:
-        return {"net": self.net.state_dict(), self.learnt_name: self.learnt.state_dict()}
+        learnt = {name: module.state_dict() for name, module in self.learnt.items()}
+        return {"net": self.net.state_dict(), **learnt}
 
     def _load_learnt(self, state: Mapping[str, Any]) -> None:
-        """Load the network and what else is learnt from a checkpoint or the best epoch's state."""
+        """Load the network and `learnt` from a checkpoint or from the state of the best epoch."""
         self.net.load_state_dict(state["net"])
         if state["epoch"]:  # the priors of that epoch come before what was learnt under them
             self.follow_priors(int(state["epoch"]) - 1)
-        self.learnt.load_state_dict(state[self.learnt_name])
+        for name, module in self.learnt.items():
+            module.load_state_dict(state[name])
+
+
+def grouped(batches: Iterable[B], count: int) -> Iterator[list[B]]:
+    """Batches in groups of `count`, of which the last may have fewer."""
+    group: list[B] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == count:
+            yield group
+            group = []
+    if group:
+        yield group
 
 
 def trainable_weights(net: nn.Module) -> list[nn.Parameter]:
     """Return the parameters of a network that are not frozen.
 
     Raises:
-        ValueError: All are frozen.
+        ValueError: All parameters are frozen.
     """
     weights = [p for p in net.parameters() if p.requires_grad]
     if not weights:
@@ -397,32 +467,3 @@ def _is_true(answer: object) -> bool:
     if isinstance(answer, Tensor) and answer.ndim == 0 and answer.dtype == torch.bool:
         return bool(answer)
     return isinstance(answer, (bool, np.bool_)) and bool(answer)
-
-
-def _first_nonfinite(net: nn.Module, x: Tensor) -> str:
-    """Say which parameter, or else which layer's output, is the first that is not finite."""
-    for name, parameter in net.named_parameters():
-        if not bool(torch.isfinite(parameter).all()):
-            return f"the first parameter that is not finite is {name}"
-    bad: list[str] = []
-
-    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and not bool(torch.isfinite(output).all()):
-                bad.append(name)
-
-        return hook
-
-    leaves = [(n, m) for n, m in net.named_modules() if not any(m.children())]
-    handles = [module.register_forward_hook(watch(name)) for name, module in leaves]
-    try:
-        with torch.no_grad():
-            if len(x):  # a process's part of a batch may be empty
-                net(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if bad:
-        return f"the first layer whose output is not finite is {bad[0]}"
-    name, weight = max(net.named_parameters(), key=lambda item: float(item[1].detach().abs().max()))
-    return f"all weights are finite, the largest ({weight.detach().abs().max():.3g}) in {name}"

@@ -1,7 +1,8 @@
-"""Examples as a classifier takes them: inputs and labels as tensors, checked; and its outputs."""
+"""Examples as a model takes them: inputs and labels as tensors, checked; and its outputs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,94 +10,151 @@ import torch
 from torch import Tensor, nn
 
 from bayes_htr.errors import DataError
+from bayes_htr.models.inputs import (
+    Inputs,
+    describe_inputs,
+    num_examples,
+    require_same_length,
+    tensors_in,
+)
 
 
-def checked_examples(x: Any, y: Any, name: str) -> tuple[Tensor, Tensor]:
+def checked_examples(
+    x: Any, y: Any, name: str, labels: Callable[[Any, str], Tensor], several: int | None = None
+) -> tuple[Inputs, Tensor]:
     """Inputs and labels as tensors.
 
     Args:
-        x: Inputs `(N, ...)`: a tensor, an array, or what NumPy makes an array of.
-        y: Labels `(N,)`.
+        x: Inputs `(N, ...)`: a tensor, an array, or what NumPy makes an array of; a tuple or a
+            mapping of these for a network with several inputs.
+        y: Labels `(N, ...)`.
         name: What errors call the data.
+        labels: What makes labels a tensor and checks them: `Likelihood.checked`.
+        several: How many inputs the network is known to have, if it is known.
 
     Raises:
-        DataError: They differ in length, an input is not finite, or a label is negative or no
-            whole number; or they cannot be made tensors.
+        DataError: They differ in length, an input is not finite, or a label is none; or they cannot
+            be made tensors.
     """
-    x, y = as_tensor(x, f"{name} inputs"), as_tensor(y, f"{name} labels")
-    if x.ndim < 1:
-        raise DataError(f"{name}: inputs of shape () must be (N, ...)")
-    check_label_shape(y, tuple(x.shape), name)
-    check_labels(y, name)
-    if x.dtype == torch.uint8:
-        raise DataError(f"{name}: inputs of dtype uint8; convert them, as in X.float() / 255")
-    if (x.is_floating_point() or x.is_complex()) and not bool(torch.isfinite(x).all()):
-        bad = ~torch.isfinite(x)
-        first = tuple(int(i) for i in bad.nonzero()[0])
+    y = labels(y, name)
+    if y.ndim < 1:
+        raise DataError(f"{name}: labels of shape () must be (N, ...)")
+    x = checked_inputs(x, name, len(y), several)
+    if num_examples(x) != len(y):
         raise DataError(
-            f"{name}: {int(bad.sum())} inputs are not finite, the first {x[first].item()} "
-            f"at {first}; clean the data"
+            f"{name}: {describe_inputs(x, dtypes=False)} and labels of shape {tuple(y.shape)}; "
+            "they must have one label for each example"
         )
     return x, y
 
 
-def check_label_shape(y: Tensor, inputs: tuple[int, ...], name: str) -> None:
-    """Require one label of an integer dtype for each example.
+def checked_inputs(
+    x: Any, name: str, count: int | None = None, several: int | None = None
+) -> Inputs:
+    """Inputs as tensors.
+
+    A tuple or list of arrays that all have `count` entries is several inputs, unless there are just
+    as many of them, in which case a list is the examples one by one.
 
     Args:
-        y: Labels.
-        inputs: The shape of the inputs, `(N, ...)`.
+        x: As in `checked_examples`.
         name: What errors call the data.
+        count: The number of examples, if it is known.
+        several: How many inputs the network is known to have, if it is known.
 
     Raises:
-        DataError: Another shape or dtype.
+        DataError: An input is not finite, is of dtype uint8, or cannot be made a tensor.
     """
-    if y.shape != inputs[:1]:
-        hint = ""
-        if y.ndim == 2 and len(y) == inputs[0]:
-            hint = "; take labels.squeeze(1)" if y.shape[1] == 1 else "; take labels.argmax(1)"
-        raise DataError(
-            f"{name}: inputs of shape {inputs} and labels of shape {tuple(y.shape)}; "
-            f"they must be (N, ...) and (N,){hint}"
-        )
+    inputs: Inputs
+    if isinstance(x, Mapping):
+        inputs = {str(key): as_tensor(v, f"{name} input {key!r}") for key, v in x.items()}
+    elif _is_several(x, count, several):
+        inputs = tuple(as_tensor(v, f"{name} input {i}") for i, v in enumerate(x))
+    else:
+        inputs = as_tensor(x, f"{name} inputs")
+    if not tensors_in(inputs):
+        raise DataError(f"{name}: there are no inputs")
+    require_same_length(inputs, name)
+    for tensor in tensors_in(inputs):
+        if tensor.dtype == torch.uint8:
+            raise DataError(f"{name}: inputs of dtype uint8; convert them, as in X.float() / 255")
+        if tensor.is_floating_point() or tensor.is_complex():
+            _require_finite(tensor, name)
+    return inputs
+
+
+def _is_several(x: Any, count: int | None, several: int | None) -> bool:
+    """Whether a sequence holds several inputs, and not examples one by one."""
+    if not isinstance(x, list | tuple) or not x:
+        return False
+    lengths = [len(v) if getattr(v, "ndim", 0) else None for v in x]
+    if None in lengths or len(set(lengths)) > 1 or (count is not None and lengths[0] != count):
+        return False
+    if several is not None:
+        return len(x) == several
+    if len(x) == lengths[0]:
+        return isinstance(x, tuple)
+    return count is not None or isinstance(x, tuple)
+
+
+def _require_finite(x: Tensor, name: str) -> None:
+    if bool(torch.isfinite(x).all()):
+        return
+    bad = ~torch.isfinite(x)
+    first = tuple(int(i) for i in bad.nonzero()[0])
+    raise DataError(
+        f"{name}: {int(bad.sum())} inputs are not finite, the first {x[first].item()} "
+        f"at {first}; clean the data"
+    )
+
+
+def check_class_labels(y: Tensor, name: str) -> None:
+    """Require class labels of an integer dtype.
+
+    Raises:
+        DataError: Another dtype.
+    """
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise DataError(
             f"{name}: labels of dtype {y.dtype} must be whole numbers of an integer dtype; "
-            "convert class labels with .long(). Real-valued targets have no likelihood here: "
-            "bayes_htr trains classifiers"
+            "convert class labels with .long(). Real-valued targets need another likelihood, as in "
+            "htr.BayesianModel(net, priors, likelihood=htr.Normal(scale=htr.HalfCauchy(1.0))), and "
+            "yes-or-no labels likelihood=htr.Bernoulli()"
         )
 
 
-def check_labels(y: Tensor, name: str, classes: int | None = None) -> None:
+def is_abstract(y: Tensor) -> bool:
+    """Whether a tensor has no numbers yet: within a transform of `torch.func`, or a trace."""
+    return torch._C._functorch.is_functorch_wrapped_tensor(y) or torch._C._is_tracing()
+
+
+def check_labels(
+    y: Tensor, name: str, classes: int | None = None, ignore_index: int | None = None
+) -> None:
     """Require labels from 0 to `classes - 1`, or of at least 0 if the number is not known.
 
     Labels within a transform of `torch.func` or a trace have no numbers yet, and are not checked.
 
     Raises:
-        DataError: A label out of range.
+        DataError: A label out of range that is not the one to be ignored.
     """
-    is_abstract = torch._C._functorch.is_functorch_wrapped_tensor(y) or torch._C._is_tracing()
-    if is_abstract or len(y) == 0:
+    if is_abstract(y) or y.numel() == 0:
         return
+    if ignore_index is not None:
+        y = y[y != ignore_index]
+        if y.numel() == 0:
+            return
     if int(y.min()) < 0:
-        raise DataError(f"{name}: label {int(y.min())} is negative; labels are 0 to classes - 1")
+        hint = ""
+        if int(y.min()) == -100 and ignore_index is None:
+            hint = "; if -100 stands for no label, take htr.Categorical(ignore_index=-100)"
+        raise DataError(
+            f"{name}: label {int(y.min())} is negative; labels are 0 to classes - 1{hint}"
+        )
     if classes is not None and int(y.max()) >= classes:
         raise DataError(
             f"{name}: label {int(y.max())} does not match a network with {classes} outputs "
             f"(labels are 0 to {classes - 1}); change the last layer or the labels"
-        )
-
-
-def check_outputs(logits: Any, examples: int, name: str) -> None:
-    """Require logits `(N, C)` of a network.
-
-    Raises:
-        DataError: Something else.
-    """
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != examples:
-        shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits)
-        raise DataError(
-            f"{name}: the network must return logits of shape ({examples}, classes), not {shape}"
         )
 
 
@@ -122,12 +180,23 @@ def reason_against_outputs(logits: Tensor, net: nn.Module) -> str | None:
             "last layer is a softmax, and the likelihood applies another one. Let the network "
             "return logits: leave out the softmax"
         )
+    return reason_against_last_layer(net, "softmax", "class")
+
+
+def reason_against_last_layer(net: nn.Module, link: str, label: str) -> str | None:
+    """Why a network ends with a layer that makes no logits, as a sentence; else `None`.
+
+    Args:
+        net: The network.
+        link: What the likelihood applies to the outputs.
+        label: What it has the probability of.
+    """
     *_, last = net.modules()
     if isinstance(last, _SQUASHING):
         return (
             f"the last layer of the network is {type(last).__name__}, and its outputs are taken as "
-            "logits, of which the softmax is the probability of each class: the network cannot be "
-            "sure of any class. Leave that layer out"
+            f"logits, of which the {link} is the probability of each {label}: the network cannot "
+            f"be sure of any {label}. Leave that layer out"
         )
     return None
 
@@ -167,7 +236,7 @@ def as_tensor(values: Any, what: str) -> Tensor:
     if np.ma.is_masked(values):
         raise DataError(f"{what} have masked entries; fill them, as in X.filled(0.0)")
     if array.dtype == object or array.dtype.kind in "USmMV":
-        raise DataError(f"{what} of dtype {array.dtype} are no numbers")
+        raise DataError(f"{what} of dtype {array.dtype} are no numbers{_encoding(array, what)}")
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         array = array.astype(np.int64)
     # Torch takes neither views with negative strides nor foreign byte orders, and warns of arrays
@@ -177,3 +246,11 @@ def as_tensor(values: Any, what: str) -> Tensor:
         return torch.as_tensor(np.require(native, requirements=["C", "W"]))
     except TypeError as error:
         raise DataError(f"{what} of dtype {array.dtype} cannot be used ({error})") from error
+
+
+def _encoding(array: Any, what: str) -> str:
+    """What to do about labels that are words."""
+    are_words = array.dtype.kind in "US" or all(isinstance(v, str) for v in array.flat)
+    if not (what.endswith("labels") and are_words and array.size):
+        return ""
+    return "; encode words by classes, y = np.unique(labels, return_inverse=True)"

@@ -1,138 +1,252 @@
-"""The likelihood of class labels given logits: `prod_i prod_c p(c | x_i, W)^(w_{y_i} q_ic)`.
+"""Likelihoods as values: how labels are distributed, given the outputs of a network.
 
-With `q` the label alone and `w` 1 it is the ordinary one. Class weights and soft labels make it a
-tempered one, which need not sum to 1 over the labels.
+Here is the base class. Classes are in `categorical.py`, yes-or-no labels in `bernoulli.py`, and
+targets that are numbers in `targets.py`.
+
+Every example `i` has one label, or an array of labels: the tokens of a text, the pixels of an
+image, several yes-or-no labels, several targets. Given the weights, the labels are independent, so
+that `log p(y_i | x_i, W)` is a sum over them. Losses and log densities are those of examples; a
+loss is a mean over examples, also where they have many labels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayes_htr._checks import number
 from bayes_htr.errors import DataError
-from bayes_htr.models.examples import check_label_shape, check_labels
+from bayes_htr.priors import Hyperparameter
+from bayes_htr.priors.values import Value
 
-SMOOTHING_SITE = "y:smoothing"
-"""The factor beside the site of the labels `y`."""
+TEMPERING_SITE = "y:tempering"
+"""The factor beside the site of the labels `y`, where the likelihood is a tempered one."""
+
+NO_VALUES: Mapping[str, Tensor] = {}
 
 
-@dataclass(frozen=True)
-class Likelihood:
-    """The mean over the examples of `-w_y sum_c q_c log softmax(logits)_c`, in nats.
+@dataclass(frozen=True, repr=False)
+class Likelihood(Value, abstract=True):
+    """Base class of all likelihoods.
 
-    `q = (1 - eps) e_y + eps / C` is the soft label. Class weights are those of the class `y` of the
-    example and multiply all of its sum; PyTorch's would weigh each class in it by its own. The sum
-    is divided by the number of examples and not by the sum of weights, so that its expectation
-    does not depend on the batch size.
-
-    Args:
-        class_weights: `(C,)` positive powers of the likelihood of each class; ones by default.
-        label_smoothing: `eps`, in `[0, 1)`.
-
-    Raises:
-        DataError: Class weights that are not positive and finite.
-        ValueError: A label smoothing that is no number in `[0, 1)`.
+    In its methods, `outputs` are those of the network, `(*left, N, ...)`: the dimensions to the
+    left, `left` in number, are those of plates around the data, and most callers have none. `y` are
+    labels as `checked` returns them, `(N, ...)`, and `values` the hyperparameters by name.
     """
 
-    class_weights: tuple[float, ...] | None = None
-    label_smoothing: float = 0.0
+    score_name: ClassVar[str] = "accuracy"
+    """What `score` measures, as histories name it after `train_` and `val_`."""
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "class_weights", _checked_weights(self.class_weights))
-        smoothing = number(self.label_smoothing, "label_smoothing", at_least=0, below=1)
-        object.__setattr__(self, "label_smoothing", smoothing)
+    @property
+    def hyperparameters(self) -> dict[str, Hyperparameter]:
+        """The hyperparameters with hyperpriors, by name."""
+        return {}
 
-    def __call__(self, logits: Tensor, y: Tensor) -> Tensor:
-        """The mean negative log likelihood, 0-d, of logits `(N, C)` and labels `(N,)` int64.
+    def improper(self, y: Tensor) -> str | None:
+        """Why this is no density of these labels, as the beginning of a sentence; else `None`.
 
-        Raises:
-            DataError: Labels of another shape, or of no integer dtype.
+        MAP is then the mode of a penalised loss, and SVI and NUTS find the posterior that takes
+        `exp(-loss)` for a likelihood (a generalised posterior).
         """
-        check_label_shape(y, tuple(logits.shape), "the likelihood")
-        eps = self.label_smoothing
-        if self.class_weights is None:
-            return F.cross_entropy(logits, y, label_smoothing=eps)
-        weights = self._weights(logits)
-        if eps == 0:
-            return F.cross_entropy(logits, y, weight=weights, reduction="sum") / len(y)
-        each = F.cross_entropy(logits, y, label_smoothing=eps, reduction="none")
-        return (weights[y] * each).sum() / len(y)
-
-    def sample(self, logits: Tensor, y: Tensor | None, num_data: int) -> Tensor:
-        """As a part of a Pyro program: labels `y` of logits `(..., N, C)`, in a plate `data`.
-
-        Labels that are given are observed with their weights, and a factor makes them soft ones;
-        the log densities add up to `-num_data` times the mean. Others are drawn from the softmax.
-
-        Raises:
-            DataError: Labels of another shape, of no integer dtype, or out of range.
-            ValueError: `num_data` is no positive number.
-        """
-        if y is not None:
-            check_label_shape(y, tuple(logits.shape[-2:]), "the model")
-            check_labels(y, "the model", logits.shape[-1])
-        number(num_data, "num_data", above=0)
-        examples = logits.shape[-2]
-        scale: float | Tensor = num_data / examples
-        if self.class_weights is not None and y is not None:
-            scale = scale * self._weights(logits)[y]
-        with pyro.plate("data", examples), pyro.poutine.scale(scale=scale):
-            labels: Tensor = pyro.sample("y", dist.Categorical(logits=logits), obs=y)
-            if y is not None and self.label_smoothing:
-                log_p = logits.log_softmax(-1)
-                labels_of = y.expand(log_p.shape[:-1]).unsqueeze(-1)
-                given = log_p.gather(-1, labels_of).squeeze(-1)
-                pyro.factor(SMOOTHING_SITE, self.label_smoothing * (log_p.mean(-1) - given))
-        return labels
-
-    def check_classes(self, classes: int) -> None:
-        """Raise `DataError` where there are class weights for another number of classes."""
-        if self.class_weights is not None and len(self.class_weights) != classes:
-            raise DataError(
-                f"{len(self.class_weights)} class weights for a network with {classes} outputs"
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """As plain data."""
-        weights = self.class_weights
-        return {
-            "class_weights": None if weights is None else list(weights),
-            "label_smoothing": self.label_smoothing,
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Likelihood:
-        """The inverse of `to_dict`; keys that are not there have their defaults, others may be.
-
-        Raises:
-            DataError: Class weights that are not positive and finite.
-            ValueError: A label smoothing that is no number in `[0, 1)`.
-        """
-        return cls(data.get("class_weights"), data.get("label_smoothing", 0.0))
-
-    def _weights(self, logits: Tensor) -> Tensor:
-        return torch.tensor(self.class_weights, dtype=logits.dtype, device=logits.device)
-
-
-def _checked_weights(class_weights: Any) -> tuple[float, ...] | None:
-    if class_weights is None:
         return None
-    wrong = DataError(
-        f"class_weights={class_weights!r} must be a sequence of positive finite numbers, one per "
-        "class"
-    )
-    try:
-        weights = torch.as_tensor(class_weights, dtype=torch.float64)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
-        raise wrong from error
-    if weights.ndim != 1 or not bool((torch.isfinite(weights) & (weights > 0)).all()):
-        raise wrong
-    return tuple(weights.tolist())
+
+    # Data and outputs
+
+    @abstractmethod
+    def checked(self, y: Any, name: str) -> Tensor:
+        """Labels as a tensor without gradient, `(N, ...)`.
+
+        Args:
+            y: Labels: a tensor, an array, or what NumPy makes an array of.
+            name: What errors call the data.
+
+        Raises:
+            DataError: They are no labels for this likelihood.
+        """
+
+    @abstractmethod
+    def check_outputs(self, outputs: Any, count: int, name: str, y: Tensor | None = None) -> None:
+        """Require outputs of a shape that this likelihood takes, which fits the labels.
+
+        Args:
+            outputs: What the network has returned.
+            count: The number of examples `N`.
+            name: What errors call the data.
+            y: Their labels, if there are any.
+
+        Raises:
+            DataError: Something else, or a label that does not fit.
+        """
+
+    def check_range(self, y: Tensor, outputs: Tensor, name: str) -> None:
+        """Require labels to be among those that outputs stand for, whatever their number.
+
+        Args:
+            y: Labels `(M, ...)`.
+            outputs: Outputs of other examples, `(N, ...)`.
+            name: What errors call the data.
+
+        Raises:
+            DataError: A label that the outputs do not have.
+        """
+
+    def doubt(self, outputs: Tensor, net: nn.Module) -> str | None:
+        """Why outputs look unlike what this likelihood takes, as a sentence; else `None`."""
+        return None
+
+    def cast(self, y: Tensor, dtype: torch.dtype) -> Tensor:
+        """Labels in the dtype in which they are scored, for a network of the given dtype."""
+        return y.to(dtype)
+
+    # Densities
+
+    @abstractmethod
+    def pointwise(
+        self,
+        outputs: Tensor,
+        y: Tensor,
+        values: Mapping[str, Tensor] = NO_VALUES,
+        left: int = 0,
+    ) -> Tensor:
+        """The log density of each label, `(*left, N, ...)`; 0 for labels that do not count."""
+
+    @abstractmethod
+    def of_labels(
+        self, outputs: Tensor, values: Mapping[str, Tensor] = NO_VALUES, left: int = 0
+    ) -> Any:
+        """The distribution of each label: batch shape `(*left, N, ...)`."""
+
+    def distribution(
+        self, outputs: Tensor, values: Mapping[str, Tensor] = NO_VALUES, left: int = 0
+    ) -> Any:
+        """The Pyro distribution of the labels: batch shape `(*left, N)`, an event per example."""
+        law = self.of_labels(outputs, values, left)
+        dimensions = len(law.batch_shape) - left - 1
+        # Independent makes a distribution of PyTorch, which Pyro cannot sample, one of Pyro's.
+        return dist.Independent(law, dimensions) if dimensions or not callable(law) else law
+
+    def class_log_probs(self, outputs: Tensor) -> Tensor | None:
+        """The log probabilities of classes, `(N, ..., C)`; `None` if labels are no classes."""
+        return None
+
+    @abstractmethod
+    def score(self, outputs: Tensor, y: Tensor) -> Tensor:
+        """How good the outputs are, summed over the examples, 0-d: right labels, or squared errors.
+
+        An example with several labels counts as their mean.
+        """
+
+    def named_score(self, mean: float) -> float:
+        """What the history shows, from the mean of `score` over examples."""
+        return mean
+
+    def counted(self, y: Tensor) -> Tensor:
+        """Which labels count, a boolean tensor of the shape of `pointwise`."""
+        return torch.ones_like(y, dtype=torch.bool)
+
+    def log_prob(
+        self,
+        outputs: Tensor,
+        y: Tensor,
+        values: Mapping[str, Tensor] = NO_VALUES,
+        left: int = 0,
+    ) -> Tensor:
+        """The log likelihood of each example, `(*left, N)`, with weights and smoothing."""
+        return sum_right(self.pointwise(outputs, y, values, left), left + 1)
+
+    def mixture_pointwise(
+        self, outputs: Sequence[Tensor], y: Tensor, values: Sequence[Mapping[str, Tensor]]
+    ) -> Tensor:
+        """As `pointwise`, of the average of several predictive densities.
+
+        Args:
+            outputs: The outputs of each draw, `(N, ...)`.
+            y: The labels.
+            values: The hyperparameters of each draw.
+        """
+        pairs = zip(outputs, values, strict=True)
+        each = torch.stack([self.pointwise(o, y, v) for o, v in pairs])
+        return each.logsumexp(0) - math.log(len(each))
+
+    def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
+        """Outputs that stand for the average prediction of several draws, `(N, ...)`."""
+        return torch.stack(list(outputs)).mean(0)
+
+    def mixture_score(self, outputs: Sequence[Tensor], y: Tensor) -> Tensor:
+        """As `score`, of the average prediction of several draws."""
+        return self.score(self.averaged(outputs), y)
+
+    def __call__(
+        self, outputs: Tensor, y: Tensor, values: Mapping[str, Tensor] = NO_VALUES
+    ) -> Tensor:
+        """The mean negative log likelihood over examples, 0-d, in nats."""
+        return -self.log_prob(outputs, y, values).sum() / len(y)
+
+    def sample(
+        self,
+        outputs: Tensor,
+        y: Tensor | None,
+        num_data: float,
+        values: Mapping[str, Tensor] = NO_VALUES,
+        left: int = 0,
+    ) -> Tensor:
+        """As a part of a Pyro program: labels in a plate `data`, drawn, or observed as `y`.
+
+        Log densities of observed labels add up to `num_data` times the mean over the examples.
+        """
+        number(num_data, "num_data", above=0)
+        count = outputs.shape[left]
+        with pyro.plate("data", count), pyro.poutine.scale(scale=num_data / count):
+            law = self.distribution(outputs, values, left)
+            if y is None:
+                drawn: Tensor = pyro.sample("y", law)
+                return drawn
+            self._observe(law, outputs, y, values, left)
+        return y
+
+    def _observe(
+        self, law: Any, outputs: Tensor, y: Tensor, values: Mapping[str, Tensor], left: int
+    ) -> None:
+        pyro.sample("y", law, obs=y)
+
+
+def sum_right(values: Tensor, keep: int) -> Tensor:
+    """The sum over all dimensions but the first `keep`."""
+    return values.flatten(keep).sum(-1) if values.ndim > keep else values
+
+
+def without_column(outputs: Tensor, left: int) -> Tensor:
+    """Outputs `(*left, N, 1)` as `(*left, N)`."""
+    is_column = outputs.ndim == left + 2 and outputs.shape[-1] == 1
+    return outputs.squeeze(-1) if is_column else outputs
+
+
+def column_as_vector(y: Tensor) -> Tensor:
+    """Labels `(N, 1)` as `(N,)`."""
+    return y.squeeze(1) if y.ndim == 2 and y.shape[1] == 1 else y
+
+
+def check_real_outputs(outputs: Any, count: int, name: str, y: Tensor | None, what: str) -> None:
+    """Require outputs `(N,)`, `(N, 1)` or `(N, D)`, of the shape of the labels."""
+    is_right = isinstance(outputs, Tensor) and outputs.ndim in (1, 2) and len(outputs) == count
+    if not is_right:
+        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs)
+        raise DataError(
+            f"{name}: the network must return {what} of shape ({count},) or ({count}, D), not "
+            f"{shape}"
+        )
+    shape = tuple(without_column(outputs, 0).shape)
+    if y is not None and tuple(y.shape) != shape:
+        raise DataError(
+            f"{name}: labels of shape {tuple(y.shape)} do not fit outputs of shape "
+            f"{tuple(outputs.shape)}: a network needs one output for each label; change its last "
+            "layer or the labels"
+        )

@@ -1,7 +1,7 @@
 """The model as a Pyro program, in weight and in spectral coordinates.
 
-Both have the likelihood of `"map"`, and the hyperparameters as sites under their own names, in
-their own coordinates (not unconstrained ones), a Gamma tail index too.
+Both programs have the same likelihood as `"map"`. The hyperparameters, also a Gamma tail index, are
+sites under their own names, in their own coordinates and not in unconstrained ones.
 
 In spectral coordinates each matrix is `W = U diag(sqrt(lambda)) V'` with a spectrum from its law
 and uniformly distributed singular vectors. The sites of a matrix `w`:
@@ -10,8 +10,8 @@ and uniformly distributed singular vectors. The sites of a matrix `w`:
   belongs to the `i`-th columns of `U` and `V`;
 - `w:lambda_max`, `w:ratios`: under `MaxEigenvalue`, the largest eigenvalue, and the ratios of the
   others to it;
-- `w:left`, `w:right`: `(m, K)` and `(n, K)` normal matrices, whose orthonormal factors are `U` and
-  `V`;
+- `w:left`, `w:right`: `(m, K)` and `(n, K)` matrices, whose orthonormal factors are `U` and `V`
+  (`bayes_htr.models.frames`);
 - `w`: the matrix itself, where only the entries have a law; for a vector `(n,)`.
 
 A second factor on the same matrix, and a strength other than 1, enter as the factor `w:factor`. If
@@ -32,6 +32,7 @@ from pyro.poutine.indep_messenger import IndepMessenger
 from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor, nn
 
+from bayes_htr.models.frames import FrameSite
 from bayes_htr.models.sites import WeightSite
 from bayes_htr.priors import MatrixPrior, ParameterPrior, ResolvedTerm
 from bayes_htr.priors.parameter_prior import hyperparameters_by_name
@@ -41,7 +42,7 @@ Frames = Literal["sampled", "held"]
 FRAMES = ("sampled", "held")
 
 Weights = Callable[[], dict[str, Tensor]]
-"""A program that samples the trainable parameters, and returns them by name."""
+"""A program that samples the trainable parameters and returns them by name."""
 
 
 def weight_program(
@@ -50,8 +51,9 @@ def weight_program(
     """Sites of the parameters themselves, with a density over their entries.
 
     A site is a `WeightSite` with the density `ParameterPrior.log_density` and draws from the
-    prior; it is flat without a prior. `frozen` holds frozen parameters that inform
-    hyperparameters. Within plates to the left of the data, values have their batch shape.
+    prior, or with a flat density if there is no prior. `frozen` has the frozen parameters that are
+    evidence about hyperparameters. Within plates to the left of the data, values have the batch
+    shape of the plates.
     """
     parameters = [_without_gradient(p) for p in parameters]
 
@@ -63,7 +65,7 @@ def weight_program(
 
 
 def _without_gradient(p: ParameterPrior) -> ParameterPrior:
-    """The same with a constant of the same memory: a trace of TorchScript takes no other."""
+    """The prior of a constant that shares the parameter's memory, as TorchScript traces require."""
     tensor = nn.Parameter(p.parameter.tensor.detach(), requires_grad=False)
     return replace(p, parameter=replace(p.parameter, tensor=tensor))
 
@@ -91,8 +93,8 @@ def spectral_program(
 ) -> Weights:
     """Sites of spectra, singular vectors and hyperparameters (see the module).
 
-    Flat parameters stay at their present values. `frozen` holds frozen parameters that inform
-    hyperparameters.
+    Parameters with a flat prior stay at their present values. `frozen` has the frozen parameters
+    that are evidence about hyperparameters.
     """
     parameters = [_without_gradient(p) for p in parameters]
     held = held_frames(parameters) if frames == "held" else {}
@@ -116,7 +118,7 @@ def spectral_program(
 
 
 def _refuse_plates() -> None:
-    """Raise within a plate around the program, as of vectorised particles."""
+    """Raise an error if there is a plate around the program, such as that of several particles."""
     for handler in _PYRO_STACK:
         if isinstance(handler, IndepMessenger):
             raise ValueError(
@@ -159,9 +161,8 @@ def _matrix_start(prior: MatrixPrior, W: Tensor, hyper: Mapping[str, Tensor]) ->
         x = _inside(prior.entries[0], W.double(), hyper).to(like)
         return {name: x.flatten() if prior.is_vector else x}
     U, sigma, Vh = torch.linalg.svd(W.double(), full_matrices=False)
-    # A frame is its own orthonormal factor, at any length; this is that of normal columns.
-    sides = {"left": U * len(U) ** 0.5, "right": Vh.mT * Vh.shape[1] ** 0.5}
-    start = {f"{name}:{side}": frame.to(like) for side, frame in sides.items()}
+    # A frame is its own orthonormal factor.
+    start = {f"{name}:left": U.to(like), f"{name}:right": Vh.mT.to(like)}
     first = prior.spectral[0]
     if first.statistic.of_largest:
         top = _inside(first, sigma[:1].square(), hyper)
@@ -176,7 +177,7 @@ def _matrix_start(prior: MatrixPrior, W: Tensor, hyper: Mapping[str, Tensor]) ->
 
 
 def _inside(term: ResolvedTerm, x: Tensor, hyper: Mapping[str, Tensor]) -> Tensor:
-    """`x` with what lies outside the law's support, or at its end, moved just inside."""
+    """The values `x`, moved just inside the law's support if they are outside or at its end."""
     support = term.law(hyper, x).support
     low = getattr(support, "lower_bound", None)
     high = getattr(support, "upper_bound", None)
@@ -191,14 +192,14 @@ def _inside(term: ResolvedTerm, x: Tensor, hyper: Mapping[str, Tensor]) -> Tenso
 
 
 def _like(parameters: list[ParameterPrior]) -> Tensor:
-    """Of the dtype and device of hyperparameters."""
+    """A tensor with the dtype and the device of hyperparameters."""
     if not parameters:
         return torch.zeros(())
     return _precise(parameters[0].parameter.tensor.detach())
 
 
 def _precise(tensor: Tensor) -> Tensor:
-    """A tensor in float32 at least: half precision is too coarse for spectra."""
+    """A tensor in at least float32, because half precision is too inaccurate for spectra."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
@@ -225,10 +226,10 @@ def _sample_matrix(
     """The sites of one matrix.
 
     Args:
-        prior: Its density.
+        prior: The density of the matrix.
         values: Hyperparameters by name.
-        frames: The frames `(m, K)`, `(n, K)` if they are held.
-        like: Of the dtype and device of the result.
+        frames: The frames `(m, K)` and `(n, K)`, if they are held fixed.
+        like: A tensor with the dtype and the device of the result.
 
     Returns:
         The matrix, `(m, n)`.
@@ -276,9 +277,8 @@ def _frames(name: str, prior: MatrixPrior, like: Tensor) -> tuple[Tensor, Tensor
     """Haar frames of both sides."""
     frames = []
     for side, rows in zip(("left", "right"), prior.shape, strict=True):
-        normal = dist.Normal(like.new_zeros(()), like.new_ones(()))
-        G = pyro.sample(f"{name}:{side}", normal.expand((rows, prior.smaller)).to_event(2))
-        frames.append(frame_of(G))
+        X = pyro.sample(f"{name}:{side}", FrameSite(rows, prior.smaller, like))
+        frames.append(frame_of(X))
     return frames[0], frames[1]
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bayes_htr._checks import whole_number
 from bayes_htr._torch import isolated_randomness
-from bayes_htr.models.classifier import BayesianClassifier
+from bayes_htr.models.model import BayesianModel
 from bayes_htr.priors import ParameterPrior
 from bayes_htr.priors.parameter_prior import hyperparameters_by_name
 
@@ -18,7 +18,7 @@ _FLOAT64 = torch.zeros((), dtype=torch.float64)
 
 
 def sample_prior(
-    model: BayesianClassifier, n: int, *, seed: int = 0, epoch: int | None = None
+    model: BayesianModel, n: int, *, seed: int = 0, epoch: int | None = None
 ) -> dict[str, Tensor]:
     """Draws of the network's parameters from their priors.
 
@@ -28,17 +28,17 @@ def sample_prior(
 
     Args:
         model: The model.
-        n: How many draws.
-        seed: Of the draws.
-        epoch: The epoch at which scheduled priors are taken.
+        n: The number of draws.
+        seed: The seed of the draws.
+        epoch: The epoch that gives scheduled priors their strength.
 
     Returns:
         `(n, *shape)` for each trainable parameter by name, in its dtype and on its device, and
-        `(n,)` for each hyperparameter. Flat parameters stay at their present values, and a
-        warning names them.
+        `(n,)` for each hyperparameter. Parameters with a flat prior stay at their present values,
+        and a warning names them.
 
     Raises:
-        PriorError: A prior that is no density, or a product or power that cannot be simulated.
+        PriorError: A prior is no density, or is a product or a power that cannot be simulated.
         ValueError: `n` is less than 1.
     """
     n = whole_number(n, "n", at_least=1)
@@ -48,7 +48,7 @@ def sample_prior(
 
 
 def warn_of_flat(parameters: Sequence[ParameterPrior], *, stacklevel: int) -> None:
-    """Warn of parameters without a prior, on behalf of a caller."""
+    """Warn of parameters without a prior; `stacklevel` is that of `warnings.warn`."""
     flat = [p.name for p in parameters if not p.matrices]
     if flat:
         warnings.warn(

@@ -1,9 +1,9 @@
 """A parameter of a network as a site of a Pyro program.
 
-Pyro asks three things of a site: its density, draws, and a value to start from. A `WeightSite`
-has the density and the draws of a prior, or a flat density if there is none. Whatever of Pyro
-starts somewhere in the support starts at the present weights or around them, since neither zero
-nor a draw from a heavy-tailed law is a place to begin.
+Pyro needs three things from a site: its density, draws, and an initial value. A `WeightSite` has
+the density and the draws of a prior, or a flat density if there is none. Guides and samplers of
+Pyro that choose an initial value in the support start at the present weights or around them.
+Neither zero nor a draw from a heavy-tailed law would be a good place to start.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from torch.distributions.transforms import AffineTransform, identity_transform
 from bayes_htr.errors import PriorError
 
 Density = Callable[[Tensor], Tensor]
-"""Takes values `(..., *shape)` to log densities `(...)`."""
+"""A function that returns the log densities `(...)` of values `(..., *shape)`."""
 
 Draw = Callable[[int], Tensor]
-"""Takes a number `n` to draws `(n, *shape)`; raises `PriorError` where there is no simulator."""
+"""A function that returns `n` draws `(n, *shape)`, or raises `PriorError` without a simulator."""
 
 
 def with_data_dimension(value: Tensor, event_dim: int) -> Tensor:
-    """A value whose batch shape, if it has one, ends with a 1 for the examples.
+    """Add a 1 for the examples to the end of the batch shape of a value, if it has a batch shape.
 
-    Weights are the same for all examples. `Predictive(parallel=True)` leaves that dimension out of
+    Weights are the same for all examples. `Predictive(parallel=True)` leaves this dimension out of
     a posterior sample with event dimensions.
     """
     batch = value.shape[: value.ndim - event_dim]
@@ -42,7 +42,7 @@ def with_data_dimension(value: Tensor, event_dim: int) -> Tensor:
 
 
 class _Around(constraints.Constraint):
-    """All real values, with a given value as the zero of the coordinates of `transform_to`."""
+    """The real values, with a given value as the zero of the coordinates of `transform_to`."""
 
     def __init__(self, start: Tensor) -> None:
         self.start = start
@@ -68,10 +68,10 @@ class WeightSite(TorchDistribution):
 
     Args:
         name: The parameter's name.
-        start: Its present value, without gradient; also the draw where nothing can be drawn.
-        density: The log density; flat without one.
-        draw: Draws from the prior, without batch shape.
-        reason: Why there are no draws, if there are none: a sentence without its end.
+        start: The present value, without gradient, which is also the draw if none can be made.
+        density: The function of the log density; without one the density is flat.
+        draw: The function that draws from the prior, without batch shape.
+        reason: The reason why there are no draws, if there are none: a sentence without its end.
         batch_shape: The batch shape.
     """
 
@@ -96,7 +96,7 @@ class WeightSite(TorchDistribution):
 
     @property
     def support(self) -> constraints.Constraint:
-        """All real values; while Pyro looks for a start, in coordinates around the present value.
+        """The real values, in coordinates around the present value while Pyro looks for a start.
 
         `init_to_feasible`, the default of most guides, starts at the zero of these coordinates, and
         `init_to_uniform`, that of NUTS, within 2 of it.
@@ -124,7 +124,7 @@ class WeightSite(TorchDistribution):
         return value
 
     def __call__(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  (immutable)
-        """As `sample`, when a program draws: warns where there is nothing to draw from."""
+        """Draw as `sample` does, and warn if there is nothing to draw from."""
         value, reason = self._draws(torch.Size(sample_shape))
         if reason is not None:
             warnings.warn(
@@ -135,7 +135,7 @@ class WeightSite(TorchDistribution):
 
     @torch.no_grad()
     def _draws(self, sample_shape: torch.Size) -> tuple[Tensor, str | None]:
-        """Draws, and why they are none."""
+        """The draws, and the reason why there are none."""
         shape = sample_shape + self.batch_shape
         reason = self.reason
         if self.draw is not None:

@@ -1,6 +1,8 @@
 """The result of a fit: predictions, scores, draws of spectra, and checks of their laws."""
 
 from bayes_htr.posterior.checks import SpectrumCheck
+from bayes_htr.posterior.evaluation import Scores
+from bayes_htr.posterior.mixture import MixturePrediction
 from bayes_htr.posterior.posterior import Posterior
 from bayes_htr.posterior.prediction import Prediction, prior_predictive
 from bayes_htr.posterior.spectra import PosteriorSpectra, network_spectra
@@ -8,9 +10,11 @@ from bayes_htr.posterior.summary import Interval
 
 __all__ = [
     "Interval",
+    "MixturePrediction",
     "Posterior",
     "PosteriorSpectra",
     "Prediction",
+    "Scores",
     "SpectrumCheck",
     "network_spectra",
     "prior_predictive",

@@ -16,7 +16,8 @@ Computing 32).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from os import PathLike
@@ -25,11 +26,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import scipy
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from bayes_htr._plotting import BLUE, GREY, pyplot, save, tick
+from bayes_htr._plotting import (
+    BLUE,
+    GREY,
+    INK,
+    WIDEST,
+    legend,
+    literal,
+    new_panels,
+    save,
+    styled,
+    tick,
+)
+from bayes_htr._printing import Printable, add_row, compact_table
 from bayes_htr.posterior.laws import StatisticDistribution, quantiles
 
 if TYPE_CHECKING:
@@ -43,7 +55,7 @@ _TABLE_QUANTILES = (0.0, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
-class SpectrumCheck:
+class SpectrumCheck(Printable):
     """The comparison of `S` draws of a spectrum with a law.
 
     The law has `k` values, which are all eigenvalues, or the largest alone under `MaxEigenvalue`.
@@ -113,39 +125,37 @@ class SpectrumCheck:
             "name another law, or give this one's arguments hyperpriors that can follow the data."
         )
 
-    def __str__(self) -> str:
+    def parts(self, width: int) -> Sequence[Table | str]:
+        """Some of the eigenvalues with their bands, the test, and what follows from it."""
         percent = f"{100 * self.level:g} %"
-        columns = ("value", "eigenvalue", f"law \\[{percent} band]", "F(eigenvalue)", "band", "")
-        table = Table(*columns)
+        table = compact_table("value", "eigenvalue", f"law [{percent}]", "F", f"F [{percent}]", "")
         k = self.pit.shape[1]
         for i in sorted({round(f * (k - 1)) for f in _TABLE_QUANTILES}):
             low, high = self.band[i]
             u = float(np.median(self.pit[:, i]))
             where = "low" if u < low else "high" if u > high else ""
-            ends = " ".join(f"{x:.4g}" for x in self.eigenvalue_band[i])
-            table.add_row(
+            ends = ", ".join(f"{x:.3g}" for x in self.eigenvalue_band[i])
+            cells = (
                 f"{i + 1} of {k}",
                 f"{np.median(self.eigenvalues[:, i]):.4g}",
-                f"{self.expected[i]:.4g} \\[{ends}]",
-                f"{u:.4f}",
-                f"{low:.4f} {high:.4f}",
+                f"{self.expected[i]:.3g} [{ends}]",
+                f"{u:.3f}",
+                f"[{low:.3f}, {high:.3f}]",
                 where,
             )
+            add_row(table, cells)
         S = len(self.pit)
         draws = "the spectrum lies" if S == 1 else f"{100 * self.inside:.0f} % of {S} draws lie"
         within = " not" if S == 1 and not self.inside else ""
-        console = Console(width=120, color_system=None)
-        with console.capture() as capture:
-            console.print(f"{self.matrix} against {self.law}", markup=False, highlight=False)
-            console.print(table)
-            console.print(
-                f"Kolmogorov-Smirnov distance {self.distance:.4g}, posterior predictive p-value "
-                f"{self.p_value:.3g}; {draws}{within} wholly within the band",
-                markup=False,
-            )
-            console.print(self.conclusion, markup=False, highlight=False)
-        return capture.get().rstrip()
+        return [
+            f"{self.matrix} against {self.law}; F is the law's distribution function",
+            table,
+            f"Kolmogorov-Smirnov distance {self.distance:.4g}, posterior predictive p-value "
+            f"{self.p_value:.3g}; {draws}{within} wholly within the band",
+            self.conclusion,
+        ]
 
+    @styled
     def plot(self, *, path: str | PathLike[str] | None = None) -> Figure:
         """Plot the quantiles and the transforms of the spectrum, both with the band.
 
@@ -160,11 +170,11 @@ class SpectrumCheck:
         Raises:
             ImportError: matplotlib is not installed.
         """
-        figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 3.8), layout="constrained")
+        figure, (left, right) = new_panels(1, 2, WIDEST, 3.9)
         _draw_quantiles(left, self)
         _draw_transforms(right, self)
-        title = f"{self.matrix} against {self.law}: p = {self.p_value:.2g}"
-        figure.suptitle(title, fontsize=10)
+        title = literal(f"{self.matrix} against {self.law}: p = {self.p_value:.2g}")
+        figure.suptitle(textwrap.fill(title, 90))
         save(figure, path)
         return figure
 
@@ -253,7 +263,7 @@ def uniform_band(n: int, level: float) -> np.ndarray:
 def _draw_quantiles(ax: Axes, check: SpectrumCheck) -> None:
     x, band = check.expected, check.eigenvalue_band
     _draw_band(ax, x, band[:, 0], band[:, 1], check.level)
-    ax.plot(x, x, color="black", lw=0.8, ls="--", marker="_" if len(x) == 1 else "")
+    ax.plot(x, x, color=INK, lw=0.8, ls="--", marker="_" if len(x) == 1 else "")
     low, middle, high = np.quantile(check.eigenvalues, [0.025, 0.5, 0.975], axis=0)
     size = 5 if len(x) < 60 else 2.5
     ax.plot(x, middle, "o", color=BLUE, ms=size, label="spectrum")
@@ -266,7 +276,7 @@ def _draw_quantiles(ax: Axes, check: SpectrumCheck) -> None:
     for axis in (ax.xaxis, ax.yaxis):
         tick(axis)
     ax.set(xlabel="quantile of the law", ylabel=r"eigenvalue $\lambda$")
-    ax.legend(fontsize=8, frameon=False, loc="upper left")
+    legend(ax, columns=2)
 
 
 def _draw_transforms(ax: Axes, check: SpectrumCheck) -> None:
@@ -274,7 +284,7 @@ def _draw_transforms(ax: Axes, check: SpectrumCheck) -> None:
     perfect = np.arange(1, k + 1) / (k + 1)
     low, high = (check.band - perfect[:, None]).T
     _draw_band(ax, perfect, low, high, check.level)
-    ax.axhline(0, color="black", lw=0.8, ls="--")
+    ax.axhline(0, color=INK, lw=0.8, ls="--")
     curves = check.pit[:: -(-len(check.pit) // _MOST_CURVES)] - perfect
     opacity = 1.0 if len(curves) == 1 else 0.3
     marker = "." if k < 60 else ""

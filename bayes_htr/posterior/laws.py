@@ -48,6 +48,11 @@ class StatisticDistribution:
         """The law as an expression."""
         return repr(self.term.statistic)
 
+    @property
+    def of_largest(self) -> bool:
+        """Whether the law is that of the largest eigenvalue alone."""
+        return self.term.statistic.of_largest
+
     def scored(self, eigenvalues: Tensor) -> Tensor:
         """The values that have the law, ascending, for eigenvalues `(S, K)`.
 
@@ -113,6 +118,22 @@ class StatisticDistribution:
         sums = torch.cat([tops.reciprocal().flip(0).cumsum(0).flip(0), tops.new_zeros(1)])
         others = sums[torch.searchsorted(tops, x, right=True)] / len(tops)
         return _density(law, x) / self.K + others * (self.K - 1) / self.K
+
+    def interval(self, hyperparameters: Mapping[str, Tensor], level: float) -> tuple[float, float]:
+        """The equal-tailed interval of an eigenvalue under the law, averaged over hyperparameters.
+
+        Under `MaxEigenvalue` it is that of the largest eigenvalue.
+
+        Args:
+            hyperparameters: `(S,)` by name.
+            level: The probability of the interval.
+        """
+        p = (torch.arange(_GRID, dtype=torch.float64) + 0.5) / _GRID
+        values = self.eigenvalues(quantiles(self.distribution(hyperparameters), p)).reshape(-1)
+        ends = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+        ordered = values.sort().values
+        low, high = ordered[(ends * (len(ordered) - 1)).round().long()].tolist()
+        return low, high
 
     def _tail_index(self, eigenvalues: Tensor, seed: int) -> Tensor:
         law = self.term.statistic.law

@@ -5,7 +5,6 @@ They need matplotlib: `pip install "bayes-htr[plot]"`.
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,17 +16,22 @@ import scipy
 
 from bayes_htr._plotting import (
     BLUE,
-    BLUE_BARS,
-    BLUE_LINE,
     GREY,
-    GREY_BARS,
-    GREY_LINE,
-    literal,
+    INK,
+    NOTE,
+    WIDEST,
+    Array,
+    bin_density,
+    legend,
     log_bins,
-    log_density,
     new_axes,
+    new_panels,
+    note_left_out,
     pyplot,
     save,
+    shortened,
+    spread,
+    styled,
     tick,
 )
 from bayes_htr.posterior.summary import SpectraSummary, SummaryRow
@@ -36,14 +40,17 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLORS = ((BLUE_BARS, BLUE_LINE), (GREY_BARS, GREY_LINE))
-"""The colours of bars and tail: of a spectrum, and of the one behind it."""
+_COLORS = (BLUE, GREY)
+"""The colours of a spectrum, and of the one behind it."""
 
-_LEGEND = 40
+_LEGEND = 44
 """The number of characters in a line of a legend."""
 
-_WIDE, _NARROW = 3.4, 1.5
+_WIDE, _NARROW = 3.35, 1.45
 """The widths in inches of a panel with a spectrum, and of one that only has words."""
+
+_MOST_PANELS = 6
+"""The number of panels in a figure of all matrices."""
 
 
 @dataclass(frozen=True)
@@ -55,15 +62,18 @@ class PlottedSpectrum:
         typical: The typical eigenvalue at each rank: `(K,)`, descending.
         row: The summary of the matrix.
         label: What the legend calls the spectrum; may be empty.
-        law: The label of the law that the prior states, and its density at eigenvalues `(B,)`;
-            `None` if the prior states no law.
+        law: The label of the law that the prior states for all eigenvalues, and its density at
+            eigenvalues `(B,)`; `None` if the prior states none.
+        largest: The label of the law that the prior states for the largest eigenvalue alone, and
+            the ends of its 95 % interval; `None` if the prior states none.
     """
 
-    draws: np.ndarray
-    typical: np.ndarray
+    draws: Array
+    typical: Array
     row: SummaryRow
     label: str = ""
-    law: tuple[str, Callable[[np.ndarray], np.ndarray]] | None = None
+    law: tuple[str, Callable[[Array], Array]] | None = None
+    largest: tuple[str, float, float] | None = None
 
     @property
     def words(self) -> str:
@@ -71,7 +81,7 @@ class PlottedSpectrum:
         return f"{self.label}: " if self.label else ""
 
     @property
-    def positive(self) -> np.ndarray:
+    def positive(self) -> Array:
         """All eigenvalues that a logarithmic axis can show.
 
         Eigenvalues of a rank-deficient matrix that are zero up to rounding are left out.
@@ -80,6 +90,7 @@ class PlottedSpectrum:
         return values[values > 1e-12 * max(values.max(), 1e-300)]
 
 
+@styled
 def plot_spectrum(
     spectrum: PlottedSpectrum,
     ax: Axes | None = None,
@@ -87,16 +98,21 @@ def plot_spectrum(
     behind: PlottedSpectrum | None = None,
     path: str | PathLike[str] | None = None,
 ) -> Axes:
-    """Plot a spectrum on log-log axes: the density of `ln lambda`, with the fitted tail.
+    """Plot the density of the eigenvalues on log-log axes, with the fitted tail.
 
-    A power law of exponent alpha is a straight line of slope `1 - alpha`, so a flatter line means a
+    A power law of exponent alpha is a straight line of slope `-alpha`, so a flatter line means a
     heavier tail. The line begins where the tail does. It has the share of the eigenvalues that the
     tail has, so it lies on the bars of the eigenvalues that it was fitted to. The band around it is
-    the 95 % credible interval of alpha.
+    the 95 % credible interval of alpha. A matrix with too few eigenvalues has no line.
 
     If there are several draws, the bars are the mean over the draws, with the 95 % credible band
-    of their heights. If no exponent can be read, the legend says why. A law that the prior states
-    is shown as well, at the hyperparameters of the posterior and before any strength.
+    of their heights. The band ends with the eigenvalues. Since a logarithmic axis has no zero, its
+    lower edge does not go below a fifth of one eigenvalue, or the mean. If no exponent can be
+    read, the legend says why.
+
+    A law that the prior states for all eigenvalues is drawn as a density, at the hyperparameters of
+    the posterior and before any strength. A law of the largest eigenvalue alone is no density of
+    eigenvalues; its 95 % interval is drawn as a bar at the top.
 
     Args:
         spectrum: The spectrum.
@@ -106,41 +122,46 @@ def plot_spectrum(
 
     Raises:
         ImportError: matplotlib is not installed.
+        OutputError: The file cannot be written.
     """
     if ax is None:
-        ax = new_axes(4.8, 3.8)
+        ax = new_axes(5.2, 4.6)
     spectra = [spectrum] if behind is None else [spectrum, behind]
-    positive = [each.positive for each in spectra]
-    if all(values.size and values.max() > values.min() for values in positive):
-        edges = log_bins(np.concatenate(positive), spectrum.row.K)
-        _draw_spectra(ax, spectra, float(np.log(edges[1] / edges[0])))
+    if all(_bins(each) is not None for each in spectra):
+        _draw_spectra(ax, spectra)
     else:
-        for each, (color, _) in zip(spectra, _COLORS, strict=False):
+        for each, color in zip(spectra, _COLORS, strict=False):
             ax.axvline(each.row.lambda_max.mean, color=color, label=each.words + each.row.problem)
-    ax.set_title(literal(spectrum.row.matrix), fontsize=10)
+    ax.set_title(shortened(spectrum.row.matrix))
     ax.set_xlabel(r"eigenvalue $\lambda$ of $W^\top W$")
-    ax.set_ylabel(r"density of $\ln\lambda$")
+    ax.set_ylabel("density")
     handles, texts = ax.get_legend_handles_labels()
-    ax.legend(handles[::-1], texts[::-1], fontsize=8, frameon=False, loc="upper right")
+    legend(ax, handles=handles[::-1], labels=texts[::-1])
     save(ax, path)
     return ax
 
 
-def plot_spectra(panels: Sequence[Sequence[PlottedSpectrum]]) -> Figure:
+@styled
+def plot_spectra(panels: Sequence[Sequence[PlottedSpectrum]], most: int = _MOST_PANELS) -> Figure:
     """Plot a panel for each matrix, as `plot_spectrum` does.
 
-    A matrix that has too few eigenvalues for an exponent gets a narrow panel, which says so and
-    states its largest eigenvalue.
+    Of more matrices than `most` the figure has as many as that, from the first to the last and
+    equally far apart, and names the others below. A matrix that has too few eigenvalues for an
+    exponent gets a narrow panel, which says so and states its largest eigenvalue.
 
     Args:
         panels: For each matrix its spectrum, and after it the one behind it, if there is one.
+        most: The largest number of panels.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
+    places = spread(len(panels), most)
+    left_out = [p[0].row.matrix for i, p in enumerate(panels) if i not in places]
+    panels = [panels[place] for place in places]
     rows = _rows([_NARROW if panel[0].row.few else _WIDE for panel in panels])
     width = max((sum(widths) for widths in rows), default=_WIDE)
-    size = (width, 3.3 * max(1, len(rows)))
+    size = (width, 3.9 * max(1, len(rows)) + 0.3 * bool(left_out))
     figure: Figure = pyplot().figure(figsize=size, layout="constrained")
     parts = figure.subfigures(max(1, len(rows)), squeeze=False)[:, 0]
     remaining = iter(panels)
@@ -154,9 +175,11 @@ def plot_spectra(panels: Sequence[Sequence[PlottedSpectrum]]) -> Figure:
                 _write_few(ax, panel)
             else:
                 plot_spectrum(panel[0], ax, behind=panel[1] if len(panel) > 1 else None)
+    note_left_out(figure, left_out)
     return figure
 
 
+@styled
 def plot_alpha(
     summary: SpectraSummary,
     ax: Axes | None = None,
@@ -177,7 +200,7 @@ def plot_alpha(
     """
     rows = summary.rows
     if ax is None:
-        ax = new_axes(5.2, 1.2 + 0.32 * len(rows))
+        ax = new_axes(6.2, 1.0 + 0.3 * len(rows))
     for place, row in enumerate(rows):
         if row.alpha is None:
             ax.annotate(
@@ -186,12 +209,12 @@ def plot_alpha(
                 xycoords=("axes fraction", "data"),
                 va="center",
                 color=GREY,
-                fontsize=8,
+                fontsize=NOTE,
             )
         else:
             ax.plot([row.alpha.low, row.alpha.high], [place, place], color=BLUE, lw=1.6)
             ax.plot(row.alpha.mean, place, "o", color=BLUE, ms=5)
-    ax.set_yticks(range(len(rows)), [literal(row.matrix) for row in rows], fontsize=8)
+    ax.set_yticks(range(len(rows)), [shortened(row.matrix) for row in rows], fontsize=NOTE)
     ax.set_ylim(len(rows) - 0.5, -0.5)  # the first layer is at the top
     ax.set_xlabel(rf"$\alpha$ of the tail: mean and {100 * summary.level:g} % interval")
     ax.grid(axis="x", alpha=0.3)
@@ -199,10 +222,11 @@ def plot_alpha(
     return ax
 
 
+@styled
 def plot_lambda_max(
     name: str,
-    prior: np.ndarray,
-    posterior: np.ndarray,
+    prior: Array,
+    posterior: Array,
     ax: Axes | None = None,
     *,
     path: str | PathLike[str] | None = None,
@@ -223,20 +247,21 @@ def plot_lambda_max(
         ImportError: matplotlib is not installed.
     """
     if ax is None:
-        ax = new_axes(4.8, 3.4)
+        ax = new_axes(5.2, 3.6)
     _draw_density(ax, np.sort(np.log(prior)), GREY, "prior")
     _draw_density(ax, np.sort(np.log(posterior)), BLUE, "posterior")
     ax.set_xscale("log")
     tick(ax.xaxis)
     ax.set_ylim(bottom=0)
-    ax.set_title(literal(name), fontsize=10)
+    ax.set_title(shortened(name))
     ax.set_xlabel(r"largest eigenvalue $\lambda_1$")
-    ax.set_ylabel(r"density of $\log\,\lambda_1$")
-    ax.legend(fontsize=8, frameon=False)
+    ax.set_ylabel(r"density of $\ln\,\lambda_1$")
+    legend(ax, columns=2)
     save(ax, path)
     return ax
 
 
+@styled
 def plot_history(history: Mapping[str, list[dict[str, float]]]) -> Figure:
     """Plot loss and accuracy over epochs.
 
@@ -246,22 +271,32 @@ def plot_history(history: Mapping[str, list[dict[str, float]]]) -> Figure:
     Raises:
         ImportError: matplotlib is not installed.
     """
-    figure, (left, right) = pyplot().subplots(1, 2, figsize=(9, 3.4), layout="constrained")
+    figure, (left, right) = new_panels(1, 2, WIDEST, 3.6)
+    validated = False
     for name, metrics in history.items():
         rows = [row for row in metrics if "epoch" in row]  # NUTS has no epochs
         epochs = [row["epoch"] for row in rows]
-        left.plot(epochs, [row["train_nll"] for row in rows], label=name)
-        right.plot(epochs, [row["train_accuracy"] for row in rows], label=name)
+        (line,) = left.plot(epochs, [row["train_nll"] for row in rows], label=name)
+        right.plot(epochs, [row["train_accuracy"] for row in rows], color=line.get_color())
         if rows and "val_nll" in rows[0]:
-            color = left.lines[-1].get_color()
-            left.plot(epochs, [row["val_nll"] for row in rows], "--", color=color)
-            right.plot(epochs, [row["val_accuracy"] for row in rows], "--", color=color)
+            validated = True
+            dashed: dict[str, Any] = {"ls": "--", "color": line.get_color()}
+            left.plot(epochs, [row["val_nll"] for row in rows], **dashed)
+            right.plot(epochs, [row["val_accuracy"] for row in rows], **dashed)
     left.set(xlabel="epoch", ylabel="cross-entropy (nats)", yscale="log")
     right.set(xlabel="epoch", ylabel="accuracy")
-    left.legend(fontsize=8, frameon=False, title="training (dashed: validation)", title_fontsize=8)
+    tick(left.yaxis)
+    _count_epochs(left, right)
+    title = "training data" + (" (dashed: validation data)" if validated else "")
+    figure.legend(
+        loc="outside lower center",
+        ncols=min(4, max(1, len(history))),
+        title=title,
+    )
     return figure
 
 
+@styled
 def plot_trace(
     history: Sequence[Mapping[str, float]],
     quantities: str | Sequence[str],
@@ -290,97 +325,125 @@ def plot_trace(
                 "over steps are recorded by htr.SpectrumHistory)"
             )
     if ax is None:
-        ax = new_axes(4.8, 3.4)
+        ax = new_axes(5.2, 3.6)
     for name in names:
         points = [
             (row.get("epoch", i + 1), row[name]) for i, row in enumerate(history) if name in row
         ]
         ax.plot(*zip(*points, strict=True), marker="." if len(points) < 40 else "", label=name)
     ax.set_xlabel("epoch")
+    _count_epochs(ax)
     if len(names) == 1:
         ax.set_ylabel(names[0])
     else:
-        ax.legend(fontsize=8, frameon=False)
+        legend(ax, columns=2)
     save(ax, path)
     return ax
 
 
-def _draw_spectra(ax: Axes, spectra: list[PlottedSpectrum], width: float) -> None:
+def _draw_spectra(ax: Axes, spectra: list[PlottedSpectrum]) -> None:
     """Draw spectra over each other, the first in front, with the law of the first.
 
     Args:
         ax: The axes to draw on.
         spectra: The spectra, with eigenvalues that are not all equal.
-        width: The width of a bar in `ln lambda`.
     """
-    highest = 0.0
+    seen, tops, bins = [], [], np.ones(2)
     for place, spectrum in reversed(list(enumerate(spectra))):
-        color, dark = _COLORS[place]
-        bins = _bins(spectrum, width)
-        bars, mean = _draw_bars(ax, spectrum.draws, bins, color, filled=place == 1)
-        _draw_tail(ax, spectrum, dark, bars)
-        highest = max(highest, float(mean.max()))
+        found = _bins(spectrum)
+        assert found is not None
+        bins = found
+        bars, mean, top = _draw_bars(ax, spectrum.draws, bins, _COLORS[place], filled=place == 1)
+        _draw_tail(ax, spectrum, _COLORS[place], bars)
+        seen.append(mean[mean > 0])
+        tops.append(top)
     ax.set_xscale("log")
     ax.set_yscale("log")
+    top = max(tops)
+    room = 2.0 if spectra[0].largest is None else 6.0
+    ax.set_ylim(float(np.concatenate(seen).min()) / 3, top * room)
     if spectra[0].law is not None:
         label, density = spectra[0].law
         x = np.geomspace(bins[0], bins[-1], 200)
-        ax.plot(x, x * density(x), color="black", ls="--", lw=1.2, label=f"prior: {label}")
-    bottom = 0.2 / (spectra[0].row.K * width)  # a fifth of one eigenvalue in a bar
-    ax.set_ylim(bottom, highest * (highest / bottom) ** 0.5)  # leaves room for the legend
+        ax.plot(x, density(x), color=INK, ls="--", lw=1.3, label=_filled(f"prior: {label}"))
+    if spectra[0].largest is not None:
+        label, low, high = spectra[0].largest
+        words = _filled(rf"prior of $\lambda_1$, 95 %: {label}")
+        ax.plot([low, high], [3 * top, 3 * top], color=INK, lw=3, label=words)
     for axis in (ax.xaxis, ax.yaxis):
         tick(axis)
 
 
-def _bins(spectrum: PlottedSpectrum, width: float) -> np.ndarray:
-    """The edges of bins of equal width in `ln lambda`; one edge is where the tail begins."""
-    values, n_tail = spectrum.positive, spectrum.row.n_tail
-    start = values.min() if n_tail is None else spectrum.typical[n_tail - 1]
-    first = math.floor(math.log(values.min() / start) / width - 1e-9)
-    last = math.floor(math.log(values.max() / start) / width + 1e-9) + 1
-    return np.asarray(start * np.exp(width * np.arange(first, last + 1)))
+def _bins(spectrum: PlottedSpectrum) -> Array | None:
+    """The edges of the bars, one of which is where the tail begins; `None` if there are none."""
+    n_tail = spectrum.row.n_tail
+    start = None if n_tail is None else float(spectrum.typical[n_tail - 1])
+    return log_bins(spectrum.positive, spectrum.row.K, through=start)
 
 
 def _draw_bars(
-    ax: Axes, draws: np.ndarray, bins: np.ndarray, color: str, *, filled: bool
-) -> tuple[Any, np.ndarray]:
-    """Draw the mean histogram of the draws, and its 95 % band if there are several."""
-    heights = np.stack([log_density(row, bins) for row in draws])
+    ax: Axes, draws: Array, bins: Array, color: str, *, filled: bool
+) -> tuple[Any, Array, float]:
+    """Draw the mean histogram of the draws, and its 95 % band if there are several.
+
+    Returns:
+        The bars, their heights `(B,)`, and the largest height that is drawn.
+    """
+    heights = np.stack([bin_density(row, bins) for row in draws])
     mean = heights.mean(0)
     if filled or len(draws) == 1:
-        bars = ax.stairs(mean, bins, fill=True, color=color, alpha=0.75)
+        bars = ax.stairs(mean, bins, fill=True, color=color, alpha=0.45)
     else:
-        bars = ax.stairs(mean, bins, color=color, lw=1.8, baseline=None)
+        bars = ax.stairs(mean, bins, color=color, lw=1.6, baseline=None)
     if len(draws) > 1:
         low, high = np.quantile(heights, [0.025, 0.975], axis=0)
-        tiny = mean[mean > 0].min() * 1e-3  # a logarithmic axis has no zero
-        ax.stairs(high, bins, baseline=np.maximum(low, tiny), fill=True, color=color, alpha=0.25)
-    return bars, mean
+        least = np.minimum(0.2 / (draws.shape[1] * np.diff(bins)), mean)
+        positive = draws[draws >= bins[0]]
+        x = np.clip(np.sqrt(bins[:-1] * bins[1:]), positive.min(), positive.max())
+        seen = high > 0
+        ax.fill_between(
+            x[seen], np.maximum(low, least)[seen], high[seen], color=color, alpha=0.2, lw=0
+        )
+        return bars, mean, float(high.max())
+    return bars, mean, float(mean.max())
 
 
 def _draw_tail(ax: Axes, spectrum: PlottedSpectrum, color: str, bars: Any) -> None:
     """Draw the fitted tail, and label the bars with its exponent or why there is none."""
     row, alpha, n_tail = spectrum.row, spectrum.row.alpha, spectrum.row.n_tail
     if alpha is None or n_tail is None:
-        bars.set_label(textwrap.fill(spectrum.words + row.problem, _LEGEND))
+        bars.set_label(_filled(spectrum.words + row.problem))
         return
     share, start = n_tail / row.K, spectrum.typical[n_tail - 1]
     x = np.geomspace(start, spectrum.typical[0], 50)
 
-    def density(exponent: float) -> np.ndarray:
-        return share * (exponent - 1) * (x / start) ** (1 - exponent)
+    def density(exponent: float) -> Array:
+        return np.asarray(share * (exponent - 1) / start * (x / start) ** -exponent)
 
     ends = f"[{alpha.low:.2f}, {alpha.high:.2f}]"
     bars.set_label(rf"{spectrum.words}$\alpha$ = {alpha.mean:.2f} {ends}")
-    ax.plot(x, density(alpha.mean), color=color, lw=2)
-    ax.fill_between(x, density(alpha.low), density(alpha.high), color=color, alpha=0.25, lw=0)
+    ax.plot(x, density(alpha.mean), color=color)
+    ax.fill_between(x, density(alpha.low), density(alpha.high), color=color, alpha=0.35, lw=0)
+
+
+def _filled(text: str) -> str:
+    """A text of a legend in lines of limited length."""
+    return textwrap.fill(text, _LEGEND)
+
+
+def _count_epochs(*axes: Axes) -> None:
+    """Give axes of epochs whole numbers."""
+    from matplotlib.ticker import MaxNLocator
+
+    for ax in axes:
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _rows(widths: list[float]) -> list[list[float]]:
-    """Arrange panels in rows, none of which is wider than four wide panels."""
+    """Arrange panels in rows, none of which is wider than a figure may be."""
     rows: list[list[float]] = []
     for width in widths:
-        if not rows or sum(rows[-1]) + width > 4 * _WIDE:
+        if not rows or sum(rows[-1]) + width > WIDEST:
             rows.append([])
         rows[-1].append(width)
     return rows
@@ -392,12 +455,12 @@ def _write_few(ax: Axes, panel: Sequence[PlottedSpectrum]) -> None:
     lines = [f"{row.K} eigenvalues:", "too few for an", "exponent", ""]
     for spectrum in panel:
         lines += [spectrum.words.rstrip(), rf"$\lambda_1$ = {spectrum.row.lambda_max.mean:.3g}"]
-    ax.text(0.0, 0.95, "\n".join(lines), transform=ax.transAxes, va="top", fontsize=8)
-    ax.set_title(literal(row.matrix), fontsize=10)
+    ax.text(0.0, 0.95, "\n".join(lines), transform=ax.transAxes, va="top", fontsize=NOTE)
+    ax.set_title(shortened(row.matrix, 18))
     ax.set_axis_off()
 
 
-def _draw_density(ax: Axes, logs: np.ndarray, color: str, label: str) -> None:
+def _draw_density(ax: Axes, logs: Array, color: str, label: str) -> None:
     """Draw the density of logarithms, which are ascending."""
     if logs[-1] - logs[0] < 1e-12 * max(1.0, abs(logs[0])):
         ax.axvline(np.exp(logs[0]), color=color, lw=1.6, label=label)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -11,24 +12,25 @@ import torch
 from torch import Tensor, nn
 
 from bayes_htr._checks import whole_number
+from bayes_htr._files import replace_folder
 from bayes_htr.errors import CheckpointError, OutputError, PriorError
-from bayes_htr.inference.data import Batches, Data
+from bayes_htr.inference.data import Batches
 from bayes_htr.inference.guides import GUIDES, Guide, PointMass
+from bayes_htr.inference.guides.likelihood import with_likelihood
 from bayes_htr.inference.run_folder import CONFIG, GUIDE, SPECTRA, WEIGHTS, RunFolder
-from bayes_htr.models import BayesianClassifier, Likelihood
+from bayes_htr.models import BayesianModel, Likelihood
+from bayes_htr.models.inputs import call
+from bayes_htr.models.likelihood_forms import as_likelihood, from_config
 from bayes_htr.posterior.checks import SpectrumCheck
+from bayes_htr.posterior.evaluation import Scores, detection_errors, standard_errors
 from bayes_htr.posterior.laws import DeclaredPriors, hyperparameters_of
+from bayes_htr.posterior.mixture import MixturePrediction
 from bayes_htr.posterior.plots import plot_trace
-from bayes_htr.posterior.prediction import (
-    Prediction,
-    batches_for,
-    ood_scores,
-    predict_batches,
-    scores,
-    unlabelled_batches,
-)
+from bayes_htr.posterior.prediction import Draw, Prediction, batches_for, predict_batches
+from bayes_htr.posterior.scores import ood_scores, scores
 from bayes_htr.posterior.spectra import PosteriorSpectra, network_spectra
-from bayes_htr.priors import Prior, Priors
+from bayes_htr.priors import Hyperparameter, Prior, Priors
+from bayes_htr.priors.law import Law
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import check_finite, set_parameters
 from bayes_htr.spectra.modules import unwrap
@@ -41,7 +43,7 @@ _COORDINATE = "hyperparameter:"
 
 
 class Posterior:
-    """The posterior over the weights of a classifier.
+    """The posterior over the weights of a network.
 
     It is a network with a guide, which is a distribution over weights and hyperparameters. MAP
     leaves a point mass at the network itself.
@@ -49,6 +51,8 @@ class Posterior:
     Args:
         net: The trained network; parameters that the guide does not draw keep its values.
         priors: The priors that it was trained under.
+        likelihood: The likelihood that it was trained under, in any form that `BayesianModel`
+            takes; `Categorical()` by default.
         guide: The distribution over weights and hyperparameters; `None` for a point mass.
         hyperparameters: The hyperparameters by name in unconstrained coordinates, 0-d each.
         history: The metrics of each epoch.
@@ -56,6 +60,7 @@ class Posterior:
 
     Attributes:
         priors: The priors that the network was trained under.
+        likelihood: The likelihood.
         history: The metrics of each epoch.
         config: A description of the run as plain data.
 
@@ -68,6 +73,7 @@ class Posterior:
         net: nn.Module,
         priors: Priors,
         *,
+        likelihood: Likelihood | Law | Callable[[Tensor], Any] | None = None,
         guide: Guide | None = None,
         hyperparameters: dict[str, Tensor] | None = None,
         history: list[dict[str, float]] | None = None,
@@ -75,14 +81,15 @@ class Posterior:
     ) -> None:
         self._net = net.eval()
         self.priors = priors
+        self.likelihood = as_likelihood(likelihood)
         self.history = list(history or [])
         self.config = dict(config or {})
         self._coordinates = dict(hyperparameters or {})
         if guide is None:
-            latents = hyperparameters_of(priors, net) if self._coordinates else {}
+            latents = self._hyperpriors() if self._coordinates else {}
             guide = PointMass(self._coordinates, latents)
         else:
-            _check_draw(guide.centre(), net, priors)
+            _check_draw(guide.centre(), net, self._hyperpriors())
         self._guide = guide
 
     def __repr__(self) -> str:
@@ -122,63 +129,86 @@ class Posterior:
 
     def unconstrained_hyperparameters(self) -> dict[str, Tensor]:
         """The hyperparameters in unconstrained coordinates by name, from which a fit can start."""
-        return self._guide.coordinates(hyperparameters_of(self.priors, self._net))
+        return self._guide.coordinates(self._hyperpriors())
 
-    def predict(self, x: Any, samples: int = 32, *, seed: int = 0) -> Prediction:
+    def _hyperpriors(self) -> dict[str, Hyperparameter]:
+        """All hyperparameters with hyperpriors by name, those of the likelihood included."""
+        return hyperparameters_of(self.priors, self._net) | self.likelihood.hyperparameters
+
+    def predict(self, x: Any, samples: int = 32, *, seed: int = 0) -> Any:
         """The predictive distribution of inputs.
 
         Args:
-            x: Inputs `(N, ...)`, a tensor or an array.
+            x: Inputs `(N, ...)`, a tensor or an array; a dictionary of these for a network that is
+                called as `net(**x)`; `(X, y)`, where `X` may be a tuple for one that is called as
+                `net(*X)`; or a `DataLoader` of batches of any of these. Labels are ignored.
             samples: The number of draws of the weights; a point mass has only one.
             seed: The seed of the draws.
+
+        Returns:
+            A `Prediction` of classes and of yes-or-no labels, and a `MixturePrediction` of targets
+            that are no classes.
 
         Raises:
             DataError: The network does not accept the inputs, or some are not finite.
             ValueError: `samples` or `seed` is out of range.
         """
-        batches = unlabelled_batches(self._net, x, "x")
+        batches = batches_for(self._net, x, "x", self.likelihood, labelled=False)
         batches.check_network(self._net)
         return self._predict(batches, samples, seed)[0]
 
     def evaluate(
         self,
-        data: Data,
+        data: Any,
+        y: Any = None,
         samples: int = 32,
         *,
         ood: Any = None,
         seed: int = 0,
-    ) -> dict[str, float]:
-        """Accuracy, negative log likelihood, calibration error and Brier score on labelled data.
+    ) -> Scores:
+        """Proper scores on labelled data, those that suit the likelihood.
+
+        Class weights and label smoothing play no part in them.
 
         Args:
-            data: A `DataLoader` or `(X, y)`.
+            data: A `DataLoader` or `(X, y)`, or whatever `htr.fit` takes; or the inputs `X` alone,
+                with the labels as `y`.
+            y: The labels of `X`. A whole number here is `samples`, which was once the second
+                argument.
             samples: The number of draws of the weights; a point mass has only one.
             ood: Examples from outside the distribution of the data: inputs `X`, `(X, y)`, or a
                 `DataLoader`. Their labels are ignored.
             seed: The seed of the draws.
 
         Returns:
-            `accuracy`, `nll`, `ece` and `brier` (see `bayes_htr.posterior.prediction.scores`).
-            With `ood`, also `ood_auroc_entropy`, `ood_auroc_mutual_information` and
-            `ood_auroc_confidence`, which say how well each measure of uncertainty tells the two
-            data sets apart (see `ood_scores` there).
+            Of classes and of yes-or-no labels `accuracy`, `nll`, `ece` and `brier`; of real-valued
+            targets `rmse`, `nll`, `crps`, and `coverage:0.5`, `coverage:0.9` and `coverage:0.95`
+            (see `bayes_htr.posterior.scores`). Where examples have several labels, each of them
+            counts alike. With `ood`, also the area under the ROC curve of each measure of
+            uncertainty, which says how well it tells the two data sets apart: of classes
+            `ood_auroc_entropy`, `ood_auroc_mutual_information` and `ood_auroc_confidence`, of
+            targets `ood_auroc_std` and `ood_auroc_epistemic`.
+            The dictionary prints as a table, and has `standard_errors` of the scores of classes.
 
         Raises:
             DataError: The data do not fit the network, as in `bayes_htr.fit`.
             ValueError: `samples` or `seed` is out of range.
         """
-        batches = batches_for(self._net, data, "test")
+        if isinstance(y, int):
+            y, samples = None, y
+        given = data if y is None else (data, y)
+        batches = batches_for(self._net, given, "test", self.likelihood)
         batches.check_network(self._net)
         prediction, labels = self._predict(batches, samples, seed)
-        classes = prediction.log_probs.shape[1]
-        if int(labels.max()) >= classes:
-            batches.check_labels(classes, labels)
-        result = scores(prediction, labels)
+        result = scores(prediction, labels, self.likelihood)
+        errors = standard_errors(prediction, labels)
         if ood is None:
-            return result
-        others = unlabelled_batches(self._net, ood, "ood")
+            return Scores(result, errors, len(labels))
+        others = batches_for(self._net, ood, "ood", self.likelihood, labelled=False)
         others.check_network(self._net)
-        return result | ood_scores(prediction, self._predict(others, samples, seed)[0])
+        outside = self._predict(others, samples, seed)[0]
+        result |= ood_scores(prediction, outside)
+        return Scores(result, errors | detection_errors(prediction, outside), len(labels))
 
     def spectra(self, samples: int = 100, *, seed: int = 0) -> PosteriorSpectra:
         """Draws of the spectrum of every weight matrix, with the hyperparameters of each draw.
@@ -251,15 +281,28 @@ class Posterior:
         """
         return plot_trace(self.history, quantities, ax, path=path)
 
-    def save(self, path: str | PathLike[str]) -> None:
+    def save(self, path: str | PathLike[str], *, overwrite: bool = False) -> None:
         """Write the posterior into a new folder: configuration, weights, metrics and spectra.
 
+        Args:
+            path: The folder.
+            overwrite: Whether a run that the folder holds is replaced, once the new one is written.
+
         Raises:
-            OutputError: The folder cannot be written, or already contains something.
+            OutputError: The folder cannot be written, or already contains something: for
+                `overwrite`, something else than one run.
         """
         folder = RunFolder(path)
+        if overwrite and folder.path.exists():
+            folder.check_replaceable()
+            replace_folder(folder.path, self.save)
+            return
         try:
-            folder.start(self._saved_config(), resume=False)
+            folder.start(
+                self._saved_config(),
+                resume=False,
+                remedy="pass overwrite=True to replace a run there, or name another folder",
+            )
             try:
                 self.write(folder)
             except BaseException:
@@ -288,7 +331,13 @@ class Posterior:
             raise
 
     @classmethod
-    def load(cls, path: str | PathLike[str], net: nn.Module) -> Posterior:
+    def load(
+        cls,
+        path: str | PathLike[str],
+        net: nn.Module,
+        *,
+        likelihood: Likelihood | Law | Callable[[Tensor], Any] | None = None,
+    ) -> Posterior:
         """Read a posterior from its folder; see `bayes_htr.load`."""
         folder = RunFolder(path)
         config = folder.config()
@@ -318,12 +367,14 @@ class Posterior:
             )
         config.pop("format")
         description = config.pop("guide", None)
+        model = BayesianModel(net, priors, likelihood=from_config(config, likelihood))
         guide = None
         if description is not None:
-            guide = _read_guide(folder, description, net, priors, config)
+            guide = _read_guide(folder, description, model)
         return cls(
             net,
             priors,
+            likelihood=model.likelihood,
             guide=guide,
             hyperparameters=coordinates,
             history=folder.metrics(),
@@ -350,25 +401,31 @@ class Posterior:
             set_parameters(parameters_of(net), draw)
             yield net, hyperparameters
 
-    def _predict(self, batches: Batches, samples: int, seed: int) -> tuple[Prediction, Tensor]:
+    def _predict(
+        self, batches: Batches, samples: int, seed: int
+    ) -> tuple[Prediction | MixturePrediction, Tensor]:
         """The prediction and the labels, in the order of one pass through the data."""
         samples, seed = whole_number(samples, "samples", at_least=1), whole_number(seed, "seed")
 
-        def networks() -> Iterator[Callable[[Tensor], Tensor]]:
-            return (net for net, _ in self._draws(samples, seed))
+        own = self.likelihood.hyperparameters
 
-        return predict_batches(networks, batches)
+        def networks() -> Iterator[Draw]:
+            for net, values in self._draws(samples, seed):
+                yield Draw(partial(call, net), {name: values[name] for name in own})
+
+        return predict_batches(networks, batches, self.likelihood)
 
 
-def _check_draw(draw: Mapping[str, Tensor], net: nn.Module, priors: Priors) -> None:
-    """Raise unless a draw has parameters of a network, and hyperparameters of its priors.
+def _check_draw(
+    draw: Mapping[str, Tensor], net: nn.Module, latents: Mapping[str, Hyperparameter]
+) -> None:
+    """Raise unless a draw has parameters of a network and the given hyperparameters.
 
     Raises:
-        ValueError: The network and its priors do not have a name, a shape differs, or a value is
+        ValueError: The network and the model do not have a name, a shape differs, or a value is
             not finite.
     """
     shapes = {p.name: p.tensor.shape for p in parameters_of(net)}
-    latents = hyperparameters_of(priors, net)
     for name, value in draw.items():
         if name not in shapes and name not in latents:
             raise ValueError(
@@ -381,25 +438,19 @@ def _check_draw(draw: Mapping[str, Tensor], net: nn.Module, priors: Priors) -> N
             raise ValueError(f"{name} is not finite")
 
 
-def _read_guide(
-    folder: RunFolder,
-    description: Any,
-    net: nn.Module,
-    priors: Priors,
-    config: Mapping[str, Any],
-) -> Guide:
+def _read_guide(folder: RunFolder, description: Any, model: BayesianModel) -> Guide:
     """The guide that a run folder holds.
 
     Raises:
         CheckpointError: The files are truncated or foreign, or of another network.
     """
     state = folder.tensors(GUIDE)
+    net = model.net
     try:
         kind, settings = description["kind"], description["settings"]
-        likelihood = Likelihood.from_dict(config)
-        model = BayesianClassifier(net, priors, **likelihood.to_dict())
-        guide = GUIDES[kind].from_state(model, settings, state)
-        _check_draw(guide.centre(), net, priors)
+        guide = with_likelihood(GUIDES[kind], model, settings, state)
+        latents = hyperparameters_of(model.priors, net) | model.likelihood.hyperparameters
+        _check_draw(guide.centre(), net, latents)
         first = next(net.parameters(), torch.zeros(()))
         return guide.to(first.device)
     except Exception as error:  # foreign settings and tensors may raise anything

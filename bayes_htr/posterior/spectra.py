@@ -224,7 +224,7 @@ class PosteriorSpectra(Mapping[str, Tensor]):
         return plot_lambda_max(name, prior, posterior, ax, path=path)
 
     def to_arviz(self, *, repeats: int = 1, fraction: float | None = None, seed: int = 0) -> Any:
-        """The draws as an `arviz.InferenceData` with one chain: `pip install "bayes-htr[arviz]"`.
+        """The draws for ArviZ, with one chain: `pip install "bayes-htr[arviz]"`.
 
         For each matrix, here called `w`, the group `posterior` has `w:eigenvalues`, with a
         dimension `w:rank` that counts from 1, `w:lambda_max`, `w:log_lambda_max`, `w:stable_rank`
@@ -236,6 +236,9 @@ class PosteriorSpectra(Mapping[str, Tensor]):
                 useful for a point mass, whose single spectrum still leaves alpha uncertain.
             fraction: The tail, as in `alpha`.
             seed: The seed of the draws of alpha.
+
+        Returns:
+            An `xarray.DataTree` with ArviZ 1, an `arviz.InferenceData` with ArviZ 0.
 
         Raises:
             ImportError: ArviZ is not installed.
@@ -262,11 +265,14 @@ class PosteriorSpectra(Mapping[str, Tensor]):
             values[f"{name}:alpha"] = _alpha_draws(posterior, repeats, generator)
         for name, draws in self.hyperparameters.items():
             values[name] = np.repeat(draws.double().numpy(), repeats)
-        return az.from_dict(
-            posterior={name: value[None] for name, value in values.items()},
-            dims={f"{name}:eigenvalues": [f"{name}:rank"] for name in self},
-            coords={f"{name}:rank": np.arange(1, self[name].shape[1] + 1) for name in self},
-        )
+        posterior_group = {name: value[None] for name, value in values.items()}
+        labels: dict[str, Any] = {
+            "dims": {f"{name}:eigenvalues": [f"{name}:rank"] for name in self},
+            "coords": {f"{name}:rank": np.arange(1, self[name].shape[1] + 1) for name in self},
+        }
+        if az.__version__.startswith("0."):
+            return az.from_dict(posterior=posterior_group, **labels)
+        return az.from_dict({"posterior": posterior_group}, **labels)
 
     def _tail_index(self, name: str, fraction: float | None) -> tuple[GammaPosterior, str]:
         """The posterior of the tail index given each draw, and in words the tail that is known.
@@ -313,17 +319,21 @@ def plotted_spectrum(spectra: PosteriorSpectra, name: str, label: str = "") -> P
         name: The matrix.
         label: What the legend calls the spectrum.
     """
-    label_and_density = None
+    label_and_density = label_and_interval = None
     with contextlib.suppress(PriorError):  # the prior may state no law
         law = spectra.laws.law(name)
         values = law.hyperparameters(spectra[name], spectra.hyperparameters)
-        label_and_density = law.label, lambda x: law.density(torch.as_tensor(x), values).numpy()
+        if law.of_largest:
+            label_and_interval = law.label, *law.interval(values, 0.95)
+        else:
+            label_and_density = law.label, lambda x: law.density(torch.as_tensor(x), values).numpy()
     return PlottedSpectrum(
         draws=spectra[name].double().numpy(),
         typical=spectra.typical(name),
         row=spectra.row(name),
         label=label,
         law=label_and_density,
+        largest=label_and_interval,
     )
 
 

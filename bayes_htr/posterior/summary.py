@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
+
+from bayes_htr._printing import Printable, add_row, compact_table
 
 
 @dataclass(frozen=True)
@@ -87,8 +88,8 @@ class SummaryRow:
 
 
 @dataclass(frozen=True)
-class SpectraSummary:
-    """The summary of all matrices, which `print` shows as a table.
+class SpectraSummary(Printable):
+    """The summary of all matrices, which prints as a table.
 
     Attributes:
         rows: One row for each matrix.
@@ -98,18 +99,14 @@ class SpectraSummary:
     rows: tuple[SummaryRow, ...]
     level: float
 
-    def __str__(self) -> str:
-        table = Table("matrix", "K", "in tail", "alpha", "lambda_max", "stable rank")
+    def parts(self, width: int) -> Sequence[Table | str]:
+        """A row for each matrix, and the note on exponents."""
+        table = compact_table("matrix", "K", "tail", "alpha", "lambda_max", "stable rank")
         for row in self.rows:
             in_tail = "-" if row.n_tail is None else str(row.n_tail)
             cells = (row.matrix, str(row.K), in_tail, *row.cells())
-            table.add_row(*(cell.replace("[", r"\[") for cell in cells))
-        longest = max((len(row.matrix) for row in self.rows), default=0)
-        console = Console(width=130 + longest, color_system=None)
-        with console.capture() as capture:
-            console.print(table)
-            console.print(alpha_note(self.rows, self.level), markup=False, soft_wrap=True)
-        return capture.get().rstrip()
+            add_row(table, cells, wrapped=[3] if row.alpha is None else [])
+        return [table, alpha_note(self.rows, self.level)]
 
 
 def alpha_note(rows: Iterable[SummaryRow], level: float) -> str:

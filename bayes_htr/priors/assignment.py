@@ -1,8 +1,8 @@
-"""Which prior each parameter of a network has: patterns meet names here.
+"""The assignment of priors to the parameters of a network by patterns on names.
 
-A pattern finds a parameter by one of its names, or one of its matrices by the part in brackets, as
+A pattern matches one of a parameter's names, or one of its matrices by the part in brackets, as in
 `*.in_proj_weight[q]`. The first pattern that matches a matrix wins. A weight that the network
-computes is found by its own name, as `fc.weight` under `weight_norm`.
+computes is matched by its own name, such as `fc.weight` under `weight_norm`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Assignment:
         overall: The strength and the schedules of all priors.
 
     Attributes:
-        used: How many matrices and vectors have taken each pattern.
+        used: The number of matrices and vectors whose prior comes from each pattern.
     """
 
     patterns: Patterns
@@ -43,24 +43,24 @@ class Assignment:
         """The prior of a parameter.
 
         Raises:
-            PriorError: A spectral prior on the name of what is no matrix.
+            PriorError: A spectral prior is given to a parameter that holds no matrix.
         """
         if not parameter.matrices:
             return self._of_vector(parameter)
-        found: list[MatrixPrior] = []
+        priors: list[MatrixPrior] = []
         flat: dict[str, str] = {}
         for matrix in parameter.matrices:
             pattern, prior, note = self._first(parameter, matrix)
             if prior is None:
                 flat[matrix.name] = note
             else:
-                found.append(self.matrix(prior, matrix, pattern))
-        if not found:
+                priors.append(self.matrix(prior, matrix, pattern))
+        if not priors:
             pattern, _, note = self._first(parameter, parameter.matrices[0])
             return ParameterPrior(parameter, pattern=pattern, note=note)
-        first = found[0]
+        first = priors[0]
         note = frozen_note(parameter)
-        return ParameterPrior(parameter, first.stated, first.pattern, note, tuple(found), flat)
+        return ParameterPrior(parameter, first.stated, first.pattern, note, tuple(priors), flat)
 
     def matrix(self, prior: Prior, matrix: Matrix, pattern: str) -> MatrixPrior:
         """A prior on a matrix."""
@@ -68,7 +68,7 @@ class Assignment:
         return MatrixPrior.of(prior, matrix.name, shape, view=view, pattern=pattern, **self.overall)
 
     def _first(self, parameter: Parameter, matrix: Matrix) -> tuple[str, Prior | None, str]:
-        """The pattern that a matrix takes, its prior, and why it is flat if it is."""
+        """The first pattern that matches a matrix, its prior, and the reason for a flat prior."""
         for pattern, prior in self.patterns:
             whole = matches_name(pattern, parameter.aliases)
             if not whole and not matches_part(pattern, parameter.aliases, matrix.part):
@@ -170,7 +170,7 @@ def everywhere(
 
 
 def frozen_note(parameter: Parameter) -> str:
-    """What is said of the prior of a frozen parameter."""
+    """The note on a parameter in tables: that the prior of a frozen parameter is a constant."""
     return "" if parameter.tensor.requires_grad else "frozen: a constant"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -9,9 +10,10 @@ import torch
 from torch import Tensor
 
 from bayes_htr.errors import SpectrumError
-from bayes_htr.priors.matrix_prior import MatrixPrior
+from bayes_htr.priors.matrix_prior import MatrixPrior, Values
 from bayes_htr.priors.prior import how_to_leave_out
 from bayes_htr.spectra import Gradient, MatrixView, TopPair
+from bayes_htr.spectra.matrices import check_finite
 
 
 class Evaluation(NamedTuple):
@@ -20,12 +22,13 @@ class Evaluation(NamedTuple):
     Attributes:
         value: The energy, 0-d, without the terms that do not act.
         penalty: The energy of all terms at strength 1, as a number.
-        rest: `(m, n)`: the gradient of all that does not act through the largest singular value.
-        slope: 0-d: the slope in the largest singular value.
-        hyper_slopes: The slopes in the unconstrained hyperparameters, by name.
-        parts: The parts of the spectrum that it was computed from, as constants.
-        top: The largest singular value with its vectors, if the energy has a slope in it.
-        block: Where the next iteration for it may start.
+        rest: `(m, n)`: the part of the gradient that does not act through the largest singular
+            value.
+        slope: 0-d: the derivative with respect to the largest singular value.
+        hyper_slopes: The derivatives with respect to the unconstrained hyperparameters, by name.
+        parts: The parts of the spectrum from which the energy was computed, as constants.
+        top: The largest singular value with its vectors, if there is a `slope`.
+        block: The block of vectors from which the next search for `top` may start.
     """
 
     value: Tensor
@@ -51,22 +54,22 @@ def evaluate(
     strengths: Sequence[float],
     hyperparameters: Mapping[str, Tensor],
 ) -> Evaluation:
-    """Evaluate a matrix; with derivatives where gradients are enabled.
+    """Compute the energy of a matrix, and its derivatives if gradients are enabled.
 
     Args:
-        prior: Its prior.
+        prior: The prior of the matrix.
         view: The matrix.
-        strengths: Of the prior's terms.
+        strengths: The strengths of the prior's terms.
         hyperparameters: The unconstrained coordinates of the hyperparameters, by name.
 
     Raises:
-        SpectrumError: A law cannot score the matrix, or only with a gradient that is not finite.
+        SpectrumError: A law cannot score the matrix, or the gradient of its energy is not finite.
     """
     wanted = torch.is_grad_enabled()
     leaves = {n: hyperparameters[n].detach().requires_grad_(wanted) for n in prior.optimised}
     values = {n: prior.optimised[n].value(u).to(view.W) for n, u in leaves.items()}
     try:
-        energy, penalty = prior.energy(view, strengths, values)
+        energy, penalty = _energy(prior, view, strengths, values)
     except SpectrumError as error:
         if view.W.numel() > 1 and not view.W.any():
             raise SpectrumError(
@@ -93,6 +96,52 @@ def evaluate(
         None if slope is None else view.top,
         view.block,
     )
+
+
+def _energy(
+    prior: MatrixPrior, view: MatrixView, strengths: Sequence[float], values: Values
+) -> tuple[Tensor, float]:
+    """The energy of a matrix without the terms that do not act.
+
+    Args:
+        prior: The prior of the matrix.
+        view: The matrix.
+        strengths: The strengths of the prior's terms.
+        values: The hyperparameters that a mode optimises, by name.
+
+    Returns:
+        The energy, 0-d, with gradient to the parts of `view` and the hyperparameters; and the
+        penalty, which is the energy of all terms at strength 1.
+
+    Raises:
+        SpectrumError: A law cannot score the matrix.
+    """
+    energies: list[Tensor] = []
+    penalties: list[float] = []
+    for term, strength in zip(prior.terms, strengths, strict=True):
+        own = {argument: values[h.name] for argument, h in term.optimised.items()}
+        if strength == 0:
+            energies.append(view.W.new_zeros(()))
+            penalties.append(0.0)
+            continue
+        energy = term.statistic.energy(view, own)
+        penalties.append(energy.item())
+        if not math.isfinite(penalties[-1]):
+            check_finite(view.W, view.name)
+            raise term.statistic.not_finite(view, penalties[-1])
+        if term.statistic.law.conjugate is None:
+            energies.append(strength * energy)
+        else:  # the power is one of the law within the integral over the tail index
+            energies.append(term.statistic.energy(view, own, strength))
+    if len(energies) == 1 and not prior.gates:
+        return energies[0], penalties[0]
+    acts = [1.0] * len(energies)
+    for threshold, members in prior.gates:
+        if sum(penalties[j] for j in members) < threshold:
+            for j in members:
+                acts[j] = 0.0
+    total = torch.stack([e.to(energies[0]) for e in energies]) @ energies[0].new_tensor(acts)
+    return total, sum(penalties)
 
 
 def _check_gradient(

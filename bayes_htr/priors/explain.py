@@ -6,15 +6,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from bayes_htr._printing import Printable, add_row, compact_table, narrowest
 from bayes_htr.errors import SpectrumError
 from bayes_htr.priors.evaluation import evaluate
 from bayes_htr.priors.matrix_prior import MatrixPrior
 from bayes_htr.priors.parameter_prior import ParameterPrior
 from bayes_htr.spectra import MatrixView, plan, working
+
+_WRAPPED = ("shape", "pattern", "prior", "algorithm", "energy")
+"""Columns whose cells may be broken between words."""
+
+_EXPENDABLE = ("cost", "algorithm", "norm", "gradient", "shape", "pattern", "energy")
+"""Columns that a narrow terminal does without, the first one first."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +59,7 @@ class ExplainedRow:
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(Printable):
     """The rows of `Priors.explain`, which print as a table."""
 
     rows: tuple[ExplainedRow, ...]
@@ -65,22 +71,31 @@ class Explanation:
         Args:
             columns: Names of the fields to show; by default all fields that are not empty.
         """
-        names = [f.name for f in fields(ExplainedRow)] if columns is None else columns
+        names = self._shown() if columns is None else columns
         shown = [name for name in names if any(getattr(row, name) for row in self.rows)]
-        table = Table()
-        for name in shown:
-            table.add_column(name, overflow="fold", no_wrap=name == "parameter")
+        table = compact_table(*shown)
+        wrapped = [i for i, name in enumerate(shown) if name in _WRAPPED]
         for row in self.rows:
-            table.add_row(*(getattr(row, name).replace("[", r"\[") for name in shown))
+            add_row(table, [getattr(row, name) for name in shown], wrapped=wrapped)
         return table
 
-    def __str__(self) -> str:
-        console = Console(width=190, color_system=None)
-        with console.capture() as capture:
-            console.print(self.table())
-            for note in self.notes:
-                console.print(note, markup=False)
-        return capture.get().rstrip()
+    def parts(self, width: int) -> Sequence[Table | str]:
+        """As many columns as the width has room for, and the notes."""
+        shown, left_out = self._shown(), []
+        table = self.table(shown)
+        for name in _EXPENDABLE:
+            if narrowest(table) <= width:
+                break
+            if name in shown:
+                shown.remove(name)
+                left_out.append(name)
+                table = self.table(shown)
+        more = [f"not shown here, but in .rows: {', '.join(left_out)}"] if left_out else []
+        return [table, *more, *self.notes]
+
+    def _shown(self) -> list[str]:
+        names = [f.name for f in fields(ExplainedRow)]
+        return [name for name in names if any(getattr(row, name) for row in self.rows)]
 
 
 def explained(
@@ -128,7 +143,7 @@ def explained(
 
 
 def _at_weights(matrix: MatrixPrior, tensor: Tensor, notes: list[str]) -> dict[str, str]:
-    """Energy, norm of its gradient and norm of a matrix, as they are shown."""
+    """The energy of a matrix, the norm of its gradient and the norm of the matrix, as texts."""
     W = working(matrix.view(tensor.detach()))
     norm = f"{torch.linalg.vector_norm(W).item():.3g}"
     strengths = matrix.strengths(0)
@@ -136,16 +151,16 @@ def _at_weights(matrix: MatrixPrior, tensor: Tensor, notes: list[str]) -> dict[s
         with torch.inference_mode(False), torch.enable_grad():
             view = MatrixView(W, matrix.name, matrix.needs(strengths))
             starts = {name: h.start() for name, h in matrix.optimised.items()}
-            found = evaluate(matrix, view, strengths, starts)
+            evaluation = evaluate(matrix, view, strengths, starts)
     except SpectrumError as error:
         notes.append(str(error))
         return {"energy": "cannot be scored", "norm": norm}
-    rest, left, right = found.gradient
+    rest, left, right = evaluation.gradient
     slope = torch.zeros_like(W) if rest is None else rest
     if left is not None and right is not None:
         slope = slope + torch.outer(left, right)
     gradient = f"{torch.linalg.vector_norm(slope).item():.3g}"
-    return {"energy": f"{found.value.item():.4g}", "gradient": gradient, "norm": norm}
+    return {"energy": f"{evaluation.value.item():.4g}", "gradient": gradient, "norm": norm}
 
 
 def _strengths(matrix: MatrixPrior, num_data: int | None) -> str:

@@ -75,7 +75,7 @@ class TailIndexed(Law, abstract=True):
     def total_energy(
         self, x: Tensor, a: Arguments, start: Tensor | None = None, strength: float = 1.0
     ) -> Tensor:
-        """As of any law; a Gamma tail index is integrated out (`marginal_energy`)."""
+        """The energy as in `Law`; a Gamma tail index is integrated out (`marginal_energy`)."""
         if self.conjugate is None and (start is None or not self.hyperpriors):
             return super().total_energy(x, a, start, strength)
         excess = self.log_ratio(x, a) - (0.0 if start is None else self.log_ratio(start, a))
@@ -88,13 +88,13 @@ class TailIndexed(Law, abstract=True):
     def marginal_energy(self, S: Tensor, slopes: Tensor, k: int, strength: float) -> Tensor:
         """`-log` of the integral of `p(x)^strength` over a Gamma tail index, without constants.
 
-        The tail index given `x` is `Gamma(a + s k, b + s S)`; integrated out it leaves
-        `(a + s k) log(b + s S)`. Strength tempers the law and not the hyperprior.
+        Given `x`, the tail index has the law `Gamma(a + s k, b + s S)`. Integrating it out leaves
+        `(a + s k) log(b + s S)`. The strength tempers the law, and not the hyperprior.
 
         Args:
             S: The sum of `log_ratio` over `k` values, 0-d.
-            slopes: That of `log_slope`, 0-d.
-            k: How many values there are.
+            slopes: The sum of `log_slope` over the same values, 0-d.
+            k: The number of values.
             strength: The power of the law.
         """
         assert self.conjugate is not None

@@ -1,4 +1,4 @@
-"""Hyperparameters that have hyperpriors, and the unconstrained coordinates they are optimised in.
+"""Hyperparameters with hyperpriors, and the unconstrained coordinates in which they are optimised.
 
 A positive hyperparameter is optimised through its logarithm, so that the mode is that of the
 logarithm. For a Gamma hyperprior on a tail index this mode gives the same weights as integrating
@@ -23,8 +23,8 @@ class Hyperparameter:
     """One hyperparameter of a network's priors.
 
     Attributes:
-        name: Its name: the one that `Shared` gives, or that of the matrix, statistic and argument.
-        law: Its hyperprior.
+        name: The name that `Shared` gives, or the names of matrix, statistic and argument together.
+        law: The hyperprior.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Hyperparameter:
         return -(distribution.log_prob(value) + transform.log_abs_det_jacobian(u, value))
 
     def start(self) -> Tensor:
-        """Where optimisation starts: the hyperprior's median, or its mean where Torch has none."""
+        """The start of optimisation: the hyperprior's median, or its mean if PyTorch has none."""
         distribution = self.law.distribution()
         try:
             value = torch.as_tensor(distribution.icdf(torch.tensor(0.5)))
@@ -63,11 +63,11 @@ class Hyperparameter:
 
 
 def hyperparameters_of(prior: Prior, matrix: str) -> list[dict[str, Hyperparameter]]:
-    """The hyperparameters of each term of a prior on a matrix, by the argument they stand for.
+    """The hyperparameters of each term of a prior on a matrix, by name of the argument.
 
     Args:
         prior: The prior.
-        matrix: The matrix's name, which hyperparameters of one matrix alone have in their own.
+        matrix: The name of the matrix, which is part of the names of its own hyperparameters.
     """
     terms = []
     seen: dict[str, int] = {}

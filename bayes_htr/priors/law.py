@@ -29,7 +29,7 @@ Arguments: TypeAlias = Mapping[str, "Tensor | float"]
 
 
 class Range(NamedTuple):
-    """The open range of an argument, and what it may be other than a number."""
+    """The open range of an argument, and the kinds of values that it accepts besides numbers."""
 
     above: float | None = None
     hill: bool = False
@@ -155,7 +155,10 @@ class Law(Value, abstract=True):
         return self.normalised and self.hill is None and strength > 0
 
     def _tail_is_finite(self, alpha: Any, strength: float) -> bool:
-        """Whether `x^(-strength alpha)` is integrable at infinity (latents: at strength 1)."""
+        """Whether `x^(-strength alpha)` is integrable at infinity.
+
+        An exponent with a hyperprior has a finite tail at strength 1.
+        """
         return alpha * strength > 1 if isinstance(alpha, float) else strength >= 1
 
     @abstractmethod
@@ -173,7 +176,7 @@ class Law(Value, abstract=True):
         Args:
             x: `(n,)` values on the support.
             a: The arguments.
-            start: Where the scored tail starts, if it is not the law's own support.
+            start: The start of the scored tail, if it is not that of the law's own support.
             strength: The power of the law.
 
         Raises:

@@ -1,8 +1,9 @@
-"""The prior of one matrix of a network: its energy, its densities, and how to draw from it.
+"""The prior of one matrix of a network: its densities, its strength, and how to draw from it.
 
-`Priors.resolve` makes one for every matrix, and everything else takes it. For a mode any energy
-will do (`MatrixPrior.energy`). A posterior needs densities, and `MatrixPrior.density_at` says
-which priors are: proper laws of a whole spectrum, of its largest value, or of the entries.
+`Priors.resolve` makes a `MatrixPrior` for every matrix, and everything else uses it. A point
+estimate needs only an energy (`evaluate` in `evaluation.py`), which every prior has. A posterior
+needs a density, and `MatrixPrior.density_at` says which priors are densities: proper laws on a
+whole spectrum, on its largest value, or on the entries.
 """
 
 from __future__ import annotations
@@ -21,8 +22,7 @@ from bayes_htr.errors import PriorError
 from bayes_htr.priors.hyperparameters import Hyperparameter, hyperparameters_of
 from bayes_htr.priors.prior import Gate, Prior, Statistic, Term, Terms
 from bayes_htr.priors.schedules import Schedule, factor_at
-from bayes_htr.spectra import MatrixView, Need, haar, log_frame_constant, log_jacobian
-from bayes_htr.spectra.matrices import check_finite
+from bayes_htr.spectra import Need, haar, log_frame_constant, log_jacobian
 
 Values = Mapping[str, Tensor]
 """Hyperparameters by name."""
@@ -40,9 +40,9 @@ class ResolvedTerm:
 
     Attributes:
         statistic: The statistic with its law.
-        strength: The power of the law, without what schedules make of it.
-        schedules: What multiplies the strength from epoch to epoch.
-        hyperparameters: Those of the law that have hyperpriors, by argument.
+        strength: The power of the law, before the schedules multiply it.
+        schedules: The schedules that multiply the strength from epoch to epoch.
+        hyperparameters: The arguments of the law that have hyperpriors, by name of the argument.
     """
 
     statistic: Statistic
@@ -52,7 +52,7 @@ class ResolvedTerm:
 
     @cached_property
     def optimised(self) -> dict[str, Hyperparameter]:
-        """The hyperparameters that a mode optimises: all but one that is integrated out."""
+        """The hyperparameters that a mode optimises: all except one that is integrated out."""
         if self.statistic.law.conjugate is None:
             return dict(self.hyperparameters)
         return {k: v for k, v in self.hyperparameters.items() if k != "tail_index"}
@@ -62,7 +62,7 @@ class ResolvedTerm:
 
         Args:
             values: Hyperparameters by name, 0-d or of one batch shape.
-            like: A tensor.
+            like: A tensor with the precision and the device of the result.
         """
         arguments = self.statistic.law.numbers_like(like)
         for argument, hyperparameter in self.hyperparameters.items():
@@ -72,7 +72,7 @@ class ResolvedTerm:
     def log_prob(self, x: Tensor, values: Values) -> Tensor:
         """`strength` times the sum of `log p` over the last dimension of `x`.
 
-        Minus infinity where a value lies outside the law's support.
+        The result is minus infinity where a value lies outside the law's support.
         """
         law = self.law(values, x)
         outside = ~law.support.check(x)
@@ -93,10 +93,11 @@ class ResolvedTerm:
         return self.log_prob(self.statistic.of_eigenvalues(eigenvalues), values)
 
     def log_spectral_density(self, eigenvalues: Tensor, values: Values) -> Tensor:
-        """The log density of the ordered spectrum under this term alone, per `d lambda`.
+        """The log density of the ordered spectrum under this term alone.
 
-        `K! prod p(lambda)`, `K! prod p(sigma) / (2 sigma)`, or
-        `(K-1)! p(lambda_1) lambda_1^-(K-1)`; the strength is a power of `p` alone.
+        With respect to `d lambda` the density is `K! prod p(lambda)`,
+        `K! prod p(sigma) / (2 sigma)`, or `(K-1)! p(lambda_1) lambda_1^-(K-1)`, where the strength
+        is a power of `p` alone.
         """
         return self.log_factor(eigenvalues, values) + self.statistic.log_volume(eigenvalues)
 
@@ -109,10 +110,10 @@ class MatrixPrior:
         name: The matrix's name.
         shape: `(m, n)`.
         stated: The prior as it was written.
-        terms: Its terms.
+        terms: The terms of the prior, each a statistic with its law and strength.
         gates: The terms that act only above a threshold.
-        view: Takes the parameter's tensor to the matrix.
-        is_vector: Whether it is a vector.
+        view: The function that returns the matrix in the tensor of its parameter.
+        is_vector: Whether the matrix stands for a vector.
         pattern: The pattern that gave the prior.
     """
 
@@ -144,10 +145,11 @@ class MatrixPrior:
             prior: The prior.
             name: The matrix's name.
             shape: `(m, n)`.
-            strength: That of all priors of the network, which multiplies its own.
-            schedules: Those of all priors of the network.
-            view: Takes the parameter's tensor to the matrix; by default it is the matrix.
-            is_vector: Whether it is a vector.
+            strength: The strength of all priors of the network, which multiplies that of `prior`.
+            schedules: The schedules of all priors of the network.
+            view: The function that returns the matrix in the tensor of its parameter; by default
+                the tensor is the matrix.
+            is_vector: Whether the matrix stands for a vector.
             pattern: The pattern that gave the prior.
         """
         terms, gates = prior.decompose()
@@ -168,17 +170,17 @@ class MatrixPrior:
 
     @property
     def smaller(self) -> int:
-        """The smaller side: how many eigenvalues there are."""
+        """The smaller side of the matrix, which is the number of eigenvalues."""
         return min(self.shape)
 
     @property
     def larger(self) -> int:
-        """The larger side."""
+        """The larger side of the matrix."""
         return max(self.shape)
 
     @property
     def status(self) -> str:
-        """As `Prior.status`, at the strength that all priors together give it."""
+        """The status as in `Prior.status`, at the strength that all priors together give."""
         terms = (Term(t.statistic, t.strength, t.schedules) for t in self.terms)
         return Terms(tuple(terms), self.gates).status
 
@@ -186,8 +188,8 @@ class MatrixPrior:
     def spectral(self) -> tuple[ResolvedTerm, ...]:
         """The terms on the spectrum.
 
-        That which says most of it comes first: it decides what is sampled, and has the Jacobian
-        of its natural coordinate.
+        The term that determines most of the spectrum comes first. It decides what is sampled, and
+        its density includes the Jacobian of its natural coordinate.
         """
         terms = (t for t in self.terms if t.statistic.of_spectrum)
         return tuple(sorted(terms, key=lambda t: t.statistic.precedence))
@@ -199,7 +201,7 @@ class MatrixPrior:
 
     @cached_property
     def hyperparameters(self) -> dict[str, Hyperparameter]:
-        """All hyperparameters by name, also one that a mode integrates out."""
+        """All hyperparameters by name, including one that a mode integrates out."""
         return {h.name: h for term in self.terms for h in term.hyperparameters.values()}
 
     @cached_property
@@ -211,67 +213,24 @@ class MatrixPrior:
         """The strength of each term at an epoch.
 
         Raises:
-            PriorError: A schedule and no epoch.
+            PriorError: A term has a schedule, and no epoch is given.
         """
         return tuple(t.strength * factor_at(t.schedules, epoch) for t in self.terms)
 
     def needs(self, strengths: Sequence[float]) -> Need:
-        """What the terms of positive strength need of the matrix."""
+        """The parts of the spectrum that the terms of positive strength need."""
         needs = Need()
         for term, strength in zip(self.terms, strengths, strict=True):
             if strength:
                 needs |= term.statistic.needs
         return needs
 
-    def energy(
-        self, view: MatrixView, strengths: Sequence[float], values: Values
-    ) -> tuple[Tensor, float]:
-        """The energy of the matrix, the terms that do not act left out.
-
-        Args:
-            view: The matrix.
-            strengths: Of the terms.
-            values: The hyperparameters that a mode optimises, by name.
-
-        Returns:
-            The energy, 0-d, with gradient to the parts of `view` and the hyperparameters; and the
-            penalty, which is the energy of all terms at strength 1.
-
-        Raises:
-            SpectrumError: A law cannot score the matrix.
-        """
-        energies: list[Tensor] = []
-        penalties: list[float] = []
-        for term, strength in zip(self.terms, strengths, strict=True):
-            own = {argument: values[h.name] for argument, h in term.optimised.items()}
-            if strength == 0:
-                energies.append(view.W.new_zeros(()))
-                penalties.append(0.0)
-                continue
-            energy = term.statistic.energy(view, own)
-            penalties.append(energy.item())
-            if not math.isfinite(penalties[-1]):
-                check_finite(view.W, view.name)
-                raise term.statistic.not_finite(view, penalties[-1])
-            if term.statistic.law.conjugate is None:
-                energies.append(strength * energy)
-            else:  # the power is one of the law within the integral over the tail index
-                energies.append(term.statistic.energy(view, own, strength))
-        if len(energies) == 1 and not self.gates:
-            return energies[0], penalties[0]
-        acts = [1.0] * len(energies)
-        for threshold, members in self.gates:
-            if sum(penalties[j] for j in members) < threshold:
-                for j in members:
-                    acts[j] = 0.0
-        total = torch.stack([e.to(energies[0]) for e in energies]) @ energies[0].new_tensor(acts)
-        return total, sum(penalties)
-
     def density_at(self, epoch: int | None) -> MatrixPrior:
         """The prior as a density: the terms that act at an epoch, with their strengths there.
 
         Raises:
-            PriorError: It is no density, and what to take instead; or a schedule and no epoch.
+            PriorError: The prior is no density, and the message says which one to use instead; or
+                it has a schedule, and no epoch is given.
         """
         if self.gates:
             raise PriorError(
@@ -288,7 +247,7 @@ class MatrixPrior:
         """The density that the prior states at strength 1, whatever its strengths and schedules.
 
         Raises:
-            PriorError: It is no density.
+            PriorError: The prior is no density.
         """
         terms = tuple(replace(t, strength=1.0, schedules=()) for t in self.terms if t.strength > 0)
         return replace(self, terms=terms).density_at(None)
@@ -310,9 +269,9 @@ class MatrixPrior:
             values: Hyperparameters by name.
 
         Returns:
-            `(...)`. The product of all spectral terms, without its constant where there are
-            several or the strength is not 1. The first has the Jacobian of its natural coordinate,
-            the others are functions of the spectrum.
+            `(...)`: the log of the product of all spectral terms. Its constant is left out where
+            there are several terms or the strength is not 1. The first term includes the Jacobian
+            of its natural coordinate, and the others are functions of the spectrum.
         """
         first, *others = self.spectral
         total = first.log_spectral_density(eigenvalues, values)
@@ -321,17 +280,17 @@ class MatrixPrior:
         return total
 
     def log_density(self, W: Tensor, values: Values) -> Tensor:
-        """The log density of the matrix itself: weight coordinates.
+        """The log density of the matrix itself, that is, in weight coordinates.
 
-        Spectra are taken in float64 through the smaller Gram matrix; the gradient has poles
-        where eigenvalues meet, as the density has.
+        Spectra are computed in float64 from the smaller Gram matrix. Where two eigenvalues meet,
+        the gradient has a pole, and so has the density.
 
         Args:
             W: `(..., m, n)`.
             values: Hyperparameters by name.
 
         Returns:
-            `(...)`, differentiable. Infinite where two eigenvalues are equal.
+            `(...)`, differentiable; infinite where two eigenvalues are equal.
         """
         total = W.new_zeros(W.shape[:-2])
         if self.spectral:
@@ -345,16 +304,17 @@ class MatrixPrior:
         return total
 
     def sample(self, n: int, values: Values) -> Tensor:
-        """Draws of the matrix, `(n, *shape)` float64, from Torch's global generator.
+        """Draw matrices, `(n, *shape)` in float64, with PyTorch's global generator.
 
         Singular vectors are uniformly distributed.
 
         Args:
-            n: How many.
-            values: Draws `(n,)` of its hyperparameters by name.
+            n: The number of draws.
+            values: Draws `(n,)` of the prior's hyperparameters by name.
 
         Raises:
-            PriorError: It cannot be simulated: a product, or a power of no known family.
+            PriorError: The prior cannot be simulated: it is a product, or a power of a law that
+                belongs to no known family.
         """
         if self.entries:
             law = self._simulated_law(values)
@@ -365,7 +325,10 @@ class MatrixPrior:
         return (U * eigenvalues.sqrt().unsqueeze(-2)) @ V.mT
 
     def sample_spectrum(self, n: int, values: Values) -> Tensor:
-        """Draws of the spectrum alone, `(n, K)`, unordered, of a law of it; else as `sample`."""
+        """Draw spectra without their matrices, `(n, K)`, in no order; see `sample`.
+
+        The prior has to be on the spectrum.
+        """
         law, statistic = self._simulated_law(values), self.spectral[0].statistic
         if not statistic.of_largest:
             return statistic.to_eigenvalues(law.expand((n, self.smaller)).sample())
@@ -373,7 +336,7 @@ class MatrixPrior:
         return torch.cat([top, top * torch.rand(n, self.smaller - 1, dtype=top.dtype)], dim=1)
 
     def _simulated_law(self, values: Values) -> Any:
-        """The law to draw from, batched over the draws of its hyperparameters."""
+        """The distribution to draw from, with one batch element per draw of hyperparameters."""
         if len(self.terms) > 1:
             raise PriorError(
                 f"{self.name}: a product of priors has no simulator; draw from one factor, or "

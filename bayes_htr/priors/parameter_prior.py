@@ -1,7 +1,7 @@
-"""The priors of a network's parameters, as `Priors.resolve` finds them.
+"""The priors of a network's parameters, as `Priors.resolve` returns them.
 
-A parameter holds one matrix, several (as `in_proj_weight` does) or none. `ParameterPrior` takes it
-apart and puts it together again.
+A parameter holds one matrix, several (as `in_proj_weight` does) or none. `ParameterPrior` splits a
+parameter into its matrices and joins them again.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ from bayes_htr.spectra import Parameter
 
 @dataclass(frozen=True)
 class ParameterPrior:
-    """What holds for one parameter of a network.
+    """The prior of one parameter of a network, and the priors of its matrices.
 
     Attributes:
         parameter: The parameter.
-        prior: Its prior, or that of the first of its matrices that has one; `None` if it is flat.
+        prior: The parameter's prior, or that of its first matrix with a prior; `None` if the
+            parameter has a flat prior.
         pattern: The pattern that gave the prior.
-        note: Why the parameter is flat, or that its prior is a constant.
-        matrices: The priors of its matrices; a vector counts as one row. Empty if it is flat, and
-            without those of its matrices that are flat.
-        flat: The matrices that are flat although others are not, by name, with the reason.
+        note: The reason why the prior is flat, or the remark that it is a constant.
+        matrices: The priors of the matrices that have one; a vector counts as a matrix with one
+            row.
+        flat: The reason by name for each matrix that has a flat prior although others have not.
     """
 
     parameter: Parameter
@@ -55,7 +56,7 @@ class ParameterPrior:
 
     @property
     def is_spectral(self) -> bool:
-        """Whether a spectrum in it has a law."""
+        """Whether the spectrum of one of its matrices has a law."""
         return any(matrix.spectral for matrix in self.matrices)
 
     @property
@@ -64,11 +65,11 @@ class ParameterPrior:
         return {name: h for m in self.matrices for name, h in m.hyperparameters.items()}
 
     def density_at(self, epoch: int | None) -> ParameterPrior:
-        """The same with the densities of an epoch; flat where no term acts then.
+        """This prior as densities at an epoch; it is flat if no term acts at that epoch.
 
         Raises:
-            PriorError: A prior that is no density (`MatrixPrior.density_at`), a prior of some of
-                the parameter's matrices alone, or of a weight that the network computes.
+            PriorError: The prior is no density (`MatrixPrior.density_at`), only some of the
+                parameter's matrices have a prior, or the network computes the weight from others.
         """
         if self.matrices and self.parameter.computed is not None:
             raise PriorError(
@@ -90,14 +91,14 @@ class ParameterPrior:
         return replace(self, matrices=tuple(d for d in densities if d.terms), _layouts={})
 
     def without_values(self) -> ParameterPrior:
-        """The same with no more of the parameter's tensor than its shape."""
+        """This prior with a parameter that has only a shape and no values."""
         empty = nn.Parameter(torch.empty_like(self.parameter.tensor, device="meta"))
         device = self.parameter.tensor.device
         parameter = replace(self.parameter, tensor=empty, matrices=())
         return replace(self, parameter=parameter, _layouts={device: self._layout(device)})
 
     def split(self, tensor: Tensor) -> dict[str, Tensor]:
-        """The matrices in a tensor `(..., *shape)` by name: views where they can be."""
+        """The matrices in a tensor `(..., *shape)` by name, as views wherever possible."""
         flat = tensor.reshape(*tensor.shape[: tensor.ndim - len(self.shape)], -1)
         parts = {}
         for matrix, place in zip(self.matrices, self._layout(tensor.device).places, strict=True):
@@ -108,7 +109,7 @@ class ParameterPrior:
         return parts
 
     def join(self, matrices: Mapping[str, Tensor]) -> Tensor:
-        """The parameter `(..., *shape)` that holds matrices `(..., m, n)`: inverse of `split`."""
+        """The parameter `(..., *shape)` that holds these `(..., m, n)` matrices: undoes `split`."""
         parts = [matrices[m.name].flatten(-2) for m in self.matrices]
         flat = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         order = self._layout(flat.device).order
@@ -132,13 +133,13 @@ class ParameterPrior:
 
 
 class _Layout(NamedTuple):
-    """Where the entries of matrices are in a flat parameter.
+    """The positions of the entries of matrices in a flattened parameter.
 
     Attributes:
-        places: For each matrix a slice where it lies in one piece and in order, which makes it a
-            view; else the position of each entry, `(m, n)`.
-        order: Where each entry of the parameter is in the matrices, one after another; `None`
-            where the entries are in order.
+        places: For each matrix a slice, if its entries are contiguous and in order, so that the
+            matrix is a view; otherwise the position of each entry, `(m, n)`.
+        order: For each entry of the parameter its position in the concatenated matrices; `None` if
+            the entries are in the same order.
     """
 
     places: list[slice | Tensor]
@@ -165,7 +166,8 @@ class Densities(NamedTuple):
 
     Attributes:
         trainable: The trainable parameters.
-        frozen: The frozen ones that share hyperparameters with these, and so inform them.
+        frozen: The frozen parameters that share hyperparameters with the trainable ones, and
+            are therefore evidence about them.
     """
 
     trainable: list[ParameterPrior]
@@ -176,7 +178,7 @@ class Densities(NamedTuple):
         """The densities at an epoch, which is needed where a prior is scheduled.
 
         Raises:
-            PriorError: A prior that is no density.
+            PriorError: A prior is no density.
         """
         resolved = list(resolved)
         for p in resolved:
@@ -204,11 +206,11 @@ def grouped_entries(
 ) -> list[tuple[ResolvedTerm, list[tuple[int, str]]]]:
     """The laws of entries, each with the matrices whose entries are scored in one call.
 
-    Small matrices are taken together, since many calls cost more than the numbers; large ones are
-    not, since putting them together would copy them.
+    Small matrices are scored together, because many calls would cost more than the arithmetic.
+    Large matrices are not, because concatenation would copy them.
 
     Returns:
-        For each law the places of the matrices: the index of the parameter, and the name.
+        For each law a list of matrices, each as the index of its parameter and its name.
     """
     small: list[tuple[ResolvedTerm, list[tuple[int, str]]]] = []
     large: list[tuple[ResolvedTerm, list[tuple[int, str]]]] = []

@@ -55,7 +55,7 @@ class Terms(NamedTuple):
 
 
 def how_to_leave_out(name: str) -> str:
-    """What to do about a matrix that a law cannot score."""
+    """The advice in an error about a matrix that a law cannot score."""
     return (
         "Initialise it on the scale of the law, take a law that is finite at 0, such as "
         f"ESD(Lomax(2.0)), or leave it out: Priors({{{name!r}: None, '*': ...}})"

@@ -1,4 +1,4 @@
-"""Schedules of a prior's strength over the epochs: the Decay variants against over-regularising.
+"""Schedules of a prior's strength over the epochs, which keep it from regularising too much.
 
 The strength is multiplied by `d(floor(epoch / period))` with `d(0) = 1`. It is 0 once this factor
 is at or below a cutoff (Xiao et al. 2023, arXiv:2304.02911). Epochs count from 0.

@@ -19,6 +19,7 @@ from torch import nn
 from bayes_htr.errors import PriorError
 from bayes_htr.priors.assignment import Assignment, check_shared, everywhere
 from bayes_htr.priors.explain import Explanation, explained
+from bayes_htr.priors.law import Law
 from bayes_htr.priors.parameter_prior import Densities, ParameterPrior
 from bayes_htr.priors.prior import Prior
 from bayes_htr.priors.schedules import Schedule
@@ -36,6 +37,17 @@ _KEYS = ("priors", "everywhere", "strength", "threshold", "schedules", "matrices
 _FLAT = {"type": "Flat"}
 """A flat prior in files, which have no `None`."""
 
+_EXAMPLES = {
+    "lomax": "ESD(Lomax(2.5, 0.05))",
+    "frechet": "MaxEigenvalue(Frechet(2.0, 1.0))",
+    "exponential": "ESD(Exponential(1.0))",
+    "powerlaw": "ESD(Powerlaw(2.5, 0.1))",
+    "gamma": "ESD(Gamma(2.0, 1.0))",
+    "lognormal": "ESD(LogNormal(0.0, 1.0))",
+    "normal": "Entries(Normal(0.0, 1.0))",
+    "weightdecay": "Entries(Normal(0.0, 1.0))",
+}
+
 
 @dataclass(frozen=True, repr=False, init=False)
 class Priors(Value):
@@ -50,9 +62,9 @@ class Priors(Value):
             `None` in place of a prior is a flat prior, which keeps what its pattern matches from
             later patterns. A pattern that ends in brackets, as `"*.in_proj_weight[q]"`, finds one
             matrix of several.
-        strength: The power of all priors, as `scaled`.
-        schedules: What multiplies the strength from epoch to epoch, as `scheduled`.
-        threshold: Below it the sum of penalties does not act, as `above`.
+        strength: The power of all priors, as in `scaled`.
+        schedules: The schedules that multiply the strength from epoch to epoch, as in `scheduled`.
+        threshold: The smallest sum of penalties that acts, as in `above`.
         matrices: Which axes of a parameter form its matrices, by patterns on names: a
             `MatrixLayout`, or the same as plain data, or `None` for no matrix. Where nothing is
             declared, the layer decides.
@@ -89,14 +101,14 @@ class Priors(Value):
         else:
             raise PriorError(
                 f"Priors takes a prior or a mapping of patterns to priors, not {priors!r}"
+                f"{_hint(priors)}"
             )
         for pattern, prior in patterns:
             if not isinstance(pattern, str) or not pattern:
                 raise PriorError(f"the pattern {pattern!r} must be a word, such as 'fc*.weight'")
             if prior is not None and not isinstance(prior, Prior):
                 raise PriorError(
-                    f"{pattern!r}: {prior!r} is no prior; a law goes into a statistic, as in "
-                    "ESD(Lomax(2.0)), and None is a flat prior"
+                    f"{pattern!r}: {prior!r} is no prior{_hint(prior)}; None is a flat prior"
                 )
         for schedule in schedules:
             if not isinstance(schedule, Schedule):
@@ -305,3 +317,16 @@ class Priors(Value):
         if self.threshold is not None:
             tail.append(f"acts while the sum of penalties is at least {self.threshold}")
         return Explanation(tuple(rows), tuple(tail))
+
+
+def _hint(given: Any) -> str:
+    """What to write in place of a law or a name where a prior is meant."""
+    if isinstance(given, Law):
+        return f" but a law; wrap it in ESD(...), as in ESD({given!r}), or in another statistic"
+    if isinstance(given, str):
+        example = _EXAMPLES.get(given.lower().replace("_", ""), _EXAMPLES["lomax"])
+        return (
+            "; only bayes-htr fit --prior takes names. Write a law with its arguments in a "
+            f"statistic, as in {example}"
+        )
+    return ", such as ESD(Lomax(2.5, 0.05))"

@@ -18,6 +18,8 @@ from bayes_htr.spectra.matrices import (
     matrices_of,
     parameters_of,
     weights_of,
+    working,
+    working_dtype,
 )
 from bayes_htr.spectra.statistics import (
     frobenius_norm,
@@ -28,8 +30,6 @@ from bayes_htr.spectra.statistics import (
     spectrum,
     stable_rank,
     tail_count,
-    working,
-    working_dtype,
 )
 from bayes_htr.spectra.view import Gradient, MatrixView, Need, Plan, plan
 

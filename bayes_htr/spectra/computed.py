@@ -1,8 +1,8 @@
 """Weights that a network computes from its parameters.
 
-Parametrizations, the older normalisations with hooks and pruning compute a layer's weight from
-parameters that are no weights themselves. A LoRA adapter adds `scale * B A` to a weight that stays
-as it is; its matrix is this product, with the name `lora_BA`.
+Parametrizations, pruning, and the older normalisations, which use hooks, compute the weight of a
+layer from parameters that are no weights themselves. A LoRA adapter adds `scale * B A` to a weight
+that does not change. The matrix of the adapter is this product, with the name `lora_BA`.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class ComputedWeight:
     Attributes:
         module: The path of the module in the network; empty for the network itself.
         name: The weight's name in the module.
-        parts: The paths of the parameters that it is computed from, within the module.
-        adapter: The name of the adapter, if it is the product of one.
+        parts: The paths, within the module, of the parameters from which it is computed.
+        adapter: The name of the adapter, if the weight is the product of an adapter's factors.
     """
 
     module: str
@@ -48,21 +48,21 @@ class ComputedWeight:
 
     @property
     def part_paths(self) -> tuple[str, ...]:
-        """The paths in the network of the parameters that it is computed from."""
+        """The paths, in the network, of the parameters from which the weight is computed."""
         return tuple(f"{self.module}.{p}" if self.module else p for p in self.parts)
 
     def of(self, root: nn.Module) -> Tensor:
-        """The weight now, in the graph of its parameters.
+        """The present weight, in the graph of its parameters.
 
         Raises:
-            AttributeError: The network computes it no more.
+            AttributeError: The network no longer computes the weight.
         """
         owner = root.get_submodule(self.module)
         with torch.inference_mode(False), torch.enable_grad():
             return _compute(owner, self.name, self.adapter)
 
     def at(self, root: nn.Module, values: Mapping[str, Tensor]) -> Tensor:
-        """The weight at other values of its parameters, by their plain names."""
+        """The weight at other values of its parameters, which are given by their plain names."""
         owner = root.get_submodule(self.module)
         given = {
             f"owner.{part}": values[plain_name(path)]
@@ -74,7 +74,7 @@ class ComputedWeight:
 
 
 class _Getter(nn.Module):
-    """A module whose output is a computed weight of another."""
+    """A module whose output is the computed weight of another module."""
 
     def __init__(self, owner: nn.Module, name: str, adapter: str | None) -> None:
         super().__init__()
@@ -87,17 +87,17 @@ class _Getter(nn.Module):
 
 def computed_weights(root: nn.Module) -> list[ComputedWeight]:
     """The weights that a network computes, in the order of its modules."""
-    found = []
+    weights = []
     for path, owner in root.named_modules():
         if isinstance(owner, torch.jit.ScriptModule):
             continue
         for name in _names(owner):
-            found.append(ComputedWeight(path, name, _parts(owner, name)))
-        found += [
+            weights.append(ComputedWeight(path, name, _parts(owner, name)))
+        weights += [
             ComputedWeight(path, f"{LORA}.{adapter}" if adapter else LORA, parts, adapter)
             for adapter, parts in _adapters(owner).items()
         ]
-    return found
+    return weights
 
 
 def _names(owner: nn.Module) -> list[str]:
@@ -109,7 +109,7 @@ def _names(owner: nn.Module) -> list[str]:
 
 
 def _hooked(owner: nn.Module) -> dict[str, WeightNorm | SpectralNorm]:
-    """The older normalisations, which compute a weight before each call, by its name."""
+    """The older normalisations, whose hooks compute a weight before each call, by its name."""
     hooks = owner._forward_pre_hooks.values()
     return {h.name: h for h in hooks if isinstance(h, WeightNorm | SpectralNorm)}
 
@@ -123,7 +123,10 @@ def _parts(owner: nn.Module, name: str) -> tuple[str, ...]:
 
 
 def _adapters(owner: nn.Module) -> dict[str, tuple[str, ...]]:
-    """The factors of each LoRA adapter of a module by the adapter's name; empty if it has one."""
+    """The factors of each LoRA adapter of a module by the adapter's name.
+
+    The name is empty if the module has a single adapter.
+    """
     A, B = getattr(owner, "lora_A", None), getattr(owner, "lora_B", None)
     if isinstance(A, nn.Parameter) and isinstance(B, nn.Parameter):
         return {"": ("lora_A", "lora_B")}
@@ -172,7 +175,10 @@ def lora_product(A: Tensor, B: Tensor) -> Tensor:
 
 @contextmanager
 def _evaluating(owner: nn.Module) -> Iterator[None]:
-    """Set evaluation mode: in training mode spectral normalisation changes with each access."""
+    """Put a module into evaluation mode within the block.
+
+    In training mode, each access to the weight would change the vectors of spectral normalisation.
+    """
     modules = list(owner.modules())
     modes = [m.training for m in modules]
     try:

@@ -58,10 +58,10 @@ def eigen(W: Tensor, *, count: int, digits: bool) -> Eigen:
     enough = _ENOUGH[W.dtype]
     dtypes = [torch.float64] if count == K else [W.dtype, torch.float64]
     for dtype in dict.fromkeys(dtypes):
-        found = _of_gram(W.to(dtype))
+        result = _of_gram(W.to(dtype))
         error = _ROUNDING * torch.finfo(dtype).eps
-        if not digits or bool(found.values[count - 1] * enough > error * found.values[0]):
-            return found
+        if not digits or bool(result.values[count - 1] * enough > error * result.values[0]):
+            return result
     return _of_singular_values(W.double())
 
 
@@ -155,7 +155,7 @@ def log_det(W: Tensor, scale: float) -> tuple[Tensor, Tensor]:
 
     Args:
         W: `(m, n)`, float32 or float64.
-        scale: Positive.
+        scale: The scale, positive.
 
     Returns:
         The value, 0-d, and `2 (scale I + WW')^-1 W`, with the shape of `W`.
@@ -164,9 +164,9 @@ def log_det(W: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     for dtype in dict.fromkeys([W.dtype, torch.float64]):
         if ratio * torch.finfo(dtype).eps < _ENOUGH_LOG_DET[W.dtype] * max(1.0, min(W.shape) / 8):
             return _by_cholesky(W.to(dtype), scale)
-    found = _of_singular_values(W.double())
-    value = (found.values / scale).log1p().sum()
-    return value, pull_back(W, found.vectors, 1 / (scale + found.values))
+    result = _of_singular_values(W.double())
+    value = (result.values / scale).log1p().sum()
+    return value, pull_back(W, result.vectors, 1 / (scale + result.values))
 
 
 def _by_cholesky(W: Tensor, scale: float) -> tuple[Tensor, Tensor]:

@@ -42,11 +42,11 @@ def haar(
     """Frames of `K` orthonormal columns in `n` dimensions, uniformly distributed.
 
     Args:
-        n: Rows.
-        K: Columns, at most `n`.
-        sample_shape: Of the draws.
-        generator: Of the draws; the global one by default.
-        dtype: Of the result.
+        n: The number of rows.
+        K: The number of columns, at most `n`.
+        sample_shape: The shape of the batch of draws.
+        generator: The random generator; PyTorch's global one by default.
+        dtype: The dtype of the result.
 
     Returns:
         `(*sample_shape, n, K)`.
@@ -62,8 +62,8 @@ def log_jacobian(eigenvalues: Tensor, M: int) -> Tensor:
         M: The larger side of the matrix.
 
     Returns:
-        `(...)`; minus infinity where two are equal. Use float64: differences of close values
-        lose digits.
+        `(...)`; minus infinity where two eigenvalues are equal. Use float64, because differences of
+        close values are inaccurate in float32.
     """
     K = eigenvalues.shape[-1]
     i, j = torch.triu_indices(K, K, offset=1, device=eigenvalues.device)
@@ -74,15 +74,17 @@ def log_jacobian(eigenvalues: Tensor, M: int) -> Tensor:
 def log_frame_constant(K: int, M: int) -> float:
     """`log C = (MK + K^2)/2 log pi - log Gamma_K(M/2) - log Gamma_K(K/2)`.
 
-    The volumes of both frames' manifolds, over the `2^K` signs that give the same matrix.
+    This is the volume of the manifolds of both frames, divided by the number `2^K` of signs that
+    give the same matrix.
     """
     return (
         (M * K + K * K) / 2 * math.log(math.pi)
-        - _log_multivariate_gamma(M / 2, K)
-        - _log_multivariate_gamma(K / 2, K)
+        - log_multivariate_gamma(M / 2, K)
+        - log_multivariate_gamma(K / 2, K)
     )
 
 
-def _log_multivariate_gamma(a: float, K: int) -> float:
+def log_multivariate_gamma(a: float, K: int) -> float:
+    """`log Gamma_K(a)`, the logarithm of the multivariate gamma function."""
     terms = (math.lgamma(a - i / 2) for i in range(K))
     return K * (K - 1) / 4 * math.log(math.pi) + math.fsum(terms)

@@ -1,13 +1,12 @@
 """Which tensors of a network are the weights of its layers, and why others are not.
 
-`Priors(prior)` takes the weights of layers alone: of linear layers, convolutions, recurrent layers,
-attention and embeddings, of `Conv1D` of transformers and of any other module that calls its
-parameter `weight`, and the weights of fused experts. It leaves out class tokens, embeddings of
-positions, tables of biases, gains of normalisations and whatever else a module calls by another
-name. Patterns on names reach all of them.
+`Priors(prior)` applies only to the weights of layers: linear layers, convolutions, recurrent
+layers, attention, embeddings, `Conv1D` of transformers, any other module whose parameter is called
+`weight`, and fused experts. It leaves out class tokens, embeddings of positions, tables of biases,
+gains of normalisations, and every parameter with another name. Patterns on names match all of them.
 
-`analyze` of a state dict knows names alone, and leaves out what the name says is no weight: masks,
-scales of quantised weights, statistics and other buffers.
+For a state dict, `analyze` only has names. It leaves out tensors whose names say that they are no
+weights: masks, scales of quantised weights, statistics and other buffers.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ NORMS = (nn.LayerNorm, nn.RMSNorm)
 """Normalisation layers whose parameters can have two or more dimensions."""
 
 LONGEST_NAME = 500
-"""Longer names come from no network, and say nothing."""
+"""A longer name does not come from a network, and is not examined."""
 
 _MOST_EXPERTS = 4096
 
@@ -59,7 +58,7 @@ _BIAS_TABLE = re.compile(r"(.*_)?bias(es)?(_.*)?", re.IGNORECASE)
 
 
 def reason_against_name(name: str) -> str | None:
-    """Why a tensor of this name is no weight, as far as its last part says; else `None`."""
+    """The reason why a tensor is no weight, if the last part of its name gives one; else `None`."""
     last = name.rpartition(".")[2]
     if len(last) > LONGEST_NAME:
         return None
@@ -67,12 +66,12 @@ def reason_against_name(name: str) -> str | None:
 
 
 def is_of_experts(name: str, shape: Sequence[int], owner: nn.Module | None = None) -> bool:
-    """Whether a tensor `(E, ., .)` stacks the weights of fused experts, as names say.
+    """Whether a tensor `(E, ., .)` contains the weights of fused experts, according to the names.
 
     Args:
         name: The parameter's name.
-        shape: Its shape.
-        owner: The module that it is in, if that is known.
+        shape: The parameter's shape.
+        owner: The module that has the parameter, if it is known.
     """
     if len(shape) != 3 or shape[0] > _MOST_EXPERTS or reason_against_name(name) is not None:
         return False
@@ -84,12 +83,12 @@ def is_of_experts(name: str, shape: Sequence[int], owner: nn.Module | None = Non
 
 
 def reason_against_layer(name: str, tensor: Tensor, owner: nn.Module) -> str:
-    """Why a parameter is not the weight of a layer; empty if it is one.
+    """The reason why a parameter is not the weight of a layer; empty if it is one.
 
     Args:
         name: The parameter's name.
         tensor: The parameter, of two or more dimensions.
-        owner: The module that it is in.
+        owner: The module that has the parameter.
     """
     path, _, last = name.rpartition(".")
     if reason := reason_against_name(name):

@@ -1,7 +1,7 @@
 """Which axes of a tensor form its matrices: `MatrixLayout`, and its assignment by patterns.
 
-A layout is plain data. It says which axes are rows, which are columns and which are counted over
-(`batch`, one matrix for each index), and where a fused block splits into parts:
+A layout is plain data. It says which axes are rows, which are columns, and which have a matrix for
+each index (`batch`). It also says how a fused block of rows splits into parts:
 
 | tensor | layout |
 |---|---|
@@ -13,8 +13,8 @@ A layout is plain data. It says which axes are rows, which are columns and which
 | gates of an LSTM `(4 H, in)` | `MatrixLayout(parts="ifgo")` |
 | heads `(in, heads, width)` | `MatrixLayout(batch=[1], rows=[2], columns=[0])` |
 
-One mapping from patterns to layouts serves `Priors(..., matrices=...)` and
-`htr.analyze(..., matrices=...)`; `None` says that a tensor is no matrix.
+`Priors(..., matrices=...)` and `htr.analyze(..., matrices=...)` accept the same mapping from
+patterns to layouts, in which `None` says that a tensor is no matrix.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ else:
     import tomli as tomllib
 
 _NO_MATRIX = "none"
-"""In files, what `None` is in Python."""
+"""The word in files for `None` in Python."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,9 @@ class Matrix:
     Attributes:
         name: The name of the parameter, followed by the part in brackets if there are several.
         shape: `(rows, columns)`.
-        view: Maps the tensor of the parameter to the matrix, differentiably.
-        part: The part, such as `q` of `in_proj_weight` or the number of an expert; else empty.
+        view: The function that returns the matrix in the tensor of the parameter, differentiably.
+        part: The part, such as `q` of `in_proj_weight` or the number of an expert; empty if the
+            parameter is a single matrix.
     """
 
     name: str
@@ -61,7 +62,7 @@ class Matrix:
 
     @property
     def rank(self) -> int:
-        """`K`, the number of singular values: the smaller side."""
+        """The number `K` of singular values, which is the smaller side."""
         return min(self.shape)
 
 
@@ -73,14 +74,14 @@ class MatrixLayout:
         rows: The axes whose indices are rows; negative ones count from the last.
         columns: The axes whose indices are columns; by default all others, in their order.
         batch: The axes with a matrix for each index.
-        parts: Names of the parts into which the rows of each matrix split. A string has a part for
-            each letter.
-        sizes: The number of rows of each part; by default all have the same.
-        interleaved: Whether parts take rows in turns, and do not lie one after another.
+        parts: The names of the parts into which the rows of each matrix split. In a string, each
+            letter names a part.
+        sizes: The number of rows of each part; by default all parts have the same.
+        interleaved: Whether the rows belong to the parts in turns, and not one part after another.
 
     Raises:
-        ValueError: Axes that are no whole numbers or appear twice, no rows, names of parts that
-            are no words or appear twice, or sizes that do not go with the parts.
+        ValueError: An axis is no whole number or appears twice, there are no rows, the name of a
+            part is no word or appears twice, or the sizes do not belong to the parts.
     """
 
     rows: Sequence[int] = (0,)
@@ -122,10 +123,10 @@ class MatrixLayout:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> MatrixLayout:
-        """The inverse of `to_dict`.
+        """Make a layout from what `to_dict` returned.
 
         Raises:
-            ValueError: An unknown key, or as the constructor.
+            ValueError: There is an unknown key, or one of the constructor's errors.
         """
         known = [f.name for f in fields(cls)]
         if unknown := sorted(set(map(str, data)) - set(known)):
@@ -137,23 +138,24 @@ class MatrixLayout:
 
         Args:
             name: The tensor's name, for errors and for the names of the matrices.
-            shape: Its shape.
+            shape: The tensor's shape.
 
         Raises:
-            SpectrumError: The axes are not those of the tensor, or its parts do not add up.
+            SpectrumError: The tensor does not have these axes, or the sizes of the parts do not add
+                up to its rows.
         """
         batch, rows, columns = self._axes(name, shape)
         height = math.prod(shape[axis] for axis in rows)
         width = math.prod(shape[axis] for axis in columns)
-        found = []
+        matrices = []
         for index in range(math.prod(shape[axis] for axis in batch)):
             where = ",".join(map(str, _unravel(index, [shape[axis] for axis in batch])))
             for part, place, count in self._parts(name, height):
                 view = _Part((*batch, *rows, *columns), len(batch), index, (height, width), place)
                 label = ",".join(filter(None, (where, part)))
                 full = f"{name}[{label}]" if label else name
-                found.append(Matrix(full, (count, width), view, label))
-        return tuple(found)
+                matrices.append(Matrix(full, (count, width), view, label))
+        return tuple(matrices)
 
     def _axes(self, name: str, shape: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         def of(axes: Sequence[int]) -> tuple[int, ...]:
@@ -199,23 +201,23 @@ class MatrixLayout:
 
 
 Layouts = tuple[tuple[str, MatrixLayout | None], ...]
-"""Patterns on names with their layouts; the first that matches holds, and `None` is no matrix."""
+"""Patterns on names with their layouts. The first match counts, and `None` stands for no matrix."""
 
 LayoutsLike = Mapping[str, MatrixLayout | Mapping[str, Any] | str | None]
-"""What users may write for `Layouts`: layouts may also be plain data."""
+"""The layouts as a user may write them, in which a layout may also be plain data."""
 
 
 def as_layouts(given: LayoutsLike | Layouts | None) -> Layouts:
-    """Layouts from what a user or a file declares.
+    """Convert the layouts that a user or a file declares.
 
     Raises:
-        ValueError: Something else than a mapping from patterns to layouts.
+        ValueError: The value is no mapping from patterns to layouts.
     """
     if isinstance(given, tuple):
         return given
     if given is not None and not isinstance(given, Mapping):
         raise ValueError(f"matrices={given!r} must be a mapping from patterns to layouts")
-    found: list[tuple[str, MatrixLayout | None]] = []
+    layouts: list[tuple[str, MatrixLayout | None]] = []
     for pattern, layout in (given or {}).items():
         if not isinstance(pattern, str) or not pattern:
             raise ValueError(f"matrices: the pattern {pattern!r} must be a word")
@@ -228,8 +230,8 @@ def as_layouts(given: LayoutsLike | Layouts | None) -> Layouts:
             raise ValueError(
                 f"matrices: {pattern!r}: {layout!r} is no MatrixLayout; None stands for no matrix"
             )
-        found.append((pattern, layout if isinstance(layout, MatrixLayout) else None))
-    return tuple(found)
+        layouts.append((pattern, layout if isinstance(layout, MatrixLayout) else None))
+    return tuple(layouts)
 
 
 def read_layouts(path: str | PathLike[str]) -> Layouts:
@@ -264,13 +266,13 @@ def declared(layouts: Layouts, names: Sequence[str]) -> tuple[MatrixLayout | Non
 
 
 def unmatched(layouts: Layouts, names: Sequence[Sequence[str]]) -> list[str]:
-    """The patterns that match none of the tensors, of which each has some names."""
+    """The patterns that match none of the tensors, each of which is given by all its names."""
     return [p for p, _ in layouts if not any(matches_name(p, aliases) for aliases in names)]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Rows of one matrix of a tensor: the view of a `Matrix`."""
+    """The view of a `Matrix`, which returns some rows of one of a tensor's matrices."""
 
     axes: tuple[int, ...]
     batch: int
@@ -287,10 +289,11 @@ class _Part:
 
 
 def of_slice(matrix: Matrix) -> tuple[int, Callable[[Tensor], Tensor]] | None:
-    """How to take a matrix from one index of the tensor's first axis, if it lies there alone.
+    """The way to read a matrix from one index of the tensor's first axis, if that contains it all.
 
     Returns:
-        The index `i`, and what takes `tensor[i : i + 1]` to the matrix; `None` for any other.
+        The index `i`, and the function that returns the matrix in `tensor[i : i + 1]`; `None` if
+        the matrix needs more than one index.
     """
     view = matrix.view
     if not isinstance(view, _Part) or view.batch != 1 or view.axes[0] != 0:
@@ -299,7 +302,7 @@ def of_slice(matrix: Matrix) -> tuple[int, Callable[[Tensor], Tensor]] | None:
 
 
 def _unravel(index: int, sides: Sequence[int]) -> tuple[int, ...]:
-    """The position of an index, row by row, in an array with these sides."""
+    """The indices, axis by axis, of the element at a position in an array with these sides."""
     position: list[int] = []
     for side in reversed(sides):
         index, last = divmod(index, side)

@@ -211,13 +211,13 @@ class Cluster(NamedTuple):
         return self.values.max()
 
     def mean(self, width: float, count: int | None = None) -> tuple[Tensor, Tensor]:
-        """An epsilon-subgradient of the largest singular value, as the factors of a `Factors`.
+        """An epsilon-subgradient of the largest singular value, as left and right factors.
 
-        It is the mean `sum_i w_i u_i v_i'` with the weights of `shares`. Its inner product with the
-        matrix is smaller than `sigma` by a fraction of at most `width log(b)`.
+        The subgradient is the mean `sum_i w_i u_i v_i'` with the weights of `shares`. Its inner
+        product with the matrix is smaller than `sigma` by a fraction of at most `width log(b)`.
 
         Args:
-            width: As in `shares`.
+            width: The width of the weights, as in `shares`.
             count: The number of largest triplets whose weights are not negligible; all by default.
         """
         count = len(self.values) if count is None else count
@@ -246,7 +246,7 @@ class Followed(NamedTuple):
         kept: `(b,)`, the values `u_i' W v_i` of the previous triplets in the current matrix. The
             difference between the weighted means of the new values and of these shows how far the
             cluster has turned.
-        squared_norm: `|W|_F^2`, 0-d: what a new direction adds to it, no triplet can hide.
+        squared_norm: `|W|_F^2`, 0-d, which also grows with directions outside the cluster.
     """
 
     cluster: Cluster
@@ -278,7 +278,7 @@ def follow(W: Tensor, before: Cluster, sigma: float) -> Followed:
         products = short @ W
         kept = torch.linalg.vecdot(products, long)
         # As if the rows had been made orthonormal by a step of Newton's iteration: Rayleigh-Ritz
-        # asks for that, and they nearly are.
+        # requires that, and they nearly are.
         products = torch.addmm(products, short @ short.T, products, beta=1.5, alpha=-0.5)
         constants = _constants(short)
         # What is rounding beside the largest is not to be scaled up to unit vectors.

@@ -7,9 +7,9 @@ rules and exceptions:
 - for a transposed convolution `[in, out / groups, kh, kw]`, `out` is moved first, group by group;
 - `MultiheadAttention.in_proj_weight` contains three matrices: query, key and value;
 - fused experts `(E, out, in)` contain one matrix for each expert;
-- a parameter for which a `MatrixLayout` is declared contains the matrices that it says;
-- a weight that the network computes is a matrix, and what it is computed from is none
-  (`spectra/computed.py`);
+- a parameter with a declared `MatrixLayout` contains the matrices that the layout says;
+- a weight that the network computes is a matrix, and the parameters from which it is computed are
+  none (`spectra/computed.py`);
 - scales and biases of normalisation layers, of any shape, and complex parameters contain no matrix;
 - tied parameters count once, and can be addressed by any of their names.
 
@@ -21,7 +21,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -56,18 +58,18 @@ class Parameter:
     """A parameter of a module and the matrices in it (none for a vector).
 
     Attributes:
-        name: The first of its names.
-        aliases: All its names; a tied parameter has more than one.
+        name: The parameter's first name.
+        aliases: All names of the parameter; a tied parameter has more than one.
         path: The name of the parameter in the unwrapped module.
         tensor: The parameter.
         matrices: The matrices in it.
         raw: The name of the weight that the network computes from this parameter, for example by
             a parametrisation; else empty. Then the parameter is not the weight and contains no
             matrix of the network.
-        reason: Why it is not the weight of a layer, and priors on every weight matrix leave it
-            out; empty if it is one.
-        computed: How the network computes it, if it is no parameter but a computed weight. Then
-            the tensor is its present value, and requires a gradient if one of its parts does.
+        reason: The reason why the parameter is not the weight of a layer, so that priors on every
+            weight matrix leave it out; empty if it is one.
+        computed: The way in which the network computes the weight, if it is no parameter. The
+            tensor is then its present value, and requires a gradient if one of its parts does.
     """
 
     name: str
@@ -85,11 +87,11 @@ def parameters_of(module: nn.Module, layouts: Layouts = ()) -> list[Parameter]:
 
     Args:
         module: The module.
-        layouts: What is declared about the axes that form matrices.
+        layouts: The declared layouts of tensors, by patterns on names.
 
     Raises:
-        SpectrumError: No module, a lazy parameter that has no shape yet, parameters of which this
-            process has a part alone, or a layout that does not fit.
+        SpectrumError: `module` is no module, a lazy parameter has no shape yet, this process has
+            only a part of a parameter, or a layout does not fit its tensor.
     """
     root = unwrap(checked_module(module))
     return _parameters(root, layouts, computed_weights(root))
@@ -100,14 +102,14 @@ def weights_of(module: nn.Module, layouts: Layouts = ()) -> list[Parameter]:
 
     Args:
         module: The module.
-        layouts: What is declared about the axes that form matrices.
+        layouts: The declared layouts of tensors, by patterns on names.
 
     Returns:
-        The parameters in the module's own order, where tied ones count once. A computed weight
-        comes after the first parameter that it is computed from.
+        The parameters in the module's own order, in which tied parameters count once. A computed
+        weight comes after the first parameter from which it is computed.
 
     Raises:
-        SpectrumError: As `parameters_of`.
+        SpectrumError: The same errors as for `parameters_of`.
     """
     root = unwrap(checked_module(module))
     computed = computed_weights(root)
@@ -116,12 +118,12 @@ def weights_of(module: nn.Module, layouts: Layouts = ()) -> list[Parameter]:
     after: dict[int, list[ComputedWeight]] = {}
     for weight in computed:
         after.setdefault(id(tensors[weight.part_paths[0]]), []).append(weight)
-    found = []
+    weights = []
     for parameter in parameters:
-        found.append(parameter)
+        weights.append(parameter)
         for weight in after.get(id(parameter.tensor), []):
-            found.append(_computed_parameter(root, weight, layouts))
-    return found
+            weights.append(_computed_parameter(root, weight, layouts))
+    return weights
 
 
 def _named(root: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -137,7 +139,7 @@ def _parameters(
     for name, tensor in _named(root):
         names.setdefault(id(tensor), []).append(name)
         tensors[id(tensor)] = tensor
-    found = []
+    parameters = []
     for key, tensor in tensors.items():
         path = names[key][0]
         if isinstance(tensor, nn.parameter.UninitializedParameter):
@@ -159,8 +161,8 @@ def _parameters(
             pairs = zip(names[key], owners, strict=True)
             reasons = [reason_against_layer(plain_name(n), tensor, o) for n, o in pairs]
             reason = reasons[0] if all(reasons) else ""  # a tied weight is one under any name
-        found.append(Parameter(aliases[0], aliases, path, tensor, matrices, whole, reason))
-    return found
+        parameters.append(Parameter(aliases[0], aliases, path, tensor, matrices, whole, reason))
+    return parameters
 
 
 def _computed_parameter(root: nn.Module, weight: ComputedWeight, layouts: Layouts) -> Parameter:
@@ -175,10 +177,10 @@ def _computed_parameter(root: nn.Module, weight: ComputedWeight, layouts: Layout
 
 
 def set_parameters(parameters: Iterable[Parameter], values: Mapping[str, Tensor]) -> None:
-    """Write values into parameters, in place; those without a value stay as they are.
+    """Write values into parameters, in place; a parameter without a value does not change.
 
     Args:
-        parameters: What `parameters_of` returns.
+        parameters: The parameters, as `parameters_of` returns them.
         values: Tensors by name, with the shapes of the parameters; other names are ignored.
     """
     with torch.no_grad():
@@ -192,16 +194,16 @@ def matrices_of(
 ) -> dict[str, Tensor]:
     """Every matrix of a module by name, as a differentiable view of its parameter.
 
-    Weights that the module computes, as `weight_norm` does, are among them, and what they are
-    computed from is not.
+    Weights that the module computes, as with `weight_norm`, are included, and the parameters from
+    which they are computed are not.
 
     Args:
         module: The module.
         matrices: Which axes form matrices, as in `Priors`.
 
     Raises:
-        SpectrumError: A lazy parameter that has no shape yet, or a layout that does not fit.
-        ValueError: Something else than a mapping from patterns to layouts.
+        SpectrumError: A lazy parameter has no shape yet, or a layout does not fit its tensor.
+        ValueError: `matrices` is no mapping from patterns to layouts.
     """
     root = unwrap(checked_module(module))
     return {
@@ -226,7 +228,7 @@ def as_matrix(W: Tensor) -> Tensor:
 
 
 def as_row(tensor: Tensor) -> Tensor:
-    """A tensor as a matrix of one row, in which priors see vectors."""
+    """A tensor as a matrix with one row, which is the form of vectors for priors."""
     return tensor.reshape(1, -1)
 
 
@@ -236,8 +238,8 @@ def _matrices(
     name = names[0]
     if tensor.ndim < 2 or tensor.numel() == 0 or not tensor.is_floating_point():
         return ()
-    if (found := declared(layouts, names)) is not None:
-        (layout,) = found
+    if (declaration := declared(layouts, names)) is not None:
+        (layout,) = declaration
         return () if layout is None else layout.matrices(name, tensor.shape)
     if is_layer(owner, NORMS):
         return ()
@@ -254,7 +256,7 @@ def _matrices(
 
 @dataclass(frozen=True)
 class _OutFirst:
-    """A transposed convolution's `[in, out / groups, ...]` as `out x (in / groups ...)`."""
+    """The view `out x (in / groups ...)` of a transposed convolution `[in, out / groups, ...]`."""
 
     groups: int
 
@@ -264,7 +266,7 @@ class _OutFirst:
 
 
 def check_finite(W: Tensor, name: str) -> None:
-    """Raise `SpectrumError` naming the matrix if an entry is NaN, infinite, or not there."""
+    """Raise `SpectrumError` if an entry of `W` is NaN or infinite, or if it has no values."""
     if W.is_meta:
         raise SpectrumError(
             f"{name} is on the meta device and has no entries; load the weights first"
@@ -281,3 +283,30 @@ def check_finite(W: Tensor, name: str) -> None:
             f"{W[first].item()} at {first}; lower the learning rate or clip gradients "
             "(if training led here), or load other weights"
         )
+
+
+def working(W: Any) -> Tensor:
+    """Convert an array or tensor to a tensor of float32 or float64.
+
+    Half precision and integers are converted. The result is differentiable with respect to the
+    given tensor.
+
+    Raises:
+        SpectrumError: The numbers are complex.
+    """
+    tensor = W if isinstance(W, Tensor) else torch.as_tensor(np.asarray(W))
+    if tensor.is_complex():
+        raise SpectrumError(
+            f"a matrix of dtype {tensor.dtype}: spectra are of real matrices; pass its real and "
+            "imaginary parts, or abs()"
+        )
+    if tensor.dtype in (torch.float32, torch.float64):
+        return tensor
+    return tensor.to(working_dtype(tensor.dtype))
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype to which `working` converts a dtype."""
+    if dtype in (torch.float32, torch.float64):
+        return dtype
+    return torch.float32 if dtype.is_floating_point else torch.float64

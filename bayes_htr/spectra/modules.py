@@ -1,4 +1,4 @@
-"""The modules of a network: what is inside wrappers, which layer a module is, what it has whole."""
+"""The modules of a network: unwrapping them, telling their kind, and requiring whole parameters."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 
 def submodule(module: nn.Module, path: str) -> nn.Module:
-    """The submodule at a path; `get_submodule`, which modules of TorchScript do not have."""
+    """The submodule at a path, also of modules of TorchScript, which have no `get_submodule`."""
     for name in path.split(".") if path else ():
         module = module._modules[name]  # type: ignore[assignment]
     return module
 
 
 def is_layer(module: nn.Module, kinds: type[nn.Module] | tuple[type[nn.Module], ...]) -> bool:
-    """Whether a module is of one of these classes, or was before TorchScript compiled it."""
+    """Whether a module has one of these classes, or had it before TorchScript compiled it."""
     if isinstance(module, torch.jit.ScriptModule):
         kinds = kinds if isinstance(kinds, tuple) else (kinds,)
         return module.original_name in {kind.__name__ for kind in kinds}
@@ -37,17 +37,19 @@ def is_layer(module: nn.Module, kinds: type[nn.Module] | tuple[type[nn.Module], 
 
 
 def class_name(module: nn.Module) -> str:
-    """The name of a module's class, or of that which TorchScript compiled."""
+    """The name of a module's class, or of the class that TorchScript compiled."""
     if isinstance(module, torch.jit.ScriptModule):
         return str(module.original_name)
     return type(module).__name__
 
 
 def groups_of(owner: nn.Module, name: str) -> int:
-    """The groups of a transposed convolution; one that was traced knows them by its bias alone.
+    """The number of groups of a transposed convolution.
+
+    For a traced layer, only the shapes of its weight and bias tell the number.
 
     Raises:
-        SpectrumError: A traced layer without bias.
+        SpectrumError: A traced layer has no bias.
     """
     groups = getattr(owner, "groups", None)
     if groups is None:
@@ -62,7 +64,12 @@ def groups_of(owner: nn.Module, name: str) -> int:
 
 
 def checked_module(module: Any) -> nn.Module:
-    """A module that has its parameters itself."""
+    """Return `module` if it is a module that contains its parameters.
+
+    Raises:
+        SpectrumError: It is no module, or its parameters are spread over processes by
+            `FullyShardedDataParallel`.
+    """
     if not isinstance(module, nn.Module):
         inside = (
             ", ".join(sorted({type(m).__name__ for m in module}))
@@ -80,11 +87,11 @@ def checked_module(module: Any) -> nn.Module:
 
 
 def require_whole(name: str, tensor: Tensor) -> None:
-    """Require a parameter all of whose entries this process has.
+    """Raise an error unless this process has all entries of a parameter.
 
     Raises:
-        SpectrumError: It is spread over processes, by `fully_shard`, tensor parallelism or
-            DeepSpeed.
+        SpectrumError: The parameter is spread over processes, by `fully_shard`, tensor parallelism
+            or DeepSpeed.
     """
     if hasattr(tensor, "placements"):
         raise _sharded(f"{name} is a DTensor with the placements {list(tensor.placements)}")

@@ -30,7 +30,7 @@ def without_wrappers(name: str) -> str:
 
 
 def split_part(name: str) -> tuple[str, str]:
-    """The name of a matrix as that of its parameter and its part, which may be empty.
+    """Split the name of a matrix into the name of its parameter and its part, which may be empty.
 
     Example:
         >>> split_part("attention.in_proj_weight[q]")
@@ -58,7 +58,7 @@ def matches_part(pattern: str, names: Iterable[str], part: str) -> bool:
 
 
 def matches_matrix(pattern: str, name: str) -> bool:
-    """Whether a pattern matches a matrix by its name, with its part or that of its parameter."""
+    """Whether a pattern matches the name of a matrix or that of its parameter."""
     parameter, part = split_part(name)
     return (
         matches_name(pattern, [name])

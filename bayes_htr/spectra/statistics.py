@@ -11,40 +11,12 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from bayes_htr.errors import SpectrumError
 from bayes_htr.spectra.leading import top_pair
-from bayes_htr.spectra.matrices import as_matrix, check_finite
-
-
-def working(W: Any) -> Tensor:
-    """An array or tensor as a tensor of float32 or better.
-
-    Half precision and integers are converted. The result is differentiable with respect to the
-    given tensor.
-
-    Raises:
-        SpectrumError: Complex numbers.
-    """
-    tensor = W if isinstance(W, Tensor) else torch.as_tensor(np.asarray(W))
-    if tensor.is_complex():
-        raise SpectrumError(
-            f"a matrix of dtype {tensor.dtype}: spectra are of real matrices; pass its real and "
-            "imaginary parts, or abs()"
-        )
-    if tensor.dtype in (torch.float32, torch.float64):
-        return tensor
-    return tensor.to(working_dtype(tensor.dtype))
-
-
-def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype to which `working` converts a dtype."""
-    if dtype in (torch.float32, torch.float64):
-        return dtype
-    return torch.float32 if dtype.is_floating_point else torch.float64
+from bayes_htr.spectra.matrices import as_matrix, check_finite, working
 
 
 def singular_values(W: Any, name: str = "the matrix") -> Tensor:

@@ -24,7 +24,7 @@ from bayes_htr.spectra.statistics import tail_count
 
 @dataclass(frozen=True)
 class Need:
-    """The requested parts of a spectrum; `a | b` requests both.
+    """The parts of a spectrum that are needed; `a | b` needs the parts of both.
 
     Attributes:
         top: The largest eigenvalue.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from bayes_htr._plotting import BLUE, GREY, RED, new_axes, tick
+from bayes_htr._plotting import BLUE, GREY, RED, legend, new_axes, styled, tick
 from bayes_htr.tails.discrete import survival as whole_survival
 from bayes_htr.tails.search import Array, Index, law_cdf
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
+@styled
 def plot_fit(
     values: Array,
     n_tail: int,
@@ -40,7 +41,7 @@ def plot_fit(
         ax: The axes to draw on; those of a new figure by default.
         discrete: Whether the law is that of whole numbers.
     """
-    ax = ax or new_axes(4.8, 3.8)
+    ax = ax or new_axes(5.2, 4.2)
     n = len(values)
     share = np.arange(n, 0, -1) / n
     ax.plot(values, share, ".", ms=4, color=BLUE, label=f"{n} values")
@@ -67,10 +68,11 @@ def plot_fit(
         tick(axis)
     ax.set_xlabel("value")
     ax.set_ylabel("share of values at least as large")
-    ax.legend(fontsize=7, frameon=False, loc="upper right")
+    legend(ax)
     return ax
 
 
+@styled
 def plot_hill(
     k: Index,
     alpha: Array,
@@ -87,7 +89,7 @@ def plot_hill(
         level: Probability of the intervals.
         ax: The axes to draw on; those of a new figure by default.
     """
-    ax = ax or new_axes(4.8, 3.8)
+    ax = ax or new_axes(5.2, 3.6)
     low, high = band
     ax.plot(k, alpha, color=BLUE, lw=1.4)
     ax.fill_between(k, low, high, color=BLUE, alpha=0.2, lw=0)

@@ -1,4 +1,4 @@
-"""What pictures of results share: axes, grids and files.
+"""What pictures of results share: axes, grids and files. Colours and sizes are the library's.
 
 Needs matplotlib: `pip install "bayes-htr[plot]"`.
 """
@@ -8,8 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from bayes_htr._plotting import pyplot as pyplot
-from bayes_htr._plotting import tick as tick
+from bayes_htr._plotting import DPI, pyplot
 from benchmarks.common.results import write_file
 
 if TYPE_CHECKING:
@@ -30,8 +29,7 @@ def log_axis(ax: Axes) -> None:
 
 def grid(ax: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
     """Light lines behind everything else."""
-    ax.grid(axis=axis, color="#e6e6e6")
-    ax.set_axisbelow(True)
+    ax.grid(axis=axis)
 
 
 def save(figure: Figure, path: Path) -> Path:
@@ -40,6 +38,6 @@ def save(figure: Figure, path: Path) -> Path:
     Raises:
         OutputError: It cannot be written.
     """
-    write_file(path, lambda aside: figure.savefig(aside, dpi=130, format="png"))
+    write_file(path, lambda aside: figure.savefig(aside, dpi=DPI, format="png"))
     pyplot().close(figure)
     return path

@@ -93,7 +93,7 @@ class TrainerRun(_Loop):
 
     def __init__(self, work: Workload, priors: htr.Priors, method: htr.MAP | htr.SVI) -> None:
         self.trainer = method.prepare(_problem(work, priors))
-        super().__init__(work, lambda x, y: self.trainer.update(x, y, len(y)))
+        super().__init__(work, lambda x, y: self.trainer.update([(x, y)], len(y)))
 
 
 def _problem(work: Workload, priors: htr.Priors) -> Problem:

@@ -15,7 +15,16 @@ from typing import Any
 import torch
 
 import bayes_htr as htr
-from benchmarks.common.pictures import grid, pyplot, save
+from bayes_htr._plotting import (
+    BLUE,
+    GREY,
+    INK,
+    RED,
+    WIDEST,
+    new_panels,
+    styled,
+)
+from benchmarks.common.pictures import grid, save
 from benchmarks.common.results import Results
 from benchmarks.common.running import Benchmark, Part, from_options, positive
 from benchmarks.common.stopwatch import Stopwatch, Tick, summary, take_turns
@@ -233,6 +242,7 @@ def _memory_row(results: Results, name: str) -> list[str] | None:
     return [TIMED[name].label, *figures, *ratios]
 
 
+@styled
 def draw_guides(results: Results, args: argparse.Namespace) -> list[Path]:
     """Write `guides.png`: medians of the ratios to plain training, with their ranges over rounds.
 
@@ -243,25 +253,23 @@ def draw_guides(results: Results, args: argparse.Namespace) -> list[Path]:
     names = [name for name in TIMED if name in times and name != PLAIN][::-1]
     if not names:
         return []
-    plt = pyplot()
-    figure, ax = plt.subplots(figsize=(7.5, 0.9 + 0.36 * len(names)), layout="constrained")
+    figure, (ax,) = new_panels(1, 1, WIDEST, 0.9 + 0.3 * len(names))
     for place, name in enumerate(names):
         ratio = times[name]["to_plain"]
-        color = "#c8401e" if name.startswith("pyro") else "#1f5fa8"
+        color = RED if name.startswith("pyro") else BLUE
         ax.barh(place, ratio["median"], height=0.6, color=color)
-        ax.plot([ratio["min"], ratio["max"]], [place, place], color="#222222", lw=1)
+        ax.plot([ratio["min"], ratio["max"]], [place, place], color=INK, lw=1)
         ax.annotate(
             f"{ratio['median']:.1f}",
             (ratio["max"], place),
             xytext=(4, 0),
             textcoords="offset points",
             va="center",
-            fontsize=8,
+            fontsize=9,
         )
-    ax.set_yticks(range(len(names)), [TIMED[name].label for name in names], fontsize=8)
-    ax.axvline(1, color="#999999", lw=1)
-    ax.set_xlabel("time of a step / plain training by SGD (line: range over rounds)", fontsize=8)
-    ax.tick_params(axis="x", labelsize=8)
+    ax.set_yticks(range(len(names)), [TIMED[name].label for name in names])
+    ax.axvline(1, color=GREY, lw=1)
+    ax.set_xlabel("time of a step / plain training by SGD (line: range over rounds)")
     ax.margins(x=0.08)
     grid(ax, "x")
     return [save(figure, results.folder / "guides.png")]

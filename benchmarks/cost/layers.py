@@ -16,8 +16,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from bayes_htr._plotting import (
+    BLUE,
+    GREY,
+    RED,
+    WIDEST,
+    new_panels,
+    styled,
+)
 from bayes_htr.experiments import NETWORKS, build_network
-from benchmarks.common.pictures import grid, log_axis, pyplot, save
+from benchmarks.common.pictures import grid, log_axis, save
 from benchmarks.common.results import Results
 from benchmarks.common.running import Benchmark, Part, from_options, positive
 from benchmarks.common.stopwatch import Stopwatch, Tick, no_collection, take_turns
@@ -32,9 +40,9 @@ _IMAGE, _CLASSES, _BATCHES = (3, 32, 32), 10, 8
 _LAYER_BATCH = 128
 """The most examples per step of a single layer in `gpu`."""
 _LINES = {
-    "plain_ms": ("plain", "#9a9a9a", "s"),
-    "ours_ms": ("ours", "#1f5fa8", "o"),
-    "naive_ms": ("naive autograd", "#c8401e", "^"),
+    "plain_ms": ("plain", GREY, "s"),
+    "ours_ms": ("ours", BLUE, "o"),
+    "naive_ms": ("naive autograd", RED, "^"),
 }
 """What is timed, by its name in a result: label, colour and marker."""
 
@@ -225,28 +233,23 @@ def growth_tables(results: Results) -> list[TextTable]:
     return [TextTable("Time per step of an n x n layer", (*columns, *more), rows)]
 
 
+@styled
 def draw_growth(results: Results, args: argparse.Namespace) -> list[Path]:
     """Write `growth.png`: time per step against the size on log-log axes, a panel for each prior.
 
     Raises:
         ImportError: matplotlib is not installed.
     """
-    plt = pyplot()
     points = _growth_points(results)
     if not points:
         return []
-    figure, axes = plt.subplots(
-        1,
-        len(points),
-        figsize=(4.6 * len(points), 3.8),
-        squeeze=False,
-        sharey=True,
-        layout="constrained",
-    )
-    for ax, (prior, sizes) in zip(axes.flat, points.items(), strict=True):
+    figure, axes = new_panels(1, len(points), WIDEST * min(len(points), 2) / 2, 3.9, sharey=True)
+    for ax, (prior, sizes) in zip(axes, points.items(), strict=True):
         _draw_sizes(ax, sizes)
-        ax.set_title(prior, fontsize=10)
-    axes.flat[0].set_ylabel("milliseconds per step")
+        ax.set_title(prior)
+    axes[0].set_ylabel("milliseconds per step")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=len(labels))
     return [save(figure, results.folder / "growth.png")]
 
 
@@ -260,7 +263,6 @@ def _draw_sizes(ax: Axes, sizes: dict[int, dict[str, float]]) -> None:
     log_axis(ax)
     ax.set_xlabel("rows and columns of the matrix")
     grid(ax)
-    ax.legend(fontsize=8, frameon=False)
 
 
 GROWTH = Benchmark(

@@ -10,9 +10,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from bayes_htr._plotting import (
+    GREY,
+    INK,
+    PALETTE,
+    WIDEST,
+    new_panels,
+    pyplot,
+    styled,
+)
 from bayes_htr.experiments import Dataset, build_network, load_dataset
 from benchmarks.common.paired import Difference, student_difference
-from benchmarks.common.pictures import grid, log_axis, pyplot, save
+from benchmarks.common.pictures import grid, log_axis, save
 from benchmarks.common.results import Results
 from benchmarks.common.running import Benchmark, Part, from_options, positive
 from benchmarks.common.stopwatch import Stopwatch
@@ -38,8 +47,8 @@ NETS = {
     "resnet18": Net("cifar10", share_alone=True),
 }
 _MEASURED = ("cost", "share", "quality", "accuracy")
-_COLORS = ("#1f5fa8", "#c8401e", "#3a8a4d", "#8a5fb0")
-_LIMIT = "#666666"
+_COLORS = PALETTE
+_LIMIT = INK
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
@@ -263,6 +272,7 @@ class _Panel(NamedTuple):
     baseline: float
 
 
+@styled
 def draw_overhead(results: Results, args: argparse.Namespace) -> list[Path]:
     """Write `overhead.png`: a panel for each kind of ratio that has been measured.
 
@@ -272,17 +282,12 @@ def draw_overhead(results: Results, args: argparse.Namespace) -> list[Path]:
     panels = [panel for panel in _panels(results, args) if panel.points]
     if not panels:
         return []
-    plt = pyplot()
-    figure, axes = plt.subplots(
-        1, len(panels), figsize=(4.6 * len(panels), 3.6), squeeze=False, layout="constrained"
-    )
+    figure, axes = new_panels(1, len(panels), WIDEST * len(panels) / 3, 3.6)
     priors = list(dict.fromkeys(cell.split("/")[1] for cell in results.cells))
-    for ax, panel in zip(axes.flat, panels, strict=True):
+    for ax, panel in zip(axes, panels, strict=True):
         _draw_panel(ax, panel, priors)
-    handles = [plt.Line2D([], [], color=_color(p, priors), marker="o", ls="") for p in priors]
-    figure.legend(
-        handles, priors, loc="outside upper center", ncols=len(priors), frameon=False, fontsize=8
-    )
+    handles = [pyplot().Line2D([], [], color=_color(p, priors), marker="o", ls="") for p in priors]
+    figure.legend(handles, priors, loc="outside upper center", ncols=len(priors))
     return [save(figure, results.folder / "overhead.png")]
 
 
@@ -326,19 +331,10 @@ def _draw_panel(ax: Axes, panel: _Panel, priors: Sequence[str]) -> None:
     ax.margins(y=0.15)
     grid(ax, "y")
     ax.set_ylabel(panel.label)
-    ax.axhline(panel.baseline, color="#bbbbbb", lw=1)
+    ax.axhline(panel.baseline, color=GREY, lw=1)
     if panel.limit is not None:
         ax.axhline(panel.limit, color=_LIMIT, lw=1, ls="--")
-        ax.annotate(
-            f"{panel.bound} {panel.limit:g}",
-            (1, panel.limit),
-            xycoords=("axes fraction", "data"),
-            xytext=(-4, 3),
-            textcoords="offset points",
-            ha="right",
-            fontsize=8,
-            color=_LIMIT,
-        )
+        ax.set_title(f"dashed: {panel.bound} {panel.limit:g}")
     if panel.baseline > 0 and max(p.high for p in panel.points) > 20:
         log_axis(ax)
 

@@ -1,18 +1,35 @@
 """Figures of the studies.
 
-They need matplotlib: `pip install "bayes-htr[plot]"`. The colours are those of Okabe & Ito (2008),
-which colour-blind readers can tell apart; families of methods also differ by their markers.
+They need matplotlib: `pip install "bayes-htr[plot]"`. Families of methods differ by their colours,
+and by their markers for readers who cannot tell the colours apart.
 """
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from benchmarks.common.pictures import grid, log_axis, pyplot, save, tick
+from bayes_htr._plotting import (
+    AMBER,
+    BLUE,
+    GREY,
+    INK,
+    PURPLE,
+    RED,
+    SKY,
+    TEAL,
+    WIDEST,
+    legend,
+    new_panels,
+    pyplot,
+    styled,
+    tick,
+)
+from benchmarks.common.pictures import grid, log_axis, save
 from benchmarks.study import posterior_tables
 from benchmarks.study.generalisation_tables import (
     FORMS,
@@ -24,25 +41,30 @@ from benchmarks.study.generalisation_tables import (
 from benchmarks.study.outcomes import Outcomes
 
 COLOURS = {
-    "reference": "#333333",
-    "conventional": "#d55e00",
-    "heavy-tailed": "#0072b2",
-    "control": "#009e73",
+    "reference": INK,
+    "conventional": RED,
+    "heavy-tailed": BLUE,
+    "control": TEAL,
 }
 MARKS = {"reference": "X", "conventional": "s", "heavy-tailed": "o", "control": "^"}
-_LINES = ("#333333", "#d55e00", "#e69f00", "#0072b2", "#56b4e9", "#cc79a7")
+_LINES = (INK, RED, AMBER, BLUE, SKY, PURPLE)
 _STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 _CURVES: dict[str, tuple[str, str]] = {
-    "none": ("#333333", ":"),
-    "weight_decay": ("#d55e00", "--"),
-    "spectral_norm": ("#e69f00", "-."),
-    "conventional": ("#cc79a7", "-"),
-    "heavy-tailed": ("#0072b2", "-"),
+    "none": (INK, ":"),
+    "weight_decay": (RED, "--"),
+    "spectral_norm": (AMBER, "-."),
+    "conventional": (PURPLE, "-"),
+    "heavy-tailed": (BLUE, "-"),
 }
 """Of methods by name, and of the entrant of each family."""
 _BASE = "weight_decay"
+_HIGHEST_ALPHA = 8.0
+"""The largest alpha of a figure. Larger ones are those of matrices with ties or without a tail."""
+_TALLEST = 9.0
+"""The largest height of a forest plot in inches."""
 
 
+@styled
 def draw_generalisation(outcomes: Outcomes, folder: Path) -> list[Path]:
     """Write `forest`, `alpha`, `curves` and `strength` as PNG, each if there is what it shows.
 
@@ -62,20 +84,11 @@ def _panels(count: int, height: float) -> tuple[Any, list[Any]]:
     """A figure with so many axes, at most two beside each other."""
     columns = min(2, count)
     rows = -(-count // columns)
-    figure, axes = pyplot().subplots(
-        rows,
-        columns,
-        figsize=(6.2 * columns, height * rows + 0.4),
-        squeeze=False,
-        layout="constrained",
-    )
-    axes = list(axes.flat)
+    figure, axes = new_panels(rows, columns, WIDEST * columns / 2, height * rows + 0.5)
     for ax in axes[count:]:
         ax.remove()
     for ax in axes[:count]:
-        ax.tick_params(labelsize=9)
         grid(ax)
-        ax.spines[["top", "right"]].set_visible(False)
     return figure, axes[:count]
 
 
@@ -84,32 +97,41 @@ def _forest(outcomes: Outcomes) -> Any:
     cells = {c: found for c in outcomes.cells if (found := _minus_base(outcomes, c))}
     if not cells:
         return None
-    figure, axes = _panels(len(cells), 1.0 + 0.25 * max(map(len, cells.values())))
+    methods = [m for m in outcomes.study.methods if any(m in found for found in cells.values())]
+    height = min(_TALLEST, 1.4 + 0.23 * len(methods))
+    figure, axes = new_panels(1, len(cells), WIDEST, height, sharey=True)
     for ax, (cell, found) in zip(axes, cells.items(), strict=True):
-        entrants = outcomes.entrants(cell).values()
-        ax.axvline(0, color="#777777", lw=1)
-        for place, (method, d) in enumerate(found.items()):
-            family = outcomes.study.methods[method].family
-            colour = COLOURS[family]
-            ax.plot([100 * d.low, 100 * d.high], [place, place], color=colour, lw=1.6)
-            ax.plot([100 * d.mean], [place], MARKS[family], color=colour, ms=5)
-            if method in entrants:
-                ax.plot([100 * d.mean], [place], "o", color=colour, ms=11, mfc="none", mew=1.3)
-        ax.set_yticks(range(len(found)), [outcomes.label(m) for m in found], fontsize=8)
-        for name, method in zip(ax.get_yticklabels(), found, strict=True):
-            name.set_color(COLOURS[outcomes.study.methods[method].family])
-            if method in entrants:
-                name.set_fontweight("bold")
-        _show_most(ax, found)
-        ax.set_ylim(len(found) - 0.4, -0.6)
-        pairs = max(d.pairs for d in found.values())
-        ax.set_title(f"{cell} ({pairs} seeds)", fontsize=11)
-        ax.set_xlabel(
-            f"test accuracy minus {outcomes.label(_BASE)}'s, points [95 %, over seeds]",
-            fontsize=9,
-        )
+        _draw_forest(ax, outcomes, cell, [(methods.index(m), m, d) for m, d in found.items()])
+    axes[0].set_yticks(range(len(methods)), [outcomes.label(m) for m in methods])
+    for name, method in zip(axes[0].get_yticklabels(), methods, strict=True):
+        name.set_color(COLOURS[outcomes.study.methods[method].family])
+        if any(method in outcomes.entrants(cell).values() for cell in cells):
+            name.set_fontweight("bold")
+    axes[0].set_ylim(len(methods) - 0.4, -0.6)
+    figure.supxlabel(
+        f"test accuracy minus that of {outcomes.label(_BASE)} in percentage points, "
+        "with 95 % intervals over seeds"
+    )
     _legend(figure, cells, outcomes, {"marker": "o", "ms": 10, "mfc": "none", "label": "entrant"})
     return figure
+
+
+def _draw_forest(ax: Any, outcomes: Outcomes, cell: str, rows: list[tuple[int, str, Any]]) -> None:
+    """Draw the differences of one cell: the place, the method and the difference of each row."""
+    entrants = outcomes.entrants(cell).values()
+    ax.axvline(0, color=GREY, lw=1)
+    for place, method, d in rows:
+        family = outcomes.study.methods[method].family
+        colour = COLOURS[family]
+        ax.plot([100 * d.low, 100 * d.high], [place, place], color=colour)
+        ax.plot([100 * d.mean], [place], MARKS[family], color=colour, ms=5)
+        if method in entrants:
+            ax.plot([100 * d.mean], [place], "o", color=colour, ms=11, mfc="none", mew=1.3)
+    _show_most(ax, {place: d for place, _, d in rows})
+    pairs = max(d.pairs for _, _, d in rows)
+    ax.set_title("\n".join([*cell.split("-", 1), f"{pairs} seeds"]), fontsize=9)
+    ax.locator_params(axis="x", nbins=4)
+    grid(ax)
 
 
 def _minus_base(outcomes: Outcomes, cell: str) -> dict[str, Any]:
@@ -117,7 +139,7 @@ def _minus_base(outcomes: Outcomes, cell: str) -> dict[str, Any]:
     return {m: d for m, d in found.items() if d is not None and m != _BASE}
 
 
-def _show_most(ax: Any, found: dict[str, Any]) -> None:
+def _show_most(ax: Any, found: dict[int, Any]) -> None:
     """Let one method that is far off, or very uncertain, not squeeze all others together.
 
     The axis ends three times as far as three quarters of the intervals, and at least at 1 point.
@@ -128,7 +150,7 @@ def _show_most(ax: Any, found: dict[str, Any]) -> None:
     high = min(limit, max([*(100 * d.high for d in found.values()), 0.0]))
     margin = 0.05 * (high - low) or 1.0
     ax.set_xlim(low - margin, high + margin)
-    for place, d in enumerate(found.values()):
+    for place, d in found.items():
         if not low - margin <= 100 * d.mean <= high + margin:
             left = d.mean < 0
             text = f"◂ {100 * d.mean:+.1f}" if left else f"{100 * d.mean:+.1f} ▸"
@@ -152,34 +174,36 @@ def _alphas(outcomes: Outcomes) -> Any:
     }
     if not cells:
         return None
-    figure, axes = _panels(len(cells), 3.8)
+    figure, axes = _panels(len(cells), 3.1)
     for ax, (cell, points) in zip(axes, cells.items(), strict=True):
-        _scatter(ax, outcomes, points)
-        ax.set_title(cell, fontsize=11)
-        # Next to most runs, at 2 to 4, a few have matrices without a tail and a mean above 50.
         ax.set_xscale("log")
+        _scatter(ax, outcomes, points)
+        ax.set_title(cell, pad=16)  # leaves room for what is not shown
         tick(ax.xaxis)
-        ax.set_xlabel("alpha, mean over matrices (lower: heavier tail)", fontsize=9)
-        ax.set_ylabel("test accuracy, %", fontsize=9)
+        ax.set_xlabel("alpha, mean over matrices")
+        ax.set_ylabel("test accuracy, %")
     _legend(figure, cells, outcomes, {"marker": "", "label": "small: runs, large: their means"})
     return figure
 
 
 def _scatter(ax: Any, outcomes: Outcomes, points: dict[str, Points]) -> None:
     bottom = _bottom([100 * y for own in points.values() for _, y in own])
-    lost = 0
+    worse = larger = 0
     for method, own in points.items():
         x, y = np.array(own).T * [[1], [100]]
-        seen = y >= bottom
-        lost += int((~seen).sum())
+        seen = (y >= bottom) & (x <= _HIGHEST_ALPHA)
+        worse += int((y < bottom).sum())
+        larger += int(((y >= bottom) & (x > _HIGHEST_ALPHA)).sum())
         family = outcomes.study.methods[method].family
         shown = {"marker": MARKS[family], "color": COLOURS[family], "ls": ""}
         ax.plot(x[seen], y[seen], alpha=0.3, ms=3, mew=0, **shown)
-        if y.mean() >= bottom:
+        if y.mean() >= bottom and x.mean() <= _HIGHEST_ALPHA:
             ax.plot(x.mean(), y.mean(), ms=8, mec="white", mew=0.8, zorder=3, **shown)
-    if lost:
-        text = f"not shown: {lost} run{'s' if lost > 1 else ''} below {bottom:.0f} %"
-        ax.text(0.01, 0.01, text, transform=ax.transAxes, fontsize=8, va="bottom")
+    lost = {f"below {bottom:.0f} %": worse, f"with alpha above {_HIGHEST_ALPHA:g}": larger}
+    words = [f"{n} run{'s' if n > 1 else ''} {where}" for where, n in lost.items() if n]
+    if words:
+        text = "not shown: " + ", ".join(words)
+        ax.annotate(text, (1, 1), xycoords="axes fraction", ha="right", va="bottom", fontsize=9)
 
 
 def _bottom(values: list[float]) -> float:
@@ -202,10 +226,10 @@ def _curves(outcomes: Outcomes) -> Any:
             ax.plot(range(1, len(nll) + 1), nll, color=colour, ls=style, lw=1.8, label=label)
         _fine_log_axis(ax)
         ax.xaxis.get_major_locator().set_params(integer=True)
-        ax.set_title(cell, fontsize=11)
-        ax.set_xlabel("epoch", fontsize=9)
-        ax.set_ylabel("NLL of validation images", fontsize=9)
-        ax.legend(fontsize=8, frameon=False)
+        ax.set_title(cell)
+        ax.set_xlabel("epoch")
+        ax.set_ylabel("NLL of validation images")
+        legend(ax, columns=2)
     return figure
 
 
@@ -233,11 +257,11 @@ def _strengths(outcomes: Outcomes) -> Any:
     if not found:
         return None
     labels = sorted({label for forms in found.values() for label in forms}, key=_place_of_form)
-    figure, axes = _panels(len(found), 3.2)
+    figure, axes = _panels(len(found), 2.6)
     for ax, ((cell, name), forms) in zip(axes, found.items(), strict=True):
         plain = outcomes.validated(cell, "none", "accuracy", {})
         if plain is not None:
-            ax.axhline(100 * plain, color="#999999", lw=1.2, label="without penalty")
+            ax.axhline(100 * plain, color=GREY, lw=1.2, label="without penalty")
         for label, points in forms.items():
             place = labels.index(label) % len(_LINES)
             x, y = zip(*sorted(points.items()), strict=True)
@@ -249,9 +273,9 @@ def _strengths(outcomes: Outcomes) -> Any:
         ax.set_xscale("log")
         ax.set_xticks(STRENGTHS[name], [f"{mu:g}" for mu in STRENGTHS[name]])
         ax.minorticks_off()
-        ax.set_title(f"{cell}: {outcomes.label(name)}", fontsize=11)
-        ax.set_xlabel("strength mu", fontsize=9)
-        ax.set_ylabel("validation accuracy, %", fontsize=9)
+        ax.set_title(f"{cell}: {outcomes.label(name)}")
+        ax.set_xlabel("strength mu")
+        ax.set_ylabel("validation accuracy, %")
     handles = {
         label: handle
         for ax in axes
@@ -261,8 +285,6 @@ def _strengths(outcomes: Outcomes) -> Any:
         *(handles.values(), handles.keys()),
         loc="outside upper center",
         ncols=3,
-        frameon=False,
-        fontsize=9,
     )
     return figure
 
@@ -290,22 +312,21 @@ def _legend(figure: Any, cells: Any, outcomes: Outcomes, more: dict[str, Any]) -
         for family, colour in COLOURS.items()
         if family in there
     ]
-    handles.append(line([], [], color="#333333", ls="", **more))
+    handles.append(line([], [], color=INK, ls="", **more))
     narrow = len(cells) == 1
     figure.legend(
         handles=handles,
         loc="outside upper center",
         ncols=3 if narrow else len(handles),
-        frameon=False,
-        fontsize=9,
     )
 
 
 _POSTERIOR_SCORES = {"nll": "NLL", "ece": "ECE", "brier": "Brier score"}
-_KINDS = {"test": ("#1f5fa8", "o", 0.14), "scaled": ("#c8401e", "s", -0.14)}
+_KINDS = {"test": (BLUE, "o", 0.14), "scaled": (RED, "s", -0.14)}
 """Colour, marker and shift of scores before and after temperature scaling."""
 
 
+@styled
 def draw_posterior(outcomes: Outcomes, folder: Path) -> list[Path]:
     """Write `posterior.png`: relative differences to the tuned MAP fit that validation prefers.
 
@@ -319,16 +340,11 @@ def draw_posterior(outcomes: Outcomes, folder: Path) -> list[Path]:
     if not cells:
         return []
     plt = pyplot()
-    height = 1.2 + 0.3 * max(len(outcomes.methods(cell)) for cell in cells)
-    figure, axes = plt.subplots(
-        len(cells),
-        len(_POSTERIOR_SCORES),
-        figsize=(11.5, height * len(cells)),
-        squeeze=False,
-        sharey="row",
-        layout="constrained",
-    )
-    for row, (cell, baseline) in zip(axes, cells.items(), strict=True):
+    height = 1.2 + 0.34 * max(len(outcomes.methods(cell)) for cell in cells)
+    columns = len(_POSTERIOR_SCORES)
+    figure, axes = new_panels(len(cells), columns, WIDEST, height * len(cells), sharey="row")
+    rows = [axes[i : i + columns] for i in range(0, len(axes), columns)]
+    for row, (cell, baseline) in zip(rows, cells.items(), strict=True):
         for ax, score in zip(row, _POSTERIOR_SCORES, strict=True):
             _draw_differences(ax, outcomes, cell, baseline, score)
         row[0].set_ylabel(cell)
@@ -336,9 +352,7 @@ def draw_posterior(outcomes: Outcomes, folder: Path) -> list[Path]:
         plt.Line2D([], [], color=color, marker=marker, ls="", label=posterior_tables.KINDS[kind])
         for kind, (color, marker, _) in _KINDS.items()
     ]
-    figure.legend(
-        handles=handles, loc="outside upper center", ncols=len(_KINDS), frameon=False, fontsize=9
-    )
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(_KINDS))
     return [save(figure, folder / "posterior.png")]
 
 
@@ -351,8 +365,7 @@ def _draw_differences(ax: Any, outcomes: Outcomes, cell: str, baseline: str, sco
             if d is not None:
                 ax.plot([100 * d.low, 100 * d.high], [place + shift] * 2, color=color, lw=1.2)
                 ax.plot([100 * d.mean], [place + shift], marker, color=color, ms=4.5)
-    ax.axvline(0, color="#999999", lw=1)
-    ax.set_yticks(range(len(methods)), [outcomes.label(m) for m in methods], fontsize=8)
-    ax.set_xlabel(f"{_POSTERIOR_SCORES[score]} against {outcomes.label(baseline)}, %", fontsize=8)
-    ax.tick_params(axis="x", labelsize=8)
+    ax.axvline(0, color=GREY, lw=1)
+    ax.set_yticks(range(len(methods)), [textwrap.fill(outcomes.label(m), 30) for m in methods])
+    ax.set_xlabel(f"{_POSTERIOR_SCORES[score]} against\n{outcomes.label(baseline)}, %")
     grid(ax, "x")

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 import bayes_htr as htr
 from bayes_htr.experiments import build_network
-from bayes_htr.posterior.prediction import mix, ood_scores, scores
+from bayes_htr.posterior.prediction import mix
+from bayes_htr.posterior.scores import ood_scores, scores
 from benchmarks.study.cells import Base, Split, image_shape, ood_images, split, test_images
 from benchmarks.study.methods import ENDS, Numbers, Setting
 from benchmarks.study.studies import Study

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import bayes_htr as htr
+from bayes_htr._plotting import log_bins
 from bayes_htr.analysis import curves
 from tests.analysis.cases import mixed_state
 
@@ -20,7 +21,7 @@ def heavy(report):
 
 def test_the_histogram_is_a_density(report):
     spectrum, _ = heavy(report)
-    edges = curves.log_edges(spectrum.values)
+    edges = log_bins(spectrum.values)
     assert (curves.density(spectrum, edges) * np.diff(edges)).sum() == pytest.approx(1)
     assert curves.num_below(spectrum, edges) == 0
     ratios = edges[1:] / edges[:-1]
@@ -31,7 +32,7 @@ def test_eigenvalues_far_below_are_counted_as_left_out():
     W = torch.diag(torch.cat([torch.full((3,), 1e-5), torch.linspace(1, 3, 27)])).double()
     W[0, 0] = 0
     spectrum = htr.analyze({"w": W}).matrix("w")
-    edges = curves.log_edges(spectrum.values)
+    edges = log_bins(spectrum.values)
     assert curves.num_below(spectrum, edges) == 3
     assert (curves.density(spectrum, edges) * np.diff(edges)).sum() == pytest.approx(27 / 30)
 

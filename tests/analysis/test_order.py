@@ -10,7 +10,7 @@ from torch.nn.utils import parametrizations, prune
 
 import bayes_htr as htr
 from bayes_htr.analysis import open_source
-from bayes_htr.analysis.order import natural
+from bayes_htr.analysis.sources import natural
 
 
 def names(source):

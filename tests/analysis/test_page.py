@@ -8,6 +8,7 @@ import re
 import tempfile
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ import torch
 
 import bayes_htr as htr
 from bayes_htr._terminal import visible
+from bayes_htr.analysis.page import parts
 from bayes_htr.analysis.page.document import inline_json
 from bayes_htr.analysis.page.parts import escaped
 from bayes_htr.errors import OutputError
@@ -261,6 +263,45 @@ def test_cells_keep_their_roles_and_heads_where_rows_are_cards(report, compariso
 def test_every_verdict_is_counted(report):
     (counts,) = [text for text in Page(page(report)).text("ul") if "random matrix" in text]
     assert sum(int(n) for n in re.findall(r"^(\d+) ", counts, flags=re.M)) == len(report.rows)
+
+
+@pytest.mark.parametrize(
+    ("alphas", "words"),
+    [
+        ([], "None has a tail that passes for a power law."),
+        ([2.5], "One has a tail that passes for a power law, with an alpha of 2.50."),
+        (
+            [2.0, 3.0, 5.0],
+            "3 have tails that pass for power laws, "
+            "with a median alpha of 3.00, from 2.00 to 5.00.",
+        ),
+    ],
+)
+def test_the_summary_counts_in_sentences(alphas, words):
+    assert re.sub("</?strong>", "", parts._alphas(alphas)) == words
+
+
+def test_a_long_title_breaks_after_separators():
+    broken = parts.broken("Spectra of runs/model_00001.<b>")
+    assert broken == "Spectra of runs/<wbr>model_<wbr>00001.<wbr>&lt;b&gt;"
+
+
+def test_the_style_leaves_no_number_cut_and_no_empty_third():
+    """What a browser showed at 390 and at 1280 pixels, held as rules of the style sheet."""
+    css = (files("bayes_htr.analysis.page") / "style.css").read_text(encoding="utf-8")
+    narrow = css[css.index("@container rows (max-width: 42rem)") :]
+    assert ".interval { white-space: normal; }" in narrow
+    assert "max-width: 60%" in narrow[: narrow.index(".v { width: 100%")]
+    (title,) = re.findall(r"\nh1 \{(.*?)\}", css, re.DOTALL)
+    assert "overflow-wrap: break-word" in title and "grid-column: 1 / -1" in title
+    wide = css[css.index("@media (min-width: 60rem)") :]
+    assert ".summary { display: grid; grid-template-columns: 1fr 1fr" in wide
+
+
+def test_names_of_matrices_are_on_the_axis_of_depth(report):
+    script = page(report)
+    assert 'names: DATA.rows.map((row) => value(row, "name"))' in script
+    assert "namesThatFit(x.names" in script
 
 
 def test_the_comparison_is_in_the_page(report, comparison):

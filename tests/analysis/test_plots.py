@@ -1,12 +1,14 @@
 """Pictures draw the numbers of the report."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
 import bayes_htr as htr
+from bayes_htr._plotting import log_bins
 from bayes_htr.analysis import curves
 from bayes_htr.analysis.verdict import KINDS
 from tests.analysis.cases import mixed_state, pareto
@@ -41,7 +43,7 @@ def test_one_matrix(report, tmp_path):
     figure = report.plot("heavy $x$", path=tmp_path / "m.png")
     esd, survival, hill = figure.axes
     assert figure.get_suptitle().startswith(r"heavy \$x\$: ")
-    density = curves.density(spectrum, curves.log_edges(spectrum.values))
+    density = curves.density(spectrum, log_bins(spectrum.values))
     assert (esd.patches[0].get_data().values == density).all()
     tail = next(line for line in esd.lines if "alpha" in line.get_label())
     slope = np.diff(np.log(tail.get_ydata())) / np.diff(np.log(tail.get_xdata()))
@@ -95,12 +97,57 @@ def test_all_matrices(report, tmp_path):
 def test_overview_of_many(tmp_path):
     report = htr.analyze({f"w{i}": pareto(20, 1.5, i) for i in range(11)})
     figure = report.plot()
-    assert [ax.get_title() for ax in figure.axes[1:]] == [f"{i}: w{i}" for i in (0, 2, 4, 6, 8, 10)]
+    alpha, *esds = figure.axes
+    assert [ax.get_title() for ax in esds] == [f"w{i}" for i in (0, 2, 4, 6, 8, 10)]
+    assert [text.get_text() for text in alpha.get_xticklabels()] == [f"w{i}" for i in range(11)]
+    assert "all 11 matrices" in figure.get_suptitle()
+
+
+@pytest.mark.parametrize("count", [3, 21])
+def test_names_of_matrices_are_within_the_figure(count):
+    """Names are in place of numbers, and no legend lies on data."""
+    name = "transformer.encoder.layer.{}.attention.output.dense.weight"
+    report = htr.analyze({name.format(i): pareto(20, 1.5, i) for i in range(count)})
+    figure = report.plot()
+    figure.canvas.draw()
+    alpha = figure.axes[0]
+    labels = [text.get_window_extent() for text in alpha.get_xticklabels()]
+    assert len(labels) == count
+    for box in labels:
+        assert figure.bbox.y0 <= box.y0 and box.x1 <= figure.bbox.x1
+    assert not any(a.overlaps(b) for a, b in pairwise(labels))
+    assert not any(a.overlaps(ax.get_window_extent()) for a in labels for ax in figure.axes[1:])
+    (legend,) = [part.legends[0] for part in figure.subfigs if part.legends]
+    assert not legend.get_window_extent().overlaps(alpha.get_window_extent())
+    both = report.compare(report).plot()
+    both.canvas.draw()
+    last = both.axes[1].get_xticklabels()[-1].get_window_extent()
+    assert last.y0 >= 0 and last.x1 <= both.bbox.x1
+    legend = both.legends[0].get_window_extent()
+    assert not any(legend.overlaps(ax.get_window_extent()) for ax in both.axes)
+
+
+def test_too_many_names_are_numbers_with_the_first_and_the_last_name():
+    report = htr.analyze({f"w{i}": pareto(20, 1.5, i) for i in range(41)})
+    alpha = report.plot().axes[0]
+    assert alpha.get_xlabel() == "matrix, from 0 (w0) to 40 (w40)"
+
+
+@pytest.mark.parametrize("K", [2, 3, 12])
+def test_few_eigenvalues_have_no_power_law(K):
+    generator = torch.Generator().manual_seed(0)
+    W = torch.randn(40, K, generator=generator, dtype=torch.float64)
+    report = htr.analyze({"w": W}, min_size=2)
+    for ax in report.plot("w").axes[:2]:
+        assert not [line for line in ax.lines if "alpha" in str(line.get_label())]
+    assert not list(report.plot().axes[1].collections)
+    pair = report.compare(report).plot("w").axes[0]
+    assert not pair.lines
 
 
 def test_two_checkpoints(report, comparison):
     alpha, largest = comparison.plot().axes
-    labels = [text.get_text() for text in largest.get_legend().get_texts()]
+    labels = [text.get_text() for text in largest.figure.legends[0].get_texts()]
     assert labels == ["the state dict, first", "the state dict, second"]
     for line, side in zip(largest.lines, ("lambda_max", "other_lambda_max"), strict=True):
         assert line.get_ydata().tolist() == [row[side] for row in comparison.rows]

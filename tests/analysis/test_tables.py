@@ -11,8 +11,6 @@ import torch
 from rich.console import Console
 
 import bayes_htr as htr
-from bayes_htr.analysis.command import _COLUMNS, _COLUMNS_OF_COMPARISONS
-from bayes_htr.analysis.tables import fitting_table
 from bayes_htr.errors import OutputError
 from tests.analysis.cases import gaussian, network, pareto
 
@@ -139,11 +137,10 @@ def test_words_are_whole_in_terminals_of_any_width(width):
     ]
     report = htr.analyze(states[0])
     comparison = report.compare(htr.analyze(states[1]))
-    choices = [(report, _COLUMNS), (comparison, _COLUMNS_OF_COMPARISONS)]
     console = Console(width=width, color_system=None)
-    for records, columns in choices:
+    for records in (report, comparison):
         with console.capture() as capture:
-            console.print(fitting_table(records, console, columns))
+            console.print(records.fitting_table(width))
         lines = capture.get().splitlines()
         assert max(len(line) for line in lines) <= width
         cells = [re.split("[│┃]", line)[2:-1] for line in lines if "│" in line or "┃" in line]
@@ -158,6 +155,6 @@ def test_a_table_of_a_terminal_that_is_far_too_narrow_is_not_cut_off():
     report = htr.analyze({"features.layer1.0.convolution.weight": gaussian(60, 60)})
     console = Console(width=30, color_system=None)
     with console.capture() as capture:
-        console.print(fitting_table(report, console, _COLUMNS))
+        console.print(report.fitting_table(30))
     assert max(len(line) for line in capture.get().splitlines()) <= 30
     assert capture.get().rstrip().endswith("┘")

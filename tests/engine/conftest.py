@@ -54,3 +54,18 @@ def with_spectrum():
         return U * sigma @ V.T, U, V
 
     return build
+
+
+@pytest.fixture
+def net():
+    """A small network in float64, for tests of `with_prior`."""
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
+
+
+@pytest.fixture
+def data():
+    """Inputs and labels for it."""
+    generator = torch.Generator().manual_seed(1)
+    X = torch.randn(48, 6, generator=generator, dtype=torch.float64)
+    return X, torch.randint(0, 3, (48,), generator=generator)

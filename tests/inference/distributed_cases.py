@@ -87,11 +87,24 @@ JOINT = htr.Priors({"0.weight": htr.ESD(htr.Lomax(tail_index=htr.Joint(htr.Gamma
 
 def fit(priors=FLAT, *, train=None, middle=(), kind=nn.Sequential, weights=None, eps=0.0, **more):
     """One epoch of SGD with momentum, unless `more` says otherwise."""
-    method = {k: more.pop(k) for k in ("lr", "optimizer", "clip", "patience") if k in more}
+    of_method = ("lr", "optimizer", "clip", "patience", "accumulate")
+    method = {k: more.pop(k) for k in of_method if k in more}
     net = network(*middle, kind=kind)
     model = htr.BayesianClassifier(net, priors, class_weights=weights, label_smoothing=eps)
     given = {"epochs": 1, "batch_size": 16, "seed": 5} | more
     return htr.fit(model, data() if train is None else train, method=htr.MAP(**method), **given)
+
+
+def regression(**more):
+    """With a noise that is learnt, whose gradient the processes average."""
+    x, y = data()
+    net = nn.Sequential(network(), nn.Linear(3, 1))
+    nn.init.constant_(net[1].weight, 0.1)
+    nn.init.zeros_(net[1].bias)
+    likelihood = htr.Normal(scale=htr.HalfCauchy(1.0))
+    model = htr.BayesianModel(net, FLAT, likelihood=likelihood)
+    given = {"epochs": 2, "batch_size": 16, "seed": 5, "validation": (x, y.float())} | more
+    return htr.fit(model, (x, y.float()), method=htr.MAP(lr=0.01), **given)
 
 
 def shuffled():
@@ -118,6 +131,8 @@ SAME = {
     "lbfgs": partial(fit, optimizer=partial(LBFGS, max_iter=3), lr=0.1),
     "unused": partial(fit, kind=Unused),
     "single examples": partial(fit, batch_size=1),
+    "accumulated": partial(fit, TOP, batch_size=8, accumulate=3),
+    "learnt noise": regression,
     "loader": lambda: fit(train=shuffled(), epochs=2),
     "patience": partial(fit, validation=data(31, 2), epochs=9, patience=2, lr=0.4),
 }

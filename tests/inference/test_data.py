@@ -39,13 +39,19 @@ DATA = {
     "label negative": ((X, Y - 1), "label -1 is negative"),
     "float labels": ((X, Y.float()), r"torch.float32 must be whole numbers.*\.long\(\)"),
     "bool labels": ((X, Y > 0), "torch.bool must be whole numbers"),
-    "words": ((X, np.array(["a"] * 20)), "labels of dtype <U1 are no numbers"),
+    "words": (
+        (X, np.array(["a"] * 20)),
+        "labels of dtype <U1 are no numbers; encode words by classes, y = np.unique",
+    ),
     "objects": ((np.array([object()] * 20), Y), "inputs of dtype object are no numbers"),
     "no examples": ((X[:0], Y[:0]), "no examples"),
     "one-hot labels": ((X, nn.functional.one_hot(Y)), r"labels of shape \(20, 3\)"),
     "sparse": ((X.to_sparse(), Y), r"are not dense; convert them with .to_dense\(\)"),
     "ragged": (([X[0], X[1, :4]], Y[:2]), r"of different shapes, \(4,\) and \(6,\); pad or crop"),
-    "targets": ((X, Y + 0.5), "Real-valued targets have no likelihood here"),
+    "targets": (
+        (X, Y + 0.5),
+        r"Real-valued targets need another likelihood, as in htr.BayesianModel",
+    ),
     "a column of labels": ((X, Y[:, None]), r"take labels.squeeze\(1\)"),
     "complex nan": ((X * complex("nan"), Y), "120 inputs are not finite"),
     "masked": ((np.ma.masked_greater(X.numpy(), 1.0), Y), "masked entries; fill them"),
@@ -59,15 +65,18 @@ DATA = {
         DataLoader(TensorDataset(with_entry(X, 0, float("nan")), Y), 4),
         "6 inputs are not finite",
     ),
-    "a loader without length": (DataLoader(Endless(), 4), "no length.*; use a map-style data set"),
     "a loader of nothing": (DataLoader(TensorDataset(X[:0], Y[:0]), 4), "no examples"),
     "a loader that drops all": (
         DataLoader(TensorDataset(X, Y), 32, drop_last=True),
         "batch size is above its 20 examples",
     ),
+}
+
+UNCOUNTED = {
+    "a loader without length": (DataLoader(Endless(), 4), "no length.*; pass num_data=, or use a"),
     "a loader that does not batch": (
         DataLoader(TensorDataset(X[None], Y[None]), batch_size=None),
-        "batch_size=None",
+        "batch_size=None.*; pass num_data=",
     ),
 }
 
@@ -78,6 +87,17 @@ def test_data(model, untouched, data, message, which):
     given = {"train": (X, Y), "validation": (X, Y)} | {which: data}
     with pytest.raises(htr.DataError, match=f"(?s){which}.*{message}"):
         htr.fit(model, method=htr.MAP(), epochs=1, out=untouched, **given)
+
+
+@pytest.mark.parametrize(("data", "message"), UNCOUNTED.values(), ids=UNCOUNTED)
+def test_data_of_unknown_number(model, untouched, data, message):
+    """The number is needed for training alone, and may be given."""
+    with pytest.raises(htr.DataError, match=f"(?s)train.*{message}"):
+        htr.fit(model, data, method=htr.MAP(), epochs=1, out=untouched)
+    given = {"method": htr.MAP(), "epochs": 1, "validation": data}
+    posterior = htr.fit(model, data, num_data=20, **given)
+    assert posterior.config["num_data"] == 20
+    assert posterior.evaluate(data)["nll"] > 0
 
 
 def test_a_late_label_of_a_loader_is_named(model):

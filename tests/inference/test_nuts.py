@@ -268,14 +268,15 @@ def test_starts_at_the_weights_and_at_given_hyperparameters():
     torch.testing.assert_close(start["0.weight:spectrum"], lam)
 
 
-def test_frames_start_as_long_as_normal_columns():
-    """The matrix behind a frame of `n` rows is normal: its columns are about `sqrt(n)` long."""
+def test_frames_start_at_the_singular_vectors():
+    """The mean of `X'X` is `I`."""
     shape = (12, 30)
     model = htr.BayesianClassifier(linear(30, 12), htr.Priors(LOMAX))
     start = nuts.NUTSSampler(htr.NUTS(), problem_of(model, nothing_learnt(30))).start
     for side, rows in zip(("left", "right"), shape, strict=True):
-        norms = start[f"weight:{side}"].norm(dim=0)
-        torch.testing.assert_close(norms, torch.full_like(norms, math.sqrt(rows)))
+        frame = start[f"weight:{side}"]
+        assert frame.shape == (rows, 12)
+        torch.testing.assert_close(frame.mT @ frame, torch.eye(12, dtype=frame.dtype))
 
 
 def test_history():

@@ -19,7 +19,6 @@ from torch.optim import SGD
 
 import bayes_htr as htr
 from bayes_htr.engine.packing import unpack
-from bayes_htr.models import Likelihood
 
 SCRIPT = Path(__file__).with_name("resume_cases.py")
 HELP = runpy.run_path(str(SCRIPT))
@@ -194,7 +193,7 @@ def test_another_configuration_raises(tmp_path, field, change):
     def run(priors=1.0, strength=1.0, seed=5, batch_size=16, weights=None, eps=0.0, **more):
         prior = htr.MaxEigenvalue(htr.Frechet(2.0, scale=priors))
         fit = case(htr.Priors({"fc2.weight": prior}).scaled(strength), **more)
-        fit.args[0].likelihood = Likelihood(weights, eps)
+        fit.args[0].likelihood = htr.Categorical(weights, eps)
         settings = {"seed": seed, "batch_size": batch_size, "out": tmp_path / "run"}
         return fit(**settings, epochs=2, resume=True)
 

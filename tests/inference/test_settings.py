@@ -9,7 +9,7 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 import bayes_htr as htr
-from bayes_htr.inference.settings import fused_adam, needs_closure, stretch_cosine
+from bayes_htr.inference.settings import stretch_cosine
 
 WEIGHTS = [torch.zeros(1, requires_grad=True)]
 
@@ -39,14 +39,6 @@ def test_what_a_run_folder_holds():
         "refresh": htr.Drift().to_dict(),
     }
     assert htr.SVI(scheduler=None).describe()["optimizer"] == "fused_adam"
-
-
-@pytest.mark.parametrize(
-    ("make", "expected"),
-    [(fused_adam, False), (torch.optim.SGD, False), (torch.optim.LBFGS, True)],
-)
-def test_optimisers_that_need_a_closure(make, expected):
-    assert needs_closure(make(WEIGHTS, lr=0.1)) is expected
 
 
 @pytest.mark.parametrize("tensor_rate", [False, True])

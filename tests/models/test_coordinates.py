@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from pyro import poutine
 from scipy import stats
+from scipy.special import multigammaln
 from torch import nn
 
 import bayes_htr as htr
@@ -34,8 +35,16 @@ def batch(shape, n=9):
     return draw((n, shape[1]), seed=8), torch.arange(n) % shape[0]
 
 
-def normal(*tensors):
-    return sum(float(stats.norm().logpdf(t.numpy()).sum()) for t in tensors)
+def frame_law(*tensors):
+    """`X'X` has a Wishart law with mean `I`, and the frame of `X` is uniform."""
+    total = 0.0
+    for X in tensors:
+        n, K = X.shape
+        S = (X.mT @ X).numpy()
+        total += stats.wishart(n + 8, np.eye(K) / (n + 8)).logpdf(S)
+        total += multigammaln(n / 2, K) - n * K / 2 * math.log(math.pi)
+        total -= (n - K - 1) / 2 * np.linalg.slogdet(S)[1]  # from S to X (Muirhead 1982, 2.1.14)
+    return float(total)
 
 
 def likelihood(W, data, num_data):
@@ -78,7 +87,7 @@ def test_spectral_by_hand():
     sites, _ = spectral_sites(model)
     assert set(sites) == {f"0.weight:{s}" for s in ("spectrum", "left", "right")}
     lam, W = put_together(sites, "ESD")
-    expected = likelihood(W, data, 50) + normal(sites["0.weight:left"], sites["0.weight:right"])
+    expected = likelihood(W, data, 50) + frame_law(sites["0.weight:left"], sites["0.weight:right"])
     expected += 2.5 * stats.lomax(1.5, scale=0.7).logpdf(lam).sum()
     expected += 2.5 * stats.norm(0, 0.5).logpdf(W.numpy()).sum()
     value = model.log_joint(sites, data, num_data=50, coordinates="spectral").item()
@@ -95,7 +104,7 @@ def test_spectral_by_hand_with_max_eigenvalue_and_a_hyperprior():
     }
     lam, W = put_together(sites, "MaxEigenvalue")
     rate = sites["rate"].item()
-    expected = likelihood(W, data, 50) + normal(sites["0.weight:left"], sites["0.weight:right"])
+    expected = likelihood(W, data, 50) + frame_law(sites["0.weight:left"], sites["0.weight:right"])
     expected += 2.5 * stats.expon(scale=1 / rate).logpdf(lam[0].item())
     expected += stats.gamma(4.0, scale=0.5).logpdf(rate)
     value = model.log_joint(sites, data, num_data=50, coordinates="spectral").item()
@@ -144,7 +153,7 @@ def test_change_of_variables(kind, shape, s):
     # what the ordered spectrum has more than the sites
     jacobian = first.log_spectral_density(lam, hyper) - first.log_factor(lam, hyper)
     expected = weight - jacobian + log_frame_constant(K, M) + log_jacobian(lam, M)
-    expected = expected + normal(sites["0.weight:left"], sites["0.weight:right"])
+    expected = expected + frame_law(sites["0.weight:left"], sites["0.weight:right"])
     torch.testing.assert_close(spectral, expected, rtol=1e-8, atol=1e-8)
 
 

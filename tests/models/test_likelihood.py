@@ -1,118 +1,227 @@
-"""Class weights and label smoothing against PyTorch's, by hand, and in all coordinates."""
+"""Bernoulli, normal and any other likelihood: densities by hand, and as Pyro programs."""
 
 from __future__ import annotations
 
-from fractions import Fraction
-
 import numpy as np
-import pyro
+import pyro.distributions as dist
 import pytest
 import torch
-import torch.nn.functional as F
 from pyro import poutine
+from scipy import stats
+from torch import nn
 
 import bayes_htr as htr
-from bayes_htr.models import Likelihood
+from bayes_htr.models.likelihood_forms import as_likelihood
+from bayes_htr.models.targets import SCALE
 from tests.models.densities import draw
 
-WEIGHTS = (0.3, 1.0, 4.1)
-LOGITS = draw((12, 3), seed=5)
-Y = torch.arange(12) % 3
-NORMAL = htr.Priors(htr.Entries(htr.Normal(0.0, 1.0)))
+N = 7
+ONE, TWO = draw((N, 1), seed=1), draw((N, 2), seed=2)
+YES = torch.tensor([0, 1, 1, 0, 1, 0, 0])
+SEVERAL = torch.stack([YES, 1 - YES], dim=1)
+TARGETS = draw((N, 2), seed=3)
+LEARNT = htr.Normal(scale=htr.HalfCauchy(1.0))
+VALUES = {SCALE: torch.tensor(0.7, dtype=torch.float64)}
 
 
-@pytest.mark.parametrize("eps", [0.0, 0.05, 0.9])
-def test_without_weights_it_is_pytorchs(eps):
-    found = Likelihood(label_smoothing=eps)(LOGITS, Y)
-    assert torch.equal(found, F.cross_entropy(LOGITS, Y, label_smoothing=eps))
+def poisson(outputs):
+    return dist.Poisson(outputs.squeeze(-1).exp())
 
 
-def test_without_smoothing_it_is_as_ever():
-    """Bit for bit."""
-    weights = torch.tensor(WEIGHTS).float()
-    for logits in (LOGITS, LOGITS.float()):
-        assert torch.equal(Likelihood()(logits, Y), F.cross_entropy(logits, Y))
-        weights = torch.tensor(WEIGHTS, dtype=torch.float64).to(logits)
-        expected = F.cross_entropy(logits, Y, weight=weights, reduction="sum") / 12
-        assert torch.equal(Likelihood(WEIGHTS)(logits, Y), expected)
+def correlated(outputs):
+    return dist.MultivariateNormal(outputs, torch.eye(2, dtype=outputs.dtype))
 
 
-@pytest.mark.parametrize("weights", [None, WEIGHTS])
-@pytest.mark.parametrize("eps", [0.0, 0.2, 0.75])
-def test_value_and_gradient_by_hand(weights, eps):
-    w = np.asarray(weights or (1.0, 1.0, 1.0))[Y]
-    q = (1 - eps) * np.eye(3)[Y] + eps / 3
-    p = np.exp(LOGITS.numpy())
-    p /= p.sum(1, keepdims=True)
-    logits = LOGITS.clone().requires_grad_()
-    found = Likelihood(weights, eps)(logits, Y)
-    found.backward()
-    assert found.item() == pytest.approx(-np.mean(w * (q * np.log(p)).sum(1)), rel=1e-12)
-    expected = torch.as_tensor(w[:, None] * (p - q) / 12)
-    torch.testing.assert_close(logits.grad, expected)
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x.numpy()))
 
 
-@pytest.mark.parametrize("weights", [None, WEIGHTS])
-@pytest.mark.parametrize("eps", [0.0, 0.2])
-def test_as_a_program_it_is_num_data_times_the_mean(weights, eps):
-    likelihood = Likelihood(weights, eps)
-    trace = poutine.trace(likelihood.sample).get_trace(LOGITS, Y, 200)
-    torch.testing.assert_close(trace.log_prob_sum(), -200 * likelihood(LOGITS, Y))
-    assert torch.equal(trace.nodes["_RETURN"]["value"], Y)
+CASES = {
+    "one label": (
+        htr.Bernoulli(),
+        ONE,
+        YES,
+        lambda: stats.bernoulli.logpmf(YES, sigmoid(ONE[:, 0])),
+    ),
+    "several labels": (
+        htr.Bernoulli(),
+        TWO,
+        SEVERAL,
+        lambda: stats.bernoulli.logpmf(SEVERAL, sigmoid(TWO)),
+    ),
+    "normal": (
+        htr.Normal(scale=0.3),
+        ONE,
+        TARGETS[:, 0],
+        lambda: stats.norm.logpdf(TARGETS[:, 0], ONE[:, 0], 0.3),
+    ),
+    "several targets": (
+        htr.Normal(scale=0.3),
+        TWO,
+        TARGETS,
+        lambda: stats.norm.logpdf(TARGETS, TWO, 0.3),
+    ),
+    "noise learnt": (LEARNT, TWO, TARGETS, lambda: stats.norm.logpdf(TARGETS, TWO, 0.7)),
+    "callable": (poisson, ONE, YES, lambda: stats.poisson.logpmf(YES, np.exp(ONE[:, 0].numpy()))),
+    "whole arrays": (
+        correlated,
+        TWO,
+        TARGETS,
+        lambda: stats.norm.logpdf(TARGETS, TWO, 1.0).sum(1),
+    ),
+    "of PyTorch": (
+        lambda outputs: torch.distributions.Laplace(outputs, 2.0),
+        TWO,
+        TARGETS,
+        lambda: stats.laplace.logpdf(TARGETS, TWO, 2.0),
+    ),
+}
+EACH = pytest.mark.parametrize(("given", "outputs", "y", "expected"), CASES.values(), ids=CASES)
 
 
-@pytest.mark.parametrize("weights", [None, WEIGHTS])
-@pytest.mark.parametrize("coordinates", ["map", "weight", "spectral"])
-def test_coordinates_agree(make_model, weights, coordinates):
-    """Smoothing adds to `log_joint` and to a trace what it adds to the likelihood there."""
-    x, y = draw((30, 6), seed=6), torch.arange(30) % 3
-    plain, smooth = (make_model(NORMAL, "mlp", weights, eps) for eps in (0.0, 0.3))
+def prepared(given, y):
+    likelihood = as_likelihood(given)
+    return likelihood, likelihood.cast(likelihood.checked(y, "y"), torch.float64)
+
+
+@EACH
+def test_densities_by_hand(given, outputs, y, expected):
+    likelihood, y = prepared(given, y)
+    values = VALUES if likelihood.hyperparameters else {}
+    likelihood.check_outputs(outputs, N, "train", y)
+    each = expected()
+    np.testing.assert_allclose(likelihood.pointwise(outputs, y, values), each, rtol=1e-6)
+    of_examples = each.reshape(N, -1).sum(1)
+    np.testing.assert_allclose(likelihood.log_prob(outputs, y, values), of_examples, rtol=1e-6)
+    assert likelihood(outputs, y, values).item() == pytest.approx(-of_examples.mean(), rel=1e-6)
+
+
+@EACH
+def test_as_a_program_it_is_num_data_times_the_mean(given, outputs, y, expected):
+    likelihood, y = prepared(given, y)
+    values = VALUES if likelihood.hyperparameters else {}
+    trace = poutine.trace(likelihood.sample).get_trace(outputs, y, 200, values)
+    torch.testing.assert_close(trace.log_prob_sum(), -200 * likelihood(outputs, y, values))
     with torch.random.fork_rng(devices=[]):
-        pyro.set_rng_seed(0)
-        trace = poutine.trace(plain.pyro_model("spectral")).get_trace(x, num_data=30)
-    params = {name: 5 * p.detach() for name, p in plain.net.named_parameters()}
-    if coordinates == "spectral":
-        params = {
-            name: site["value"]
-            for name, site in trace.nodes.items()
-            if name.startswith("fc") and site["type"] == "sample" and not site["is_observed"]
-        }
-    found = []
-    for model in (plain, smooth):
-        program = poutine.condition(model.pyro_model(coordinates), data=params)
-        trace = poutine.trace(program).get_trace(x, y, num_data=200)
-        joint = model.log_joint(params, (x, y), num_data=200, coordinates=coordinates)
-        torch.testing.assert_close(trace.log_prob_sum(), joint)
-        likelihood = model.likelihood(trace.nodes["y"]["fn"].logits, y)
-        found.append((joint, -200 * likelihood))
-    (joint, likelihood), (smooth_joint, smooth_likelihood) = found
-    assert abs(smooth_likelihood - likelihood) > 0.1
-    torch.testing.assert_close(smooth_joint - joint, smooth_likelihood - likelihood)
+        torch.manual_seed(0)
+        drawn = likelihood.sample(outputs, None, 200, values)
+    assert drawn.shape == y.shape
 
 
-def test_labels_are_drawn_without_smoothing():
-    """From the softmax, and with nothing observed."""
-    logits = torch.tensor([[2.0, 0.0, -3.0]]).repeat(20_000, 1)
-    with torch.random.fork_rng(devices=[]):
-        pyro.set_rng_seed(0)
-        trace = poutine.trace(Likelihood(WEIGHTS, 0.9).sample).get_trace(logits, None, 1)
-    assert "y:smoothing" not in trace.nodes
-    shares = torch.bincount(trace.nodes["y"]["value"], minlength=3) / 20_000
-    torch.testing.assert_close(shares, logits[0].softmax(0), atol=0.015, rtol=0)
+@pytest.mark.parametrize("name", [n for n in CASES if n not in ("callable", "whole arrays")])
+def test_plates_to_the_left_of_the_data(name):
+    given, outputs, y, _ = CASES[name]
+    likelihood, y = prepared(given, y)
+    scales = torch.tensor([[0.5], [0.7], [2.0]], dtype=torch.float64)
+    values = {SCALE: scales} if likelihood.hyperparameters else {}
+    stacked = torch.stack([outputs, 2 * outputs, outputs - 1])
+    found = likelihood.log_prob(stacked, y, values, left=1)
+    for place in range(3):
+        own = {SCALE: scales[place, 0]} if values else {}
+        torch.testing.assert_close(found[place], likelihood.log_prob(stacked[place], y, own))
+    law = likelihood.distribution(stacked, values, left=1)
+    assert law.batch_shape == (3, N)
+    torch.testing.assert_close(law.log_prob(y.to(stacked)), found)
 
 
-@pytest.mark.parametrize("eps", [1.0, -0.01, 1.5, float("nan"), float("inf"), None, "0.1", True])
-def test_smoothing_out_of_range_raises(make_model, eps):
-    with pytest.raises(ValueError, match=r"label_smoothing=.* at least 0 and below 1"):
-        make_model(htr.Priors({}), label_smoothing=eps)
+@EACH
+def test_a_mixture_averages_densities(given, outputs, y, expected):
+    likelihood, y = prepared(given, y)
+    each = [VALUES if likelihood.hyperparameters else {}] * 2
+    pair = [outputs, outputs + 0.8]
+    densities = [likelihood.pointwise(o, y, v).exp() for o, v in zip(pair, each, strict=True)]
+    found = likelihood.mixture_pointwise(pair, y, each)
+    torch.testing.assert_close(found.exp(), torch.stack(densities).mean(0))
 
 
-@pytest.mark.parametrize("eps", [0, np.float32(0.25), Fraction(1, 8)])
-def test_any_number_is_taken(eps):
-    assert Likelihood(label_smoothing=eps) == Likelihood(label_smoothing=float(eps))
+def test_soft_labels_of_a_bernoulli():
+    q, likelihood = torch.rand(N, dtype=torch.float64), htr.Bernoulli()
+    p = torch.as_tensor(sigmoid(ONE[:, 0]))
+    by_hand = q * p.log() + (1 - q) * (1 - p).log()
+    torch.testing.assert_close(likelihood.pointwise(ONE, q), by_hand)
+    mean = torch.as_tensor(sigmoid(ONE[:, 0]) + sigmoid(ONE[:, 0] + 1)) / 2
+    by_hand = q * mean.log() + (1 - q) * (1 - mean).log()
+    found = likelihood.mixture_pointwise([ONE, ONE + 1], q, [{}, {}])
+    torch.testing.assert_close(found.flatten(), by_hand)
+    assert "soft labels" in likelihood.improper(q)
+    assert likelihood.improper(YES.double()) is None
 
 
-def test_plain_data_and_back():
-    for likelihood in (Likelihood(), Likelihood(WEIGHTS, 0.1), Likelihood(np.ones(3))):
-        assert Likelihood.from_dict(likelihood.to_dict()) == likelihood
-    assert Likelihood.from_dict({"class_weights": [1.0, 2.0], "seed": 3}) == Likelihood((1, 2))
+@pytest.mark.parametrize(
+    ("given", "outputs", "y", "score"),
+    [
+        (
+            htr.Bernoulli(),
+            TWO,
+            SEVERAL,
+            lambda: ((TWO > 0) == (SEVERAL > 0)).double().mean(1).sum(),
+        ),
+        (htr.Bernoulli(), ONE, YES, lambda: ((ONE[:, 0] > 0) == (YES > 0)).sum()),
+        (LEARNT, TWO, TARGETS, lambda: (TWO - TARGETS).square().mean(1).sum()),
+        (poisson, ONE, YES, lambda: (ONE[:, 0].exp() - YES).square().sum()),
+    ],
+)
+def test_scores_are_sums_over_examples(given, outputs, y, score):
+    likelihood, y = prepared(given, y)
+    assert float(likelihood.score(outputs, y)) == pytest.approx(float(score()))
+
+
+def test_a_distribution_without_a_mean_has_no_score():
+    likelihood = as_likelihood(lambda outputs: dist.Cauchy(outputs, 1.0))
+    assert np.isnan(likelihood.named_score(float(likelihood.score(ONE, ONE))))
+
+
+@pytest.mark.parametrize(
+    ("given", "error", "message"),
+    [
+        (htr.Normal(1.0, 0.3), htr.PriorError, "the mean is the output of the network; leave out"),
+        (
+            htr.Normal(scale=htr.Shared("s", htr.HalfCauchy(1.0))),
+            htr.PriorError,
+            "the scale of the noise is a number, or a law",
+        ),
+        (htr.Lomax(2.0), htr.PriorError, r"of the laws, htr.Normal alone is a likelihood"),
+        ("normal", ValueError, r"likelihood='normal' must be htr.Categorical"),
+        (htr.Bernoulli, ValueError, "must be htr.Categorical"),
+        (3, ValueError, "must be htr.Categorical"),
+    ],
+)
+def test_what_is_no_likelihood(given, error, message):
+    with pytest.raises(error, match=message):
+        htr.BayesianModel(nn.Linear(3, 1), htr.Priors({}), likelihood=given)
+
+
+@pytest.mark.parametrize(
+    ("given", "y", "message"),
+    [
+        (htr.Bernoulli(), [0, 2, 1], "label 2 is neither 0 nor 1 .*htr.Categorical"),
+        (htr.Bernoulli(), [0.0, np.nan], "label nan is neither"),
+        (htr.Bernoulli(), np.zeros((2, 2, 2)), r"labels of shape \(2, 2, 2\)"),
+        (htr.Bernoulli(), ["yes", "no"], "are no numbers; encode words by classes"),
+        (LEARNT, [1.0, np.inf], r"1 targets are not finite, the first inf at \(1,\)"),
+        (LEARNT, [1.0 + 1j], "must be real numbers"),
+        (poisson, [np.nan], "1 targets are not finite"),
+    ],
+)
+def test_labels_that_are_none(given, y, message):
+    with pytest.raises(htr.DataError, match=f"train.*{message}"):
+        as_likelihood(given).checked(y, "train")
+
+
+@pytest.mark.parametrize(
+    ("given", "outputs", "y", "message"),
+    [
+        (htr.Bernoulli(), TWO, YES, r"labels of shape \(7,\) do not fit outputs of shape \(7, 2\)"),
+        (htr.Bernoulli(), TWO[:3], YES, r"must return logits, one for each yes-or-no label, of sh"),
+        (LEARNT, ONE, TARGETS, r"labels of shape \(7, 2\) do not fit outputs of shape \(7, 1\)"),
+        (LEARNT, "no", TARGETS, "must return one number for each target"),
+        (poisson, TWO[:3], YES, r"batch shape \(3, 2\) for 7 examples"),
+        (poisson, TWO, YES, r"of labels of shape \(7, 2\), and they have shape \(7,\); reshape"),
+        (poisson, ONE, -1 - YES, "makes a Poisson, and 7 labels are not in its support"),
+        (lambda outputs: 3, ONE, YES, "makes no distribution of outputs of shape"),
+    ],
+)
+def test_outputs_that_do_not_fit(given, outputs, y, message):
+    likelihood, y = prepared(given, y)
+    with pytest.raises(htr.DataError, match=f"train.*{message}"):
+        likelihood.check_outputs(outputs, N, "train", y)

@@ -178,9 +178,9 @@ def test_copies(make_model, priors, data, how):
 
 LABELS = {
     "a column": (lambda y: y[:, None], r"labels of shape \(\d+, 1\).*take labels.squeeze\(1\)"),
-    "one-hot": (lambda y: F.one_hot(y, 3).float(), r"take labels.argmax\(1\)"),
+    "one-hot": (lambda y: 2 * F.one_hot(y, 3).float(), "soft labels"),
     "too few": (lambda y: y[1:], "labels of shape"),
-    "floats": (lambda y: y.float(), r"float32 must be whole numbers.*bayes_htr trains classifiers"),
+    "floats": (lambda y: y.float(), r"float32 must be whole numbers.*need another likelihood"),
     "booleans": (lambda y: y > 0, "torch.bool must be whole numbers"),
     "ignored": (lambda y: torch.where(y == 0, -100, y), "label -100 is negative"),
     "too large": (lambda y: y + 3, "label . does not match a network with 3 outputs"),
@@ -231,5 +231,5 @@ def test_a_network_that_returns_a_sequence(data, coordinates):
 
     priors = htr.Priors({"weight": htr.ESD(htr.Lomax(2.0))})
     model = htr.BayesianClassifier(Sequence(data[0].shape[1], 3).double(), priors)
-    with pytest.raises(htr.DataError, match=r"must return logits of shape \(\d+, classes\)"):
+    with pytest.raises(htr.DataError, match=r"labels of shape \(30,\) do not fit logits"):
         model.log_joint(model.initial_params(), data, num_data=50, coordinates=coordinates)

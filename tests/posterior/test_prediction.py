@@ -9,7 +9,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import bayes_htr as htr
 from bayes_htr.inference import Batches
-from bayes_htr.posterior.prediction import _chunks, auroc, mix, ood_scores
+from bayes_htr.posterior.prediction import _chunks, mix
+from bayes_htr.posterior.scores import auroc, ood_scores
 
 
 def test_is_the_networks_softmax(posterior, data):

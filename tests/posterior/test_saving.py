@@ -99,9 +99,43 @@ def test_tied_weights_are_saved(tmp_path):
 
 def test_used_folder_is_refused(posterior, saved):
     before = {p.name: p.read_bytes() for p in saved.iterdir()}
-    with pytest.raises(htr.OutputError, match="is not empty"):
+    with pytest.raises(htr.OutputError, match="is not empty; pass overwrite=True to replace"):
         posterior.save(saved)
     assert {p.name: p.read_bytes() for p in saved.iterdir()} == before
+
+
+def test_a_run_is_overwritten_where_that_is_said(posterior, saved, network):
+    other = htr.Posterior(network(), htr.Priors({}))
+    other.save(saved, overwrite=True)
+    again = htr.load(saved, network())
+    for a, b in zip(other.network().parameters(), again.network().parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert again.priors == htr.Priors({})
+    assert [p.name for p in saved.parent.iterdir() if p.name.startswith(".")] == []
+    new = saved.parent / "new"
+    other.save(new, overwrite=True)
+    assert htr.load(new, network()).priors == htr.Priors({})
+
+
+def test_nothing_but_one_run_is_overwritten(posterior, saved):
+    (saved / "notes.txt").write_text("mine")
+    before = {p.name: p.read_bytes() for p in saved.iterdir()}
+    with pytest.raises(htr.OutputError, match=r"more than one run \(notes\.txt\).*another folder"):
+        posterior.save(saved, overwrite=True)
+    assert {p.name: p.read_bytes() for p in saved.iterdir()} == before
+
+
+def test_a_run_stays_where_its_successor_cannot_be_written(posterior, saved, monkeypatch):
+    before = {p.name: p.read_bytes() for p in saved.iterdir()}
+
+    def full(self, folder):
+        raise htr.OutputError("the disk is full")
+
+    monkeypatch.setattr(htr.Posterior, "write", full)
+    with pytest.raises(htr.OutputError, match="the disk is full"):
+        posterior.save(saved, overwrite=True)
+    assert {p.name: p.read_bytes() for p in saved.iterdir() if p.is_file()} == before
+    assert [p.name for p in saved.parent.iterdir()] == [saved.name]
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "config.json"])

@@ -48,3 +48,4 @@ WHOLE = [
 ]
 OTHERS = [htr.Hill(), htr.Hill(0.25, True, "tail"), htr.Joint(B.law), htr.Shared("x", B.law)]
 OTHERS += [*SCHEDULES, htr.Exact(), htr.Every(5), htr.Drift(0.2, 8)]
+OTHERS += [htr.Categorical(), htr.Categorical((1.0, 2.0), 0.1, ignore_index=-100), htr.Bernoulli()]

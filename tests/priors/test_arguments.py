@@ -141,3 +141,20 @@ def test_priors_are_multiplied_with_priors_alone():
     for other in (3, htr.Lomax(2.0), htr.Priors(A)):
         with pytest.raises(TypeError):
             A & other
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("lomax", r"only bayes-htr fit --prior takes names.*as in ESD\(Lomax\(2\.5, 0\.05\)\)"),
+        ("Weight_Decay", r"as in Entries\(Normal\(0\.0, 1\.0\)\)"),
+        (htr.Lomax(2.0), r"a law; wrap it in ESD\(\.\.\.\), as in ESD\(Lomax\(2\.0\)\)"),
+        (3, r"not 3, such as ESD\(Lomax"),
+        ({"w": htr.Frechet(2.0, 1.0)}, r"'w': .*wrap it in ESD.*None is a flat prior"),
+        ({"w": "lomax"}, r"'w': 'lomax' is no prior; only bayes-htr fit"),
+    ],
+    ids=repr,
+)
+def test_what_is_no_prior_says_what_to_write(given, message):
+    with pytest.raises(htr.PriorError, match=message):
+        htr.Priors(given)

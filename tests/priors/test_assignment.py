@@ -115,7 +115,7 @@ def test_one_declaration_serves_priors_and_analyze(net, tmp_path):
     names = [f"experts.gate_up_proj[{i},gate]" for i in range(3)] + ["heads[0]", "heads[1]"]
     assert set(by_matrix(priors, net)) == set(names)
     assert htr.Priors.from_dict(priors.to_dict()) == priors
-    assert eval(repr(priors), vars(htr)) == priors
+    assert eval(repr(priors), {name: getattr(htr, name) for name in htr.__all__}) == priors
     assert priors.scaled(2.0).matrices == priors.matrices
     energy = htr.bind(priors, net)
     energy().backward()

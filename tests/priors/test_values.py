@@ -48,7 +48,7 @@ def test_the_table_is_complete():
         copy.copy,
         copy.deepcopy,
         lambda v: pickle.loads(pickle.dumps(v)),
-        lambda v: eval(repr(v), vars(htr)),
+        lambda v: eval(repr(v), {name: getattr(htr, name) for name in htr.__all__}),
         lambda v: type(v).from_dict(v.to_dict()),
         lambda v: type(v).from_dict(json.loads(json.dumps(v.to_dict()))),
         lambda v: type(v).from_dict(tomllib.loads(tomli_w.dumps(v.to_dict()))),

@@ -56,10 +56,23 @@ function alphaTicks(limits, length) {
   return found;
 }
 
+// Names in place of numbers where each has 15 pixels; the end of a long one tells most.
+function namesThatFit(names, length) {
+  if (!names || names.length * 15 > length) return null;
+  return names.map((name) => (name.length > 26 ? `${name.slice(0, 8)}…${name.slice(-17)}` : name));
+}
+
+function namesHeight(names) {
+  return 6.6 * Math.max(...names.map((name) => name.length));
+}
+
 // A framed picture: scales x and y, and groups to draw in, of which `plot` is clipped.
 function frame(holder, { height, x, y, label, interactive = false }) {
   const width = Math.max(240, Math.floor(holder.clientWidth));
-  const left = 52, right = width - 8, top = 8, bottom = height - 40;
+  const left = 52, right = width - 8, top = 8;
+  const names = namesThatFit(x.names, right - left);
+  if (names) height += namesHeight(names);
+  const bottom = height - (names ? 30 + namesHeight(names) : 40);
   const root = svg("svg", {
     viewBox: `0 0 ${width} ${height}`, width, height,
     role: interactive ? "group" : "img", "aria-label": label,
@@ -74,7 +87,13 @@ function frame(holder, { height, x, y, label, interactive = false }) {
     back.append(svg("path", { class: "gridline", d: `M${left} ${at}H${right}` }),
       svg("text", { x: left - 7, y: at + 4, "text-anchor": "end" }, t.text));
   }
-  for (const t of ticks(x, right - left, 52)) {
+  for (const [i, text] of (names || []).entries()) {
+    const at = sx(i);
+    back.append(svg("path", { class: "axis", d: `M${at} ${bottom}v5` }),
+      svg("text", { class: "long", x: 0, y: 4, "text-anchor": "end",
+        transform: `translate(${at} ${bottom + 9}) rotate(-90)` }, text));
+  }
+  for (const t of names ? [] : ticks(x, right - left, 52)) {
     const at = sx(t.at);
     back.append(svg("path", { class: "axis", d: `M${at} ${bottom}v5` }),
       svg("text", { x: at, y: bottom + 19, "text-anchor": "middle" }, t.text));

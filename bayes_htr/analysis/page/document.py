@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from bayes_htr._plotting import log_bins
 from bayes_htr._terminal import visible
 from bayes_htr.analysis import curves
 from bayes_htr.analysis.columns import COLUMNS, Row
 from bayes_htr.analysis.esd import Array
 from bayes_htr.analysis.matrix import MatrixSpectrum
 from bayes_htr.analysis.page import parts
-from bayes_htr.analysis.page.parts import escaped
+from bayes_htr.analysis.page.parts import broken, escaped
 from bayes_htr.analysis.tables import columns_of
 from bayes_htr.analysis.verdict import KINDS
 from bayes_htr.errors import SpectrumError
@@ -88,7 +89,7 @@ def page(
 <a class="skip" href="#matrices">Skip to the table</a>
 <header class="top">
 <p class="kicker">bayes_htr: spectra of a trained network</p>
-<h1><bdi>{escaped(title)}</bdi></h1>
+<h1><bdi>{broken(title)}</bdi></h1>
 <button type="button" id="theme" hidden>Dark</button>
 </header>
 <main>
@@ -191,7 +192,7 @@ def _in_columns(rows: Sequence[Row], columns: Sequence[str]) -> list[list[Any]]:
 
 
 def _curves(spectrum: MatrixSpectrum, level: float) -> dict[str, Any]:
-    edges = curves.log_edges(spectrum.values)
+    edges = log_bins(spectrum.values)
     if edges is None:
         return {}
     x, y = curves.bulk_density(spectrum, float(edges[0]))
@@ -209,7 +210,7 @@ def _curves(spectrum: MatrixSpectrum, level: float) -> dict[str, Any]:
 
 
 def _overlay(first: MatrixSpectrum, second: MatrixSpectrum) -> dict[str, Any]:
-    edges = curves.log_edges(np.sort(np.concatenate([first.values, second.values])))
+    edges = log_bins(np.concatenate([first.values, second.values]))
     if edges is None:
         return {}
     return {

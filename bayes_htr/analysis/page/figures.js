@@ -84,8 +84,9 @@ function drawBoth(holder, row, other) {
 }
 
 // Points over depth: one tab stop, arrow keys between points. `points`: place, y, interval, marks.
-function drawDepth(holder, { points, y, title, label, zone, count, crowd = 3 }) {
-  const x = { min: -0.6, max: count - 0.4, title: "matrix, from first to last", whole: true };
+function drawDepth(holder, { points, y, title, label, zone, names, crowd = 3 }) {
+  const count = names.length;
+  const x = { min: -0.6, max: count - 0.4, title: "matrix, from first to last", whole: true, names };
   const axis = { log: true, min: y[0], max: y[1], title };
   const height = 300;
   if (zone) axis.ticks = alphaTicks(y, height - 48);

@@ -78,7 +78,7 @@ picture(document.getElementById("chart-alpha"), (holder) => drawDepth(holder, {
     return { at: i, row: i, y: value(row, "alpha"), interval: layer.interval, mark: kind.mark,
       filled: kind.filled, className: kind.key, lines: describe(row, layer, value(row, "verdict")) };
   }),
-  y: DATA.alpha_limits, title: "alpha (logarithmic)", zone: [2, 6], count: DATA.rows.length,
+  y: DATA.alpha_limits, title: "alpha (logarithmic)", zone: [2, 6], names: DATA.rows.map((row) => value(row, "name")),
   label: `Alpha with its interval for ${DATA.rows.length} matrices. The table below has the same values.`,
 }));
 
@@ -98,15 +98,15 @@ function comparedPoints(quantity) {
 
 if (DATA.comparison) {
   const { alpha_limits: y, places } = DATA.comparison;
-  const count = places.length;
+  const count = places.length, names = places.map((place) => value(DATA.rows[place], "name"));
   picture(document.getElementById("chart-compared-alpha"), (holder) => drawDepth(holder, {
-    points: comparedPoints("alpha"), y, title: "alpha (logarithmic)", zone: [2, 6], count, crowd: 6,
+    points: comparedPoints("alpha"), y, title: "alpha (logarithmic)", zone: [2, 6], names, crowd: 6,
     label: `Alpha with its interval in both checkpoints, for ${count} matrices. The table below has the differences.`,
   }));
   const points = comparedPoints("lambda_max").filter((p) => p.y > 0);
   const [low, high] = limits(points.map((p) => p.y));
   if (points.length) picture(document.getElementById("chart-compared-lambda"), (holder) => drawDepth(holder, {
-    points, y: [low / 1.5, high * 1.5], title: "largest eigenvalue", zone: null, count, crowd: 6,
+    points, y: [low / 1.5, high * 1.5], title: "largest eigenvalue", zone: null, names, crowd: 6,
     label: `The largest eigenvalue in both checkpoints, for ${count} matrices. The table below has the ratios.`,
   }));
 }

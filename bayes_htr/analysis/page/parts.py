@@ -60,22 +60,28 @@ def summary(matrices: Sequence[MatrixSpectrum]) -> str:
         for kind, count in counts.items()
         if count
     )
-    fitted = [m.alpha for m in matrices if m.kind.filled]
-    middle = (
-        f"The {len(fitted)} with a tail that passes for a power law have a median alpha of "
-        f"<strong>{statistics.median(fitted):.2f}</strong>, from {min(fitted):.2f} to "
-        f"{max(fitted):.2f}."
-        if fitted
-        else "None has a tail that passes for a power law."
-    )
+    middle = _alphas([m.alpha for m in matrices if m.kind.filled])
     parameters = sum(int(m.row["num_params"]) for m in matrices)
-    return f"""<section aria-labelledby="summary">
+    return f"""<section class="summary" aria-labelledby="summary">
 <h2 id="summary">Summary</h2>
 <p class="lead">{_plural(total, "weight matrix", "weight matrices")} with {parameters:,} entries.
 {middle}</p>
 <ul class="counts">
 {items}</ul>
 </section>"""
+
+
+def _alphas(alphas: Sequence[float]) -> str:
+    """A sentence about the exponents of the tails that pass for power laws."""
+    if not alphas:
+        return "None has a tail that passes for a power law."
+    middle = f"<strong>{statistics.median(alphas):.2f}</strong>"
+    if len(alphas) == 1:
+        return f"One has a tail that passes for a power law, with an alpha of {middle}."
+    return (
+        f"{len(alphas)} have tails that pass for power laws, with a median alpha of {middle}, "
+        f"from {min(alphas):.2f} to {max(alphas):.2f}."
+    )
 
 
 def pictures(level: float) -> str:
@@ -225,10 +231,14 @@ def _class(name: str, main: str) -> str:
     return _CLASSES.get(name, _MAIN_NUMBER if name == main else _NUMBER)
 
 
+def broken(text: str) -> str:
+    """A name that may break after dots, strokes and underscores, and nowhere else if it fits."""
+    return re.sub(r"([._/])", r"\1<wbr>", escaped(text))  # none of these is in an entity
+
+
 def _name(text: str) -> str:
     """A parameter's name, which may break after dots, strokes and underscores."""
-    broken = re.sub(r"([._/])", r"\1<wbr>", escaped(text))  # none of these is in an entity
-    return f"<bdi>{broken}</bdi>"
+    return f"<bdi>{broken(text)}</bdi>"
 
 
 def _with_interval(text: str, low: float, high: float) -> str:

@@ -1,4 +1,4 @@
-"""What a posterior over weights is, whichever method found it."""
+"""The interface of posteriors over weights, whichever method computed them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bayes_htr.errors import CheckpointError
 from bayes_htr.inference.guides.hyperparameters import FrozenEvidence
-from bayes_htr.models import BayesianClassifier
+from bayes_htr.models import BayesianModel
 from bayes_htr.priors import Densities, Hyperparameter, ParameterPrior
 from bayes_htr.priors.parameter_prior import hyperparameters_by_name
 
@@ -21,16 +21,16 @@ V = TypeVar("V", bound="VariationalGuide")
 class Guide(nn.Module, ABC):
     """A distribution over the trainable parameters of a network and the hyperparameters.
 
-    Its `state_dict` is all that it has learnt: with the model and `settings`, `from_state` makes it
-    again.
+    The `state_dict` contains everything that the guide has learnt: from the model, `settings` and
+    this state, `from_state` makes the guide again.
     """
 
     kind: ClassVar[str]
-    """The name by which run folders know it."""
+    """The name of the class of guides in run folders."""
 
     @abstractmethod
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """One draw, without gradient.
+        """Draw once, without gradient.
 
         Returns:
             The trainable parameters by name in their shapes, and the hyperparameters by name, 0-d,
@@ -38,42 +38,42 @@ class Guide(nn.Module, ABC):
         """
 
     def spectrum_draws(self, samples: int, seed: int) -> Iterator[dict[str, Tensor]] | None:
-        """As `draws`, but with the eigenvalues of matrices in place of weights.
+        """Draw as `draws` does, but with the eigenvalues of matrices in place of weights.
 
         Returns:
             For each draw the eigenvalues `(K,)` by the matrix's name, in any order, and the
-            hyperparameters; matrices that are points are not named. `None` if the guide does not
-            know eigenvalues without weights.
+            hyperparameters. Matrices that are point estimates are left out. `None` if the guide
+            cannot draw eigenvalues without weights.
         """
         return None
 
     @abstractmethod
     def centre(self) -> dict[str, Tensor]:
-        """Parameters and hyperparameters in the middle: means or medians, as `draw` has them."""
+        """The means or medians of parameters and hyperparameters, in the form of a draw."""
 
     def coordinates(self, hyperpriors: Mapping[str, Hyperparameter]) -> dict[str, Tensor]:
         """The hyperparameters at the centre in unconstrained coordinates, by name, 0-d each.
 
         Args:
-            hyperpriors: Hyperparameters with their hyperpriors, by name; those that the guide does
-                not have are left out.
+            hyperpriors: Hyperparameters with their hyperpriors, by name. The result leaves out
+                those that the guide does not have.
         """
         centre = self.centre()
         return {n: h.coordinate(centre[n]) for n, h in hyperpriors.items() if n in centre}
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Plain data from which, with the model, an untrained one is built."""
+        """Plain data from which, together with the model, an untrained guide is built."""
 
     @classmethod
     @abstractmethod
     def from_state(
-        cls, model: BayesianClassifier, settings: Mapping[str, Any], state: Mapping[str, Tensor]
+        cls, model: BayesianModel, settings: Mapping[str, Any], state: Mapping[str, Tensor]
     ) -> Guide:
-        """The inverse of `settings` and `state_dict`."""
+        """Make a guide from the results of `settings` and `state_dict`."""
 
     def draws(self, samples: int, seed: int) -> Iterator[dict[str, Tensor]]:
-        """So many draws; the same for the same seed."""
+        """A number of draws, which are the same for the same seed."""
         generator = torch.Generator().manual_seed(seed)
         for _ in range(samples):
             yield self.draw(generator)
@@ -88,15 +88,15 @@ class VariationalGuide(Guide):
     Attributes:
         names: The names of the trainable parameters.
         priors: The trainable parameters with their priors, without values.
-        evidence: What frozen parameters say about hyperparameters.
-        epoch: The epoch that the priors belong to.
+        evidence: The values of frozen parameters, which are evidence about hyperparameters.
+        epoch: The epoch to which the priors belong.
     """
 
     options: ClassVar[frozenset[str]] = frozenset({"init_scale"})
-    """Those settings of `htr.SVI` that are for some guides alone, and for this one."""
+    """The settings of `htr.SVI` that only some guides have, this one among them."""
 
     renamed: ClassVar[Mapping[str, str]] = {}
-    """How keys of states began in earlier versions, and how they begin now."""
+    """Prefixes of keys in states of earlier versions, with the present prefixes."""
 
     def __init__(self, densities: Densities) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class VariationalGuide(Guide):
 
     @property
     def drawn(self) -> tuple[str, ...]:
-        """Names of the parameters of which every entry has a law; none in this class."""
+        """Names of the parameters whose entries are all drawn; none in this class."""
         return ()
 
     @classmethod
@@ -122,21 +122,22 @@ class VariationalGuide(Guide):
 
         Args:
             densities: The parameters, at the values to start from, with their densities.
-            hyperparameters: Where hyperparameters start, by name, unconstrained; may lack some.
-            options: Those of `htr.SVI.options`, also of other guides.
+            hyperparameters: The initial unconstrained coordinates of hyperparameters by name, not
+                necessarily of all.
+            options: The options of `htr.SVI.options`, including those of other guides.
         """
 
     @classmethod
     def from_state(
         cls: type[V],
-        model: BayesianClassifier,
+        model: BayesianModel,
         settings: Mapping[str, Any],
         state: Mapping[str, Tensor],
     ) -> V:
-        """The inverse of `settings`, with the parameters' `names` and `epoch`, and `state_dict`.
+        """Make a guide from `settings`, with the parameters' `names` and `epoch`, and `state_dict`.
 
         Raises:
-            CheckpointError: They do not fit the model.
+            CheckpointError: The settings or the state do not fit the model.
         """
         try:
             epoch = int(settings.get("epoch", 0))
@@ -151,17 +152,17 @@ class VariationalGuide(Guide):
         return guide
 
     def set_epoch(self, densities: Densities, epoch: int) -> None:
-        """Take other densities of the same parameters: those of another epoch of a schedule."""
+        """Replace the densities by those of the same parameters at another epoch of a schedule."""
         self.priors = tuple(p.without_values() for p in densities.trainable)
         self.evidence, self.epoch = FrozenEvidence(densities.frozen), epoch
 
     def hyperparameter_coordinates(self) -> list[nn.Parameter]:
-        """What is learnt of the posteriors of hyperparameters, if the guide learns it apart."""
+        """The parameters of the posteriors of hyperparameters, if they have an optimiser apart."""
         return []
 
     @property
     def hyperpriors(self) -> dict[str, Hyperparameter]:
-        """The hyperparameters that it has posteriors of, by name."""
+        """The hyperparameters whose posteriors the guide has, by name."""
         hyperpriors = hyperparameters_by_name(self.priors)
         for term in self.evidence.terms:
             hyperpriors |= {h.name: h for h in term.hyperparameters.values()}
@@ -169,14 +170,14 @@ class VariationalGuide(Guide):
 
     @abstractmethod
     def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
-        """One draw with gradient to what is learnt, from Torch's global generator; as `draw`.
+        """Draw once with gradient, from PyTorch's global generator; the form is that of `draw`.
 
         Args:
-            again: Whether it is another draw of the same step, before anything has moved.
+            again: Whether this is another draw in the same step, without an update in between.
         """
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As of any module; states of earlier versions are read too."""
+        """Load a state as any module does, also one of an earlier version."""
         for before, now in self.renamed.items():
             state_dict = {
                 now + key.removeprefix(before) if key.startswith(before) else key: value
@@ -188,32 +189,32 @@ class VariationalGuide(Guide):
     def kl(self, sample: Mapping[str, Tensor]) -> Tensor:
         """`KL(guide | prior)`, 0-d with gradient, in nats for all parameters together.
 
-        Closed form where there is one, else its estimate from the sample. So `-E[log p(y | x, W)]`
-        plus this is the negative evidence lower bound.
+        The divergence is computed in closed form if there is one, and otherwise estimated from the
+        sample. The sum of `-E[log p(y | x, W)]` and this is the negative evidence lower bound.
         """
 
     def kl_in_step(self, sample: Mapping[str, Tensor]) -> Tensor:
-        """As `kl`, but without the gradient that `add_known_gradient` adds."""
+        """The value of `kl`, without the part of the gradient that `add_known_gradient` adds."""
         return self.kl(sample)
 
     def add_known_gradient(self, scale: float) -> None:  # most guides know none
         """Add `scale` times the rest of the gradient of the KL divergence to `.grad`, in place.
 
-        What is known without differentiating does not cost the passes over memory, and the
-        tensors as large as the weights, that a summand of the loss costs.
+        A gradient that is known without differentiation saves the passes over memory, and the
+        tensors as large as the weights, that a summand of the loss would cost.
         """
 
 
 def start_scale(init_scale: float | None, parameters: Sequence[ParameterPrior]) -> float:
     """The standard deviation of weights at the start.
 
-    As given; else 0.01, but under spectral priors that of the weights themselves, their root mean
-    square: from a narrow start a guide shrinks to zero (`docs/benchmarks.md`, "Mean field under a
+    The default is 0.01. Under a spectral prior it is instead the root mean square of the weights,
+    because a guide with a narrow start shrinks to zero (`docs/benchmarks.md`, "Mean field under a
     spectral prior").
 
     Args:
-        init_scale: As given.
-        parameters: The parameters that have it, at the values to start from.
+        init_scale: The standard deviation if the user has given one, or else `None`.
+        parameters: The parameters with this standard deviation, at their initial values.
     """
     if init_scale is not None:
         return init_scale
@@ -222,6 +223,6 @@ def start_scale(init_scale: float | None, parameters: Sequence[ParameterPrior]) 
 
 
 def _named(densities: Densities, names: Sequence[str]) -> Densities:
-    """The same with the trainable parameters of these names, in their order."""
+    """The densities with only the trainable parameters of these names, in this order."""
     by_name = {p.name: p for p in densities.trainable}
     return densities._replace(trainable=[by_name[name] for name in names])

@@ -1,16 +1,17 @@
 """The posterior of the eigenvalues of one matrix, and its KL divergence from the prior.
 
 The singular vectors are given, and label the eigenvalues. Every free eigenvalue has a normal law in
-an unconstrained coordinate:
+an unconstrained coordinate `z`:
 
-- `z = log(lambda - lower)` where the prior's support is `(lower, inf)`, and
-  `z = logit((lambda - lower) / (upper - lower))` where it has an upper end;
-- where the prior has a law of the largest eigenvalue, `lambda_1` so, and of each other one the
-  logit of its ratio to `lambda_1`, on (0, 1).
+- `z = log(lambda - lower)` if the prior's support is `(lower, inf)`, and
+  `z = logit((lambda - lower) / (upper - lower))` if it has an upper end;
+- if the prior has a law of the largest eigenvalue, this is the coordinate of `lambda_1` alone. That
+  of each other eigenvalue is the logit of its ratio to `lambda_1`, on (0, 1).
 
-`z_i ~ N(z(lambda_0i), (2 s_i)^2)`: without ends `lambda_i = lambda_0i exp(2 s_i eps_i)`, so that
-`s_i` is the standard deviation of the logarithm of the singular value. The other eigenvalues are
-points. One-dimensional expectations are Gauss-Hermite sums. `docs/spectral-guide.md`.
+The law is `z_i ~ N(z(lambda_0i), (2 s_i)^2)`. If the support has no ends, the eigenvalue is
+`lambda_i = lambda_0i exp(2 s_i eps_i)`, so that `s_i` is the standard deviation of the logarithm of
+the singular value. The other eigenvalues are point estimates. One-dimensional expectations are
+Gauss-Hermite sums (`docs/spectral-guide.md`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from bayes_htr.priors import MatrixPrior, ResolvedTerm
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
 _HALF_LOG_2PIE = 0.5 * math.log(2 * math.pi * math.e)
 _FARTHEST = 30.0
-"""Logits are kept within so much, where float64 still tells the ends from what is inside."""
+"""The largest absolute value of a logit, at which float64 still tells a value from the end."""
 
 Elementwise = Callable[[Tensor], Tensor]
 
@@ -42,10 +43,11 @@ class SupportTransform:
     """The open interval `(lower, upper)` of positive numbers, with its unconstrained coordinate.
 
     Attributes:
-        lower: 0 or more.
-        upper: Perhaps infinite.
-        margin: Medians are kept off the ends (but 0) by this part of the lower end, or of the
-            width if that is less; with the gradient that they have there, which leads inside.
+        lower: The lower end, 0 or more.
+        upper: The upper end, which may be infinite.
+        margin: The smallest distance of medians from the ends, except from 0, as a fraction of the
+            lower end, or of the width if that is less. A median that is moved keeps its gradient,
+            which leads inside.
     """
 
     lower: float = 0.0
@@ -54,11 +56,11 @@ class SupportTransform:
 
     @property
     def is_bounded(self) -> bool:
-        """Whether it has an end but 0."""
+        """Whether the interval has an end other than 0 and infinity."""
         return self.lower > 0 or self.upper < math.inf
 
     def inside(self, x: Tensor) -> Tensor:
-        """`x`, moved inside if it is not, with the gradient of `x`."""
+        """The value `x`, moved into the interval if it is outside, with the gradient of `x`."""
         if not self.is_bounded:
             return x
         low = self.lower + self.margin * min(self.lower, self.upper - self.lower)
@@ -74,7 +76,7 @@ class SupportTransform:
         return (x - self.lower).log() - (self.upper - x).log()
 
     def value(self, z: Tensor) -> Tensor:
-        """What has the coordinate `z`."""
+        """The value whose coordinate is `z`."""
         if math.isinf(self.upper):
             return self.lower + z.exp()
         return self.lower + (self.upper - self.lower) * z.clamp(-_FARTHEST, _FARTHEST).sigmoid()
@@ -86,14 +88,14 @@ class SupportTransform:
         return math.log(self.upper - self.lower) + F.logsigmoid(z) + F.logsigmoid(-z)
 
     def ratio(self, x: Tensor, step: Tensor) -> Tensor:
-        """By what `x` is multiplied when its coordinate moves by `step`."""
+        """The factor by which `x` changes if its coordinate moves by `step`."""
         if not self.is_bounded:
             return step.exp()
         return self.value(self.coordinate(x) + step) / x
 
 
 RATIO = SupportTransform(0.0, 1.0, margin=1e-3)
-"""Of an eigenvalue to the largest."""
+"""The interval of the ratio of an eigenvalue to the largest one."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +103,11 @@ class EigenvaluePosterior:
     """The posterior of the eigenvalues of one matrix.
 
     Attributes:
-        prior: The prior on its matrix.
-        free: How many eigenvalues have a spread; the first of those that are given.
+        prior: The prior on the matrix.
+        free: The number of eigenvalues with a spread, which come first.
 
     Raises:
-        PriorError: Laws whose supports cannot be taken together.
+        PriorError: The supports of the prior's laws have no common interval.
     """
 
     prior: MatrixPrior
@@ -124,29 +126,30 @@ class EigenvaluePosterior:
 
     @cached_property
     def has_ratios(self) -> bool:
-        """Whether a law of the largest eigenvalue makes ratios to it the coordinates."""
+        """Whether the coordinates are ratios to the largest eigenvalue, because it has a law."""
         return bool(self._of_top)
 
     @cached_property
     def interval(self) -> SupportTransform:
-        """Where every eigenvalue may be, or, with ratios, the largest."""
+        """The interval of every eigenvalue, or of the largest one if the others are ratios."""
         return SupportTransform(*_support(self._of_top or self._of_all))
 
     @property
     def needs_medians(self) -> bool:
-        """Whether factors depend on the medians, and not on the spread alone."""
+        """Whether factors depend on the medians as well as on the spread."""
         return self.has_ratios or self.interval.is_bounded
 
     def factors(self, medians: Tensor | None, spread: Tensor, noise: Tensor) -> Tensor:
-        """By what singular values are multiplied.
+        """The factors by which a draw multiplies singular values.
 
         Args:
-            medians: `(free,)` eigenvalues; `None` if they are not needed.
-            spread: `(free,)`.
-            noise: `(..., free)` standard normal.
+            medians: `(free,)` medians of eigenvalues; `None` if they are not needed.
+            spread: `(free,)` spreads.
+            noise: `(..., free)` standard normal noise.
 
         Returns:
-            `(..., free)`. With ratios, the points are multiplied as the first is; else not at all.
+            `(..., free)`. With ratios, singular values without a spread have the factor of the
+            first one; otherwise they stay as they are.
         """
         step = 2 * spread * noise
         if not self.needs_medians:
@@ -159,25 +162,25 @@ class EigenvaluePosterior:
         return torch.cat([top, top * others], dim=-1).sqrt()
 
     def medians(self, eigenvalues: Tensor) -> Tensor:
-        """`(K,)` the eigenvalues themselves, but moved inside the support."""
+        """The eigenvalues `(K,)`, moved into the support."""
         if not self.has_ratios:
             return self.interval.inside(eigenvalues)
         top = self.interval.inside(eigenvalues[:1])
         return torch.cat([top, top * RATIO.inside(eigenvalues[1:] / eigenvalues[:1])])
 
     def kl(self, eigenvalues: Tensor, spread: Tensor, moments: HyperparameterMoments) -> Tensor:
-        """`E_q[log q - log p]`: of the free eigenvalues; and `-log p` of the points.
+        """`E_q[log q - log p]` of the free eigenvalues, plus `-log p` of the others.
 
-        Densities of the spectrum in any order: its eigenvalues are labelled, so `K!` is left out.
-        Points are scored in the coordinate of the prior's statistic, as in `"map"`.
+        The densities are those of labelled eigenvalues, so that the factor `K!` is left out. Point
+        estimates are scored in the coordinate of the prior's statistic, as in `"map"`.
 
         Args:
-            eigenvalues: `(K,)` float64, the free ones first; with ratios the first the largest.
+            eigenvalues: `(K,)` float64, the free ones first; with ratios, the first is the largest.
             spread: `(free,)` float64.
-            moments: The hyperparameters.
+            moments: The moments of the hyperparameters.
 
         Returns:
-            0-d, differentiable with respect to all three.
+            0-d, differentiable with respect to all three arguments.
         """
         z = self._coordinates(eigenvalues, spread)
         slopes = [i.log_slope(u) for i, u in zip(self._intervals, z, strict=False)]
@@ -188,7 +191,7 @@ class EigenvaluePosterior:
     def expected_log_ratio(
         self, term: ResolvedTerm, eigenvalues: Tensor, spread: Tensor
     ) -> tuple[float, Tensor]:
-        """How many values a term scores, and `E sum r(x)` over them, of a tail index `t`."""
+        """The number of values that a term scores, and `E sum r(x)` over them."""
 
         def r(x: Tensor) -> Tensor:
             return log_ratio(term, term.statistic.of_eigenvalues(x), {})
@@ -201,9 +204,11 @@ class EigenvaluePosterior:
     def _expected_log_prior(
         self, eigenvalues: Tensor, spread: Tensor, moments: HyperparameterMoments
     ) -> Tensor:
-        """In `(lambda_1, ratios)` with ratios; else in `lambda`, points in the statistic's own.
+        """The expected log density of the prior.
 
-        The first law has the Jacobian of its natural coordinate, the others are functions.
+        It is a density over `(lambda_1, ratios)` with ratios, and otherwise over `lambda`, where
+        point estimates are in the statistic's own coordinate. The first law has the Jacobian of its
+        natural coordinate, and the others are functions of the spectrum.
         """
 
         def density(x: Tensor) -> Tensor:
@@ -238,7 +243,7 @@ class EigenvaluePosterior:
         return _mean(f(top)) + _mean(f(both))
 
     def _mean_of_points(self, f: Elementwise, eigenvalues: Tensor, spread: Tensor) -> Tensor:
-        """`E sum f(lambda)` over the others."""
+        """`E sum f(lambda)` over the eigenvalues that are point estimates."""
         points = eigenvalues[self.free :]
         if not self.has_ratios:
             return _mean(f(self.interval.inside(points).unsqueeze(0)))
@@ -246,7 +251,10 @@ class EigenvaluePosterior:
         return _mean(f(top * RATIO.inside(points / eigenvalues[:1])))
 
     def _coordinates(self, eigenvalues: Tensor, spread: Tensor) -> list[Tensor]:
-        """The unconstrained coordinates at the nodes: `(20, free)`, or `(20, 1)` and the rest."""
+        """The unconstrained coordinates at the quadrature nodes.
+
+        They are `(20, free)`, or with ratios `(20, 1)` of the largest and those of the others.
+        """
         nodes = spread.new_tensor(_NODES).unsqueeze(1)
         free = eigenvalues[: self.free]
         if not self.has_ratios:
@@ -270,9 +278,9 @@ class EigenvaluePosterior:
 
 
 def _mean(values: Tensor) -> Tensor:
-    """The sum over eigenvalues of the mean over nodes: of `(..., nodes, count)`, or two-fold nodes.
+    """Sum `(..., nodes, count)` over eigenvalues after the mean over one or two sets of nodes.
 
-    Leading dimensions are averaged over.
+    The result is the average over leading dimensions.
     """
     weights = values.new_tensor(_WEIGHTS / _WEIGHTS.sum())
     Q = values.shape[-2]
@@ -284,7 +292,7 @@ def _mean(values: Tensor) -> Tensor:
 
 
 def _support(terms: tuple[ResolvedTerm, ...]) -> tuple[float, float]:
-    """The eigenvalues that all these laws allow."""
+    """The interval of eigenvalues that is in the support of all these laws."""
     one = torch.ones((), dtype=torch.float64)
     lower, upper = 0.0, math.inf
     for term in terms:

@@ -1,14 +1,14 @@
 """Guides with normal laws over the weights: mean field, and low rank plus diagonal.
 
-The two differ in the covariance alone (`GaussianGuide`). `KL = -entropy - E[log prior]`. The
-entropy is closed, and so is the expectation for `Entries(Normal)` at any strength `s`, given the
-hyperparameters:
+The two guides differ only in the covariance (`GaussianGuide`). The KL divergence is
+`KL = -entropy - E[log prior]`. The entropy has a closed form, and so has the expectation for
+`Entries(Normal)` at any strength `s`, given the hyperparameters:
 
     E[-s log N(W_ij; m, t)]
         = s (((location_ij - m)^2 + variance_ij) / (2 t^2) + log t + log(2 pi) / 2)
 
-Any other term of a prior is scored at the one sample. A flat parameter is a point: its posterior
-would be improper, and it adds nothing to the KL divergence.
+Any other term of a prior is evaluated at the single sample. A parameter with a flat prior is a
+point estimate, because its posterior would be improper, and adds nothing to the KL divergence.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class GaussianGuide(VariationalGuide):
 
     @property
     def drawn(self) -> tuple[str, ...]:
-        """As in the base: those with a prior."""
+        """Names of the parameters whose entries are all drawn, which are those with a prior."""
         return self.random
 
     @classmethod
@@ -76,7 +76,7 @@ class GaussianGuide(VariationalGuide):
         hyperparameters: Mapping[str, Tensor],
         options: Mapping[str, Any],
     ) -> G:
-        """As in the base; the option is `init_scale`."""
+        """Make an untrained guide as in the base class; the option is `init_scale`."""
         return cls(densities, hyperparameters, init_scale=options["init_scale"])
 
     def location(self, name: str) -> nn.Parameter:
@@ -84,16 +84,16 @@ class GaussianGuide(VariationalGuide):
         return self.locations[self.names.index(name)]
 
     def hyperparameter_coordinates(self) -> list[nn.Parameter]:
-        """As in the base."""
+        """The parameters of the posteriors of hyperparameters."""
         return list(self.hyper.parameters())
 
     def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
-        """One draw with gradient; flat parameters are their locations."""
+        """Draw once with gradient; parameters with a flat prior are at their locations."""
         points = dict(zip(self.names, self.locations, strict=True))
         return points | self._noisy(None) | self.hyper.rsample()
 
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """One draw, without gradient; the generator is on the CPU."""
+        """Draw once without gradient; the generator is on the CPU."""
         with torch.no_grad():
             points = {
                 n: p.detach().clone() for n, p in zip(self.names, self.locations, strict=True)
@@ -101,12 +101,12 @@ class GaussianGuide(VariationalGuide):
             return points | self._noisy(generator) | self.hyper.draw(generator)
 
     def centre(self) -> dict[str, Tensor]:
-        """The locations, and the means or medians of hyperparameters."""
+        """The locations of parameters, and the means or medians of hyperparameters."""
         points = zip(self.names, self.locations, strict=True)
         return {n: p.detach().clone() for n, p in points} | self.hyper.centre()
 
     def kl(self, sample: Mapping[str, Tensor]) -> Tensor:
-        """`KL(guide | prior)` in nats, 0-d, in float64; closed where it can be (see the module)."""
+        """`KL(guide | prior)` in nats, 0-d, in float64, in closed form as far as there is one."""
         total = self.hyper.kl().to(self.locations[0].device)
         total = total + self.evidence.energy(HyperparameterMoments(sample)).to(total)
         if not self.random:
@@ -134,7 +134,7 @@ class GaussianGuide(VariationalGuide):
 
     @abstractmethod
     def _noisy(self, generator: torch.Generator | None) -> dict[str, Tensor]:
-        """Draws of the parameters in `random`; from Torch's global generator if none is given."""
+        """Draw the parameters in `random`, with PyTorch's global generator if none is given."""
 
     @abstractmethod
     def _entropy(self) -> Tensor:
@@ -201,7 +201,7 @@ class LowRank(GaussianGuide):
         hyperparameters: Where hyperparameters start, by name, unconstrained.
         init_scale: The standard deviation of every weight at the start (see `start_scale`), up to
             the chance of the directions, which are drawn and have half of the variance.
-        rank: `r`; of a layer with fewer weights, their number.
+        rank: The number `r` of directions; a layer with fewer weights has as many as weights.
     """
 
     kind: ClassVar[str] = "lowrank"
@@ -241,12 +241,12 @@ class LowRank(GaussianGuide):
         hyperparameters: Mapping[str, Tensor],
         options: Mapping[str, Any],
     ) -> LowRank:
-        """As in the base; the options are `init_scale` and `rank`."""
+        """Make an untrained guide as in the base class; the options are `init_scale`, `rank`."""
         scale, rank = options["init_scale"], options["rank"]
         return cls(densities, hyperparameters, init_scale=scale, rank=rank)
 
     def settings(self) -> dict[str, Any]:
-        """As those of the base, and the rank."""
+        """The settings of the base class, and the rank."""
         return super().settings() | {"rank": self.rank}
 
     def _noisy(self, generator: torch.Generator | None) -> dict[str, Tensor]:
@@ -301,7 +301,7 @@ def _split_closed(prior: MatrixPrior) -> tuple[list[ResolvedTerm], MatrixPrior]:
 
 
 def _by_matrix(prior: ParameterPrior, tensor: Tensor) -> dict[str, Tensor]:
-    """A tensor's entries by matrix, in any order within one."""
+    """The entries of a tensor by matrix; their order within a matrix is not defined."""
     if len(prior.matrices) == 1:
         return {prior.matrices[0].name: tensor}
     return prior.split(tensor)

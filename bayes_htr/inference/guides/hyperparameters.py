@@ -1,7 +1,7 @@
-"""Posteriors of hyperparameters in guides, and what they are inferred from.
+"""Posteriors of hyperparameters in guides, and the evidence from which they are inferred.
 
-`HyperparameterPosterior` is learnt by gradients; `SpectralHyperparameters` adds those that follow
-in closed form from posteriors of spectra. `FrozenEvidence` has the values of frozen parameters.
+`HyperparameterPosterior` is learnt by gradients. `SpectralHyperparameters` adds posteriors that
+follow in closed form from those of spectra. `FrozenEvidence` has the values of frozen parameters.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class HyperparameterMoments:
     """The hyperparameters at which priors are scored.
 
     Attributes:
-        values: By name, 0-d, or `(J, 1, 1)` for an average over so many.
-        gammas: `(E t, E log t)` of tail indices that have a Gamma posterior, by name.
+        values: The values by name, 0-d, or `(J, 1, 1)` for an average over `J` values.
+        gammas: The moments `(E t, E log t)` of tail indices with a Gamma posterior, by name.
     """
 
     values: Mapping[str, Tensor] = field(default_factory=dict)
@@ -42,7 +42,7 @@ class HyperparameterMoments:
     def log_prob(self, term: ResolvedTerm, x: Tensor) -> Tensor:
         """`strength E log p(x)` for each element of `x`.
 
-        In a tail index `t` it is affine in `t` and `log t`:
+        If the hyperparameter is a tail index `t`, the log density is affine in `t` and `log t`:
         `log p(x | t) = log p(x | 1) + log t - (t - 1) r(x)`.
         """
         tail_index = term.hyperparameters.get("tail_index")
@@ -66,16 +66,16 @@ def log_ratio(term: ResolvedTerm, x: Tensor, values: Mapping[str, Tensor]) -> Te
 class HyperparameterPosterior(nn.Module):
     """Independent posteriors of hyperparameters, learnt by gradients.
 
-    A Gamma law under a Gamma hyperprior, which is the family of its exact conditional where it is
-    the tail index of a power law. Otherwise a normal law in the unconstrained coordinate of
-    `biject_to`: for a positive hyperparameter, a log-normal one.
+    A hyperparameter with a Gamma hyperprior has a Gamma posterior. For the tail index of a power
+    law, this is the family of its exact conditional. Any other posterior is a normal law in the
+    unconstrained coordinate of `biject_to`, which is log-normal for a positive hyperparameter.
 
     Args:
         hyperparameters: The hyperparameters by name.
-        start: Where they start, by name, unconstrained; else where `Hyperparameter.start` says.
-        like: A tensor of their dtype and on their device.
-        counts: How many values each is inferred from, by name, which decides how wide its law is
-            at the start; 0 if not given.
+        start: The initial unconstrained coordinates by name; by default `Hyperparameter.start`.
+        like: A tensor with the dtype and the device of the parameters.
+        counts: The number of values from which each hyperparameter is inferred, by name; 0 if not
+            given. It determines the initial width of the posterior.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class HyperparameterPosterior(nn.Module):
         )
 
     def rsample(self) -> dict[str, Tensor]:
-        """One draw of each, 0-d, with gradient, from Torch's global generator."""
+        """Draw each hyperparameter, 0-d, with gradient, with PyTorch's global generator."""
         draw = {}
         for name, law in self.by_name().items():
             x = law.rsample()
@@ -101,7 +101,7 @@ class HyperparameterPosterior(nn.Module):
         return draw
 
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """One draw of each, 0-d, without gradient; the generator is on the CPU."""
+        """Draw each hyperparameter, 0-d, without gradient; the generator is on the CPU."""
         draw = {}
         with torch.no_grad():
             for name, law in self.by_name().items():
@@ -114,7 +114,7 @@ class HyperparameterPosterior(nn.Module):
         return draw
 
     def centre(self) -> dict[str, Tensor]:
-        """Means of Gamma laws, medians of others."""
+        """The means of Gamma laws, and the medians of the others."""
         with torch.no_grad():
             return {
                 name: law.mean
@@ -124,7 +124,7 @@ class HyperparameterPosterior(nn.Module):
             }
 
     def middles(self) -> Tensor:
-        """`(n,)` locations, of Gamma laws the logarithms of their means, without gradient."""
+        """The locations `(n,)`, without gradient; for a Gamma law, the logarithm of its mean."""
         middles = [
             numbers[1] if isinstance(h.law, Gamma) else numbers[0]
             for h, numbers in zip(self.hyperparameters.values(), self.laws, strict=True)
@@ -132,7 +132,7 @@ class HyperparameterPosterior(nn.Module):
         return torch.stack(middles).detach()
 
     def kl(self) -> Tensor:
-        """`KL(guide | hyperpriors)`: closed for Gamma laws, else by Gauss-Hermite quadrature."""
+        """`KL(guide | hyperpriors)`, closed for Gamma laws, by Gauss-Hermite sums for others."""
         total = torch.zeros((), dtype=torch.float64)
         for name, law in self.by_name().items():
             hyperparameter = self.hyperparameters[name]
@@ -166,16 +166,17 @@ class HyperparameterPosterior(nn.Module):
 
 
 def gamma_draw(law: GammaLaw, generator: torch.Generator) -> Tensor:
-    """One draw, 0-d, without gradient, from a generator on the CPU."""
+    """Draw from a Gamma law, 0-d, without gradient, with a generator on the CPU."""
     rate = law.rate.detach()
     unit = torch._standard_gamma(law.concentration.detach().cpu(), generator=generator)
     return unit.to(rate) / rate
 
 
 def _started(hyperparameter: Hyperparameter, u: Tensor, count: float) -> nn.Parameter:
-    """Logarithms of concentration and mean, which are orthogonal, or a location and log scale.
+    """The initial parameters of a posterior: two logarithms, or a location and a log scale.
 
-    The law is about as wide as `count` values leave the logarithm of a scale or tail index.
+    The logarithms are those of the concentration and the mean of a Gamma law, which are orthogonal
+    parameters. The width is about that of the posterior of a logarithm after `count` values.
     """
     if isinstance(hyperparameter.law, Gamma):
         shape, _ = hyperparameter.law.concentration_and_rate()
@@ -186,7 +187,7 @@ def _started(hyperparameter: Hyperparameter, u: Tensor, count: float) -> nn.Para
 
 
 class Update(NamedTuple):
-    """What spectra add to a Gamma law: to its concentration and to its rate."""
+    """The numbers that spectra add to the concentration and to the rate of a Gamma law."""
 
     concentration: float
     rate: Tensor
@@ -195,16 +196,16 @@ class Update(NamedTuple):
 class SpectralHyperparameters(nn.Module):
     """Independent posteriors of hyperparameters beside posteriors of spectra.
 
-    Where a Gamma hyperparameter is nothing but the tail index of laws of spectra, its best
-    posterior given those of the spectra is known, `Gamma(a + s K, b + s E sum r(lambda))`, and is
-    taken; all others are learnt.
+    If a hyperparameter with a Gamma hyperprior is only the tail index of laws of spectra, its best
+    posterior given those of the spectra is `Gamma(a + s K, b + s E sum r(lambda))`, and is not
+    learnt. The posteriors of all other hyperparameters are learnt.
 
     Args:
         hyperparameters: The hyperparameters by name.
-        conjugate: The names of those whose posterior follows from those of the spectra.
-        start: Where the others start, by name, unconstrained; may lack some.
-        like: A tensor of the dtype and on the device of those that are learnt.
-        counts: How many values each is inferred from.
+        conjugate: The names of the hyperparameters whose posteriors follow from the spectra.
+        start: The initial unconstrained coordinates of the others by name, not necessarily of all.
+        like: A tensor with the dtype and the device of the parameters.
+        counts: The number of values from which each hyperparameter is inferred, by name.
     """
 
     def __init__(
@@ -236,24 +237,24 @@ class SpectralHyperparameters(nn.Module):
         return laws
 
     def rsample(self, conditional: Mapping[str, GammaLaw]) -> dict[str, Tensor]:
-        """One draw of each, 0-d, with gradient, from Torch's global generator."""
+        """Draw each hyperparameter, 0-d, with gradient, with PyTorch's global generator."""
         return {name: law.rsample() for name, law in conditional.items()} | self.learnt.rsample()
 
     def draw(
         self, conditional: Mapping[str, GammaLaw], generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """One draw of each, 0-d, without gradient; the generator is on the CPU."""
+        """Draw each hyperparameter, 0-d, without gradient; the generator is on the CPU."""
         draws = {name: gamma_draw(law, generator) for name, law in conditional.items()}
         return draws | self.learnt.draw(generator)
 
     def centre(self, conditional: Mapping[str, GammaLaw]) -> dict[str, Tensor]:
-        """Means of Gamma laws, medians of others."""
+        """The means of Gamma laws, and the medians of the others."""
         return {name: law.mean for name, law in conditional.items()} | self.learnt.centre()
 
     def moments(
         self, values: Mapping[str, Tensor], conditional: Mapping[str, GammaLaw]
     ) -> HyperparameterMoments:
-        """What spectra are scored at: these values, and expectations under Gamma posteriors."""
+        """The moments at which spectra are scored: `values`, and those of Gamma posteriors."""
         learnt = self.learnt.by_name()
         gammas = {n: law for n, law in learnt.items() if isinstance(law, GammaLaw)}
         gamma_moments = {
@@ -264,7 +265,7 @@ class SpectralHyperparameters(nn.Module):
 
     @torch.no_grad()
     def average_moments(self, conditional: Mapping[str, GammaLaw]) -> HyperparameterMoments:
-        """What cached gradients belong to: an average over draws, always of the same noise."""
+        """The moments for cached gradients: an average over draws, always with the same noise."""
         generator = torch.Generator().manual_seed(0)
         draws = [self.learnt.draw(generator) for _ in range(_CACHED_DRAWS)]
         values = {name: torch.stack([d[name] for d in draws])[:, None, None] for name in draws[0]}
@@ -280,9 +281,10 @@ class SpectralHyperparameters(nn.Module):
 
 
 def conjugate_names(parameters: Iterable[ParameterPrior]) -> tuple[str, ...]:
-    """Hyperparameters with a Gamma law that are only ever the tail index of laws of spectra.
+    """Hyperparameters with a Gamma hyperprior that are only tail indices of laws of spectra.
 
-    Beside another hyperparameter in the same law they are not: the update would depend on it.
+    A tail index is left out if its law has another hyperparameter, on which the update would
+    depend.
     """
     uses: dict[str, list[bool]] = {}
     for matrix in (m for p in parameters for m in p.matrices):
@@ -296,15 +298,15 @@ def conjugate_names(parameters: Iterable[ParameterPrior]) -> tuple[str, ...]:
 
 
 class FrozenEvidence(nn.Module):
-    """The values in frozen parameters that inform hyperparameters.
+    """The values of frozen parameters, which are evidence about hyperparameters.
 
-    The module has no state of its own: the values are those of the network.
+    The module has no state of its own, because the values are those of the network.
 
     Args:
         parameters: The frozen parameters with their densities.
 
     Raises:
-        PriorError: A value where its law has no density.
+        PriorError: A value lies outside the support of its law.
     """
 
     def __init__(self, parameters: Iterable[ParameterPrior]) -> None:
@@ -330,7 +332,7 @@ class FrozenEvidence(nn.Module):
         self.terms.append(term)
 
     def scored(self) -> Iterator[tuple[ResolvedTerm, Tensor]]:
-        """Each law, and the values that it scores: `(count,)` float64."""
+        """Each law with the values that it scores, `(count,)` float64."""
         for i, term in enumerate(self.terms):
             yield term, self.get_buffer(f"values{i}")
 

@@ -19,12 +19,12 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bayes_htr.inference.data import mixes_examples
 from bayes_htr.inference.guides.spectral import SpectralGuide
 from bayes_htr.inference.guides.spectral_state import SpectralState
+from bayes_htr.models.inputs import Inputs, call_with
 from bayes_htr.spectra import parameters_of
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -76,7 +76,7 @@ class ExampleNoise:
                         raise _refused(path, module, "has Entries(...) beside its spectral prior")
                     self.layers.append(_Layer(path, module, place, guide.state_of(matrix.name)))
 
-    def check(self, x: Tensor) -> None:
+    def check(self, x: Inputs) -> None:
         """Call the network, and look how it uses the weights that have draws.
 
         Args:
@@ -98,7 +98,7 @@ class ExampleNoise:
 
         with _hooks(self.layers, hook_of), torch.enable_grad():
             buffers = {name: b.clone() for name, b in self.root.named_buffers()}
-            total = functional_call(self.root, buffers, (x,)).sum()
+            total = call_with(self.root, buffers, x).sum()
         self._require_called(self.layers, called)
         if not total.requires_grad:
             return

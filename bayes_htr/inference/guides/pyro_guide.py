@@ -52,7 +52,7 @@ class PyroGuide(VariationalGuide):
     """An automatic guide of Pyro.
 
     Args:
-        guide: Its class, one of `PYRO_GUIDES` of `pyro.infer.autoguide`.
+        guide: The class of the guide, one of `PYRO_GUIDES` of `pyro.infer.autoguide`.
         densities: The parameters with their densities; their values are the start.
         hyperparameters: Where hyperparameters start, by name, unconstrained.
         init_scale: The standard deviation at the start, of a guide that takes one; see

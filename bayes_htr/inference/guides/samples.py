@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bayes_htr.engine import bind
 from bayes_htr.inference.guides.base import Guide
-from bayes_htr.models import BayesianClassifier
+from bayes_htr.models import BayesianModel
 from bayes_htr.priors import Hyperparameter
 
 
@@ -60,9 +60,9 @@ class Samples(Guide):
 
     @classmethod
     def from_state(
-        cls, model: BayesianClassifier, settings: Mapping[str, Any], state: Mapping[str, Tensor]
+        cls, model: BayesianModel, settings: Mapping[str, Any], state: Mapping[str, Tensor]
     ) -> Samples:
-        """The inverse of `settings` and `state_dict`."""
+        """Make a guide from the results of `settings` and `state_dict`."""
         return cls({n: state[f"draws{i}"] for i, n in enumerate(settings["names"])})
 
 
@@ -121,8 +121,8 @@ class PointMass(Guide):
 
     @classmethod
     def from_state(
-        cls, model: BayesianClassifier, settings: Mapping[str, Any], state: Mapping[str, Tensor]
+        cls, model: BayesianModel, settings: Mapping[str, Any], state: Mapping[str, Tensor]
     ) -> PointMass:
-        """The inverse of `settings` and `state_dict`."""
+        """Make a guide from the results of `settings` and `state_dict`."""
         coordinates = {n: state[f"coordinate{i}"] for i, n in enumerate(settings["names"])}
         return cls(coordinates, bind(model.priors, model.net).hyperpriors)

@@ -32,7 +32,7 @@ def test_our_steps_descend(work):
     trainer = run.trainer
 
     def mean_log_probability():
-        logits = trainer._logits(trainer.guide.centre(), work.x)
+        logits = trainer._outputs(trainer.guide.centre(), work.x)
         return logits.log_softmax(1)[range(16), work.y].mean()
 
     before = mean_log_probability()

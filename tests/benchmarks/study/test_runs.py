@@ -8,7 +8,8 @@ import pytest
 import torch
 
 import bayes_htr as htr
-from bayes_htr.posterior.prediction import Prediction, scores
+from bayes_htr.posterior.prediction import Prediction
+from bayes_htr.posterior.scores import scores
 from benchmarks.study import cells, runs
 from benchmarks.study.cells import Base, split
 from benchmarks.study.runs import (

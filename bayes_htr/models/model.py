@@ -1,4 +1,4 @@
-"""`BayesianClassifier`: a network, priors on its weights, and the joint density of both with data.
+"""`BayesianModel`: a network, priors on its weights, a likelihood, and their joint density.
 
 One definition, seen in the three coordinates of `docs/theory.md`. In `"map"` the mode is what
 `htr.MAP` trains to: each spectral statistic in its natural coordinate, every hyperparameter in
@@ -14,18 +14,21 @@ import pyro
 import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.utils.stateless import _reparametrize_module
 
 from bayes_htr._checks import number
-from bayes_htr._torch import isolated_randomness
+from bayes_htr._torch import input_dtype, isolated_randomness
 from bayes_htr.engine import bind
 from bayes_htr.errors import DataError
-from bayes_htr.models.examples import as_tensor, check_label_shape, check_labels, check_outputs
-from bayes_htr.models.likelihood import SMOOTHING_SITE, Likelihood
+from bayes_htr.models.categorical import Categorical
+from bayes_htr.models.examples import as_tensor, is_abstract
+from bayes_htr.models.inputs import Inputs, call, call_with, describe_inputs, num_examples
+from bayes_htr.models.likelihood import TEMPERING_SITE, Likelihood
+from bayes_htr.models.likelihood_forms import as_likelihood
 from bayes_htr.models.programs import FRAMES, Frames, Weights, spectral_program, weight_program
 from bayes_htr.models.sites import WeightSite, with_data_dimension
-from bayes_htr.priors import Densities, Priors
+from bayes_htr.priors import Densities, Hyperparameter, Priors
+from bayes_htr.priors.law import Law
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.modules import unwrap
 
@@ -33,24 +36,24 @@ Coordinates = Literal["map", "weight", "spectral"]
 COORDINATES = ("map", "weight", "spectral")
 
 
-class BayesianClassifier:
-    """A classifier `p(y | x, W) = softmax(net(x))` with priors on the spectra of its weights.
+class BayesianModel:
+    """A network, priors on the spectra of its weights, and a likelihood of labels given outputs.
 
     Args:
-        net: Any module that takes `(N, ...)` inputs to `(N, C)` logits. It is never changed.
+        net: Any module that takes `(N, ...)` inputs, one or several, to outputs `(N, ...)`, or to
+            an object with these as `logits`. It is never changed.
         priors: The priors on its parameters.
-        class_weights: `(C,)` positive powers of the likelihood of each class; ones by default.
-        label_smoothing: In `[0, 1)`: the share `eps` of each label that is spread evenly over all
-            classes, in the likelihood `prod_c p(c | x, W)^(q_c)` with
-            `q = (1 - eps) e_y + eps / C`. Predictions and scores are not smoothed.
+        likelihood: The likelihood: `Categorical(...)`, which is the default, or `Bernoulli()`;
+            `Normal(scale=...)` for real-valued targets, with a law as the scale if the noise is to
+            be learnt; or a callable that takes outputs to a distribution of Pyro over the labels,
+            such as `lambda f: dist.Poisson(f.squeeze(-1).exp())`.
 
     Attributes:
-        likelihood: The class weights and the label smoothing.
+        likelihood: The likelihood.
 
     Raises:
-        PriorError: Priors that do not fit the network.
-        DataError: Class weights that are not positive and finite.
-        ValueError: A label smoothing out of range.
+        PriorError: Priors that do not fit the network, or a law that is no likelihood.
+        ValueError: Something else for a likelihood.
     """
 
     def __init__(
@@ -58,17 +61,16 @@ class BayesianClassifier:
         net: nn.Module,
         priors: Priors,
         *,
-        class_weights: Any = None,
-        label_smoothing: float = 0.0,
+        likelihood: Likelihood | Law | Callable[[Tensor], Any] | None = None,
     ) -> None:
         self._net = net
         self._priors = priors
-        self.likelihood = Likelihood(class_weights, label_smoothing)
+        self.likelihood = as_likelihood(likelihood)
         self._energy = bind(priors, net)
         parameters = parameters_of(net)
         self._paths = {p.name: p.path for p in parameters}
         self._shapes = {p.name: p.tensor.shape for p in parameters}
-        self._shapes |= {name: u.shape for name, u in self._energy.latents().items()}
+        self._shapes |= {name: u.shape for name, u in self._latents().items()}
 
     @property
     def net(self) -> nn.Module:
@@ -80,8 +82,14 @@ class BayesianClassifier:
         """The priors, read-only: for others make another model."""
         return self._priors
 
+    @property
+    def hyperpriors(self) -> dict[str, Hyperparameter]:
+        """The hyperparameters of priors and likelihood that MAP optimises, by name."""
+        return self._energy.hyperpriors | self.likelihood.hyperparameters
+
     def __repr__(self) -> str:
-        return f"BayesianClassifier({type(self.net).__name__}, {self.priors!r})"
+        net = type(self.net).__name__
+        return f"BayesianModel({net}, {self.priors!r}, likelihood={self.likelihood!r})"
 
     def initial_params(self) -> dict[str, Tensor]:
         """Copies of the network's trainable parameters and of the hyperparameters, by name.
@@ -94,7 +102,7 @@ class BayesianClassifier:
     def log_joint(
         self,
         params: Mapping[str, Tensor],
-        batch: tuple[Tensor, Tensor],
+        batch: tuple[Inputs, Tensor],
         *,
         num_data: int,
         coordinates: Coordinates = "map",
@@ -106,7 +114,8 @@ class BayesianClassifier:
             params: In `"map"`, parameters by name and hyperparameters in unconstrained
                 coordinates; those left out stay at their present values. In the others, the
                 sites of `pyro_model(coordinates)`, all of them, as they are.
-            batch: `(x, y)` on the parameters' device.
+            batch: `(x, y)` on the parameters' device; `x` is a tensor, or a tuple or dictionary of
+                tensors for a network with several inputs.
             num_data: The size of the data set that the batch was drawn from.
             coordinates: `"map"`: the density whose mode `htr.MAP` finds, constants of the prior
                 dropped. `"weight"`: over the entries, with all constants where a matrix has
@@ -119,23 +128,32 @@ class BayesianClassifier:
         Raises:
             ValueError: Other coordinates, or a parameter or site that the model does not have, that
                 has another shape there, or, but in `"map"`, that is missing.
-            DataError: Labels that are no whole numbers of at least 0, one for each input.
+            DataError: Labels that are none for the likelihood, one for each example.
             PriorError: But in `"map"`: a prior that is no density.
         """
         _check_coordinates(coordinates)
         if not isinstance(batch, list | tuple) or len(batch) != 2:
             raise DataError(f"the batch must be a pair (x, y), not {type(batch).__name__}")
-        x, y = (v if isinstance(v, Tensor) else as_tensor(v, "the batch") for v in batch)
         number(num_data, "num_data", above=0)
-        check_label_shape(y, tuple(x.shape), "the batch")
-        y = y.long()
+        x: Any = batch[0]
+        y: Any = batch[1]
+        if not isinstance(x, Tensor | tuple | dict):
+            x = as_tensor(x, "the batch inputs")
+        if not (isinstance(y, Tensor) and is_abstract(y)):
+            y = self.likelihood.checked(y, "the batch")
+        if len(y) != num_examples(x):
+            raise DataError(
+                f"the batch: {describe_inputs(x, dtypes=False)} and labels of shape "
+                f"{tuple(y.shape)}; they must have one label for each example"
+            )
+        y = self.likelihood.cast(y, self._dtype())
         if coordinates != "map":
             program = self.pyro_model(coordinates, epoch=epoch)
             return _log_density(program, params, x, y, num_data)
         values = self._complete(params)
-        logits = self._logits(values, x)
-        check_labels(y, "the batch", logits.shape[1])
-        return -num_data * self.likelihood(logits, y) - self._prior_energy(values, epoch)
+        outputs, _ = self._outputs(values, x, y, "the batch")
+        nll = self.likelihood(outputs, y, self._likelihood_values(values))
+        return -num_data * nll - self._prior_energy(values, epoch)
 
     def pyro_model(
         self,
@@ -146,8 +164,9 @@ class BayesianClassifier:
     ) -> Callable[..., Tensor]:
         """The model as a Pyro program: `model(x, y=None, *, num_data)`, with the labels as `y`.
 
-        Labels that are given have the likelihood of the class docstring; without them, labels are
-        drawn from the softmax.
+        Labels that are given are observed under the likelihood, with its weights and smoothing as
+        a factor `y:tempering`. Without them, labels are drawn from it, without weights and
+        smoothing. A noise that is learnt is the site `likelihood:scale`.
 
         - `"map"`: the sites are the trainable parameters and the hyperparameters in unconstrained
           coordinates, with a flat base measure, and the prior is the factor `prior`. `AutoDelta` on
@@ -179,8 +198,12 @@ class BayesianClassifier:
             raise ValueError(f"frames={frames!r} must be one of {', '.join(FRAMES)}")
         weights = self._weights_program(coordinates, epoch, frames)
 
-        def model(x: Tensor, y: Tensor | None = None, *, num_data: int) -> Tensor:
-            return self.likelihood.sample(self._logits(weights(), x), y, num_data)
+        def model(x: Inputs, y: Tensor | None = None, *, num_data: int) -> Tensor:
+            number(num_data, "num_data", above=0)
+            values = weights()
+            own = self._likelihood_values(values) if coordinates == "map" else self._draw_values()
+            outputs, left = self._outputs(values, x, y, "the model")
+            return self.likelihood.sample(outputs, y, num_data, own, left)
 
         return model
 
@@ -216,7 +239,7 @@ class BayesianClassifier:
         return program
 
     def _complete(self, params: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        values = self._parameters() | self._energy.latents()
+        values = self._parameters() | self._latents()
         if unknown := set(params) - set(values):
             raise ValueError(
                 f"the model has no parameter {', '.join(sorted(unknown))}; it has "
@@ -230,36 +253,72 @@ class BayesianClassifier:
         return values | dict(params)
 
     def _prior_energy(self, values: Mapping[str, Tensor], epoch: int | None) -> Tensor:
+        """The energy of weights and of all hyperparameters, those of the likelihood included."""
         tensors = self._parameters() | dict(values)
-        return self._energy.total(self._energy.terms_at(tensors, values, epoch))
+        energy = self._energy.total(self._energy.terms_at(tensors, values, epoch))
+        for name, hyperparameter in self.likelihood.hyperparameters.items():
+            energy = energy + hyperparameter.energy(values[name]).to(energy)
+        return energy
 
-    def _logits(self, values: Mapping[str, Tensor], x: Tensor) -> Tensor:
-        """Logits `(N, C)`, or `(..., N, C)` for values of a batch shape `(..., 1)`.
+    def _likelihood_values(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The likelihood's hyperparameters, from their unconstrained coordinates."""
+        own = self.likelihood.hyperparameters
+        return {name: h.value(values[name]) for name, h in own.items()}
+
+    def _draw_values(self) -> dict[str, Tensor]:
+        """The sites of the likelihood's hyperparameters."""
+        like = torch.zeros((), dtype=self._dtype())
+        return {
+            name: pyro.sample(name, hyperparameter.distribution(like))
+            for name, hyperparameter in self.likelihood.hyperparameters.items()
+        }
+
+    def _dtype(self) -> torch.dtype:
+        """The dtype of real-valued labels: that of the network, float32 at least."""
+        dtype = input_dtype(self.net)
+        return dtype if dtype in (torch.float32, torch.float64) else torch.float32
+
+    def _outputs(
+        self, values: Mapping[str, Tensor], x: Inputs, y: Tensor | None, name: str
+    ) -> tuple[Tensor, int]:
+        """Outputs `(N, ...)`, or `(*left, N, ...)` for values of a batch shape `(*left, 1)`.
 
         The last dimension of a batch shape is that of the data, in whose plate weights have no
         part.
+
+        Returns:
+            The outputs, and the number of dimensions to the left of the data.
+
+        Raises:
+            DataError: Outputs that are not such as the likelihood takes, or do not fit labels.
         """
         batch, each = self._by_place(values)
-        logits = torch.stack([self._logits_at(place, x) for place in each])
-        return logits.reshape(batch[:-1] + logits.shape[1:])
+        outputs = [self._outputs_at(place, x) for place in each]
+        self.likelihood.check_outputs(outputs[0], num_examples(x), name, y)
+        stacked = torch.stack(outputs)
+        left = batch[:-1]
+        return stacked.reshape(left + stacked.shape[1:]), len(left)
 
-    def _logits_at(self, values: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    def _outputs_at(self, values: Mapping[str, Tensor], x: Inputs) -> Any:
         root = unwrap(self.net)
         weights = {path: values[name] for name, path in self._paths.items() if name in values}
         # Copies: batch normalisation in training mode would change the network's own buffers.
         buffers = {name: b.clone() for name, b in root.named_buffers()}
         if torch._C._is_tracing():  # functional_call refuses
             with _reparametrize_module(root, weights | buffers):
-                logits = root(x)
-        else:
-            logits = functional_call(root, weights | buffers, (x,))
-        check_outputs(logits, len(x), "the model")
-        return logits
+                return call(root, x)
+        return call_with(root, weights | buffers, x)
+
+    def _latents(self) -> dict[str, Tensor]:
+        """The unconstrained coordinates of all hyperparameters, where training starts."""
+        own = self.likelihood.hyperparameters
+        starts = {name: h.start().to(self._dtype()) for name, h in own.items()}
+        return self._energy.latents() | starts
 
     def _sites(self) -> dict[str, Tensor]:
         """The trainable parameters and the coordinates of hyperparameters, without gradient."""
         own = {name: p for name, p in self._parameters().items() if p.requires_grad}
-        return {name: value.detach() for name, value in (own | self._energy.latents()).items()}
+        return {name: value.detach() for name, value in (own | self._latents()).items()}
 
     def _parameters(self) -> dict[str, Tensor]:
         """All parameters of the network by name."""
@@ -280,6 +339,42 @@ class BayesianClassifier:
             return batch, [dict(values)]
         flat = {n: v.expand(batch + shapes[n]).flatten(0, len(batch) - 1) for n, v in full.items()}
         return batch, [{n: v[i] for n, v in flat.items()} for i in range(batch.numel())]
+
+
+class BayesianClassifier(BayesianModel):
+    """A classifier `p(y | x, W) = softmax(net(x))` with priors on the spectra of its weights.
+
+    It is `BayesianModel(net, priors, likelihood=Categorical(...))`.
+
+    Args:
+        net: Any module that takes `(N, ...)` inputs to `(N, C)` logits. It is never changed.
+        priors: The priors on its parameters.
+        class_weights: `(C,)` positive powers of the likelihood of each class; ones by default.
+        label_smoothing: In `[0, 1)`: the share `eps` of each label that is spread evenly over all
+            classes, in the likelihood `prod_c p(c | x, W)^(q_c)` with
+            `q = (1 - eps) e_y + eps / C`. Predictions and scores are not smoothed.
+
+    Attributes:
+        likelihood: The likelihood, with the class weights and the label smoothing.
+
+    Raises:
+        PriorError: Priors that do not fit the network.
+        DataError: Class weights that are not positive and finite.
+        ValueError: A label smoothing out of range.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        priors: Priors,
+        *,
+        class_weights: Any = None,
+        label_smoothing: float = 0.0,
+    ) -> None:
+        super().__init__(net, priors, likelihood=Categorical(class_weights, label_smoothing))
+
+    def __repr__(self) -> str:
+        return f"BayesianClassifier({type(self.net).__name__}, {self.priors!r})"
 
 
 def _check_coordinates(coordinates: str) -> None:
@@ -320,7 +415,7 @@ def _log_density(
         name
         for name, site in trace.nodes.items()
         if site["type"] == "sample"
-        and name not in ("data", "y", SMOOTHING_SITE)
+        and name not in ("data", "y", TEMPERING_SITE)
         and not name.endswith((":factor", ":prior"))
     ]
     if unknown := params.keys() - set(sites):

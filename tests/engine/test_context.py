@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import bayes_htr as htr
-from bayes_htr.engine.loss_scaling import factor_of
+from bayes_htr.engine.context import factor_of
 
 PRIORS = htr.Priors(htr.MaxEigenvalue(htr.Frechet(2.0, 1.0)))
 X, Y = torch.randn(20, 6), torch.arange(20) % 3
@@ -93,8 +93,11 @@ def test_a_scaler_of_another_network_is_no_matter_if_that_is_said(net):
 
 
 def test_a_scaler_that_is_not_enabled_scales_nothing(net):
-    assert factor_of(torch.amp.GradScaler("cpu", enabled=False)) == 1.0
-    assert factor_of(None) == 1.0
+    scaler = torch.amp.GradScaler("cpu", enabled=False)
+    assert factor_of(scaler) == 1.0
+    assert torch.equal(
+        htr.bind(PRIORS, net).backward(scaler=scaler), htr.bind(PRIORS, net).backward(scaler=None)
+    )
 
 
 def test_gradients_that_are_divided_already_are_refused(net):

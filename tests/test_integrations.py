@@ -1,8 +1,12 @@
-"""Callbacks of Lightning and Transformers; also without the packages, by their documented hooks."""
+"""Other people's trainers against training by hand, and spectra that are recorded in them.
+
+The recorders are also tested without the packages, by the documented hooks in their order.
+"""
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -12,6 +16,101 @@ from torch import nn
 
 import bayes_htr as htr
 from tests.analysis.history_cases import DATA, make_network
+from tests.integration_cases import CLIP, PRIORS, TRAINERS, Model, N, batches, by_hand, recorded
+from tests.processes import difference, found_by
+
+INTEGRATION_CASES = Path(__file__).with_name("integration_cases.py")
+
+# Training under priors
+
+
+@pytest.fixture(params=TRAINERS)
+def train(request):
+    if request.param != "own loop":
+        pytest.importorskip(request.param)
+    return TRAINERS[request.param]
+
+
+@pytest.fixture(scope="module")
+def expected():
+    """What training by hand does, by its settings."""
+    found = {}
+    for decoupled in (True, False):
+        for clip in (None, CLIP):
+            model = Model()
+            with recorded(model) as found[decoupled, clip]:
+                by_hand(model, decoupled=decoupled, clip=clip)
+    return found
+
+
+@pytest.mark.parametrize("decoupled", [True, False])
+@pytest.mark.parametrize(("parts", "clip"), [(1, None), (4, None), (4, CLIP)])
+def test_a_trainer_does_what_is_done_by_hand(train, expected, tmp_path, decoupled, parts, clip):
+    model = Model()
+    with recorded(model) as found:
+        train(model, tmp_path, decoupled=decoupled, parts=parts, clip=clip)
+    assert len(found["losses"]) == 12
+    assert difference(found, expected[decoupled, clip]) < 1e-10
+    assert difference(found, expected[not decoupled, clip]) > 1e-3
+
+
+def test_two_processes_do_what_one_does_by_hand(expected, tmp_path):
+    pytest.importorskip("accelerate")
+    found_in = found_by(INTEGRATION_CASES, tmp_path)
+    names = [file.stem.removesuffix("-0") for file in tmp_path.glob("*-0.pt")]
+    assert len(names) >= 2
+    for name in names:
+        found, other = found_in(name)
+        assert torch.equal(found["weights"], other["weights"])
+        found["losses"] = (found["losses"] + other["losses"]) / 2
+        assert difference(found, expected[name.endswith("True"), None]) < 1e-10, name
+
+
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_a_resumed_training_is_the_same_bit_for_bit(train, tmp_path, decoupled):
+    whole, resumed = Model(), Model()
+    checkpoint = train(whole, tmp_path / "whole", decoupled=decoupled)
+    train(resumed, tmp_path / "resumed", decoupled=decoupled, resume=checkpoint)
+    assert 0 < len(resumed.losses) < len(whole.losses)
+    for a, b in zip(whole.parameters(), resumed.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_module_of_lightning_with_two_optimisers():
+    lightning = pytest.importorskip("lightning.pytorch")
+
+    class Module(lightning.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.automatic_optimization = False
+            self.model = Model()
+
+        def training_step(self, batch):
+            return None
+
+        def configure_optimizers(self):
+            return [torch.optim.SGD(self.parameters(), lr=0.1) for _ in range(2)]
+
+    options = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = lightning.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        callbacks=[htr.integrations.lightning_prior(PRIORS, num_data=N)],
+        **options,
+    )
+    with pytest.raises(htr.PriorError, match=r"Module has 2 optimisers.*configure_optimizers"):
+        trainer.fit(Module(), batches(12))
+
+
+def test_an_optimiser_that_accelerate_has_prepared():
+    accelerate = pytest.importorskip("accelerate")
+    model = Model()
+    optimizer = accelerate.Accelerator(cpu=True).prepare(torch.optim.AdamW(model.parameters()))
+    with pytest.raises(htr.PriorError, match="before the trainer gets the optimiser"):
+        htr.with_prior(optimizer, PRIORS, model, num_data=N)
+
+
+# Recorders
 
 
 def test_lightning():

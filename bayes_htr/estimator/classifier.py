@@ -1,0 +1,450 @@
+"""`HTRClassifier`: Bayesian training of a network as an estimator of scikit-learn.
+
+It is `htr.fit` with the conventions of scikit-learn: settings in the constructor, tables and labels
+of any kind in, `predict` and `predict_proba` out. What is fitted is in `posterior_`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bayes_htr._checks import whole_number
+from bayes_htr._torch import isolated_randomness
+from bayes_htr.errors import DataError
+from bayes_htr.estimator.archive import (
+    labels_of_plain,
+    parameters_of_plain,
+    plain_labels,
+    plain_parameters,
+    read_archive,
+    write_archive,
+)
+from bayes_htr.estimator.settings import (
+    BATCH,
+    Array,
+    ModuleSetting,
+    PriorSetting,
+    build_module,
+    chosen_epochs,
+    chosen_method,
+    chosen_priors,
+    codes_of,
+    held_out,
+    mean_and_scale,
+)
+from bayes_htr.fitting import fit
+from bayes_htr.inference import Method
+from bayes_htr.models import BayesianClassifier
+from bayes_htr.posterior import Posterior, PosteriorSpectra, Prediction
+from bayes_htr.posterior.scores import scores
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.utils.class_weight import compute_class_weight
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import check_is_fitted, check_random_state, validate_data
+except ImportError:
+
+    class ClassifierMixin:  # type: ignore[no-redef]
+        """Stands for the class of scikit-learn where that is not installed."""
+
+    class BaseEstimator:  # type: ignore[no-redef]
+        """Stands for the class of scikit-learn, and says what to install."""
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+            """Raise `ImportError`."""
+            raise ImportError(
+                f'{cls.__name__} needs scikit-learn 1.6 or newer: pip install "bayes-htr[sklearn]"'
+            )
+
+
+class HTRClassifier(ClassifierMixin, BaseEstimator):
+    """A neural network whose weight spectra have priors, as a classifier of scikit-learn.
+
+    By default it is a network with one hidden layer of 256 units, whose posterior under the Lomax
+    prior is found by SVI with the spectral guide; the probabilities are averages over draws of the
+    weights.
+
+    There is no `sample_weight`, since the likelihood has weights of classes but not of examples,
+    and no `partial_fit`, since the posterior given a part of the data is not that given all: with
+    `warm_start=True`, `fit` starts from the weights of the fit before.
+
+    Args:
+        prior: The prior of every weight matrix: a name that `bayes-htr fit --prior` takes, such as
+            `"lomax"`, `"exponential"`, `"frechet"` or `"none"`; a file of priors that ends in
+            `.toml`; a prior, such as `htr.ESD(htr.Lomax(2.0))`; or `htr.Priors`.
+        strength: The power of the prior's density. By default 3 for the posterior under
+            `"lomax"`, that of `bayes-htr fit` for other names, and 1, Bayes' rule, for values.
+        method: `"svi"` or `"nuts"` for a posterior, `"map"` for its mode, or a method with
+            settings, such as `htr.SVI(guide="lowrank")`.
+        hidden: The numbers of units of the hidden layers, with ReLU after each; empty for a linear
+            model.
+        module: The network in place of that one: a module that takes `(N, ...)` inputs to
+            `(N, C)` logits, or a callable that makes one, as `module(n_features, n_classes)`. It
+            may take inputs of more than two dimensions, such as images.
+        epochs: The number of epochs. By default as many as make about 1,000 updates, but between
+            10 and 500.
+        batch_size: The number of examples per update; 32 by default.
+        lr: The learning rate; by default that of the method.
+        standardise: Whether inputs are shifted and scaled by the mean and standard deviation of
+            the training inputs: of each column in a table, of each channel (the second dimension)
+            in other inputs.
+        class_weight: Positive powers of the likelihood of the classes, as a mapping from labels;
+            or `"balanced"`, for powers that are inverse to the frequencies of the classes.
+        label_smoothing: The share of each label that is spread over all classes, in [0, 1).
+        early_stopping: Whether training ends when the negative log likelihood of validation data
+            improves no more; the best epoch is then kept.
+        validation_fraction: The share of the examples of each class that `early_stopping` holds
+            out.
+        patience: The number of epochs without improvement after which `early_stopping` ends.
+        samples: The number of draws of the weights in a prediction.
+        warm_start: Whether `fit` starts from the weights of the fit before, and keeps its scaling.
+        random_state: The seed of initial weights, validation split, batches and draws: a whole
+            number, a `numpy.random.RandomState`, or `None` for another one at each fit.
+        device: Where to train and predict, such as `"cuda"` or `"auto"`. On the CPU the default
+            network has the precision of its inputs, elsewhere single precision.
+        verbose: Whether to show a progress bar.
+
+    Attributes:
+        posterior_: The posterior, `htr.Posterior`. Its inputs are standardised.
+        classes_: The labels in the order of the columns of `predict_proba`: `(C,)`.
+        n_features_in_: The number of columns (or channels) of the inputs.
+        feature_names_in_: Their names, if the inputs had any.
+        mean_: What was subtracted from the inputs, broadcast over examples.
+        scale_: What the inputs were then divided by.
+        n_iter_: The number of epochs that were done.
+        seed_: The seed that was used.
+
+    Example:
+        >>> clf = htr.HTRClassifier(random_state=0).fit(X, y)
+        >>> clf.predict_proba(X_new), clf.spectra_.summary()
+    """
+
+    posterior_: Posterior
+    classes_: Array
+    mean_: Array
+    scale_: Array
+
+    def __init__(
+        self,
+        prior: PriorSetting = "lomax",
+        strength: float | None = None,
+        *,
+        method: str | Method = "svi",
+        hidden: Sequence[int] = (256,),
+        module: ModuleSetting = None,
+        epochs: int | None = None,
+        batch_size: int | None = None,
+        lr: float | None = None,
+        standardise: bool = True,
+        class_weight: Mapping[Any, float] | str | None = None,
+        label_smoothing: float = 0.0,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        patience: int = 10,
+        samples: int = 32,
+        warm_start: bool = False,
+        random_state: int | np.random.RandomState | None = None,
+        device: str | torch.device = "cpu",
+        verbose: bool = False,
+    ) -> None:
+        self.prior = prior
+        self.strength = strength
+        self.method = method
+        self.hidden = hidden
+        self.module = module
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.standardise = standardise
+        self.class_weight = class_weight
+        self.label_smoothing = label_smoothing
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.patience = patience
+        self.samples = samples
+        self.warm_start = warm_start
+        self.random_state = random_state
+        self.device = device
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any, **refused: Any) -> HTRClassifier:
+        """Find the posterior of the weights given examples.
+
+        Args:
+            X: Inputs, `(N, D)`: an array or a table of pandas. With `module=` also `(N, ...)`.
+            y: Labels `(N,)`: numbers, words or booleans.
+            refused: Nothing; what scikit-learn or its users may pass here is refused by name.
+
+        Returns:
+            The estimator itself.
+
+        Raises:
+            ValueError: Inputs or labels that are missing, not finite, of the wrong shape or kind,
+                or of a single class (`DataError`); a setting out of range.
+            PriorError: The prior is unknown, or does not suit the network or the method.
+            DivergenceError: The loss became NaN or infinite.
+            TypeError: `sample_weight` or another argument that is not taken.
+        """
+        self._refuse(refused)
+        before = self.__dict__.get("posterior_") if self.warm_start else None
+        inputs, codes = self._training_data(X, y, again=before is not None)
+        seed = self._draw_seed()
+        double = inputs.dtype == np.float64 and str(self.device).startswith("cpu")
+        net = self._network(seed, double=double)
+        patience = self.patience if self.early_stopping else None
+        method = chosen_method(self.method, net, self.lr, patience)
+        batch_size = BATCH if self.batch_size is None else self.batch_size
+        batch_size = whole_number(batch_size, "batch_size", at_least=1)
+        weights = None
+        if self.class_weight is not None:
+            labels = self.classes_[codes]
+            weights = compute_class_weight(self.class_weight, classes=self.classes_, y=labels)
+        validation = None
+        if getattr(method, "patience", None) is not None:
+            random = np.random.RandomState(seed % 2**32)
+            held = held_out(codes, self.validation_fraction, random)
+            validation = inputs[held], codes[held]
+            inputs, codes = inputs[~held], codes[~held]
+        num_data = len(codes)
+        self.posterior_ = fit(
+            BayesianClassifier(
+                net,
+                chosen_priors(self.prior, self.strength, num_data=num_data, method=method),
+                class_weights=weights,
+                label_smoothing=self.label_smoothing,
+            ),
+            (inputs, codes),
+            method=method,
+            epochs=chosen_epochs(
+                self.epochs, num_data=num_data, batch_size=batch_size, method=method
+            ),
+            batch_size=batch_size,
+            validation=validation,
+            seed=seed,
+            device=self.device,
+            init=before,
+            progress=bool(self.verbose),
+        )
+        self.seed_ = seed
+        self.n_iter_ = max(1, len(self.posterior_.history))
+        return self
+
+    def _refuse(self, arguments: Mapping[str, Any]) -> None:
+        """Raise `TypeError` for arguments of `fit` that it does not take."""
+        given = [name for name, value in arguments.items() if value is not None]
+        if "sample_weight" in given:
+            raise TypeError(
+                f"{type(self).__name__} does not take sample_weight: the likelihood has weights of "
+                "classes, not of examples; use class_weight=, or repeat the examples"
+            )
+        if given:
+            raise TypeError(f"fit takes X and y, not {', '.join(given)}")
+
+    def _training_data(self, X: Any, y: Any, *, again: bool) -> tuple[Array, Array]:
+        """Return checked inputs, standardised, and labels as numbers from 0; note what they are.
+
+        Args:
+            X: The inputs.
+            y: The labels.
+            again: Whether they must be like those of the fit before.
+        """
+        X, y = validate_data(self, X, y, reset=not again, **self._input_checks())
+        check_classification_targets(y)
+        if again:
+            return self._standardised(X), codes_of(y, self.classes_, len(X))
+        classes, codes = np.unique(y, return_inverse=True)
+        if len(classes) < 2:
+            raise DataError(
+                f"y has only one class, {classes.tolist()[0]!r}; a classifier needs examples of "
+                "two classes or more"
+            )
+        self.classes_ = classes
+        self.mean_, self.scale_ = np.zeros((1,) * X.ndim), np.ones((1,) * X.ndim)
+        if self.standardise:
+            self.mean_, self.scale_ = mean_and_scale(X)
+        return self._standardised(X), codes
+
+    def _input_checks(self) -> dict[str, Any]:
+        """Return what scikit-learn is to check: only a module takes whole numbers, or images."""
+        keeps_integers = self.module is not None and not self.standardise
+        return {
+            "dtype": "numeric" if keeps_integers else (np.float64, np.float32),
+            "allow_nd": self.module is not None,
+        }
+
+    def _standardised(self, X: Array) -> Array:
+        if not self.standardise:
+            return X
+        return ((X - self.mean_) / self.scale_).astype(X.dtype)
+
+    def _draw_seed(self) -> int:
+        if isinstance(self.random_state, np.random.RandomState | None):
+            return int(check_random_state(self.random_state).randint(2**31))
+        return whole_number(self.random_state, "random_state", below=2**63)
+
+    def _network(self, seed: int, *, double: bool) -> nn.Module:
+        """Return a network with initial weights, of double precision or of single."""
+        dtype = torch.float64 if double else torch.float32
+        features, classes = self.n_features_in_, len(self.classes_)
+        with isolated_randomness():
+            torch.default_generator.manual_seed(seed)
+            return build_module(self.module, self.hidden, features, classes, dtype=dtype)
+
+    def prediction(self, X: Any) -> Prediction:
+        """The predictive distribution, with its uncertainty about the weights: `htr.Prediction`.
+
+        Args:
+            X: Inputs, as in `fit`.
+
+        Raises:
+            ValueError: Inputs that are not like those of `fit`; `NotFittedError` before `fit`.
+        """
+        check_is_fitted(self, "posterior_")
+        X = validate_data(self, X, reset=False, **self._input_checks())
+        samples = whole_number(self.samples, "samples", at_least=1)
+        return self.posterior_.predict(self._standardised(X), samples, seed=self.seed_)
+
+    def predict_proba(self, X: Any) -> Array:
+        """The probabilities of the classes, `(N, C)`, in the order of `classes_`.
+
+        Raises:
+            ValueError: As `prediction`.
+        """
+        return self.prediction(X).log_probs.double().softmax(1).numpy()
+
+    def predict_log_proba(self, X: Any) -> Array:
+        """The logarithms of `predict_proba`, `(N, C)`.
+
+        Raises:
+            ValueError: As `prediction`.
+        """
+        return self.prediction(X).log_probs.double().log_softmax(1).numpy()
+
+    def predict(self, X: Any) -> Array:
+        """The most probable labels, `(N,)`.
+
+        Raises:
+            ValueError: As `prediction`.
+        """
+        codes = self.prediction(X).labels.numpy()
+        return self.classes_[codes]
+
+    def evaluate(self, X: Any, y: Any) -> dict[str, float]:
+        """Accuracy, negative log likelihood, calibration error and Brier score of predictions.
+
+        Args:
+            X: Inputs, as in `fit`.
+            y: Their labels, `(N,)`, all among `classes_`.
+
+        Raises:
+            ValueError: As `prediction`; or labels that `fit` has not seen (`DataError`).
+        """
+        prediction = self.prediction(X)
+        codes = codes_of(y, self.classes_, len(prediction.labels))
+        return scores(prediction, torch.from_numpy(codes))
+
+    @property
+    def spectra_(self) -> PosteriorSpectra:
+        """Draws of the spectra of the weight matrices: `posterior_.spectra()`.
+
+        Raises:
+            NotFittedError: Before `fit`.
+        """
+        check_is_fitted(self, "posterior_")
+        return self.posterior_.spectra(seed=self.seed_)
+
+    def save(self, path: str | PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the fitted estimator into one file: posterior, classes, scaling and settings.
+
+        The file is a zip archive of JSON and safetensors. Reading it runs no code.
+
+        Args:
+            path: The file.
+            overwrite: Whether to replace a file that is there.
+
+        Raises:
+            NotFittedError: Before `fit`.
+            DataError: Labels that JSON cannot hold.
+            OutputError: The file is there already, or cannot be written.
+        """
+        check_is_fitted(self, "posterior_")
+        parameters, lost = plain_parameters(self.get_params(deep=False))
+        names = getattr(self, "feature_names_in_", None)
+        weights = self.posterior_.network().parameters()
+        description = {
+            "parameters": parameters,
+            "lost": lost,
+            "classes": plain_labels(self.classes_),
+            "mean": self.mean_.tolist(),
+            "scale": self.scale_.tolist(),
+            "features": self.n_features_in_,
+            "feature_names": None if names is None else names.tolist(),
+            "epochs": self.n_iter_,
+            "seed": self.seed_,
+            "double": any(p.dtype == torch.float64 for p in weights),
+        }
+        write_archive(path, description, self.posterior_, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], *, module: ModuleSetting = None) -> HTRClassifier:
+        """Read an estimator that `save` has written.
+
+        Settings that no file can hold, such as an optimiser of one's own, have their defaults, and
+        a warning names them.
+
+        Args:
+            path: The file.
+            module: The network or what makes it, if the estimator had `module=`.
+
+        Raises:
+            CheckpointError: The file is missing, damaged or foreign, or does not fit the network.
+        """
+
+        def build(found: dict[str, Any]) -> nn.Module:
+            estimator._restore(found, module)
+            return estimator._network(found["seed"], double=found["double"])
+
+        estimator = cls()
+        found, estimator.posterior_ = read_archive(path, build)
+        if lost := [name for name in found["lost"] if name != "module"]:
+            warnings.warn(
+                f"{path} does not hold {', '.join(lost)}, which matter to the next fit only: they "
+                "have their defaults",
+                stacklevel=2,
+            )
+        return estimator
+
+    def _restore(self, found: Mapping[str, Any], module: ModuleSetting) -> None:
+        """Take over what a file says of an estimator.
+
+        Args:
+            found: The description that `save` has written.
+            module: The network or what makes it.
+
+        Raises:
+            KeyError, TypeError, ValueError: The description is damaged, or there is no module
+                where the estimator had one.
+        """
+        self.set_params(**parameters_of_plain(found["parameters"]))
+        if "module" in found["lost"] and module is None:
+            raise ValueError("its network had been given by module=; give it to load, too")
+        self.module = module
+        self.classes_ = labels_of_plain(found["classes"])
+        self.mean_ = np.asarray(found["mean"], dtype=np.float64)
+        self.scale_ = np.asarray(found["scale"], dtype=np.float64)
+        self.n_features_in_ = whole_number(found["features"], "features")
+        for constant in (self.mean_, self.scale_):
+            if constant.ndim < 2 or constant.shape[1] not in (1, self.n_features_in_):
+                raise ValueError(f"its scaling is of shape {constant.shape}")
+        if found["feature_names"] is not None:
+            self.feature_names_in_ = np.array(found["feature_names"], dtype=object)
+        self.n_iter_ = whole_number(found["epochs"], "epochs")
+        self.seed_ = whole_number(found["seed"], "seed")

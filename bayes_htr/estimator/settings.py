@@ -1,0 +1,231 @@
+"""What the settings and data of an estimator mean for `htr.fit`.
+
+The functions are those of network, method, priors, epochs, scaling, codes of labels and validation.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import math
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from os import PathLike
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from bayes_htr._checks import number, whole_number
+from bayes_htr.errors import DataError
+from bayes_htr.experiments.named_priors import named_priors
+from bayes_htr.fitting import default_method
+from bayes_htr.inference import MAP, NUTS, Method
+from bayes_htr.priors import Prior, Priors
+
+Array: TypeAlias = "npt.NDArray[Any]"
+ModuleSetting: TypeAlias = "nn.Module | Callable[[int, int], nn.Module] | None"
+PriorSetting: TypeAlias = "str | PathLike[str] | Prior | Priors | None"
+
+STEPS = 1000
+"""The number of updates of a fit for which no number of epochs is given."""
+LOMAX_STRENGTH = 3.0
+"""The strength of the Lomax prior of a posterior where none is given (`docs/tables.md`)."""
+BATCH = 32
+"""The number of examples of an update where none is given."""
+_FEWEST_EPOCHS, _MOST_EPOCHS = 10, 500
+
+
+def build_module(
+    module: ModuleSetting,
+    hidden: Sequence[int],
+    n_features: int,
+    n_classes: int,
+    *,
+    dtype: torch.dtype,
+) -> nn.Module:
+    """Build the network of an estimator; initial weights are drawn from the global generator.
+
+    Args:
+        module: A module, which is copied; a callable that makes one; or `None` for layers
+            `fc1`, `fc2`, ... with ReLU between them.
+        hidden: The numbers of units of the hidden layers.
+        n_features: The number of inputs.
+        n_classes: The number of outputs.
+        dtype: The precision of the layers.
+
+    Raises:
+        ValueError: What is given is no module and makes none, or a number of units is not positive.
+    """
+    if isinstance(module, nn.Module):
+        return copy.deepcopy(module)
+    if module is not None:
+        made = module(n_features, n_classes) if callable(module) else None
+        if not isinstance(made, nn.Module) or inspect.isclass(made):
+            raise ValueError(
+                f"module={module!r} must be a torch.nn.Module, or make one when it is called with "
+                f"the numbers of features and classes; it gave {made!r}"
+            )
+        return made
+    widths: Any = hidden
+    if not isinstance(widths, list | tuple | np.ndarray):
+        raise ValueError(f"hidden={hidden!r} must be a sequence of numbers of units, as in (256,)")
+    units = [whole_number(width, "hidden", at_least=1) for width in widths]
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    sizes = pairwise([n_features, *units, n_classes])
+    for layer, (inputs, outputs) in enumerate(sizes, start=1):
+        if layer > 1:
+            layers[f"relu{layer - 1}"] = nn.ReLU()
+        layers[f"fc{layer}"] = nn.Linear(inputs, outputs, dtype=dtype)
+    return nn.Sequential(layers)
+
+
+def chosen_method(
+    method: str | Method, net: nn.Module, lr: float | None, patience: int | None
+) -> Method:
+    """Return the method that an estimator trains with.
+
+    Args:
+        method: `"svi"`, `"map"`, `"nuts"`, or a method with settings.
+        net: The network; the default settings of SVI depend on it.
+        lr: The learning rate; `None` for that of the method.
+        patience: The number of epochs after which early stopping ends; `None` for none.
+
+    Raises:
+        ValueError: No method, or a learning rate or early stopping that it does not take.
+    """
+    given: dict[str, Any] = {} if lr is None else {"lr": number(lr, "lr", above=0)}
+    chosen: Any = method
+    if method == "svi":
+        chosen = default_method(net, **given)
+    elif method == "map":
+        chosen = MAP(**given)
+    elif isinstance(method, str) and method != "nuts":
+        raise ValueError(
+            f"method={method!r} must be 'svi', 'map', 'nuts', or a method with settings, such as "
+            "htr.SVI(lr=0.01)"
+        )
+    elif given:
+        raise ValueError(
+            f"lr={lr!r} is for method='svi' or 'map'; {method!r} has one of its own, or none"
+        )
+    elif method == "nuts":
+        chosen = NUTS()
+    if patience is None:
+        return chosen
+    patience = whole_number(patience, "patience", at_least=1)
+    if isinstance(chosen, NUTS):
+        raise ValueError("early_stopping=True is not for NUTS, which has no epochs; switch it off")
+    return chosen if chosen.patience is not None else dataclasses.replace(chosen, patience=patience)
+
+
+def chosen_priors(
+    prior: PriorSetting, strength: float | None, *, num_data: int, method: Method
+) -> Priors:
+    """Return the priors at their strength; a way to choose the strength from data belongs here.
+
+    Args:
+        prior: A name, a file of priors, a prior, or priors; `None` is `"none"`.
+        strength: The factor of the strength; `None` for the default that `HTRClassifier` tells.
+        num_data: The number of training examples.
+        method: The method; the default strength of a named prior depends on it.
+
+    Raises:
+        PriorError: An unknown prior, or a strength that is no number of at least 0.
+    """
+    posterior = not isinstance(method, MAP)
+    if prior == "lomax" and posterior and strength is None:
+        strength = LOMAX_STRENGTH
+    if prior is None or isinstance(prior, str | PathLike):
+        name = "none" if prior is None else prior
+        return named_priors(name, strength=strength, num_data=num_data, posterior=posterior)
+    priors = prior if isinstance(prior, Priors) else Priors(prior)
+    return priors if strength is None else priors.scaled(strength)
+
+
+def chosen_epochs(
+    epochs: int | None, *, num_data: int, batch_size: int, method: Method
+) -> int | None:
+    """Return the number of epochs, by default as many as make `STEPS` updates; NUTS has none.
+
+    Raises:
+        ValueError: `epochs` is less than 1.
+    """
+    if isinstance(method, NUTS):
+        return None
+    if epochs is not None:
+        return whole_number(epochs, "epochs", at_least=1)
+    wanted = math.ceil(STEPS / math.ceil(num_data / batch_size))
+    return min(max(wanted, _FEWEST_EPOCHS), _MOST_EPOCHS)
+
+
+def mean_and_scale(x: Array) -> tuple[Array, Array]:
+    """Return what standardises inputs, column by column in a table and otherwise by channel.
+
+    Args:
+        x: Inputs `(N, D)` or `(N, D, ...)`.
+
+    Returns:
+        Mean and standard deviation, `(1, D)` or `(1, D, 1, ...)` float64. For columns that are
+        constant but for rounding errors the deviation is replaced by 1.
+    """
+    axes = (0, *range(2, x.ndim))
+    mean = x.mean(axes, dtype=np.float64, keepdims=True)
+    deviation = x.std(axes, dtype=np.float64, keepdims=True)
+    return mean, np.where(deviation <= 1e-7 * np.abs(mean), 1.0, deviation)
+
+
+def codes_of(y: Any, classes: Array, examples: int) -> Array:
+    """Return labels as numbers from 0.
+
+    Args:
+        y: The labels.
+        classes: The labels in the order of their numbers, `(C,)`.
+        examples: How many labels there must be.
+
+    Raises:
+        DataError: Another number of labels, or labels that are not among `classes`.
+    """
+    labels = np.asarray(y)
+    if labels.shape != (examples,):
+        raise DataError(
+            f"{examples} examples and labels of shape {labels.shape}; give one label for each"
+        )
+    code_of = {label: code for code, label in enumerate(classes.tolist())}
+    if unknown := sorted({v for v in labels.tolist() if v not in code_of}, key=repr):
+        raise DataError(
+            f"the labels {unknown} are not among those of the first fit, {list(code_of)}; leave "
+            "these examples out, or fit anew with all of them (and warm_start=False)"
+        )
+    return np.array([code_of[label] for label in labels.tolist()], dtype=np.int64)
+
+
+def held_out(codes: Array, fraction: float, random: np.random.RandomState) -> npt.NDArray[np.bool_]:
+    """Choose validation examples: a fraction of each class, rounded, but never all of a class.
+
+    Args:
+        codes: The classes of the examples, `(N,)`.
+        fraction: The fraction, in (0, 1).
+        random: The source of randomness.
+
+    Returns:
+        Which examples are held out, `(N,)`.
+
+    Raises:
+        ValueError: A fraction out of range, or so small that it holds out nothing.
+    """
+    share = number(fraction, "validation_fraction", above=0, below=1)
+    held = np.zeros(len(codes), dtype=bool)
+    for code in np.unique(codes):
+        of_class = random.permutation(np.flatnonzero(codes == code))
+        held[of_class[: min(round(share * len(of_class)), len(of_class) - 1)]] = True
+    if not held.any():
+        raise ValueError(
+            f"validation_fraction={fraction} of {len(codes)} examples holds out none of any class; "
+            "make it larger, or switch early_stopping off"
+        )
+    return held

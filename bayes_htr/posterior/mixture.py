@@ -1,0 +1,223 @@
+"""Predictive distributions of targets that are no classes: mixtures over draws of the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayes_htr._checks import number, whole_number
+from bayes_htr._torch import isolated_randomness
+from bayes_htr.errors import DataError
+from bayes_htr.models import Likelihood
+
+_DRAWS = 1000
+"""Draws from which quantiles and scores are computed where there is no closed form."""
+
+_BISECTIONS = 60
+
+
+@dataclass(frozen=True, eq=False)
+class MixturePrediction:
+    """The predictive distribution of the targets of `N` examples, on the CPU.
+
+    It is the average over draws of the weights of the distribution that the likelihood makes of
+    the network's outputs.
+
+    Attributes:
+        outputs: The outputs of the network under each of `S` draws, `(S, N, ...)`.
+        values: The likelihood's hyperparameters of each draw by name, such as the noise's scale.
+        likelihood: The likelihood.
+    """
+
+    outputs: Tensor
+    values: tuple[Mapping[str, Tensor], ...]
+    likelihood: Likelihood
+
+    def __repr__(self) -> str:
+        return f"MixturePrediction({len(self)} examples, {len(self.outputs)} draws)"
+
+    def __len__(self) -> int:
+        return self.outputs.shape[1]
+
+    @classmethod
+    def joined(cls, parts: Sequence[MixturePrediction]) -> MixturePrediction:
+        """The prediction of several sets of examples, one after another, under the same draws."""
+        outputs = torch.cat([part.outputs for part in parts], dim=1)
+        return cls(outputs, parts[0].values, parts[0].likelihood)
+
+    @cached_property
+    def components(self) -> tuple[Any, ...]:
+        """The distribution of the targets under each draw, of batch shape `(N, ...)`."""
+        pairs = zip(self.outputs, self.values, strict=True)
+        return tuple(self.likelihood.of_labels(o, v) for o, v in pairs)
+
+    @property
+    def is_of_single_targets(self) -> bool:
+        """Whether each target has a distribution of its own, and not whole arrays."""
+        return not self.components[0].event_shape
+
+    @cached_property
+    def has_moments(self) -> bool:
+        """Whether the distribution has a mean and a variance; the variance may be infinite."""
+        try:
+            moments = [(c.mean, c.variance) for c in self.components]
+            return not any(bool(mean.isnan().any()) for mean, _ in moments)
+        except (NotImplementedError, AttributeError):
+            return False
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """The mean of each target, `(N, ...)`.
+
+        Raises:
+            DataError: The distribution that the likelihood makes has none.
+        """
+        return self._moments("mean").mean(0)
+
+    @property
+    def epistemic(self) -> Tensor:
+        """The standard deviation over draws of the mean, `(N, ...)`; 0 for a point estimate."""
+        return self._moments("mean").std(0, correction=0)
+
+    @property
+    def aleatoric(self) -> Tensor:
+        """The standard deviation that is left if the weights are known, `(N, ...)`: the noise."""
+        return self._moments("variance").mean(0).sqrt()
+
+    @property
+    def std(self) -> Tensor:
+        """The standard deviation of each target; its square is the sum of the two squares."""
+        return (self.epistemic.square() + self.aleatoric.square()).sqrt()
+
+    def log_prob(self, y: Any) -> Tensor:
+        """The log density of targets: `(N, ...)`, or `(N,)` if whole arrays have a density."""
+        y = self._targets(y)
+        return self.likelihood.mixture_pointwise(list(self.outputs), y, self.values)
+
+    def cdf(self, y: Any) -> Tensor:
+        """The probability of a target of at most `y`, `(N, ...)`.
+
+        Raises:
+            DataError: The distribution that the likelihood makes does not tell it.
+        """
+        y = self._targets(y)
+        try:
+            return torch.stack([c.cdf(y) for c in self.components]).mean(0)
+        except NotImplementedError as error:
+            raise self._missing("distribution function (cdf)") from error
+
+    def quantile(self, q: float) -> Tensor:
+        """The `q`-quantile of each target, `(N, ...)`.
+
+        It is found by bisection; from 1000 draws where the distribution has no quantiles.
+        """
+        q = number(q, "q", above=0, below=1)
+        try:
+            at = self.outputs.new_tensor(q)
+            each = torch.stack([c.icdf(at) for c in self.components])
+        except NotImplementedError:
+            return self._drawn.quantile(q, dim=0)
+        low, high = each.amin(0), each.amax(0)
+        for _ in range(_BISECTIONS):
+            middle = (low + high) / 2
+            is_below = self.cdf(middle) < q
+            low, high = torch.where(is_below, middle, low), torch.where(is_below, high, middle)
+        return (low + high) / 2
+
+    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
+        """The ends of the central interval of a probability: two tensors `(N, ...)`."""
+        level = number(level, "level", above=0, below=1)
+        return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
+
+    def covers(self, y: Any, level: float = 0.95) -> Tensor:
+        """The share of targets within the central interval of a probability, ends included."""
+        level = number(level, "level", above=0, below=1)
+        y = self._targets(y)
+        try:  # without looking for quantiles
+            below = torch.stack([c.cdf(y) for c in self.components]).mean(0)
+        except NotImplementedError:
+            low, high = self.interval(level)
+            return ((low <= y) & (y <= high)).double().mean()
+        return ((2 * below - 1).abs() <= level).double().mean()
+
+    def sample(self, n: int = 1, *, seed: int = 0) -> Tensor:
+        """Draws of the targets, `(n, N, ...)`, each under one of the draws of the weights in turn.
+
+        Raises:
+            ValueError: `n` is less than 1.
+        """
+        n = whole_number(n, "n", at_least=1)
+        with isolated_randomness():
+            torch.manual_seed(seed)
+            count = len(self.components)
+            rows = [self.components[i % count].sample() for i in range(n)]
+        return torch.stack(rows)
+
+    def crps(self, y: Any) -> Tensor:
+        """The continuous ranked probability score of targets, `(N, ...)`, in float64.
+
+        `E|X - y| - E|X - X'| / 2`: in closed form for mixtures of normal distributions (Grimit et
+        al. 2006), else from 1000 draws.
+        """
+        y = self._targets(y).double()
+        if all(isinstance(c, torch.distributions.Normal) for c in self.components):
+            return self._normal_crps(y)
+        x = self._drawn.double().sort(0).values
+        n = len(x)
+        rank = torch.arange(1, n + 1, dtype=torch.float64).reshape(-1, *[1] * (x.ndim - 1))
+        spread = ((2 * rank - n - 1) * x).sum(0) * 2 / (n * (n - 1))
+        return (x - y).abs().mean(0) - spread / 2
+
+    def uncertainties(self) -> dict[str, Tensor]:
+        """What can tell foreign examples from others, by name, larger for more doubt."""
+        return {"std": self.std, "epistemic": self.epistemic}
+
+    def _normal_crps(self, y: Tensor) -> Tensor:
+        means = torch.stack([c.mean for c in self.components]).double()
+        variances = torch.stack([c.variance for c in self.components]).double()
+        count = len(means)
+        first = _mean_distance(y - means, variances).mean(0)
+        second = torch.zeros_like(first)
+        for mean, variance in zip(means, variances, strict=True):
+            second += _mean_distance(mean - means, variance + variances).mean(0) / count
+        return first - second / 2
+
+    @cached_property
+    def _drawn(self) -> Tensor:
+        return self.sample(_DRAWS)
+
+    def _moments(self, name: str) -> Tensor:
+        if not self.has_moments:
+            raise self._missing("mean and variance")
+        return torch.stack([getattr(c, name) for c in self.components])
+
+    def _missing(self, what: str) -> DataError:
+        kind = type(self.components[0]).__name__
+        return DataError(f"{kind}, which likelihood={self.likelihood!r} makes, has no {what}")
+
+    def _targets(self, y: Any) -> Tensor:
+        """Targets in the dtype of the outputs.
+
+        Raises:
+            DataError: They are no targets of these examples.
+        """
+        y = self.likelihood.checked(y, "y").to(self.outputs)
+        first = self.components[0]
+        shape = tuple(first.batch_shape + first.event_shape)
+        if tuple(y.shape) != shape:
+            raise DataError(f"y: targets of shape {tuple(y.shape)} must have shape {shape}")
+        return y
+
+
+def _mean_distance(mean: Tensor, variance: Tensor) -> Tensor:
+    """`E|X|` of normal `X`."""
+    scale = variance.sqrt()
+    z = mean / scale
+    density = (-z.square() / 2).exp() / math.sqrt(2 * math.pi)
+    return mean * (2 * torch.special.ndtr(z) - 1) + 2 * scale * density

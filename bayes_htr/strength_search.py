@@ -1,0 +1,369 @@
+"""The search for a strength: which strengths are tried, which trials are pruned, and what is kept.
+
+`run_search` is the loop. A `Search` proposes strengths one by one from the trials so far; `Bracket`
+is the one that needs no other library. Nothing here trains: a trial is a callable of its strength.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, Literal, Protocol
+
+from bayes_htr._files import write_output
+from bayes_htr.errors import CheckpointError, DivergenceError, SpectrumError
+from bayes_htr.inference.run_folder import TUNING
+
+Outcome = Literal["finished", "pruned", "failed"]
+
+_STEP = math.sqrt(10)
+_FORMAT = 1
+_MARGIN = 3.0
+
+
+@dataclass(frozen=True)
+class Score:
+    """A score of validation data with its standard error; a smaller score is better."""
+
+    value: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A strength that was tried.
+
+    Attributes:
+        strength: The strength.
+        outcome: `"finished"`; `"pruned"`, given up because another trial was clearly better at the
+            same epoch; or `"failed"`, because weights or a spectrum stopped being finite.
+        score: The score on the validation data, averaged over seeds, and its standard error: over
+            seeds if there are several, otherwise over examples. Of a pruned trial the score when it
+            was given up; of a failed one infinite.
+        scores: All mean scores of the posterior on the validation data by name; empty unless it
+            finished.
+        by_seed: The score with each seed that finished.
+        curve: The score by epoch where it was measured during training, with the first seed.
+        epochs: The number of epochs trained, with all seeds together.
+        seconds: The elapsed time.
+        message: Why it failed, in words; empty if it did not.
+    """
+
+    strength: float
+    outcome: Outcome
+    score: Score
+    scores: Mapping[str, float] = field(default_factory=dict)
+    by_seed: tuple[float, ...] = ()
+    curve: Mapping[int, Score] = field(default_factory=dict)
+    epochs: int = 0
+    seconds: float = 0.0
+    message: str = ""
+
+    @property
+    def order(self) -> tuple[bool, float]:
+        """By what trials are compared: finished ones first, then by score."""
+        return self.outcome != "finished", self.score.value
+
+    def to_dict(self) -> dict[str, Any]:
+        """The trial as plain data; a score that is not finite is `None`."""
+        plain = asdict(self)
+        plain["score"] = _plain(self.score)
+        plain["curve"] = {str(epoch): _plain(score) for epoch, score in self.curve.items()}
+        return plain
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Trial:
+        """The trial that `to_dict` made plain.
+
+        Raises:
+            KeyError, TypeError, ValueError: The data are not those of a trial.
+        """
+        if data["outcome"] not in ("finished", "pruned", "failed"):
+            raise ValueError(f"outcome={data['outcome']!r}")
+        return cls(
+            strength=float(data["strength"]),
+            outcome=data["outcome"],
+            score=_score(data["score"]),
+            scores={str(name): float(value) for name, value in data["scores"].items()},
+            by_seed=tuple(float(value) for value in data["by_seed"]),
+            curve={int(epoch): _score(score) for epoch, score in data["curve"].items()},
+            epochs=int(data["epochs"]),
+            seconds=float(data["seconds"]),
+            message=str(data["message"]),
+        )
+
+
+class Search(Protocol):
+    """What proposes strengths, and gives up trials."""
+
+    def propose(self, trials: Sequence[Trial]) -> float | None:
+        """Return the next strength, or `None` if there is nothing left to try."""
+        ...
+
+    def gives_up(self, trials: Sequence[Trial], epoch: int, score: Score) -> bool:
+        """Return whether a trial with this score after this epoch (from 1) need not go on."""
+        ...
+
+    def tell(self, trial: Trial) -> None:
+        """Take note of a trial that has ended."""
+        ...
+
+
+@dataclass(frozen=True)
+class Listed:
+    """Strengths one after the other.
+
+    Args:
+        strengths: The strengths.
+        prune: Whether trials are given up that are clearly worse than another at the same epoch.
+    """
+
+    strengths: tuple[float, ...]
+    prune: bool = True
+
+    def propose(self, trials: Sequence[Trial]) -> float | None:
+        """Return the next strength of the list."""
+        return self.strengths[len(trials)] if len(trials) < len(self.strengths) else None
+
+    def gives_up(self, trials: Sequence[Trial], epoch: int, score: Score) -> bool:
+        """Compare the trial with the best one so far, as in a race."""
+        return self.prune and is_behind(trials, epoch, score)
+
+    def tell(self, trial: Trial) -> None:
+        """Do nothing: the list is what it is."""
+
+
+@dataclass(frozen=True)
+class Bracket:
+    """A compass search along the logarithm of the strength (Kolda, Lewis & Torczon 2003).
+
+    It tries the start, and steps of a factor `sqrt(10)` from the best strength so far to both
+    sides. Once both neighbours of the best one have been tried, it tries half a step to the better
+    side, then to the other one. A score is a noisy function of the strength, which finer steps
+    would not resolve. A step goes to the stronger side first. If all trials failed, their strengths
+    are taken for too large, and the next one is smaller by a factor of ten.
+
+    Args:
+        start: The first strength.
+        prune: Whether trials are given up that are clearly worse than another at the same epoch.
+    """
+
+    start: float
+    prune: bool = True
+
+    def propose(self, trials: Sequence[Trial]) -> float | None:
+        """Return the untried neighbour of the best strength."""
+        if not trials:
+            return self.start
+        tried = {self._half_steps(t.strength): t for t in trials}
+        best = min(tried, key=lambda place: tried[place].order)
+        if tried[best].outcome == "failed":
+            return self._at(min(tried) - 4)
+        for half_steps in (2, 1):
+            sides = [best + half_steps, best - half_steps]
+            untried = [place for place in sides if place not in tried]
+            if len(untried) == 2 and half_steps == 1:
+                outer = {p: tried[best + 2 * (p - best)].order for p in untried}
+                return self._at(min(untried, key=outer.__getitem__))
+            if untried:
+                return self._at(untried[0])
+        return None
+
+    def gives_up(self, trials: Sequence[Trial], epoch: int, score: Score) -> bool:
+        """Compare the trial with the best one so far, as in a race."""
+        return self.prune and is_behind(trials, epoch, score)
+
+    def tell(self, trial: Trial) -> None:
+        """Do nothing: the next proposal looks at all trials."""
+
+    def _half_steps(self, strength: float) -> int:
+        return round(2 * math.log(strength / self.start) / math.log(_STEP))
+
+    def _at(self, half_steps: int) -> float:
+        return float(f"{self.start * _STEP ** (half_steps / 2):.3g}") if half_steps else self.start
+
+
+def is_behind(trials: Sequence[Trial], epoch: int, score: Score) -> bool:
+    """Return whether the best trial was better at an epoch by more than three standard errors.
+
+    This is the test of a race (Maron & Moore 1994) with a single rival. The standard errors are
+    those of two samples, although the examples are the same, so that it gives up late.
+    """
+    finished = [t for t in trials if t.outcome == "finished" and epoch in t.curve]
+    if not finished:
+        return False
+    rival = min(finished, key=lambda t: t.order).curve[epoch]
+    if not math.isfinite(score.value):
+        return True
+    return score.value - rival.value > _MARGIN * math.hypot(score.error, rival.error)
+
+
+class Journal:
+    """The trials of a search, kept in a file from trial to trial.
+
+    Args:
+        folder: The folder of the file; `None` keeps trials in memory alone.
+        settings: What the trials depend on, as plain data.
+        resume: Whether to go on with the trials of the file, if there is one.
+
+    Attributes:
+        trials: The trials so far.
+
+    Raises:
+        CheckpointError: The file cannot be read, or holds the trials of another search.
+    """
+
+    def __init__(
+        self, folder: Path | None, settings: Mapping[str, Any], *, resume: bool = False
+    ) -> None:
+        self.path = None if folder is None else folder / TUNING
+        self.settings = json.loads(json.dumps(settings))
+        self.trials: list[Trial] = []
+        if resume and self.path is not None and self.path.exists():
+            self.trials = self._read(self.path)
+
+    def add(self, trial: Trial) -> None:
+        """Keep a trial, in the file too.
+
+        Raises:
+            OutputError: The file cannot be written.
+        """
+        self.trials.append(trial)
+        if self.path is None:
+            return
+        content = {
+            "format": _FORMAT,
+            "settings": self.settings,
+            "trials": [t.to_dict() for t in self.trials],
+        }
+        text = json.dumps(content, indent=1, allow_nan=False)
+        write_output(
+            self.path, lambda file: file.write_text(text, encoding="utf-8"), make_folder=True
+        )
+
+    def _read(self, path: Path) -> list[Trial]:
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["format"] != _FORMAT:
+                raise ValueError(f"format={content['format']!r}")
+            found, trials = content["settings"], [Trial.from_dict(t) for t in content["trials"]]
+            differing = [
+                name
+                for name in sorted({*found, *self.settings})
+                if found.get(name) != self.settings.get(name)
+            ]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(
+                f"{path} does not hold the trials of htr.tune ({type(error).__name__}: {error}); "
+                "start anew in another folder"
+            ) from error
+        if differing:
+            name = differing[0]
+            raise CheckpointError(
+                f"{path} holds trials with {name}={found.get(name)!r}, and this call has "
+                f"{name}={self.settings.get(name)!r}; give the same settings, or another folder"
+            )
+        return trials
+
+
+def run_search(
+    search: Search,
+    attempt: Callable[[float, Callable[[int, Score], bool]], Trial],
+    journal: Journal,
+    count: int,
+    *,
+    on_trial: Callable[[Trial], None] = lambda trial: None,
+) -> list[Trial]:
+    """Try strengths until there are `count` trials, or nothing is left to try.
+
+    Args:
+        search: What proposes strengths. It is asked and told the trials of the journal again first,
+            so that it goes on as if it had not been interrupted.
+        attempt: Tries a strength. It calls its second argument with an epoch and the score then,
+            and gives up if that returns `True`.
+        journal: Keeps the trials.
+        count: The largest number of trials.
+        on_trial: Called with each new trial.
+
+    Returns:
+        The trials in their order.
+
+    Raises:
+        CheckpointError: The journal's trials are not those that the search proposes.
+        DivergenceError: All trials failed.
+    """
+    kept, told = list(journal.trials[:count]), list[Trial]()
+    while len(told) < count:
+        strength = search.propose(told)
+        if strength is None:
+            break
+        if len(told) < len(kept):
+            trial = kept[len(told)]
+            if not math.isclose(trial.strength, strength, rel_tol=1e-9):
+                raise CheckpointError(
+                    f"trial {len(told) + 1} in {journal.path} has the strength {trial.strength:g}, "
+                    f"and this search would try {strength:g}; start anew in another folder"
+                )
+            for epoch, score in trial.curve.items():
+                search.gives_up(told, epoch, score)
+        else:
+            earlier = list(told)
+
+            def gives_up(epoch: int, score: Score, earlier: list[Trial] = earlier) -> bool:
+                return search.gives_up(earlier, epoch, score)
+
+            trial = attempt(strength, gives_up)
+            journal.add(trial)
+            on_trial(trial)
+        search.tell(trial)
+        told.append(trial)
+    if all(trial.outcome != "finished" for trial in told):
+        tried = "; ".join(f"{t.strength:g}: {t.message or t.outcome}" for t in told)
+        raise DivergenceError(
+            f"no strength gave a finite network ({tried}). Lower the learning rate, or name a "
+            "smaller start="
+        )
+    return told
+
+
+def merged(fits: Sequence[Trial]) -> Trial:
+    """One trial of the fits of one strength with several seeds.
+
+    A seed that failed or was pruned decides the outcome of the whole.
+    """
+    first, last = fits[0], fits[-1]
+    values = tuple(fit.score.value for fit in fits if fit.outcome == "finished")
+    whole = replace(
+        last,
+        curve=first.curve,
+        by_seed=values,
+        epochs=sum(fit.epochs for fit in fits),
+        seconds=sum(fit.seconds for fit in fits),
+    )
+    if last.outcome != "finished":
+        return whole
+    score = first.score
+    if len(values) > 1:
+        score = Score(fmean(values), stdev(values) / math.sqrt(len(values)))
+    means = {name: fmean(fit.scores[name] for fit in fits) for name in first.scores}
+    return replace(whole, score=score, scores=means)
+
+
+def failed(strength: float, error: DivergenceError | SpectrumError, **rest: Any) -> Trial:
+    """The trial that an error ended."""
+    return Trial(strength, "failed", Score(math.inf, math.nan), message=str(error), **rest)
+
+
+def _plain(score: Score) -> list[float | None]:
+    return [v if math.isfinite(v) else None for v in (score.value, score.error)]
+
+
+def _score(data: Any) -> Score:
+    value, error = data
+    return Score(
+        math.inf if value is None else float(value), math.nan if error is None else float(error)
+    )

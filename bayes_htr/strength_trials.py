@@ -1,0 +1,436 @@
+"""The trials of a search for a strength: fits that are scored on data they have not seen."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bayes_htr._checks import number
+from bayes_htr._terminal import ProgressBar
+from bayes_htr._torch import evaluation_mode, input_dtype, isolated_randomness
+from bayes_htr.distributed import run_on_rank0, world_size
+from bayes_htr.engine.pull import starting_strength
+from bayes_htr.errors import DataError, DivergenceError, SpectrumError
+from bayes_htr.inference import MAP, Batches, Data, EpochEvent, RunFolder
+from bayes_htr.models import BayesianModel, Categorical
+from bayes_htr.models.examples import checked_examples
+from bayes_htr.models.inputs import Inputs, call, concatenated, map_inputs, num_examples
+from bayes_htr.models.likelihood_forms import to_config
+from bayes_htr.posterior import Posterior, Prediction
+from bayes_htr.posterior.prediction import mix
+from bayes_htr.posterior.scores import scores
+from bayes_htr.strength_search import (
+    Bracket,
+    Journal,
+    Score,
+    Search,
+    Trial,
+    failed,
+    merged,
+    run_search,
+)
+
+TRIALS = 5
+"""The largest number of trials where none is given: with the final fit there are six."""
+CRITERIA = ("brier", "nll")
+"""The scores by which a strength can be chosen; smaller ones are better."""
+
+_BATCH = 1024
+
+
+class HeldOut(NamedTuple):
+    """Data in two parts.
+
+    Attributes:
+        train: What trials train on.
+        validation: `(X, y)`, what they are scored on, on the CPU.
+        is_part: Whether the validation data were taken from the training data.
+    """
+
+    train: Data
+    validation: tuple[Inputs, Tensor]
+    is_part: bool
+
+
+def hold_out(
+    model: BayesianModel,
+    train: Data,
+    validation: Data | None,
+    *,
+    fraction: float = 0.1,
+    seed: int = 0,
+) -> HeldOut:
+    """The data to train on and those to score on.
+
+    Args:
+        model: The model, whose network gives the inputs their precision.
+        train: The training data, as `htr.fit` takes them.
+        validation: The data to score on. Without them, a random part of the training data is held
+            out, which then must be `(X, y)`.
+        fraction: The share of the training data that is held out, in (0, 1).
+        seed: The seed by which it is drawn.
+
+    Raises:
+        DataError: Nothing can be held out of a `DataLoader`, or nothing would be left.
+        ValueError: The fraction is out of range.
+    """
+    likelihood = model.likelihood
+    if not isinstance(likelihood, Categorical):
+        raise ValueError(
+            f"strengths are compared by the scores of classes, and the likelihood is {likelihood}; "
+            "pass a number as strength=, and compare posterior.evaluate(validation)"
+        )
+    if validation is not None:
+        batches = Batches(
+            validation,
+            batch_size=_BATCH,
+            dtype=input_dtype(model.net),
+            name="validation",
+            likelihood=likelihood,
+        )
+        xs, ys = zip(*batches, strict=True)
+        return HeldOut(train, (concatenated(xs), torch.cat(ys)), False)
+    fraction = number(fraction, "validation_fraction", above=0, below=1)
+    if not isinstance(train, list | tuple) or len(train) != 2:
+        raise DataError(
+            f"nothing can be held out of train, a {type(train).__name__}; pass validation=, on "
+            "which strengths are compared"
+        )
+    x, y = checked_examples(train[0], train[1], "train", likelihood.checked)
+    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
+    count = math.ceil(fraction * len(y))
+    if not 0 < count < len(y):
+        raise DataError(
+            f"train: holding out {count} of {len(y)} examples leaves none to train on; pass more, "
+            "or validation="
+        )
+    held, rest = order[:count], order[count:]
+    parts = [(map_inputs(partial(_rows, index=index), x), y[index]) for index in (rest, held)]
+    return HeldOut(parts[0], parts[1], True)
+
+
+def _rows(tensor: Tensor, index: Tensor) -> Tensor:
+    return tensor[index.to(tensor.device)]
+
+
+class Tried(NamedTuple):
+    """What a search has found.
+
+    Attributes:
+        trials: All trials in their order.
+        posterior: The posterior of the best one with the first seed, if this call has trained it.
+    """
+
+    trials: list[Trial]
+    posterior: Posterior | None
+
+
+def best_of(trials: list[Trial]) -> Trial:
+    """The finished trial with the smallest score."""
+    return min(trials, key=lambda trial: trial.order)
+
+
+@dataclass(frozen=True)
+class TrialSettings:
+    """What all trials of a search share.
+
+    Attributes:
+        fit: `htr.fit`.
+        model: The model, whose priors a strength multiplies.
+        held_out: The data.
+        fit_options: Other arguments of `fit`; `method` and `epochs` are among them.
+        seeds: The seeds of each strength's fits.
+        criterion: One of `CRITERIA`.
+        samples: The number of draws of the weights that a prediction averages.
+    """
+
+    fit: Callable[..., Posterior]
+    model: BayesianModel
+    held_out: HeldOut
+    fit_options: Mapping[str, Any]
+    seeds: tuple[int, ...] = (0,)
+    criterion: str = "brier"
+    samples: int = 32
+
+    def __post_init__(self) -> None:
+        if self.criterion not in CRITERIA:
+            raise ValueError(f"criterion={self.criterion!r} must be one of {', '.join(CRITERIA)}")
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs of a fit."""
+        return int(self.fit_options["epochs"])
+
+    @property
+    def num_data(self) -> int:
+        """The number of examples that trials train on."""
+        return Batches(self.held_out.train, batch_size=self.batch_size, name="train").num_data
+
+    @property
+    def batch_size(self) -> int:
+        """The number of examples per batch."""
+        return int(self.fit_options["batch_size"])
+
+    def describe(self) -> dict[str, Any]:
+        """What the trials depend on as plain data, by which a resumed search recognises them."""
+        train = Batches(self.held_out.train, batch_size=self.batch_size, name="train")
+        validation = Batches(self.held_out.validation, batch_size=_BATCH, name="validation")
+        return {
+            "method": self.fit_options["method"].describe(),
+            "priors": self.model.priors.to_dict(),
+            "epochs": self.epochs,
+            "num_data": train.num_data,
+            "train": train.fingerprint,
+            "validation": validation.fingerprint,
+            "seeds": list(self.seeds),
+            "criterion": self.criterion,
+            "samples": self.samples,
+            **to_config(self.model.likelihood),
+        }
+
+    def scores_of(self, prediction: Prediction) -> dict[str, float]:
+        """All scores of a prediction of the validation data by name."""
+        return scores(prediction, self.held_out.validation[1])
+
+    def score_of(self, prediction: Prediction) -> Score:
+        """The criterion of a prediction of the validation data, with its standard error."""
+        losses = losses_of(prediction, self.held_out.validation[1], self.criterion)
+        error = float(losses.std()) / math.sqrt(len(losses)) if len(losses) > 1 else math.nan
+        return Score(float(losses.mean()), error)
+
+
+def losses_of(prediction: Prediction, y: Tensor, criterion: str) -> Tensor:
+    """The loss of each example, whose mean is the score: `(N,)` in float64.
+
+    Args:
+        prediction: The prediction of `N` examples.
+        y: Their labels `(N,)`.
+        criterion: `"brier"`, or `"nll"` in nats.
+    """
+    log_probs = prediction.log_probs.double()
+    if criterion == "nll":
+        return F.nll_loss(log_probs, y, reduction="none")
+    return (log_probs.exp() - F.one_hot(y, log_probs.shape[1])).square().sum(1)
+
+
+def try_strengths(
+    settings: TrialSettings,
+    search: Search,
+    count: int,
+    *,
+    folder: Path | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+) -> Tried:
+    """Fit with several strengths, and score each on the validation data.
+
+    Args:
+        settings: What all trials share.
+        search: What proposes strengths.
+        count: The largest number of trials.
+        folder: Where the trials are kept, if anywhere.
+        resume: Whether to go on with the trials that are there.
+        progress: Whether to show one bar for all fits; `None` shows it on a terminal.
+
+    Raises:
+        CheckpointError: The folder holds the trials of another search.
+        OutputError: The folder cannot be written.
+        DivergenceError: All trials failed.
+    """
+    described = settings.describe()
+    journal = run_on_rank0(lambda: Journal(folder, described, resume=resume))
+    kept: dict[float, Posterior] = {}
+    number_of = len(journal.trials)
+    fits = len(settings.seeds) * count
+    with _TuningBar(progress, fits, max(1, settings.epochs), done=number_of) as bar:
+
+        def attempt(strength: float, gives_up: Callable[[int, Score], bool]) -> Trial:
+            found: list[Trial] = []
+            for seed in settings.seeds:
+                bar.begin(f"strength {strength:.3g}", len(journal.trials) + 1, count)
+                trial, posterior = _fitted(settings, strength, seed, gives_up, bar, not found)
+                found.append(trial)
+                if trial.outcome != "finished":
+                    break
+                if seed == settings.seeds[0] and posterior is not None:
+                    kept[strength] = posterior
+            bar.complete(len(settings.seeds))
+            return merged(found)
+
+        def forget(trial: Trial) -> None:
+            best = best_of(journal.trials)
+            for strength in [s for s in kept if s != best.strength]:
+                del kept[strength]
+            bar.show(f"best {settings.criterion} {best.score.value:.4f} at {best.strength:.3g}")
+
+        trials = run_search(search, attempt, journal, count, on_trial=forget)
+    return Tried(trials, kept.get(best_of(trials).strength))
+
+
+def _fitted(
+    settings: TrialSettings,
+    strength: float,
+    seed: int,
+    gives_up: Callable[[int, Score], bool],
+    bar: _TuningBar,
+    is_first: bool,
+) -> tuple[Trial, Posterior | None]:
+    """One fit; of the first seed's fit the scores during training are compared."""
+    epochs = settings.epochs
+    looks = {math.ceil(epochs / 3), math.ceil(2 * epochs / 3)} - {epochs} if is_first else set()
+    curve: dict[int, Score] = {}
+    state = {"epochs": 0, "pruned": False}
+    x, y = settings.held_out.validation
+
+    def on_epoch(event: EpochEvent) -> bool:
+        state["epochs"] = event.epoch
+        bar.advance()
+        if event.epoch not in looks:
+            return False
+        curve[event.epoch] = settings.score_of(_point_prediction(event.network, x))
+        state["pruned"] = gives_up(event.epoch, curve[event.epoch])
+        return bool(state["pruned"])
+
+    started = time.perf_counter()
+    model = with_strength(settings.model, strength)
+    try:
+        posterior = settings.fit(
+            model,
+            settings.held_out.train,
+            **settings.fit_options,
+            validation=(x, y),
+            seed=seed,
+            callbacks=[on_epoch],
+            progress=False,
+        )
+        prediction = run_on_rank0(lambda: posterior.predict(x, settings.samples))
+        score = settings.score_of(prediction)
+        if not math.isfinite(score.value):
+            raise DivergenceError(f"the {settings.criterion} of the validation data is not finite")
+    except (DivergenceError, SpectrumError) as error:
+        if world_size() > 1:
+            raise  # the other processes have no such error, and would go on
+        seconds = time.perf_counter() - started
+        done = int(state["epochs"])
+        return failed(strength, error, epochs=done, seconds=seconds, curve=curve), None
+    curve, state = run_on_rank0(lambda: (curve, state))
+    trial = Trial(
+        strength,
+        "finished",
+        score,
+        settings.scores_of(prediction),
+        epochs=len(posterior.history),
+        seconds=time.perf_counter() - started,
+        curve=curve,
+    )
+    if not state["pruned"]:
+        curve[epochs] = score
+        several = is_first and len(settings.seeds) > 1
+        state["pruned"] = several and gives_up(epochs, score)
+    if state["pruned"]:
+        return replace(trial, outcome="pruned", score=curve[max(curve)], scores={}), None
+    return trial, posterior
+
+
+def auto_strength(
+    settings: TrialSettings,
+    *,
+    out: str | PathLike[str] | None = None,
+    resume: bool = False,
+    progress: bool | None = None,
+) -> float:
+    """The strength that `htr.fit(..., strength="auto")` takes: the best of at most five trials.
+
+    Args:
+        settings: What all trials share.
+        out: The run folder, in which the trials are kept too.
+        resume: Whether to go on with the trials that are there.
+        progress: As in `try_strengths`.
+
+    Raises:
+        As `try_strengths` and `starting_strength`; OutputError, if the folder holds something.
+    """
+    folder = None if out is None else Path(out)
+    if folder is not None and not resume:
+        run_on_rank0(RunFolder(folder).check_unused)
+    search = Bracket(start_of(settings))
+    tried = try_strengths(settings, search, TRIALS, folder=folder, resume=resume, progress=progress)
+    return best_of(tried.trials).strength
+
+
+def start_of(settings: TrialSettings) -> float:
+    """The strength from which to start: `starting_strength` of the weights that fits start from."""
+    init = settings.fit_options.get("init")
+    net = settings.model.net if init is None else init.network()
+    return starting_strength(
+        settings.model.priors,
+        net,
+        num_data=settings.num_data,
+        posterior=not isinstance(settings.fit_options["method"], MAP),
+    )
+
+
+def with_strength(model: BayesianModel, strength: float) -> BayesianModel:
+    """The model with all of its priors to a power; a strength that they have is multiplied."""
+    return BayesianModel(model.net, model.priors.scaled(strength), likelihood=model.likelihood)
+
+
+def _point_prediction(net: nn.Module, x: Inputs) -> Prediction:
+    """The prediction of a network as it is, in evaluation mode."""
+    first = next(net.parameters(), torch.zeros(()))
+    with evaluation_mode(net), torch.no_grad(), isolated_randomness():
+        indices = torch.arange(num_examples(x)).split(_BATCH)
+        parts = [map_inputs(partial(_rows, index=index), x) for index in indices]
+        logits = [
+            call(net, map_inputs(lambda t: t.to(first.device), part)).float().cpu()
+            for part in parts
+        ]
+    return mix([torch.cat(logits).log_softmax(1)])
+
+
+class _TuningBar(ProgressBar):
+    """One bar for all fits of a search, over epochs.
+
+    Args:
+        show: Whether it is shown; `None` shows it if standard error is a terminal.
+        fits: The number of fits.
+        epochs: The number of epochs of a fit.
+        done: The number of trials that are there already.
+    """
+
+    def __init__(self, show: bool | None, fits: int, epochs: int, *, done: int) -> None:
+        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.fields[best]}"),
+            TimeRemainingColumn(),
+        )
+        super().__init__(columns, show, description="tuning", total=fits * epochs, best="")
+        self._epochs = epochs
+        self._done = done
+
+    def begin(self, what: str, number: int, count: int) -> None:
+        """Show what the next fit is."""
+        text = f"trial {number} of {count}: {what}"
+        self._progress.update(self._task, description=text)
+
+    def show(self, best: str) -> None:
+        """Show the best score so far."""
+        self._progress.update(self._task, best=best)
+
+    def complete(self, fits: int) -> None:
+        """Move to the end of a trial, which may have ended early."""
+        self._done += 1
+        self._progress.update(self._task, completed=self._done * fits * self._epochs)

@@ -1,0 +1,1 @@
+"""`HTRClassifier` on tables of data, beside other classifiers."""

@@ -1,0 +1,95 @@
+"""NUTS with sampled singular vectors against importance sampling from the prior."""
+
+from __future__ import annotations
+
+import math
+import warnings
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+import bayes_htr as htr
+from bayes_htr.inference.chains import bulk_ess
+
+torch.set_num_threads(1)
+
+
+def problem(rows, columns):
+    """A linear classifier of 25 examples with noisy labels."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    x = normal(25, columns)
+    y = (x @ normal(columns, rows) + 0.7 * normal(25, rows)).argmax(1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return nn.Linear(columns, rows, bias=False).double(), x, y
+
+
+def moments(W):
+    """What is compared, `(draws, features)`: logits' differences, and sorted log eigenvalues."""
+    differences = (W - W.mean(1, keepdim=True)).flatten(1)
+    lam = torch.linalg.svdvals(W).square().log()
+    return torch.cat([differences, differences.square(), lam, lam.square()], 1)
+
+
+def by_importance(model, x, y, draws):
+    """Means of `moments` under the posterior, with their standard errors."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        W = torch.cat([htr.sample_prior(model, 50_000, seed=i)["weight"] for i in range(draws)])
+    log_weight = torch.cat(
+        [
+            -F.cross_entropy((x @ part.mT).flatten(0, 1), y.repeat(len(part)), reduction="none")
+            .reshape(len(part), -1)
+            .sum(1)
+            for part in W.split(50_000)
+        ]
+    )
+    weight = (log_weight - log_weight.max()).exp()
+    weight = weight / weight.sum()
+    features = moments(W)
+    mean = weight @ features
+    return mean, (weight.square() @ (features - mean).square()).sqrt()
+
+
+CASES = {
+    "Lomax": htr.ESD(htr.Lomax(3.0, 1.0)),
+    "Frechet": htr.MaxEigenvalue(htr.Frechet(3.0, 1.0)),
+    "exponential": htr.ESD(htr.Exponential(1.0)),
+    "tail index": htr.ESD(htr.Lomax(tail_index=htr.Gamma(8.0, 4.0), scale=1.0)),
+}
+
+
+@pytest.mark.parametrize(
+    ("case", "shape", "draws"),
+    [
+        ("Lomax", (2, 2), 120),
+        *(pytest.param(case, (2, 3), 700, marks=pytest.mark.slow) for case in CASES),
+        pytest.param("Lomax", (3, 3), 700, marks=pytest.mark.slow),
+        pytest.param("Frechet", (3, 2), 700, marks=pytest.mark.slow),
+    ],
+)
+def test_against_importance_sampling(case, shape, draws):
+    net, x, y = problem(*shape)
+    model = htr.BayesianClassifier(net, htr.Priors(CASES[case]))
+    method = htr.NUTS(warmup=draws // 2, samples=draws, chains=2)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="the chains do not agree")
+        posterior = htr.fit(model, (x, y), method=method, epochs=0)
+    summary = posterior.history[-1]
+    assert summary["saturated"] == 0 and summary["divergences"] <= 0.01 * draws
+    assert summary["rhat"] < 1.05
+    W = torch.stack([d["weight"] for d in posterior.guide.draws(len(posterior.guide), 0)])
+    features = moments(W)
+    mean, error = by_importance(model, x, y, draws=4)
+    for i, (expected, uncertain) in enumerate(zip(mean, error, strict=True)):
+        values = features[:, i]
+        size = bulk_ess(values.reshape(2, -1))
+        own = float(values.std()) / math.sqrt(size)
+        off = float(values.mean() - expected) / math.hypot(own, float(uncertain))
+        assert abs(off) < 4, (i, off, size)

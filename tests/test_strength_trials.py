@@ -1,0 +1,168 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import bayes_htr as htr
+from bayes_htr.posterior.prediction import mix
+from bayes_htr.posterior.scores import scores
+from bayes_htr.strength_search import Listed
+from bayes_htr.strength_trials import (
+    TrialSettings,
+    best_of,
+    hold_out,
+    losses_of,
+    try_strengths,
+    with_strength,
+)
+
+
+def data(n, seed=1):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(n, 6, generator=generator)
+    return x, (x[:, :3] + 0.3 * torch.randn(n, 3, generator=generator)).argmax(1)
+
+
+def network():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+TRAIN, VALIDATION = data(60), data(40, seed=2)
+DECAY = htr.Priors(htr.penalties.weight_decay())
+MODEL = htr.BayesianClassifier(network(), DECAY)
+
+
+def settings(fit=htr.fit, priors=DECAY, seeds=(0,), criterion="brier", **options):
+    model = htr.BayesianClassifier(network(), priors)
+    options = {"method": htr.MAP(lr=0.1), "epochs": 3, "batch_size": 16} | options
+    held_out = hold_out(model, TRAIN, VALIDATION)
+    return TrialSettings(fit, model, held_out, options, seeds, criterion)
+
+
+def test_a_part_is_held_out():
+    train, (x, y), is_part = hold_out(MODEL, TRAIN, None, fraction=0.25, seed=3)
+    assert is_part
+    assert (len(train[1]), len(y)) == (45, 15)
+    both = torch.cat([train[0], x])
+    assert torch.equal(both.sort(0).values, TRAIN[0].sort(0).values)
+    assert torch.equal(hold_out(MODEL, TRAIN, None, fraction=0.25, seed=3).validation[0], x)
+    assert not torch.equal(hold_out(MODEL, TRAIN, None, fraction=0.25).validation[0], x)
+
+
+def test_given_validation_data_are_taken_from_arrays_and_loaders():
+    arrays = tuple(v.numpy() for v in VALIDATION)
+    loader = DataLoader(TensorDataset(*VALIDATION), batch_size=7)
+    for given in (VALIDATION, arrays, loader):
+        held_out = hold_out(MODEL, TRAIN, given)
+        assert held_out.train is TRAIN
+        assert not held_out.is_part
+        assert all(map(torch.equal, held_out.validation, VALIDATION))
+
+
+def test_what_cannot_be_held_out_is_named():
+    loader = DataLoader(TensorDataset(*TRAIN))
+    with pytest.raises(htr.DataError, match="out of train, a DataLoader; pass validation="):
+        hold_out(MODEL, loader, None)
+    with pytest.raises(htr.DataError, match="1 of 1 examples leaves none"):
+        hold_out(MODEL, data(1), None)
+    for fraction in (0, 1, -0.1, math.nan, "a"):
+        with pytest.raises(ValueError, match="validation_fraction="):
+            hold_out(MODEL, TRAIN, None, fraction=fraction)
+
+
+def test_scores_are_means_of_losses_with_standard_errors():
+    torch.manual_seed(1)
+    prediction, y = mix([torch.randn(40, 3).log_softmax(1)]), VALIDATION[1]
+    for criterion in ("brier", "nll"):
+        losses = losses_of(prediction, y, criterion)
+        assert float(losses.mean()) == pytest.approx(scores(prediction, y)[criterion])
+        score = settings(criterion=criterion).score_of(prediction)
+        assert score.error == pytest.approx(np.std(losses.numpy(), ddof=1) / math.sqrt(40))
+    with pytest.raises(ValueError, match=r"criterion='ece' must be one of brier, nll"):
+        settings(criterion="ece")
+
+
+def test_a_trial_is_the_fit_of_that_strength():
+    tried = try_strengths(settings(), Listed((0.5, 50.0)), 2)
+    assert [t.strength for t in tried.trials] == [0.5, 50.0]
+    for trial in tried.trials:
+        model = htr.BayesianClassifier(network(), DECAY.scaled(trial.strength))
+        posterior = htr.fit(model, TRAIN, method=htr.MAP(lr=0.1), epochs=3, batch_size=16)
+        expected = posterior.evaluate(VALIDATION)
+        assert trial.scores == pytest.approx(expected)
+        assert trial.score.value == pytest.approx(expected["brier"])
+        assert sorted(trial.curve) == [1, 2, 3]
+        assert trial.epochs == 3
+    best = best_of(tried.trials)
+    assert best.score.value == min(t.score.value for t in tried.trials)
+    assert tried.posterior.priors == DECAY.scaled(best.strength)
+
+
+def test_trials_that_are_behind_are_pruned():
+    search = Listed((1.0, 3000.0))
+    pruned = try_strengths(settings(), search, 2).trials[1]
+    assert pruned.outcome == "pruned"
+    assert pruned.epochs == max(pruned.curve) < 3
+    assert pruned.scores == {}
+    kept = try_strengths(settings(), Listed((1.0, 3000.0), prune=False), 2).trials[1]
+    assert kept.outcome == "finished"
+    assert kept.curve[1] == pruned.curve[1]
+
+
+def test_of_several_seeds_the_first_one_decides_whether_to_go_on():
+    tried = try_strengths(settings(seeds=(4, 5)), Listed((1.0, 3000.0)), 2)
+    good, bad = tried.trials
+    assert len(good.by_seed) == 2
+    assert good.score.value == pytest.approx(sum(good.by_seed) / 2)
+    assert good.score.error == pytest.approx(abs(good.by_seed[0] - good.by_seed[1]) / 2)
+    assert good.epochs == 6
+    assert (bad.outcome, bad.by_seed) == ("pruned", ())
+    assert tried.posterior.config["seed"] == 4
+
+
+def test_trials_that_fail_are_kept_as_such():
+    def fit(model, train, **options):
+        if model.priors.strength > 2:
+            raise htr.DivergenceError("the loss is nan")
+        return htr.fit(model, train, **options)
+
+    trials = try_strengths(settings(fit), Listed((1.0, 5.0)), 2).trials
+    assert (trials[1].outcome, trials[1].message) == ("failed", "the loss is nan")
+    assert trials[1].score.value == math.inf
+
+
+def test_other_errors_are_raised():
+    def fit(model, train, **options):
+        raise htr.DataError("no such thing")
+
+    with pytest.raises(htr.DataError, match="no such thing"):
+        try_strengths(settings(fit), Listed((1.0,)), 1)
+
+
+def test_a_posterior_is_scored_by_its_draws():
+    priors = htr.Priors(htr.ESD(htr.Lomax(2.0)))
+    tried = try_strengths(
+        settings(priors=priors, method=htr.SVI(guide="spectral")), Listed((1.0,)), 1
+    )
+    assert tried.posterior.evaluate(VALIDATION) == pytest.approx(dict(tried.trials[0].scores))
+
+
+def test_a_strength_multiplies_the_priors_and_keeps_the_likelihood():
+    model = htr.BayesianClassifier(network(), DECAY.scaled(2.0), label_smoothing=0.1)
+    stronger = with_strength(model, 3.0)
+    assert stronger.priors == DECAY.scaled(6.0)
+    assert stronger.net is model.net
+    assert stronger.likelihood.to_dict() == model.likelihood.to_dict()
+
+
+def test_one_bar_for_all_trials(capsys):
+    try_strengths(settings(), Listed((1.0, 3000.0)), 2, progress=True)
+    shown = capsys.readouterr().err
+    assert "trial 2 of 2" in shown
+    assert "best brier" in shown
+    assert "MAP" not in shown
