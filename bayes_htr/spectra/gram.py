@@ -131,8 +131,11 @@ def pull_back(W: Tensor, vectors: Tensor, slopes: Tensor) -> Tensor:
         slopes: `(K,)`, derivatives with respect to the eigenvalues.
     """
     used = slopes != 0
-    V = vectors[:, used]
-    weighted = 2 * V * slopes[used]
+    if bool(used.all()):
+        V, weighted = vectors, 2 * vectors * slopes
+    else:
+        V = vectors[:, used]
+        weighted = 2 * V * slopes[used]
     W = W.to(V.dtype)
     is_tall = W.shape[0] >= W.shape[1]
     K, d = V.shape

@@ -228,7 +228,7 @@ class SpectralState(nn.Module):
         """
         W = working(self.matrix.detach())
         eigen_ = self._decomposed(W)
-        self._vectors = eigen_.vectors.to(W)
+        self._vectors = eigen_.vectors
         self.frames.copy_(self._vectors[:, : self.law.free])
         if self.full_gradient:
             self.rest.copy_(self._vectors[:, self.law.free :])
@@ -283,7 +283,7 @@ class SpectralState(nn.Module):
             return self.frames, self.eigenvalues
         if self._current is None or not torch.equal(W, self._current[0]):
             eigen_ = self._decomposed(working(W))
-            frames = eigen_.vectors[:, : self.law.free].to(self.frames)
+            frames = eigen_.vectors[:, : self.law.free]
             self._current = W.clone(), frames, eigen_.values
         return self._current[1:]
 
@@ -300,6 +300,7 @@ class SpectralState(nn.Module):
                 "logarithms of all its singular values; start from weights of full rank, or "
                 "leave it out by patterns"
             )
+        vectors = vectors.to(self.frames)  # before they are permuted and multiplied
         if not bool(self.frames.any()):  # the first time
             return Eigen(values.double(), vectors, floor)
         order = torch.arange(K, device=W.device)
@@ -307,10 +308,18 @@ class SpectralState(nn.Module):
         return Eigen(values[order].double(), vectors[:, order], floor)
 
     def _places(self, vectors: Tensor) -> Tensor:
-        """Which vector takes each place: those that overlap most, but for the largest."""
-        first = 1 if self.law.has_ratios else 0
+        """Which vector takes each place: those that overlap most, but for the largest.
+
+        The squared overlaps of one vector have the sum 1 at most. If a vector keeps 2/3 in its
+        place, an exchange gains at most twice the other third, so that the vector stays there.
+        """
         places = torch.arange(self.law.free)
-        old, new = self.frames[:, first:].to(vectors), vectors[:, first:]
-        _, columns = scipy.optimize.linear_sum_assignment(-(old.mT @ new).square().cpu().numpy())
-        places[first:] = torch.as_tensor(columns) + first
+        moved = (self.frames * vectors).sum(0).square() < 2 / 3
+        if self.law.has_ratios:
+            moved[0] = False
+        if bool(moved.any()):
+            overlaps = (self.frames[:, moved].mT @ vectors[:, moved]).square()
+            _, columns = scipy.optimize.linear_sum_assignment(-overlaps.cpu().numpy())
+            moved = moved.cpu()
+            places[moved] = places[moved][columns]
         return places

@@ -8,6 +8,7 @@ import pickle
 from collections import OrderedDict
 
 import pytest
+import scipy
 import torch
 from torch import nn
 from torch.distributions import Gamma, kl_divergence
@@ -282,6 +283,28 @@ def test_spreads_stay_with_their_frames_when_eigenvalues_change_places():
     median, spread = guide.spectra()["weight"]
     torch.testing.assert_close(median, sigma[[1, 0, 3, 2]].square())
     torch.testing.assert_close(spread, 2 * torch.tensor([0.1, 0.2, 0.3, 0.4]).double())
+
+
+@pytest.mark.parametrize("size", [0.02, 0.1, 1.0])
+@pytest.mark.parametrize("directions", [None, 5])
+def test_places_are_those_of_the_largest_overlaps(size, directions):
+    """Against an assignment of all vectors: those that stay for sure are left out of it."""
+    guide = guide_of(LOMAX, linear(12, 9), directions=directions)
+    guide.refresh()
+    state, free = guide.states[0], directions or 9
+    generator = torch.Generator().manual_seed(0)
+    kept = []
+    for _ in range(20):
+        A = size * torch.randn(9, 9, generator=generator, dtype=torch.float64)
+        order = torch.arange(free)
+        order[1:4] = 1 + torch.randperm(3, generator=generator)
+        vectors = (torch.linalg.matrix_exp(A - A.mT) @ state.frames)[:, order]
+        overlaps = (state.frames.mT @ vectors).square()
+        _, expected = scipy.optimize.linear_sum_assignment(-overlaps.numpy())
+        assert state._places(vectors).tolist() == expected.tolist()
+        kept.append((overlaps.diagonal() >= 2 / 3).double().mean().item())
+    assert min(kept) < 1
+    assert max(kept) > 0 or size == 1.0
 
 
 def test_the_largest_eigenvalue_keeps_the_first_place_when_eigenvalues_change_places():
