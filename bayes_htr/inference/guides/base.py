@@ -14,6 +14,7 @@ from bayes_htr.inference.guides.hyperparameters import FrozenEvidence
 from bayes_htr.models import BayesianModel
 from bayes_htr.priors import Densities, Hyperparameter, ParameterPrior
 from bayes_htr.priors.parameter_prior import hyperparameters_by_name
+from bayes_htr.spectra import parameters_of
 
 V = TypeVar("V", bound="VariationalGuide")
 
@@ -60,6 +61,27 @@ class Guide(nn.Module, ABC):
         """
         centre = self.centre()
         return {n: h.coordinate(centre[n]) for n, h in hyperpriors.items() if n in centre}
+
+    def check_network(self, net: nn.Module, hyperpriors: Mapping[str, Hyperparameter]) -> None:
+        """Require the centre to have only parameters of a network and known hyperparameters.
+
+        Args:
+            net: The network.
+            hyperpriors: The hyperparameters of its priors and likelihood, by name.
+
+        Raises:
+            ValueError: The centre has another name, a shape differs, or a value is not finite.
+        """
+        shapes = {p.name: p.tensor.shape for p in parameters_of(net)}
+        for name, value in self.centre().items():
+            if name not in shapes and name not in hyperpriors:
+                names = ", ".join([*shapes, *hyperpriors])
+                raise ValueError(f"no parameter or hyperparameter {name}; there are {names}")
+            shape = shapes.get(name, torch.Size())
+            if value.shape != shape:
+                raise ValueError(f"{name} has shape {tuple(shape)}, not {tuple(value.shape)}")
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError(f"{name} is not finite")
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
