@@ -21,11 +21,16 @@ from bayes_htr.models import Likelihood
 from bayes_htr.models.inputs import call
 from bayes_htr.models.likelihood_forms import as_likelihood
 from bayes_htr.posterior.checks import SpectrumCheck
-from bayes_htr.posterior.evaluation import Scores, detection_errors, standard_errors
 from bayes_htr.posterior.laws import DeclaredPriors, hyperparameters_of
 from bayes_htr.posterior.mixture import MixturePrediction
 from bayes_htr.posterior.prediction import Draw, Prediction, batches_for, predict_batches
-from bayes_htr.posterior.scores import ood_scores, scores
+from bayes_htr.posterior.scores import (
+    Scores,
+    detection_errors,
+    ood_scores,
+    scores,
+    standard_errors,
+)
 from bayes_htr.posterior.spectra import PosteriorSpectra, network_spectra
 from bayes_htr.posterior.stored import read_run, stored_weights
 from bayes_htr.posterior.training_plots import plot_trace

@@ -11,8 +11,7 @@ import pytest
 import torch
 
 import bayes_htr as htr
-from bayes_htr.posterior.evaluation import detection_errors, standard_errors
-from bayes_htr.posterior.scores import ood_scores, scores
+from bayes_htr.posterior.scores import detection_errors, ood_scores, scores, standard_errors
 
 
 def prediction(n, seed, sharpness=2.0):
