@@ -105,7 +105,8 @@ if TYPE_CHECKING:
         stable_rank,
     )
     from bayes_htr.tails import HillCurve, PowerlawFit, fit_powerlaw, hill_curve
-    from bayes_htr.tuning import Tuning, tune
+    from bayes_htr.tuning.choose import tune
+    from bayes_htr.tuning.result import Tuning
 else:
     __getattr__, __dir__ = lazy(
         __name__,

@@ -36,7 +36,8 @@ from bayes_htr.inference import MAP, SVI, Method, RunFolder
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.priors import Priors
 from bayes_htr.report import RunReport
-from bayes_htr.tuning import Tuning, tune
+from bayes_htr.tuning.choose import tune
+from bayes_htr.tuning.result import Tuning
 
 TUNING_PICTURE = "tuning.png"
 """The score of trials against their strength, where the strength was chosen."""
