@@ -31,9 +31,11 @@ from bayes_htr.inference import (
     RunFolder,
 )
 from bayes_htr.inference.guides.per_example import finest_noise
+from bayes_htr.members import fit_members
 from bayes_htr.models import BayesianModel, Likelihood
 from bayes_htr.models.likelihood_forms import to_config
 from bayes_htr.posterior import Posterior
+from bayes_htr.posterior.members import read_posterior
 from bayes_htr.priors.law import Law
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import check_finite
@@ -62,6 +64,8 @@ def fit(
     metadata: Mapping[str, Any] | None = None,
     strength: float | Literal["auto"] | None = None,
     num_data: int | None = None,
+    members: int | Sequence[nn.Module] | None = None,
+    processes: int = 1,
 ) -> Posterior:
     """Train a Bayesian model, such as a `BayesianClassifier`.
 
@@ -114,9 +118,17 @@ def fit(
         num_data: The number of examples, against which the prior is weighed. It is needed where
             the loader does not tell it, as that of an `IterableDataset`; an epoch then ends with
             the data set's iterator, or after so many examples.
+        members: The number of members of a mixture, an `htr.PosteriorMixture`: fits that start from
+            different weights, whose predictions are averaged. The first one starts from the
+            weights of `model.net`, and the others from layers that are initialised anew, by their
+            own `reset_parameters()`. For a network that is initialised in another way, or was
+            trained before, pass a sequence of networks, one for each member. With `out`, each
+            member has a run folder in `out/members`. Several processes share out the members.
+        processes: The number of members that are fitted at the same time, each in a process of its
+            own on this machine. A script then needs `if __name__ == "__main__":`.
 
     Returns:
-        The posterior.
+        The posterior; with `members` an `htr.PosteriorMixture`.
 
     Raises:
         DataError: The data cannot be trained on, or do not fit the network.
@@ -140,6 +152,35 @@ def fit(
             settings = TrialSettings(fit, model, data, options, (seed,))
             strength = auto_strength(settings, out=out, resume=resume, progress=progress)
         model = with_strength(model, number(strength, "strength", at_least=0))
+    if members is not None:
+        with exclusive(), fail_together():
+            _check_types(model, method, init, callbacks)
+            method, epochs = method_and_epochs(model, method, epochs)
+        return fit_members(
+            fit,
+            model,
+            train,
+            members,
+            method=method,
+            epochs=epochs,
+            seed=whole_number(seed, "seed", below=2**63),
+            init=init,
+            out=out,
+            resume=resume,
+            callbacks=callbacks,
+            progress=progress,
+            threads=threads,
+            processes=processes,
+            metadata=metadata,
+            options={
+                "batch_size": batch_size,
+                "validation": validation,
+                "device": _device(device, next(model.net.parameters(), torch.zeros(())).device),
+                "num_data": num_data,
+            },
+        )
+    if processes != 1:
+        raise ValueError(f"processes={processes!r} are processes of members; give members= too")
     with exclusive(), fail_together(), torch.enable_grad():
         _check_types(model, method, init, callbacks)
         method, epochs = method_and_epochs(model, method, epochs)
@@ -266,7 +307,7 @@ def load(
         CheckpointError: The folder has no finished run, a file is truncated or foreign, or the run
             is of another network or likelihood.
     """
-    return Posterior.load(path, net, likelihood=likelihood)
+    return read_posterior(path, net, likelihood)
 
 
 def _named_method(name: str, model: BayesianModel) -> Method:
