@@ -91,38 +91,25 @@ def fit_members(
     train: Data,
     members: int | Sequence[nn.Module],
     *,
-    method: Method,
-    epochs: int,
-    seed: int,
-    init: Posterior | None,
+    options: Mapping[str, Any],
+    processes: int,
     out: str | PathLike[str] | None,
-    resume: bool,
     callbacks: Sequence[Callback],
     progress: bool | None,
-    threads: int | None,
-    processes: int,
-    metadata: Mapping[str, Any] | None,
-    options: Mapping[str, Any],
 ) -> PosteriorMixture:
-    """Fit the members of a mixture; see `htr.fit`, whose arguments these are.
+    """Fit the members of a mixture.
 
     Args:
         fit: `htr.fit`, which fits each of them.
         model: As in `htr.fit`.
         train: As in `htr.fit`.
         members: The number of members, or a network with initial weights for each of them.
-        method: As in `htr.fit`.
-        epochs: As in `htr.fit`.
-        seed: The seed of the first member, from which those of the others follow.
-        init: A mixture whose members the members start from.
+        options: The other arguments of `htr.fit` by name. The seed is that of the first member,
+            from which those of the others follow, and `init` a mixture that they start from.
+        processes: How many members are fitted at a time, each in a process of its own.
         out: The folder of the mixture.
-        resume: As in `htr.fit`.
         callbacks: Callables that are called after each epoch of every member, in this process.
         progress: Whether to show one progress bar over the epochs of all members.
-        threads: The number of PyTorch's threads of each member.
-        processes: How many members are fitted at a time, each in a process of its own.
-        metadata: As in `htr.fit`.
-        options: The other arguments of `fit`, which are the same for all members.
 
     Raises:
         ValueError: A setting that does not go with members, or a network that cannot be
@@ -130,8 +117,9 @@ def fit_members(
         ProcessError: A process of a member ended without a result.
     """
     processes = whole_number(processes, "processes", at_least=1)
+    method, epochs, threads = options["method"], options["epochs"], options["threads"]
     _refuse(method, callbacks, processes)
-    starts = _starts(model, members, init, seed)
+    starts = _starts(model, members, options["init"], options["seed"])
     folder = None if out is None else RunFolder(out)
     config = {
         "version": __version__,
@@ -139,23 +127,22 @@ def fit_members(
         "method": method.describe(),
         "priors": model.priors.to_dict(),
         "epochs": epochs,
-        "seed": seed,
+        "seed": options["seed"],
         **to_config(model.likelihood),
-        "metadata": dict(metadata or {}),
+        "metadata": dict(options["metadata"] or {}),
     }
-    common = {"method": method, "epochs": epochs, "metadata": metadata, "resume": resume, **options}
     workers = Workers(min(processes, len(starts)), _threads_of_each(threads, processes))
     jobs: list[Member] = []
     for number, (net, start) in enumerate(starts):
-        own = {"seed": member_seed(seed, number), "init": start}
+        own = {"seed": member_seed(options["seed"], number), "init": start}
         own["out"] = None if folder is None else member_folder(folder.path, number)
         own["threads"] = threads if workers.count == 1 else workers.threads
         of_net = BayesianModel(net, model.priors, likelihood=model.likelihood)
-        jobs.append(Member(number, fit, of_net, train, callbacks, common | own))
+        jobs.append(Member(number, fit, of_net, train, callbacks, {**options, **own}))
     check_same(config | {"out": str(out)})
     try:
         if folder is not None:
-            run_on_rank0(partial(folder.start, config, resume=resume))
+            run_on_rank0(partial(folder.start, config, resume=options["resume"]))
         if world_size() > 1:
             found = _fitted_by_ranks(jobs, epochs, progress)
         else:

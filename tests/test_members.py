@@ -180,7 +180,7 @@ def test_a_mixture_starts_from_the_members_of_another(data):
         torch.testing.assert_close(member.network()[0].weight, mode.network()[0].weight)
     with pytest.raises(ValueError, match="init has 2 members, and members=3"):
         fit(data, "svi", init=modes, members=3)
-    with pytest.raises(ValueError, match="pass members=2"):
+    with pytest.raises(ValueError, match="for a mixture; give members="):
         fit(data, "svi", init=modes)
     with pytest.raises(ValueError, match="init has 1 members, and members=2"):
         fit(data, "svi", init=modes.members[0], members=2)
