@@ -32,8 +32,9 @@ from bayes_htr.experiments import (
     named_priors,
 )
 from bayes_htr.experiments.own_data import is_own_data, load_inputs
-from bayes_htr.fitting import default_method, load
+from bayes_htr.fitting import load
 from bayes_htr.inference import MAP, SVI, Method, RunFolder
+from bayes_htr.inference.defaults import default_method
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.priors import Priors
 from bayes_htr.report import RunReport

@@ -20,9 +20,7 @@ from bayes_htr._version import __version__
 from bayes_htr.distributed import check_same, fail_together, own_device, run_on_rank0, world_size
 from bayes_htr.engine.autograd import has_hooks
 from bayes_htr.inference import (
-    MAP,
     NUTS,
-    SVI,
     Batches,
     Callback,
     Data,
@@ -31,7 +29,7 @@ from bayes_htr.inference import (
     Run,
     RunFolder,
 )
-from bayes_htr.inference.guides.per_example import finest_noise
+from bayes_htr.inference.defaults import method_and_epochs
 from bayes_htr.members import fit_members
 from bayes_htr.models import BayesianModel, Likelihood
 from bayes_htr.models.likelihood_forms import to_config
@@ -41,9 +39,6 @@ from bayes_htr.priors.law import Law
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import check_finite
 from bayes_htr.strength_trials import TrialSettings, auto_strength, hold_out, with_strength
-
-EPOCHS = 30
-"""The number of epochs where none is given."""
 
 
 def fit(
@@ -253,40 +248,6 @@ def _trained(
     return posterior
 
 
-def method_and_epochs(
-    model: BayesianModel, method: Method | str | None, epochs: int | None
-) -> tuple[Method, int]:
-    """Return the method and the number of epochs, the default ones where none are given.
-
-    Raises:
-        ValueError: There is no method of a given name.
-    """
-    if isinstance(method, str):
-        method = _named_method(method, model)
-    method = default_method(model.net) if method is None else method
-    if epochs is None:
-        epochs = 0 if isinstance(method, NUTS) else EPOCHS
-    return method, epochs
-
-
-def default_method(net: nn.Module, **changed: Any) -> SVI:
-    """Return the method that finds a posterior where none is named: SVI by the spectral guide.
-
-    Each example of a batch has its own draw, but with batch normalisation, which mixes examples, a
-    batch has one. Rate and initial spread were chosen on validation data, see
-    `docs/choosing-a-prior.md`.
-
-    Args:
-        net: The network.
-        changed: Settings of `SVI` that replace the default ones.
-
-    Raises:
-        ValueError: A setting is out of range.
-    """
-    settings: dict[str, Any] = {"lr": 6e-3, "init_scale": 0.3, "noise": finest_noise(net)}
-    return SVI(guide="spectral", **settings | changed)
-
-
 def load(
     path: str | PathLike[str],
     net: nn.Module,
@@ -308,25 +269,6 @@ def load(
             is of another network or likelihood.
     """
     return read_posterior(path, net, likelihood)
-
-
-def _named_method(name: str, model: BayesianModel) -> Method:
-    """Return the method of a name, such as `"map"`, with its default settings.
-
-    Raises:
-        ValueError: There is no such name.
-    """
-    named: dict[str, Callable[[], Method]] = {
-        "map": MAP,
-        "svi": lambda: default_method(model.net),
-        "nuts": NUTS,
-    }
-    if name.lower() not in named:
-        raise ValueError(
-            f"method={name!r} must be one of {', '.join(named)}, or a method with settings, such "
-            "as MAP(lr=0.05)"
-        )
-    return named[name.lower()]()
 
 
 def _device(device: str | torch.device | None, present: torch.device) -> torch.device:

@@ -134,7 +134,7 @@ def fit_members(
     workers = Workers(min(processes, len(starts)), _threads_of_each(threads, processes))
     jobs: list[Member] = []
     for number, (net, start) in enumerate(starts):
-        own = {"seed": member_seed(options["seed"], number), "init": start}
+        own: dict[str, Any] = {"seed": member_seed(options["seed"], number), "init": start}
         own["out"] = None if folder is None else member_folder(folder.path, number)
         own["threads"] = threads if workers.count == 1 else workers.threads
         of_net = BayesianModel(net, model.priors, likelihood=model.likelihood)

@@ -21,8 +21,9 @@ from bayes_htr._locks import FolderLock
 from bayes_htr._plotting import BLUE, GREY, RED, new_axes, save, tick
 from bayes_htr.distributed import run_on_rank0
 from bayes_htr.errors import PriorError
-from bayes_htr.fitting import fit, method_and_epochs
+from bayes_htr.fitting import fit
 from bayes_htr.inference import Data, Method, RunFolder
+from bayes_htr.inference.defaults import method_and_epochs
 from bayes_htr.models import BayesianClassifier, BayesianModel
 from bayes_htr.optuna_search import new_study, own_study
 from bayes_htr.posterior import Posterior
