@@ -1,5 +1,6 @@
-"""The strength of priors chosen by a few fits: `htr.tune`, and `strength="auto"` of `htr.fit`."""
+"""How the strength of priors is chosen by trials, for `htr.tune` and `strength="auto"`."""
 
-from bayes_htr._lazy import lazy
+from bayes_htr.tuning.result import Tuning
+from bayes_htr.tuning.search import Trial
 
-__getattr__, __dir__ = lazy(__name__, {"choose": "tune", "result": "Tuning"})
+__all__ = ["Trial", "Tuning"]

@@ -80,7 +80,7 @@ class Tuning(Printable):
                 *(f"{scores[name]:.4f}" if name in scores else "" for name in others),
                 str(trial.epochs),
                 f"{trial.seconds:.1f}",
-                "best" if trial == self.best else trial.outcome,
+                "chosen" if trial == self.best else trial.outcome,
             ]
             add_row(table, cells)
         return [table, *self._notes()]

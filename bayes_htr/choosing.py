@@ -21,8 +21,8 @@ from bayes_htr.inference.defaults import method_and_epochs
 from bayes_htr.models import BayesianClassifier, BayesianModel
 from bayes_htr.posterior import Posterior
 from bayes_htr.priors import Prior, Priors
+from bayes_htr.tuning import Tuning
 from bayes_htr.tuning.optuna_search import new_study, own_study
-from bayes_htr.tuning.result import Tuning
 from bayes_htr.tuning.search import Bracket, Listed, Search
 from bayes_htr.tuning.trials import (
     TRIALS,
