@@ -69,6 +69,19 @@ class Dataset:
         _, channels, height, width = self.x_train.shape
         return channels, height, width
 
+    def standardised_for(self, other: Dataset, x: Tensor) -> Tensor:
+        """Images of this data set in the form that a network trained on another data set expects.
+
+        Args:
+            other: The other data set.
+            x: `(N, C, H, W)`, standardised as in this data set.
+
+        Returns:
+            The same images, standardised with the mean and standard deviation of the other data
+            set.
+        """
+        return (x * self.deviation + (self.mean - other.mean)) / other.deviation
+
 
 @dataclass(frozen=True)
 class _Source:

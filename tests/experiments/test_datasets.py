@@ -181,6 +181,18 @@ def test_channels_are_standardised_one_by_one(tmp_path):
     )
 
 
+def test_images_for_a_network_of_another_data_set(tmp_path):
+    raw = {name: arrays(name) for name in ("kmnist", "fashion_mnist")}
+    raw["kmnist"]["x_train"] //= 3
+    for name, own in raw.items():
+        np.savez(tmp_path / f"{name}.npz", **own)
+    ours, other = (load_dataset(name, tmp_path) for name in raw)
+    expected = standardised(raw["fashion_mnist"]["x_test"], raw["kmnist"]["x_train"])
+    np.testing.assert_allclose(
+        other.standardised_for(ours, other.x_test).numpy(), expected, atol=1e-4
+    )
+
+
 def test_statistics_do_not_depend_on_the_test_images(tmp_path):
     raw = arrays("fashion_mnist")
     np.savez(tmp_path / "fashion_mnist.npz", **raw)
