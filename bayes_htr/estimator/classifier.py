@@ -316,7 +316,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         """The probabilities of the classes, `(N, C)`, in the order of `classes_`.
 
         Raises:
-            ValueError: As `prediction`.
+            ValueError: The same errors as in `prediction`.
         """
         return self.prediction(X).log_probs.double().softmax(1).numpy()
 
@@ -324,7 +324,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         """The logarithms of `predict_proba`, `(N, C)`.
 
         Raises:
-            ValueError: As `prediction`.
+            ValueError: The same errors as in `prediction`.
         """
         return self.prediction(X).log_probs.double().log_softmax(1).numpy()
 
@@ -332,7 +332,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         """The most probable labels, `(N,)`.
 
         Raises:
-            ValueError: As `prediction`.
+            ValueError: The same errors as in `prediction`.
         """
         codes = self.prediction(X).labels.numpy()
         return self.classes_[codes]
@@ -345,7 +345,8 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
             y: Their labels, `(N,)`, all among `classes_`.
 
         Raises:
-            ValueError: As `prediction`; or labels that `fit` has not seen (`DataError`).
+            ValueError: The same errors as in `prediction`; or `fit` has not seen a label
+                (`DataError`).
         """
         prediction = self.prediction(X)
         codes = codes_of(y, self.classes_, len(prediction.labels))

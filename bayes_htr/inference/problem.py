@@ -1,4 +1,4 @@
-"""What every inference method is given, and what it gives back."""
+"""The input and the result of every inference method."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def score_sums(
         net: The network.
         batches: The batches.
         likelihood: The likelihood.
-        values: Its hyperparameters by name.
+        values: The hyperparameters of the likelihood by name.
     """
     nll = score = count = 0.0
     with evaluation_mode(net), torch.no_grad(), isolated_randomness():

@@ -377,7 +377,9 @@ def auto_strength(
         progress: As in `try_strengths`.
 
     Raises:
-        As `try_strengths` and `starting_strength`; OutputError, if the folder holds something.
+        OutputError: The folder already holds something.
+        CheckpointError, DivergenceError, PriorError: The same errors as in `try_strengths` and
+            `starting_strength`.
     """
     folder = None if out is None else Path(out)
     if folder is not None and not resume:

@@ -153,7 +153,7 @@ class SpectralGuide(VariationalGuide):
         return super().from_weights(densities, hyperparameters, {**options, "refresh": refresh})
 
     def set_epoch(self, densities: Densities, epoch: int) -> None:
-        """As in the base; a matrix whose prior is over is a point from then on."""
+        """Replace the densities; a matrix whose prior has ended is a point from then on."""
         before = len(self._active), self.evidence.terms
         super().set_epoch(densities, epoch)
         self._take_priors()
@@ -168,7 +168,7 @@ class SpectralGuide(VariationalGuide):
             self.refresh(changed)
 
     def hyperparameter_coordinates(self) -> list[nn.Parameter]:
-        """As in the base: the posteriors that do not follow from the spectra."""
+        """The parameters of those posteriors that do not follow from the spectra."""
         return list(self.hyperparameters.learnt.parameters())
 
     def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
@@ -190,7 +190,7 @@ class SpectralGuide(VariationalGuide):
         return self._joined(sampled) | self._sampled_hyperparameters()
 
     def points(self) -> dict[str, Tensor]:
-        """As `rsample`, but the spectra are those of the weights: `ExampleNoise` adds the rest."""
+        """Draw as `rsample` does, but leave spectra as they are: `ExampleNoise` draws those."""
         self.refresh_due()
         points = {name: W.view_as(W) for name, W in zip(self.names, self.weights, strict=True)}
         return points | self._sampled_hyperparameters()
@@ -216,12 +216,12 @@ class SpectralGuide(VariationalGuide):
         return self._kl(sample, [state.matrix for state in self._active])
 
     def kl_in_step(self, sample: Mapping[str, Tensor]) -> Tensor:
-        """As in the base: without the cached gradient with respect to the weights."""
+        """The KL divergence without the part whose gradient in the weights is cached."""
         return self._kl(sample, [state.matrix.detach() for state in self._active])
 
     @torch.no_grad()
     def add_known_gradient(self, scale: float) -> None:
-        """As in the base: the gradient of the last refresh."""
+        """Add the gradient of the last refresh."""
         add_to_gradients(
             (
                 Derivative(W, state.law.prior.view, Gradient(state.slope))
@@ -265,7 +265,7 @@ class SpectralGuide(VariationalGuide):
 
     @torch.no_grad()
     def spectrum_draws(self, samples: int, seed: int) -> Iterator[dict[str, Tensor]]:
-        """As in the base: in closed form, without a decomposition for each draw."""
+        """Draw eigenvalues in closed form, without a decomposition for each draw."""
         generator = torch.Generator().manual_seed(seed)
         for _ in range(samples):
             draws = self.hyperparameters.draw(self._conditional(current=True), generator)
@@ -356,7 +356,6 @@ class SpectralGuide(VariationalGuide):
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As in the base."""
         self._calls_known = False
         return super().load_state_dict(state_dict, *args, **kwargs)
 
