@@ -281,7 +281,7 @@ class NUTSSampler:
             warnings.warn(
                 f"no prior on {', '.join(flat)}: NUTS leaves them at their present values; give "
                 "vectors Entries(Normal(0.0, 1.0)), for instance",
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def draws(self, chains: Chains) -> dict[str, Tensor]:
