@@ -195,8 +195,8 @@ def _model(model: Any, prior: Prior | Priors | None) -> BayesianModel:
     """Return the model that is meant.
 
     Raises:
-        ValueError: No network, or a model with a second prior.
-        PriorError: A network without a prior.
+        ValueError: This is no network, or it is a model and another prior is given.
+        PriorError: A network is given without a prior.
     """
     if isinstance(model, BayesianModel):
         if prior is not None:

@@ -81,7 +81,7 @@ class NUTS:
             unconstrained coordinates.
 
     Raises:
-        ValueError: A setting out of range.
+        ValueError: A setting is out of range.
     """
 
     warmup: int = 500
