@@ -64,6 +64,7 @@ if TYPE_CHECKING:
         Interval,
         MixturePrediction,
         Posterior,
+        PosteriorMixture,
         PosteriorSpectra,
         Prediction,
         Scores,
@@ -121,8 +122,8 @@ else:
             "fitting": "fit load",
             "inference": "MAP NUTS SVI EpochEvent",
             "models": "BayesianClassifier BayesianModel Bernoulli Categorical sample_prior",
-            "posterior": "Interval MixturePrediction Posterior PosteriorSpectra Prediction "
-            "Scores SpectrumCheck prior_predictive",
+            "posterior": "Interval MixturePrediction Posterior PosteriorMixture PosteriorSpectra "
+            "Prediction Scores SpectrumCheck prior_predictive",
             "priors": "ESD Entries ExpDecay Exponential Frechet Gamma HalfCauchy Hill "
             "ImproperPowerlaw Joint LogNormal Lomax MarchenkoPastur MaxEigenvalue Normal "
             "PowerDecay Powerlaw Priors Shared SingularValues StableRank TruncatedPowerlaw "
@@ -179,6 +180,7 @@ __all__ = [
     "Normal",
     "OutputError",
     "Posterior",
+    "PosteriorMixture",
     "PosteriorSpectra",
     "PowerDecay",
     "Powerlaw",

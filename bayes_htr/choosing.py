@@ -15,8 +15,9 @@ from bayes_htr._checks import number, whole_number
 from bayes_htr._locks import FolderLock
 from bayes_htr.distributed import run_on_rank0
 from bayes_htr.errors import PriorError
-from bayes_htr.fitting import fit, method_and_epochs
+from bayes_htr.fitting import fit
 from bayes_htr.inference import Data, Method, RunFolder
+from bayes_htr.inference.defaults import method_and_epochs
 from bayes_htr.models import BayesianClassifier, BayesianModel
 from bayes_htr.posterior import Posterior
 from bayes_htr.priors import Prior, Priors

@@ -245,6 +245,14 @@ def _add_training(fit: argparse.ArgumentParser) -> None:
         help="train every fit with N seeds, from --seed on, several at a time; scores then have "
         "standard errors, and paired differences intervals",
     )
+    fit.add_argument(
+        "--members",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="fit every method N times from different weights, and average the predictions: a "
+        "mixture of posteriors, or an ensemble of modes",
+    )
     fit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     fit.add_argument(
         "--threads",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ from bayes_htr.experiments import (
     named_priors,
 )
 from bayes_htr.experiments.own_data import is_own_data, load_inputs
-from bayes_htr.fitting import default_method, load
+from bayes_htr.fitting import load
 from bayes_htr.inference import MAP, SVI, Method, RunFolder
+from bayes_htr.inference.defaults import default_method
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.priors import Priors
 from bayes_htr.report import RunReport
@@ -62,6 +64,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str,
         device=device,
         label_smoothing=args.label_smoothing,
         target=args.target,
+        members=args.members,
     )
     data = run_on_rank0(lambda: settings.dataset(args.seed))
     num_data = len(data.y_train)
@@ -74,14 +77,16 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str,
     seeds = range(args.seed, args.seed + args.seeds)
     with counted_work(net) as work, evaluation_mode(net), torch.no_grad():
         net(data.x_train[: max(1, args.batch_size)])
-    workers = Workers.chosen(
+    chosen = partial(
+        Workers.chosen,
         net,
-        len(entrants) * len(seeds),
         device=device,
         multiply_adds=work.multiply_adds,
         threads=args.threads,
-        alone=len(seeds) == 1 or world_size() > 1,
     )
+    alone = len(seeds) == 1 or world_size() > 1
+    workers = chosen(len(entrants) * len(seeds), alone=alone)
+    of_members = chosen(args.members, alone=len(seeds) > 1 or world_size() > 1)
     default = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     with (
         claimed_folder(args.out, default, resume=args.resume) as out,
@@ -90,8 +95,9 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str,
         torch.set_num_threads(workers.threads)
         console.print(
             f"{args.net} on {args.data}: {num_data} training examples; "
-            f"{plural(len(entrants) * len(seeds), 'fit')} of {plural(args.epochs, 'epoch')}, "
-            f"{workers}",
+            f"{plural(len(entrants) * len(seeds), 'fit')} of "
+            f"{f'{args.members} members and ' if args.members > 1 else ''}"
+            f"{plural(args.epochs, 'epoch')}, {workers}",
             highlight=False,
         )
         console.print(visible(f"run folder: {out}"), markup=False, highlight=False, soft_wrap=True)
@@ -103,7 +109,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str,
             first = entrants[0]
         columns = ("parameter", "matrix", "prior", "density", "strength")
         console.print(first.priors.explain(net, num_data=num_data).table(columns))
-        settings = replace(settings, threads=workers.threads)
+        settings = replace(settings, threads=workers.threads, processes=of_members.count)
         compare(
             settings, entrants, seeds, out, console=console, workers=workers, resume=args.resume
         )

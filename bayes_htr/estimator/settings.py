@@ -23,8 +23,8 @@ from torch import nn
 from bayes_htr._checks import number, whole_number
 from bayes_htr.errors import DataError
 from bayes_htr.experiments.named_priors import named_priors
-from bayes_htr.fitting import default_method
 from bayes_htr.inference import MAP, NUTS, Method
+from bayes_htr.inference.defaults import default_method
 from bayes_htr.priors import Prior, Priors
 
 Array: TypeAlias = "npt.NDArray[Any]"

@@ -50,6 +50,14 @@ def mixes_examples(net: nn.Module) -> bool:
     return any(isinstance(module, _BatchNorm) for module in net.modules())
 
 
+def generators_of(loader: DataLoader[Any]) -> list[torch.Generator]:
+    """Return the random generators that decide the order of a loader, each once."""
+    batches = loader.batch_sampler
+    owners = [loader, batches, getattr(batches, "sampler", loader.sampler)]
+    generators = [getattr(owner, "generator", None) for owner in owners]
+    return list({id(g): g for g in generators if isinstance(g, torch.Generator)}.values())
+
+
 class Batches:
     """Batches `(x, y)` of a data set on a device, inputs cast to a network's dtype.
 
@@ -262,9 +270,7 @@ class Batches:
     @property
     def generators(self) -> list[torch.Generator]:
         """The random generators that decide the order, each once; checkpoints hold their state."""
-        owners = [self.loader, self.loader.batch_sampler, self.sampler]
-        generators = [getattr(owner, "generator", None) for owner in owners]
-        return list({id(g): g for g in generators if isinstance(g, torch.Generator)}.values())
+        return generators_of(self.loader)
 
     def first(self) -> tuple[Inputs, Tensor]:
         """Return the batch with which the next pass begins, without changing that pass."""

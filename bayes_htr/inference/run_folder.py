@@ -36,8 +36,11 @@ SPECTRA_BEFORE = "spectra_before.safetensors"
 PICTURES = ("spectra.png", "training.png")
 TUNING = "tuning.json"
 """The trials by which the strength of a run was chosen."""
-BESIDE = ("compare", "seeds", TUNING)
-"""Subfolders with the runs that a run is compared with, and its trials: what may be there first."""
+MEMBERS = "members"
+"""The subfolder with the runs of the members of a mixture."""
+BESIDE = ("compare", "seeds", MEMBERS, TUNING)
+"""Subfolders with the runs that a run is compared with, or that it is made of, and its trials: what
+may be there first."""
 LOCK = ".lock"
 COMPARISON_LOCK = ".comparison.lock"
 """The lock of all runs of a comparison together, in the folder of the first."""
@@ -150,7 +153,7 @@ class RunFolder:
         """
         self._require_folder()
         names = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
-        if others := sorted(n for n in names if n not in (*_WRITTEN, *_NO_CONTENT)):
+        if others := sorted(n for n in names if n not in (*_WRITTEN, *_NO_CONTENT, MEMBERS)):
             raise OutputError(
                 f"{self.path} holds more than one run ({', '.join(others[:5])}), which "
                 "overwrite=True would remove; name another folder"

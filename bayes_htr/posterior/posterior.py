@@ -97,6 +97,12 @@ class Posterior:
         """The distribution over weights and hyperparameters; `None` for a point mass."""
         return None if isinstance(self._guide, PointMass) else self._guide
 
+    def to(self, device: str | torch.device) -> Posterior:
+        """Move the network and the guide to a device, in place, and return this posterior."""
+        self._net.to(device)
+        self._guide.to(device)
+        return self
+
     def network(self) -> nn.Module:
         """A copy of the network in evaluation mode, with the weights at the centre of the guide.
 
