@@ -32,6 +32,7 @@ from bayes_htr.tuning.search import (
     Journal,
     Search,
     Trial,
+    best_of,
     failed,
     merged,
     run_search,
@@ -114,16 +115,13 @@ class Tried(NamedTuple):
 
     Attributes:
         trials: All trials in their order.
-        posterior: The posterior of the best one with the first seed, if this call has trained it.
+        strength: The strength to train with.
+        posterior: The posterior with that strength and the first seed, if this call has trained it.
     """
 
     trials: list[Trial]
+    strength: float
     posterior: Posterior | None
-
-
-def best_of(trials: list[Trial]) -> Trial:
-    """Return the finished trial with the smallest score."""
-    return min(trials, key=lambda trial: trial.order)
 
 
 @dataclass(frozen=True)
@@ -294,7 +292,8 @@ def try_strengths(
             bar.show(f"best {settings.by} {best.score.value:.4f} at {best.strength:.3g}")
 
         trials = run_search(search, attempt, journal, count, on_trial=forget)
-    return Tried(trials, kept.get(best_of(trials).strength))
+    strength = search.choose(trials)
+    return Tried(trials, strength, kept.get(strength))
 
 
 def _fitted(
@@ -305,7 +304,7 @@ def _fitted(
     bar: _TuningBar,
     is_first: bool,
 ) -> tuple[Trial, Posterior | None]:
-    """One fit; of the first seed's fit the scores during training are compared."""
+    """Fit once; the scores of the first seed's fit are compared during training."""
     epochs = settings.epochs
     looks = settings.looks if is_first else set()
     curve: dict[int, Score] = {}
@@ -368,7 +367,7 @@ def auto_strength(
     resume: bool = False,
     progress: bool | None = None,
 ) -> float:
-    """The strength that `htr.fit(..., strength="auto")` takes: the best of at most five trials.
+    """Return the strength that `htr.fit(..., strength="auto")` takes, by at most five trials.
 
     Args:
         settings: What all trials share.
@@ -385,12 +384,13 @@ def auto_strength(
     if folder is not None and not resume:
         run_on_rank0(RunFolder(folder).check_unused)
     search = Bracket(start_of(settings))
-    tried = try_strengths(settings, search, TRIALS, folder=folder, resume=resume, progress=progress)
-    return best_of(tried.trials).strength
+    return try_strengths(
+        settings, search, TRIALS, folder=folder, resume=resume, progress=progress
+    ).strength
 
 
 def start_of(settings: TrialSettings) -> float:
-    """The strength from which to start: `starting_strength` of the weights that fits start from."""
+    """Return `starting_strength` of the weights that fits start from."""
     init = settings.fit_options.get("init")
     net = settings.model.net if init is None else init.network()
     return starting_strength(
@@ -402,7 +402,7 @@ def start_of(settings: TrialSettings) -> float:
 
 
 def with_strength(model: BayesianModel, strength: float) -> BayesianModel:
-    """The model with all of its priors to a power; a strength that they have is multiplied."""
+    """Return the model with the strengths of all its priors multiplied by a number."""
     return BayesianModel(model.net, model.priors.scaled(strength), likelihood=model.likelihood)
 
 

@@ -8,10 +8,9 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import bayes_htr as htr
-from bayes_htr.tuning.search import Listed
+from bayes_htr.tuning.search import Listed, best_of
 from bayes_htr.tuning.trials import (
     TrialSettings,
-    best_of,
     hold_out,
     try_strengths,
     with_strength,
