@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         WandbLogger,
     )
     from bayes_htr.analysis.analyze import analyze
+    from bayes_htr.choosing import tune
     from bayes_htr.engine import (
         Drift,
         Every,
@@ -106,7 +107,7 @@ if TYPE_CHECKING:
         stable_rank,
     )
     from bayes_htr.tails import HillCurve, PowerlawFit, fit_powerlaw, hill_curve
-    from bayes_htr.tuning import Tuning, tune
+    from bayes_htr.tuning import Tuning
 else:
     __getattr__, __dir__ = lazy(
         __name__,
@@ -130,7 +131,8 @@ else:
             "spectra": "MatrixLayout frobenius_norm hill matrices_of nuclear_norm spectral_norm "
             "spectrum stable_rank",
             "tails": "HillCurve PowerlawFit fit_powerlaw hill_curve",
-            "tuning": "Tuning tune",
+            "tuning": "Tuning",
+            "choosing": "tune",
             "distributions": "",
             "integrations": "",
         },

@@ -18,6 +18,7 @@ from bayes_htr._terminal import plural, visible
 from bayes_htr._threads import counted_work, restored_threads
 from bayes_htr._torch import evaluation_mode
 from bayes_htr.analysis import Records
+from bayes_htr.choosing import tune
 from bayes_htr.distributed import process_group, run_on_rank0, world_size
 from bayes_htr.errors import CheckpointError, OutputError
 from bayes_htr.experiments import (
@@ -38,7 +39,7 @@ from bayes_htr.inference.defaults import default_method
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.priors import Priors
 from bayes_htr.report import RunReport
-from bayes_htr.tuning import Tuning, tune
+from bayes_htr.tuning import Tuning
 
 TUNING_PICTURE = "tuning.png"
 """The score of trials against their strength, where the strength was chosen."""

@@ -23,7 +23,8 @@ import torch
 
 import bayes_htr as htr
 from bayes_htr.experiments import build_network
-from bayes_htr.strength_search import Bracket, Journal, Score, Trial, run_search
+from bayes_htr.posterior.scores import Score
+from bayes_htr.tuning.search import Bracket, Journal, Trial, run_search
 from benchmarks.study.cells import GENERALISATION as CELLS
 from benchmarks.study.cells import image_shape, split, test_images
 from benchmarks.study.methods import GENERALISATION as METHODS

@@ -498,7 +498,7 @@ def test_the_strength_is_chosen_by_itself(tmp_path, capsys, monkeypatch):
     assert "outcome" in printed
     assert "chosen" in printed
     assert (out / "tuning.png").exists()
-    monkeypatch.setattr("bayes_htr.strength_trials._fitted", None)  # no trial is trained again
+    monkeypatch.setattr("bayes_htr.tuning.trials._fitted", None)  # no trial is trained again
     assert main([*command, "--resume"]) == 0
     with pytest.raises(SystemExit):
         build_parser().parse_args(["fit", "--strength", "much"])

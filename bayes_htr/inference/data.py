@@ -245,6 +245,12 @@ class Batches:
         return x, y
 
     @property
+    def arrays(self) -> tuple[Inputs, Tensor] | None:
+        """All inputs and labels where they are in memory; `None` if they come from a loader."""
+        dataset = self.loader.dataset
+        return (dataset.x, dataset.y) if isinstance(dataset, _Arrays) else None
+
+    @property
     def fingerprint(self) -> dict[str, Any]:
         """Plain data by which a resumed run recognises these data.
 

@@ -188,10 +188,9 @@ class MAPTrainer(Trainer):
 
     def _step(self, optimizer: Optimizer) -> None:
         """One step of an optimiser; the scaler leaves it out if a gradient has overflowed."""
-        has_gradient = any(p.grad is not None for g in optimizer.param_groups for p in g["params"])
         if self.scaler is None:
             optimizer.step()
-        elif has_gradient:
+        elif any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
             self.scaler.step(optimizer)
 
     def _step_with_closure(

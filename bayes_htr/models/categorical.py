@@ -149,6 +149,8 @@ class Categorical(Likelihood):
 
     def logits(self, outputs: Tensor, left: int = 0) -> Tensor:
         """The logits with the classes last, `(*left, N, ..., C)`."""
+        if self.class_dim is None and outputs.ndim - left < 4:
+            return outputs
         dim = self._dim(outputs, left)
         return outputs if dim == outputs.ndim - 1 else outputs.movedim(dim, -1)
 

@@ -137,14 +137,18 @@ class MixturePrediction:
 
     def covers(self, y: Any, level: float = 0.95) -> Tensor:
         """The share of targets within the central interval of a probability, ends included."""
+        return self.contains(y, level).double().mean()
+
+    def contains(self, y: Any, level: float = 0.95) -> Tensor:
+        """Whether each target is within its central interval of a probability: `(N, ...)`."""
         level = number(level, "level", above=0, below=1)
         y = self._targets(y)
         try:  # without looking for quantiles
             below = torch.stack([c.cdf(y) for c in self.components]).mean(0)
         except NotImplementedError:
             low, high = self.interval(level)
-            return ((low <= y) & (y <= high)).double().mean()
-        return ((2 * below - 1).abs() <= level).double().mean()
+            return (low <= y) & (y <= high)
+        return (2 * below - 1).abs() <= level
 
     def sample(self, n: int = 1, *, seed: int = 0) -> Tensor:
         """Draws of the targets, `(n, N, ...)`, each under one of the draws of the weights in turn.

@@ -45,7 +45,8 @@ class LikelihoodPoint(nn.Module):
 
     def values(self) -> dict[str, Tensor]:
         """The hyperparameters by name, 0-d, with gradient."""
-        return {n: self.hyperparameters[n].value(u) for n, u in self.latents().items()}
+        named = zip(self.hyperparameters.items(), self.coordinates, strict=True)
+        return {name: hyperparameter.value(u) for (name, hyperparameter), u in named}
 
     def energy(self) -> Tensor:
         """`-log` of the density of the coordinates under the hyperpriors, 0-d, with gradient."""

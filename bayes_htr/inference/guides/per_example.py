@@ -198,59 +198,81 @@ def _with_constant_weight(module: nn.Module, x: Tensor) -> Tensor:
 def _noisy(
     state: SpectralState, W: Tensor, module: nn.Module, x: Tensor, output: Tensor, noise: Tensor
 ) -> Tensor:
-    """The output of a layer whose singular values each example multiplies by its own factors."""
-    is_linear = isinstance(module, nn.Linear)
+    """The output of a layer whose singular values each example multiplies by its own factors.
+
+    A wide matrix `W` has `V` on the side of its outputs: the noise is that of the output. A tall
+    one has `V` on the side of its inputs, so that `V'x` needs the inputs of the layer.
+    """
     matrix = W.flatten(1).to(x.dtype)
-    V = state.vectors(matrix if state.is_tall else matrix.mT).to(x.dtype)
-    Y: Tensor | None = None
-    if state.is_tall or state.law.needs_medians:
-        Y = (matrix if state.is_tall else matrix.mT) @ V
+    tall = matrix if state.is_tall else matrix.mT
+    V = state.vectors(tall).to(x.dtype)
+    Y = tall @ V if state.is_tall or state.law.needs_medians else None
     medians = None if Y is None else Y.square().sum(0).double()
-    factors, base = (
-        _spread_out(f.to(x.dtype), x, is_linear) for f in state.factors(medians, noise)
-    )
-    if state.is_tall:
-        assert Y is not None
-        inner, outer = _inner(module, x, V), Y
+    factors, base = (f.to(x.dtype) for f in state.factors(medians, noise))
+    free = output
+    if isinstance(module.bias, Tensor) and (not state.is_tall or state.law.has_ratios):
+        free = output - _over_positions(module.bias, output, module)
+    if Y is None or not state.is_tall:
+        added = _product(free, V, factors - base, V, module)
+    elif isinstance(module, nn.Linear):
+        added = _product(x, V, factors - base, Y, module)
     else:
-        inner, outer = _without_bias(_mixed(output, V.mT, is_linear), module, V.mT), V
-    noisy = output + _mixed(inner * (factors - base), outer, is_linear)
-    return noisy + (base - 1) * _without_bias(output, module) if state.law.has_ratios else noisy
+        added = _product(_inner(module, x, V), None, factors - base, Y, module)
+    if state.law.has_ratios:
+        added = added + _over_positions(base - 1, output, module) * free
+    return output + added
 
 
-def _without_bias(output: Tensor, module: nn.Module, A: Tensor | None = None) -> Tensor:
-    """`A (W x)` of a layer whose `output` is `A (W x + bias)`; `A` may be left out."""
-    if not isinstance(module.bias, Tensor):
-        return output
-    bias = module.bias if A is None else A @ module.bias
+def _product(
+    x: Tensor, inner: Tensor | None, factors: Tensor, outer: Tensor, module: nn.Module
+) -> Tensor:
+    """`outer diag(f) inner' x` with factors `f` for each example, at all positions.
+
+    It is computed in the order that needs fewer multiplications. A convolution has few channels and
+    many positions, so that a small matrix for each example is cheaper than two thin products.
+
+    Args:
+        x: `(N, n)`, `(N, ..., n)` of a linear layer, or `(N, n, ...)` of a convolution.
+        inner: `(n, d)`; `None` for the identity.
+        factors: `(N, d)`.
+        outer: `(m, d)`.
+        module: The layer.
+
+    Returns:
+        As `x` with `m` in place of `n`.
+    """
+    if x.ndim == 2:
+        z = x if inner is None else x @ inner
+        return (z * factors) @ outer.mT
     is_linear = isinstance(module, nn.Linear)
-    return output - (bias if is_linear else bias.view(-1, *[1] * (output.ndim - 2)))
+    channels = x.flatten(1, -2).mT if is_linear else x.flatten(2)
+    (_, n, P), (m, d) = channels.shape, outer.shape
+    if inner is None:
+        z = channels
+    elif m * d * n + P * n * m < P * d * (n + m):
+        z, outer = channels, (outer * factors.unsqueeze(1)) @ inner.mT
+    else:
+        z = inner.mT @ channels
+    if outer.ndim == 2:
+        z = z * factors.unsqueeze(2)
+    result = outer @ z
+    return result.mT.reshape(*x.shape[:-1], m) if is_linear else result.reshape(-1, m, *x.shape[2:])
 
 
 def _inner(module: nn.Module, x: Tensor, V: Tensor) -> Tensor:
-    """`V'x` of a layer with as many outputs as `V` has columns."""
-    if isinstance(module, nn.Linear):
-        return x @ V
+    """`V'x` of a convolution that has as many outputs as `V` has columns, and no bias."""
     assert isinstance(module, _CONVOLUTIONS)
     filters = V.mT.reshape(-1, *module.weight.shape[1:])
     inner: Tensor = module._conv_forward(x, filters, None)
     return inner
 
 
-def _mixed(x: Tensor, A: Tensor, is_linear: bool) -> Tensor:
-    """`A x` over the channels: the last dimension, or that after the examples."""
-    if is_linear:
-        return x @ A.mT
-    convolve = (F.conv1d, F.conv2d, F.conv3d)[x.ndim - 3]
-    mixed: Tensor = convolve(x, A.reshape(*A.shape, *[1] * (x.ndim - 2)))
-    return mixed
-
-
-def _spread_out(factors: Tensor, x: Tensor, is_linear: bool) -> Tensor:
-    """`(N, d)` with dimensions of size 1 for positions."""
-    ones = [1] * (x.ndim - 2)
-    shape = (len(x), *ones, -1) if is_linear else (len(x), -1, *ones)
-    return factors.view(shape)
+def _over_positions(values: Tensor, output: Tensor, module: nn.Module) -> Tensor:
+    """Values `(..., channels)` with dimensions of size 1 for the positions of an output."""
+    ones = [1] * (output.ndim - 2)
+    if isinstance(module, nn.Linear):
+        return values.view(*values.shape[:-1], *ones, -1)
+    return values.view(*values.shape, *ones)
 
 
 def _check(path: str, module: nn.Module, parameter: nn.Parameter) -> None:

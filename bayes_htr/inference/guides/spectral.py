@@ -330,7 +330,7 @@ class SpectralGuide(VariationalGuide):
         scheduler.begin()
         self.calls += 1
         all_due = scheduler.calls == 1 or isinstance(self.policy, Exact)
-        if scheduler.is_check and self.hyperparameters.are_learnt:
+        if scheduler.action == "test" and self.hyperparameters.are_learnt:
             assert isinstance(self.policy, Drift)
             moved = self.hyperparameters.learnt.middles() - self.reference_middles
             all_due |= not bool((moved.abs() <= self.policy.tol).all())  # NaN too

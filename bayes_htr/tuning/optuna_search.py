@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from bayes_htr.strength_search import Score, Trial
+from bayes_htr.posterior.scores import Score
+from bayes_htr.tuning.search import Trial
 
 _REACH = 100.0
 """How far from the start, as a factor, Optuna looks."""

@@ -5,34 +5,31 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bayes_htr._checks import number
 from bayes_htr._terminal import ProgressBar
-from bayes_htr._torch import evaluation_mode, input_dtype, isolated_randomness
+from bayes_htr._torch import evaluation_mode, isolated_randomness
 from bayes_htr.distributed import run_on_rank0, world_size
 from bayes_htr.engine.pull import starting_strength
 from bayes_htr.errors import DataError, DivergenceError, SpectrumError
 from bayes_htr.inference import MAP, Batches, Data, EpochEvent, RunFolder
-from bayes_htr.models import BayesianModel, Categorical
-from bayes_htr.models.examples import checked_examples
-from bayes_htr.models.inputs import Inputs, call, concatenated, map_inputs, num_examples
+from bayes_htr.models import BayesianModel, Bernoulli, Categorical
+from bayes_htr.models.inputs import map_inputs, num_examples
 from bayes_htr.models.likelihood_forms import to_config
-from bayes_htr.posterior import Posterior, Prediction
-from bayes_htr.posterior.prediction import mix
-from bayes_htr.posterior.scores import scores
-from bayes_htr.strength_search import (
+from bayes_htr.posterior import Posterior, Scores
+from bayes_htr.posterior.prediction import batches_for
+from bayes_htr.posterior.scores import Score
+from bayes_htr.tuning.search import (
     Bracket,
     Journal,
-    Score,
     Search,
     Trial,
     failed,
@@ -42,23 +39,21 @@ from bayes_htr.strength_search import (
 
 TRIALS = 5
 """The largest number of trials where none is given: with the final fit there are six."""
-CRITERIA = ("brier", "nll")
-"""The scores by which a strength can be chosen; smaller ones are better."""
-
-_BATCH = 1024
+CRITERIA = ("brier", "nll", "crps")
+"""The scores by which a strength can be chosen. Smaller ones are better, and all are proper."""
 
 
 class HeldOut(NamedTuple):
     """Data in two parts.
 
     Attributes:
-        train: What trials train on.
-        validation: `(X, y)`, what they are scored on, on the CPU.
+        train: The data on which trials train.
+        validation: The data on which they are scored.
         is_part: Whether the validation data were taken from the training data.
     """
 
     train: Data
-    validation: tuple[Inputs, Tensor]
+    validation: Data
     is_part: bool
 
 
@@ -70,43 +65,34 @@ def hold_out(
     fraction: float = 0.1,
     seed: int = 0,
 ) -> HeldOut:
-    """The data to train on and those to score on.
+    """Return the data to train on and those to score on.
 
     Args:
-        model: The model, whose network gives the inputs their precision.
+        model: The model, whose likelihood says what labels are.
         train: The training data, as `htr.fit` takes them.
         validation: The data to score on. Without them, a random part of the training data is held
-            out, which then must be `(X, y)`.
+            out, which then must be arrays and no `DataLoader`.
         fraction: The share of the training data that is held out, in (0, 1).
         seed: The seed by which it is drawn.
 
     Raises:
-        DataError: Nothing can be held out of a `DataLoader`, or nothing would be left.
+        DataError: The data are not valid, nothing can be held out of a `DataLoader`, or nothing
+            would be left.
         ValueError: The fraction is out of range.
     """
-    likelihood = model.likelihood
-    if not isinstance(likelihood, Categorical):
-        raise ValueError(
-            f"strengths are compared by the scores of classes, and the likelihood is {likelihood}; "
-            "pass a number as strength=, and compare posterior.evaluate(validation)"
-        )
     if validation is not None:
-        batches = Batches(
-            validation,
-            batch_size=_BATCH,
-            dtype=input_dtype(model.net),
-            name="validation",
-            likelihood=likelihood,
-        )
-        xs, ys = zip(*batches, strict=True)
-        return HeldOut(train, (concatenated(xs), torch.cat(ys)), False)
+        batches_for(model.net, validation, "validation", model.likelihood)
+        return HeldOut(train, validation, False)
     fraction = number(fraction, "validation_fraction", above=0, below=1)
-    if not isinstance(train, list | tuple) or len(train) != 2:
+    arrays = None
+    if not isinstance(train, torch.utils.data.DataLoader):
+        arrays = Batches(train, name="train", likelihood=model.likelihood).arrays
+    if arrays is None:
         raise DataError(
             f"nothing can be held out of train, a {type(train).__name__}; pass validation=, on "
             "which strengths are compared"
         )
-    x, y = checked_examples(train[0], train[1], "train", likelihood.checked)
+    x, y = arrays
     order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
     count = math.ceil(fraction * len(y))
     if not 0 < count < len(y):
@@ -115,7 +101,7 @@ def hold_out(
             "or validation="
         )
     held, rest = order[:count], order[count:]
-    parts = [(map_inputs(partial(_rows, index=index), x), y[index]) for index in (rest, held)]
+    parts = [(map_inputs(partial(_rows, index=i), x), _rows(y, i)) for i in (rest, held)]
     return HeldOut(parts[0], parts[1], True)
 
 
@@ -136,7 +122,7 @@ class Tried(NamedTuple):
 
 
 def best_of(trials: list[Trial]) -> Trial:
-    """The finished trial with the smallest score."""
+    """Return the finished trial with the smallest score."""
     return min(trials, key=lambda trial: trial.order)
 
 
@@ -144,14 +130,18 @@ def best_of(trials: list[Trial]) -> Trial:
 class TrialSettings:
     """What all trials of a search share.
 
-    Attributes:
+    Args:
         fit: `htr.fit`.
         model: The model, whose priors a strength multiplies.
         held_out: The data.
         fit_options: Other arguments of `fit`; `method` and `epochs` are among them.
         seeds: The seeds of each strength's fits.
-        criterion: One of `CRITERIA`.
+        criterion: One of `CRITERIA`; by default `"brier"` for classes and yes-or-no labels, and
+            `"nll"` for other labels.
         samples: The number of draws of the weights that a prediction averages.
+
+    Raises:
+        ValueError: There is no such criterion.
     """
 
     fit: Callable[..., Posterior]
@@ -159,12 +149,18 @@ class TrialSettings:
     held_out: HeldOut
     fit_options: Mapping[str, Any]
     seeds: tuple[int, ...] = (0,)
-    criterion: str = "brier"
+    criterion: str | None = None
     samples: int = 32
+    by: str = field(init=False)
+    """The criterion, the default one where none is given."""
 
     def __post_init__(self) -> None:
-        if self.criterion not in CRITERIA:
-            raise ValueError(f"criterion={self.criterion!r} must be one of {', '.join(CRITERIA)}")
+        has_classes = isinstance(self.model.likelihood, Categorical | Bernoulli)
+        default = "brier" if has_classes else "nll"
+        by = default if self.criterion is None else self.criterion
+        if by not in CRITERIA:
+            raise ValueError(f"criterion={by!r} must be one of {', '.join(CRITERIA)}")
+        object.__setattr__(self, "by", by)
 
     @property
     def epochs(self) -> int:
@@ -177,56 +173,74 @@ class TrialSettings:
         return self._train_batches().num_data
 
     @property
-    def batch_size(self) -> int:
-        """The number of examples per batch."""
-        return int(self.fit_options["batch_size"])
+    def num_validation(self) -> int:
+        """The number of examples that trials are scored on."""
+        batches = self._validation_batches()
+        return batches.num_data or sum(num_examples(x) for x, _ in batches)
 
     def describe(self) -> dict[str, Any]:
-        """What the trials depend on as plain data, by which a resumed search recognises them."""
+        """Describe as plain data what trials depend on, to recognise them in a resumed search."""
         train = self._train_batches()
-        validation = Batches(self.held_out.validation, batch_size=_BATCH, name="validation")
         return {
             "method": self.fit_options["method"].describe(),
             "priors": self.model.priors.to_dict(),
             "epochs": self.epochs,
             "num_data": train.num_data,
             "train": train.fingerprint,
-            "validation": validation.fingerprint,
+            "validation": self._validation_batches().fingerprint,
             "seeds": list(self.seeds),
-            "criterion": self.criterion,
+            "criterion": self.by,
             "samples": self.samples,
             **to_config(self.model.likelihood),
         }
 
     def _train_batches(self) -> Batches:
-        count = self.fit_options.get("num_data")
         return Batches(
-            self.held_out.train, batch_size=self.batch_size, name="train", num_data=count
+            self.held_out.train,
+            batch_size=int(self.fit_options["batch_size"]),
+            name="train",
+            likelihood=self.model.likelihood,
+            num_data=self.fit_options.get("num_data"),
         )
 
-    def scores_of(self, prediction: Prediction) -> dict[str, float]:
-        """All scores of a prediction of the validation data by name."""
-        return scores(prediction, self.held_out.validation[1])
+    def _validation_batches(self) -> Batches:
+        data, likelihood = self.held_out.validation, self.model.likelihood
+        return batches_for(self.model.net, data, "validation", likelihood)
 
-    def score_of(self, prediction: Prediction) -> Score:
-        """The criterion of a prediction of the validation data, with its standard error."""
-        losses = losses_of(prediction, self.held_out.validation[1], self.criterion)
-        error = float(losses.std()) / math.sqrt(len(losses)) if len(losses) > 1 else math.nan
-        return Score(float(losses.mean()), error)
+    @property
+    def looks(self) -> set[int]:
+        """The epochs after which a trial is compared with the best one: a third and two thirds.
 
+        There are none if the likelihood has hyperparameters, such as noise that is learnt, since
+        callbacks see the network alone.
+        """
+        if self.model.likelihood.hyperparameters:
+            return set()
+        thirds = {math.ceil(self.epochs / 3), math.ceil(2 * self.epochs / 3)}
+        return thirds - {self.epochs}
 
-def losses_of(prediction: Prediction, y: Tensor, criterion: str) -> Tensor:
-    """The loss of each example, whose mean is the score: `(N,)` in float64.
+    def evaluate(self, posterior: Posterior) -> Scores:
+        """Return all scores of a posterior on the validation data."""
+        return posterior.evaluate(self.held_out.validation, samples=self.samples)
 
-    Args:
-        prediction: The prediction of `N` examples.
-        y: Their labels `(N,)`.
-        criterion: `"brier"`, or `"nll"` in nats.
-    """
-    log_probs = prediction.log_probs.double()
-    if criterion == "nll":
-        return F.nll_loss(log_probs, y, reduction="none")
-    return (log_probs.exp() - F.one_hot(y, log_probs.shape[1])).square().sum(1)
+    def evaluate_network(self, net: nn.Module) -> Scores:
+        """Return all scores of a network as it is, in evaluation mode."""
+        with evaluation_mode(net), isolated_randomness():
+            point = Posterior(net, self.model.priors, likelihood=self.model.likelihood)
+            return self.evaluate(point)
+
+    def score_in(self, scores: Scores) -> Score:
+        """Return the criterion among all scores, with its standard error.
+
+        Raises:
+            ValueError: The likelihood's predictions have no such score.
+        """
+        if self.by not in scores:
+            raise ValueError(
+                f"criterion={self.by!r}: predictions under likelihood={self.model.likelihood!r} "
+                f"have {', '.join(c for c in CRITERIA if c in scores)}"
+            )
+        return Score(scores[self.by], scores.standard_errors.get(self.by, math.nan))
 
 
 def try_strengths(
@@ -277,7 +291,7 @@ def try_strengths(
             best = best_of(journal.trials)
             for strength in [s for s in kept if s != best.strength]:
                 del kept[strength]
-            bar.show(f"best {settings.criterion} {best.score.value:.4f} at {best.strength:.3g}")
+            bar.show(f"best {settings.by} {best.score.value:.4f} at {best.strength:.3g}")
 
         trials = run_search(search, attempt, journal, count, on_trial=forget)
     return Tried(trials, kept.get(best_of(trials).strength))
@@ -293,17 +307,16 @@ def _fitted(
 ) -> tuple[Trial, Posterior | None]:
     """One fit; of the first seed's fit the scores during training are compared."""
     epochs = settings.epochs
-    looks = {math.ceil(epochs / 3), math.ceil(2 * epochs / 3)} - {epochs} if is_first else set()
+    looks = settings.looks if is_first else set()
     curve: dict[int, Score] = {}
     state = {"epochs": 0, "pruned": False}
-    x, y = settings.held_out.validation
 
     def on_epoch(event: EpochEvent) -> bool:
         state["epochs"] = event.epoch
         bar.advance()
         if event.epoch not in looks:
             return False
-        curve[event.epoch] = settings.score_of(_point_prediction(event.network, x))
+        curve[event.epoch] = settings.score_in(settings.evaluate_network(event.network))
         state["pruned"] = gives_up(event.epoch, curve[event.epoch])
         return bool(state["pruned"])
 
@@ -314,15 +327,15 @@ def _fitted(
             model,
             settings.held_out.train,
             **settings.fit_options,
-            validation=(x, y),
+            validation=settings.held_out.validation,
             seed=seed,
             callbacks=[on_epoch],
             progress=False,
         )
-        prediction = run_on_rank0(lambda: posterior.predict(x, settings.samples))
-        score = settings.score_of(prediction)
+        scores = run_on_rank0(lambda: settings.evaluate(posterior))
+        score = settings.score_in(scores)
         if not math.isfinite(score.value):
-            raise DivergenceError(f"the {settings.criterion} of the validation data is not finite")
+            raise DivergenceError(f"the {settings.by} of the validation data is not finite")
     except (DivergenceError, SpectrumError) as error:
         if world_size() > 1:
             raise  # the other processes have no such error, and would go on
@@ -334,7 +347,7 @@ def _fitted(
         strength,
         "finished",
         score,
-        settings.scores_of(prediction),
+        dict(scores),
         epochs=len(posterior.history),
         seconds=time.perf_counter() - started,
         curve=curve,
@@ -389,19 +402,6 @@ def start_of(settings: TrialSettings) -> float:
 def with_strength(model: BayesianModel, strength: float) -> BayesianModel:
     """The model with all of its priors to a power; a strength that they have is multiplied."""
     return BayesianModel(model.net, model.priors.scaled(strength), likelihood=model.likelihood)
-
-
-def _point_prediction(net: nn.Module, x: Inputs) -> Prediction:
-    """The prediction of a network as it is, in evaluation mode."""
-    first = next(net.parameters(), torch.zeros(()))
-    with evaluation_mode(net), torch.no_grad(), isolated_randomness():
-        indices = torch.arange(num_examples(x)).split(_BATCH)
-        parts = [map_inputs(partial(_rows, index=index), x) for index in indices]
-        logits = [
-            call(net, map_inputs(lambda t: t.to(first.device), part)).float().cpu()
-            for part in parts
-        ]
-    return mix([torch.cat(logits).log_softmax(1)])
 
 
 class _TuningBar(ProgressBar):

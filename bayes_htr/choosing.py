@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import html
-import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch import nn
 
 from bayes_htr._checks import number, whole_number
 from bayes_htr._locks import FolderLock
-from bayes_htr._plotting import BLUE, GREY, RED, new_axes, save, tick
 from bayes_htr.distributed import run_on_rank0
 from bayes_htr.errors import PriorError
 from bayes_htr.fitting import fit
 from bayes_htr.inference import Data, Method, RunFolder
 from bayes_htr.inference.defaults import method_and_epochs
 from bayes_htr.models import BayesianClassifier, BayesianModel
-from bayes_htr.optuna_search import new_study, own_study
 from bayes_htr.posterior import Posterior
 from bayes_htr.priors import Prior, Priors
-from bayes_htr.strength_search import Bracket, Listed, Score, Search, Trial
-from bayes_htr.strength_trials import (
+from bayes_htr.tuning import Tuning
+from bayes_htr.tuning.optuna_search import new_study, own_study
+from bayes_htr.tuning.search import Bracket, Listed, Search
+from bayes_htr.tuning.trials import (
     TRIALS,
     TrialSettings,
     best_of,
@@ -39,157 +34,8 @@ from bayes_htr.strength_trials import (
     with_strength,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 _LOCK = ".tuning.lock"
 _FIT = "fit"
-
-
-@dataclass(frozen=True)
-class Tuning:
-    """What `htr.tune` returns: the trials, the strength that it chose, and the final fit.
-
-    Attributes:
-        trials: All trials in their order.
-        priors: The priors, with the chosen strength.
-        start: The first strength.
-        criterion: The score by which trials were compared, `"brier"` or `"nll"`.
-        num_data: The number of examples that trials trained on.
-        num_validation: The number of examples that they were scored on.
-        posterior: The fit with the chosen strength; `None` with `refit=False`.
-    """
-
-    trials: tuple[Trial, ...]
-    priors: Priors
-    start: float
-    criterion: str
-    num_data: int
-    num_validation: int
-    posterior: Posterior | None = field(default=None, repr=False, compare=False)
-
-    @property
-    def best(self) -> Trial:
-        """The finished trial with the smallest score."""
-        return best_of(list(self.trials))
-
-    @property
-    def strength(self) -> float:
-        """The chosen strength: that of `best`."""
-        return self.best.strength
-
-    def __repr__(self) -> str:
-        best = self.best
-        score = f"{self.criterion}={best.score.value:.4f} +- {best.score.error:.4f}"
-        return f"Tuning(strength={self.strength:g}, {score}, {len(self.trials)} trials)"
-
-    def table(self) -> Table:
-        """The trials, by strength, as a `rich` table of at most 80 columns."""
-        table = Table(box=None, pad_edge=False)
-        for name in ("strength", "mu", self.criterion, "s.e.", *self._others, "epochs", "s"):
-            table.add_column(name, justify="right")
-        table.add_column("outcome", no_wrap=True)
-        for trial in sorted(self.trials, key=lambda t: t.strength):
-            others = [
-                f"{trial.scores[name]:.4f}" if name in trial.scores else "" for name in self._others
-            ]
-            table.add_row(
-                f"{trial.strength:.3g}",
-                f"{trial.strength / self.num_data:.2g}",
-                *_cells(trial.score),
-                *others,
-                str(trial.epochs),
-                f"{trial.seconds:.1f}",
-                "chosen" if trial == self.best else trial.outcome,
-            )
-        return table
-
-    def __str__(self) -> str:
-        return _printed(self.table(), *self._notes())
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
-
-    @property
-    def _others(self) -> tuple[str, ...]:
-        return tuple(name for name in ("brier", "nll", "accuracy") if name != self.criterion)
-
-    def _notes(self) -> list[str]:
-        by_seeds = len(self.best.by_seed) > 1
-        over = f"{len(self.best.by_seed)} seeds" if by_seeds else "validation examples"
-        notes = [
-            f"{self.num_data} training and {self.num_validation} validation examples; s.e. over "
-            f"{over}; mu is the strength divided by the number of training examples"
-        ]
-        best = self.strength
-        strengths = [t.strength for t in self.trials]
-        if len(strengths) > 1 and best in (min(strengths), max(strengths)):
-            side = "smallest" if best == min(strengths) else "largest"
-            notes.append(f"the best strength is the {side} one tried; more trials may find better")
-        notes += [
-            f"strength {t.strength:.3g} failed: {t.message}"
-            for t in self.trials
-            if t.outcome == "failed"
-        ]
-        return notes
-
-    def plot(self, ax: Axes | None = None, *, path: str | PathLike[str] | None = None) -> Axes:
-        """Plot the score against the strength.
-
-        Finished trials have bars of one standard error and are joined by a line. A pruned trial is
-        a hollow marker at the score when it was given up, and a failed one a cross on the upper
-        edge.
-
-        Args:
-            ax: The axes to draw on; by default those of a new figure.
-            path: Where to save the figure, if anywhere.
-
-        Raises:
-            ImportError: matplotlib is not installed.
-        """
-        axes = new_axes(6.0, 3.8) if ax is None else ax
-        by_outcome: dict[str, list[Trial]] = {"finished": [], "pruned": [], "failed": []}
-        for trial in sorted(self.trials, key=lambda t: t.strength):
-            by_outcome[trial.outcome].append(trial)
-        done = by_outcome["finished"]
-        axes.errorbar(
-            [t.strength for t in done],
-            [t.score.value for t in done],
-            [t.score.error if math.isfinite(t.score.error) else 0.0 for t in done],
-            fmt="o-",
-            color=BLUE,
-            capsize=3,
-            label="finished, with standard error",
-        )
-        if pruned := by_outcome["pruned"]:
-            axes.plot(
-                [t.strength for t in pruned],
-                [t.score.value for t in pruned],
-                "o",
-                color=GREY,
-                markerfacecolor="none",
-                label="pruned, score at that epoch",
-            )
-        if lost := by_outcome["failed"]:
-            axes.plot(
-                [t.strength for t in lost],
-                [0.97] * len(lost),
-                "x",
-                color=RED,
-                transform=axes.get_xaxis_transform(),
-                label="failed",
-            )
-        axes.axvline(self.start, color=GREY, linestyle=":", label="start")
-        best = self.best
-        axes.plot([best.strength], [best.score.value], "o", color=RED, label="chosen", zorder=3)
-        axes.set_xscale("log")
-        tick(axes.xaxis)
-        axes.set_xlabel("strength")
-        name = {"brier": "Brier score", "nll": "NLL (nats)"}[self.criterion]
-        axes.set_ylabel(f"validation {name}")
-        axes.legend(fontsize="small", frameon=False)
-        save(axes, path)
-        return axes
 
 
 def tune(
@@ -206,7 +52,7 @@ def tune(
     start: float | None = None,
     search: Any = "bracket",
     prune: bool = True,
-    criterion: Literal["brier", "nll"] = "brier",
+    criterion: Literal["brier", "nll", "crps"] | None = None,
     seeds: int = 1,
     seed: int = 0,
     samples: int = 32,
@@ -246,7 +92,9 @@ def tune(
             `pip install "bayes-htr[tune]"`.
         prune: Whether a trial is given up at a third or two thirds of its epochs, if the best one
             was better there by more than three standard errors.
-        criterion: The score: `"brier"`, or `"nll"` in nats per example.
+        criterion: The score: `"brier"`, of classes and of yes-or-no labels; `"nll"`, in nats per
+            label; or `"crps"`, of real-valued targets. By default it is `"brier"` where there is
+            one, and `"nll"` for other likelihoods.
         seeds: The number of fits of each strength, whose scores are averaged.
         seed: The first of their seeds, also that of the split and of the final fit.
         samples: The number of draws of the weights that a prediction averages.
@@ -320,15 +168,15 @@ def tune(
         trials=tuple(tried.trials),
         priors=model.priors.scaled(best.strength),
         start=first,
-        criterion=criterion,
+        criterion=settings.by,
         num_data=settings.num_data,
-        num_validation=len(held_out.validation[1]),
+        num_validation=settings.num_validation,
         posterior=posterior,
     )
 
 
 def _search(search: Any, first: float, seed: int, prune: bool, resume: bool) -> Search:
-    """The search that is meant.
+    """Return the search that is meant.
 
     Raises:
         ImportError: Optuna is not installed.
@@ -344,7 +192,7 @@ def _search(search: Any, first: float, seed: int, prune: bool, resume: bool) -> 
 
 
 def _model(model: Any, prior: Prior | Priors | None) -> BayesianModel:
-    """The model that is meant.
+    """Return the model that is meant.
 
     Raises:
         ValueError: No network, or a model with a second prior.
@@ -390,17 +238,3 @@ def _claimed(folder: Path | None, *, resume: bool) -> Iterator[None]:
     finally:
         for lock in locks:
             lock.release()
-
-
-def _cells(score: Score) -> tuple[str, str]:
-    shown = [f"{v:.4f}" if math.isfinite(v) else "-" for v in (score.value, score.error)]
-    return shown[0], shown[1]
-
-
-def _printed(table: Table, *notes: str) -> str:
-    console = Console(width=80, color_system=None)
-    with console.capture() as capture:
-        console.print(table)
-        for note in notes:
-            console.print(note, markup=False, highlight=False)
-    return "\n".join(line.rstrip() for line in capture.get().rstrip().splitlines())

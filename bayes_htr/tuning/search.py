@@ -17,20 +17,13 @@ from typing import Any, Literal, Protocol
 from bayes_htr._files import write_output
 from bayes_htr.errors import CheckpointError, DivergenceError, SpectrumError
 from bayes_htr.inference.run_folder import TUNING
+from bayes_htr.posterior.scores import Score
 
 Outcome = Literal["finished", "pruned", "failed"]
 
 _STEP = math.sqrt(10)
 _FORMAT = 1
 _MARGIN = 3.0
-
-
-@dataclass(frozen=True)
-class Score:
-    """A score of validation data with its standard error; a smaller score is better."""
-
-    value: float
-    error: float
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ import math
 import pytest
 
 import bayes_htr as htr
-from bayes_htr.strength_search import (
+from bayes_htr.posterior.scores import Score
+from bayes_htr.tuning.search import (
     Bracket,
     Journal,
     Listed,
-    Score,
     Trial,
     failed,
     is_behind,

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 import bayes_htr as htr
-from bayes_htr.strength_search import Score, Trial
-from bayes_htr.strength_trials import hold_out
+from bayes_htr.posterior.scores import Score
+from bayes_htr.tuning.search import Trial
+from bayes_htr.tuning.trials import hold_out
 
 
 def data(n, seed=1):
@@ -182,13 +183,13 @@ def test_the_table_is_short_and_has_standard_errors():
     text = str(example())
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
-    assert " ".join(lines[1].split()) == "4 0.004 0.2000 0.0100 0.4000 0.9000 9 1.0 chosen"
-    assert " ".join(lines[2].split()) == "12 0.012 - - 0 0.0 failed"
-    assert " ".join(lines[3].split()) == "40 0.04 0.7000 0.0100 3 0.0 pruned"
+    assert " ".join(lines[2].split()) == "4 0.004 0.2000 0.0100 0.4000 0.9000 9 1.0 chosen"
+    assert " ".join(lines[3].split()) == "12 0.012 - - 0 0.0 failed"
+    assert " ".join(lines[4].split()) == "40 0.04 0.7000 0.0100 3 0.0 pruned"
     assert "strength 12 failed: the loss is nan" in text
     assert "the smallest one tried" in text
     assert repr(example()) == "Tuning(strength=4, brier=0.2000 +- 0.0100, 3 trials)"
-    assert "<pre>" in example()._repr_html_()
+    assert "<table>" in example()._repr_html_()
 
 
 def test_the_picture_shows_every_trial(tmp_path):
