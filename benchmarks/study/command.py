@@ -52,7 +52,7 @@ def _add(commands: Commands[argparse.ArgumentParser], study: Study) -> None:
         default=(1, 1),
         metavar="I/N",
         help="perform the I-th of N parts of each stage, as one of an array of N jobs that share "
-        "--out; start the array again when all have ended, until a job says that nothing is left",
+        "--out; start the array again when all have ended, until a job writes the report",
     )
     add("--seeds", type=positive, help=f"seeds of each chosen method; {study.seeds} if none")
     add("--trials", type=positive, help="most trials of a method; all if none")
