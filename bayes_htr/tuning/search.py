@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_htr._files import write_output
-from bayes_htr.errors import CheckpointError, DivergenceError, SpectrumError
+from bayes_htr.errors import CheckpointError, DivergenceError, PriorError, SpectrumError
 from bayes_htr.inference.run_folder import TUNING
 from bayes_htr.posterior.scores import Score
 
@@ -408,7 +408,7 @@ def merged(fits: Sequence[Trial]) -> Trial:
     return replace(whole, score=score, scores=means)
 
 
-def failed(strength: float, error: DivergenceError | SpectrumError, **rest: Any) -> Trial:
+def failed(strength: float, error: DivergenceError | SpectrumError | PriorError, **rest: Any) -> Trial:
     """Return the trial that an error ended."""
     return Trial(strength, "failed", Score(math.inf, math.nan), message=str(error), **rest)
 

@@ -19,7 +19,7 @@ from bayes_htr._terminal import ProgressBar
 from bayes_htr._torch import evaluation_mode, isolated_randomness
 from bayes_htr.distributed import run_on_rank0, world_size
 from bayes_htr.engine.pull import starting_strength
-from bayes_htr.errors import DataError, DivergenceError, SpectrumError
+from bayes_htr.errors import DataError, DivergenceError, PriorError, SpectrumError
 from bayes_htr.inference import MAP, Batches, Data, EpochEvent, RunFolder
 from bayes_htr.models import BayesianModel, Bernoulli, Categorical
 from bayes_htr.models.inputs import map_inputs, num_examples
@@ -276,7 +276,9 @@ def try_strengths(
             found: list[Trial] = []
             for seed in settings.seeds:
                 bar.begin(f"strength {strength:.3g}", len(journal.trials) + 1, count)
-                trial, posterior = _fitted(settings, strength, seed, gives_up, bar, not found)
+                trial, posterior = _fitted(
+                    settings, strength, seed, gives_up, bar, not found, bool(journal.trials)
+                )
                 found.append(trial)
                 if trial.outcome != "finished":
                     break
@@ -303,8 +305,13 @@ def _fitted(
     gives_up: Callable[[int, Score], bool],
     bar: _TuningBar,
     is_first: bool,
+    any_before: bool,
 ) -> tuple[Trial, Posterior | None]:
-    """Fit once; the scores of the first seed's fit are compared during training."""
+    """Fit once; the scores of the first seed's fit are compared during training.
+
+    A prior that is no density at this strength, although it was one at the first strength, is a
+    trial that failed.
+    """
     epochs = settings.epochs
     looks = settings.looks if is_first else set()
     curve: dict[int, Score] = {}
@@ -335,8 +342,11 @@ def _fitted(
         score = settings.score_in(scores)
         if not math.isfinite(score.value):
             raise DivergenceError(f"the {settings.by} of the validation data is not finite")
-    except (DivergenceError, SpectrumError) as error:
-        if world_size() > 1:
+    except (DivergenceError, SpectrumError, PriorError) as error:
+        if isinstance(error, PriorError):
+            if not any_before:
+                raise  # the priors themselves are wrong, or their strength is
+        elif world_size() > 1:
             raise  # the other processes have no such error, and would go on
         seconds = time.perf_counter() - started
         done = int(state["epochs"])

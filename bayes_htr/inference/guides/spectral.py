@@ -346,8 +346,8 @@ class SpectralGuide(VariationalGuide):
         if due := scheduler.due(states, self._drifted):
             self.refresh(due)
         elif states and scheduler.calls % _CHECK_SPREADS_EVERY == 0:
-            moved = torch.stack([state.spreads_moved() for state in states]).tolist()
-            changed = [s for s, by in zip(states, moved, strict=True) if not by <= _SPREADS_TOL]
+            spreads = torch.stack([state.spreads_moved() for state in states]).tolist()
+            changed = [s for s, by in zip(states, spreads, strict=True) if not by <= _SPREADS_TOL]
             if changed:  # NaN too
                 self.cache_kl(changed)
 
