@@ -310,15 +310,22 @@ class SpectralGuide(VariationalGuide):
             state.decompose()
         if self.hyperparameters.are_learnt and len(due) == len(self.states):
             self.reference_middles.copy_(self.hyperparameters.learnt.middles())
-        self.cache_kl()
+        self.cache_kl(due)
 
     @torch.no_grad()
-    def cache_kl(self) -> None:
-        """Cache the KL divergence at the present spreads."""
-        for state in self._active:
+    def cache_kl(self, changed: Sequence[SpectralState]) -> None:
+        """Cache the KL divergence at the present spreads.
+
+        Args:
+            changed: The matrices of which the eigenvalues or spreads have changed. With
+                hyperparameters, those of the others too are cached anew, because the posterior of a
+                hyperparameter follows from all matrices.
+        """
+        due = self._active if self.has_hyperparameters else changed
+        for state in due:
             state.take_spreads()
         moments = self.hyperparameters.average_moments(self._conditional())
-        for state in self._active:
+        for state in due:
             state.cache(moments)
 
     @torch.no_grad()
@@ -339,9 +346,10 @@ class SpectralGuide(VariationalGuide):
         if due := scheduler.due(states, self._drifted):
             self.refresh(due)
         elif states and scheduler.calls % _CHECK_SPREADS_EVERY == 0:
-            moved = torch.stack([state.spreads_moved() for state in states])
-            if not bool((moved <= _SPREADS_TOL).all()):  # NaN too
-                self.cache_kl()
+            spreads = torch.stack([state.spreads_moved() for state in states]).tolist()
+            changed = [s for s, by in zip(states, spreads, strict=True) if not by <= _SPREADS_TOL]
+            if changed:  # NaN too
+                self.cache_kl(changed)
 
     def _drifted(self, states: Sequence[SpectralState]) -> Tensor:
         assert isinstance(self.policy, Drift)
