@@ -408,7 +408,9 @@ def merged(fits: Sequence[Trial]) -> Trial:
     return replace(whole, score=score, scores=means)
 
 
-def failed(strength: float, error: DivergenceError | SpectrumError | PriorError, **rest: Any) -> Trial:
+def failed(
+    strength: float, error: DivergenceError | SpectrumError | PriorError, **rest: Any
+) -> Trial:
     """Return the trial that an error ended."""
     return Trial(strength, "failed", Score(math.inf, math.nan), message=str(error), **rest)
 
