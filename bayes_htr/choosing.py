@@ -121,8 +121,8 @@ def tune(
         CheckpointError: `out` holds trials of other settings, or a file that cannot be read.
         OutputError: `out` cannot be written, holds something, or is in use.
         ImportError: Optuna is not installed.
-        PriorError, DataError, SpectrumError, ValueError: As `htr.fit`; or an argument of this
-            function that is out of range.
+        PriorError, DataError, SpectrumError, ValueError: The same errors as in
+            `htr.fit`; or an argument of this function is out of range.
     """
     model = _model(model, prior)
     method, epochs = method_and_epochs(model, method, epochs)

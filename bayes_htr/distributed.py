@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayes_htr.errors import ProcessError
 
@@ -143,6 +143,62 @@ def synchronised_rng(items: Iterable[T], seed: int) -> Iterator[T]:
                 return
             state = torch.get_rng_state()
         yield item
+
+
+class AsideStream:
+    """A second stream of PyTorch's global random numbers, which is kept aside.
+
+    Args:
+        device: The device on which numbers are drawn, besides the CPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device if device.type == "cuda" else None
+        self._states = self._present()
+
+    def seed(self, seed: int) -> None:
+        """Begin the stream anew."""
+        with self.swapped():
+            torch.manual_seed(seed)
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Let the global generators draw from this stream, or in such a block from the other."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        present = self._present()
+        torch.set_rng_state(self._states[0])
+        if self._device is not None:
+            torch.cuda.set_rng_state(self._states[1], self._device)
+        self._states = present
+
+    def _present(self) -> list[Tensor]:
+        states = [torch.get_rng_state()]
+        if self._device is not None:
+            states.append(torch.cuda.get_rng_state(self._device))
+        return states
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Average the gradients of parameters over all processes, in one sum for each dtype.
+
+    A parameter that has no gradient in this process counts as one whose gradient is zero.
+    """
+    by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        by_dtype.setdefault(parameter.dtype, []).append(parameter)
+    for alike in by_dtype.values():
+        flat = torch.cat([p.grad.reshape(-1) for p in alike if p.grad is not None])
+        parts = (all_sum(flat) / world_size()).split([p.numel() for p in alike])
+        for parameter, part in zip(alike, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
 
 
 def all_sum(values: Tensor) -> Tensor:

@@ -218,6 +218,26 @@ def test_several_seeds_in_several_processes(run, tmp_path, capsys):
     assert RunReport.read(out).by_seed == report.by_seed
 
 
+def test_members_make_a_mixture_of_every_fit(run, tmp_path, capsys):
+    out = tmp_path / "run"
+    options = ["--epochs", "2", "--members", "2", "--no-compare", "--out", str(out)]
+    assert main(["fit", *options]) == 0
+    assert "1 fit of 2 members and 2 epochs" in capsys.readouterr().out
+    net = build_network("mlp", (1, 8, 8), 10)
+    mixture = htr.load(out, net)
+    assert len(mixture.members) == 2
+    alone = load_file(run[0] / "weights.safetensors")
+    found = load_file(out / "members" / "0" / "weights.safetensors")
+    for name, value in found.items():
+        torch.testing.assert_close(value, alone[name])
+    before = RunReport.read(out).scores
+    assert main(["fit", *options, "--resume"]) == 0
+    assert RunReport.read(out).scores == before
+    assert main(["fit", *options[:-1], str(tmp_path / "other"), "--init", str(out)]) == 0
+    started = htr.load(tmp_path / "other", net)
+    assert len(started.members) == 2
+
+
 def test_an_error_in_one_of_several_processes_is_that_of_the_run(tmp_path, capsys):
     out = tmp_path / "run"
     options = ["--method", "map", "--lr", "1e9", "--epochs", "2", "--out", str(out)]

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import bayes_htr as htr
 from bayes_htr.inference.map import MAPTrainer
-from bayes_htr.inference.svi import SVITrainer
+from bayes_htr.inference.svi_trainer import SVITrainer
 from bayes_htr.members import member_seed, reinitialised
 
 LOMAX = htr.Priors({"*.weight": htr.ESD(htr.Lomax(2.5, 0.05))})

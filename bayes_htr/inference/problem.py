@@ -1,4 +1,4 @@
-"""What every inference method is given, and what it gives back."""
+"""The input and the result of every inference method."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def score_sums(
         net: The network.
         batches: The batches.
         likelihood: The likelihood.
-        values: Its hyperparameters by name.
+        values: The hyperparameters of the likelihood by name.
     """
     nll = score = count = 0.0
     with evaluation_mode(net), torch.no_grad(), isolated_randomness():
@@ -122,10 +122,13 @@ def score_sums(
     return nll, score, count
 
 
-def evaluate_draws(
-    net: nn.Module, guide: Guide, batches: Batches, likelihood: Likelihood
-) -> tuple[float, float]:
-    """Return NLL and score of the mean prediction of 8 draws, always of the same noise."""
+def draw_sums(
+    net: nn.Module,
+    guide: Guide,
+    batches: Iterable[tuple[Inputs, Tensor]],
+    likelihood: Likelihood,
+) -> tuple[float, float, float]:
+    """Sum as `score_sums` does, of the mean prediction of 8 draws, always of the same noise."""
     root = unwrap(net)
     paths = {p.name: p.path for p in parameters_of(root)}
     draws = list(guide.draws(VALIDATION_DRAWS, seed=0))
@@ -138,7 +141,7 @@ def evaluate_draws(
             nll -= float(likelihood.mixture_pointwise(outputs, y, values).sum())
             score += float(likelihood.mixture_score(outputs, y))
             count += len(y)
-    return nll / count, score / count
+    return nll, score, count
 
 
 def warn_of_generalised_posterior(problem: Problem, method: str) -> None:

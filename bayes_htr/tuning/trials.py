@@ -217,12 +217,11 @@ def try_strengths(
 
         def attempt(strength: float, gives_up: Callable[[int, Score], bool]) -> Trial:
             found: list[Trial] = []
-            if journal.trials and (error := settings.reason_against(strength)) is not None:
-                bar.complete(len(settings.seeds))
-                return failed(strength, error)
             for seed in settings.seeds:
                 bar.begin(f"strength {strength:.3g}", len(journal.trials) + 1, count)
-                trial, posterior = _fitted(settings, strength, seed, gives_up, bar, not found)
+                trial, posterior = _fitted(
+                    settings, strength, seed, gives_up, bar, not found, bool(journal.trials)
+                )
                 found.append(trial)
                 if trial.outcome != "finished":
                     break
@@ -249,8 +248,13 @@ def _fitted(
     gives_up: Callable[[int, Score], bool],
     bar: _TuningBar,
     is_first: bool,
+    any_before: bool,
 ) -> tuple[Trial, Posterior | None]:
-    """Fit once; the scores of the first seed's fit are compared during training."""
+    """Fit once; the scores of the first seed's fit are compared during training.
+
+    A prior that is no density at this strength, although it was one at the first strength, is a
+    trial that failed.
+    """
     epochs = settings.epochs
     looks = settings.looks if is_first else set()
     curve: dict[int, Score] = {}
@@ -281,8 +285,11 @@ def _fitted(
         score = settings.score_in(scores)
         if not math.isfinite(score.value):
             raise DivergenceError(f"the {settings.by} of the validation data is not finite")
-    except (DivergenceError, SpectrumError) as error:
-        if world_size() > 1:
+    except (DivergenceError, SpectrumError, PriorError) as error:
+        if isinstance(error, PriorError):
+            if not any_before:
+                raise  # the priors themselves are wrong, or their strength is
+        elif world_size() > 1:
             raise  # the other processes have no such error, and would go on
         seconds = time.perf_counter() - started
         done = int(state["epochs"])
@@ -322,7 +329,9 @@ def auto_strength(
         progress: As in `try_strengths`.
 
     Raises:
-        As `try_strengths` and `starting_strength`; OutputError, if the folder holds something.
+        OutputError: The folder already holds something.
+        CheckpointError, DivergenceError, PriorError: The same errors as in `try_strengths` and
+            `starting_strength`.
     """
     folder = None if out is None else Path(out)
     if folder is not None and not resume:

@@ -150,6 +150,19 @@ def test_trials_that_fail_are_kept_as_such():
     assert trials[1].score.value == math.inf
 
 
+def test_a_strength_at_which_a_prior_is_no_density_is_a_trial_that_failed():
+    options = {
+        "priors": htr.Priors(htr.ESD(htr.Lomax(2.5, 0.05))),
+        "method": htr.SVI(),
+        "epochs": 1,
+    }
+    tried = try_strengths(settings(**options), Listed((1.0, 0.3)), 2)
+    assert [t.outcome for t in tried.trials] == ["finished", "failed"]
+    assert "no finite integral at strength 0.3" in tried.trials[1].message
+    with pytest.raises(htr.PriorError, match=r"no finite integral at strength 0\.3"):
+        try_strengths(settings(**options), Listed((0.3, 1.0)), 2)
+
+
 def test_other_errors_are_raised():
     def fit(model, train, **options):
         raise htr.DataError("no such thing")
@@ -269,18 +282,13 @@ def test_the_crps_chooses_among_targets():
         htr.tune(model, (X, X[:, 0]), trials=2, criterion="brier", **options)
 
 
-def test_a_power_that_is_no_density_is_no_strength_of_a_posterior():
+def test_a_search_for_a_posterior_starts_where_there_is_one():
     """`Lomax(2.5)` has no finite integral to a small power."""
     priors = htr.Priors(htr.ESD(htr.Lomax(2.5, 0.05)))
     svi = settings(priors=priors, method=htr.SVI(guide="spectral"), epochs=1)
     assert svi.reason_against(1.0) is None
     assert "no finite integral" in str(svi.reason_against(0.2))
     assert settings(priors=priors).reason_against(0.2) is None
-    tried = try_strengths(svi, Listed((1.0, 0.1)), 2)
-    assert [t.outcome for t in tried.trials] == ["finished", "failed"]
-    assert "no finite integral" in tried.trials[1].message
-    with pytest.raises(htr.PriorError, match="no finite integral"):
-        try_strengths(svi, Listed((0.1, 1.0)), 2)
     few = dataclasses.replace(svi, held_out=hold_out(MODEL, data(1), VALIDATION))
     assert htr.starting_strength(priors, network(), num_data=1, posterior=True) < 0.3
     assert few.reason_against(start_of(few)) is None
