@@ -3,13 +3,12 @@
 Law: `W = b W_0 + W_0 V (g - b) V'` with `V` the singular vectors of the smaller side of `W_0`: the
 singular values of a draw are those of `W_0` times `g`, and its singular vectors are those of `W_0`.
 Eigenvalues are independent in unconstrained coordinates (`eigenvalues.py`), and hyperparameters are
-independent of them.
+independent of them. Source: `docs/spectral-guide.md`.
 
 Target: the evidence given the singular vectors. `E_q[log p(y | x, W)] - KL(q | prior)` is at most
 `log p(y | x, U, V)`, whichever singular vectors the weights have. Everything else is a point:
 parameters without a spectral prior (under `Entries` with the energy of MAP, else flat), and, where
 fewer `directions` than singular values are free, the rest of the spectrum (with the energy of MAP).
-Source: `docs/spectral-guide.md`.
 """
 
 from __future__ import annotations
@@ -360,9 +359,8 @@ class SpectralGuide(VariationalGuide):
             self.refresh(due)
         if states and scheduler.calls % _CHECK_SPREADS_EVERY == 0:
             moved = torch.stack([state.spreads_moved() for state in states]).tolist()
-            if changed := [
-                s for s, by in zip(states, moved, strict=True) if not by <= _SPREADS_TOL
-            ]:
+            looked = zip(states, moved, strict=True)
+            if changed := [state for state, by in looked if not by <= _SPREADS_TOL]:  # NaN too
                 self.cache_kl(changed)
 
     def _drifted(self, states: Sequence[SpectralState]) -> Tensor:
