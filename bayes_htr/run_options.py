@@ -14,6 +14,7 @@ from typing import Any
 
 from bayes_htr._files import write_output
 from bayes_htr.errors import CheckpointError
+from bayes_htr.experiments import DATASETS, PRIORS
 from bayes_htr.inference.run_folder import COMMAND
 
 _FORMAT = 1
@@ -105,11 +106,12 @@ def resumed(args: argparse.Namespace, given: Mapping[str, Any]) -> argparse.Name
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as plain data: paths, and names of files and folders that exist, in full."""
+    """Options as plain data, with paths in full."""
+    known = {"data": DATASETS, "prior": ("none", *PRIORS)}
 
     def plain(name: str, value: Any) -> Any:
-        is_file = name in ("data", "prior") and Path(str(value)).exists()
-        if isinstance(value, Path) or is_file:
+        is_path = name in known and value not in known[name]
+        if isinstance(value, Path) or is_path:
             return str(Path(value).expanduser().resolve())
         return value
 
