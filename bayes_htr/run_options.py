@@ -65,7 +65,8 @@ def resumed(args: argparse.Namespace, given: Mapping[str, Any]) -> argparse.Name
     """Return the options of a command that goes on with a run: those of the run, where not given.
 
     Args:
-        args: The options of the command. Its `resume` is the folder, or `True` for that of `out`.
+        args: The options of the command. Its `resume` is the folder, or `True` for that of `out`,
+            which then is given.
         given: Those that the command line names.
 
     Returns:
@@ -73,11 +74,9 @@ def resumed(args: argparse.Namespace, given: Mapping[str, Any]) -> argparse.Name
 
     Raises:
         CheckpointError: There is no run in the folder, or its options cannot be read.
-        ValueError: No folder is named, or two; or an option differs from that of the run.
+        ValueError: Two folders are named, or an option differs from that of the run.
     """
     folder = args.out if args.resume is True else args.resume
-    if folder is None:
-        raise ValueError("--resume needs the folder of the run: --resume DIR")
     if args.out not in (None, folder):
         raise ValueError(f"--resume {folder} and --out {args.out} are two folders; give one")
     kept = read_options(folder)
