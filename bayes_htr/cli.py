@@ -371,7 +371,10 @@ def _replicates(text: str) -> int | str:
 
 
 def _fit(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    if args.resume is True and args.out is None:
+        raise ValueError("--resume needs the folder of the run: --resume DIR")
     if args.resume:
+        preload("bayes_htr.commands")
         from bayes_htr.run_options import resumed
 
         args = resumed(args, _given(args.argv))

@@ -14,6 +14,7 @@ from typing import Any
 
 from bayes_htr._files import write_output
 from bayes_htr.errors import CheckpointError
+from bayes_htr.experiments import DATASETS, PRIORS
 from bayes_htr.inference.run_folder import COMMAND
 
 _FORMAT = 1
@@ -64,7 +65,8 @@ def resumed(args: argparse.Namespace, given: Mapping[str, Any]) -> argparse.Name
     """Return the options of a command that goes on with a run: those of the run, where not given.
 
     Args:
-        args: The options of the command. Its `resume` is the folder, or `True` for that of `out`.
+        args: The options of the command. Its `resume` is the folder, or `True` for that of `out`,
+            which then is given.
         given: Those that the command line names.
 
     Returns:
@@ -72,11 +74,9 @@ def resumed(args: argparse.Namespace, given: Mapping[str, Any]) -> argparse.Name
 
     Raises:
         CheckpointError: There is no run in the folder, or its options cannot be read.
-        ValueError: No folder is named, or two; or an option differs from that of the run.
+        ValueError: Two folders are named, or an option differs from that of the run.
     """
     folder = args.out if args.resume is True else args.resume
-    if folder is None:
-        raise ValueError("--resume needs the folder of the run: --resume DIR")
     if args.out not in (None, folder):
         raise ValueError(f"--resume {folder} and --out {args.out} are two folders; give one")
     kept = read_options(folder)
@@ -105,11 +105,12 @@ def resumed(args: argparse.Namespace, given: Mapping[str, Any]) -> argparse.Name
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as plain data: paths, and names of files and folders that exist, in full."""
+    """Options as plain data, with paths in full."""
+    known = {"data": DATASETS, "prior": ("none", *PRIORS)}
 
     def plain(name: str, value: Any) -> Any:
-        is_file = name in ("data", "prior") and Path(str(value)).exists()
-        if isinstance(value, Path) or is_file:
+        is_path = name in known and value not in known[name]
+        if isinstance(value, Path) or is_path:
             return str(Path(value).expanduser().resolve())
         return value
 

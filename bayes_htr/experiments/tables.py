@@ -132,7 +132,7 @@ def whole_labels(path: Path, name: str, values: _Array) -> _Array:
     """Return labels as whole numbers.
 
     Raises:
-        DataError: A label is none.
+        DataError: A label is no whole number.
     """
     bad = np.flatnonzero(~np.isfinite(values) | (values != np.round(values)))
     if bad.size:
