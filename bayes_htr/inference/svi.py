@@ -234,7 +234,7 @@ class SVI:
             problem.train.check_last_batch(problem.net)
         if problem.model.priors.is_scheduled:
             for epoch in range(1, problem.epochs):
-                problem.model.priors.densities(problem.net, epoch)
+                self.guide_class().densities_of(problem.model.priors, problem.net, epoch)
         warn_of_generalised_posterior(problem, "SVI")
         with isolated_randomness():
             torch.manual_seed(problem.seed)
@@ -266,8 +266,9 @@ class SVITrainer(Trainer):
 
     def __init__(self, method: SVI, problem: Problem) -> None:
         weights = trainable_weights(problem.net)
-        densities = problem.model.priors.densities(problem.net, 0)
-        self.guide: VariationalGuide = method.guide_class().from_weights(
+        kind = method.guide_class()
+        densities = kind.densities_of(problem.model.priors, problem.net, 0)
+        self.guide: VariationalGuide = kind.from_weights(
             densities, problem.hyperparameters, method.options()
         )
         self.guide.to(weights[0].device)
@@ -384,7 +385,8 @@ class SVITrainer(Trainer):
             self.guide.epoch = epoch
             return
         self.trainable = trainable
-        self.guide.set_epoch(self.problem.model.priors.densities(self.net, epoch), epoch)
+        densities = self.guide.densities_of(self.problem.model.priors, self.net, epoch)
+        self.guide.set_epoch(densities, epoch)
 
     def _trainable_names(self) -> frozenset[str]:
         return frozenset(name for name, p in self.net.named_parameters() if p.requires_grad)

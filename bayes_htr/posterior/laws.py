@@ -238,7 +238,7 @@ def spectrum_law(density: MatrixPrior) -> StatisticDistribution:
     """
     if len(density.terms) != 1 or not density.spectral:
         raise PriorError(f"{density.name}: {density.stated!r} states no law for the spectrum alone")
-    return StatisticDistribution(density.name, density.smaller, density.spectral[0])
+    return StatisticDistribution(density.name, density.rank, density.spectral[0])
 
 
 def hyperparameters_of(priors: Priors, net: nn.Module) -> dict[str, Hyperparameter]:

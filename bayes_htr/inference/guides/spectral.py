@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from torch.distributions import Gamma as GammaLaw
 
 from bayes_htr.engine import Drift, Exact, Refresh
-from bayes_htr.engine.autograd import Derivative, add_to_gradients
+from bayes_htr.engine.autograd import add_to_gradients
 from bayes_htr.engine.refresh import RefreshScheduler
+from bayes_htr.inference.guides.adapter_state import AdapterState, compact
 from bayes_htr.inference.guides.base import VariationalGuide
 from bayes_htr.inference.guides.eigenvalues import EigenvaluePosterior
 from bayes_htr.inference.guides.hyperparameters import (
@@ -43,7 +44,6 @@ from bayes_htr.priors.parameter_prior import (
     hyperparameters_by_name,
     informing_values,
 )
-from bayes_htr.spectra import Gradient
 
 _CHECK_SPREADS_EVERY = 4
 _SPREADS_TOL = 0.05
@@ -80,7 +80,8 @@ class SpectralGuide(VariationalGuide):
             singular vectors turn with the weights; otherwise it is that at fixed singular vectors.
 
     Raises:
-        PriorError: Laws whose supports this guide cannot take together.
+        PriorError: Laws whose supports this guide cannot take together, or an `AdapterState` that
+            cannot be made.
     """
 
     kind: ClassVar[str] = "spectral"
@@ -88,6 +89,7 @@ class SpectralGuide(VariationalGuide):
         {"init_scale", "directions", "refresh", "full_gradient"}
     )
     renamed: ClassVar[Mapping[str, str]] = {"spectra_held.": "states."}
+    takes_adapters: ClassVar[bool] = True
     calls: Tensor
     reference_middles: Tensor
 
@@ -114,14 +116,18 @@ class SpectralGuide(VariationalGuide):
         for p, W in zip(self.priors, self.weights, strict=True):
             for matrix in p.matrices:
                 if matrix.spectral:
-                    free = min(matrix.smaller, directions or matrix.smaller)
+                    free = min(matrix.rank, directions or matrix.rank)
                     law = EigenvaluePosterior(matrix, free)
                     start = init_scale or _START_SCALE
                     states.append(SpectralState(law, W, start, full_gradient=full_gradient))
+        factors = {p.name: (p, W) for p, W in zip(self.priors, self.weights, strict=True)}
+        for p in densities.adapters:
+            start = init_scale or _START_SCALE
+            states.append(AdapterState(p, factors, directions, start, full_gradient=full_gradient))
         self.states = nn.ModuleList(states)
         self._by_name = {state.name: state for state in states}
         self._take_priors()
-        scored = [*densities.trainable, *densities.frozen]
+        scored = [*densities.trainable, *densities.adapters, *densities.frozen]
         self.hyperparameters = SpectralHyperparameters(
             hyperparameters_by_name(scored),
             conjugate_names(scored),
@@ -139,6 +145,7 @@ class SpectralGuide(VariationalGuide):
         spectral = [[m.name for m in p.matrices if m.spectral] for p in self.priors]
         self._of_parameter = [[self._by_name[name] for name in names] for names in spectral]
         self._active = [state for states in self._of_parameter for state in states]
+        self._active += [self._by_name[p.name] for p in self.adapters]
         self._grouped_entries = grouped_entries(self.priors)
 
     @classmethod
@@ -171,6 +178,7 @@ class SpectralGuide(VariationalGuide):
         super().set_epoch(densities, epoch)
         self._take_priors()
         priors = {m.name: m for p in self.priors for m in p.matrices}
+        priors |= {m.name: compact(m) for p in self.adapters for m in p.matrices}
         changed = []
         for state in self._active:
             now = priors[state.name]
@@ -199,7 +207,7 @@ class SpectralGuide(VariationalGuide):
         """
         if not again:
             self.refresh_due()
-        sampled = {s.name: s.with_noise(s.matrix, s.noise()) for s in self._active}
+        sampled = {s.name: s.drawn(s.noise()) for s in self._active}
         return self._joined(sampled) | self._sampled_hyperparameters()
 
     def points(self) -> dict[str, Tensor]:
@@ -235,14 +243,7 @@ class SpectralGuide(VariationalGuide):
     @torch.no_grad()
     def add_known_gradient(self, scale: float) -> None:
         """As in the base: the gradient of the last refresh."""
-        add_to_gradients(
-            (
-                Derivative(W, state.law.prior.view, Gradient(state.slope))
-                for states, W in zip(self._of_parameter, self.weights, strict=True)
-                for state in states
-            ),
-            scale,
-        )
+        add_to_gradients((state.derivative() for state in self._active), scale)
 
     def _kl(self, sample: Mapping[str, Tensor], matrices: Sequence[Tensor]) -> Tensor:
         total = torch.zeros((), dtype=torch.float64, device=self.weights[0].device)
@@ -271,9 +272,7 @@ class SpectralGuide(VariationalGuide):
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
         """One draw around the singular vectors of the present weights; the cache stays."""
         draws = self.hyperparameters.draw(self._conditional(current=True), generator)
-        matrices = {
-            s.name: s.with_noise(s.matrix, s.noise(generator), s.current()[0]) for s in self._active
-        }
+        matrices = {s.name: s.drawn(s.noise(generator), s.current()[0]) for s in self._active}
         return self._joined(matrices) | draws
 
     @torch.no_grad()
@@ -291,7 +290,7 @@ class SpectralGuide(VariationalGuide):
         Of hyperparameters the mean of a Gamma posterior, and the median of any other.
         """
         matrices = {
-            s.name: s.with_noise(s.matrix, torch.zeros_like(s.spread), s.current()[0])
+            s.name: s.drawn(torch.zeros_like(s.spread), s.current()[0])
             for s in self._active
             if s.law.needs_medians
         }
@@ -377,7 +376,7 @@ class SpectralGuide(VariationalGuide):
         return super().load_state_dict(state_dict, *args, **kwargs)
 
     def _joined(self, matrices: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Parameters by name, with these matrices in place of those of the weights."""
+        """Parameters by name, with these matrices, or factors of adapters, in place of others."""
         values = {}
         for p, W, states in zip(self.priors, self.weights, self._of_parameter, strict=True):
             changed = {s.name: matrices[s.name] for s in states if s.name in matrices}
@@ -387,6 +386,9 @@ class SpectralGuide(VariationalGuide):
                 values[p.name] = p.join(changed)
             else:
                 values[p.name] = p.join(p.split(W) | changed)
+        for s in self._active:
+            if isinstance(s, AdapterState) and s.name in matrices:
+                values[s.drawn_name] = matrices[s.name]
         return values
 
     def _conditional(self, *, current: bool = False) -> dict[str, GammaLaw]:
