@@ -247,6 +247,19 @@ def test_spreads_follow_their_singular_vectors_and_a_state_is_rebuilt():
     assert spread.shape == (3,)
 
 
+def test_a_small_step_between_refreshes_is_a_small_change():
+    """A plain QR decomposition changes signs where this entry does."""
+    guide = guide_of(model_of("wide", LOMAX), init_scale=0.3, refresh=htr.Every(100))
+    found = []
+    for entry in (1e-7, -1e-7):
+        with torch.no_grad():
+            weights(guide)["lora_A.default.weight"][0, 0] = entry
+        torch.manual_seed(0)
+        sample = guide.rsample()
+        found.append((product(guide, sample, 2.0).detach(), guide.kl(sample).detach()))
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
+
+
 REFUSED = [
     ("Entries", htr.Priors({"*lora_BA*": LOMAX & htr.Entries(htr.Normal())}), {}, "spectrum alone"),
     (
