@@ -222,9 +222,7 @@ class MatrixEnergy:
             SpectrumError: The matrix is not finite, or a law cannot score it.
         """
         tol = None if self.drift is None else _FOLLOWED_TOL
-        view = MatrixView(
-            self.matrix, self.name, self._needs, self.block, started=self.started, tol=tol
-        )
+        view = self._view_of(self.matrix, tol)
         evaluation = evaluate(self.prior, view, self.strengths, hyperparameters)
         self.decompositions += not self.is_cheap
         return evaluation
@@ -232,9 +230,21 @@ class MatrixEnergy:
     def summand_at(self, tensor: Tensor, hyperparameters: Mapping[str, Tensor]) -> Summand:
         """The summand of the energy at another value of the parameter; the cache is not used."""
         W = working(self.prior.view(tensor.detach()))
-        view = MatrixView(W, self.name, self._needs, self.block, started=self.started)
+        view = self._view_of(W)
         evaluation = evaluate(self.prior, view, self.strengths, hyperparameters)
         return self.summand_of(evaluation, tensor, evaluation.gradient, hyperparameters)
+
+    def _view_of(self, W: Tensor, tol: float | None = None) -> MatrixView:
+        """The matrix with the parts of its spectrum that are needed."""
+        return MatrixView(
+            W,
+            self.name,
+            self._needs,
+            self.block,
+            started=self.started,
+            tol=tol,
+            rank=self.prior.rank,
+        )
 
     def accept(self, evaluation: Evaluation, hyperparameters: Mapping[str, Tensor]) -> None:
         """Cache an evaluation of the present matrix."""
@@ -287,8 +297,8 @@ class MatrixEnergy:
         evaluation = cache.evaluation
         if cache.age > 0:
             like, parts = evaluation.value, evaluation.parts
-            (m, n), needs = self.matrix.shape, self._needs
-            view = MatrixView.of_parts(like, (m, n), self.name, needs, parts)
+            shape, needs, rank = self.prior.shape, self._needs, self.prior.rank
+            view = MatrixView.of_parts(like, shape, self.name, needs, parts, rank)
             evaluation = evaluate(self.prior, view, self.strengths, hyperparameters)
         return self.summand_of(evaluation, self.tensor, gradient, hyperparameters)
 
