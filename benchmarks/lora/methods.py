@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 import bayes_htr as htr
 from bayes_htr.posterior.prediction import Prediction
@@ -25,6 +26,7 @@ from benchmarks.lora.texts import LENGTH, WORDS, Encoded, Texts, taken
 
 WIDTH, RANK = 64, 4
 BATCH, LR = 32, 3e-3
+PRETRAINING_BATCH, PRETRAINING_LR = 128, 2e-3
 DRAWS = 8
 """How many draws of the weights are averaged in predictions."""
 
@@ -55,9 +57,19 @@ def pretrained(texts: Texts, folder: Path, epochs: int) -> nn.Module:
     )
     torch.manual_seed(0)
     model = htr.BayesianClassifier(BertForSequenceClassification(config), htr.Priors({}))
-    out = folder / f"pretrained-{texts.source}-{epochs}"
-    how: dict[str, Any] = {"method": htr.MAP(lr=1e-3), "epochs": epochs, "out": out}
-    return htr.fit(model, texts.pretraining, **how, resume=True).network()
+    # Without a warm-up it would stay at even odds.
+    steps = epochs * -(-len(texts.pretraining[1]) // PRETRAINING_BATCH)
+    warm_up = partial(OneCycleLR, max_lr=PRETRAINING_LR, total_steps=steps)
+    method = htr.MAP(lr=PRETRAINING_LR, scheduler=warm_up, scheduler_interval="step")
+    return htr.fit(
+        model,
+        texts.pretraining,
+        method=method,
+        epochs=epochs,
+        batch_size=PRETRAINING_BATCH,
+        out=folder / f"pretrained-{texts.source}-{epochs}",
+        resume=True,
+    ).network()
 
 
 def adapted(net: nn.Module, seed: int) -> nn.Module:
@@ -127,14 +139,14 @@ def _ivon(net: nn.Module, train: Encoded, numbers: Numbers, epochs: int, seed: i
     try:
         import ivon
     except ImportError as error:
-        raise ImportError("IVON needs ivon-opt: pip install ivon-opt") from error
+        raise ImportError('IVON needs ivon-opt: pip install "bayes-htr[peers]"') from error
     torch.manual_seed(seed)
     size = len(train[1])
     trained = [p for p in net.parameters() if p.requires_grad]
     ess = size * numbers["weight"]
     optimizer = ivon.IVON(trained, lr=numbers["lr"], ess=ess, hess_init=1.0, weight_decay=1e-4)
     steps = epochs * -(-size // BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    schedule = CosineAnnealingLR(optimizer, steps)
     net.train()
     for _ in range(epochs):
         for rows in torch.randperm(size).split(BATCH):
