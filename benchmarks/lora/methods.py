@@ -53,8 +53,8 @@ def pretrained(texts: Texts, folder: Path, epochs: int) -> nn.Module:
         num_attention_heads=4,
         intermediate_size=2 * WIDTH,
         max_position_embeddings=LENGTH,
-        num_labels=2,
     )
+    config.num_labels = 2
     torch.manual_seed(0)
     model = htr.BayesianClassifier(BertForSequenceClassification(config), htr.Priors({}))
     # Without a warm-up it would stay at even odds.
