@@ -104,6 +104,7 @@ class VariationalGuide(Guide):
         init_scale: The standard deviation at the start; by default, the one that the class says.
 
     Attributes:
+        start: The initial coordinates that were given.
         names: The names of the trainable parameters.
         priors: The trainable parameters with their priors, without values.
         evidence: The values of frozen parameters, which are evidence about hyperparameters.
@@ -125,6 +126,7 @@ class VariationalGuide(Guide):
     ) -> None:
         super().__init__()
         self.init_scale = init_scale
+        self.start = dict(hyperparameters or {})
         self.evidence = FrozenEvidence(densities.frozen)
         self.epoch = 0
         self.names = tuple(p.name for p in densities.trainable)
