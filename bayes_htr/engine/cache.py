@@ -72,7 +72,7 @@ class LeadingTriplets:
                 matrix is not finite, neither are these numbers, and the triplets are lost. They
                 are also lost if the matrix has become another one.
             policy: The policy, which says how soon the triplets follow again.
-            share: How far they may turn at a time, as a share of the tolerance.
+            share: The share of the tolerance by which they may turn at a time.
 
         Returns:
             Whether a refresh is due.
@@ -246,7 +246,7 @@ class CachedGradient:
         """Make a cache from what `state` returned, with tensors of its own.
 
         Args:
-            state: What `state` returned.
+            state: The result of `state`.
             device: The device of the matrix.
             hyperparameters: The present coordinates by name, whose devices the cached ones get.
         """

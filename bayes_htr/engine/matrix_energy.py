@@ -328,7 +328,7 @@ class MatrixEnergy:
         """Restore what `state` returned, but not the cache of another refresh policy.
 
         Args:
-            state: What `state` returned.
+            state: The result of `state`.
             device: The device of the parameter.
             hyperparameters: The unconstrained coordinates by name, on their present devices.
         """

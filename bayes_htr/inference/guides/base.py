@@ -149,7 +149,7 @@ class VariationalGuide(Guide):
         Args:
             densities: The parameters with their densities, as the constructor takes them.
             hyperparameters: The initial coordinates of hyperparameters, as there.
-            options: What `htr.SVI.options` returned, or `settings`. The class takes those that it
+            options: The result of `htr.SVI.options` or of `settings`. The class takes those that it
                 has among its own `options`.
         """
         own = {name: options[name] for name in cls.options if name in options}
