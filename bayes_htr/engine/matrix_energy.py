@@ -25,6 +25,7 @@ from bayes_htr.spectra import (
     MatrixView,
     Need,
     Parameter,
+    follow,
     plan,
     working,
 )
@@ -186,8 +187,10 @@ class MatrixEnergy:
     def follow(self) -> Followed:
         """The leading singular triplets of the present matrix, by one step from those before."""
         assert self.cache is not None
-        assert self.cache.leading is not None
-        return self.cache.leading.step(self.matrix)
+        leading = self.cache.leading
+        assert leading is not None
+        assert leading.cluster is not None
+        return follow(self.matrix, leading.cluster, leading.sigma)
 
     def drifted(self, hyperparameters: Mapping[str, Tensor]) -> Tensor:
         """Whether the matrix or its hyperparameters have drifted too far: 0-d, bool."""
@@ -205,7 +208,8 @@ class MatrixEnergy:
     @property
     def can_drift(self) -> bool:
         """Whether a drift of the matrix or of hyperparameters can ask for a refresh."""
-        return self.cache is not None and self.cache.can_drift
+        cache = self.cache
+        return cache is not None and (cache.reference is not None or bool(cache.hyperparameters))
 
     @property
     def flops(self) -> float:
@@ -334,7 +338,7 @@ class MatrixEnergy:
         """Restore what `state` returned, but not the cache of another refresh policy.
 
         Args:
-            state: What `state` returned.
+            state: The result of `state`.
             device: The device of the parameter.
             hyperparameters: The unconstrained coordinates by name, on their present devices.
         """

@@ -206,7 +206,7 @@ def refresh_due(
         matrices: The matrices that add to the energy.
         scheduler: The scheduler, which says which matrices are due.
         coordinates: The unconstrained coordinates of hyperparameters by name.
-        sharing: What divides the work among several processes; `None` if each does all of it.
+        sharing: The division of work among several processes; `None` if each does all of it.
 
     Raises:
         SpectrumError: A matrix is not finite, or a law cannot score it.

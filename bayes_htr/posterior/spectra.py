@@ -333,7 +333,7 @@ def network_spectra(net: nn.Module, layouts: Layouts = ()) -> dict[str, Tensor]:
 
     Args:
         net: The network.
-        layouts: What is declared about the axes that form matrices, as `Priors.matrices`.
+        layouts: The declared axes that form matrices, as in `Priors.matrices`.
     """
     with torch.no_grad():
         return {
@@ -349,7 +349,7 @@ def plotted_spectrum(spectra: PosteriorSpectra, name: str, label: str = "") -> P
     Args:
         spectra: The draws.
         name: The matrix.
-        label: What the legend calls the spectrum.
+        label: The name of the spectrum in the legend.
     """
     label_and_density = label_and_interval = None
     with contextlib.suppress(PriorError):  # the prior may state no law

@@ -104,6 +104,7 @@ class VariationalGuide(Guide):
         init_scale: The standard deviation at the start; by default, the one that the class says.
 
     Attributes:
+        start: The initial coordinates that were given.
         names: The names of the trainable parameters.
         priors: The trainable parameters with their priors, without values.
         adapters: The products of adapters with their priors, without values.
@@ -129,6 +130,7 @@ class VariationalGuide(Guide):
     ) -> None:
         super().__init__()
         self.init_scale = init_scale
+        self.start = dict(hyperparameters or {})
         self.evidence = FrozenEvidence(densities.frozen)
         self.epoch = 0
         self.names = tuple(p.name for p in densities.trainable)
@@ -156,7 +158,7 @@ class VariationalGuide(Guide):
         Args:
             densities: The parameters with their densities, as the constructor takes them.
             hyperparameters: The initial coordinates of hyperparameters, as there.
-            options: What `htr.SVI.options` returned, or `settings`. The class takes those that it
+            options: The result of `htr.SVI.options` or of `settings`. The class takes those that it
                 has among its own `options`.
         """
         own = {name: options[name] for name in cls.options if name in options}

@@ -101,7 +101,7 @@ class SpectralGuide(VariationalGuide):
         refresh: Refresh | None = None,
         full_gradient: bool = False,
     ) -> None:
-        super().__init__(densities, init_scale=init_scale)
+        super().__init__(densities, hyperparameters, init_scale=init_scale)
         self.directions = directions
         self.full_gradient = full_gradient
         self.policy = Drift() if refresh is None else refresh
@@ -129,7 +129,7 @@ class SpectralGuide(VariationalGuide):
         self.hyperparameters = SpectralHyperparameters(
             hyperparameters_by_name(scored),
             conjugate_names(scored),
-            hyperparameters or {},
+            self.start,
             self.weights[0].detach(),
             informing_values(scored),
         )
