@@ -156,11 +156,11 @@ def tune(
         if refit:
             posterior = None if held_out.is_part or folder is not None else tried.posterior
             if posterior is None:
-                chosen = with_strength(model, tried.strength)
+                final = with_strength(model, tried.strength)
                 target = None if folder is None else folder / _FIT
-                is_other = resume and _holds_other(target, chosen.priors)
+                is_other = resume and _holds_other(target, final.priors)
                 posterior = fit(
-                    chosen,
+                    final,
                     train,
                     **options,
                     validation=validation,
@@ -169,7 +169,7 @@ def tune(
                     resume=resume and not is_other,
                     progress=progress,
                 )
-                if is_other:
+                if is_other and target is not None:
                     run_on_rank0(partial(posterior.save, target, overwrite=True))
     return Tuning(
         trials=tuple(tried.trials),
@@ -214,8 +214,8 @@ def _model(model: Any, prior: Prior | Priors | None) -> BayesianModel:
     """Return the model that is meant.
 
     Raises:
-        ValueError: No network, or a model with a second prior.
-        PriorError: A network without a prior.
+        ValueError: This is no network, or it is a model and another prior is given.
+        PriorError: A network is given without a prior.
     """
     if isinstance(model, BayesianModel):
         if prior is not None:
