@@ -85,7 +85,8 @@ def own_device(device: str) -> torch.device:
     """Return the device of this process among those of its machine.
 
     Raises:
-        ValueError: Neither `auto`, `cpu` nor `cuda`, or more processes than devices.
+        ValueError: The device is neither `auto`, `cpu` nor `cuda`, or there are more processes than
+            devices.
     """
     kind = device
     if device == "auto":

@@ -230,8 +230,8 @@ class MatrixView:
         """Raise an error if an eigenvalue is zero to working accuracy.
 
         Raises:
-            SpectrumError: `sigma_K <= max(m, n) eps sigma_1` in the precision of the computation,
-                the convention of `matrix_rank`.
+            SpectrumError: By the convention of `matrix_rank` a singular value is zero, that is
+                `sigma_K <= max(m, n) eps sigma_1` in the precision of the computation.
         """
         if self.W.shape != self.shape:
             return  # it was required of the matrix
