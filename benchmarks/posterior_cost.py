@@ -21,7 +21,7 @@ from rich.table import Table
 
 import bayes_htr as htr
 from bayes_htr.experiments import build_network, load_dataset
-from bayes_htr.fitting import default_method
+from bayes_htr.inference.defaults import default_method
 
 HELD = 1000
 NETWORKS = ("mlp", "lenet5")

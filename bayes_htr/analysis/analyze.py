@@ -106,7 +106,7 @@ def analyze(
         DataError: There are no weight matrices, or a pattern matches none.
         CheckpointError: A file does not exist or cannot be read.
         SpectrumError: A layout does not fit its tensor.
-        ValueError: An option outside its range.
+        ValueError: An option is outside its range.
     """
     layouts = as_layouts(matrices)
     if not isinstance(farms, bool | Farms):

@@ -11,7 +11,7 @@ Source: Kingma, Salimans & Welling (2015), arXiv:1506.02557, for normal laws ove
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -57,10 +57,15 @@ class ExampleNoise:
         ValueError: A layer that is neither linear nor a plain convolution, or whose class has a
             forward pass of its own, batch normalisation, which mixes examples, or `Entries` beside
             a spectral prior.
+
+    Attributes:
+        noise_of: Makes the noise `(examples, free)` of a matrix, from its state and the number of
+            examples.
     """
 
     def __init__(self, guide: SpectralGuide, root: nn.Module) -> None:
         self.guide, self.root = guide, root
+        self.noise_of: Callable[[SpectralState, int], Tensor] = _independent_noise
         paths = {id(p.tensor): p.name for p in parameters_of(root)}
         spectral = {p.name: (place, p) for place, p in enumerate(guide.priors) if p.is_spectral}
         self.layers: list[_Layer] = []
@@ -87,11 +92,11 @@ class ExampleNoise:
         """
         if not self.layers:
             return
-        called: set[str] = set()
+        called: dict[str, None] = {}  # in the order of the calls
 
         def hook_of(layer: _Layer) -> Any:
             def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-                called.add(layer.path)
+                called[layer.path] = None
                 return _with_constant_weight(module, _input(args, kwargs))
 
             return hook
@@ -100,6 +105,7 @@ class ExampleNoise:
             buffers = {name: b.clone() for name, b in self.root.named_buffers()}
             total = call_with(self.root, buffers, x).sum()
         self._require_called(self.layers, called)
+        self.layers.sort(key=lambda layer: list(called).index(layer.path))
         if not total.requires_grad:
             return
         weights = [layer.module.get_parameter("weight") for layer in self.layers]
@@ -108,10 +114,19 @@ class ExampleNoise:
             if gradient is not None:
                 raise _refused(layer.path, layer.module, "has a weight that is used elsewhere too")
 
-    def _require_called(self, layers: list[_Layer], called: set[str]) -> None:
+    def _require_called(self, layers: list[_Layer], called: Collection[str]) -> None:
         for layer in layers:
             if layer.path not in called:
                 raise _refused(layer.path, layer.module, "was not called by the network")
+
+    def skip(self) -> None:
+        """Draw the noise of a batch of which this process has no examples, and do nothing with it.
+
+        The random numbers that follow are then the same as those of other processes.
+        """
+        places = {x.place: x.state for x in self.layers if self.guide.has_law(x.state.name)}
+        for state in places.values():
+            self.noise_of(state, 0)
 
     @contextmanager
     def drawn(self, examples: int) -> Iterator[None]:
@@ -137,7 +152,7 @@ class ExampleNoise:
                     )
                 called.add(layer.path)
                 if layer.place not in noise:
-                    noise[layer.place] = layer.state.noise(examples=examples)
+                    noise[layer.place] = self.noise_of(layer.state, examples)
                 W = self.guide.weights[layer.place]
                 return _noisy(layer.state, W, module, x, output, noise[layer.place])
 
@@ -146,6 +161,11 @@ class ExampleNoise:
         with _hooks(layers, hook_of):
             yield
         self._require_called(layers, called)
+
+
+def _independent_noise(state: SpectralState, examples: int) -> Tensor:
+    """Noise of each example, `(examples, free)`."""
+    return state.noise(examples=examples)
 
 
 @contextmanager
@@ -161,7 +181,7 @@ def _hooks(layers: list[_Layer], hook_of: Callable[[_Layer], Any]) -> Iterator[N
 
 
 def _input(args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Tensor:
-    """What a linear layer or a convolution is called with, by position or by name."""
+    """The input of a linear layer or a convolution, given by position or by name."""
     return args[0] if args else kwargs["input"]
 
 

@@ -65,9 +65,9 @@ class SpectralGuide(VariationalGuide):
     """A posterior over spectra, frames and everything else points.
 
     Args:
-        densities: The parameters with their densities, at the values to start from.
-        hyperparameters: Where hyperparameters start, by name, unconstrained; may lack some. Those
-            whose posterior follows from the spectra do not start anywhere.
+        densities: As in the base class.
+        hyperparameters: As in the base class; the posterior of some follows from the spectra, and
+            has no start.
         init_scale: Where the standard deviations of `log sigma` start; 0.1 if not given.
         directions: How many leading eigenvalues of each matrix have a spread; `None` for all. The
             others are points, scored as MAP does, and a draw costs less: `2 m n directions`
@@ -98,8 +98,8 @@ class SpectralGuide(VariationalGuide):
         refresh: Refresh | None = None,
         full_gradient: bool = False,
     ) -> None:
-        super().__init__(densities)
-        self.init_scale, self.directions = init_scale, directions
+        super().__init__(densities, init_scale=init_scale)
+        self.directions = directions
         self.full_gradient = full_gradient
         self.policy = Drift() if refresh is None else refresh
         self._scheduler = RefreshScheduler(self.policy)
@@ -145,25 +145,12 @@ class SpectralGuide(VariationalGuide):
         hyperparameters: Mapping[str, Tensor],
         options: Mapping[str, Any],
     ) -> SpectralGuide:
-        """As in the base.
-
-        Args:
-            densities: As in the base.
-            hyperparameters: As in the base.
-            options: `init_scale`, `directions`, `refresh` as plain data, and `full_gradient`, which
-                runs of earlier versions lack.
-        """
-        return cls(
-            densities,
-            hyperparameters,
-            init_scale=options["init_scale"],
-            directions=options["directions"],
-            refresh=Refresh.from_dict(options["refresh"]),
-            full_gradient=options.get("full_gradient") or False,
-        )
+        """Make an untrained guide as the base class does; `refresh` is plain data."""
+        refresh = Refresh.from_dict(options["refresh"])
+        return super().from_weights(densities, hyperparameters, {**options, "refresh": refresh})
 
     def set_epoch(self, densities: Densities, epoch: int) -> None:
-        """As in the base; a matrix whose prior is over is a point from then on."""
+        """Replace the densities; a matrix whose prior has ended is a point from then on."""
         before = len(self._active), self.evidence.terms
         super().set_epoch(densities, epoch)
         self._take_priors()
@@ -178,7 +165,7 @@ class SpectralGuide(VariationalGuide):
             self.refresh(changed)
 
     def hyperparameter_coordinates(self) -> list[nn.Parameter]:
-        """As in the base: the posteriors that do not follow from the spectra."""
+        """The parameters of those posteriors that do not follow from the spectra."""
         return list(self.hyperparameters.learnt.parameters())
 
     def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
@@ -199,7 +186,7 @@ class SpectralGuide(VariationalGuide):
         return self._joined(sampled) | self._sampled_hyperparameters()
 
     def points(self) -> dict[str, Tensor]:
-        """As `rsample`, with the spectra of the weights: `ExampleNoise` adds the rest."""
+        """Draw as `rsample` does, but leave spectra as they are: `ExampleNoise` draws those."""
         self.refresh_due()
         points = {name: W.view_as(W) for name, W in zip(self.names, self.weights, strict=True)}
         return points | self._sampled_hyperparameters()
@@ -222,12 +209,12 @@ class SpectralGuide(VariationalGuide):
         return self._kl(sample)
 
     def kl_in_step(self, sample: Mapping[str, Tensor]) -> Tensor:
-        """As in the base: without the cached gradients with respect to weights and spreads."""
+        """Leave out what has cached gradients, with respect to weights and to spreads."""
         return self._kl(sample, in_step=True)
 
     @torch.no_grad()
     def add_known_gradient(self, scale: float) -> None:
-        """As in the base: the gradients that were cached last."""
+        """Add the gradients that were cached last."""
         known = [
             Derivative(W, state.law.prior.view, Gradient(state.slope))
             for states, W in zip(self._of_parameter, self.weights, strict=True)
@@ -274,7 +261,7 @@ class SpectralGuide(VariationalGuide):
 
     @torch.no_grad()
     def spectrum_draws(self, samples: int, seed: int) -> Iterator[dict[str, Tensor]]:
-        """As in the base: in closed form, without a decomposition for each draw."""
+        """Draw eigenvalues in closed form, without a decomposition for each draw."""
         generator = torch.Generator().manual_seed(seed)
         for _ in range(samples):
             draws = self.hyperparameters.draw(self._conditional(current=True), generator)
@@ -349,7 +336,7 @@ class SpectralGuide(VariationalGuide):
         scheduler.begin()
         self.calls += 1
         all_due = scheduler.calls == 1 or isinstance(self.policy, Exact)
-        if scheduler.is_check and self.hyperparameters.are_learnt:
+        if scheduler.action == "test" and self.hyperparameters.are_learnt:
             assert isinstance(self.policy, Drift)
             moved = self.hyperparameters.learnt.middles() - self.reference_middles
             all_due |= not bool((moved.abs() <= self.policy.tol).all())  # NaN too
@@ -358,8 +345,8 @@ class SpectralGuide(VariationalGuide):
         if due := scheduler.due(states, self._drifted):
             self.refresh(due)
         if states and scheduler.calls % _CHECK_SPREADS_EVERY == 0:
-            moved = torch.stack([state.spreads_moved() for state in states]).tolist()
-            looked = zip(states, moved, strict=True)
+            spreads = torch.stack([state.spreads_moved() for state in states]).tolist()
+            looked = zip(states, spreads, strict=True)
             if changed := [state for state, by in looked if not by <= _SPREADS_TOL]:  # NaN too
                 self.cache_kl(changed)
 
@@ -368,18 +355,14 @@ class SpectralGuide(VariationalGuide):
         return torch.stack([state.drifted(self.policy.tol) for state in states])
 
     def settings(self) -> dict[str, Any]:
-        """The parameters' names, the options, and the epoch."""
-        return {
-            "names": list(self.names),
-            "init_scale": self.init_scale,
+        """The settings of the base class, and the other options."""
+        return super().settings() | {
             "directions": self.directions,
             "refresh": self.policy.to_dict(),
             "full_gradient": self.full_gradient,
-            "epoch": self.epoch,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As in the base."""
         self._calls_known = False
         return super().load_state_dict(state_dict, *args, **kwargs)
 

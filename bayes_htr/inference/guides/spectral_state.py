@@ -107,7 +107,7 @@ class SpectralState(nn.Module):
 
     @property
     def key(self) -> FlagKey:
-        """What a flag about the matrix is known by; flags are read at once."""
+        """The key of a flag about the matrix; flags are read at once."""
         return self.name, 0
 
     @property
@@ -236,7 +236,7 @@ class SpectralState(nn.Module):
         return has_drifted(W, reference, torch.dot(r, r), tol)
 
     def spreads_moved(self) -> Tensor:
-        """How far the logarithm of a spread has moved since it was cached, at most: 0-d."""
+        """The largest change of the logarithm of a spread since it was cached: 0-d."""
         return (self.log_spread - self.reference_log_spread).abs().max()
 
     @torch.no_grad()
@@ -297,7 +297,7 @@ class SpectralState(nn.Module):
         The cache stays as it is.
 
         Raises:
-            SpectrumError: As `decompose`.
+            SpectrumError: The same errors as in `decompose`.
         """
         W = self.matrix.detach()
         if self._current is None or not torch.equal(W, self._current[0]):
