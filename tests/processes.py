@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,11 @@ import bayes_htr as htr
 PATHS = (Path(htr.__file__).parents[1], Path(__file__).parents[1])  # the package, and the tests
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, PATHS)), "OMP_NUM_THREADS": "1"}
+
+
+def heed_interruptions():
+    """A shell that starts the tests in the background lets its processes ignore interruptions."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def found_by(script, out, timeout=300):

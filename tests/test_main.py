@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import bayes_htr as htr
+from tests.processes import heed_interruptions
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs signals of POSIX")
 
@@ -28,6 +29,7 @@ def interrupted(tmp_path, words, seconds):
         cwd=tmp_path,
         env=environment,
         start_new_session=True,  # so that all processes of the command are interrupted, and no more
+        preexec_fn=heed_interruptions,
     )
     time.sleep(seconds)
     os.killpg(process.pid, signal.SIGINT)
@@ -72,6 +74,7 @@ def test_an_interruption_of_training(tmp_path):
         stderr=subprocess.PIPE,
         text=True,
         env=environment,
+        preexec_fn=heed_interruptions,
     )
     end = time.monotonic() + 120
     while not (folder / "checkpoint.pt").exists():

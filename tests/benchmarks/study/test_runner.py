@@ -19,6 +19,7 @@ from benchmarks.study.command import _performed
 from benchmarks.study.runner import run_all
 from benchmarks.study.runs import Run, perform
 from benchmarks.study.studies import STUDIES
+from tests.processes import heed_interruptions
 
 LONG = ["study", "generalisation", "--cells", "mlp-digits", "--epochs", "9000"]
 LONG += ["--methods", "none", "weight_decay", "--processes", "1", "--out"]
@@ -53,7 +54,9 @@ def test_runs_in_a_process(tmp_path, monkeypatch):
 def test_an_interrupted_study(tmp_path, what):
     """It ends at once with its processes, though their runs would take minutes."""
     words = [sys.executable, "-m", "benchmarks", *LONG, str(tmp_path)]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words, stderr=subprocess.PIPE, text=True, preexec_fn=heed_interruptions
+    ) as process:
         children, worker = [], None
         while worker is None:
             assert process.poll() is None
