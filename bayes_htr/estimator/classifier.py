@@ -6,6 +6,8 @@ of any kind in, `predict` and `predict_proba` out. What is fitted is in `posteri
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -28,6 +30,9 @@ from bayes_htr.estimator.archive import (
 )
 from bayes_htr.estimator.settings import (
     BATCH,
+    STEPS,
+    TABLE,
+    TABLE_STEPS,
     Array,
     ModuleSetting,
     PriorSetting,
@@ -38,6 +43,7 @@ from bayes_htr.estimator.settings import (
     codes_of,
     held_out,
     mean_and_scale,
+    table_lr,
 )
 from bayes_htr.fitting import fit
 from bayes_htr.inference import Method
@@ -69,9 +75,9 @@ except ImportError:
 class HTRClassifier(ClassifierMixin, BaseEstimator):
     """A neural network whose weight spectra have priors, as a classifier of scikit-learn.
 
-    By default it is a network with one hidden layer of 256 units, whose posterior under the Lomax
+    By default it is a network with one hidden layer of 256 units, whose posterior under a Lomax
     prior is found by SVI with the spectral guide; the probabilities are averages over draws of the
-    weights.
+    weights. `docs/tables.md` tells how the defaults were chosen, and on which data.
 
     There is no `sample_weight`, since the likelihood has weights of classes but not of examples,
     and no `partial_fit`, since the posterior given a part of the data is not that given all: with
@@ -80,9 +86,11 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
     Args:
         prior: The prior of every weight matrix: a name that `bayes-htr fit --prior` takes, such as
             `"lomax"`, `"exponential"`, `"frechet"` or `"none"`; a file of priors that ends in
-            `.toml`; a prior, such as `htr.ESD(htr.Lomax(2.0))`; or `htr.Priors`.
-        strength: The power of the prior's density. By default 3 for the posterior under
-            `"lomax"`, that of `bayes-htr fit` for other names, and 1, Bayes' rule, for values.
+            `.toml`; a prior, such as `htr.ESD(htr.Lomax(2.0))`; or `htr.Priors`. `"table"`, the
+            default, is `htr.ESD(htr.Lomax(2.5, 5.0))` for a posterior of the network of `hidden`,
+            and `"lomax"` for a mode and for `module`.
+        strength: The power of the prior's density. By default 2 for the posterior under `"table"`,
+            that of `bayes-htr fit` for other names, and 1, Bayes' rule, for values.
             `"auto"` chooses it by at most five more fits, scored on examples that they leave out.
         method: `"svi"` or `"nuts"` for a posterior, `"map"` for its mode, or a method with
             settings, such as `htr.SVI(guide="lowrank")`.
@@ -90,10 +98,13 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         module: The network in place of that one: a module that takes `(N, ...)` inputs to
             `(N, C)` logits, or a callable that makes one, as `module(n_features, n_classes)`. It
             may take inputs of more than two dimensions, such as images.
-        epochs: The number of epochs. By default as many as make about 1,000 updates, but between
-            10 and 500.
+        epochs: The number of epochs. By default it is 30 for `"svi"` of the network of `hidden`,
+            but as many as make 400 to 1,000 updates, and otherwise as many as make 1,000 updates;
+            always between 10 and 500.
         batch_size: The number of examples per update; 32 by default.
-        lr: The learning rate; by default that of the method.
+        lr: The learning rate. By default it is 0.02 for `"svi"` of the network of `hidden`, less
+            in proportion for more than 400 updates, with `init_scale=0.5`; otherwise that of the
+            method.
         standardise: Whether inputs are shifted and scaled by the mean and standard deviation of
             the training inputs: of each column in a table, of each channel (the second dimension)
             in other inputs.
@@ -136,7 +147,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
 
     def __init__(
         self,
-        prior: PriorSetting = "lomax",
+        prior: PriorSetting = TABLE,
         strength: float | Literal["auto"] | None = None,
         *,
         method: str | Method = "svi",
@@ -204,7 +215,8 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         double = inputs.dtype == np.float64 and str(self.device).startswith("cpu")
         net = self._network(seed, double=double)
         patience = self.patience if self.early_stopping else None
-        method = chosen_method(self.method, net, self.lr, patience)
+        own_network = self.module is not None
+        method = chosen_method(self.method, net, self.lr, patience, own_network=own_network)
         batch_size = BATCH if self.batch_size is None else self.batch_size
         batch_size = whole_number(batch_size, "batch_size", at_least=1)
         weights = None
@@ -217,19 +229,33 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
             held = held_out(codes, self.validation_fraction, random)
             validation = inputs[held], codes[held]
             inputs, codes = inputs[~held], codes[~held]
-        num_data = len(codes)
+        num_data, is_table = len(codes), self.method == "svi" and not own_network
+        epochs = chosen_epochs(
+            self.epochs,
+            num_data=num_data,
+            batch_size=batch_size,
+            method=method,
+            steps=TABLE_STEPS if is_table else STEPS,
+        )
+        if is_table and self.lr is None and epochs is not None:
+            updates = epochs * math.ceil(num_data / batch_size)
+            method = dataclasses.replace(method, lr=table_lr(updates))
         self.posterior_ = fit(
             BayesianClassifier(
                 net,
-                chosen_priors(self.prior, self.strength, num_data=num_data, method=method),
+                chosen_priors(
+                    self.prior,
+                    self.strength,
+                    num_data=num_data,
+                    method=method,
+                    own_network=own_network,
+                ),
                 class_weights=weights,
                 label_smoothing=self.label_smoothing,
             ),
             (inputs, codes),
             method=method,
-            epochs=chosen_epochs(
-                self.epochs, num_data=num_data, batch_size=batch_size, method=method
-            ),
+            epochs=epochs,
             batch_size=batch_size,
             validation=validation,
             seed=seed,

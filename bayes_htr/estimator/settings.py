@@ -25,19 +25,25 @@ from bayes_htr.errors import DataError
 from bayes_htr.experiments.named_priors import named_priors
 from bayes_htr.inference import MAP, NUTS, Method
 from bayes_htr.inference.defaults import default_method
-from bayes_htr.priors import Prior, Priors
+from bayes_htr.priors import ESD, Lomax, Prior, Priors
 
 Array: TypeAlias = "npt.NDArray[Any]"
 ModuleSetting: TypeAlias = "nn.Module | Callable[[int, int], nn.Module] | None"
 PriorSetting: TypeAlias = "str | PathLike[str] | Prior | Priors | None"
 
-STEPS = 1000
-"""The number of updates of a fit for which no number of epochs is given."""
-LOMAX_STRENGTH = 3.0
-"""The strength of the Lomax prior of a posterior where none is given (`docs/tables.md`)."""
+TABLE = "table"
+"""The name of the prior that was chosen on tables of data (`docs/tables.md`)."""
+TABLE_PRIOR, TABLE_STRENGTH = ESD(Lomax(2.5, 5.0)), 2.0
+"""This prior, and its strength where none is given, for a posterior of the default network."""
+TABLE_INIT_SCALE = 0.5
+"""The initial spread of `method="svi"` for the default network; others have that of `htr.fit`."""
+TABLE_STEPS, STEPS = (400, 1000), (1000, 1000)
+"""The fewest and the most updates where no number of epochs is given: by this method for the
+default network, and otherwise."""
+_TABLE_LR = 0.02
 BATCH = 32
 """The number of examples of an update where none is given."""
-_FEWEST_EPOCHS, _MOST_EPOCHS = 10, 500
+_FEWEST_EPOCHS, _USUAL_EPOCHS, _MOST_EPOCHS = 10, 30, 500
 
 
 def build_module(
@@ -85,7 +91,12 @@ def build_module(
 
 
 def chosen_method(
-    method: str | Method, net: nn.Module, lr: float | None, patience: int | None
+    method: str | Method,
+    net: nn.Module,
+    lr: float | None,
+    patience: int | None,
+    *,
+    own_network: bool,
 ) -> Method:
     """Return the method that an estimator trains with.
 
@@ -94,6 +105,7 @@ def chosen_method(
         net: The network; the default settings of SVI depend on it.
         lr: The learning rate; `None` for that of the method.
         patience: The number of epochs after which early stopping ends; `None` for none.
+        own_network: Whether the network is one that the user has given.
 
     Raises:
         ValueError: No method, or a learning rate or early stopping that it does not take.
@@ -101,7 +113,8 @@ def chosen_method(
     given: dict[str, Any] = {} if lr is None else {"lr": number(lr, "lr", above=0)}
     chosen: Any = method
     if method == "svi":
-        chosen = default_method(net, **given)
+        settings = {} if own_network else {"init_scale": TABLE_INIT_SCALE}
+        chosen = default_method(net, **settings | given)
     elif method == "map":
         chosen = MAP(**given)
     elif isinstance(method, str) and method != "nuts":
@@ -129,6 +142,7 @@ def chosen_priors(
     *,
     num_data: int,
     method: Method,
+    own_network: bool,
 ) -> Priors:
     """Return the priors at their strength.
 
@@ -138,6 +152,8 @@ def chosen_priors(
             `"auto"` for 1, which `htr.fit` then multiplies.
         num_data: The number of training examples.
         method: The method; the default strength of a named prior depends on it.
+        own_network: Whether the network is one that the user has given; `"table"` is then
+            `"lomax"`, as it is for a mode.
 
     Raises:
         PriorError: An unknown prior, or a strength that is no number of at least 0.
@@ -145,8 +161,10 @@ def chosen_priors(
     posterior = not isinstance(method, MAP)
     if strength == "auto":
         strength = 1.0
-    if prior == "lomax" and posterior and strength is None:
-        strength = LOMAX_STRENGTH
+    if prior == TABLE:
+        prior = "lomax"
+        if posterior and not own_network:
+            prior, strength = TABLE_PRIOR, TABLE_STRENGTH if strength is None else strength
     if prior is None or isinstance(prior, str | PathLike):
         name = "none" if prior is None else prior
         return named_priors(name, strength=strength, num_data=num_data, posterior=posterior)
@@ -155,9 +173,22 @@ def chosen_priors(
 
 
 def chosen_epochs(
-    epochs: int | None, *, num_data: int, batch_size: int, method: Method
+    epochs: int | None,
+    *,
+    num_data: int,
+    batch_size: int,
+    method: Method,
+    steps: tuple[int, int],
 ) -> int | None:
-    """Return the number of epochs, by default as many as make `STEPS` updates; NUTS has none.
+    """Return the number of epochs.
+
+    Args:
+        epochs: The number that is given; `None` for 30, as long as these make a number of updates
+            within `steps`, and otherwise for as many as make the nearest number within.
+        num_data: The number of training examples.
+        batch_size: The number of examples per update.
+        method: The method; NUTS has no epochs.
+        steps: The fewest and the most updates.
 
     Raises:
         ValueError: `epochs` is less than 1.
@@ -166,8 +197,21 @@ def chosen_epochs(
         return None
     if epochs is not None:
         return whole_number(epochs, "epochs", at_least=1)
-    wanted = math.ceil(STEPS / math.ceil(num_data / batch_size))
-    return min(max(wanted, _FEWEST_EPOCHS), _MOST_EPOCHS)
+    batches = math.ceil(num_data / batch_size)
+    updates = min(max(_USUAL_EPOCHS * batches, steps[0]), steps[1])
+    return min(max(math.ceil(updates / batches), _FEWEST_EPOCHS), _MOST_EPOCHS)
+
+
+def table_lr(updates: int) -> float:
+    """Return the learning rate of `method="svi"` for the default network.
+
+    It is 0.02 for at most 400 updates, and is inversely proportional to their number beyond, so
+    that longer training does not move the weights farther.
+
+    Args:
+        updates: The number of updates.
+    """
+    return _TABLE_LR * min(1.0, TABLE_STEPS[0] / updates)
 
 
 def mean_and_scale(x: Array) -> tuple[Array, Array]:

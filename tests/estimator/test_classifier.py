@@ -19,7 +19,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
 import bayes_htr as htr
-from bayes_htr.estimator.settings import chosen_epochs, held_out
+from bayes_htr.estimator.settings import STEPS, TABLE_STEPS, chosen_epochs, held_out, table_lr
+from bayes_htr.inference.defaults import default_method
 
 SMALL = {"strength": 1.0, "hidden": (8,), "epochs": 15, "lr": 0.03, "random_state": 0}
 
@@ -120,9 +121,9 @@ def test_it_is_htr_fit_on_standardised_inputs(fitted, iris):
     net.add_module("fc2", nn.Linear(8, 3, dtype=torch.float64))
     inputs = (X - X.mean(0)) / X.std(0)
     posterior = htr.fit(
-        htr.BayesianClassifier(net, htr.Priors(htr.ESD(htr.Lomax(2.5, 0.05)))),
+        htr.BayesianClassifier(net, htr.Priors(htr.ESD(htr.Lomax(2.5, 5.0)))),
         (inputs, y),
-        method=htr.SVI(guide="spectral", lr=0.03, init_scale=0.3, noise="example"),
+        method=htr.SVI(guide="spectral", lr=0.03, init_scale=0.5, noise="example"),
         epochs=15,
         batch_size=32,
         progress=False,
@@ -155,7 +156,9 @@ def test_default_strengths_depend_on_the_method(iris):
         defaults = SMALL | {"epochs": 1, "strength": None}
         return htr.HTRClassifier(**defaults | settings).fit(*iris).posterior_.priors
 
-    assert priors() == htr.Priors(htr.ESD(htr.Lomax(2.5, 0.05))).scaled(3.0)
+    assert priors() == htr.Priors(htr.ESD(htr.Lomax(2.5, 5.0))).scaled(2.0)
+    assert priors(strength=3.0) == htr.Priors(htr.ESD(htr.Lomax(2.5, 5.0))).scaled(3.0)
+    assert priors(prior="lomax") == htr.Priors(htr.ESD(htr.Lomax(2.5, 0.05)))
     assert priors(method="map") == htr.Priors(htr.ESD(htr.Lomax(2.0, 1.0))).scaled(3e-4 * 150)
     law = htr.ESD(htr.Exponential(1.0))
     assert priors(prior=law) == priors(prior=htr.Priors(law)) == htr.Priors(law)
@@ -164,11 +167,30 @@ def test_default_strengths_depend_on_the_method(iris):
 
 
 def test_the_number_of_epochs_follows_the_number_of_examples():
-    def epochs(num_data, method):
-        return chosen_epochs(None, num_data=num_data, batch_size=32, method=method)
+    def epochs(num_data, steps, method=None):
+        method = htr.MAP() if method is None else method
+        return chosen_epochs(None, num_data=num_data, batch_size=32, method=method, steps=steps)
 
-    assert [epochs(n, htr.MAP()) for n in (20, 1600, 10**6)] == [500, 20, 10]
-    assert epochs(100, htr.NUTS()) is None
+    assert [epochs(n, STEPS) for n in (20, 1600, 10**6)] == [500, 20, 10]
+    assert [epochs(n, TABLE_STEPS) for n in (128, 800, 1600, 10**6)] == [100, 30, 20, 10]
+    assert epochs(100, TABLE_STEPS, htr.NUTS()) is None
+
+
+def test_defaults_of_the_default_network_are_those_of_tables(iris):
+    X, y = iris
+    found = htr.HTRClassifier(random_state=0).fit(X, y)
+    assert found.posterior_.priors == htr.Priors(htr.ESD(htr.Lomax(2.5, 5.0))).scaled(2.0)
+    method = htr.SVI(guide="spectral", lr=0.02, init_scale=0.5, noise="example")
+    assert found.posterior_.config["method"] == method.describe()
+    assert found.n_iter_ == 80  # of five batches, which makes 400 updates
+    assert [table_lr(updates) for updates in (60, 400, 800)] == [0.02, 0.02, 0.01]
+
+
+def test_a_network_of_one_s_own_has_the_defaults_of_htr_fit(iris):
+    X, y = iris
+    found = htr.HTRClassifier(module=nn.Linear(4, 3), epochs=1, random_state=0).fit(X, y)
+    assert found.posterior_.priors == htr.Priors(htr.ESD(htr.Lomax(2.5, 0.05)))
+    assert found.posterior_.config["method"] == default_method(nn.Linear(4, 3)).describe()
 
 
 def test_early_stopping_holds_out_some_of_each_class(iris):

