@@ -53,7 +53,6 @@ def pretrained(texts: Texts, folder: Path, epochs: int) -> nn.Module:
         num_attention_heads=2,
         intermediate_size=2 * WIDTH,
         max_position_embeddings=LENGTH,
-        num_labels=2,
         initializer_range=WIDTH**-0.5,  # BERT's 0.02 is for a width of 768
     )
     torch.manual_seed(0)
