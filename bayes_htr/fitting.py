@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -14,33 +13,31 @@ import torch
 from torch import Tensor, nn
 
 from bayes_htr._checks import number, whole_number
-from bayes_htr._threads import counted_work, exclusive, restored_threads, suitable_threads
+from bayes_htr._threads import exclusive, restored_threads, suitable_threads
 from bayes_htr._torch import input_dtype, usable_device
-from bayes_htr._version import __version__
 from bayes_htr.distributed import check_same, fail_together, own_device, run_on_rank0, world_size
 from bayes_htr.engine.autograd import has_hooks
 from bayes_htr.inference import (
-    MAP,
     NUTS,
-    SVI,
     Batches,
     Callback,
     Data,
     Method,
     Problem,
+    Run,
     RunFolder,
 )
-from bayes_htr.inference.guides.per_example import finest_noise
+from bayes_htr.inference.defaults import method_and_epochs
+from bayes_htr.inference.problem import describe_fit
+from bayes_htr.members import fit_members
 from bayes_htr.models import BayesianModel, Likelihood
-from bayes_htr.models.likelihood_forms import to_config
-from bayes_htr.posterior import Posterior
+from bayes_htr.posterior import Posterior, PosteriorMixture
+from bayes_htr.posterior.members import read_posterior
 from bayes_htr.priors.law import Law
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import check_finite
-from bayes_htr.strength_trials import TrialSettings, auto_strength, hold_out, with_strength
-
-EPOCHS = 30
-"""The number of epochs where none is given."""
+from bayes_htr.tuning.held_out import hold_out
+from bayes_htr.tuning.trials import TrialSettings, auto_strength, with_strength
 
 
 def fit(
@@ -62,6 +59,8 @@ def fit(
     metadata: Mapping[str, Any] | None = None,
     strength: float | Literal["auto"] | None = None,
     num_data: int | None = None,
+    members: int | Sequence[nn.Module] | None = None,
+    processes: int = 1,
 ) -> Posterior:
     """Train a Bayesian model, such as a `BayesianClassifier`.
 
@@ -107,16 +106,25 @@ def fit(
             a network gains little by more threads, and may lose a hundredfold on a busy machine.
         metadata: Plain data to keep in the run folder's configuration, such as the name of the
             data set; a run resumes only with the same.
-        strength: What the strengths of the priors are multiplied by. `"auto"` chooses it by at most
-            five trial fits scored on the validation data, or on a tenth of `(X, y)` that the trials
-            leave out, and then trains as if that number had been given. With `out`, trials are kept
-            there in `tuning.json`. `htr.tune` has more to choose from, and shows the trials.
+        strength: The factor by which the strengths of the priors are multiplied. `"auto"` chooses
+            it by at most five trial fits scored on the validation data, or on a tenth of `(X, y)`
+            that the trials leave out, and then trains as if that number had been given. With `out`,
+            trials are kept there in `tuning.json`. `htr.tune` has more to choose from, and shows
+            the trials.
         num_data: The number of examples, against which the prior is weighed. It is needed where
             the loader does not tell it, as that of an `IterableDataset`; an epoch then ends with
             the data set's iterator, or after so many examples.
+        members: The number of members of a mixture, an `htr.PosteriorMixture`: fits that start from
+            different weights, whose predictions are averaged. The first one starts from the
+            weights of `model.net`, and the others from layers that are initialised anew, by their
+            own `reset_parameters()`. For a network that is initialised in another way, or was
+            trained before, pass a sequence of networks, one for each member. With `out`, each
+            member has a run folder in `out/members`. Several processes share out the members.
+        processes: The number of members that are fitted at the same time, each in a process of its
+            own on this machine. A script then needs `if __name__ == "__main__":`.
 
     Returns:
-        The posterior.
+        The posterior; with `members` an `htr.PosteriorMixture`.
 
     Raises:
         DataError: The data cannot be trained on, or do not fit the network.
@@ -129,48 +137,50 @@ def fit(
         ProcessError: Another of several processes failed.
         ValueError: A setting is out of range, or is not the same in all processes.
     """
-    if strength is not None:
-        _check_types(model, method, init, callbacks)
-        method, epochs = method_and_epochs(model, method, epochs)
-        if strength == "auto":
-            options: dict[str, Any] = {"method": method, "epochs": epochs, "device": device}
-            options |= {"batch_size": batch_size, "threads": threads, "init": init}
-            options["num_data"] = num_data
-            data = hold_out(model, train, validation, seed=seed)
-            settings = TrialSettings(fit, model, data, options, (seed,))
-            strength = auto_strength(settings, out=out, resume=resume, progress=progress)
-        model = with_strength(model, number(strength, "strength", at_least=0))
-    with exclusive(), fail_together(), torch.enable_grad():
+    with exclusive(), fail_together():
         _check_types(model, method, init, callbacks)
         method, epochs = method_and_epochs(model, method, epochs)
         epochs = whole_number(epochs, "epochs", below=2**31)
         seed = whole_number(seed, "seed", below=2**63)
         if resume and out is None:
             raise ValueError("resume=True needs out=, the folder of the run")
-        net = _copy_network(model, init)
-        first = next(net.parameters(), torch.zeros(()))
-        target = _device(device, first.device)
-        net.to(target)
-        to_network: dict[str, Any] = {
-            "device": target,
-            "dtype": input_dtype(net),
-            "likelihood": model.likelihood,
-        }
-        of_train: dict[str, Any] = {"seed": seed, "name": "train", "num_data": num_data}
-        batches = Batches(train, batch_size=batch_size, **of_train, **to_network)
-        validation_batches = None
-        if validation is not None:
-            validation_batches = Batches(
-                validation, batch_size=1024, name="validation", counted=False, **to_network
+        if members is None and (processes != 1 or isinstance(init, PosteriorMixture)):
+            raise ValueError(
+                f"init={init!r} and processes={processes!r} are for a mixture; give members= too"
             )
-            validation_batches.check_network(net)
-        with counted_work(net) as work:
-            batches.check_network(net)
+    options: dict[str, Any] = {"method": method, "epochs": epochs, "threads": threads}
+    options |= {"batch_size": batch_size, "num_data": num_data, "device": device, "init": init}
+    if strength == "auto":
+        held_out = hold_out(model, train, validation, seed=seed)
+        trials = TrialSettings(fit, model, held_out, options, (seed,))
+        strength = auto_strength(trials, out=out, resume=resume, progress=progress)
+    if strength is not None:
+        model = with_strength(model, number(strength, "strength", at_least=0))
+    if members is not None:
+        own_device = _device(device, next(model.net.parameters(), torch.zeros(())).device)
+        options |= {"seed": seed, "validation": validation, "metadata": metadata}
+        options |= {"resume": resume, "device": own_device}
+        return fit_members(
+            fit,
+            model,
+            train,
+            members,
+            options=options,
+            processes=processes,
+            out=out,
+            callbacks=callbacks,
+            progress=progress,
+        )
+    with exclusive(), fail_together(), torch.enable_grad():
+        net = _copy_network(model, init)
+        target = _device(device, next(net.parameters(), torch.zeros(())).device)
+        checked = partial(_checked, net.to(target), target, model.likelihood)
+        batches = checked(train, "train", batch_size=batch_size, seed=seed, num_data=num_data)
         if batches.doubt is not None:
             warnings.warn(batches.doubt, stacklevel=2)
-        num_threads = torch.get_num_threads()
-        if target.type == "cpu":
-            num_threads = _threads(threads, method, net, batches, work.multiply_adds)
+        validation_batches = None
+        if validation is not None:
+            validation_batches = checked(validation, "validation", batch_size=1024, counted=False)
         problem = Problem(
             model=model,
             net=net,
@@ -182,68 +192,60 @@ def fit(
             progress=progress,
             hyperparameters={} if init is None else init.unconstrained_hyperparameters(),
         )
+        num_threads = _threads(threads, method, problem)
         run = method.prepare(problem)
         config = _config(method, problem, metadata)
         lengths = [len(b) for b in (batches, validation_batches) if b is not None]
     check_same(config | {"out": str(out), "the number of batches": lengths})
     if target.type == "cpu":
         config["threads"] = num_threads
-    folder, checkpoint = None if out is None else RunFolder(out), None
     with exclusive(), restored_threads(), torch.enable_grad():
         torch.set_num_threads(num_threads)
-        try:
-            if folder is not None:
-                checkpoint = run_on_rank0(partial(folder.start, config, resume=resume))
-            fitted = run.run(folder, checkpoint)
-            posterior = Posterior(
-                fitted.net,
-                model.priors,
-                likelihood=model.likelihood,
-                guide=fitted.guide,
-                hyperparameters=fitted.hyperparameters,
-                history=fitted.history,
-                config={key: value for key, value in config.items() if key != "priors"},
-            )
-            if folder is not None:
-                run_on_rank0(partial(posterior.write, folder))
-        finally:
-            if folder is not None:
-                folder.release()
-    return posterior
+        return _trained(run, model, config, None if out is None else RunFolder(out), resume=resume)
 
 
-def method_and_epochs(
-    model: BayesianModel, method: Method | str | None, epochs: int | None
-) -> tuple[Method, int]:
-    """Return the method and the number of epochs, the default ones where none are given.
-
-    Raises:
-        ValueError: There is no method of a given name.
-    """
-    if isinstance(method, str):
-        method = _named_method(method, model)
-    method = default_method(model.net) if method is None else method
-    if epochs is None:
-        epochs = 0 if isinstance(method, NUTS) else EPOCHS
-    return method, epochs
-
-
-def default_method(net: nn.Module, **changed: Any) -> SVI:
-    """Return the method that finds a posterior where none is named: SVI by the spectral guide.
-
-    Each example of a batch has its own draw, but with batch normalisation, which mixes examples, a
-    batch has one. Rate and initial spread were chosen on validation data, see
-    `docs/choosing-a-prior.md`.
+def _trained(
+    run: Run,
+    model: BayesianModel,
+    config: dict[str, Any],
+    folder: RunFolder | None,
+    *,
+    resume: bool,
+) -> Posterior:
+    """Train to the end, and write the posterior into the run folder, if there is one.
 
     Args:
-        net: The network.
-        changed: Settings of `SVI` that replace the default ones.
+        run: The run.
+        model: The model that is trained.
+        config: The description of the run.
+        folder: The run folder, which is locked meanwhile.
+        resume: Go on with the run that the folder has.
 
     Raises:
-        ValueError: A setting is out of range.
+        OutputError: The folder cannot be written, or already holds something.
+        CheckpointError: The run to resume is another one, or cannot be read.
+        DivergenceError: A loss, weight or spectrum became NaN or infinite.
     """
-    settings: dict[str, Any] = {"lr": 6e-3, "init_scale": 0.3, "noise": finest_noise(net)}
-    return SVI(guide="spectral", **settings | changed)
+    try:
+        checkpoint = None
+        if folder is not None:
+            checkpoint = run_on_rank0(partial(folder.start, config, resume=resume))
+        fitted = run.run(folder, checkpoint)
+        posterior = Posterior(
+            fitted.net,
+            model.priors,
+            likelihood=model.likelihood,
+            guide=fitted.guide,
+            hyperparameters=fitted.hyperparameters,
+            history=fitted.history,
+            config={key: value for key, value in config.items() if key != "priors"},
+        )
+        if folder is not None:
+            run_on_rank0(partial(posterior.write, folder))
+    finally:
+        if folder is not None:
+            folder.release()
+    return posterior
 
 
 def load(
@@ -266,26 +268,7 @@ def load(
         CheckpointError: The folder has no finished run, a file is truncated or foreign, or the run
             is of another network or likelihood.
     """
-    return Posterior.load(path, net, likelihood=likelihood)
-
-
-def _named_method(name: str, model: BayesianModel) -> Method:
-    """Return the method of a name, such as `"map"`, with its default settings.
-
-    Raises:
-        ValueError: There is no such name.
-    """
-    named: dict[str, Callable[[], Method]] = {
-        "map": MAP,
-        "svi": lambda: default_method(model.net),
-        "nuts": NUTS,
-    }
-    if name.lower() not in named:
-        raise ValueError(
-            f"method={name!r} must be one of {', '.join(named)}, or a method with settings, such "
-            "as MAP(lr=0.05)"
-        )
-    return named[name.lower()]()
+    return read_posterior(path, net, likelihood)
 
 
 def _device(device: str | torch.device | None, present: torch.device) -> torch.device:
@@ -305,25 +288,50 @@ def _device(device: str | torch.device | None, present: torch.device) -> torch.d
     return torch.device("cpu")
 
 
-def _threads(
-    given: int | None, method: Method, net: nn.Module, batches: Batches, multiply_adds: int
-) -> int:
+def _checked(
+    net: nn.Module,
+    device: torch.device,
+    likelihood: Likelihood,
+    data: Data,
+    name: str,
+    **options: Any,
+) -> Batches:
+    """Make batches for a network, and check the first of them with it.
+
+    Args:
+        net: The network, on its device.
+        device: The device.
+        likelihood: The likelihood, which labels have to fit.
+        data: The data, as `fit` takes them.
+        name: The name of the data in errors.
+        options: Other arguments of `Batches`.
+
+    Raises:
+        DataError: The data cannot be trained on, or do not fit the network.
+    """
+    to_network: dict[str, Any] = {"device": device, "dtype": input_dtype(net)}
+    batches = Batches(data, name=name, likelihood=likelihood, **to_network, **options)
+    batches.check_network(net)
+    return batches
+
+
+def _threads(given: int | None, method: Method, problem: Problem) -> int:
     """Return the number of threads to train with: the given one, or one that suits the network.
 
     Args:
-        given: What the user has asked for.
+        given: The number that the user has asked for.
         method: The method; NUTS takes all data at each step.
-        net: The network.
-        batches: The training data.
-        multiply_adds: Those of the first batch.
+        problem: The model with its data; where the device is no CPU, the number stays as it is.
 
     Raises:
         ValueError: The given number is out of range.
     """
+    if problem.train.device.type != "cpu":
+        return torch.get_num_threads()
     if given is not None:
         return whole_number(given, "threads", at_least=1, below=2**15)
-    steps = len(batches) if isinstance(method, NUTS) else 1
-    return suitable_threads(net, steps * multiply_adds)
+    steps = len(problem.train) if isinstance(method, NUTS) else 1
+    return suitable_threads(problem.net, steps * problem.train.multiply_adds)
 
 
 def _check_types(model: Any, method: Any, init: Any, callbacks: Any) -> None:
@@ -389,21 +397,12 @@ def _config(method: Method, problem: Problem, metadata: Mapping[str, Any] | None
         ValueError: The metadata are not plain data.
     """
     model = problem.model
-    config = {
-        "version": __version__,
-        "method": method.describe(),
-        "priors": model.priors.to_dict(),
-        "epochs": problem.epochs,
+    described = describe_fit(
+        method, model, epochs=problem.epochs, seed=problem.seed, metadata=metadata
+    )
+    return described | {
         "train": problem.train.fingerprint,
-        "seed": problem.seed,
         "num_data": problem.train.num_data,
-        **to_config(model.likelihood),
         "network": type(model.net).__name__,
         "parameters": {p.name: list(p.tensor.shape) for p in parameters_of(model.net)},
-        "metadata": dict(metadata or {}),
     }
-    try:
-        json.dumps(config)
-    except TypeError as error:
-        raise ValueError(f"metadata={metadata!r} must be plain data: {error}") from error
-    return config

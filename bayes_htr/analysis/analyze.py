@@ -106,7 +106,7 @@ def analyze(
         DataError: There are no weight matrices, or a pattern matches none.
         CheckpointError: A file does not exist or cannot be read.
         SpectrumError: A layout does not fit its tensor.
-        ValueError: An option outside its range.
+        ValueError: An option is outside its range.
     """
     layouts = as_layouts(matrices)
     if not isinstance(farms, bool | Farms):
@@ -244,7 +244,7 @@ def run_all(job: Callable[[int], T], work: Sequence[float], small: Sequence[bool
 
     Args:
         job: Called with each index.
-        work: How long each job takes, in any unit.
+        work: The time that each job takes, in any unit.
         small: Whether each job is on small matrices.
     """
     longest_first = sorted((i for i in range(len(work)) if small[i]), key=lambda i: -work[i])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayes_htr.engine.refresh import Drift, has_drifted
 from bayes_htr.priors.evaluation import Evaluation
-from bayes_htr.spectra import Cluster, Followed, Gradient, follow, shares, working_dtype
+from bayes_htr.spectra import Cluster, Gradient, shares, working_dtype
 
 TURN_SHARE = 1e-2
 """A cluster that turns by more than this share of the tolerance at a time follows more often."""
@@ -63,21 +63,16 @@ class LeadingTriplets:
     interval: int = 1
     age: int = 0
 
-    def step(self, W: Tensor) -> Followed:
-        """The triplets of the matrix `W`, by one step from those of the matrix before."""
-        assert self.cluster is not None
-        return follow(W, self.cluster, self.sigma)
-
     def accept(self, step: Cluster, numbers: Sequence[float], policy: Drift, share: float) -> bool:
         """Accept triplets that have followed the matrix.
 
         Args:
             step: The triplets.
-            numbers: Their `values`, `kept` and `squared_norm`, as in `Followed`. If the matrix is
-                not finite, neither are these numbers, and the triplets are lost. They are also
-                lost if the matrix has become another one.
+            numbers: The numbers `values`, `kept` and `squared_norm`, as in `Followed`. If the
+                matrix is not finite, neither are these numbers, and the triplets are lost. They
+                are also lost if the matrix has become another one.
             policy: The policy, which says how soon the triplets follow again.
-            share: How far they may turn at a time, as a share of the tolerance.
+            share: The share of the tolerance by which they may turn at a time.
 
         Returns:
             Whether a refresh is due.
@@ -142,11 +137,6 @@ class CachedGradient:
     known_gradient: Gradient | None = field(default=None, repr=False)
     _squared_norm: Tensor | None = field(default=None, repr=False)
     _like: tuple[torch.Size, torch.dtype, torch.device] | None = field(default=None, repr=False)
-
-    @property
-    def can_drift(self) -> bool:
-        """Whether a drift of the matrix or of hyperparameters can ask for a refresh."""
-        return self.reference is not None or bool(self.hyperparameters)
 
     def fits(self, tensor: Tensor) -> bool:
         """Whether the cache belongs to a parameter of this shape, precision and device."""
@@ -256,7 +246,7 @@ class CachedGradient:
         """Make a cache from what `state` returned, with tensors of its own.
 
         Args:
-            state: What `state` returned.
+            state: The result of `state`.
             device: The device of the matrix.
             hyperparameters: The present coordinates by name, whose devices the cached ones get.
         """

@@ -16,7 +16,7 @@ from bayes_htr.engine.cache import (
 )
 from bayes_htr.engine.refresh import Drift, FlagKey, Refresh
 from bayes_htr.errors import PriorError
-from bayes_htr.priors import Hyperparameter, MatrixPrior
+from bayes_htr.priors import MatrixPrior
 from bayes_htr.priors.evaluation import Evaluation, evaluate
 from bayes_htr.spectra import (
     Cluster,
@@ -25,6 +25,7 @@ from bayes_htr.spectra import (
     MatrixView,
     Need,
     Parameter,
+    follow,
     plan,
     working,
 )
@@ -186,8 +187,10 @@ class MatrixEnergy:
     def follow(self) -> Followed:
         """The leading singular triplets of the present matrix, by one step from those before."""
         assert self.cache is not None
-        assert self.cache.leading is not None
-        return self.cache.leading.step(self.matrix)
+        leading = self.cache.leading
+        assert leading is not None
+        assert leading.cluster is not None
+        return follow(self.matrix, leading.cluster, leading.sigma)
 
     def drifted(self, hyperparameters: Mapping[str, Tensor]) -> Tensor:
         """Whether the matrix or its hyperparameters have drifted too far: 0-d, bool."""
@@ -205,7 +208,8 @@ class MatrixEnergy:
     @property
     def can_drift(self) -> bool:
         """Whether a drift of the matrix or of hyperparameters can ask for a refresh."""
-        return self.cache is not None and self.cache.can_drift
+        cache = self.cache
+        return cache is not None and (cache.reference is not None or bool(cache.hyperparameters))
 
     @property
     def flops(self) -> float:
@@ -334,7 +338,7 @@ class MatrixEnergy:
         """Restore what `state` returned, but not the cache of another refresh policy.
 
         Args:
-            state: What `state` returned.
+            state: The result of `state`.
             device: The device of the parameter.
             hyperparameters: The unconstrained coordinates by name, on their present devices.
         """
@@ -367,25 +371,3 @@ class MatrixEnergy:
             and not self.is_stale
             and cache.leading.age == 0
         )
-
-
-def hyperprior_summands(
-    hyperpriors: Mapping[str, Hyperparameter], coordinates: Mapping[str, Tensor]
-) -> list[Summand]:
-    """The summands of hyperparameters under their hyperpriors, which are never cached.
-
-    Args:
-        hyperpriors: The hyperparameters by name.
-        coordinates: The unconstrained coordinates of the hyperparameters by name.
-    """
-    summands = []
-    for name, hyperparameter in hyperpriors.items():
-        wanted = torch.is_grad_enabled()
-        u = coordinates[name].detach().requires_grad_(wanted)
-        energy = hyperparameter.energy(u)
-        derivatives = []
-        if wanted:
-            (slope,) = torch.autograd.grad(energy, u)
-            derivatives = [Derivative(coordinates[name], itself, Gradient(slope))]
-        summands.append(Summand(name, energy.detach(), 0.0, derivatives))
-    return summands

@@ -81,7 +81,8 @@ def with_prior(
         decoupled: Whether the prior has a step of its own, as weight decay has in AdamW, or its
             gradient is added to that of the loss. By default it is decoupled, but for `SGD` and
             for optimisers that need a closure, such as `LBFGS`.
-        refresh: When gradients of the prior are computed anew; `Drift(0.1)` by default.
+        refresh: The policy by which the gradients of the prior are computed anew; by default
+            `Drift(0.1)`.
         share: Whether processes of `torch.distributed` spread the work, if there are several.
 
     Returns:
@@ -89,9 +90,9 @@ def with_prior(
         has the state of both.
 
     Raises:
-        PriorError: Priors that do not fit the network, as for `bind`; a parameter with a prior
-            that the optimiser does not have; or an optimiser that cannot be wrapped.
-        SpectrumError: As for `bind`.
+        PriorError: The priors do not fit the network, as for `bind`; the optimiser lacks a
+            parameter that has a prior; or the optimiser cannot be wrapped.
+        SpectrumError: The same errors as for `bind`.
 
     Example:
         >>> optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.0)
@@ -129,7 +130,7 @@ class PriorOptimizer(Optimizer):
         prior_energy: The energy at the last step, 0-d; `None` before the first step.
 
     Raises:
-        PriorError: As `with_prior`.
+        PriorError: The same errors as in `with_prior`.
     """
 
     _step_supports_amp_scaling = False
@@ -243,7 +244,7 @@ class PriorOptimizer(Optimizer):
 
         Args:
             closure: Computes the loss and its gradients anew, and returns the loss.
-            options: What else the wrapped optimiser's `step` takes.
+            options: Other arguments of the wrapped optimiser's `step`.
 
         Returns:
             What the wrapped optimiser returns: the loss of the closure. If the optimiser needs a

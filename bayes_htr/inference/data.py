@@ -20,6 +20,7 @@ from torch.utils.data import (
 )
 
 from bayes_htr._checks import whole_number
+from bayes_htr._threads import counted_work
 from bayes_htr._torch import evaluation_mode, isolated_randomness
 from bayes_htr.errors import DataError
 from bayes_htr.models import Categorical, Likelihood
@@ -49,6 +50,14 @@ def mixes_examples(net: nn.Module) -> bool:
     return any(isinstance(module, _BatchNorm) for module in net.modules())
 
 
+def generators_of(loader: DataLoader[Any]) -> list[torch.Generator]:
+    """Return the random generators that decide the order of a loader, each once."""
+    batches = loader.batch_sampler
+    owners = [loader, batches, getattr(batches, "sampler", loader.sampler)]
+    generators = [getattr(owner, "generator", None) for owner in owners]
+    return list({id(g): g for g in generators if isinstance(g, torch.Generator)}.values())
+
+
 class Batches:
     """Batches `(x, y)` of a data set on a device, inputs cast to a network's dtype.
 
@@ -62,7 +71,7 @@ class Batches:
         seed: The seed of the `torch.Generator` that shuffles the examples, as a `DataLoader` with
             `shuffle=True` does; `None` keeps the order.
         name: The name of the data in error messages.
-        likelihood: What labels have to fit; class labels by default.
+        likelihood: The likelihood, which labels have to fit; that of classes by default.
         num_data: The number of examples, for a loader that does not tell it.
         labelled: Whether there are labels. If not, those that are there are ignored, and batches
             have zeros in their place.
@@ -71,8 +80,9 @@ class Batches:
     Attributes:
         num_data: The number of examples; 0 if it is not known and not needed.
         loader: The `DataLoader` that makes the batches.
-        sampler: What decides which examples the loader draws.
-        doubt: Why the outputs of the network, once it was checked, look unlike logits.
+        sampler: The sampler that decides which examples the loader draws.
+        doubt: A reason for which the outputs do not look like logits, once the network was checked.
+        multiply_adds: The work of the network for the first batch, once it was checked.
 
     Raises:
         DataError: There are no examples, inputs and labels differ in length, an input is not
@@ -104,6 +114,7 @@ class Batches:
         self._several: int | None = None  # how many inputs a batch has, once one was seen
         self._num_batches: int | None = None
         self.doubt: str | None = None
+        self.multiply_adds = 0
         size = whole_number(batch_size, "batch_size", at_least=1, below=2**31, error=DataError)
         if isinstance(data, DataLoader):
             self.loader = data
@@ -159,7 +170,7 @@ class Batches:
         """Check a batch of the loader; batches of arrays need no check.
 
         Args:
-            batch: What the loader gives: a pair `(x, y)`, or a dictionary of inputs and labels.
+            batch: A batch of the loader: a pair `(x, y)`, or a dictionary of inputs and labels.
 
         Returns:
             Inputs and labels, as tensors where the loader put them.
@@ -192,7 +203,7 @@ class Batches:
         """Inputs and labels of a batch, or of the whole data; labels are `None` if not needed.
 
         Raises:
-            DataError: Neither a pair nor a dictionary with labels.
+            DataError: This is neither a pair nor a dictionary with labels.
         """
         if isinstance(data, Mapping):
             x = {key: value for key, value in data.items() if key not in LABELS}
@@ -234,6 +245,12 @@ class Batches:
         return x, y
 
     @property
+    def arrays(self) -> tuple[Inputs, Tensor] | None:
+        """All inputs and labels where they are in memory; `None` if they come from a loader."""
+        dataset = self.loader.dataset
+        return (dataset.x, dataset.y) if isinstance(dataset, _Arrays) else None
+
+    @property
     def fingerprint(self) -> dict[str, Any]:
         """Plain data by which a resumed run recognises these data.
 
@@ -253,9 +270,7 @@ class Batches:
     @property
     def generators(self) -> list[torch.Generator]:
         """The random generators that decide the order, each once; checkpoints hold their state."""
-        owners = [self.loader, self.loader.batch_sampler, self.sampler]
-        generators = [getattr(owner, "generator", None) for owner in owners]
-        return list({id(g): g for g in generators if isinstance(g, torch.Generator)}.values())
+        return generators_of(self.loader)
 
     def first(self) -> tuple[Inputs, Tensor]:
         """Return the batch with which the next pass begins, without changing that pass."""
@@ -279,7 +294,12 @@ class Batches:
         """
         x, y = self.first()
         try:
-            with evaluation_mode(net), torch.no_grad(), isolated_randomness():
+            with (
+                evaluation_mode(net),
+                torch.no_grad(),
+                isolated_randomness(),
+                counted_work(net) as work,
+            ):
                 outputs = call(net, x)
         except Exception as error:  # the user's network may raise anything
             raise DataError(
@@ -288,7 +308,7 @@ class Batches:
         given = y if self.labelled else None
         self.likelihood.check_outputs(outputs, num_examples(x), self.name, given)
         self.doubt = self.likelihood.doubt(outputs, net)
-        self._outputs = outputs[:1]
+        self._outputs, self.multiply_adds = outputs[:1], work.multiply_adds
         dataset = self.loader.dataset
         if self.labelled and isinstance(dataset, _Arrays):
             self.likelihood.check_range(dataset.y, self._outputs, self.name)

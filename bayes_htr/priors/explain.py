@@ -35,7 +35,7 @@ class ExplainedRow:
         prior: The prior as it prints, or `flat (why)`.
         density: `proper`, `improper`, `factor`, or empty.
         strength: The power of the law, and with `num_data` also the coefficient on the mean loss.
-        algorithm: How the spectrum is computed.
+        algorithm: The algorithm that computes the spectrum.
         cost: Floating-point operations per evaluation.
         energy: The energy of the matrix at the present weights, times its strength in epoch 0 and
             with hyperparameters at their start; `cannot be scored` where a law cannot, for a

@@ -53,10 +53,10 @@ class PyroGuide(VariationalGuide):
 
     Args:
         guide: The class of the guide, one of `PYRO_GUIDES` of `pyro.infer.autoguide`.
-        densities: The parameters with their densities; their values are the start.
-        hyperparameters: Where hyperparameters start, by name, unconstrained.
-        init_scale: The standard deviation at the start, of a guide that takes one; see
-            `start_scale`.
+        densities: As in the base class.
+        hyperparameters: As in the base class.
+        init_scale: The standard deviation at the start, of a guide that takes one; `start_scale`
+            says the default.
     """
 
     kind: ClassVar[str] = "pyro"
@@ -69,14 +69,13 @@ class PyroGuide(VariationalGuide):
         *,
         init_scale: float | None = None,
     ) -> None:
-        super().__init__(densities)
+        super().__init__(densities, hyperparameters, init_scale=init_scale)
         trainable = densities.trainable
-        self.init_scale = init_scale
         self.hyperparameters = hyperparameters_by_name([*trainable, *densities.frozen])
         start = {p.name: p.parameter.tensor.detach().clone() for p in trainable}
         like = next(iter(start.values()))
         for name, h in self.hyperparameters.items():
-            u = (hyperparameters or {}).get(name, h.start()).to(like)
+            u = self.start.get(name, h.start()).to(like)
             start[name] = h.value(u)
         shapes = {p.name: p.shape for p in trainable}
         program = _Sites(shapes, self.hyperparameters, like.new_zeros(()))
@@ -89,7 +88,7 @@ class PyroGuide(VariationalGuide):
 
     @property
     def drawn(self) -> tuple[str, ...]:
-        """As in the base: all, but under `AutoDelta`."""
+        """Names of all parameters; there are none under `AutoDelta`, which draws nothing."""
         return () if isinstance(self.guide, autoguide.AutoDelta) else self.names
 
     @classmethod
@@ -99,10 +98,10 @@ class PyroGuide(VariationalGuide):
         hyperparameters: Mapping[str, Tensor],
         options: Mapping[str, Any],
     ) -> PyroGuide:
-        """As in the base; the options are `guide`, the class's name, and `init_scale`.
+        """Make an untrained guide; the options are `guide`, a class's name, and `init_scale`.
 
         Raises:
-            ValueError: No class of automatic guides of that name.
+            ValueError: There is no class of automatic guides of that name.
         """
         guide = getattr(autoguide, str(options["guide"]), None)
         if not is_pyro_guide(guide):
@@ -126,16 +125,16 @@ class PyroGuide(VariationalGuide):
             return {name: value.clone() for name, value in self.rsample().items()}
 
     def centre(self) -> dict[str, Tensor]:
-        """Medians."""
+        """The medians of parameters and hyperparameters."""
         with torch.no_grad(), _own_parameters():
             median = self.guide.median()
         return {n: median[n].detach().clone() for n in (*self.names, *self.hyperparameters)}
 
     def kl(self, sample: Mapping[str, Tensor]) -> Tensor:
-        """The one-sample estimate, 0-d, in float64.
+        """Estimate the KL divergence from one sample, 0-d, in float64.
 
         Raises:
-            ValueError: A sample that `rsample` did not return.
+            ValueError: `rsample` did not return the sample.
         """
         if not isinstance(sample, DrawWithDensity):
             raise ValueError("kl needs a draw of rsample as it is, with its density")
@@ -150,13 +149,8 @@ class PyroGuide(VariationalGuide):
         return total
 
     def settings(self) -> dict[str, Any]:
-        """The class's name, the parameters' names, and the scale at the start."""
-        return {
-            "guide": type(self.guide).__name__,
-            "names": list(self.names),
-            "init_scale": self.init_scale,
-            "epoch": self.epoch,
-        }
+        """The settings of the base class, and the name of the class of Pyro."""
+        return super().settings() | {"guide": type(self.guide).__name__}
 
 
 def is_pyro_guide(guide: object) -> bool:
