@@ -19,15 +19,18 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 
+from bayes_htr._checks import whole_number
 from bayes_htr._files import write_output
 from bayes_htr.errors import CheckpointError, DataError, OutputError, PriorError
+from bayes_htr.estimator.settings import ModuleSetting
 from bayes_htr.fitting import load
 from bayes_htr.inference import MAP, NUTS, SVI
 from bayes_htr.inference.digests import DIGESTS
 from bayes_htr.inference.run_folder import CONFIG, GUIDE, MEMBERS, METRICS, SPECTRA, WEIGHTS
-from bayes_htr.posterior import Posterior
+from bayes_htr.posterior import Posterior, PosteriorMixture
 from bayes_htr.priors import Prior, Priors
 
 _FORMAT = 1
@@ -41,6 +44,62 @@ _METHODS: dict[str, type] = {"MAP": MAP, "NUTS": NUTS, "SVI": SVI}
 _PLAIN = (type(None), bool, int, float, str)
 _LABELS = "biufU"
 """The kinds of NumPy's arrays of labels that a file can hold beside objects that are words."""
+
+
+def described(estimator: Any) -> dict[str, Any]:
+    """Return what a file says of a fitted estimator beside its posterior, as plain data.
+
+    Args:
+        estimator: An `htr.HTRClassifier`.
+
+    Raises:
+        DataError: Labels that JSON cannot hold.
+    """
+    parameters, lost = plain_parameters(estimator.get_params(deep=False))
+    names = getattr(estimator, "feature_names_in_", None)
+    posterior = estimator.posterior_
+    first = posterior.members[0] if isinstance(posterior, PosteriorMixture) else posterior
+    return {
+        "parameters": parameters,
+        "lost": lost,
+        "classes": plain_labels(estimator.classes_),
+        "mean": estimator.mean_.tolist(),
+        "scale": estimator.scale_.tolist(),
+        "features": estimator.n_features_in_,
+        "feature_names": None if names is None else names.tolist(),
+        "epochs": estimator.n_iter_,
+        "seed": estimator.seed_,
+        "double": any(p.dtype == torch.float64 for p in first.network().parameters()),
+    }
+
+
+def restore(estimator: Any, found: Mapping[str, Any], module: ModuleSetting) -> None:
+    """Make an estimator what a file says of it, but for its posterior.
+
+    Args:
+        estimator: The estimator.
+        found: What `described` has returned.
+        module: The network or what makes it.
+
+    Raises:
+        KeyError, TypeError, ValueError: The description is damaged, or there is no module
+            where the estimator had one.
+    """
+    estimator.set_params(**parameters_of_plain(found["parameters"]))
+    if "module" in found["lost"] and module is None:
+        raise ValueError("its network had been given by module=; give it to load, too")
+    estimator.module = module
+    estimator.classes_ = labels_of_plain(found["classes"])
+    estimator.mean_ = np.asarray(found["mean"], dtype=np.float64)
+    estimator.scale_ = np.asarray(found["scale"], dtype=np.float64)
+    estimator.n_features_in_ = whole_number(found["features"], "features")
+    for constant in (estimator.mean_, estimator.scale_):
+        if constant.ndim < 2 or constant.shape[1] not in (1, estimator.n_features_in_):
+            raise ValueError(f"its scaling is of shape {constant.shape}")
+    if found["feature_names"] is not None:
+        estimator.feature_names_in_ = np.array(found["feature_names"], dtype=object)
+    estimator.n_iter_ = whole_number(found["epochs"], "epochs")
+    estimator.seed_ = whole_number(found["seed"], "seed")
 
 
 def write_archive(

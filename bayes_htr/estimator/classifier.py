@@ -20,14 +20,7 @@ from torch import nn
 from bayes_htr._checks import whole_number
 from bayes_htr._torch import isolated_randomness
 from bayes_htr.errors import DataError
-from bayes_htr.estimator.archive import (
-    labels_of_plain,
-    parameters_of_plain,
-    plain_labels,
-    plain_parameters,
-    read_archive,
-    write_archive,
-)
+from bayes_htr.estimator.archive import described, read_archive, restore, write_archive
 from bayes_htr.estimator.settings import (
     BATCH,
     STEPS,
@@ -46,10 +39,10 @@ from bayes_htr.estimator.settings import (
     table_lr,
 )
 from bayes_htr.fitting import fit
-from bayes_htr.inference import Method
+from bayes_htr.inference import SVI, Method
 from bayes_htr.members import member_seed
 from bayes_htr.models import BayesianClassifier
-from bayes_htr.posterior import Posterior, PosteriorMixture, PosteriorSpectra, Prediction
+from bayes_htr.posterior import Posterior, PosteriorSpectra, Prediction
 from bayes_htr.posterior.scores import scores
 
 try:
@@ -230,14 +223,11 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
             validation = inputs[held], codes[held]
             inputs, codes = inputs[~held], codes[~held]
         num_data, is_table = len(codes), self.method == "svi" and not own_network
+        steps = TABLE_STEPS if is_table else STEPS
         epochs = chosen_epochs(
-            self.epochs,
-            num_data=num_data,
-            batch_size=batch_size,
-            method=method,
-            steps=TABLE_STEPS if is_table else STEPS,
+            self.epochs, num_data=num_data, batch_size=batch_size, method=method, steps=steps
         )
-        if is_table and self.lr is None and epochs is not None:
+        if is_table and self.lr is None and isinstance(method, SVI) and epochs is not None:
             updates = epochs * math.ceil(num_data / batch_size)
             method = dataclasses.replace(method, lr=table_lr(updates))
         self.posterior_ = fit(
@@ -426,24 +416,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
             OutputError: The file is there already, or cannot be written.
         """
         check_is_fitted(self, "posterior_")
-        parameters, lost = plain_parameters(self.get_params(deep=False))
-        names = getattr(self, "feature_names_in_", None)
-        posterior = self.posterior_
-        first = posterior.members[0] if isinstance(posterior, PosteriorMixture) else posterior
-        weights = first.network().parameters()
-        description = {
-            "parameters": parameters,
-            "lost": lost,
-            "classes": plain_labels(self.classes_),
-            "mean": self.mean_.tolist(),
-            "scale": self.scale_.tolist(),
-            "features": self.n_features_in_,
-            "feature_names": None if names is None else names.tolist(),
-            "epochs": self.n_iter_,
-            "seed": self.seed_,
-            "double": any(p.dtype == torch.float64 for p in weights),
-        }
-        write_archive(path, description, self.posterior_, overwrite=overwrite)
+        write_archive(path, described(self), self.posterior_, overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | PathLike[str], *, module: ModuleSetting = None) -> HTRClassifier:
@@ -461,7 +434,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         """
 
         def build(found: dict[str, Any]) -> nn.Module:
-            estimator._restore(found, module)
+            restore(estimator, found, module)
             return estimator._network(found["seed"], double=found["double"])
 
         estimator = cls()
@@ -473,30 +446,3 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
                 stacklevel=2,
             )
         return estimator
-
-    def _restore(self, found: Mapping[str, Any], module: ModuleSetting) -> None:
-        """Take over what a file says of an estimator.
-
-        Args:
-            found: The description that `save` has written.
-            module: The network or what makes it.
-
-        Raises:
-            KeyError, TypeError, ValueError: The description is damaged, or there is no module
-                where the estimator had one.
-        """
-        self.set_params(**parameters_of_plain(found["parameters"]))
-        if "module" in found["lost"] and module is None:
-            raise ValueError("its network had been given by module=; give it to load, too")
-        self.module = module
-        self.classes_ = labels_of_plain(found["classes"])
-        self.mean_ = np.asarray(found["mean"], dtype=np.float64)
-        self.scale_ = np.asarray(found["scale"], dtype=np.float64)
-        self.n_features_in_ = whole_number(found["features"], "features")
-        for constant in (self.mean_, self.scale_):
-            if constant.ndim < 2 or constant.shape[1] not in (1, self.n_features_in_):
-                raise ValueError(f"its scaling is of shape {constant.shape}")
-        if found["feature_names"] is not None:
-            self.feature_names_in_ = np.array(found["feature_names"], dtype=object)
-        self.n_iter_ = whole_number(found["epochs"], "epochs")
-        self.seed_ = whole_number(found["seed"], "seed")
