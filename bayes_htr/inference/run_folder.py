@@ -55,7 +55,7 @@ _WRITTEN = (
     *PICTURES,
 )
 """The files of which a killed process may leave temporary ones."""
-_NO_CONTENT = (LOCK, COMPARISON_LOCK, DIGESTS)
+_NO_CONTENT = (LOCK, COMPARISON_LOCK, DIGESTS, COMMAND)
 """Files that a process may leave if it is killed before it has written anything."""
 
 _REMEDY = "resume the run there (resume=True, --resume), or name another folder"
