@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bayes_htr._checks import number, whole_number
-from bayes_htr._threads import counted_work, exclusive, restored_threads, suitable_threads
+from bayes_htr._threads import exclusive, restored_threads, suitable_threads
 from bayes_htr._torch import input_dtype, usable_device
 from bayes_htr._version import __version__
 from bayes_htr.distributed import check_same, fail_together, own_device, run_on_rank0, world_size
@@ -28,6 +28,7 @@ from bayes_htr.inference import (
     Data,
     Method,
     Problem,
+    Run,
     RunFolder,
 )
 from bayes_htr.inference.guides.per_example import finest_noise
@@ -129,48 +130,31 @@ def fit(
         ProcessError: Another of several processes failed.
         ValueError: A setting is out of range, or is not the same in all processes.
     """
-    if strength is not None:
-        _check_types(model, method, init, callbacks)
-        method, epochs = method_and_epochs(model, method, epochs)
-        if strength == "auto":
-            options: dict[str, Any] = {"method": method, "epochs": epochs, "device": device}
-            options |= {"batch_size": batch_size, "threads": threads, "init": init}
-            options["num_data"] = num_data
-            data = hold_out(model, train, validation, seed=seed)
-            settings = TrialSettings(fit, model, data, options, (seed,))
-            strength = auto_strength(settings, out=out, resume=resume, progress=progress)
-        model = with_strength(model, number(strength, "strength", at_least=0))
-    with exclusive(), fail_together(), torch.enable_grad():
+    with exclusive(), fail_together():
         _check_types(model, method, init, callbacks)
         method, epochs = method_and_epochs(model, method, epochs)
         epochs = whole_number(epochs, "epochs", below=2**31)
         seed = whole_number(seed, "seed", below=2**63)
         if resume and out is None:
             raise ValueError("resume=True needs out=, the folder of the run")
+    if strength == "auto":
+        options = {"method": method, "epochs": epochs, "device": device, "threads": threads}
+        options |= {"batch_size": batch_size, "init": init, "num_data": num_data}
+        held_out = hold_out(model, train, validation, seed=seed)
+        trials = TrialSettings(fit, model, held_out, options, (seed,))
+        strength = auto_strength(trials, out=out, resume=resume, progress=progress)
+    if strength is not None:
+        model = with_strength(model, number(strength, "strength", at_least=0))
+    with exclusive(), fail_together(), torch.enable_grad():
         net = _copy_network(model, init)
-        first = next(net.parameters(), torch.zeros(()))
-        target = _device(device, first.device)
-        net.to(target)
-        to_network: dict[str, Any] = {
-            "device": target,
-            "dtype": input_dtype(net),
-            "likelihood": model.likelihood,
-        }
-        of_train: dict[str, Any] = {"seed": seed, "name": "train", "num_data": num_data}
-        batches = Batches(train, batch_size=batch_size, **of_train, **to_network)
-        validation_batches = None
-        if validation is not None:
-            validation_batches = Batches(
-                validation, batch_size=1024, name="validation", counted=False, **to_network
-            )
-            validation_batches.check_network(net)
-        with counted_work(net) as work:
-            batches.check_network(net)
+        target = _device(device, next(net.parameters(), torch.zeros(())).device)
+        checked = partial(_checked, net.to(target), target, model.likelihood)
+        batches = checked(train, "train", batch_size=batch_size, seed=seed, num_data=num_data)
         if batches.doubt is not None:
             warnings.warn(batches.doubt, stacklevel=2)
-        num_threads = torch.get_num_threads()
-        if target.type == "cpu":
-            num_threads = _threads(threads, method, net, batches, work.multiply_adds)
+        validation_batches = None
+        if validation is not None:
+            validation_batches = checked(validation, "validation", batch_size=1024, counted=False)
         problem = Problem(
             model=model,
             net=net,
@@ -182,33 +166,59 @@ def fit(
             progress=progress,
             hyperparameters={} if init is None else init.unconstrained_hyperparameters(),
         )
+        num_threads = _threads(threads, method, problem)
         run = method.prepare(problem)
         config = _config(method, problem, metadata)
         lengths = [len(b) for b in (batches, validation_batches) if b is not None]
     check_same(config | {"out": str(out), "the number of batches": lengths})
     if target.type == "cpu":
         config["threads"] = num_threads
-    folder, checkpoint = None if out is None else RunFolder(out), None
     with exclusive(), restored_threads(), torch.enable_grad():
         torch.set_num_threads(num_threads)
-        try:
-            if folder is not None:
-                checkpoint = run_on_rank0(partial(folder.start, config, resume=resume))
-            fitted = run.run(folder, checkpoint)
-            posterior = Posterior(
-                fitted.net,
-                model.priors,
-                likelihood=model.likelihood,
-                guide=fitted.guide,
-                hyperparameters=fitted.hyperparameters,
-                history=fitted.history,
-                config={key: value for key, value in config.items() if key != "priors"},
-            )
-            if folder is not None:
-                run_on_rank0(partial(posterior.write, folder))
-        finally:
-            if folder is not None:
-                folder.release()
+        return _trained(run, model, config, None if out is None else RunFolder(out), resume=resume)
+
+
+def _trained(
+    run: Run,
+    model: BayesianModel,
+    config: dict[str, Any],
+    folder: RunFolder | None,
+    *,
+    resume: bool,
+) -> Posterior:
+    """Train to the end, and write the posterior into the run folder, if there is one.
+
+    Args:
+        run: The run.
+        model: The model that is trained.
+        config: The description of the run.
+        folder: The run folder, which is locked meanwhile.
+        resume: Go on with the run that the folder has.
+
+    Raises:
+        OutputError: The folder cannot be written, or already holds something.
+        CheckpointError: The run to resume is another one, or cannot be read.
+        DivergenceError: A loss, weight or spectrum became NaN or infinite.
+    """
+    try:
+        checkpoint = None
+        if folder is not None:
+            checkpoint = run_on_rank0(partial(folder.start, config, resume=resume))
+        fitted = run.run(folder, checkpoint)
+        posterior = Posterior(
+            fitted.net,
+            model.priors,
+            likelihood=model.likelihood,
+            guide=fitted.guide,
+            hyperparameters=fitted.hyperparameters,
+            history=fitted.history,
+            config={key: value for key, value in config.items() if key != "priors"},
+        )
+        if folder is not None:
+            run_on_rank0(partial(posterior.write, folder))
+    finally:
+        if folder is not None:
+            folder.release()
     return posterior
 
 
@@ -305,25 +315,50 @@ def _device(device: str | torch.device | None, present: torch.device) -> torch.d
     return torch.device("cpu")
 
 
-def _threads(
-    given: int | None, method: Method, net: nn.Module, batches: Batches, multiply_adds: int
-) -> int:
+def _checked(
+    net: nn.Module,
+    device: torch.device,
+    likelihood: Likelihood,
+    data: Data,
+    name: str,
+    **options: Any,
+) -> Batches:
+    """Make batches for a network, and check the first of them with it.
+
+    Args:
+        net: The network, on its device.
+        device: The device.
+        likelihood: What labels have to fit.
+        data: The data, as `fit` takes them.
+        name: What errors call the data.
+        options: Other arguments of `Batches`.
+
+    Raises:
+        DataError: The data cannot be trained on, or do not fit the network.
+    """
+    to_network: dict[str, Any] = {"device": device, "dtype": input_dtype(net)}
+    batches = Batches(data, name=name, likelihood=likelihood, **to_network, **options)
+    batches.check_network(net)
+    return batches
+
+
+def _threads(given: int | None, method: Method, problem: Problem) -> int:
     """Return the number of threads to train with: the given one, or one that suits the network.
 
     Args:
         given: What the user has asked for.
         method: The method; NUTS takes all data at each step.
-        net: The network.
-        batches: The training data.
-        multiply_adds: Those of the first batch.
+        problem: What to train; where the device is no CPU, the number stays as it is.
 
     Raises:
         ValueError: The given number is out of range.
     """
+    if problem.train.device.type != "cpu":
+        return torch.get_num_threads()
     if given is not None:
         return whole_number(given, "threads", at_least=1, below=2**15)
-    steps = len(batches) if isinstance(method, NUTS) else 1
-    return suitable_threads(net, steps * multiply_adds)
+    steps = len(problem.train) if isinstance(method, NUTS) else 1
+    return suitable_threads(problem.net, steps * problem.train.multiply_adds)
 
 
 def _check_types(model: Any, method: Any, init: Any, callbacks: Any) -> None:

@@ -26,7 +26,8 @@ from bayes_htr.engine.autograd import (
     enter,
 )
 from bayes_htr.engine.context import Scaler, entry_point, factor_of, warn_of_scalers
-from bayes_htr.engine.matrix_energy import MatrixEnergy, hyperprior_summands
+from bayes_htr.engine.hyperparameters import EnergyHyperparameters
+from bayes_htr.engine.matrix_energy import MatrixEnergy
 from bayes_htr.engine.networks import (
     NetworkWatch,
     by_parameter,
@@ -38,7 +39,7 @@ from bayes_htr.engine.refresh import Drift, Refresh, RefreshScheduler
 from bayes_htr.engine.sharing import Sharing, follow_all, which_drifted
 from bayes_htr.errors import PriorError
 from bayes_htr.priors import Hyperparameter, Priors
-from bayes_htr.spectra import working, working_dtype
+from bayes_htr.spectra import working
 from bayes_htr.spectra.modules import unwrap
 
 
@@ -113,15 +114,7 @@ class SpectralEnergy(nn.Module):
             for p in resolved
             for matrix in p.matrices
         ]
-        self._hyperpriors: dict[str, Hyperparameter] = {}
-        values: dict[str, Tensor] = {}
-        for matrix in self._matrices:
-            dtype = working_dtype(matrix.parameter_in(self._net[1]).dtype)
-            for name, hyperparameter in matrix.prior.optimised.items():
-                self._hyperpriors[name] = hyperparameter
-                start = values.get(name, hyperparameter.start())
-                values[name] = start.to(torch.promote_types(start.dtype, dtype))
-        self._values = nn.ParameterDict({_key(n): nn.Parameter(u) for n, u in values.items()})
+        self._values = EnergyHyperparameters(self._matrices, self._net[1])
         self._scheduler = RefreshScheduler(refresh)
         self._sharing = Sharing() if share else None
         self._known_total: tuple[Sequence[Tensor], Tensor] | None = None
@@ -148,7 +141,7 @@ class SpectralEnergy(nn.Module):
     @property
     def hyperpriors(self) -> dict[str, Hyperparameter]:
         """The hyperparameters that have hyperpriors, by name."""
-        return dict(self._hyperpriors)
+        return dict(self._values.hyperpriors)
 
     @property
     def net(self) -> nn.Module:
@@ -184,11 +177,11 @@ class SpectralEnergy(nn.Module):
 
     def latents(self) -> dict[str, Tensor]:
         """The unconstrained coordinates of the hyperparameters by name: the `parameters()`."""
-        return {name: self._values[_key(name)] for name in self._hyperpriors}
+        return self._values.by_name()
 
     def hyperparameters(self) -> dict[str, Tensor]:
         """The present values of the hyperparameters by name, 0-d, without gradient."""
-        return {n: self._hyperpriors[n].value(u.detach()) for n, u in self.latents().items()}
+        return self._values.constrained()
 
     def invalidate(self) -> None:
         """Forget the cached gradients, so that the next call computes everything anew.
@@ -395,8 +388,8 @@ class SpectralEnergy(nn.Module):
 
     def _summands(self, epoch: int | None) -> list[Summand]:
         """The summands at a call, after the refreshes that are due."""
-        root, hyperpriors, threshold = self._net[1], self._hyperpriors, self._priors.threshold
-        coordinates = self.latents() if hyperpriors else {}
+        root, threshold = self._net[1], self._priors.threshold
+        coordinates = self._values.by_name() if self._values.hyperpriors else {}
         self._watch.check(root)
         acting = [matrix for matrix in self._matrices if matrix.update(root, epoch)]
         if acting:
@@ -404,7 +397,7 @@ class SpectralEnergy(nn.Module):
         summands = [matrix.summand(coordinates) for matrix in acting]
         if threshold is not None:
             summands = _gated(summands, threshold)
-        return summands + hyperprior_summands(hyperpriors, coordinates) if hyperpriors else summands
+        return summands + self._values.summands(coordinates) if coordinates else summands
 
     def _summands_at(
         self,
@@ -421,7 +414,7 @@ class SpectralEnergy(nn.Module):
                 summands.append(matrix.summand_at(matrix.tensor_among(tensors, root), coordinates))
         if self.priors.threshold is not None:
             summands = _gated(summands, self.priors.threshold)
-        return summands + hyperprior_summands(self._hyperpriors, coordinates)
+        return summands + self._values.summands(coordinates)
 
     def _refresh(self, matrices: list[MatrixEnergy], coordinates: Mapping[str, Tensor]) -> None:
         """Refresh those matrices that are due at this call."""
@@ -451,8 +444,3 @@ class SpectralEnergy(nn.Module):
 def _gated(summands: list[Summand], threshold: float) -> list[Summand]:
     """The summands of matrices, or none if the sum of their penalties is below the threshold."""
     return summands if sum(s.penalty for s in summands) >= threshold else []
-
-
-def _key(name: str) -> str:
-    """A name that a module accepts for a parameter: without dots, and unlike any attribute."""
-    return "u:" + name.replace(".", "/")

@@ -16,7 +16,7 @@ from bayes_htr.engine.cache import (
 )
 from bayes_htr.engine.refresh import Drift, FlagKey, Refresh
 from bayes_htr.errors import PriorError
-from bayes_htr.priors import Hyperparameter, MatrixPrior
+from bayes_htr.priors import MatrixPrior
 from bayes_htr.priors.evaluation import Evaluation, evaluate
 from bayes_htr.spectra import (
     Cluster,
@@ -357,25 +357,3 @@ class MatrixEnergy:
             and not self.is_stale
             and cache.leading.age == 0
         )
-
-
-def hyperprior_summands(
-    hyperpriors: Mapping[str, Hyperparameter], coordinates: Mapping[str, Tensor]
-) -> list[Summand]:
-    """The summands of hyperparameters under their hyperpriors, which are never cached.
-
-    Args:
-        hyperpriors: The hyperparameters by name.
-        coordinates: The unconstrained coordinates of the hyperparameters by name.
-    """
-    summands = []
-    for name, hyperparameter in hyperpriors.items():
-        wanted = torch.is_grad_enabled()
-        u = coordinates[name].detach().requires_grad_(wanted)
-        energy = hyperparameter.energy(u)
-        derivatives = []
-        if wanted:
-            (slope,) = torch.autograd.grad(energy, u)
-            derivatives = [Derivative(coordinates[name], itself, Gradient(slope))]
-        summands.append(Summand(name, energy.detach(), 0.0, derivatives))
-    return summands

@@ -20,6 +20,7 @@ from torch.utils.data import (
 )
 
 from bayes_htr._checks import whole_number
+from bayes_htr._threads import counted_work
 from bayes_htr._torch import evaluation_mode, isolated_randomness
 from bayes_htr.errors import DataError
 from bayes_htr.models import Categorical, Likelihood
@@ -73,6 +74,7 @@ class Batches:
         loader: The `DataLoader` that makes the batches.
         sampler: What decides which examples the loader draws.
         doubt: Why the outputs of the network, once it was checked, look unlike logits.
+        multiply_adds: The work of the network for the first batch, once it was checked.
 
     Raises:
         DataError: There are no examples, inputs and labels differ in length, an input is not
@@ -104,6 +106,7 @@ class Batches:
         self._several: int | None = None  # how many inputs a batch has, once one was seen
         self._num_batches: int | None = None
         self.doubt: str | None = None
+        self.multiply_adds = 0
         size = whole_number(batch_size, "batch_size", at_least=1, below=2**31, error=DataError)
         if isinstance(data, DataLoader):
             self.loader = data
@@ -279,7 +282,12 @@ class Batches:
         """
         x, y = self.first()
         try:
-            with evaluation_mode(net), torch.no_grad(), isolated_randomness():
+            with (
+                evaluation_mode(net),
+                torch.no_grad(),
+                isolated_randomness(),
+                counted_work(net) as work,
+            ):
                 outputs = call(net, x)
         except Exception as error:  # the user's network may raise anything
             raise DataError(
@@ -288,7 +296,7 @@ class Batches:
         given = y if self.labelled else None
         self.likelihood.check_outputs(outputs, num_examples(x), self.name, given)
         self.doubt = self.likelihood.doubt(outputs, net)
-        self._outputs = outputs[:1]
+        self._outputs, self.multiply_adds = outputs[:1], work.multiply_adds
         dataset = self.loader.dataset
         if self.labelled and isinstance(dataset, _Arrays):
             self.likelihood.check_range(dataset.y, self._outputs, self.name)

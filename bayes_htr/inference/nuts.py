@@ -394,17 +394,17 @@ def _warn(summary: dict[str, float], method: NUTS) -> None:
             f"the chains do not agree: R-hat is above {RHAT} for {len(bad)} of {len(rhats)} "
             f"quantities, the largest {rhats[worst]:.3f} for {worst}, where the effective sample "
             f"size is {summary[f'ess:{worst}']:.0f} of {draws} draws; take more warmup and samples",
-            stacklevel=4,
+            stacklevel=5,
         )
     if summary["divergences"]:
         warnings.warn(
             f"{summary['divergences']:.0f} of {draws} trajectories diverged: the draws may miss "
             f"narrow places; raise target_accept={method.target_accept}",
-            stacklevel=4,
+            stacklevel=5,
         )
     if summary["saturated"]:
         warnings.warn(
             f"{summary['saturated']:.0f} of {draws} trajectories reached "
             f"max_tree_depth={method.max_tree_depth}; raise it, or take dense_mass=True",
-            stacklevel=4,
+            stacklevel=5,
         )

@@ -1,4 +1,4 @@
-"""Settings of the methods that train by mini-batch gradients: checks, description, schedules."""
+"""Settings of the methods that train by mini-batch gradients: their checks and description."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from bayes_htr._checks import number, whole_number
 
@@ -136,7 +136,7 @@ def restore_optimizer(optimizer: Optimizer, state: Any) -> None:
         for name, value in old.items():
             if name not in group:
                 raise ValueError(f"the optimiser's state lacks the setting {name!r}")
-            if None not in (group[name], value) and _kind(group[name]) is not _kind(value):
+            if None not in (group[name], value) and kind_of(group[name]) is not kind_of(value):
                 raise ValueError(f"the optimiser's setting {name!r} is {group[name]!r}")
         number(float(group["lr"]), "the optimiser's lr", at_least=0)
     for parameter, values in optimizer.state.items():
@@ -149,52 +149,6 @@ def restore_optimizer(optimizer: Optimizer, state: Any) -> None:
                 )
 
 
-def restore_scheduler(scheduler: LRScheduler | ReduceLROnPlateau, state: Any) -> None:
-    """Load the state of a schedule from a checkpoint.
-
-    Raises:
-        ValueError: The state is that of another schedule.
-        KeyError, TypeError, AttributeError: The state is something else.
-    """
-    before = dict(scheduler.state_dict())
-    if "last_epoch" in before:
-        whole_number(state["last_epoch"], "last_epoch of the schedule")
-    for name, value in before.items():
-        if None not in (value, state.get(name)) and _kind(state[name]) is not _kind(value):
-            raise ValueError(f"{name!r} of the schedule is {state[name]!r}")
-    scheduler.load_state_dict(state)
-
-
-def _kind(value: Any) -> type:
+def kind_of(value: Any) -> type:
     """Return the class of a setting; numbers, also in a tensor, are of one class."""
     return Number if isinstance(value, Number | Tensor) else type(value)
-
-
-def stretch_cosine(scheduler: CosineAnnealingLR, epochs: int, done: int) -> None:
-    """Make a restored cosine schedule end after another number of epochs.
-
-    Args:
-        scheduler: The schedule as a checkpoint has restored it; its optimiser gets the new rates.
-        epochs: The number of epochs over which the learning rate now falls to zero.
-        done: The number of epochs that are done.
-    """
-    if scheduler.T_max == epochs:
-        return
-    scheduler.T_max = epochs
-    groups = scheduler.optimizer.param_groups
-    for group, base in zip(groups, scheduler.base_lrs, strict=True):
-        rate = _cosine_rate(float(base), epochs, done)
-        if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(rate)
-        else:
-            group["lr"] = rate
-
-
-def _cosine_rate(lr: float, epochs: int, done: int) -> float:
-    """Compute the learning rate after `done` of `epochs`, by the scheduler's own recursion."""
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=lr)
-    scheduler = CosineAnnealingLR(optimizer, T_max=epochs)
-    for _ in range(done):
-        optimizer.step()
-        scheduler.step()
-    return float(optimizer.param_groups[0]["lr"])

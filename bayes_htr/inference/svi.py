@@ -392,7 +392,7 @@ class SVITrainer(Trainer):
     def train_batches(self, bar: TrainingProgress) -> tuple[list[float], Inputs | None]:
         """Update by every batch; the rate of hyperparameters falls as the schedule's does."""
         if self.hyper_optimizer is not None:
-            left = min(1.0, float(self.optimizer.param_groups[0]["lr"]) / float(self.method.lr))
+            left = min(1.0, self.schedule.lr / float(self.method.lr))
             self.hyper_optimizer.param_groups[0]["lr"] = HYPER_LR * left
         return super().train_batches(bar)
 

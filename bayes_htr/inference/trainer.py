@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau
 
 from bayes_htr._checks import whole_number
 from bayes_htr._terminal import TrainingProgress
@@ -31,12 +30,8 @@ from bayes_htr.inference.callbacks import EpochEvent, StepCallback, StepEvent
 from bayes_htr.inference.nonfinite import divergence
 from bayes_htr.inference.problem import Fitted, Problem
 from bayes_htr.inference.run_folder import CHECKPOINT, RunFolder
-from bayes_htr.inference.settings import (
-    TrainingSettings,
-    restore_optimizer,
-    restore_scheduler,
-    stretch_cosine,
-)
+from bayes_htr.inference.schedule import Schedule
+from bayes_htr.inference.settings import TrainingSettings, restore_optimizer
 from bayes_htr.models.inputs import Inputs, device_of
 
 B = TypeVar("B")
@@ -90,16 +85,10 @@ class Trainer(ABC):
         self.num_data = problem.train.num_data
         self.optimizer = method.optimizer(parameters, lr=float(method.lr))
         self.needs_closure = needs_closure(self.optimizer)
-        self.scheduler: LRScheduler | ReduceLROnPlateau | None = None
-        if method.scheduler == "cosine":
-            self.scheduler = CosineAnnealingLR(self.optimizer, T_max=self._schedule_steps())
-        elif method.scheduler is not None:
-            self.scheduler = method.scheduler(self.optimizer)
-        if self.steps_schedule and isinstance(self.scheduler, ReduceLROnPlateau):
-            raise ValueError(
-                "scheduler_interval='step': ReduceLROnPlateau looks at a score of each epoch; "
-                "leave the interval at 'epoch'"
-            )
+        self.updates_per_epoch = -(-len(problem.train) // accumulate)
+        self.schedule = Schedule(
+            method, self.optimizer, epochs=problem.epochs, updates=self.updates_per_epoch
+        )
         self.hyper_optimizer = (
             torch.optim.Adam(hyperparameters, lr=HYPER_LR) if hyperparameters else None
         )
@@ -200,7 +189,7 @@ class Trainer(ABC):
         """Train for one epoch, validate, and return the epoch's metrics."""
         start = time.perf_counter()
         set_modes(self.modes)  # a callback may have changed them
-        lr = float(self.optimizer.param_groups[0]["lr"])
+        lr = self.schedule.lr
         means, last_batch = self.train_batches(bar)
         metrics = {"epoch": float(self.epoch + 1), **self.metrics(means), "lr": lr}
         if self.problem.validation is not None:
@@ -211,28 +200,10 @@ class Trainer(ABC):
         self.epoch += 1
         if self.method.patience is not None:
             self._note_best(metrics["val_nll"])
-        if isinstance(self.scheduler, ReduceLROnPlateau):
-            self.scheduler.step(metrics.get("val_nll", metrics["loss"]))
-        elif self.scheduler is not None and not self.steps_schedule:
-            self.scheduler.step()
+        self.schedule.after_epoch(metrics)
         metrics["seconds"] = time.perf_counter() - start
         self.history.append(metrics)
         return metrics
-
-    @property
-    def steps_schedule(self) -> bool:
-        """Whether the schedule steps after each update, and not after each epoch."""
-        return self.method.scheduler_interval == "step"
-
-    @property
-    def updates_per_epoch(self) -> int:
-        """The number of updates in an epoch."""
-        return -(-len(self.problem.train) // self.accumulate)
-
-    def _schedule_steps(self) -> int:
-        """The number of steps of a schedule over all epochs."""
-        each = self.updates_per_epoch if self.steps_schedule else 1
-        return max(1, self.problem.epochs * each)
 
     def named_score(self, where: str, mean: float) -> dict[str, float]:
         """The likelihood's score under its name in the history; empty if there is none."""
@@ -268,8 +239,8 @@ class Trainer(ABC):
     def after_step(self, loss: Tensor, x: Inputs) -> None:
         """Count an update, check its loss, and call the callbacks for which the step is due."""
         self.step += 1
-        if self.steps_schedule and isinstance(self.scheduler, LRScheduler):
-            self.scheduler.step()
+        if self.schedule.steps_by_update:
+            self.schedule.after_update()
         self.unchecked_losses.append(loss)
         if device_of(x).type == "cpu" or len(self.unchecked_losses) == _CHECK_EVERY:
             self.check_losses(x)
@@ -371,7 +342,7 @@ class Trainer(ABC):
         """Write a checkpoint and the metrics, if there is a run folder."""
         if self.folder is None:
             return
-        hyper, scheduler = self.hyper_optimizer, self.scheduler
+        hyper = self.hyper_optimizer
         state = {
             "epoch": self.epoch,
             "step": self.step,
@@ -380,7 +351,7 @@ class Trainer(ABC):
             **self._learnt_state(),
             "optimizer": self.optimizer.state_dict(),
             "hyper": None if hyper is None else hyper.state_dict(),
-            "scheduler": None if scheduler is None else scheduler.state_dict(),
+            "scheduler": self.schedule.state(),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
             "order": [g.get_state() for g in self.problem.train.generators],
@@ -400,11 +371,7 @@ class Trainer(ABC):
             restore_optimizer(self.optimizer, state["optimizer"])
             if self.hyper_optimizer is not None:
                 restore_optimizer(self.hyper_optimizer, state["hyper"])
-            if self.scheduler is not None:
-                restore_scheduler(self.scheduler, state["scheduler"])
-            if isinstance(self.scheduler, CosineAnnealingLR) and self.method.scheduler == "cosine":
-                done = state["step"] if self.steps_schedule else state["epoch"]
-                stretch_cosine(self.scheduler, self._schedule_steps(), done)
+            self.schedule.restore(state["scheduler"], epoch=state["epoch"], step=state["step"])
             if self.scaler is not None:
                 self.scaler.load_state_dict(state["scaler"])
             torch.set_rng_state(state["random"])

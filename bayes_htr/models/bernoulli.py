@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro.distributions as dist
 import torch
@@ -30,6 +30,8 @@ class Bernoulli(Likelihood):
     `(N, L)`, which are independent given the logits. Labels are 0 and 1, or booleans; a fraction
     `q` between them is a soft label, with the likelihood `p^q (1 - p)^(1 - q)`.
     """
+
+    has_classes: ClassVar[bool] = True
 
     def improper(self, y: Tensor) -> str | None:
         """As in the base: soft labels have no density."""
@@ -81,12 +83,6 @@ class Bernoulli(Likelihood):
         """The log probabilities of no and yes, `(N, 2)` or `(N, L, 2)`."""
         logits = without_column(outputs, 0)
         return torch.stack([F.logsigmoid(-logits), F.logsigmoid(logits)], dim=-1)
-
-    def mixture_pointwise(
-        self, outputs: Sequence[Tensor], y: Tensor, values: Sequence[Mapping[str, Tensor]]
-    ) -> Tensor:
-        """As in the base."""
-        return self.pointwise(self.averaged(outputs), y)
 
     def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
         """The logits of the average probabilities."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -61,6 +61,7 @@ class Categorical(Likelihood):
     label_smoothing: float = 0.0
     ignore_index: int | None = None
     class_dim: int | None = None
+    has_classes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "class_weights", _checked_weights(self.class_weights))
@@ -202,12 +203,6 @@ class Categorical(Likelihood):
         if y.is_floating_point():
             return (y.to(log_p) * log_p).sum(-1)
         return self._at_labels(log_p, y)
-
-    def mixture_pointwise(
-        self, outputs: Sequence[Tensor], y: Tensor, values: Sequence[Mapping[str, Tensor]]
-    ) -> Tensor:
-        """As in the base."""
-        return self.pointwise(self.averaged(outputs), y)
 
     def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
         """The logarithms of the average probabilities, of the shape of the outputs."""

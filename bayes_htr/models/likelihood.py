@@ -45,6 +45,10 @@ class Likelihood(Value, abstract=True):
     score_name: ClassVar[str] = "accuracy"
     """What `score` measures, as histories name it after `train_` and `val_`."""
 
+    has_classes: ClassVar[bool] = False
+    """Whether labels are classes. The average of several predictive distributions is then a
+    distribution of the same kind, whose outputs `averaged` returns."""
+
     @property
     def hyperparameters(self) -> dict[str, Hyperparameter]:
         """The hyperparameters with hyperpriors, by name."""
@@ -172,6 +176,8 @@ class Likelihood(Value, abstract=True):
             y: The labels.
             values: The hyperparameters of each draw.
         """
+        if self.has_classes:
+            return self.pointwise(self.averaged(outputs), y)
         pairs = zip(outputs, values, strict=True)
         each = torch.stack([self.pointwise(o, y, v) for o, v in pairs])
         return each.logsumexp(0) - math.log(len(each))

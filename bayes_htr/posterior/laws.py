@@ -35,12 +35,10 @@ class StatisticDistribution:
 
     Attributes:
         name: The matrix's name.
-        K: How many eigenvalues it has.
         term: The statistic with its law.
     """
 
     name: str
-    K: int
     term: ResolvedTerm
 
     @property
@@ -101,7 +99,7 @@ class StatisticDistribution:
     def density(self, eigenvalues: Tensor, hyperparameters: Mapping[str, Tensor]) -> Tensor:
         """The density of an eigenvalue that is chosen at random, averaged over hyperparameters.
 
-        Under `MaxEigenvalue` this includes the other eigenvalues, whose ratios are uniform.
+        The law has to be one of all eigenvalues: that of the largest alone is no density of these.
 
         Args:
             eigenvalues: `(B,)` positive values.
@@ -109,15 +107,8 @@ class StatisticDistribution:
         """
         law, x = self.distribution(hyperparameters), eigenvalues.double()
         statistic = self.term.statistic
-        if not statistic.of_largest:
-            slope = statistic.log_derivative(x).exp()
-            return _density(law, statistic.of_eigenvalues(x)) * slope
-        # The others are uniform below the largest: their density is E[1(T > x) / T].
-        tops = quantiles(law, (torch.arange(_GRID, dtype=torch.float64) + 0.5) / _GRID)
-        tops = tops.reshape(-1).sort().values
-        sums = torch.cat([tops.reciprocal().flip(0).cumsum(0).flip(0), tops.new_zeros(1)])
-        others = sums[torch.searchsorted(tops, x, right=True)] / len(tops)
-        return _density(law, x) / self.K + others * (self.K - 1) / self.K
+        slope = statistic.log_derivative(x).exp()
+        return _density(law, statistic.of_eigenvalues(x)) * slope
 
     def interval(self, hyperparameters: Mapping[str, Tensor], level: float) -> tuple[float, float]:
         """The equal-tailed interval of an eigenvalue under the law, averaged over hyperparameters.
@@ -238,7 +229,7 @@ def spectrum_law(density: MatrixPrior) -> StatisticDistribution:
     """
     if len(density.terms) != 1 or not density.spectral:
         raise PriorError(f"{density.name}: {density.stated!r} states no law for the spectrum alone")
-    return StatisticDistribution(density.name, density.smaller, density.spectral[0])
+    return StatisticDistribution(density.name, density.spectral[0])
 
 
 def hyperparameters_of(priors: Priors, net: nn.Module) -> dict[str, Hyperparameter]:

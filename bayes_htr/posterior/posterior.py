@@ -13,14 +13,13 @@ from torch import Tensor, nn
 
 from bayes_htr._checks import whole_number
 from bayes_htr._files import replace_folder
-from bayes_htr.errors import CheckpointError, OutputError, PriorError
+from bayes_htr.errors import OutputError
 from bayes_htr.inference.data import Batches
-from bayes_htr.inference.guides import GUIDES, Guide, PointMass
-from bayes_htr.inference.guides.likelihood import with_likelihood
-from bayes_htr.inference.run_folder import CONFIG, GUIDE, SPECTRA, WEIGHTS, RunFolder
-from bayes_htr.models import BayesianModel, Likelihood
+from bayes_htr.inference.guides import Guide, PointMass
+from bayes_htr.inference.run_folder import GUIDE, SPECTRA, WEIGHTS, RunFolder
+from bayes_htr.models import Likelihood
 from bayes_htr.models.inputs import call
-from bayes_htr.models.likelihood_forms import as_likelihood, from_config
+from bayes_htr.models.likelihood_forms import as_likelihood
 from bayes_htr.posterior.checks import SpectrumCheck
 from bayes_htr.posterior.evaluation import Scores, detection_errors, standard_errors
 from bayes_htr.posterior.laws import DeclaredPriors, hyperparameters_of
@@ -28,18 +27,15 @@ from bayes_htr.posterior.mixture import MixturePrediction
 from bayes_htr.posterior.prediction import Draw, Prediction, batches_for, predict_batches
 from bayes_htr.posterior.scores import ood_scores, scores
 from bayes_htr.posterior.spectra import PosteriorSpectra, network_spectra
+from bayes_htr.posterior.stored import read_run, stored_weights
 from bayes_htr.posterior.training_plots import plot_trace
 from bayes_htr.priors import Hyperparameter, Prior, Priors
 from bayes_htr.priors.law import Law
 from bayes_htr.spectra import parameters_of
-from bayes_htr.spectra.matrices import check_finite, set_parameters
-from bayes_htr.spectra.modules import unwrap
+from bayes_htr.spectra.matrices import set_parameters
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-_COORDINATE = "hyperparameter:"
-"""What stands before the name of a hyperparameter in the file of the weights."""
 
 
 class Posterior:
@@ -89,7 +85,7 @@ class Posterior:
             latents = self._hyperpriors() if self._coordinates else {}
             guide = PointMass(self._coordinates, latents)
         else:
-            _check_draw(guide.centre(), net, self._hyperpriors())
+            guide.check_network(net, self._hyperpriors())
         self._guide = guide
 
     def __repr__(self) -> str:
@@ -317,8 +313,7 @@ class Posterior:
         Raises:
             OutputError: It cannot be written. The error has this posterior as `posterior`.
         """
-        weights = dict(unwrap(self.network()).state_dict())
-        weights |= {_COORDINATE + name: u for name, u in self._coordinates.items()}
+        weights = stored_weights(self.network(), self._coordinates)
         guide = {} if self.guide is None else {GUIDE: self.guide.state_dict()}
         try:
             folder.write_result(
@@ -339,47 +334,7 @@ class Posterior:
         likelihood: Likelihood | Law | Callable[[Tensor], Any] | None = None,
     ) -> Posterior:
         """Read a posterior from its folder; see `bayes_htr.load`."""
-        folder = RunFolder(path)
-        config = folder.config()
-        weights = folder.tensors(WEIGHTS)
-        coordinates = {
-            name.removeprefix(_COORDINATE): weights.pop(name)
-            for name in list(weights)
-            if name.startswith(_COORDINATE)
-        }
-        net = copy.deepcopy(net)
-        try:
-            unwrap(net).load_state_dict(weights)
-        except RuntimeError as error:
-            raise CheckpointError(
-                f"{folder.path / WEIGHTS} does not fit the network {type(net).__name__}: {error}"
-            ) from error
-        for name, parameter in net.named_parameters():
-            check_finite(parameter.detach(), name)
-        try:
-            priors = Priors.from_dict(config.pop("priors", None))
-        except PriorError as error:
-            raise CheckpointError(f"{folder.path / CONFIG} holds no priors: {error}") from error
-        method = config.get("method", {})
-        if not (isinstance(method, dict) and isinstance(method.get("name", ""), str)):
-            raise CheckpointError(
-                f"{folder.path / CONFIG} holds no inference method: its method is {method!r}"
-            )
-        config.pop("format")
-        description = config.pop("guide", None)
-        model = BayesianModel(net, priors, likelihood=from_config(config, likelihood))
-        guide = None
-        if description is not None:
-            guide = _read_guide(folder, description, model)
-        return cls(
-            net,
-            priors,
-            likelihood=model.likelihood,
-            guide=guide,
-            hyperparameters=coordinates,
-            history=folder.metrics(),
-            config=config,
-        )
+        return cls(**read_run(path, net, likelihood)._asdict())
 
     def _saved_config(self) -> dict[str, Any]:
         config = {**self.config, "priors": self.priors.to_dict()}
@@ -414,50 +369,6 @@ class Posterior:
                 yield Draw(partial(call, net), {name: values[name] for name in own})
 
         return predict_batches(networks, batches, self.likelihood)
-
-
-def _check_draw(
-    draw: Mapping[str, Tensor], net: nn.Module, latents: Mapping[str, Hyperparameter]
-) -> None:
-    """Raise unless a draw has parameters of a network and the given hyperparameters.
-
-    Raises:
-        ValueError: The network and the model do not have a name, a shape differs, or a value is
-            not finite.
-    """
-    shapes = {p.name: p.tensor.shape for p in parameters_of(net)}
-    for name, value in draw.items():
-        if name not in shapes and name not in latents:
-            raise ValueError(
-                f"no parameter or hyperparameter {name}; there are {', '.join([*shapes, *latents])}"
-            )
-        shape = shapes.get(name, torch.Size())
-        if value.shape != shape:
-            raise ValueError(f"{name} has shape {tuple(shape)}, not {tuple(value.shape)}")
-        if not bool(torch.isfinite(value).all()):
-            raise ValueError(f"{name} is not finite")
-
-
-def _read_guide(folder: RunFolder, description: Any, model: BayesianModel) -> Guide:
-    """The guide that a run folder holds.
-
-    Raises:
-        CheckpointError: The files are truncated or foreign, or of another network.
-    """
-    state = folder.tensors(GUIDE)
-    net = model.net
-    try:
-        kind, settings = description["kind"], description["settings"]
-        guide = with_likelihood(GUIDES[kind], model, settings, state)
-        latents = hyperparameters_of(model.priors, net) | model.likelihood.hyperparameters
-        _check_draw(guide.centre(), net, latents)
-        first = next(net.parameters(), torch.zeros(()))
-        return guide.to(first.device)
-    except Exception as error:  # foreign settings and tensors may raise anything
-        raise CheckpointError(
-            f"{folder.path / GUIDE} and the guide in {CONFIG} do not fit the network "
-            f"{type(net).__name__}: {error!r}"
-        ) from error
 
 
 def _stacked(draws: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

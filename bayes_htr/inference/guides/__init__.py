@@ -6,10 +6,10 @@ from bayes_htr.inference.guides.pyro_guide import PyroGuide
 from bayes_htr.inference.guides.samples import PointMass, Samples
 from bayes_htr.inference.guides.spectral import SpectralGuide
 
-GUIDES: dict[str, type[Guide]] = {
+GUIDES: dict[str, type[VariationalGuide | Samples]] = {
     guide.kind: guide for guide in (SpectralGuide, MeanField, LowRank, PyroGuide, Samples)
 }
-"""By the name under which run folders know them."""
+"""The guides that have a file of their own in run folders, by the name that these use."""
 
 __all__ = [
     "GUIDES",

@@ -14,6 +14,7 @@ from bayes_htr.inference.guides.hyperparameters import FrozenEvidence
 from bayes_htr.models import BayesianModel
 from bayes_htr.priors import Densities, Hyperparameter, ParameterPrior
 from bayes_htr.priors.parameter_prior import hyperparameters_by_name
+from bayes_htr.spectra import parameters_of
 
 V = TypeVar("V", bound="VariationalGuide")
 
@@ -21,8 +22,8 @@ V = TypeVar("V", bound="VariationalGuide")
 class Guide(nn.Module, ABC):
     """A distribution over the trainable parameters of a network and the hyperparameters.
 
-    The `state_dict` contains everything that the guide has learnt: from the model, `settings` and
-    this state, `from_state` makes the guide again.
+    The `state_dict` contains everything that the guide has learnt. From the model, `settings` and
+    this state, the classes in `GUIDES` make the guide again by their `from_state`.
     """
 
     kind: ClassVar[str]
@@ -61,16 +62,30 @@ class Guide(nn.Module, ABC):
         centre = self.centre()
         return {n: h.coordinate(centre[n]) for n, h in hyperpriors.items() if n in centre}
 
+    def check_network(self, net: nn.Module, hyperpriors: Mapping[str, Hyperparameter]) -> None:
+        """Require the centre to have only parameters of a network and known hyperparameters.
+
+        Args:
+            net: The network.
+            hyperpriors: The hyperparameters of its priors and likelihood, by name.
+
+        Raises:
+            ValueError: The centre has another name, a shape differs, or a value is not finite.
+        """
+        shapes = {p.name: p.tensor.shape for p in parameters_of(net)}
+        for name, value in self.centre().items():
+            if name not in shapes and name not in hyperpriors:
+                names = ", ".join([*shapes, *hyperpriors])
+                raise ValueError(f"no parameter or hyperparameter {name}; there are {names}")
+            shape = shapes.get(name, torch.Size())
+            if value.shape != shape:
+                raise ValueError(f"{name} has shape {tuple(shape)}, not {tuple(value.shape)}")
+            if not bool(torch.isfinite(value).all()):
+                raise ValueError(f"{name} is not finite")
+
     @abstractmethod
     def settings(self) -> dict[str, Any]:
         """Plain data from which, together with the model, an untrained guide is built."""
-
-    @classmethod
-    @abstractmethod
-    def from_state(
-        cls, model: BayesianModel, settings: Mapping[str, Any], state: Mapping[str, Tensor]
-    ) -> Guide:
-        """Make a guide from the results of `settings` and `state_dict`."""
 
     def draws(self, samples: int, seed: int) -> Iterator[dict[str, Tensor]]:
         """A number of draws, which are the same for the same seed."""
@@ -83,7 +98,10 @@ class VariationalGuide(Guide):
     """A guide that is fitted by stochastic gradients of the evidence lower bound.
 
     Args:
-        densities: The parameters with their priors as densities.
+        densities: The parameters with their priors as densities, at the values to start from.
+        hyperparameters: The initial unconstrained coordinates of hyperparameters by name, not
+            necessarily of all.
+        init_scale: The standard deviation at the start; by default, the one that the class says.
 
     Attributes:
         names: The names of the trainable parameters.
@@ -98,8 +116,15 @@ class VariationalGuide(Guide):
     renamed: ClassVar[Mapping[str, str]] = {}
     """Prefixes of keys in states of earlier versions, with the present prefixes."""
 
-    def __init__(self, densities: Densities) -> None:
+    def __init__(
+        self,
+        densities: Densities,
+        hyperparameters: Mapping[str, Tensor] | None = None,
+        *,
+        init_scale: float | None = None,
+    ) -> None:
         super().__init__()
+        self.init_scale = init_scale
         self.evidence = FrozenEvidence(densities.frozen)
         self.epoch = 0
         self.names = tuple(p.name for p in densities.trainable)
@@ -111,7 +136,6 @@ class VariationalGuide(Guide):
         return ()
 
     @classmethod
-    @abstractmethod
     def from_weights(
         cls: type[V],
         densities: Densities,
@@ -121,11 +145,13 @@ class VariationalGuide(Guide):
         """An untrained guide around the present weights.
 
         Args:
-            densities: The parameters, at the values to start from, with their densities.
-            hyperparameters: The initial unconstrained coordinates of hyperparameters by name, not
-                necessarily of all.
-            options: The options of `htr.SVI.options`, including those of other guides.
+            densities: The parameters with their densities, as the constructor takes them.
+            hyperparameters: The initial coordinates of hyperparameters, as there.
+            options: What `htr.SVI.options` returned, or `settings`. The class takes those that it
+                has among its own `options`.
         """
+        own = {name: options[name] for name in cls.options if name in options}
+        return cls(densities, hyperparameters, **own)
 
     @classmethod
     def from_state(
@@ -150,6 +176,10 @@ class VariationalGuide(Guide):
                 f"the saved {cls.kind} guide does not fit the model: {error}"
             ) from error
         return guide
+
+    def settings(self) -> dict[str, Any]:
+        """The parameters' names, the standard deviation at the start, and the epoch."""
+        return {"names": list(self.names), "init_scale": self.init_scale, "epoch": self.epoch}
 
     def set_epoch(self, densities: Densities, epoch: int) -> None:
         """Replace the densities by those of the same parameters at another epoch of a schedule."""

@@ -17,7 +17,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,16 +31,13 @@ from bayes_htr.priors import Densities, MatrixPrior, Normal, ParameterPrior, Res
 from bayes_htr.priors.parameter_prior import hyperparameters_by_name, informing_values
 
 HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-G = TypeVar("G", bound="GaussianGuide")
 
 
 class GaussianGuide(VariationalGuide):
     """Normal laws over the weights, independent laws of the hyperparameters.
 
-    Args:
-        densities: The parameters with their densities; their values are the locations.
-        hyperparameters: Where hyperparameters start, by name, unconstrained.
-        init_scale: The standard deviation of every weight at the start; see `start_scale`.
+    The arguments are those of the base class. The values of the parameters are the locations, and
+    `init_scale` is the standard deviation of every weight (`start_scale` says the default).
     """
 
     def __init__(
@@ -50,9 +47,8 @@ class GaussianGuide(VariationalGuide):
         *,
         init_scale: float | None = None,
     ) -> None:
-        super().__init__(densities)
+        super().__init__(densities, init_scale=init_scale)
         trainable = densities.trainable
-        self.init_scale = init_scale
         self.start_scales = {p.name: start_scale(init_scale, [p]) for p in trainable}
         self.locations = nn.ParameterList(
             nn.Parameter(p.parameter.tensor.detach().clone()) for p in trainable
@@ -68,16 +64,6 @@ class GaussianGuide(VariationalGuide):
     def drawn(self) -> tuple[str, ...]:
         """Names of the parameters whose entries are all drawn, which are those with a prior."""
         return self.random
-
-    @classmethod
-    def from_weights(
-        cls: type[G],
-        densities: Densities,
-        hyperparameters: Mapping[str, Tensor],
-        options: Mapping[str, Any],
-    ) -> G:
-        """Make an untrained guide as in the base class; the option is `init_scale`."""
-        return cls(densities, hyperparameters, init_scale=options["init_scale"])
 
     def location(self, name: str) -> nn.Parameter:
         """The location of a parameter."""
@@ -127,10 +113,6 @@ class GaussianGuide(VariationalGuide):
                     W = p.split(sample[p.name])[name]
                     total = total - rest.log_density(W, sample).double()
         return total
-
-    def settings(self) -> dict[str, Any]:
-        """The parameters' names, the scale at the start, and the epoch."""
-        return {"names": list(self.names), "init_scale": self.init_scale, "epoch": self.epoch}
 
     @abstractmethod
     def _noisy(self, generator: torch.Generator | None) -> dict[str, Tensor]:
@@ -197,10 +179,9 @@ class LowRank(GaussianGuide):
     structure"; Swiatkowski et al. (2020), arXiv:2002.02655.
 
     Args:
-        densities: The parameters with their densities; their values are the locations.
-        hyperparameters: Where hyperparameters start, by name, unconstrained.
-        init_scale: The standard deviation of every weight at the start (see `start_scale`), up to
-            the chance of the directions, which are drawn and have half of the variance.
+        densities: As in the base class.
+        hyperparameters: As in the base class.
+        init_scale: As in `MeanField`, but the directions are drawn and have half of the variance.
         rank: The number `r` of directions; a layer with fewer weights has as many as weights.
     """
 
@@ -216,7 +197,7 @@ class LowRank(GaussianGuide):
         rank: int = 4,
     ) -> None:
         super().__init__(densities, hyperparameters, init_scale=init_scale)
-        self.rank = int(rank)
+        self.rank = rank
         self.layers: dict[str, list[str]] = {}
         for name in self.random:
             self.layers.setdefault(name.rpartition(".")[0], []).append(name)
@@ -233,17 +214,6 @@ class LowRank(GaussianGuide):
             noise = noise_like(like, generator, r, n)
             self.factors.append(nn.Parameter(noise * scales * math.sqrt(0.5 / r)))
             self.log_scales.append(nn.Parameter((scales * math.sqrt(0.5)).log()))
-
-    @classmethod
-    def from_weights(
-        cls,
-        densities: Densities,
-        hyperparameters: Mapping[str, Tensor],
-        options: Mapping[str, Any],
-    ) -> LowRank:
-        """Make an untrained guide as in the base class; the options are `init_scale`, `rank`."""
-        scale, rank = options["init_scale"], options["rank"]
-        return cls(densities, hyperparameters, init_scale=scale, rank=rank)
 
     def settings(self) -> dict[str, Any]:
         """The settings of the base class, and the rank."""

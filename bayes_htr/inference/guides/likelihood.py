@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from bayes_htr.errors import CheckpointError
-from bayes_htr.inference.guides.base import Guide
+from bayes_htr.inference.guides.base import Guide, VariationalGuide
 from bayes_htr.inference.guides.hyperparameters import HyperparameterPosterior
+from bayes_htr.inference.guides.samples import Samples
 from bayes_htr.models import BayesianModel, Likelihood
 
 _OWN_STREAM = 2**62
@@ -114,16 +115,9 @@ class GuideWithLikelihood(Guide):
         """Those of the guide inside."""
         return self.guide.settings()
 
-    @classmethod
-    def from_state(
-        cls, model: BayesianModel, settings: Mapping[str, Any], state: Mapping[str, Tensor]
-    ) -> Guide:
-        """Not used: the class of the guide inside is not known here; see `with_likelihood`."""
-        raise NotImplementedError
-
 
 def with_likelihood(
-    kind: type[Guide],
+    kind: type[VariationalGuide | Samples],
     model: BayesianModel,
     settings: Mapping[str, Any],
     state: Mapping[str, Tensor],

@@ -53,10 +53,10 @@ class PyroGuide(VariationalGuide):
 
     Args:
         guide: The class of the guide, one of `PYRO_GUIDES` of `pyro.infer.autoguide`.
-        densities: The parameters with their densities; their values are the start.
-        hyperparameters: Where hyperparameters start, by name, unconstrained.
-        init_scale: The standard deviation at the start, of a guide that takes one; see
-            `start_scale`.
+        densities: As in the base class.
+        hyperparameters: As in the base class.
+        init_scale: The standard deviation at the start, of a guide that takes one; `start_scale`
+            says the default.
     """
 
     kind: ClassVar[str] = "pyro"
@@ -69,9 +69,8 @@ class PyroGuide(VariationalGuide):
         *,
         init_scale: float | None = None,
     ) -> None:
-        super().__init__(densities)
+        super().__init__(densities, init_scale=init_scale)
         trainable = densities.trainable
-        self.init_scale = init_scale
         self.hyperparameters = hyperparameters_by_name([*trainable, *densities.frozen])
         start = {p.name: p.parameter.tensor.detach().clone() for p in trainable}
         like = next(iter(start.values()))
@@ -150,13 +149,8 @@ class PyroGuide(VariationalGuide):
         return total
 
     def settings(self) -> dict[str, Any]:
-        """The class's name, the parameters' names, and the scale at the start."""
-        return {
-            "guide": type(self.guide).__name__,
-            "names": list(self.names),
-            "init_scale": self.init_scale,
-            "epoch": self.epoch,
-        }
+        """The settings of the base class, and the name of the class of Pyro."""
+        return super().settings() | {"guide": type(self.guide).__name__}
 
 
 def is_pyro_guide(guide: object) -> bool:

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from bayes_htr.engine import bind
 from bayes_htr.inference.guides.base import Guide
 from bayes_htr.models import BayesianModel
 from bayes_htr.priors import Hyperparameter
@@ -118,11 +117,3 @@ class PointMass(Guide):
     def settings(self) -> dict[str, Any]:
         """The names of the hyperparameters."""
         return {"names": list(self.hyperpriors)}
-
-    @classmethod
-    def from_state(
-        cls, model: BayesianModel, settings: Mapping[str, Any], state: Mapping[str, Tensor]
-    ) -> PointMass:
-        """Make a guide from the results of `settings` and `state_dict`."""
-        coordinates = {n: state[f"coordinate{i}"] for i, n in enumerate(settings["names"])}
-        return cls(coordinates, bind(model.priors, model.net).hyperpriors)

@@ -68,9 +68,9 @@ class SpectralGuide(VariationalGuide):
     """A posterior over spectra, frames and everything else points.
 
     Args:
-        densities: The parameters with their densities, at the values to start from.
-        hyperparameters: Where hyperparameters start, by name, unconstrained; may lack some. Those
-            whose posterior follows from the spectra do not start anywhere.
+        densities: As in the base class.
+        hyperparameters: As in the base class; the posterior of some follows from the spectra, and
+            has no start.
         init_scale: Where the standard deviations of `log sigma` start; 0.1 if not given.
         directions: How many leading eigenvalues of each matrix have a spread; `None` for all. The
             others are points, scored as MAP does, and a draw costs less: `2 m n directions`
@@ -101,8 +101,8 @@ class SpectralGuide(VariationalGuide):
         refresh: Refresh | None = None,
         full_gradient: bool = False,
     ) -> None:
-        super().__init__(densities)
-        self.init_scale, self.directions = init_scale, directions
+        super().__init__(densities, init_scale=init_scale)
+        self.directions = directions
         self.full_gradient = full_gradient
         self.policy = Drift() if refresh is None else refresh
         self._scheduler = RefreshScheduler(self.policy)
@@ -148,22 +148,9 @@ class SpectralGuide(VariationalGuide):
         hyperparameters: Mapping[str, Tensor],
         options: Mapping[str, Any],
     ) -> SpectralGuide:
-        """As in the base.
-
-        Args:
-            densities: As in the base.
-            hyperparameters: As in the base.
-            options: `init_scale`, `directions`, `refresh` as plain data, and `full_gradient`, which
-                runs of earlier versions lack.
-        """
-        return cls(
-            densities,
-            hyperparameters,
-            init_scale=options["init_scale"],
-            directions=options["directions"],
-            refresh=Refresh.from_dict(options["refresh"]),
-            full_gradient=options.get("full_gradient") or False,
-        )
+        """Make an untrained guide as the base class does; `refresh` is plain data."""
+        refresh = Refresh.from_dict(options["refresh"])
+        return super().from_weights(densities, hyperparameters, {**options, "refresh": refresh})
 
     def set_epoch(self, densities: Densities, epoch: int) -> None:
         """As in the base; a matrix whose prior is over is a point from then on."""
@@ -361,14 +348,11 @@ class SpectralGuide(VariationalGuide):
         return torch.stack([state.drifted(self.policy.tol) for state in states])
 
     def settings(self) -> dict[str, Any]:
-        """The parameters' names, the options, and the epoch."""
-        return {
-            "names": list(self.names),
-            "init_scale": self.init_scale,
+        """The settings of the base class, and the other options."""
+        return super().settings() | {
             "directions": self.directions,
             "refresh": self.policy.to_dict(),
             "full_gradient": self.full_gradient,
-            "epoch": self.epoch,
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
