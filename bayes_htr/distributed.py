@@ -139,6 +139,39 @@ def gathered(value: Any) -> list[Any]:
     return values
 
 
+def sent_to(
+    receiver: int, tensor: Tensor, shapes: Mapping[int, tuple[int, ...]]
+) -> dict[int, Tensor] | None:
+    """Send tensors to one process; no others are involved.
+
+    Args:
+        receiver: The process that receives.
+        tensor: What this process sends.
+        shapes: The shapes of what is sent, by the processes that send.
+
+    Returns:
+        In the process that receives, the tensors by the processes that have sent them; `None` in
+        the others.
+    """
+    device = meeting_device(tensor.device)
+    operations: list[dist.P2POp] = []
+    arrived: dict[int, Tensor] = {}
+    if rank() == receiver:
+        for sender, shape in shapes.items():
+            arrived[sender] = tensor
+            if sender != receiver:
+                arrived[sender] = torch.empty(shape, dtype=tensor.dtype, device=device)
+                operations.append(dist.P2POp(dist.irecv, arrived[sender], sender))
+    elif rank() in shapes:
+        operations.append(dist.P2POp(dist.isend, tensor.to(device).contiguous(), receiver))
+    with connected():
+        for request in dist.batch_isend_irecv(operations) if operations else ():
+            request.wait()
+    if rank() != receiver:
+        return None
+    return {sender: part.to(tensor.device) for sender, part in arrived.items()}
+
+
 def copy_from_rank0(tensors: Iterable[Tensor]) -> None:
     """Give tensors, in place, the values that they have in process 0."""
     if world_size() == 1:

@@ -29,7 +29,7 @@ from bayes_htr.errors import SpectrumError
 from bayes_htr.priors.evaluation import Evaluation, evaluate
 from bayes_htr.spectra import MatrixView, TopPair
 from bayes_htr.spectra.gram_view import GramView
-from bayes_htr.spectra.leading import FactorNeeded, top_pair_of_rows
+from bayes_htr.spectra.leading import FactorNeededErrorError, top_pair_of_rows
 from bayes_htr.spectra.matrices import check_finite
 from bayes_htr.spectra.shards import SUMMED, factor_of, gram_of
 
@@ -79,7 +79,9 @@ def evaluations_of_entries(
                 "process, whose error says why"
             )
         rest = None if found is None else found.rest
-        evaluations.append(_with_entries(m, None, _Entries(value, penalty, slopes, rest), coordinates))
+        evaluations.append(
+            _with_entries(m, None, _Entries(value, penalty, slopes, rest), coordinates)
+        )
     return evaluations
 
 
@@ -109,7 +111,7 @@ def evaluations_of_spectra(
         now = [m for m in pending if turn[owners[m.name]] is m]
         try:
             results = _round(now, coordinates, owners, exchange)
-        except FactorNeeded as error:  # in all processes
+        except FactorNeededErrorError as error:  # in all processes
             for m in now:
                 m.wants_factor |= m.name == str(error)
             continue
@@ -215,9 +217,7 @@ def _sent(m: ShardedMatrixEnergy, owner: int) -> tuple[MatrixView | None, TopPai
         W = gathered_matrix(m, owner)
         if W is None:
             return None, None
-        return MatrixView(
-            W, m.name, m.needs, m.block, started=m.started, tol=m.followed_tol
-        ), None
+        return MatrixView(W, m.name, m.needs, m.block, started=m.started, tol=m.followed_tol), None
     given: dict[str, Any] = {"started": m.started}
     rows, top = m.rows, None
     if m.wants_factor:
@@ -235,8 +235,8 @@ def _sent(m: ShardedMatrixEnergy, owner: int) -> tuple[MatrixView | None, TopPai
                 all_sum,
                 tol=m.followed_tol,
             )
-        except FactorNeeded:
-            raise FactorNeeded(m.name) from None
+        except FactorNeededErrorError:
+            raise FactorNeededErrorError(m.name) from None
         given["top"] = top
         if not m.share:
             top = top._replace(u=rows.new_zeros(0))
@@ -340,5 +340,3 @@ def _with_entries(
 
 def _float64(numbers: Sequence[float], m: ShardedMatrixEnergy) -> Tensor:
     return torch.tensor(numbers, dtype=torch.float64, device=m.tensor.device)
-
-

@@ -6,9 +6,10 @@ is measured. What depends on the whole matrix is communicated by `engine/shard_s
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,21 +20,33 @@ from bayes_htr.engine.cache import LeadingTriplets
 from bayes_htr.engine.matrix_energy import MatrixEnergy
 from bayes_htr.engine.refresh import Refresh
 from bayes_htr.errors import PriorError, SpectrumError
-from bayes_htr.priors import MatrixPrior
+from bayes_htr.priors import MatrixPrior, ParameterPrior
 from bayes_htr.priors.evaluation import Evaluation, evaluate
-from bayes_htr.spectra import Cluster, Gradient, MatrixView, Need, Parameter, TopPair
-from bayes_htr.spectra.leading import SMALL
+from bayes_htr.spectra import (
+    Cluster,
+    Followed,
+    Gradient,
+    MatrixView,
+    Need,
+    Parameter,
+    TopPair,
+    plan,
+)
+from bayes_htr.spectra.leading import SMALL, Projection, project, turned
 from bayes_htr.spectra.matrices import arrangement_of
 from bayes_htr.spectra.shards import (
     GATHERED,
     SUMMED,
+    Box,
     Piece,
+    Replicated,
     Shards,
+    boxes_of,
     is_distributed,
+    is_replicated,
     times,
     unsupported,
 )
-from bayes_htr.spectra.view import plan
 
 
 class ShardedMatrixEnergy(MatrixEnergy):
@@ -43,6 +56,7 @@ class ShardedMatrixEnergy(MatrixEnergy):
         prior: The matrix's prior.
         parameter: The parameter that contains the matrix.
         policy: The policy that says when the matrix is refreshed.
+        boxes: The part of the parameter that each process has, by rank.
 
     Attributes:
         shards: The parts of the matrix.
@@ -55,14 +69,20 @@ class ShardedMatrixEnergy(MatrixEnergy):
         PriorError: The prior is not supported for a matrix that is spread over processes.
     """
 
-    def __init__(self, prior: MatrixPrior, parameter: Parameter, policy: Refresh) -> None:
+    def __init__(
+        self, prior: MatrixPrior, parameter: Parameter, policy: Refresh, boxes: Sequence[Box]
+    ) -> None:
         tensor = parameter.tensor
         arrangement = arrangement_of(prior.view, tensor.shape)
-        self.shards = Shards.of(parameter.name, tensor, arrangement, prior.shape)
+        self.shards = Shards.of(parameter.name, tensor, boxes, arrangement, prior.shape)
         _check(prior)
         super().__init__(replace(prior, view=self.shards.local), parameter, policy)
         self.squared_norm = self.largest = 0.0
+        self.squared_norm_at_refresh = 0.0
+        self._is_exact = False
         self.wants_factor = prior.stated.needs.singular_values
+        if prior.entries and prior.optimised:  # entries are not kept from one call to the next
+            self.caches, self.drift = False, None
         self._bound: Tensor = tensor
         self._placements = _layout_of(tensor)
 
@@ -137,6 +157,25 @@ class ShardedMatrixEnergy(MatrixEnergy):
             why = f"its priors were bound with {list(self._placements[1])}; bind them again"
             raise unsupported(self.parameter, tensor, why)
 
+    @contextmanager
+    def exactly_at(self, tensor: Tensor) -> Iterator[None]:
+        """Let the matrix be that of another tensor, and its leading triplet as exact as possible.
+
+        Raises:
+            SpectrumError: The tensor is not spread over processes as the parameter is.
+        """
+        self.require_layout(tensor)
+        before, self.tensor, self._is_exact = self.tensor, tensor, True
+        try:
+            yield
+        finally:
+            self.tensor, self._is_exact = before, False
+
+    @property
+    def followed_tol(self) -> float | None:
+        """The tolerance of the leading triplet, as in `MatrixView`."""
+        return None if self._is_exact else super().followed_tol
+
     @property
     def spectral_strengths(self) -> tuple[float, ...]:
         """The strengths of the terms on the spectrum; those of the others are 0."""
@@ -180,7 +219,33 @@ class ShardedMatrixEnergy(MatrixEnergy):
             evaluation = evaluation._replace(top=TopPair(top.sigma, left, right, top.block))
         return evaluation
 
+    def accept(self, evaluation: Evaluation, hyperparameters: Mapping[str, Tensor]) -> None:
+        """Cache an evaluation of the present matrix."""
+        super().accept(evaluation, hyperparameters)
+        self.squared_norm_at_refresh = self.squared_norm
+
+    @property
+    def leading(self) -> LeadingTriplets:
+        """The leading triplets that follow the matrix."""
+        assert self.cache is not None
+        assert self.cache.leading is not None
+        return self.cache.leading
+
+    def step_of_all(self) -> StepOfAll:
+        """One step of the leading triplets of a `SUMMED` matrix."""
+        before, wide = self.leading.cluster, self.shards.wide
+        assert before is not None
+        projection = project(self.matrix, before, wide=wide)
+        sigma, products = self.leading.sigma, projection.products
+
+        def followed(common: Sequence[Tensor]) -> Followed:
+            assert before is not None
+            return turned(Projection(products, *common), before, sigma, wide=wide)
+
+        return StepOfAll([t if self.share else 0 * t for t in projection[1:]], followed)
+
     def leading_of(self, top: TopPair) -> LeadingTriplets:
+        """The leading triplets of the present matrix, those of a `SUMMED` one in part."""
         wide = self.shards.wide if self.shards.kind == SUMMED else None
         sigma = float(top.sigma)
         return LeadingTriplets(Cluster.of(top, wide), sigma, self.squared_norm, sigma)
@@ -192,11 +257,15 @@ class ShardedMatrixEnergy(MatrixEnergy):
         """
         assert self.cache is not None
         assert self.drift is not None
-        moved = self.cache.moved(hyperparameters, self.drift.tol)
+        cache, tol = self.cache, self.drift.tol
         share = torch.zeros((), dtype=torch.float64, device=self.tensor.device)
-        if self.cache.reference is not None and self.share:
-            share = self.cache.squared_drift(self.matrix, self.drift.tol)
-        return torch.where(moved.to(share.device), torch.inf, share / self.cache.squared_norm)
+        if cache.reference is not None and self.share:
+            drift = cache.squared_drift(self.matrix, tol).double()
+            share = drift / share.new_tensor(self.squared_norm_at_refresh)
+        if cache.hyperparameters:
+            moved = cache.moved(hyperparameters, tol).to(share.device)
+            share = torch.where(moved, torch.inf, share)
+        return share
 
     def summand_of(
         self,
@@ -205,6 +274,7 @@ class ShardedMatrixEnergy(MatrixEnergy):
         gradient: Gradient,
         hyperparameters: Mapping[str, Tensor],
     ) -> Summand:
+        """The summand of an evaluation, with the gradient in this process's part alone."""
         if self.shards.kind == GATHERED and gradient.left is not None:
             assert gradient.right is not None
             rows, columns = (i.to(gradient.left.device) for i in self.piece[:2])
@@ -218,6 +288,85 @@ class ShardedMatrixEnergy(MatrixEnergy):
         After they are loaded, by any number of processes, the matrix is refreshed.
         """
         return super().state() | {"held": None}
+
+
+class StepOfAll(NamedTuple):
+    """A step of leading triplets, of which some tensors are summed over processes.
+
+    Attributes:
+        summed: The tensors of this process.
+        followed: Returns the triplets after the step from the sums.
+    """
+
+    summed: list[Tensor]
+    followed: Callable[[Sequence[Tensor]], Followed]
+
+    @classmethod
+    def of(cls, step: Followed) -> StepOfAll:
+        """A step that one process has taken, and of which the others have zeros."""
+
+        def followed(common: Sequence[Tensor]) -> Followed:
+            *cluster, kept, norm = common
+            return Followed(Cluster(*cluster), kept, norm)
+
+        return cls([*step.cluster, step.kept, step.squared_norm], followed)
+
+
+def energies_of(
+    resolved: Sequence[ParameterPrior], policy: Refresh, sparse: Collection[int]
+) -> list[MatrixEnergy]:
+    """The energy of each matrix that has a prior.
+
+    Args:
+        resolved: The priors of the parameters. If some are spread over processes, all have to call
+            this.
+        policy: The policy that says when matrices are refreshed.
+        sparse: The identities of parameters with sparse gradients.
+
+    Raises:
+        SpectrumError: A parameter is spread over processes in a way that is not supported.
+        PriorError: A prior is not supported for a matrix that is spread over processes.
+    """
+    parted = {
+        p.name: p.parameter.tensor
+        for p in resolved
+        if p.matrices
+        and is_distributed(p.parameter.tensor)
+        and not is_replicated(p.name, p.parameter.tensor)
+    }
+    boxes = boxes_of(parted) if parted else {}
+    energies: list[MatrixEnergy] = []
+    for p in resolved:
+        tensor = p.parameter.tensor
+        for prior in p.matrices:
+            if p.name in boxes:
+                if id(tensor) in sparse:
+                    raise unsupported(p.name, tensor, "gradients of its embedding are sparse")
+                energies.append(ShardedMatrixEnergy(prior, p.parameter, policy, boxes[p.name]))
+                continue
+            if is_distributed(tensor):
+                prior = replace(prior, view=Replicated(prior.view))
+            energies.append(MatrixEnergy(prior, p.parameter, policy, sparse=id(tensor) in sparse))
+    return energies
+
+
+def is_spread(matrix: MatrixEnergy) -> bool:
+    """Whether this process has only a part of a matrix."""
+    return isinstance(matrix, ShardedMatrixEnergy)
+
+
+def refuse_spread(matrices: Sequence[MatrixEnergy]) -> None:
+    """Raise an error if this process has only a part of a matrix.
+
+    Raises:
+        PriorError: It has.
+    """
+    names = ", ".join(m.parameter for m in matrices if is_spread(m))
+    if names:
+        raise PriorError(
+            f"share=False: each process computes for itself, and of {names} it has only a part; "
+            "leave share=False out"
+        )
 
 
 def _layout_of(tensor: Tensor) -> tuple[Any, tuple[Any, ...]]:
@@ -242,5 +391,3 @@ def _check(prior: MatrixPrior) -> None:
             f"{prior.name} is spread over processes, and {prior.stated!r} {what}, which is not "
             "supported for a law of entries; leave that out, or train with DistributedDataParallel"
         )
-
-

@@ -21,7 +21,7 @@ from bayes_htr.spectra.gram import (
     of_singular_values,
     square_of,
 )
-from bayes_htr.spectra.leading import BLOCK, FactorNeeded, TopPair
+from bayes_htr.spectra.leading import BLOCK, FactorNeededErrorError, TopPair
 from bayes_htr.spectra.view import MatrixView, Need
 
 
@@ -65,17 +65,21 @@ class GramView(MatrixView):
 
     @property
     def is_zero(self) -> bool:
+        """Whether the matrix is zero."""
         return self._known_norm == 0
 
     @property
     def norm(self) -> float:
+        """The Frobenius norm, for messages."""
         return self._known_norm**0.5
 
     @property
     def squared_norm(self) -> Tensor:
+        """`|W|_F^2`, 0-d."""
         return self._part("squared_norm", lambda: self.W.new_tensor(self._known_norm))
 
     def log_det(self, scale: float) -> Tensor:
+        """`log det(I + W'W / scale)`, 0-d."""
         name = f"log_det {scale!r}"
         if name not in self.parts:
             value, self._log_det_gradients[name] = self._log_det(scale)
@@ -147,5 +151,5 @@ class GramView(MatrixView):
 
     def _required_factor(self) -> Tensor:
         if self._factor is None:
-            raise FactorNeeded(self.name)
+            raise FactorNeededErrorError(self.name)
         return self._factor

@@ -52,7 +52,7 @@ class Arrangement(NamedTuple):
         batch: The axes with a matrix for each index.
         rows: The axes whose indices are rows, in their order.
         columns: The axes whose indices are columns, in their order.
-        index: The matrix's index on the axes of the batch.
+        position: The matrix's index on the axes of the batch.
         kept: The rows that belong to the matrix.
     """
 
@@ -60,7 +60,7 @@ class Arrangement(NamedTuple):
     batch: tuple[int, ...]
     rows: tuple[int, ...]
     columns: tuple[int, ...]
-    index: tuple[int, ...] = ()
+    position: tuple[int, ...] = ()
     kept: slice = slice(None)
 
 

@@ -53,7 +53,7 @@ Total = Callable[[Tensor], Tensor]
 """The sum of a tensor over the processes that have the rows of one matrix."""
 
 
-class FactorNeeded(Exception):
+class FactorNeededErrorError(Exception):
     """A Gram matrix has too few digits, or an iteration has not converged.
 
     Processes that have the rows of one matrix then compute a triangular factor of it.
@@ -126,7 +126,7 @@ def top_pair_of_rows(
         The triplet, with this process's rows of `u`.
 
     Raises:
-        FactorNeeded: The residual remains larger than `tol` after 40 restarts.
+        FactorNeededErrorError: The residual remains larger than `tol` after 40 restarts.
     """
     with torch.no_grad():
         K = rows.shape[1]
@@ -174,7 +174,7 @@ def _iterate(
         Q, Y = V[:_KEPT], vectors[:_KEPT] @ Y
         front = Y[:_ITERATED]
     if total is not None:
-        raise FactorNeeded
+        raise FactorNeededErrorError
     U, S, Vh = torch.linalg.svd(W, full_matrices=False)
     return S[0], U[:, 0], Vh[0], Vh[:BLOCK].T.contiguous()
 
@@ -256,8 +256,9 @@ class Cluster(NamedTuple):
         """
         short = pair.block.flip(1).T.contiguous()
         wide = len(pair.u) < len(pair.v) if wide is None else wide
-        long = pair.block.new_zeros(len(short), max(len(pair.u), len(pair.v)))
-        long[-1] = pair.v if wide else pair.u
+        vector = pair.v if wide else pair.u
+        long = pair.block.new_zeros(len(short), len(vector))
+        long[-1] = vector
         values = pair.block.new_zeros(len(short))
         values[-1] = pair.sigma
         return cls(values, short, long) if wide else cls(values, long, short)

@@ -153,8 +153,7 @@ def _parameters(
             raise SpectrumError(
                 f"{path} has no shape yet; run the network once before its spectra are used"
             )
-        if not spread or path in raw:
-            require_whole(path, tensor)
+        require_whole(path, tensor, spread=spread and path not in raw)
         aliases = tuple(dict.fromkeys(plain_name(n) for n in names[key]))
         owners = [submodule(root, n.rpartition(".")[0]) for n in names[key]]
         whole = next((raw[n] for n in names[key] if n in raw), "")
@@ -286,7 +285,8 @@ def arrangement_of(view: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Ar
         found: Arrangement = view.arrangement(shape)
         return found
     axes = tuple(range(len(shape)))
-    return Arrangement(None, (), (), axes) if view is as_row else Arrangement(None, (), (0,), axes[1:])
+    rows, columns = ((), axes) if view is as_row else ((0,), axes[1:])
+    return Arrangement(None, (), rows, columns)
 
 
 def check_finite(W: Tensor, name: str) -> None:

@@ -16,17 +16,21 @@ Only `DTensor`s that exist are looked at, so that nothing here imports `torch.di
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from bayes_htr.distributed import gathered, rank
 from bayes_htr.errors import SpectrumError
 from bayes_htr.spectra.layout import Arrangement
 
 SUMMED, GATHERED = "summed", "gathered"
+
+_ROWS = 512
+"""The number of rows that are copied at a time."""
 
 Box = tuple[tuple[int, int], ...]
 """The first index of each axis, and the one after the last."""
@@ -45,13 +49,35 @@ def local_of(tensor: Tensor) -> Tensor:
     return tensor
 
 
+@dataclass(frozen=True)
+class Replicated:
+    """The view of a `DTensor` of which every process has all entries.
+
+    Attributes:
+        view: The view of a plain tensor.
+    """
+
+    view: Callable[[Tensor], Tensor]
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """The matrix in the tensor.
+
+        Raises:
+            SpectrumError: This process now has only a part of the tensor.
+        """
+        local = local_of(tensor)
+        if local.shape != tensor.shape:
+            raise unsupported("a parameter", tensor, "it was replicated; bind its priors again")
+        return self.view(local)
+
+
 class Piece(NamedTuple):
     """The part of a matrix that one process has.
 
     Attributes:
         rows: `(r,)`, the indices of its rows.
         columns: `(c,)`, the indices of its columns.
-        is_first: Whether no process with a smaller coordinate has the same part as a replica.
+        is_first: Whether no process of lower rank has the same part as a replica.
     """
 
     rows: Tensor
@@ -114,33 +140,33 @@ class Shards:
     holder: int | None
 
     @classmethod
-    def of(cls, name: str, tensor: Tensor, arrangement: Arrangement, shape: tuple[int, int]) -> Shards:
+    def of(
+        cls,
+        name: str,
+        tensor: Tensor,
+        boxes: Sequence[Box],
+        arrangement: Arrangement,
+        shape: tuple[int, int],
+    ) -> Shards:
         """The parts of a matrix.
 
         Args:
             name: The name of the parameter, for errors.
-            tensor: The parameter, a `DTensor` of which no placement is partial.
+            tensor: The parameter, a `DTensor`.
+            boxes: The box of each process, as `boxes_of` returns them.
             arrangement: The axes of the parameter that are rows and columns of the matrix.
             shape: `(m, n)`.
 
         Raises:
             SpectrumError: The placements are not supported; the message names them.
         """
-        mesh: Any = tensor.device_mesh  # type: ignore[attr-defined]
-        boxes = _boxes(name, tensor)
-        local_shape = tuple(local_of(tensor).shape)
-        own = mesh.get_rank()
-        if tuple(stop - start for start, stop in boxes[own][0]) != local_shape:
-            raise unsupported(
-                name, tensor, f"this process has a part of shape {local_shape}, which is no chunk"
-            )
-        pieces, views = [], []
-        for box, is_first in boxes:
-            piece, view = _piece(name, tensor, arrangement, box, is_first)
-            pieces.append(piece)
-            views.append(view)
         m, n = shape
+        views = [_view(name, tensor, arrangement, box) for box in boxes]
+        firsts = [boxes.index(box) == number for number, box in enumerate(boxes)]
+        pieces = [Piece(*found[:2], first) for found, first in zip(views, firsts, strict=True)]
         parts = [p for p in pieces if p.numel and p.is_first]
+        if sum(p.numel for p in parts) != m * n:
+            raise unsupported(name, tensor, "the parts of all processes are not the whole")
         by_rows = all(len(p.columns) == n for p in parts)
         by_columns = all(len(p.rows) == m for p in parts)
         holder = next((r for r, p in enumerate(pieces) if p.is_first and p.numel == m * n), None)
@@ -148,7 +174,19 @@ class Shards:
         if holder is None and ((by_rows and m >= n) or (by_columns and n >= m)):
             kind = SUMMED
         wide = m < n or (kind == SUMMED and not by_rows)
-        return cls(shape, kind, wide, tuple(pieces), views[own], holder)
+        local = views[rank()][2]
+        if kind == SUMMED and 0 in local.shape:  # no rows of the longer side
+            local = replace(local, shape=(m, 0) if wide else (0, n))
+        return cls(shape, kind, wide, tuple(pieces), local, holder)
+
+    def replica_of(self, number: int) -> int:
+        """The first process with the same part as that of this number."""
+        own = self.pieces[number]
+        return next(
+            r
+            for r, p in enumerate(self.pieces)
+            if torch.equal(p.rows, own.rows) and torch.equal(p.columns, own.columns)
+        )
 
 
 def unsupported(name: str, tensor: Tensor, why: str) -> SpectrumError:
@@ -158,7 +196,7 @@ def unsupported(name: str, tensor: Tensor, why: str) -> SpectrumError:
     return SpectrumError(
         f"{name} is a DTensor with the placements {list(placements)} on a mesh of shape "
         f"{tuple(mesh.shape)}, and {why}. Supported are Shard and Replicate, as fully_shard and "
-        "tensor parallelism make them, on one mesh of all processes"
+        "tensor parallelism make them"
     )
 
 
@@ -185,12 +223,42 @@ def _kinds(name: str, tensor: Tensor) -> list[str]:
     return kinds
 
 
-def _boxes(name: str, tensor: Tensor) -> list[tuple[Box, bool]]:
-    """The box of each process by rank, and whether it is the first of its replicas."""
-    kinds = _kinds(name, tensor)
+def boxes_of(tensors: Mapping[str, Tensor]) -> dict[str, list[Box]]:
+    """The boxes of all processes, by rank, of each `DTensor` by name; all have to call this.
+
+    Parts of one tensor may be on several meshes, such as those parameters of a network under FSDP
+    and tensor parallelism that only FSDP divides. Processes with the same box have replicas.
+
+    Raises:
+        SpectrumError: The placements are not supported, or other processes have other tensors.
+    """
+    own: dict[str, tuple[tuple[int, ...], Box]] = {}
+    failure = None
+    try:
+        own = {
+            name: (tuple(tensor.shape), _own_box(name, tensor)) for name, tensor in tensors.items()
+        }
+    except SpectrumError as error:
+        failure = error
+    reports = gathered(None if failure is not None else own)
+    if failure is not None:
+        raise failure
+    for number, other in enumerate(reports):
+        if other is None or {n: x[0] for n, x in other.items()} != {
+            n: x[0] for n, x in own.items()
+        }:
+            raise SpectrumError(
+                f"process {number} has no DTensors, or others, for the parameters "
+                f"{', '.join(own)} of this process; bind the same network in all processes"
+            )
+    return {name: [report[name][1] for report in reports] for name in tensors}
+
+
+def _own_box(name: str, tensor: Tensor) -> Box:
+    """The box of this process."""
     placements: Sequence[Any] = tensor.placements  # type: ignore[attr-defined]
     mesh: Any = tensor.device_mesh  # type: ignore[attr-defined]
-    sizes = tuple(mesh.shape)
+    kinds, sizes, coordinate = _kinds(name, tensor), tuple(mesh.shape), mesh.get_coordinate()
     splits: dict[int, list[int]] = {}  # for each axis of the tensor those of the mesh, in order
     for strided in (False, True):  # a strided placement divides what the others have left
         for axis, (kind, placement) in enumerate(zip(kinds, placements, strict=True)):
@@ -203,29 +271,14 @@ def _boxes(name: str, tensor: Tensor) -> list[tuple[Box, bool]]:
                     name, tensor, f"its split factor {placement.split_factor} is none of FSDP's"
                 )
             before.append(axis)
-    ranks: Tensor = mesh.mesh
-    found: dict[int, tuple[Box, bool]] = {}
-    for coordinate in _coordinates(sizes):
-        box = tuple(
-            _chunk(size, [(sizes[a], coordinate[a]) for a in splits.get(axis, [])])
-            for axis, size in enumerate(tensor.shape)
-        )
-        is_first = all(
-            c == 0 for c, kind in zip(coordinate, kinds, strict=True) if kind == "Replicate"
-        )
-        found[int(ranks[coordinate])] = box, is_first
-    if sorted(found) != list(range(len(found))):
-        raise unsupported(name, tensor, f"the mesh is of the processes {sorted(found)} alone")
-    return [found[rank] for rank in range(len(found))]
-
-
-def _coordinates(sizes: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    if not sizes:
-        yield ()
-        return
-    for first in range(sizes[0]):
-        for others in _coordinates(sizes[1:]):
-            yield (first, *others)
+    box = tuple(
+        _chunk(size, [(sizes[a], coordinate[a]) for a in splits.get(axis, [])])
+        for axis, size in enumerate(tensor.shape)
+    )
+    found = tuple(local_of(tensor).shape)
+    if tuple(stop - start for start, stop in box) != found:
+        raise unsupported(name, tensor, f"this process has a part of shape {found}, which is none")
+    return box
 
 
 def _chunk(size: int, splits: Sequence[tuple[int, int]]) -> tuple[int, int]:
@@ -237,11 +290,11 @@ def _chunk(size: int, splits: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return start, stop
 
 
-def _piece(
-    name: str, tensor: Tensor, arrangement: Arrangement, box: Box, is_first: bool
-) -> tuple[Piece, LocalPart]:
-    """The part of a matrix in a box, and the view that returns it."""
-    split, batch, rows, columns, index, kept = arrangement
+def _view(
+    name: str, tensor: Tensor, arrangement: Arrangement, box: Box
+) -> tuple[Tensor, Tensor, LocalPart]:
+    """The rows and the columns of a matrix in a box, and the view that returns this part."""
+    split, batch, rows, columns, position, kept = arrangement
     ranges = list(box)
     if split is not None:
         axis, (outer, inner) = split
@@ -253,7 +306,7 @@ def _piece(
     sides = _sizes(tensor.shape, split)
     all_rows, all_columns = (_indices(sides, ranges, axes) for axes in (rows, columns))
     place: tuple[int, ...] | None = ()
-    for axis, i in zip(batch, index, strict=True):
+    for axis, i in zip(batch, position, strict=True):
         start, stop = ranges[axis]
         if place is not None:
             place = (*place, i - start) if start <= i < stop else None
@@ -263,12 +316,13 @@ def _piece(
     numbers[chosen] = torch.arange(len(chosen))
     own = numbers[all_rows] if place is not None else all_rows[:0]
     where = (own >= 0).nonzero().reshape(-1)
-    piece = Piece(own[where], all_columns, is_first)
-    shape = len(piece.rows), len(piece.columns)
-    return piece, LocalPart(arrangement, place, _as_slice(where), shape)
+    shape = len(where), len(all_columns)
+    return own[where], all_columns, LocalPart(arrangement, place, _as_slice(where), shape)
 
 
-def _indices(sides: Sequence[int], ranges: Sequence[tuple[int, int]], axes: Sequence[int]) -> Tensor:
+def _indices(
+    sides: Sequence[int], ranges: Sequence[tuple[int, int]], axes: Sequence[int]
+) -> Tensor:
     """The positions, among the flattened `axes`, of what lies in the ranges."""
     positions = torch.zeros(1, dtype=torch.long)
     for axis in axes:
@@ -284,9 +338,11 @@ def _as_slice(positions: Tensor) -> slice | Tensor:
         return slice(start, start + len(positions))
     start, step = int(positions[0]), int(positions[1] - positions[0])
     stop = start + step * len(positions)
-    return slice(start, stop, step) if torch.equal(
-        positions, torch.arange(start, stop, step)
-    ) else positions
+    return (
+        slice(start, stop, step)
+        if torch.equal(positions, torch.arange(start, stop, step))
+        else positions
+    )
 
 
 def _sizes(shape: Sequence[int], split: tuple[int, tuple[int, int]] | None) -> list[int]:
@@ -324,8 +380,3 @@ def times(local: Tensor, square: Tensor, *, wide: bool) -> Tensor:
         given = block.to(square.dtype)
         out.copy_(square @ given if wide else given @ square)
     return result
-
-
-_ROWS = 512
-
-View = Callable[[Tensor], Tensor]
