@@ -7,7 +7,7 @@ for data, randomness and errors.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -87,6 +87,24 @@ def meeting_device(device: torch.device) -> torch.device:
     if dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return device
+
+
+def assign(
+    costs: Sequence[float], processes: int, fixed: Mapping[int, int] | None = None
+) -> list[int]:
+    """Assign each task to a process, the largest task first and to the process with least work.
+
+    The earlier of equally large tasks comes first, and the first of equally busy processes is
+    chosen. `fixed` has the processes of tasks that only one process can do.
+    """
+    loads = [0.0] * processes
+    owners = [0] * len(costs)
+    fixed = fixed or {}
+    order = sorted(range(len(costs)), key=lambda i: (i not in fixed, -costs[i]))
+    for task in order:
+        owners[task] = fixed[task] if task in fixed else loads.index(min(loads))
+        loads[owners[task]] += costs[task]
+    return owners
 
 
 def local_slice(count: int) -> slice:

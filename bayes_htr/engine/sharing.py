@@ -15,7 +15,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bayes_htr.distributed import all_sum, connected, gathered, meeting_device, rank, world_size
+from bayes_htr.distributed import (
+    all_sum,
+    assign,
+    connected,
+    gathered,
+    meeting_device,
+    rank,
+    world_size,
+)
 from bayes_htr.engine.matrix_energy import MatrixEnergy
 from bayes_htr.engine.shard_sharing import (
     evaluations_of_entries,
@@ -33,24 +41,6 @@ _ERRORS: dict[str, type[Exception]] = {
     e.__name__: e for e in (PriorError, SpectrumError, FactorNeededErrorError)
 }
 """Errors that say what is wrong with a matrix, which all processes raise as they are."""
-
-
-def assign(
-    costs: Sequence[float], processes: int, fixed: Mapping[int, int] | None = None
-) -> list[int]:
-    """Assign each task to a process, the largest task first and to the process with least work.
-
-    The earlier of equally large tasks comes first, and the first of equally busy processes is
-    chosen. `fixed` has the processes of tasks that only one process can do.
-    """
-    loads = [0.0] * processes
-    owners = [0] * len(costs)
-    fixed = fixed or {}
-    order = sorted(range(len(costs)), key=lambda i: (i not in fixed, -costs[i]))
-    for task in order:
-        owners[task] = fixed[task] if task in fixed else loads.index(min(loads))
-        loads[owners[task]] += costs[task]
-    return owners
 
 
 class Sharing:

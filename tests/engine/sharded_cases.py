@@ -229,7 +229,8 @@ def fitted(shard=None, summed=False, steps=50, policy="drift", out=None, state=N
 
 
 def load_together(saved, folder):
-    dist_checkpoint.load(saved, checkpoint_id=str(folder))
+    alone = not dist.is_initialized()
+    dist_checkpoint.load(saved, checkpoint_id=str(folder), no_dist=alone)
 
 
 def mixed_precision(shard):
@@ -239,6 +240,60 @@ def mixed_precision(shard):
 
 def offloaded(shard):
     return fitted(shard, offload_policy=CPUOffloadPolicy(pin_memory=False), steps=5)
+
+
+def saved(shard):
+    """A run of eight steps, and another that goes on from what was saved after five."""
+    folder = Path(os.environ["SHARDED_OUT"]) / "checkpoint"
+    fitted(shard, steps=5, policy="exact", out=folder)
+    whole_run = fitted(shard, steps=8, policy="exact")
+    return whole_run | {"loaded": fitted(shard, steps=3, policy="exact", state=folder)["net"]}
+
+
+def killed(shard):
+    """Process 1 ends between two calls, and the other learns of it at the next exchange."""
+    energy = htr.bind(htr.Priors({"*.weight": LOMAX}), shard(classifier()))
+    energy.backward()
+    if dist.get_rank() == 1:
+        os._exit(0)
+    energy.invalidate()
+    energy.backward()
+    return {}
+
+
+def refused(shard):
+    """The errors about what is not supported, and about an entry that is not finite."""
+    from torch.distributed.tensor import DTensor, Partial
+
+    both = LOMAX & htr.Entries(htr.Normal(0.0, 1.0))
+    integrated = htr.Entries(htr.Lomax(tail_index=htr.Gamma(9.0, 3.0)))
+    net = shard(classifier())
+    partly = classifier()
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    local = partly[0].weight.detach()
+    partly[0].weight = nn.Parameter(DTensor.from_local(local, mesh, [Partial()]))
+    energy = htr.bind(htr.Priors({"*.weight": LOMAX}), net)
+    given = {"0.weight": torch.zeros(33, 9, dtype=torch.float64)}
+
+    def broken():
+        if dist.get_rank() == 2:
+            with torch.no_grad():
+                net[0].weight.to_local()[0, 0] = torch.nan
+        energy()
+
+    messages = []
+    for call in (
+        lambda: htr.bind(htr.Priors({"0.weight": both.above(3.0)}), net),
+        lambda: htr.bind(htr.Priors({"0.weight": integrated}), net),
+        lambda: htr.bind(htr.Priors({"0.weight": LOMAX}), partly),
+        lambda: energy.at(given),
+        broken,
+    ):
+        try:
+            call()
+        except (htr.PriorError, htr.SpectrumError) as error:
+            messages.append(str(error))
+    return {"messages": messages}
 
 
 CASES = {
@@ -253,7 +308,13 @@ CASES |= {
     "fit summed": partial(fitted, summed=True),
     "fit every": partial(fitted, policy="every"),
 }
-OTHERS = {"mixed": mixed_precision, "offloaded": offloaded}
+OTHERS: dict = {
+    "mixed": mixed_precision,
+    "offloaded": offloaded,
+    "saved": saved,
+    "refused": refused,
+    "killed": killed,
+}
 OTHERS |= {
     f"{layout} {name}": partial(trained, *name.split("-"), shard=shard)
     for layout, shard in LAYOUTS.items()
@@ -262,7 +323,7 @@ OTHERS |= {
 
 
 def main(rank, processes, out, names, cases):
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "RANK": str(rank), "WORLD_SIZE": str(processes)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "RANK": str(rank), "SHARDED_OUT": str(out)}
     torch.set_num_threads(1)
     store = dist.FileStore(str(out / f"store-{os.getppid()}"), processes)
     timeout = timedelta(seconds=60)
