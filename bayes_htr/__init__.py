@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         WandbLogger,
     )
     from bayes_htr.analysis.analyze import analyze
+    from bayes_htr.choosing import tune
     from bayes_htr.engine import (
         Drift,
         Every,
@@ -63,6 +64,7 @@ if TYPE_CHECKING:
         Interval,
         MixturePrediction,
         Posterior,
+        PosteriorMixture,
         PosteriorSpectra,
         Prediction,
         Scores,
@@ -105,7 +107,7 @@ if TYPE_CHECKING:
         stable_rank,
     )
     from bayes_htr.tails import HillCurve, PowerlawFit, fit_powerlaw, hill_curve
-    from bayes_htr.tuning import Tuning, tune
+    from bayes_htr.tuning import Tuning
 else:
     __getattr__, __dir__ = lazy(
         __name__,
@@ -120,8 +122,8 @@ else:
             "fitting": "fit load",
             "inference": "MAP NUTS SVI EpochEvent",
             "models": "BayesianClassifier BayesianModel Bernoulli Categorical sample_prior",
-            "posterior": "Interval MixturePrediction Posterior PosteriorSpectra Prediction "
-            "Scores SpectrumCheck prior_predictive",
+            "posterior": "Interval MixturePrediction Posterior PosteriorMixture PosteriorSpectra "
+            "Prediction Scores SpectrumCheck prior_predictive",
             "priors": "ESD Entries ExpDecay Exponential Frechet Gamma HalfCauchy Hill "
             "ImproperPowerlaw Joint LogNormal Lomax MarchenkoPastur MaxEigenvalue Normal "
             "PowerDecay Powerlaw Priors Shared SingularValues StableRank TruncatedPowerlaw "
@@ -129,7 +131,8 @@ else:
             "spectra": "MatrixLayout frobenius_norm hill matrices_of nuclear_norm spectral_norm "
             "spectrum stable_rank",
             "tails": "HillCurve PowerlawFit fit_powerlaw hill_curve",
-            "tuning": "Tuning tune",
+            "tuning": "Tuning",
+            "choosing": "tune",
             "distributions": "",
             "integrations": "",
         },
@@ -177,6 +180,7 @@ __all__ = [
     "Normal",
     "OutputError",
     "Posterior",
+    "PosteriorMixture",
     "PosteriorSpectra",
     "PowerDecay",
     "Powerlaw",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from bayes_htr._terminal import plural, visible
 from bayes_htr._threads import counted_work, restored_threads
 from bayes_htr._torch import evaluation_mode
 from bayes_htr.analysis import Records
+from bayes_htr.choosing import tune
 from bayes_htr.distributed import process_group, run_on_rank0, world_size
 from bayes_htr.errors import CheckpointError, OutputError
 from bayes_htr.experiments import (
@@ -31,12 +33,14 @@ from bayes_htr.experiments import (
     named_priors,
 )
 from bayes_htr.experiments.own_data import is_own_data, load_inputs
-from bayes_htr.fitting import default_method, load
+from bayes_htr.fitting import load
 from bayes_htr.inference import MAP, SVI, Method, RunFolder
+from bayes_htr.inference.defaults import default_method
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.priors import Priors
 from bayes_htr.report import RunReport
-from bayes_htr.tuning import Tuning, tune
+from bayes_htr.run_options import read_options, write_options
+from bayes_htr.tuning import Tuning
 
 TUNING_PICTURE = "tuning.png"
 """The score of trials against their strength, where the strength was chosen."""
@@ -61,6 +65,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str,
         device=device,
         label_smoothing=args.label_smoothing,
         target=args.target,
+        members=args.members,
     )
     data = run_on_rank0(lambda: settings.dataset(args.seed))
     num_data = len(data.y_train)
@@ -73,14 +78,16 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str,
     seeds = range(args.seed, args.seed + args.seeds)
     with counted_work(net) as work, evaluation_mode(net), torch.no_grad():
         net(data.x_train[: max(1, args.batch_size)])
-    workers = Workers.chosen(
+    chosen = partial(
+        Workers.chosen,
         net,
-        len(entrants) * len(seeds),
         device=device,
         multiply_adds=work.multiply_adds,
         threads=args.threads,
-        alone=len(seeds) == 1 or world_size() > 1,
     )
+    alone = len(seeds) == 1 or world_size() > 1
+    workers = chosen(len(entrants) * len(seeds), alone=alone)
+    of_members = chosen(args.members, alone=len(seeds) > 1 or world_size() > 1)
     default = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     with (
         claimed_folder(args.out, default, resume=args.resume) as out,
@@ -89,11 +96,13 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str,
         torch.set_num_threads(workers.threads)
         console.print(
             f"{args.net} on {args.data}: {num_data} training examples; "
-            f"{plural(len(entrants) * len(seeds), 'fit')} of {plural(args.epochs, 'epoch')}, "
-            f"{workers}",
+            f"{plural(len(entrants) * len(seeds), 'fit')} of "
+            f"{f'{args.members} members and ' if args.members > 1 else ''}"
+            f"{plural(args.epochs, 'epoch')}, {workers}",
             highlight=False,
         )
         console.print(visible(f"run folder: {out}"), markup=False, highlight=False, soft_wrap=True)
+        run_on_rank0(lambda: write_options(out, args, _preparation(data)))
         tuning = None
         if args.strength == "auto":
             tuning = _tuned(args, first, net, data, device, workers.threads, out)
@@ -102,7 +111,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str,
             first = entrants[0]
         columns = ("parameter", "matrix", "prior", "density", "strength")
         console.print(first.priors.explain(net, num_data=num_data).table(columns))
-        settings = replace(settings, threads=workers.threads)
+        settings = replace(settings, threads=workers.threads, processes=of_members.count)
         compare(
             settings, entrants, seeds, out, console=console, workers=workers, resume=args.resume
         )
@@ -110,6 +119,17 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str,
         if tuning is not None:
             run_on_rank0(lambda: _draw_tuning(tuning, out / TUNING_PICTURE, console))
         return shown
+
+
+def _preparation(data: Dataset) -> dict[str, Any]:
+    """What was done to the inputs of a data set, as plain data for `bayes-htr predict`."""
+    return data.preparation or {
+        "columns": [],
+        "classes": list(data.classes),
+        "shape": list(data.input_shape),
+        "mean": data.mean.flatten().tolist(),
+        "deviation": data.deviation.flatten().tolist(),
+    }
 
 
 def _tuned(
@@ -224,10 +244,10 @@ def show_run(folder: Path, console: Console) -> dict[str, Any]:
 
 
 def predict(args: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Predict the classes of new data by a run that was trained on data of one's own.
+    """Predict the classes of new data by a run of `bayes-htr fit`.
 
     Raises:
-        CheckpointError: The folder holds no finished run of `bayes-htr fit --data PATH`.
+        CheckpointError: The folder holds no finished run of `bayes-htr fit`.
         DataError: The new data differ from the training data in columns or shape.
         OutputError: The predictions cannot be written.
     """
@@ -267,23 +287,31 @@ def predict(args: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 def _prepared(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of a run on data of one's own, and what was done to its data.
+    """The network of a run, and what was done to its inputs.
+
+    A run on data of one's own has both in its configuration, and others in the file of the
+    command's options, which lies two folders above a run in `compare/`.
 
     Raises:
         CheckpointError: The run is of another kind.
     """
     metadata = RunFolder(folder).config().get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
-    preparation = metadata.get("preparation")
+    preparation, name = metadata.get("preparation"), metadata.get("net")
     if preparation is None:
-        raise CheckpointError(
-            f"{folder} was not trained by bayes-htr fit on data of your own (--data PATH), so its "
-            "inputs are not known; in Python, htr.load(folder, net).predict(X) takes any network"
-        )
+        of_command = folder.parents[1] if folder.parent.name == "compare" else folder
+        kept = read_options(of_command)
+        if kept is None:
+            raise CheckpointError(
+                f"{folder} has no file of the options of bayes-htr fit, so that its inputs are not "
+                "known. Name the folder that bayes-htr fit was given; in Python, htr.load(folder, "
+                "net).predict(X) takes any network"
+            )
+        preparation, name = kept["preparation"], kept["options"].get("net")
     try:
         channels, height, width = preparation["shape"]
         shape = (int(channels), int(height), int(width))
-        net = build_network(metadata["net"], shape, len(preparation["classes"]))
+        net = build_network(str(name), shape, len(preparation["classes"]))
         if not len(preparation["mean"]) == len(preparation["deviation"]) == channels:
             raise ValueError("not one mean and deviation for each channel")
         if not isinstance(preparation["columns"], list):

@@ -9,20 +9,44 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayes_htr.errors import ProcessError
 
 T = TypeVar("T")
 
+_PATIENCE = timedelta(days=365)
+"""The time-out of exchanges between processes of which some may have hours more to work."""
+
+
+_is_alone = False
+"""Whether this process works by itself for now, although there is a process group."""
+
 
 def world_size() -> int:
-    """Return how many processes train together: 1 without a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    """Return how many processes train together: 1 without a process group, and in `alone`."""
+    if _is_alone or not (dist.is_available() and dist.is_initialized()):
+        return 1
+    return dist.get_world_size()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Let this process work in this block as if there were no others; nothing communicates.
+
+    The members of a mixture are fitted so, each by one of several processes.
+    """
+    global _is_alone
+    before, _is_alone = _is_alone, True
+    try:
+        yield
+    finally:
+        _is_alone = before
 
 
 def rank() -> int:
@@ -61,7 +85,8 @@ def own_device(device: str) -> torch.device:
     """Return the device of this process among those of its machine.
 
     Raises:
-        ValueError: Neither `auto`, `cpu` nor `cuda`, or more processes than devices.
+        ValueError: The device is neither `auto`, `cpu` nor `cuda`, or there are more processes than
+            devices.
     """
     kind = device
     if device == "auto":
@@ -139,6 +164,62 @@ def synchronised_rng(items: Iterable[T], seed: int) -> Iterator[T]:
         yield item
 
 
+class AsideStream:
+    """A second stream of PyTorch's global random numbers, which is kept aside.
+
+    Args:
+        device: The device on which numbers are drawn, besides the CPU.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device if device.type == "cuda" else None
+        self._states = self._present()
+
+    def seed(self, seed: int) -> None:
+        """Begin the stream anew."""
+        with self.swapped():
+            torch.manual_seed(seed)
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Let the global generators draw from this stream, or in such a block from the other."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        present = self._present()
+        torch.set_rng_state(self._states[0])
+        if self._device is not None:
+            torch.cuda.set_rng_state(self._states[1], self._device)
+        self._states = present
+
+    def _present(self) -> list[Tensor]:
+        states = [torch.get_rng_state()]
+        if self._device is not None:
+            states.append(torch.cuda.get_rng_state(self._device))
+        return states
+
+
+def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Average the gradients of parameters over all processes, in one sum for each dtype.
+
+    A parameter that has no gradient in this process counts as one whose gradient is zero.
+    """
+    by_dtype: dict[torch.dtype, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        by_dtype.setdefault(parameter.dtype, []).append(parameter)
+    for alike in by_dtype.values():
+        flat = torch.cat([p.grad.reshape(-1) for p in alike if p.grad is not None])
+        parts = (all_sum(flat) / world_size()).split([p.numel() for p in alike])
+        for parameter, part in zip(alike, parts, strict=True):
+            parameter.grad = part.view_as(parameter)
+
+
 def all_sum(values: Tensor) -> Tensor:
     """Return the sum of a tensor over all processes."""
     if world_size() == 1:
@@ -149,11 +230,34 @@ def all_sum(values: Tensor) -> Tensor:
     return result.to(values.device)
 
 
-def gathered(value: Any) -> list[Any]:
-    """Return the picklable values of all processes, by rank."""
+@contextmanager
+def patient_group() -> Iterator[Any]:
+    """Yield a group of all processes that wait for each other for as long as they live.
+
+    The time-out of the default group is too short where some have hours more to work than others.
+    If a process ends, the others see its connection break. All processes have to call this.
+    """
+    if world_size() == 1:
+        yield None
+        return
+    with connected():
+        group = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    yield group
+    dist.destroy_process_group(group)
+
+
+def gathered(value: Any, group: Any = None) -> list[Any]:
+    """Return the picklable values of all processes, by rank.
+
+    Args:
+        value: The value of this process.
+        group: The group that exchanges them, such as a `patient_group`; by default that of all.
+    """
+    if world_size() == 1:
+        return [value]
     values: list[Any] = [None] * world_size()
     with connected():
-        dist.all_gather_object(values, value)
+        dist.all_gather_object(values, value, group)
     return values
 
 
@@ -238,8 +342,11 @@ def check_same(settings: Mapping[str, Any]) -> None:
 
 
 @contextmanager
-def fail_together() -> Iterator[None]:
+def fail_together(group: Any = None) -> Iterator[None]:
     """Turn an error of one process in this block into an error of all processes at its end.
+
+    Args:
+        group: The group that exchanges errors, such as a `patient_group`.
 
     Raises:
         ProcessError: Another process raised an error.
@@ -254,14 +361,15 @@ def fail_together() -> Iterator[None]:
         raise
     except Exception as error:
         failure = error
-    raise_failures(failure)
+    raise_failures(failure, group)
 
 
-def raise_failures(failure: Exception | None) -> None:
+def raise_failures(failure: Exception | None, group: Any = None) -> None:
     """Raise this process's failure, or report that of another; all processes have to call it.
 
     Args:
         failure: The error that has occurred in this process, if any.
+        group: The group that exchanges errors, such as a `patient_group`.
 
     Raises:
         ProcessError: Another process has failed.
@@ -269,7 +377,7 @@ def raise_failures(failure: Exception | None) -> None:
     if world_size() == 1:
         return
     own = None if failure is None else f"{type(failure).__name__}: {failure}"
-    for number, text in enumerate(gathered(own)):
+    for number, text in enumerate(gathered(own, group)):
         if failure is not None:
             raise failure
         if text is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,13 +15,10 @@ from torch import Tensor, nn
 from bayes_htr._checks import number, whole_number
 from bayes_htr._threads import exclusive, restored_threads, suitable_threads
 from bayes_htr._torch import input_dtype, usable_device
-from bayes_htr._version import __version__
 from bayes_htr.distributed import check_same, fail_together, own_device, run_on_rank0, world_size
 from bayes_htr.engine.autograd import has_hooks
 from bayes_htr.inference import (
-    MAP,
     NUTS,
-    SVI,
     Batches,
     Callback,
     Data,
@@ -31,17 +27,17 @@ from bayes_htr.inference import (
     Run,
     RunFolder,
 )
-from bayes_htr.inference.guides.per_example import finest_noise
+from bayes_htr.inference.defaults import method_and_epochs
+from bayes_htr.inference.problem import describe_fit
+from bayes_htr.members import fit_members
 from bayes_htr.models import BayesianModel, Likelihood
-from bayes_htr.models.likelihood_forms import to_config
-from bayes_htr.posterior import Posterior
+from bayes_htr.posterior import Posterior, PosteriorMixture
+from bayes_htr.posterior.members import read_posterior
 from bayes_htr.priors.law import Law
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import check_finite
-from bayes_htr.strength_trials import TrialSettings, auto_strength, hold_out, with_strength
-
-EPOCHS = 30
-"""The number of epochs where none is given."""
+from bayes_htr.tuning.held_out import hold_out
+from bayes_htr.tuning.trials import TrialSettings, auto_strength, with_strength
 
 
 def fit(
@@ -63,6 +59,8 @@ def fit(
     metadata: Mapping[str, Any] | None = None,
     strength: float | Literal["auto"] | None = None,
     num_data: int | None = None,
+    members: int | Sequence[nn.Module] | None = None,
+    processes: int = 1,
 ) -> Posterior:
     """Train a Bayesian model, such as a `BayesianClassifier`.
 
@@ -115,9 +113,17 @@ def fit(
         num_data: The number of examples, against which the prior is weighed. It is needed where
             the loader does not tell it, as that of an `IterableDataset`; an epoch then ends with
             the data set's iterator, or after so many examples.
+        members: The number of members of a mixture, an `htr.PosteriorMixture`: fits that start from
+            different weights, whose predictions are averaged. The first one starts from the
+            weights of `model.net`, and the others from layers that are initialised anew, by their
+            own `reset_parameters()`. For a network that is initialised in another way, or was
+            trained before, pass a sequence of networks, one for each member. With `out`, each
+            member has a run folder in `out/members`. Several processes share out the members.
+        processes: The number of members that are fitted at the same time, each in a process of its
+            own on this machine. A script then needs `if __name__ == "__main__":`.
 
     Returns:
-        The posterior.
+        The posterior; with `members` an `htr.PosteriorMixture`.
 
     Raises:
         DataError: The data cannot be trained on, or do not fit the network.
@@ -137,14 +143,33 @@ def fit(
         seed = whole_number(seed, "seed", below=2**63)
         if resume and out is None:
             raise ValueError("resume=True needs out=, the folder of the run")
+        if members is None and (processes != 1 or isinstance(init, PosteriorMixture)):
+            raise ValueError(
+                f"init={init!r} and processes={processes!r} are for a mixture; give members= too"
+            )
+    options: dict[str, Any] = {"method": method, "epochs": epochs, "threads": threads}
+    options |= {"batch_size": batch_size, "num_data": num_data, "device": device, "init": init}
     if strength == "auto":
-        options = {"method": method, "epochs": epochs, "device": device, "threads": threads}
-        options |= {"batch_size": batch_size, "init": init, "num_data": num_data}
         held_out = hold_out(model, train, validation, seed=seed)
         trials = TrialSettings(fit, model, held_out, options, (seed,))
         strength = auto_strength(trials, out=out, resume=resume, progress=progress)
     if strength is not None:
         model = with_strength(model, number(strength, "strength", at_least=0))
+    if members is not None:
+        own_device = _device(device, next(model.net.parameters(), torch.zeros(())).device)
+        options |= {"seed": seed, "validation": validation, "metadata": metadata}
+        options |= {"resume": resume, "device": own_device}
+        return fit_members(
+            fit,
+            model,
+            train,
+            members,
+            options=options,
+            processes=processes,
+            out=out,
+            callbacks=callbacks,
+            progress=progress,
+        )
     with exclusive(), fail_together(), torch.enable_grad():
         net = _copy_network(model, init)
         target = _device(device, next(net.parameters(), torch.zeros(())).device)
@@ -222,40 +247,6 @@ def _trained(
     return posterior
 
 
-def method_and_epochs(
-    model: BayesianModel, method: Method | str | None, epochs: int | None
-) -> tuple[Method, int]:
-    """Return the method and the number of epochs, the default ones where none are given.
-
-    Raises:
-        ValueError: There is no method of a given name.
-    """
-    if isinstance(method, str):
-        method = _named_method(method, model)
-    method = default_method(model.net) if method is None else method
-    if epochs is None:
-        epochs = 0 if isinstance(method, NUTS) else EPOCHS
-    return method, epochs
-
-
-def default_method(net: nn.Module, **changed: Any) -> SVI:
-    """Return the method that finds a posterior where none is named: SVI by the spectral guide.
-
-    Each example of a batch has its own draw, but with batch normalisation, which mixes examples, a
-    batch has one. Rate and initial spread were chosen on validation data, see
-    `docs/choosing-a-prior.md`.
-
-    Args:
-        net: The network.
-        changed: Settings of `SVI` that replace the default ones.
-
-    Raises:
-        ValueError: A setting is out of range.
-    """
-    settings: dict[str, Any] = {"lr": 6e-3, "init_scale": 0.3, "noise": finest_noise(net)}
-    return SVI(guide="spectral", **settings | changed)
-
-
 def load(
     path: str | PathLike[str],
     net: nn.Module,
@@ -276,26 +267,7 @@ def load(
         CheckpointError: The folder has no finished run, a file is truncated or foreign, or the run
             is of another network or likelihood.
     """
-    return Posterior.load(path, net, likelihood=likelihood)
-
-
-def _named_method(name: str, model: BayesianModel) -> Method:
-    """Return the method of a name, such as `"map"`, with its default settings.
-
-    Raises:
-        ValueError: There is no such name.
-    """
-    named: dict[str, Callable[[], Method]] = {
-        "map": MAP,
-        "svi": lambda: default_method(model.net),
-        "nuts": NUTS,
-    }
-    if name.lower() not in named:
-        raise ValueError(
-            f"method={name!r} must be one of {', '.join(named)}, or a method with settings, such "
-            "as MAP(lr=0.05)"
-        )
-    return named[name.lower()]()
+    return read_posterior(path, net, likelihood)
 
 
 def _device(device: str | torch.device | None, present: torch.device) -> torch.device:
@@ -424,21 +396,12 @@ def _config(method: Method, problem: Problem, metadata: Mapping[str, Any] | None
         ValueError: The metadata are not plain data.
     """
     model = problem.model
-    config = {
-        "version": __version__,
-        "method": method.describe(),
-        "priors": model.priors.to_dict(),
-        "epochs": problem.epochs,
+    described = describe_fit(
+        method, model, epochs=problem.epochs, seed=problem.seed, metadata=metadata
+    )
+    return described | {
         "train": problem.train.fingerprint,
-        "seed": problem.seed,
         "num_data": problem.train.num_data,
-        **to_config(model.likelihood),
         "network": type(model.net).__name__,
         "parameters": {p.name: list(p.tensor.shape) for p in parameters_of(model.net)},
-        "metadata": dict(metadata or {}),
     }
-    try:
-        json.dumps(config)
-    except TypeError as error:
-        raise ValueError(f"metadata={metadata!r} must be plain data: {error}") from error
-    return config

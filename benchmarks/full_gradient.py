@@ -25,7 +25,7 @@ from torch.func import functional_call
 
 import bayes_htr as htr
 from bayes_htr.experiments import build_network, load_dataset
-from bayes_htr.fitting import default_method
+from bayes_htr.inference.defaults import default_method
 from bayes_htr.inference.guides import SpectralGuide
 
 EXAMPLES, INPUTS, CLASSES = 37, 5, 3

@@ -108,7 +108,7 @@ def communication(law: str) -> list[str]:
 
 
 def work(law: str, processes: int) -> list[float]:
-    """The operations of a refresh of all matrices, by process, as shares of those of one process."""
+    """The operations of a refresh by process, as shares of those that one process would do."""
     energy = htr.bind(htr.Priors(LAWS[law]), sharded(SIDES))
     energy.backward()
     shares = [0.0] * processes

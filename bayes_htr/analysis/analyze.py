@@ -115,7 +115,7 @@ def analyze(
         SpectrumError: A layout does not fit its tensor, or weights are spread over processes and
             not shared.
         ProcessError: Another process has failed.
-        ValueError: An option outside its range.
+        ValueError: An option is outside its range.
     """
     layouts = as_layouts(matrices)
     if not isinstance(farms, bool | Farms):

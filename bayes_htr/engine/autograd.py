@@ -143,30 +143,23 @@ def add_to_gradients(derivatives: Iterable[Derivative], scale: float) -> None:
     """
     others = []
     for derivative in derivatives:
-        tensor, view, _ = derivative
-        if tensor.requires_grad and not _added(derivative, scale):
-            grad = tensor.grad if tensor.is_leaf else None
-            is_sparse = grad is not None and grad.layout == torch.sparse_coo
-            if is_sparse and not isinstance(view, SparseView):
-                derivative = derivative._replace(view=SparseView(view))
-            others.append(derivative)
+        tensor, view, gradient = derivative
+        if not tensor.requires_grad:
+            continue
+        grad = tensor.grad if tensor.is_leaf else None
+        is_dense_leaf = tensor.is_leaf and not isinstance(view, SparseView)
+        if is_dense_leaf and grad is not None and grad.layout == torch.sparse_coo:
+            derivative = derivative._replace(view=SparseView(view))
+        elif is_dense_leaf and not has_hooks(tensor):
+            if grad is None:
+                tensor.grad = grad = torch.zeros_like(tensor)
+            if grad.layout == torch.strided and _add_in_place(grad, view, gradient, scale):
+                continue
+        others.append(derivative)
     if others:
         with torch.enable_grad():
             zero = torch.zeros((), dtype=others[0].tensor.dtype, device=others[0].tensor.device)
             (scale * enter(zero, others)).backward()
-
-
-def _added(derivative: Derivative, scale: float) -> bool:
-    """Add a gradient in place, and return whether that could be done."""
-    tensor, view, gradient = derivative
-    if not tensor.is_leaf or has_hooks(tensor) or isinstance(view, SparseView):
-        return False
-    grad = tensor.grad
-    if grad is None:
-        tensor.grad = grad = torch.zeros_like(tensor)
-    if grad.layout != torch.strided:
-        return False
-    return _add_in_place(grad, view, gradient, scale)
 
 
 def add_to_tensor(target: Tensor, derivative: Derivative, scale: float) -> None:

@@ -214,7 +214,8 @@ class SpectralEnergy(nn.Module):
             SpectrumError: A matrix is not finite, or a law cannot score it.
         """
         if not torch.is_grad_enabled():
-            return self.total(self.terms_at(self.weights(), self.latents(), epoch))
+            summands = self._summands_at(self.weights(), self.latents(), epoch)
+            return self._sum([s.value for s in summands])
         summands = self._summands(epoch)
         return enter(self._total(summands), derivatives_of(summands))
 
@@ -256,7 +257,7 @@ class SpectralEnergy(nn.Module):
                 self._looked_for_scalers = True
         elif scaler is not None:
             scale *= factor_of(scaler)
-        energy, derivatives = self.derivatives(epoch)
+        energy, derivatives = self._derivatives(epoch)
         with torch.no_grad():
             add_to_gradients(derivatives, scale)
         return energy
@@ -265,6 +266,9 @@ class SpectralEnergy(nn.Module):
     @torch.compiler.disable
     def derivatives(self, epoch: int | None = None) -> tuple[Tensor, list[Derivative]]:
         """The energy, 0-d, and the derivatives that `backward` adds, which nobody may change."""
+        return self._derivatives(epoch)
+
+    def _derivatives(self, epoch: int | None) -> tuple[Tensor, list[Derivative]]:
         with torch.enable_grad():
             summands = self._summands(epoch)
         with torch.no_grad():

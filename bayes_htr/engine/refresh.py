@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
 from bayes_htr.priors.values import Value, integer, number
+
+Action: TypeAlias = Literal["refresh", "test", "keep"]
+"""What a call does: it refreshes every matrix, tests how far matrices have moved, or neither."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -26,13 +29,13 @@ class Refresh(Value, abstract=True):
 
     caches: ClassVar[bool] = True
 
-    def refreshes_all(self, call: int) -> bool:
-        """Whether every matrix is refreshed at this call; calls are counted from 1."""
-        return False
+    def action(self, call: int) -> Action:
+        """Say what a call does with matrices that are not due already.
 
-    def tests_drift(self, call: int) -> bool:
-        """Whether this call tests how far the matrices have moved."""
-        return False
+        Args:
+            call: The number of the call, from 1.
+        """
+        return "keep"
 
 
 @dataclass(frozen=True, repr=False)
@@ -55,9 +58,9 @@ class Every(Refresh):
     def __post_init__(self) -> None:
         object.__setattr__(self, "n", integer(self.n, "Every n", at_least=1))
 
-    def refreshes_all(self, call: int) -> bool:
-        """True at the first call and at every `n`-th one after it."""
-        return (call - 1) % self.n == 0
+    def action(self, call: int) -> Action:
+        """Refresh at the first call and at every `n`-th one after it."""
+        return "keep" if (call - 1) % self.n else "refresh"
 
 
 @dataclass(frozen=True, repr=False)
@@ -91,9 +94,9 @@ class Drift(Refresh):
             self, "check_every", integer(self.check_every, "Drift check_every", at_least=1)
         )
 
-    def tests_drift(self, call: int) -> bool:
-        """True at every `check_every`-th call."""
-        return call % self.check_every == 0
+    def action(self, call: int) -> Action:
+        """Test the drift at every `check_every`-th call."""
+        return "keep" if call % self.check_every else "test"
 
 
 def has_drifted(W: Tensor, reference: Tensor, squared_norm: Tensor, tol: float) -> Tensor:
@@ -146,20 +149,20 @@ class RefreshScheduler:
 
     Attributes:
         calls: The number of calls, including the present one.
-        is_check: Whether drift is tested at this call.
+        action: What the policy does at this call.
         flags: The flags of matrices that ask for a refresh.
     """
 
     def __init__(self, policy: Refresh) -> None:
         self.policy = policy
         self.calls = 0
-        self.is_check = False
+        self.action: Action = "keep"
         self.flags = DelayedFlags()
 
     def begin(self) -> None:
         """Count a call."""
         self.calls += 1
-        self.is_check = self.policy.tests_drift(self.calls)
+        self.action = self.policy.action(self.calls)
 
     def due(self, matrices: Sequence[R], drifted: Callable[[list[R]], Tensor]) -> list[R]:
         """The matrices that are due at this call.
@@ -169,10 +172,12 @@ class RefreshScheduler:
             drifted: A function that returns for a list of matrices whether each has drifted too
                 far: `(count,)`, bool.
         """
-        if self.policy.refreshes_all(self.calls):
+        if self.action == "refresh":
             return list(matrices)
         asking: set[FlagKey] = set()
-        if self.is_check and (tested := [m for m in matrices if not m.is_due and m.can_drift]):
+        if self.action == "test" and (
+            tested := [m for m in matrices if not m.is_due and m.can_drift]
+        ):
             asking = set(self.flags.read(drifted(tested), [m.key for m in tested]))
         return [m for m in matrices if m.is_due or (asking and m.key in asking)]
 

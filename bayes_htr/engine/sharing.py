@@ -1,4 +1,4 @@
-"""The division of spectral work among the processes that train together.
+"""The spectral work of a call, and its division among the processes that train together.
 
 Each matrix is owned by one process. Only this process decomposes it and follows its leading
 vectors, and it sends the result to the others. Afterwards all processes have the same numbers, bit

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import zipfile
 from collections.abc import Callable, Mapping
 from os import PathLike
@@ -25,13 +26,17 @@ from bayes_htr.errors import CheckpointError, DataError, OutputError, PriorError
 from bayes_htr.fitting import load
 from bayes_htr.inference import MAP, NUTS, SVI
 from bayes_htr.inference.digests import DIGESTS
-from bayes_htr.inference.run_folder import CONFIG, GUIDE, METRICS, SPECTRA, WEIGHTS
+from bayes_htr.inference.run_folder import CONFIG, GUIDE, MEMBERS, METRICS, SPECTRA, WEIGHTS
 from bayes_htr.posterior import Posterior
 from bayes_htr.priors import Prior, Priors
 
 _FORMAT = 1
 _DESCRIPTION = "estimator.json"
 _POSTERIOR = (CONFIG, METRICS, WEIGHTS, GUIDE, SPECTRA, DIGESTS)
+_IN_POSTERIOR = re.compile(
+    rf"posterior/({MEMBERS}/[0-9]+/)?({'|'.join(map(re.escape, _POSTERIOR))})"
+)
+"""The names of the posterior's files in the archive; each member of a mixture has such files."""
 _METHODS: dict[str, type] = {"MAP": MAP, "NUTS": NUTS, "SVI": SVI}
 _PLAIN = (type(None), bool, int, float, str)
 _LABELS = "biufU"
@@ -69,9 +74,9 @@ def write_archive(
         def write(aside: Path) -> None:
             with zipfile.ZipFile(aside, "w", zipfile.ZIP_STORED) as archive:
                 archive.writestr(_DESCRIPTION, text)
-                for name in _POSTERIOR:
-                    if (run / name).is_file():
-                        archive.write(run / name, f"posterior/{name}")
+                for file in sorted(run.rglob("*")):
+                    if file.name in _POSTERIOR:
+                        archive.write(file, f"posterior/{file.relative_to(run).as_posix()}")
 
         write_output(target, write)
 
@@ -98,8 +103,10 @@ def read_archive(
         try:
             with zipfile.ZipFile(path) as archive:
                 description = json.loads(_member(archive, _DESCRIPTION))
-                for name in set(archive.namelist()) & {f"posterior/{n}" for n in _POSTERIOR}:
-                    (run / Path(name).name).write_bytes(_member(archive, name))
+                for name in filter(_IN_POSTERIOR.fullmatch, set(archive.namelist())):
+                    file = run / name.removeprefix("posterior/")
+                    file.parent.mkdir(parents=True, exist_ok=True)
+                    file.write_bytes(_member(archive, name))
         except FileNotFoundError as error:
             raise CheckpointError(f"{path} does not exist") from error
         except (OSError, zipfile.BadZipFile, KeyError, ValueError, RecursionError) as error:

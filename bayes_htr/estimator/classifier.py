@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -41,8 +41,9 @@ from bayes_htr.estimator.settings import (
 )
 from bayes_htr.fitting import fit
 from bayes_htr.inference import Method
+from bayes_htr.members import member_seed
 from bayes_htr.models import BayesianClassifier
-from bayes_htr.posterior import Posterior, PosteriorSpectra, Prediction
+from bayes_htr.posterior import Posterior, PosteriorMixture, PosteriorSpectra, Prediction
 from bayes_htr.posterior.scores import scores
 
 try:
@@ -82,10 +83,10 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
             `.toml`; a prior, such as `htr.ESD(htr.Lomax(2.0))`; or `htr.Priors`.
         strength: The power of the prior's density. By default 3 for the posterior under
             `"lomax"`, that of `bayes-htr fit` for other names, and 1, Bayes' rule, for values.
+            `"auto"` chooses it by at most five more fits, scored on examples that they leave out.
         method: `"svi"` or `"nuts"` for a posterior, `"map"` for its mode, or a method with
             settings, such as `htr.SVI(guide="lowrank")`.
-        hidden: The numbers of units of the hidden layers, with ReLU after each; empty for a linear
-            model.
+        hidden: The numbers of units of hidden layers with ReLU; empty for a linear model.
         module: The network in place of that one: a module that takes `(N, ...)` inputs to
             `(N, C)` logits, or a callable that makes one, as `module(n_features, n_classes)`. It
             may take inputs of more than two dimensions, such as images.
@@ -101,9 +102,10 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         label_smoothing: The share of each label that is spread over all classes, in [0, 1).
         early_stopping: Whether training ends when the negative log likelihood of validation data
             improves no more; the best epoch is then kept.
-        validation_fraction: The share of the examples of each class that `early_stopping` holds
-            out.
+        validation_fraction: The share of each class that `early_stopping` holds out.
         patience: The number of epochs without improvement after which `early_stopping` ends.
+        members: The number of members of a mixture, whose networks start from weights of their
+            own and whose predictions are averaged.
         samples: The number of draws of the weights in a prediction.
         warm_start: Whether `fit` starts from the weights of the fit before, and keeps its scaling.
         random_state: The seed of initial weights, validation split, batches and draws: a whole
@@ -135,7 +137,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         prior: PriorSetting = "lomax",
-        strength: float | None = None,
+        strength: float | Literal["auto"] | None = None,
         *,
         method: str | Method = "svi",
         hidden: Sequence[int] = (256,),
@@ -149,6 +151,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         early_stopping: bool = False,
         validation_fraction: float = 0.1,
         patience: int = 10,
+        members: int = 1,
         samples: int = 32,
         warm_start: bool = False,
         random_state: int | np.random.RandomState | None = None,
@@ -169,6 +172,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         self.early_stopping = early_stopping
         self.validation_fraction = validation_fraction
         self.patience = patience
+        self.members = members
         self.samples = samples
         self.warm_start = warm_start
         self.random_state = random_state
@@ -188,7 +192,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
 
         Raises:
             ValueError: Inputs or labels that are missing, not finite, of the wrong shape or kind,
-                or of a single class (`DataError`); a setting out of range.
+                or of a single class (`DataError`); or a setting is out of range.
             PriorError: The prior is unknown, or does not suit the network or the method.
             DivergenceError: The loss became NaN or infinite.
             TypeError: `sample_weight` or another argument that is not taken.
@@ -231,11 +235,30 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
             seed=seed,
             device=self.device,
             init=before,
+            members=self._members(net, seed, double=double, again=before is not None),
             progress=bool(self.verbose),
+            strength="auto" if self.strength == "auto" else None,
         )
         self.seed_ = seed
         self.n_iter_ = max(1, len(self.posterior_.history))
         return self
+
+    def _members(
+        self, net: nn.Module, seed: int, *, double: bool, again: bool
+    ) -> int | list[nn.Module] | None:
+        """Return what `htr.fit` takes as `members`.
+
+        Args:
+            net: The network of the first member.
+            seed: The seed of the first member.
+            double: Whether networks are of double precision.
+            again: Whether each member starts from one of the fit before.
+        """
+        count = whole_number(self.members, "members", at_least=1)
+        if count == 1 or again:
+            return None if count == 1 else count
+        seeds = [member_seed(seed, number) for number in range(1, count)]
+        return [net, *(self._network(each, double=double) for each in seeds)]
 
     def _refuse(self, arguments: Mapping[str, Any]) -> None:
         """Raise `TypeError` for arguments of `fit` that it does not take."""
@@ -316,7 +339,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         """The probabilities of the classes, `(N, C)`, in the order of `classes_`.
 
         Raises:
-            ValueError: As `prediction`.
+            ValueError: The same errors as in `prediction`.
         """
         return self.prediction(X).log_probs.double().softmax(1).numpy()
 
@@ -324,7 +347,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         """The logarithms of `predict_proba`, `(N, C)`.
 
         Raises:
-            ValueError: As `prediction`.
+            ValueError: The same errors as in `prediction`.
         """
         return self.prediction(X).log_probs.double().log_softmax(1).numpy()
 
@@ -332,7 +355,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         """The most probable labels, `(N,)`.
 
         Raises:
-            ValueError: As `prediction`.
+            ValueError: The same errors as in `prediction`.
         """
         codes = self.prediction(X).labels.numpy()
         return self.classes_[codes]
@@ -345,7 +368,8 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
             y: Their labels, `(N,)`, all among `classes_`.
 
         Raises:
-            ValueError: As `prediction`; or labels that `fit` has not seen (`DataError`).
+            ValueError: The same errors as in `prediction`; or `fit` has not seen a label
+                (`DataError`).
         """
         prediction = self.prediction(X)
         codes = codes_of(y, self.classes_, len(prediction.labels))
@@ -378,7 +402,9 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self, "posterior_")
         parameters, lost = plain_parameters(self.get_params(deep=False))
         names = getattr(self, "feature_names_in_", None)
-        weights = self.posterior_.network().parameters()
+        posterior = self.posterior_
+        first = posterior.members[0] if isinstance(posterior, PosteriorMixture) else posterior
+        weights = first.network().parameters()
         description = {
             "parameters": parameters,
             "lost": lost,

@@ -20,17 +20,18 @@ from rich.console import Console
 from torch import nn
 
 from bayes_htr._locks import FolderLock
+from bayes_htr._parallel import Workers, run_jobs
 from bayes_htr.distributed import run_on_rank0
 from bayes_htr.errors import OutputError
 from bayes_htr.experiments.datasets import Dataset, load_dataset
 from bayes_htr.experiments.networks import build_network
 from bayes_htr.experiments.own_data import is_own_data, load_own
-from bayes_htr.experiments.parallel import Workers, run_parallel
 from bayes_htr.fitting import fit, load
 from bayes_htr.inference import Method, RunFolder
 from bayes_htr.inference.run_folder import COMPARISON_LOCK, RESULTS, SPECTRA_BEFORE
+from bayes_htr.members import member_seed
 from bayes_htr.models import BayesianClassifier
-from bayes_htr.posterior import network_spectra
+from bayes_htr.posterior import Posterior, PosteriorMixture, network_spectra
 from bayes_htr.priors import Priors
 
 
@@ -48,6 +49,8 @@ class FitSettings:
         label_smoothing: Share of each label that is spread over all classes in training.
         threads: PyTorch threads of each fit on the CPU; `None` lets `fit` choose.
         target: The column with the labels of a table of one's own.
+        members: Members of each fit, which is a mixture if there are several.
+        processes: Members of one fit that are trained at a time.
     """
 
     data: str
@@ -59,6 +62,8 @@ class FitSettings:
     label_smoothing: float = 0.0
     threads: int | None = None
     target: str | None = None
+    members: int = 1
+    processes: int = 1
 
     def dataset(self, seed: int) -> Dataset:
         """The data, split by a seed if the data set has no split of its own."""
@@ -69,6 +74,20 @@ class FitSettings:
     def network(self, data: Dataset, seed: int) -> nn.Module:
         """The network with its initial weights."""
         return build_network(self.net, data.input_shape, data.num_classes, seed=seed)
+
+    def of_members(self, data: Dataset, seed: int, init: Posterior | None) -> dict[str, Any]:
+        """The arguments of `fit` that make a mixture; none for a single member.
+
+        Args:
+            data: The data set.
+            seed: The seed of the first member.
+            init: A mixture to start from; otherwise each member has initial weights of its own.
+        """
+        if self.members == 1:
+            return {}
+        seeds = [member_seed(seed, number) for number in range(self.members)]
+        nets = [self.network(data, each) for each in seeds] if init is None else self.members
+        return {"members": nets, "processes": self.processes}
 
 
 @dataclass(frozen=True)
@@ -196,8 +215,8 @@ def compare(
             note(number, scores[-1])
     else:
         work = partial(run_job, settings)
-        epochs = len(jobs) * settings.epochs
-        scores = run_parallel(work, jobs, workers, epochs=epochs, note=note, progress=progress)
+        epochs = len(jobs) * settings.epochs * settings.members
+        scores = run_jobs(work, jobs, workers, epochs=epochs, note=note, progress=progress)
     run_on_rank0(lambda: _write(RunFolder(out), settings, entrants, seeds, scores))
 
 
@@ -236,13 +255,14 @@ def run_job(
         callbacks=() if on_epoch is None else [lambda event: on_epoch()],
         progress=progress,
         threads=settings.threads,
+        **settings.of_members(data, job.seed, init),
         metadata=_metadata(settings, data),
     )
     return run_on_rank0(lambda: posterior.evaluate((data.x_test, data.y_test)))
 
 
 def _metadata(settings: FitSettings, data: Dataset) -> dict[str, Any]:
-    """What a run keeps of its data: the name, and of data of one's own what `predict` needs."""
+    """Describe the data of a run: by name, and for one's own data as `predict` needs it."""
     if data.preparation is None:
         return {"data": data.name}
     return {"data": data.name, "net": settings.net, "preparation": data.preparation}
@@ -260,7 +280,8 @@ def _write(
     data = settings.dataset(seeds[0])
     net = settings.network(data, seeds[0])
     if first.init is not None:
-        net = load(first.init, net).network()
+        start = load(first.init, net)
+        net = (start.members[0] if isinstance(start, PosteriorMixture) else start).network()
     before = {
         name: torch.stack([lam])
         for name, lam in network_spectra(net, first.priors.matrices).items()

@@ -50,6 +50,14 @@ def mixes_examples(net: nn.Module) -> bool:
     return any(isinstance(module, _BatchNorm) for module in net.modules())
 
 
+def generators_of(loader: DataLoader[Any]) -> list[torch.Generator]:
+    """Return the random generators that decide the order of a loader, each once."""
+    batches = loader.batch_sampler
+    owners = [loader, batches, getattr(batches, "sampler", loader.sampler)]
+    generators = [getattr(owner, "generator", None) for owner in owners]
+    return list({id(g): g for g in generators if isinstance(g, torch.Generator)}.values())
+
+
 class Batches:
     """Batches `(x, y)` of a data set on a device, inputs cast to a network's dtype.
 
@@ -195,7 +203,7 @@ class Batches:
         """Inputs and labels of a batch, or of the whole data; labels are `None` if not needed.
 
         Raises:
-            DataError: Neither a pair nor a dictionary with labels.
+            DataError: This is neither a pair nor a dictionary with labels.
         """
         if isinstance(data, Mapping):
             x = {key: value for key, value in data.items() if key not in LABELS}
@@ -237,6 +245,12 @@ class Batches:
         return x, y
 
     @property
+    def arrays(self) -> tuple[Inputs, Tensor] | None:
+        """All inputs and labels where they are in memory; `None` if they come from a loader."""
+        dataset = self.loader.dataset
+        return (dataset.x, dataset.y) if isinstance(dataset, _Arrays) else None
+
+    @property
     def fingerprint(self) -> dict[str, Any]:
         """Plain data by which a resumed run recognises these data.
 
@@ -256,9 +270,7 @@ class Batches:
     @property
     def generators(self) -> list[torch.Generator]:
         """The random generators that decide the order, each once; checkpoints hold their state."""
-        owners = [self.loader, self.loader.batch_sampler, self.sampler]
-        generators = [getattr(owner, "generator", None) for owner in owners]
-        return list({id(g): g for g in generators if isinstance(g, torch.Generator)}.values())
+        return generators_of(self.loader)
 
     def first(self) -> tuple[Inputs, Tensor]:
         """Return the batch with which the next pass begins, without changing that pass."""

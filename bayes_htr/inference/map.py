@@ -8,7 +8,6 @@ Source: Xiao, Li, Xie & Zhou (2023), arXiv:2304.02911; `docs/theory.md`.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,17 +19,21 @@ from torch.amp import GradScaler
 from torch.optim import Optimizer
 
 from bayes_htr._checks import whole_number
-from bayes_htr._terminal import TrainingProgress
 from bayes_htr._torch import isolated_randomness
-from bayes_htr.distributed import all_sum, copy_from_rank0, rank, run_on_rank0, world_size
+from bayes_htr.distributed import average_gradients, world_size
 from bayes_htr.engine import Drift, Refresh, SpectralEnergy, bind
 from bayes_htr.errors import SpectrumError
 from bayes_htr.inference.guides.likelihood import LikelihoodPoint
 from bayes_htr.inference.problem import Fitted, Problem, score_sums
-from bayes_htr.inference.replica import Replica, evaluate_replicas
+from bayes_htr.inference.replica import (
+    DistributedTrainer,
+    NetworkReplica,
+    evaluate_replicas,
+    of_one_process,
+)
 from bayes_htr.inference.run_folder import RunFolder
 from bayes_htr.inference.settings import SchedulerFactory, check_settings, describe_settings
-from bayes_htr.inference.trainer import Trainer, grouped, trainable_weights
+from bayes_htr.inference.trainer import Trainer, trainable_weights
 from bayes_htr.models.inputs import Inputs, call, device_of
 from bayes_htr.spectra import working_dtype
 
@@ -102,14 +105,14 @@ class MAP:
         """Build the trainer, and evaluate the energy once, before anything is written.
 
         Raises:
-            ValueError: Early stopping without validation data, or nothing to train.
+            ValueError: Early stopping lacks validation data, or there is nothing to train.
             DataError: A last batch of one example, on which batch normalisation cannot train.
             SpectrumError: Weights that a law cannot score.
         """
         with isolated_randomness():
             torch.manual_seed(problem.seed)
             if world_size() > 1:
-                trainer: MAPTrainer = DistributedMAPTrainer(self, problem)
+                trainer: MAPTrainer = DistributedMAPTrainer(self, of_one_process(problem))
             else:
                 if problem.epochs:
                     problem.train.check_last_batch(problem.net)
@@ -185,10 +188,9 @@ class MAPTrainer(Trainer):
 
     def _step(self, optimizer: Optimizer) -> None:
         """One step of an optimiser; the scaler leaves it out if a gradient has overflowed."""
-        has_gradient = any(p.grad is not None for g in optimizer.param_groups for p in g["params"])
         if self.scaler is None:
             optimizer.step()
-        elif has_gradient:
+        elif any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):
             self.scaler.step(optimizer)
 
     def _step_with_closure(
@@ -285,47 +287,25 @@ class MAPTrainer(Trainer):
         return Fitted(self.net.eval(), latents, self.history)
 
 
-class DistributedMAPTrainer(MAPTrainer):
-    """Training by MAP in several processes, each of which has such a trainer.
+class DistributedMAPTrainer(MAPTrainer, DistributedTrainer):
+    """Training by MAP in several processes, each of which has such a trainer."""
 
-    Process 0 alone writes files, shows progress and calls callbacks. An error in one process ends
-    all of them.
-    """
-
-    replica: Replica
-
-    def __init__(self, method: MAP, problem: Problem) -> None:
-        if rank() > 0:
-            problem = dataclasses.replace(problem, callbacks=(), progress=False)
-        super().__init__(method, problem)
+    replica: NetworkReplica
 
     def run(
         self, folder: RunFolder | None = None, checkpoint: dict[str, Any] | None = None
     ) -> Fitted:
         """Train to the end; all processes return the same result."""
-        self.replica = Replica(self.net, self.mean_score)
-        self._align()
+        self.replica = NetworkReplica(self.net, self.mean_score)
         return super().run(folder, checkpoint)
 
-    def train_batches(self, bar: TrainingProgress) -> tuple[list[float], Inputs | None]:
-        """Update by every batch of the epoch, of which each process has a part."""
-        train = self.problem.train
-        sums = torch.zeros(3, dtype=torch.float64, device=train.device)
-        count, x = 0, None
-        batches = self.replica.batches(train, self.problem.seed, self.epoch)
-        for group in grouped(batches, self.accumulate):
-            size, x = sum(of_all for *_, of_all in group), group[-1][0]
-            loss, of_batch = self.update([(x, y) for x, y, _ in group], size)
-            sums += of_batch.to(sums)
-            count += size
-            self.after_step(loss, x)
-            bar.advance(len(group))
-        self.replica.raise_failures()
-        if x is not None:
-            self.check_losses(x)
-            self.check_weights(x)
-        self._align()
-        return (sums / count).tolist(), x
+    def start_epoch(self, seed: int) -> None:
+        """Seed the global generators, from which the network draws."""
+        torch.manual_seed(seed)
+
+    def aligned(self) -> list[Tensor]:
+        """The tensors that process 0 gives to all: buffers and hyperparameters."""
+        return [*self.net.buffers(), *self.energy.parameters(), *self.point.parameters()]
 
     def compute_gradients(
         self, parts: Sequence[tuple[Inputs, Tensor]], size: int
@@ -337,45 +317,17 @@ class DistributedMAPTrainer(MAPTrainer):
 
     def share_gradients(self) -> None:
         """Average those of the likelihood's hyperparameters, which the replica does not hold."""
-        for u in self.point.parameters():
-            own = torch.zeros_like(u) if u.grad is None else u.grad
-            u.grad = all_sum(own) / world_size()
+        average_gradients(self.point.parameters())
 
     def score(self, x: Inputs, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
-        """Score this process's part of the batch; see `Replica.nll`."""
+        """Score this process's part of the batch; see `NetworkReplica.nll`."""
         return self.replica.nll(x, y, size)
 
     def validate(self) -> tuple[float, float]:
         """Return NLL and score on the validation data, of which each process has a part."""
         assert self.problem.validation is not None
         values = {name: value.detach() for name, value in self.point.values().items()}
-        return evaluate_replicas(self.net, self.problem.validation, self.likelihood, values)
-
-    def check_losses(self, x: Inputs) -> None:
-        """Raise if a loss is not finite, as it also is where another process has failed."""
-        if not all(bool(torch.isfinite(loss)) for loss in self.unchecked_losses):
-            self.replica.raise_failures()
-        super().check_losses(x)
-
-    def run_step_callbacks(self, x: Inputs) -> None:
-        """Show the network to the callbacks; an error ends all processes at the next update."""
-        try:
-            super().run_step_callbacks(x)
-        except Exception as error:
-            self.replica.failure = error
-
-    def run_hooks(self, name: Literal["on_start", "on_end"]) -> None:
-        """Call one hook of all callbacks, in process 0."""
-        run_on_rank0(partial(super().run_hooks, name))
-
-    def should_stop(self, metrics: dict[str, float]) -> bool:
-        """Return whether a callback, of which process 0 has all, asks to stop."""
-        return run_on_rank0(partial(super().should_stop, metrics))
-
-    def save(self) -> None:
-        """Write a checkpoint and the metrics, in process 0."""
-        run_on_rank0(super().save)
-
-    def _align(self) -> None:
-        """Give all processes the buffers and hyperparameters of process 0."""
-        copy_from_rank0([*self.net.buffers(), *self.energy.parameters(), *self.point.parameters()])
+        return evaluate_replicas(
+            self.problem.validation,
+            lambda parts: score_sums(self.net, parts, self.likelihood, values),
+        )

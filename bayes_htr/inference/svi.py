@@ -11,26 +11,20 @@ Source: Ranganath, Gerrish & Blei (2014); Kingma & Welling (2014), arXiv:1312.61
 
 from __future__ import annotations
 
-import contextlib
 import copy
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from bayes_htr._checks import number, whole_number
-from bayes_htr._terminal import TrainingProgress
 from bayes_htr._torch import isolated_randomness
 from bayes_htr.distributed import world_size
 from bayes_htr.engine import Drift, Refresh
-from bayes_htr.engine.optimizer import HYPER_LR
-from bayes_htr.errors import DivergenceError
-from bayes_htr.inference.guides import GUIDES, Guide, SpectralGuide, VariationalGuide
-from bayes_htr.inference.guides.likelihood import GuideWithLikelihood, likelihood_posterior
-from bayes_htr.inference.guides.per_example import ExampleNoise
+from bayes_htr.inference.guides import GUIDES, VariationalGuide
 from bayes_htr.inference.guides.pyro_guide import (
     PYRO_GUIDES,
     PyroGuide,
@@ -38,10 +32,11 @@ from bayes_htr.inference.guides.pyro_guide import (
     takes_scale,
 )
 from bayes_htr.inference.problem import (
-    Fitted,
     Problem,
-    evaluate_draws,
     warn_of_generalised_posterior,
+)
+from bayes_htr.inference.replica import (
+    of_one_process,
 )
 from bayes_htr.inference.settings import (
     SchedulerFactory,
@@ -49,10 +44,8 @@ from bayes_htr.inference.settings import (
     describe_settings,
     fused_adam,
 )
-from bayes_htr.inference.trainer import Trainer, trainable_weights
-from bayes_htr.models.inputs import Inputs, call_with, num_examples
-from bayes_htr.spectra import parameters_of, working_dtype
-from bayes_htr.spectra.matrices import Parameter, set_parameters
+from bayes_htr.inference.svi_trainer import DistributedSVITrainer, SVITrainer
+from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.modules import unwrap
 
 NAMED_GUIDES: dict[str, type[VariationalGuide]] = {
@@ -219,18 +212,13 @@ class SVI:
 
         Raises:
             ValueError: Early stopping without validation data, nothing to train, an optimiser that
-                needs a closure, several processes, `noise="example"` for a network that cannot
-                have it, an embedding with sparse gradients, or with padding under a guide over
-                the weights.
+                needs a closure, `noise="example"` for a network that cannot have it, an embedding
+                with sparse gradients, or with padding under a guide over the weights.
             DataError: A last batch of one example, on which batch normalisation cannot train.
             PriorError: A prior that is no density, or is none any more at some epoch.
             SpectrumError: Weights that a law cannot score.
         """
-        if world_size() > 1:
-            raise ValueError(
-                "SVI trains in one process; start one, or train a mode: htr.MAP, --method map"
-            )
-        if problem.epochs:
+        if problem.epochs and world_size() == 1:
             problem.train.check_last_batch(problem.net)
         if problem.model.priors.is_scheduled:
             for epoch in range(1, problem.epochs):
@@ -238,7 +226,10 @@ class SVI:
         warn_of_generalised_posterior(problem, "SVI")
         with isolated_randomness():
             torch.manual_seed(problem.seed)
-            trainer = SVITrainer(self, problem)
+            if world_size() > 1:
+                trainer: SVITrainer = DistributedSVITrainer(self, of_one_process(problem))
+            else:
+                trainer = SVITrainer(self, problem)
             _check_embeddings(problem.net, trainer.guide.drawn)
             with torch.no_grad():
                 guide = copy.deepcopy(trainer.guide)  # a draw counts as a step of the guide
@@ -246,177 +237,6 @@ class SVI:
                 if trainer.examples is not None:
                     trainer.examples.check(problem.train.first()[0])
         return trainer
-
-
-class SVITrainer(Trainer):
-    """Training of a guide by SVI.
-
-    Args:
-        method: The settings.
-        problem: What to train; its network follows the guide's centre.
-
-    Raises:
-        ValueError: Nothing to train, early stopping without validation data, an optimiser that
-            needs a closure, or a network for which there is no `noise="example"`.
-        PriorError: A prior that is no density.
-    """
-
-    label: ClassVar[str] = "SVI"
-    method: SVI
-
-    def __init__(self, method: SVI, problem: Problem) -> None:
-        weights = trainable_weights(problem.net)
-        densities = problem.model.priors.densities(problem.net, 0)
-        self.guide: VariationalGuide = method.guide_class().from_weights(
-            densities, problem.hyperparameters, method.options()
-        )
-        self.guide.to(weights[0].device)
-        hyper = self.guide.hyperparameter_coordinates()
-        own = {id(p) for p in hyper}
-        rest = [p for p in self.guide.parameters() if p.requires_grad and id(p) not in own]
-        like = torch.zeros((), dtype=working_dtype(weights[0].dtype), device=weights[0].device)
-        self.of_likelihood = likelihood_posterior(
-            problem.model.likelihood, problem.hyperparameters, like, problem.train.num_data
-        )
-        learnt: dict[str, nn.Module] = {"guide": self.guide}
-        if self.of_likelihood.hyperparameters:
-            learnt["likelihood"] = self.of_likelihood
-            hyper = [*hyper, *self.of_likelihood.parameters()]
-        super().__init__(method, problem, learnt, rest, hyper)
-        if self.needs_closure:
-            raise ValueError(
-                f"{type(self.optimizer).__name__} compares losses within a step, and those of SVI "
-                "are of different draws; take torch.optim.Adam"
-            )
-        self.trainable = self._trainable_names()
-        self.root = unwrap(self.net)
-        self.parameters: list[Parameter] = parameters_of(self.root)
-        self.warmup_steps = method.kl_warmup * len(problem.train)
-        self.examples: ExampleNoise | None = None
-        if method.noise == "example":
-            assert isinstance(self.guide, SpectralGuide)
-            self.examples = ExampleNoise(self.guide, self.root)
-
-    def update(self, parts: Sequence[tuple[Inputs, Tensor]], size: int) -> tuple[Tensor, Tensor]:
-        """Update by one batch; the sums are of likelihood, KL divergence, and score."""
-        ((x, y),) = parts
-        self.optimizer.zero_grad()
-        if self.hyper_optimizer is not None:
-            self.hyper_optimizer.zero_grad()
-        particles, weight = self.method.particles, self._kl_weight() / self.num_data
-        nlls, divergences, scores = [], [], []
-        for particle in range(particles):
-            try:
-                sample = self._sample(again=particle > 0)
-                kl = self.guide.kl_in_step(sample)
-                values = self.of_likelihood.rsample()
-                if values:
-                    kl = kl + self.of_likelihood.kl().to(kl)
-            except (ValueError, RuntimeError) as error:  # a law has NaN, or left its range
-                raise self.diverged(str(error), self.step, x) from error
-            outputs = self._outputs(sample, x)
-            nll = self.likelihood(outputs, y, values)
-            ((nll + weight * kl.to(nll)) / particles).backward()
-            nlls.append(nll.detach())
-            divergences.append(kl.detach())
-            scores.append(self.likelihood.score(outputs, y))
-        self.guide.add_known_gradient(weight)
-        if self.method.clip is not None:
-            learnt = [*self.guide.parameters(), *self.of_likelihood.parameters()]
-            nn.utils.clip_grad_norm_(learnt, self.method.clip)
-        self.optimizer.step()
-        if self.hyper_optimizer is not None:
-            self.hyper_optimizer.step()
-        nll = torch.stack(nlls).double().mean()
-        kl = torch.stack(divergences).double().mean().to(nll)
-        score = torch.stack(scores).double().mean()
-        return nll + kl, torch.stack([nll * size, kl * size, score])
-
-    def _sample(self, *, again: bool) -> dict[str, Tensor]:
-        if self.examples is not None:
-            return self.examples.guide.points()
-        return self.guide.rsample(again=again)
-
-    def _noise(self, x: Inputs) -> contextlib.AbstractContextManager[None]:
-        """The context in which each example of a batch has its own draw, if it shall have one."""
-        if self.examples is None:
-            return contextlib.nullcontext()
-        return self.examples.drawn(num_examples(x))
-
-    def _outputs(self, sample: Mapping[str, Tensor], x: Inputs) -> Tensor:
-        weights = {p.path: sample[p.name] for p in self.parameters if p.name in sample}
-        with self._noise(x):
-            outputs: Tensor = call_with(self.root, weights, x)
-        return outputs
-
-    def _kl_weight(self) -> float:
-        """Return the weight of the KL divergence in this step: the temperature, after warm-up."""
-        if self.step + 1 >= self.warmup_steps:
-            return self.method.temperature
-        return self.method.temperature * ((self.step + 1) / self.warmup_steps)
-
-    def metrics(self, means: list[float]) -> dict[str, float]:
-        """Name the means: loss, train_nll, kl, and the score, such as train_accuracy."""
-        nll, kl, score = means
-        return {
-            "loss": nll + self.method.temperature * kl / self.num_data,
-            "train_nll": nll,
-            "kl": kl,
-            **self.named_score("train", score),
-        }
-
-    def validate(self) -> tuple[float, float]:
-        """Return NLL and score of the mean prediction of 8 draws on the validation data."""
-        assert self.problem.validation is not None
-        return evaluate_draws(self.net, self.whole_guide, self.problem.validation, self.likelihood)
-
-    @property
-    def whole_guide(self) -> Guide:
-        """The guide, with the posterior of the likelihood's hyperparameters if it has any."""
-        if not self.of_likelihood.hyperparameters:
-            return self.guide
-        return GuideWithLikelihood(self.guide, self.of_likelihood)
-
-    def follow_priors(self, epoch: int) -> None:
-        """Use the priors as they are at an epoch: a schedule or freezing may have changed them."""
-        trainable = self._trainable_names()
-        if trainable == self.trainable and not self.problem.model.priors.is_scheduled:
-            self.guide.epoch = epoch
-            return
-        self.trainable = trainable
-        self.guide.set_epoch(self.problem.model.priors.densities(self.net, epoch), epoch)
-
-    def _trainable_names(self) -> frozenset[str]:
-        return frozenset(name for name, p in self.net.named_parameters() if p.requires_grad)
-
-    def train_batches(self, bar: TrainingProgress) -> tuple[list[float], Inputs | None]:
-        """Update by every batch; the rate of hyperparameters falls as the schedule's does."""
-        if self.hyper_optimizer is not None:
-            left = min(1.0, self.schedule.lr / float(self.method.lr))
-            self.hyper_optimizer.param_groups[0]["lr"] = HYPER_LR * left
-        return super().train_batches(bar)
-
-    def update_network(self, x: Inputs) -> None:
-        """Put the network's weights at the guide's centre."""
-        try:
-            set_parameters(self.parameters, self.guide.centre())
-        except ValueError as error:
-            raise self.diverged(str(error), self.step - 1, x) from error
-
-    def diverged(self, reason: str, step: int, x: Inputs) -> DivergenceError:
-        """Return the error to raise, with the network at the guide's centre."""
-        with contextlib.suppress(ValueError):  # a law may have no centre any more
-            set_parameters(self.parameters, self.guide.centre())
-        return super().diverged(reason, step, x)
-
-    def fitted(self) -> Fitted:
-        """Return the guide, and the network at its centre."""
-        set_parameters(self.parameters, self.guide.centre())
-        guide = self.whole_guide
-        hyperpriors = self.guide.hyperpriors | self.likelihood.hyperparameters
-        coordinates = guide.coordinates(hyperpriors)
-        coordinates = {name: u.detach().cpu().clone() for name, u in coordinates.items()}
-        return Fitted(self.net.eval(), coordinates, self.history, guide=guide)
 
 
 def _check_embeddings(net: nn.Module, drawn: Collection[str]) -> None:

@@ -32,7 +32,7 @@ from bayes_htr.inference.problem import Fitted, Problem
 from bayes_htr.inference.run_folder import CHECKPOINT, RunFolder
 from bayes_htr.inference.schedule import Schedule
 from bayes_htr.inference.settings import TrainingSettings, restore_optimizer
-from bayes_htr.models.inputs import Inputs, device_of
+from bayes_htr.models.inputs import Inputs
 
 B = TypeVar("B")
 
@@ -242,7 +242,7 @@ class Trainer(ABC):
         if self.schedule.steps_by_update:
             self.schedule.after_update()
         self.unchecked_losses.append(loss)
-        if device_of(x).type == "cpu" or len(self.unchecked_losses) == _CHECK_EVERY:
+        if self.problem.train.device.type == "cpu" or len(self.unchecked_losses) == _CHECK_EVERY:
             self.check_losses(x)
         if self.step_callbacks:
             self.run_step_callbacks(x)

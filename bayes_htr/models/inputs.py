@@ -70,20 +70,26 @@ def describe_inputs(x: Inputs, *, dtypes: bool = True) -> str:
 
 def call(net: Callable[..., Any], x: Inputs) -> Any:
     """The outputs of a network for a batch."""
-    args, kwargs = _arguments(x)
-    return outputs_in(net(*args, **kwargs))
+    if isinstance(x, Tensor):
+        result = net(x)
+    elif isinstance(x, dict):
+        result = net(**x)
+    else:
+        result = net(*x)
+    return result if isinstance(result, Tensor) else outputs_in(result)
 
 
 def call_with(net: nn.Module, tensors: Mapping[str, Tensor], x: Inputs) -> Any:
     """The outputs of a network whose parameters and buffers have other values, by path."""
-    args, kwargs = _arguments(x)
-    return outputs_in(functional_call(net, dict(tensors), args, kwargs))
+
+    def called(*args: Tensor, **kwargs: Tensor) -> Any:
+        return functional_call(net, dict(tensors), args, kwargs)
+
+    return call(called, x)
 
 
 def outputs_in(result: Any) -> Any:
     """The outputs in what a network returns: the `logits` of an object, or the result itself."""
-    if isinstance(result, Tensor):
-        return result
     if isinstance(result, Mapping) and "logits" in result:
         return result["logits"]
     return getattr(result, "logits", result)
@@ -102,9 +108,3 @@ def require_same_length(x: Inputs, name: str) -> None:
         raise DataError(
             f"{name}: {describe_inputs(x, dtypes=False)} must have the same number of examples"
         )
-
-
-def _arguments(x: Inputs) -> tuple[tuple[Tensor, ...], dict[str, Tensor]]:
-    if isinstance(x, Tensor):
-        return (x,), {}
-    return ((), x) if isinstance(x, dict) else (x, {})

@@ -2,6 +2,7 @@
 
 from bayes_htr.posterior.checks import SpectrumCheck
 from bayes_htr.posterior.evaluation import Scores
+from bayes_htr.posterior.members import PosteriorMixture
 from bayes_htr.posterior.mixture import MixturePrediction
 from bayes_htr.posterior.posterior import Posterior
 from bayes_htr.posterior.prediction import Prediction, prior_predictive
@@ -12,6 +13,7 @@ __all__ = [
     "Interval",
     "MixturePrediction",
     "Posterior",
+    "PosteriorMixture",
     "PosteriorSpectra",
     "Prediction",
     "Scores",

@@ -1,9 +1,6 @@
 """Scores of predictions with their standard errors, as `Posterior.evaluate` returns them.
 
-A standard error says how much a score would vary if other test examples had been drawn. Each score
-is the mean of one number per example, its contribution, or nearly so: a smooth function of such
-means. Its standard error is the standard deviation of the contributions over the root of their
-number.
+A standard error says how much a score would vary if other test examples had been drawn.
 """
 
 from __future__ import annotations
@@ -12,16 +9,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-import scipy
-import torch.nn.functional as F
 from rich.table import Table
-from torch import Tensor
 
 from bayes_htr._printing import Printable, add_row, compact_table
 from bayes_htr._terminal import plural
-from bayes_htr.posterior.prediction import Prediction
-from bayes_htr.posterior.scores import calibration_bins
+from bayes_htr.posterior.scores import Score
 
 
 class Scores(Printable, dict[str, float]):
@@ -45,6 +37,14 @@ class Scores(Printable, dict[str, float]):
         self.standard_errors = dict(standard_errors)
         self.num_examples = num_examples
 
+    @classmethod
+    def of(cls, scores: Mapping[str, Score], num_examples: int) -> Scores:
+        """The numbers of scores that were measured; a standard error that is NaN is left out."""
+        values = {name: score.value for name, score in scores.items()}
+        errors = {name: score.error for name, score in scores.items()}
+        known = {name: error for name, error in errors.items() if not math.isnan(error)}
+        return cls(values, known, num_examples)
+
     def __repr__(self) -> str:
         return str(self)
 
@@ -62,62 +62,3 @@ class Scores(Printable, dict[str, float]):
             shown = f"{error:.{digits}f}" if math.isfinite(error) else ""
             add_row(table, [name, f"{value:.{digits}f}", shown])
         return [table, plural(self.num_examples, "test example")]
-
-
-def standard_errors(prediction: Any, y: Tensor) -> dict[str, float]:
-    """The standard errors of the scores of a classification.
-
-    Args:
-        prediction: The prediction of `N` examples over `C` classes.
-        y: Their labels, `(N,)` whole numbers.
-
-    Returns:
-        Those of `accuracy`, `nll`, `ece` and `brier`; empty for anything but one label per example.
-        That of `ece` takes it as known on which side of its confidence each bin's accuracy lies.
-    """
-    if not isinstance(prediction, Prediction) or prediction.log_probs.ndim != 2:
-        return {}
-    if y.ndim != 1 or y.is_floating_point() or len(y) < 2 or int(y.min()) < 0:
-        return {}
-    log_probs = prediction.log_probs.double()
-    probs = log_probs.exp()
-    correct = (prediction.labels == y).double()
-    confidence = probs.amax(1)
-    bins, excess = calibration_bins(confidence, correct)
-    contributions = {
-        "accuracy": correct,
-        "nll": -log_probs.gather(1, y[:, None])[:, 0],
-        "ece": (correct - confidence) * excess.sign()[bins],
-        "brier": (probs - F.one_hot(y, probs.shape[1])).square().sum(1),
-    }
-    return {name: float(scipy.stats.sem(values)) for name, values in contributions.items()}
-
-
-def detection_errors(inside: Any, outside: Any) -> dict[str, float]:
-    """The standard errors of the areas under the ROC curve of `ood_scores`.
-
-    Each example contributes the share of examples of the other set from which it is told rightly
-    (DeLong, DeLong & Clarke-Pearson 1988, Biometrics 44).
-
-    Args:
-        inside: The prediction of examples like the training data.
-        outside: The prediction of other examples.
-
-    Returns:
-        Those of `ood_auroc_entropy`, `ood_auroc_mutual_information` and `ood_auroc_confidence`;
-        empty for anything but predictions of classes.
-    """
-    if not isinstance(inside, Prediction) or not isinstance(outside, Prediction):
-        return {}
-    pairs = zip(outside.uncertainties().items(), inside.uncertainties().values(), strict=True)
-    return {f"ood_auroc_{name}": _auroc_error(a, b) for (name, a), b in pairs}
-
-
-def _auroc_error(positive: Tensor, negative: Tensor) -> float:
-    a, b = positive.double().flatten().numpy(), negative.double().flatten().numpy()
-    if min(len(a), len(b)) < 2:
-        return math.nan
-    ranks = scipy.stats.rankdata(np.concatenate([a, b]))
-    above = (ranks[: len(a)] - scipy.stats.rankdata(a)) / len(b)
-    below = 1 - (ranks[len(a) :] - scipy.stats.rankdata(b)) / len(a)
-    return math.hypot(scipy.stats.sem(above), scipy.stats.sem(below))

@@ -21,11 +21,11 @@ from bayes_htr.models import Likelihood
 from bayes_htr.models.inputs import call
 from bayes_htr.models.likelihood_forms import as_likelihood
 from bayes_htr.posterior.checks import SpectrumCheck
-from bayes_htr.posterior.evaluation import Scores, detection_errors, standard_errors
+from bayes_htr.posterior.evaluation import Scores
 from bayes_htr.posterior.laws import DeclaredPriors, hyperparameters_of
 from bayes_htr.posterior.mixture import MixturePrediction
 from bayes_htr.posterior.prediction import Draw, Prediction, batches_for, predict_batches
-from bayes_htr.posterior.scores import ood_scores, scores
+from bayes_htr.posterior.scores import detection, measured
 from bayes_htr.posterior.spectra import PosteriorSpectra, network_spectra
 from bayes_htr.posterior.stored import read_run, stored_weights
 from bayes_htr.posterior.training_plots import plot_trace
@@ -96,6 +96,12 @@ class Posterior:
     def guide(self) -> Guide | None:
         """The distribution over weights and hyperparameters; `None` for a point mass."""
         return None if isinstance(self._guide, PointMass) else self._guide
+
+    def to(self, device: str | torch.device) -> Posterior:
+        """Move the network and the guide to a device, in place, and return this posterior."""
+        self._net.to(device)
+        self._guide.to(device)
+        return self
 
     def network(self) -> nn.Module:
         """A copy of the network in evaluation mode, with the weights at the centre of the guide.
@@ -184,7 +190,7 @@ class Posterior:
             uncertainty, which says how well it tells the two data sets apart: of classes
             `ood_auroc_entropy`, `ood_auroc_mutual_information` and `ood_auroc_confidence`, of
             targets `ood_auroc_std` and `ood_auroc_epistemic`.
-            The dictionary prints as a table, and has `standard_errors` of the scores of classes.
+            The dictionary prints as a table, and has `standard_errors` of the scores.
 
         Raises:
             DataError: The data do not fit the network, as in `bayes_htr.fit`.
@@ -196,15 +202,13 @@ class Posterior:
         batches = batches_for(self._net, given, "test", self.likelihood)
         batches.check_network(self._net)
         prediction, labels = self._predict(batches, samples, seed)
-        result = scores(prediction, labels, self.likelihood)
-        errors = standard_errors(prediction, labels)
+        found = measured(prediction, labels, self.likelihood)
         if ood is None:
-            return Scores(result, errors, len(labels))
+            return Scores.of(found, len(labels))
         others = batches_for(self._net, ood, "ood", self.likelihood, labelled=False)
         others.check_network(self._net)
         outside = self._predict(others, samples, seed)[0]
-        result |= ood_scores(prediction, outside)
-        return Scores(result, errors | detection_errors(prediction, outside), len(labels))
+        return Scores.of(found | detection(prediction, outside), len(labels))
 
     def spectra(self, samples: int = 100, *, seed: int = 0) -> PosteriorSpectra:
         """Draws of the spectrum of every weight matrix, with the hyperparameters of each draw.

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 import scipy
 import torch
@@ -19,14 +23,40 @@ LEVELS = (0.5, 0.9, 0.95)
 """The probabilities of the intervals whose coverage is measured."""
 
 
+@dataclass(frozen=True)
+class Score:
+    """A score with its standard error.
+
+    Attributes:
+        value: The score.
+        error: The standard error, which says how much the score would vary if other examples had
+            been drawn; NaN where it is not known.
+    """
+
+    value: float
+    error: float
+
+
 def scores(
     prediction: Prediction | MixturePrediction, y: Tensor, likelihood: Likelihood | None = None
 ) -> dict[str, float]:
-    """Score predictions against labels by what suits the likelihood.
+    """The scores of `measured`, without their standard errors."""
+    return {name: score.value for name, score in measured(prediction, y, likelihood).items()}
+
+
+def measured(
+    prediction: Prediction | MixturePrediction, y: Tensor, likelihood: Likelihood | None = None
+) -> dict[str, Score]:
+    """Score predictions against labels by what suits the likelihood, with standard errors.
+
+    Each score is a mean of one number per label, or a smooth function of such a mean. Where an
+    example has several labels, the score is a ratio of two sums over examples, and its standard
+    error is that of the linearised ratio (Cochran 1977, *Sampling Techniques*, section 6.3), so
+    that labels of one example may depend on each other.
 
     Args:
         prediction: The prediction of `N` examples.
-        y: Their labels, `(N, ...)`.
+        y: The labels of these examples, `(N, ...)`.
         likelihood: The likelihood; `Categorical()` by default.
 
     Returns:
@@ -40,7 +70,7 @@ def scores(
     return class_scores(prediction, y, categorical.counted(y))
 
 
-def class_scores(prediction: Prediction, y: Tensor, counted: Tensor) -> dict[str, float]:
+def class_scores(prediction: Prediction, y: Tensor, counted: Tensor) -> dict[str, Score]:
     """Score probabilities of classes; each label counts alike, where an example has several.
 
     Args:
@@ -54,21 +84,22 @@ def class_scores(prediction: Prediction, y: Tensor, counted: Tensor) -> dict[str
         `brier`, the mean over labels of the sum over classes of squared differences (Brier 1950),
         in [0, 2]. A soft label is right where its most probable class is.
     """
+    examples = _Examples(counted.nonzero()[:, 0], len(counted))
     log_probs = prediction.log_probs[counted].double()
     y = y[counted]
     probs, is_soft = log_probs.exp(), y.is_floating_point()
     correct = log_probs.argmax(1) == (y.argmax(1) if is_soft else y)
     given = y.double() if is_soft else F.one_hot(y, probs.shape[1])
-    nll = -(given * log_probs).sum(1).mean() if is_soft else F.nll_loss(log_probs, y)
+    nll = F.nll_loss(log_probs, y, reduction="none") if not is_soft else -(given * log_probs).sum(1)
     return {
-        "accuracy": float(correct.double().mean()),
-        "nll": float(nll),
-        "ece": _calibration_error(probs.amax(1), correct),
-        "brier": float((probs - given).square().sum(1).mean()),
+        "accuracy": examples.mean(correct),
+        "nll": examples.mean(nll),
+        "ece": examples.mean(_miscalibration(probs.amax(1), correct)),
+        "brier": examples.mean((probs - given).square().sum(1)),
     }
 
 
-def yes_or_no_scores(prediction: Prediction, y: Tensor) -> dict[str, float]:
+def yes_or_no_scores(prediction: Prediction, y: Tensor) -> dict[str, Score]:
     """Score probabilities of yes-or-no labels; means over labels, where an example has several.
 
     Args:
@@ -85,20 +116,22 @@ def yes_or_no_scores(prediction: Prediction, y: Tensor) -> dict[str, float]:
     no, yes = log_probs.unbind(-1)
     probs = yes.exp()
     columns = zip(probs.reshape(len(y), -1).T, y.reshape(len(y), -1).T, strict=True)
-    errors = [_calibration_error(p, label) for p, label in columns]
+    errors = torch.stack([_miscalibration(p, label) for p, label in columns], dim=1)
     nll = -torch.where(y > 0, y * yes, 0.0) - torch.where(y < 1, (1 - y) * no, 0.0)
+    examples = _Examples.of(y)
     result = {
-        "accuracy": float(((yes > no) == (y > 0.5)).double().mean()),
-        "nll": float(nll.mean()),
-        "ece": float(np.mean(errors)),
-        "brier": float((probs - y).square().mean()),
+        "accuracy": examples.mean((yes > no) == (y > 0.5)),
+        "nll": examples.mean(nll),
+        "ece": examples.mean(errors),
+        "brier": examples.mean((probs - y).square()),
     }
     if y.ndim > 1:
-        result |= {f"ece:{label}": error for label, error in enumerate(errors)}
+        of_label = _Examples.of(y[:, 0])
+        result |= {f"ece:{i}": of_label.mean(error) for i, error in enumerate(errors.T)}
     return result
 
 
-def target_scores(prediction: MixturePrediction, y: Tensor) -> dict[str, float]:
+def target_scores(prediction: MixturePrediction, y: Tensor) -> dict[str, Score]:
     """Score the predictive distribution of targets; each target counts alike.
 
     Args:
@@ -111,21 +144,65 @@ def target_scores(prediction: MixturePrediction, y: Tensor) -> dict[str, float]:
         `coverage:0.9`, `coverage:0.95`, the share of targets within the central interval of that
         probability. Without a mean, or for targets with a density of whole arrays alone, `nll`.
     """
-    result = {"nll": float(-prediction.log_prob(y).double().mean())}
+    log_prob = prediction.log_prob(y)
+    examples = _Examples.of(log_prob)
+    result = {"nll": examples.mean(-log_prob)}
     if not prediction.is_of_single_targets:
         return result
-    result |= {"crps": float(prediction.crps(y).mean())}
-    result |= {f"coverage:{level:g}": float(prediction.covers(y, level)) for level in LEVELS}
-    if prediction.has_moments:
-        error = (prediction.mean - y).double().square().mean()
-        return {"rmse": float(error.sqrt()), **result}
-    return result
+    result["crps"] = examples.mean(prediction.crps(y))
+    for level in LEVELS:
+        result[f"coverage:{level:g}"] = examples.mean(prediction.contains(y, level))
+    if not prediction.has_moments:
+        return result
+    square = examples.mean((prediction.mean - y).double().square())
+    root = math.sqrt(square.value)
+    error = square.error / (2 * root) if root > 0 else math.nan
+    return {"rmse": Score(root, error), **result}
+
+
+class _Examples:
+    """Examples with one label or several, over which scores are means.
+
+    Args:
+        of_label: The number of the example to which each of `L` labels belongs, `(L,)`.
+        count: The number of examples.
+    """
+
+    def __init__(self, of_label: Tensor, count: int) -> None:
+        self.of_label, self.count = of_label, count
+
+    @classmethod
+    def of(cls, y: Tensor) -> _Examples:
+        """The examples of labels `(N, ...)` that all count."""
+        return cls(torch.arange(len(y)).repeat_interleave(y[:1].numel()), len(y))
+
+    def mean(self, values: Tensor) -> Score:
+        """The mean of a number per label, `(L,)` in their order, and its standard error."""
+        values = values.double().flatten()
+        mean = values.mean()
+        excess = torch.zeros(self.count, dtype=torch.float64)
+        excess.index_add_(0, self.of_label, values - mean)
+        error = math.nan
+        if self.count > 1:
+            error = float(scipy.stats.sem(excess)) * self.count / len(values)
+        return Score(float(mean), error)
 
 
 def ood_scores(
     inside: Prediction | MixturePrediction, outside: Prediction | MixturePrediction
 ) -> dict[str, float]:
+    """The scores of `detection`, without their standard errors."""
+    return {name: score.value for name, score in detection(inside, outside).items()}
+
+
+def detection(
+    inside: Prediction | MixturePrediction, outside: Prediction | MixturePrediction
+) -> dict[str, Score]:
     """Score how well uncertainty detects examples from outside the distribution of the data.
+
+    Each example contributes to the standard error by the share of examples of the other set from
+    which it is told rightly (DeLong, DeLong & Clarke-Pearson 1988, Biometrics 44). Where examples
+    have several labels, the standard error is NaN.
 
     Args:
         inside: The prediction of examples like the training data.
@@ -138,8 +215,13 @@ def ood_scores(
         are `ood_auroc_std`, the standard deviation, and `ood_auroc_epistemic`, that of the means of
         the draws.
     """
-    pairs = zip(outside.uncertainties().items(), inside.uncertainties().values(), strict=True)
-    return {f"ood_auroc_{name}": auroc(a.flatten(), b.flatten()) for (name, a), b in pairs}
+    others = inside.uncertainties()
+    found = {}
+    for name, values in outside.uncertainties().items():
+        positive, negative = values.flatten(), others[name].flatten()
+        error = _auroc_error(positive, negative) if values.ndim == 1 else math.nan
+        found[f"ood_auroc_{name}"] = Score(auroc(positive, negative), error)
+    return found
 
 
 def auroc(positive: Tensor, negative: Tensor) -> float:
@@ -152,33 +234,40 @@ def auroc(positive: Tensor, negative: Tensor) -> float:
         positive: Scores of the positive examples, `(P,)`.
         negative: Scores of the negative examples, `(N,)`.
     """
-    ranks = scipy.stats.rankdata(
-        np.concatenate([positive.double().numpy(), negative.double().numpy()])
-    )
-    p, n = len(positive), len(negative)
-    return float((ranks[:p].sum() - p * (p + 1) / 2) / (p * n))
+    return float(_shares_below(positive, negative)[0].mean())
 
 
-def _calibration_error(confidence: Tensor, correct: Tensor) -> float:
-    """`sum_b n_b / N |accuracy_b - confidence_b|` over bins `[b / 15, (b + 1) / 15)`.
+def _auroc_error(positive: Tensor, negative: Tensor) -> float:
+    if min(len(positive), len(negative)) < 2:
+        return math.nan
+    return math.hypot(*map(scipy.stats.sem, _shares_below(positive, negative)))
 
-    The last bin also contains 1, for which torchmetrics 1.9 has a bin of its own.
+
+def _shares_below(positive: Tensor, negative: Tensor) -> tuple[Any, Any]:
+    """The share of negative examples below each positive one, `(P,)`; and of the other way round.
+
+    The second is the share of positive examples above each negative one, `(N,)`.
     """
-    _, excess = calibration_bins(confidence, correct)
-    return float(excess.abs().sum() / len(confidence))
+    a, b = positive.double().numpy(), negative.double().numpy()
+    ranks = scipy.stats.rankdata(np.concatenate([a, b]))
+    below = (ranks[: len(a)] - scipy.stats.rankdata(a)) / len(b)
+    above = 1 - (ranks[len(a) :] - scipy.stats.rankdata(b)) / len(a)
+    return below, above
 
 
-def calibration_bins(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-    """The bin of each example, and by how much the right ones of a bin exceed its confidence.
+def _miscalibration(confidence: Tensor, correct: Tensor) -> Tensor:
+    """The contributions of examples to the expected calibration error, which is their mean: `(N,)`.
+
+    The error is `sum_b n_b / N |accuracy_b - confidence_b|` over bins `[b / 15, (b + 1) / 15)`, and
+    the last bin also contains 1, for which torchmetrics 1.9 has a bin of its own. An example
+    contributes the difference with the sign that it has for the whole bin. A standard error of
+    these takes the signs as known.
 
     Args:
         confidence: The probability of the prediction, `(N,)`.
         correct: Whether the prediction is right, `(N,)`.
-
-    Returns:
-        `(N,)` bins, and `(15,)` sums over the examples of each bin.
     """
     bins = (confidence * ECE_BINS).long().clamp(0, ECE_BINS - 1)
-    excess = torch.zeros(ECE_BINS, dtype=torch.float64)
-    excess.index_add_(0, bins, correct.double() - confidence)
-    return bins, excess
+    difference = correct.double() - confidence
+    excess = torch.zeros(ECE_BINS, dtype=torch.float64).index_add_(0, bins, difference)
+    return difference * excess.sign()[bins]

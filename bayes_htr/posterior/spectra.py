@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
@@ -40,10 +40,13 @@ class PosteriorSpectra(Mapping[str, Tensor]):
         draws: The eigenvalues of each matrix by name, `(S, K)` in any order within a row.
         laws: The laws that priors state for the matrices.
         hyperparameters: Draws `(S,)` by name; each belongs to the same draw of the spectra.
+        members: The number of the member of a mixture that each draw comes from, `(S,)`; by
+            default all draws come from member 0.
 
     Attributes:
         laws: The laws that priors state for the matrices; empty if none were given.
         hyperparameters: The draws of hyperparameters; empty if none were given.
+        members: The number of the member that each draw comes from, `(S,)`.
     """
 
     def __init__(
@@ -52,6 +55,7 @@ class PosteriorSpectra(Mapping[str, Tensor]):
         *,
         laws: DeclaredPriors | None = None,
         hyperparameters: Mapping[str, Tensor] | None = None,
+        members: Tensor | None = None,
     ) -> None:
         self.laws = laws or DeclaredPriors()
         self.hyperparameters = dict(hyperparameters or {})
@@ -60,6 +64,26 @@ class PosteriorSpectra(Mapping[str, Tensor]):
             name: lam.detach().cpu().sort(dim=1, descending=True).values
             for name, lam in draws.items()
         }
+        if members is None:
+            count = len(next(iter(self._draws.values()), ()))
+            members = torch.zeros(count, dtype=torch.int64)
+        self.members = members
+
+    @classmethod
+    def pooled(cls, parts: Sequence[PosteriorSpectra]) -> PosteriorSpectra:
+        """The draws of the members of a mixture, those of one member after those of another.
+
+        Args:
+            parts: The spectra of each member, of the same matrices under the same priors.
+        """
+        first = parts[0]
+        names = first.hyperparameters
+        return cls(
+            {name: torch.cat([part[name] for part in parts]) for name in first},
+            laws=first.laws,
+            hyperparameters={n: torch.cat([p.hyperparameters[n] for p in parts]) for n in names},
+            members=torch.cat([torch.full_like(p.members, i) for i, p in enumerate(parts)]),
+        )
 
     def __getitem__(self, name: str) -> Tensor:
         try:
@@ -224,7 +248,7 @@ class PosteriorSpectra(Mapping[str, Tensor]):
         return plot_lambda_max(name, prior, posterior, ax, path=path)
 
     def to_arviz(self, *, repeats: int = 1, fraction: float | None = None, seed: int = 0) -> Any:
-        """The draws for ArviZ, with one chain: `pip install "bayes-htr[arviz]"`.
+        """The draws for ArviZ, each member of a mixture a chain: `pip install "bayes-htr[arviz]"`.
 
         For each matrix, here called `w`, the group `posterior` has `w:eigenvalues`, with a
         dimension `w:rank` that counts from 1, `w:lambda_max`, `w:log_lambda_max`, `w:stable_rank`
@@ -265,7 +289,8 @@ class PosteriorSpectra(Mapping[str, Tensor]):
             values[f"{name}:alpha"] = _alpha_draws(posterior, repeats, generator)
         for name, draws in self.hyperparameters.items():
             values[name] = np.repeat(draws.double().numpy(), repeats)
-        posterior_group = {name: value[None] for name, value in values.items()}
+        chains = len(self.members.unique())
+        posterior_group = {n: v.reshape(chains, -1, *v.shape[1:]) for n, v in values.items()}
         labels: dict[str, Any] = {
             "dims": {f"{name}:eigenvalues": [f"{name}:rank"] for name in self},
             "coords": {f"{name}:rank": np.arange(1, self[name].shape[1] + 1) for name in self},
@@ -278,7 +303,7 @@ class PosteriorSpectra(Mapping[str, Tensor]):
         """The posterior of the tail index given each draw, and in words the tail that is known.
 
         Raises:
-            SpectrumError: As `alpha`.
+            SpectrumError: The same errors as in `alpha`.
         """
         lam = self[name].double().numpy()
         K = lam.shape[1]

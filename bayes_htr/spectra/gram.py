@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bayes_htr.spectra.matrices import as_matrix, check_finite
 
-_ENOUGH = {torch.float32: 1e-3, torch.float64: 1e-11}
+ENOUGH = {torch.float32: 1e-3, torch.float64: 1e-11}
 """The largest acceptable relative error of the smallest requested eigenvalue, by dtype of the
 weights."""
 
@@ -41,7 +41,7 @@ class Eigen(NamedTuple):
     floor: float
 
 
-def eigen(W: Tensor, *, count: int, digits: bool) -> Eigen:
+def eigen(W: Tensor, *, count: int, digits: bool, enough: float | None = None) -> Eigen:
     """All eigenvalues of `W'W`, with the singular vectors of the smaller side.
 
     Args:
@@ -49,16 +49,20 @@ def eigen(W: Tensor, *, count: int, digits: bool) -> Eigen:
         count: How many of the largest eigenvalues are needed.
         digits: Whether the smallest of these must have a small relative error. Otherwise all errors
             are within a few `eps` of the largest eigenvalue, in float64.
+        enough: The relative error that is small enough; by default that of a spectrum which is
+            shown: 1e-3 for float32, 1e-11 for float64.
 
     Returns:
-        The decomposition, in float64, or in float32 if only an upper part is needed and float32 is
-        accurate enough.
+        The decomposition, in float64, or in float32 if only an upper part is needed, or `enough` is
+        given, and float32 is accurate enough.
     """
-    dtypes = [torch.float64] if count == min(W.shape) else [W.dtype, torch.float64]
+    K = min(W.shape)
+    dtypes = [torch.float64] if count == K and enough is None else [W.dtype, torch.float64]
+    enough = ENOUGH[W.dtype] if enough is None else enough
     for dtype in dict.fromkeys(dtypes):
         tall = _tall(W).to(dtype)
         result = of_gram(tall.T @ tall, len(tall))
-        if not digits or has_digits(result, count, W.dtype):
+        if not digits or has_digits(result, count, enough):
             return result
     return of_singular_values(W.double())
 
@@ -87,7 +91,7 @@ def eigenvalues(W: Tensor, name: str = "the matrix") -> np.ndarray:
         SpectrumError: Fewer than two dimensions, no entries, or entries that are not finite.
     """
     matrix = as_matrix(W.detach()).cpu()
-    matrix = matrix if matrix.dtype in _ENOUGH else matrix.float()
+    matrix = matrix if matrix.dtype in ENOUGH else matrix.float()
     check_finite(matrix, name)
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     # By a power of two, which is exact: squares of the entries stay within float64.
@@ -118,16 +122,16 @@ def of_gram(gram: Tensor, longer: int) -> Eigen:
     return Eigen(values.flip(0).clamp(min=0), vectors.flip(1), floor)
 
 
-def has_digits(result: Eigen, count: int, dtype: torch.dtype) -> bool:
-    """Whether the `count`-th eigenvalue of a Gram matrix has a small relative error.
+def has_digits(result: Eigen, count: int, enough: float) -> bool:
+    """Whether the `count`-th eigenvalue of a Gram matrix has a relative error of at most `enough`.
 
     Args:
         result: The decomposition of the Gram matrix.
         count: How many of the largest eigenvalues are needed.
-        dtype: The dtype of the weights.
+        enough: The error that is small enough; `ENOUGH` has it for spectra that are shown.
     """
     error = _ROUNDING * torch.finfo(result.values.dtype).eps
-    return bool(result.values[count - 1] * _ENOUGH[dtype] > error * result.values[0])
+    return bool(result.values[count - 1] * enough > error * result.values[0])
 
 
 def of_singular_values(W: Tensor) -> Eigen:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bayes_htr.spectra.gram import (
+    ENOUGH,
     Eigen,
     has_digits,
     has_log_det,
@@ -129,7 +130,7 @@ class GramView(MatrixView):
             result = of_gram(self._gram, max(self.shape))
             needs, count = self._needs, self._needs.count(min(self.shape))
             digits = needs.decomposed and (needs.digits or not needs.whole)
-            if digits and not has_digits(result, count, self.W.dtype):
+            if digits and not has_digits(result, count, ENOUGH[self.W.dtype]):
                 result = of_singular_values(self._required_factor())
             self._eigen = result
         return self._eigen

@@ -224,7 +224,7 @@ def as_matrix(W: Tensor) -> Tensor:
     """A tensor of two or more dimensions as `(out, everything else)`.
 
     Raises:
-        SpectrumError: Fewer than two dimensions, or no entries.
+        SpectrumError: The tensor has fewer than two dimensions, or no entries.
     """
     if W.ndim < 2 or W.numel() == 0:
         raise SpectrumError(

@@ -61,7 +61,7 @@ class Need:
         return self.upper > 0 or self.singular_values
 
     def count(self, K: int) -> int:
-        """How many of `K` eigenvalues are needed."""
+        """The number of eigenvalues that are needed, out of `K`."""
         return min(K, tail_count(K, self.upper) + 1) if 0 < self.upper < 1 else K
 
 
@@ -238,8 +238,8 @@ class MatrixView:
         """Raise an error if an eigenvalue is zero to working accuracy.
 
         Raises:
-            SpectrumError: `sigma_K <= max(m, n) eps sigma_1` in the precision of the computation,
-                the convention of `matrix_rank`.
+            SpectrumError: By the convention of `matrix_rank` a singular value is zero, that is
+                `sigma_K <= max(m, n) eps sigma_1` in the precision of the computation.
         """
         if not self._has_matrix:
             return  # it was required of the matrix

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,14 @@ def _add(commands: Commands[argparse.ArgumentParser], study: Study) -> None:
     add("--methods", nargs="+", choices=study.methods, help="the methods; all if none")
     add("--data-dir", type=Path, metavar="DIR", help="folder of .npz files; without it: OpenML")
     add("--processes", type=positive, default=2, help="runs at a time, each with --threads")
+    add(
+        "--part",
+        type=_part,
+        default=(1, 1),
+        metavar="I/N",
+        help="perform the I-th of N parts of each stage, as one of an array of N jobs that share "
+        "--out; start the array again when all have ended, until a job writes the report",
+    )
     add("--seeds", type=positive, help=f"seeds of each chosen method; {study.seeds} if none")
     add("--trials", type=positive, help="most trials of a method; all if none")
     add("--epochs", type=positive, help="epochs of every run, instead of its own")
@@ -79,13 +88,23 @@ def _study(args: argparse.Namespace, console: Console) -> None:
         log.append("run", run.settings(), result=result, machine=machine)
 
     work = partial(_performed, study, args.data_dir, str(device))
+    part, parts = args.part
     for label, all_runs in protocol.stages():
-        runs = [run for run in all_runs if log.find("run", **run.settings()) is None]
-        there = len(all_runs) - len(runs)
+        missing = _missing(log, all_runs)
+        there = len(all_runs) - len(missing)
         console.print(
             f"{label}: {len(all_runs)} runs, {there} of them there already", highlight=False
         )
+        runs = [run for run in all_runs[part - 1 :: parts] if run in missing]
         run_all(label, runs, work, done, processes=args.processes, threads=args.threads)
+        log.catch_up()
+        if others := _missing(log, all_runs):
+            console.print(
+                f"{label}: {len(others)} runs of other parts are missing; start all parts again "
+                "when they have ended",
+                highlight=False,
+            )
+            return
     for cell in cells:
         if study.entrants and log.find("entrants", cell=cell) is None:
             console.print(
@@ -93,6 +112,22 @@ def _study(args: argparse.Namespace, console: Console) -> None:
                 "images are seen"
             )
     write_report(log, own, console)
+
+
+def _missing(log: Log, runs: Sequence[Run]) -> list[Run]:
+    """The runs whose results are not in the log."""
+    return [run for run in runs if log.find("run", **run.settings()) is None]
+
+
+def _part(text: str) -> tuple[int, int]:
+    """Parse the value of `--part`, such as `2/10`."""
+    try:
+        part, parts = (int(number) for number in text.split("/"))
+    except ValueError:
+        part, parts = 0, 0
+    if not 1 <= part <= parts:
+        raise argparse.ArgumentTypeError(f"{text!r}: give I/N, such as 2/10, with I from 1 to N")
+    return part, parts
 
 
 def _performed(study: Study, data_dir: Path | None, device: str, run: Run) -> dict[str, Any]:

@@ -51,12 +51,26 @@ class Log:
             before = folder / "posterior.json"
             if study == "posterior" and before.exists() and not self.path.exists():
                 write_text(self.path, "".join(f"{json.dumps(line)}\n" for line in lines_of(before)))
+        except OSError as error:
+            raise htr.OutputError(
+                f"{folder} cannot be used: {error}; name another folder"
+            ) from error
+        self.catch_up()
+
+    def catch_up(self) -> None:
+        """Read the lines that other commands have appended since the last look.
+
+        Raises:
+            OutputError: The file cannot be read.
+            CheckpointError: The file was changed in another way than by appending.
+        """
+        try:
             if self.path.exists():
                 with self.path.open("rb") as file:
                     self._catch_up(file)
         except OSError as error:
             raise htr.OutputError(
-                f"{folder} cannot be used: {error}; name another folder"
+                f"{self.path} cannot be read: {error}; name another folder"
             ) from error
 
     def find(self, kind: str, **settings: Any) -> dict[str, Any] | None:

@@ -224,3 +224,26 @@ def test_no_member_is_written_outside_and_none_unpacks_to_more(file):
         archive.writestr("posterior/metrics.jsonl", b"\n" * 10**6)
     with pytest.raises(htr.CheckpointError, match="is compressed"):
         htr.HTRClassifier.load(file)
+
+
+def test_a_mixture_comes_back_with_all_members(tmp_path):
+    one = htr.HTRClassifier(**SMALL).fit(X, Y)
+    clf = htr.HTRClassifier(**SMALL, members=2).fit(X, Y)
+    assert len(clf.posterior_.members) == 2
+    first = clf.posterior_.members[0].network().state_dict()
+    for name, value in one.posterior_.network().state_dict().items():
+        assert torch.equal(first[name], value)
+    assert not np.array_equal(clf.predict_proba(X), one.predict_proba(X))
+    clf.save(tmp_path / "iris.htr")
+    loaded = htr.HTRClassifier.load(tmp_path / "iris.htr")
+    assert loaded.members == 2
+    assert_array_equal(loaded.predict_proba(X), clf.predict_proba(X))
+    again = clf.set_params(warm_start=True, epochs=1).fit(X, Y)
+    assert len(again.posterior_.members) == 2
+
+    def elsewhere(members):
+        members["posterior/members/../../spy"] = b"word"
+
+    rewritten(tmp_path / "iris.htr", elsewhere)
+    htr.HTRClassifier.load(tmp_path / "iris.htr")
+    assert not list(tmp_path.parent.rglob("spy"))

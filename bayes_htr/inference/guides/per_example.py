@@ -11,7 +11,7 @@ Source: Kingma, Salimans & Welling (2015), arXiv:1506.02557, for normal laws ove
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -57,10 +57,15 @@ class ExampleNoise:
         ValueError: A layer that is neither linear nor a plain convolution, or whose class has a
             forward pass of its own, batch normalisation, which mixes examples, or `Entries` beside
             a spectral prior.
+
+    Attributes:
+        noise_of: Makes the noise `(examples, free)` of a matrix, from its state and the number of
+            examples.
     """
 
     def __init__(self, guide: SpectralGuide, root: nn.Module) -> None:
         self.guide, self.root = guide, root
+        self.noise_of: Callable[[SpectralState, int], Tensor] = _independent_noise
         paths = {id(p.tensor): p.name for p in parameters_of(root)}
         spectral = {p.name: (place, p) for place, p in enumerate(guide.priors) if p.is_spectral}
         self.layers: list[_Layer] = []
@@ -87,11 +92,11 @@ class ExampleNoise:
         """
         if not self.layers:
             return
-        called: set[str] = set()
+        called: dict[str, None] = {}  # in the order of the calls
 
         def hook_of(layer: _Layer) -> Any:
             def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
-                called.add(layer.path)
+                called[layer.path] = None
                 return _with_constant_weight(module, _input(args, kwargs))
 
             return hook
@@ -100,6 +105,7 @@ class ExampleNoise:
             buffers = {name: b.clone() for name, b in self.root.named_buffers()}
             total = call_with(self.root, buffers, x).sum()
         self._require_called(self.layers, called)
+        self.layers.sort(key=lambda layer: list(called).index(layer.path))
         if not total.requires_grad:
             return
         weights = [layer.module.get_parameter("weight") for layer in self.layers]
@@ -108,10 +114,19 @@ class ExampleNoise:
             if gradient is not None:
                 raise _refused(layer.path, layer.module, "has a weight that is used elsewhere too")
 
-    def _require_called(self, layers: list[_Layer], called: set[str]) -> None:
+    def _require_called(self, layers: list[_Layer], called: Collection[str]) -> None:
         for layer in layers:
             if layer.path not in called:
                 raise _refused(layer.path, layer.module, "was not called by the network")
+
+    def skip(self) -> None:
+        """Draw the noise of a batch of which this process has no examples, and do nothing with it.
+
+        The random numbers that follow are then the same as those of other processes.
+        """
+        places = {x.place: x.state for x in self.layers if self.guide.has_law(x.state.name)}
+        for state in places.values():
+            self.noise_of(state, 0)
 
     @contextmanager
     def drawn(self, examples: int) -> Iterator[None]:
@@ -137,7 +152,7 @@ class ExampleNoise:
                     )
                 called.add(layer.path)
                 if layer.place not in noise:
-                    noise[layer.place] = layer.state.noise(examples=examples)
+                    noise[layer.place] = self.noise_of(layer.state, examples)
                 W = self.guide.weights[layer.place]
                 return _noisy(layer.state, W, module, x, output, noise[layer.place])
 
@@ -146,6 +161,11 @@ class ExampleNoise:
         with _hooks(layers, hook_of):
             yield
         self._require_called(layers, called)
+
+
+def _independent_noise(state: SpectralState, examples: int) -> Tensor:
+    """Noise of each example, `(examples, free)`."""
+    return state.noise(examples=examples)
 
 
 @contextmanager
@@ -161,7 +181,7 @@ def _hooks(layers: list[_Layer], hook_of: Callable[[_Layer], Any]) -> Iterator[N
 
 
 def _input(args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Tensor:
-    """What a linear layer or a convolution is called with, by position or by name."""
+    """The input of a linear layer or a convolution, given by position or by name."""
     return args[0] if args else kwargs["input"]
 
 
@@ -178,59 +198,87 @@ def _with_constant_weight(module: nn.Module, x: Tensor) -> Tensor:
 def _noisy(
     state: SpectralState, W: Tensor, module: nn.Module, x: Tensor, output: Tensor, noise: Tensor
 ) -> Tensor:
-    """The output of a layer whose singular values each example multiplies by its own factors."""
-    is_linear = isinstance(module, nn.Linear)
+    """The output of a layer whose singular values each example multiplies by its own factors.
+
+    A wide matrix `W` has `V` on the side of its outputs: the noise is that of the output. A tall
+    one has `V` on the side of its inputs, so that `V'x` needs the inputs of the layer.
+    """
     matrix = W.flatten(1).to(x.dtype)
-    V = state.vectors(matrix if state.is_tall else matrix.mT).to(x.dtype)
-    Y: Tensor | None = None
-    if state.is_tall or state.law.needs_medians:
-        Y = (matrix if state.is_tall else matrix.mT) @ V
+    tall = matrix if state.is_tall else matrix.mT
+    V = state.vectors(tall).to(x.dtype)
+    Y = tall @ V if state.is_tall or state.law.needs_medians else None
     medians = None if Y is None else Y.square().sum(0).double()
-    factors, base = (
-        _spread_out(f.to(x.dtype), x, is_linear) for f in state.factors(medians, noise)
-    )
-    if state.is_tall:
-        assert Y is not None
-        inner, outer = _inner(module, x, V), Y
-    else:
-        inner, outer = _without_bias(_mixed(output, V.mT, is_linear), module, V.mT), V
-    noisy = output + _mixed(inner * (factors - base), outer, is_linear)
-    return noisy + (base - 1) * _without_bias(output, module) if state.law.has_ratios else noisy
+    change, base = state.changes(medians, noise)
+    change = change.to(x.dtype)
+    free = output
+    if isinstance(module.bias, Tensor) and not (state.is_tall and base is None):
+        free = output - _over_positions(module.bias, output, module)
+    start = output
+    if base is not None:
+        start = output + _over_positions(base.to(x.dtype) - 1, output, module) * free
+    if Y is None or not state.is_tall:
+        return _plus_product(start, free, V, change, V, module)
+    if isinstance(module, nn.Linear):
+        return _plus_product(start, x, V, change, Y, module)
+    return _plus_product(start, _inner(module, x, V), None, change, Y, module)
 
 
-def _without_bias(output: Tensor, module: nn.Module, A: Tensor | None = None) -> Tensor:
-    """`A (W x)` of a layer whose `output` is `A (W x + bias)`; `A` may be left out."""
-    if not isinstance(module.bias, Tensor):
-        return output
-    bias = module.bias if A is None else A @ module.bias
+def _plus_product(
+    start: Tensor,
+    x: Tensor,
+    inner: Tensor | None,
+    factors: Tensor,
+    outer: Tensor,
+    module: nn.Module,
+) -> Tensor:
+    """`start + outer diag(f) inner' x` with factors `f` for each example, at all positions.
+
+    It is computed in the order that needs fewer multiplications. A convolution has few channels and
+    many positions, so that a small matrix for each example is cheaper than two thin products.
+
+    Args:
+        start: `(N, m)`, `(N, ..., m)` of a linear layer, or `(N, m, ...)` of a convolution.
+        x: As `start`, with `n` in place of `m`.
+        inner: `(n, d)`; `None` for the identity.
+        factors: `(N, d)`.
+        outer: `(m, d)`.
+        module: The layer.
+
+    Returns:
+        As `start`.
+    """
+    if x.ndim == 2:
+        z = x if inner is None else x @ inner
+        return torch.addmm(start, z * factors, outer.mT)
     is_linear = isinstance(module, nn.Linear)
-    return output - (bias if is_linear else bias.view(-1, *[1] * (output.ndim - 2)))
+    channels = x.flatten(1, -2).mT if is_linear else x.flatten(2)
+    (_, n, P), (m, d) = channels.shape, outer.shape
+    if inner is None:
+        z = channels
+    elif m * d * n + P * n * m < P * d * (n + m):
+        z, outer = channels, (outer * factors.unsqueeze(1)) @ inner.mT
+    else:
+        z = inner.mT @ channels
+    if outer.ndim == 2:
+        z = z * factors.unsqueeze(2)
+    result = outer @ z
+    return start + (result.mT if is_linear else result).reshape(start.shape)
 
 
 def _inner(module: nn.Module, x: Tensor, V: Tensor) -> Tensor:
-    """`V'x` of a layer with as many outputs as `V` has columns."""
-    if isinstance(module, nn.Linear):
-        return x @ V
+    """`V'x` of a convolution that has as many outputs as `V` has columns, and no bias."""
     assert isinstance(module, _CONVOLUTIONS)
     filters = V.mT.reshape(-1, *module.weight.shape[1:])
     inner: Tensor = module._conv_forward(x, filters, None)
     return inner
 
 
-def _mixed(x: Tensor, A: Tensor, is_linear: bool) -> Tensor:
-    """`A x` over the channels: the last dimension, or that after the examples."""
-    if is_linear:
-        return x @ A.mT
-    convolve = (F.conv1d, F.conv2d, F.conv3d)[x.ndim - 3]
-    mixed: Tensor = convolve(x, A.reshape(*A.shape, *[1] * (x.ndim - 2)))
-    return mixed
-
-
-def _spread_out(factors: Tensor, x: Tensor, is_linear: bool) -> Tensor:
-    """`(N, d)` with dimensions of size 1 for positions."""
-    ones = [1] * (x.ndim - 2)
-    shape = (len(x), *ones, -1) if is_linear else (len(x), -1, *ones)
-    return factors.view(shape)
+def _over_positions(values: Tensor, output: Tensor, module: nn.Module) -> Tensor:
+    """Values `(..., channels)` with dimensions of size 1 for the positions of an output."""
+    ones = [1] * (output.ndim - 2)
+    if isinstance(module, nn.Linear):
+        return values.view(*values.shape[:-1], *ones, -1)
+    return values.view(*values.shape, *ones)
 
 
 def _check(path: str, module: nn.Module, parameter: nn.Parameter) -> None:

@@ -69,6 +69,33 @@ def test_choices_come_before_test_images_are_seen(studied):
             assert line["settings"]["seed"] in TUNING_SEEDS
 
 
+def test_jobs_of_an_array_share_out_the_runs(studied, tmp_path, monkeypatch, capsys):
+    whole = Log(studied, "generalisation")
+
+    def found(study, run, data_dir, device):
+        return whole.get("run", **run.settings())["result"]
+
+    monkeypatch.setattr(command, "perform", found)
+    performed = in_this_process(monkeypatch)
+    for _ in range(20):
+        before = len(performed)
+        for part in ("1/2", "2/2"):
+            assert main(study(tmp_path, "--trials", "2", "--part", part)) == 0
+        if len(performed) == before:
+            break
+    settings = [json.dumps(run.settings()) for run in performed]
+    assert len(settings) == len(set(settings)) == len(whole.of("run"))
+    assert Log(tmp_path, "generalisation").of("entrants") == whole.of("entrants")
+    assert "runs of other parts are missing; start all parts again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "one", "1/0", "1/2/3"])
+def test_parts_that_are_none_are_refused(part, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(study(tmp_path, "--part", part))
+    assert f"'{part}': give I/N" in capsys.readouterr().err
+
+
 def test_the_best_trial_of_validation_images_is_chosen(studied):
     log = Log(studied, "generalisation")
     for method in FEW[1:]:

@@ -271,6 +271,59 @@ def test_between_looks_the_divergence_is_linear_in_log_spreads(prior):
     assert abs(found[2] - found[1]) > 1e-3
 
 
+@pytest.mark.parametrize(("prior", "all_of_them"), [(LOMAX, False), (GAMMA, True)])
+def test_the_divergence_of_changed_matrices_alone_is_evaluated(prior, all_of_them):
+    """A hyperparameter's posterior follows from all matrices, and changes that of the others."""
+    net = nn.Sequential(linear(5, 6), linear(4, 5)).double()
+    guide = guide_of(prior, net, refresh=htr.Every(100), init_scale=0.3)
+    guide.rsample()
+    first, second = guide.states
+    with torch.no_grad():
+        first.log_spread += 0.2
+        second.log_spread += 0.02
+    before = second.spread_slope.clone(), second.reference_log_spread.clone()
+    for _ in range(3):
+        guide.rsample()
+    assert torch.equal(first.reference_log_spread, first.log_spread)
+    assert torch.equal(second.reference_log_spread, second.log_spread) == all_of_them
+    assert torch.equal(second.spread_slope, before[0]) != all_of_them
+    fresh = guide_of(prior, net, init_scale=0.3)
+    with torch.no_grad():
+        fresh.states[0].log_spread.copy_(first.log_spread)
+        fresh.states[1].log_spread.copy_(second.reference_log_spread)
+    fresh.rsample()
+    for state, other in zip(guide.states, fresh.states, strict=True):
+        torch.testing.assert_close(state.spread_slope, other.spread_slope)
+
+
+def test_a_refresh_of_one_matrix_leaves_no_spread_of_another_unseen():
+    net = nn.Sequential(linear(5, 6), linear(4, 5)).double()
+    guide = guide_of(LOMAX, net, refresh=htr.Drift(0.1, check_every=4), init_scale=0.3)
+    guide.rsample()
+    with torch.no_grad():
+        guide.weights[0] *= 2
+        guide.states[1].log_spread += 0.2
+    for _ in range(3):
+        guide.rsample()
+    first, second = guide.states
+    assert torch.equal(first.reference, guide.weights[0])
+    assert torch.equal(second.reference_log_spread, second.log_spread)
+
+
+def test_spectra_that_are_shown_have_all_digits_after_a_refresh_in_float32():
+    net = linear(40, 60, dtype=torch.float32)
+    with torch.no_grad():
+        U, _, Vh = torch.linalg.svd(net.weight, full_matrices=False)
+        net.weight.copy_(U @ torch.logspace(0, -1.9, 40).diag() @ Vh)
+    guide = guide_of(LOMAX, net)
+    guide.refresh()
+    exact = torch.linalg.svdvals(guide.weights[0].detach().double()).square()
+    held = guide.states[0].eigenvalues
+    torch.testing.assert_close(held, exact, rtol=1e-2, atol=0)
+    assert not torch.allclose(held, exact, rtol=1e-6, atol=0)  # it was in float32
+    torch.testing.assert_close(guide.spectra()["weight"].median, exact, rtol=1e-9, atol=0)
+
+
 def test_spreads_stay_with_their_frames_when_eigenvalues_change_places():
     guide = guide_of(LOMAX, linear(4, 6), refresh=htr.Exact())
     guide.rsample()
@@ -285,15 +338,15 @@ def test_spreads_stay_with_their_frames_when_eigenvalues_change_places():
     torch.testing.assert_close(spread, 2 * torch.tensor([0.1, 0.2, 0.3, 0.4]).double())
 
 
-@pytest.mark.parametrize("size", [0.02, 0.1, 1.0])
+@pytest.mark.parametrize("size", [0.02, 0.1])
 @pytest.mark.parametrize("directions", [None, 5])
 def test_places_are_those_of_the_largest_overlaps(size, directions):
-    """Against an assignment of all vectors: those that stay for sure are left out of it."""
+    """Where vectors are known again, an assignment of all of them finds the same places."""
     guide = guide_of(LOMAX, linear(12, 9), directions=directions)
     guide.refresh()
     state, free = guide.states[0], directions or 9
     generator = torch.Generator().manual_seed(0)
-    kept = []
+    compared = 0
     for _ in range(20):
         A = size * torch.randn(9, 9, generator=generator, dtype=torch.float64)
         order = torch.arange(free)
@@ -301,10 +354,27 @@ def test_places_are_those_of_the_largest_overlaps(size, directions):
         vectors = (torch.linalg.matrix_exp(A - A.mT) @ state.frames)[:, order]
         overlaps = (state.frames.mT @ vectors).square()
         _, expected = scipy.optimize.linear_sum_assignment(-overlaps.numpy())
-        assert state._places(vectors).tolist() == expected.tolist()
-        kept.append((overlaps.diagonal() >= 2 / 3).double().mean().item())
-    assert min(kept) < 1
-    assert max(kept) > 0 or size == 1.0
+        found = state._places(vectors)
+        assert sorted(found.tolist()) == list(range(free))
+        if bool((overlaps.amax(1) > 0.5).all()):
+            compared += 1
+            assert found.tolist() == expected.tolist()
+    assert compared >= 5
+
+
+def test_vectors_that_are_not_known_again_take_the_places_left_in_order():
+    """The places whose vectors have turned among each other are those of close eigenvalues."""
+    guide = guide_of(LOMAX, linear(8, 6))
+    guide.refresh()
+    state = guide.states[0]
+    with torch.no_grad():
+        state.eigenvalues.copy_(torch.tensor([6.0, 1.0, 4.0, 3.0, 2.0, 5.0]))
+    turn = torch.eye(6, dtype=torch.float64)
+    turn[:2, :2] = torch.tensor([[0.0, 1.0], [1.0, 0.0]])  # two that have changed their order
+    tenth = torch.arange(1.0, 5.0).double().outer(torch.arange(1.0, 5.0).double())
+    turn[2:, 2:] = (torch.pi / 5 * tenth).sin() * (2 / 5) ** 0.5  # no overlap above 1/2
+    assert (turn.mT @ turn).allclose(torch.eye(6).double(), atol=1e-12)
+    assert state._places(state.frames @ turn).tolist() == [1, 0, 3, 4, 5, 2]
 
 
 def test_the_largest_eigenvalue_keeps_the_first_place_when_eigenvalues_change_places():

@@ -5,36 +5,33 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 
-from bayes_htr._checks import number
 from bayes_htr._terminal import ProgressBar
-from bayes_htr._torch import evaluation_mode, input_dtype, isolated_randomness
+from bayes_htr._torch import evaluation_mode, isolated_randomness
 from bayes_htr.distributed import run_on_rank0, world_size
 from bayes_htr.engine.pull import starting_strength
-from bayes_htr.errors import DataError, DivergenceError, SpectrumError
-from bayes_htr.inference import MAP, Batches, Data, EpochEvent, RunFolder
-from bayes_htr.models import BayesianModel, Categorical
-from bayes_htr.models.examples import checked_examples
-from bayes_htr.models.inputs import Inputs, call, concatenated, map_inputs, num_examples
+from bayes_htr.errors import DivergenceError, PriorError, SpectrumError
+from bayes_htr.inference import MAP, Batches, EpochEvent, RunFolder
+from bayes_htr.models import BayesianModel
+from bayes_htr.models.inputs import num_examples
 from bayes_htr.models.likelihood_forms import to_config
-from bayes_htr.posterior import Posterior, Prediction
-from bayes_htr.posterior.prediction import mix
-from bayes_htr.posterior.scores import scores
-from bayes_htr.strength_search import (
+from bayes_htr.posterior import Posterior, Scores
+from bayes_htr.posterior.prediction import batches_for
+from bayes_htr.posterior.scores import Score
+from bayes_htr.tuning.held_out import HeldOut
+from bayes_htr.tuning.search import (
+    STEP,
     Bracket,
     Journal,
-    Score,
     Search,
     Trial,
+    best_of,
     failed,
     merged,
     run_search,
@@ -42,85 +39,9 @@ from bayes_htr.strength_search import (
 
 TRIALS = 5
 """The largest number of trials where none is given: with the final fit there are six."""
-CRITERIA = ("brier", "nll")
-"""The scores by which a strength can be chosen; smaller ones are better."""
-
-_BATCH = 1024
-
-
-class HeldOut(NamedTuple):
-    """Data in two parts.
-
-    Attributes:
-        train: What trials train on.
-        validation: `(X, y)`, what they are scored on, on the CPU.
-        is_part: Whether the validation data were taken from the training data.
-    """
-
-    train: Data
-    validation: tuple[Inputs, Tensor]
-    is_part: bool
-
-
-def hold_out(
-    model: BayesianModel,
-    train: Data,
-    validation: Data | None,
-    *,
-    fraction: float = 0.1,
-    seed: int = 0,
-) -> HeldOut:
-    """The data to train on and those to score on.
-
-    Args:
-        model: The model, whose network gives the inputs their precision.
-        train: The training data, as `htr.fit` takes them.
-        validation: The data to score on. Without them, a random part of the training data is held
-            out, which then must be `(X, y)`.
-        fraction: The share of the training data that is held out, in (0, 1).
-        seed: The seed by which it is drawn.
-
-    Raises:
-        DataError: Nothing can be held out of a `DataLoader`, or nothing would be left.
-        ValueError: The fraction is out of range.
-    """
-    likelihood = model.likelihood
-    if not isinstance(likelihood, Categorical):
-        raise ValueError(
-            f"strengths are compared by the scores of classes, and the likelihood is {likelihood}; "
-            "pass a number as strength=, and compare posterior.evaluate(validation)"
-        )
-    if validation is not None:
-        batches = Batches(
-            validation,
-            batch_size=_BATCH,
-            dtype=input_dtype(model.net),
-            name="validation",
-            likelihood=likelihood,
-        )
-        xs, ys = zip(*batches, strict=True)
-        return HeldOut(train, (concatenated(xs), torch.cat(ys)), False)
-    fraction = number(fraction, "validation_fraction", above=0, below=1)
-    if not isinstance(train, list | tuple) or len(train) != 2:
-        raise DataError(
-            f"nothing can be held out of train, a {type(train).__name__}; pass validation=, on "
-            "which strengths are compared"
-        )
-    x, y = checked_examples(train[0], train[1], "train", likelihood.checked)
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
-    count = math.ceil(fraction * len(y))
-    if not 0 < count < len(y):
-        raise DataError(
-            f"train: holding out {count} of {len(y)} examples leaves none to train on; pass more, "
-            "or validation="
-        )
-    held, rest = order[:count], order[count:]
-    parts = [(map_inputs(partial(_rows, index=index), x), y[index]) for index in (rest, held)]
-    return HeldOut(parts[0], parts[1], True)
-
-
-def _rows(tensor: Tensor, index: Tensor) -> Tensor:
-    return tensor[index.to(tensor.device)]
+_MOST_RAISES = 10
+CRITERIA = ("brier", "nll", "crps")
+"""The scores by which a strength can be chosen. Smaller ones are better, and all are proper."""
 
 
 class Tried(NamedTuple):
@@ -128,30 +49,31 @@ class Tried(NamedTuple):
 
     Attributes:
         trials: All trials in their order.
-        posterior: The posterior of the best one with the first seed, if this call has trained it.
+        strength: The strength to train with.
+        posterior: The posterior with that strength and the first seed, if this call has trained it.
     """
 
     trials: list[Trial]
+    strength: float
     posterior: Posterior | None
-
-
-def best_of(trials: list[Trial]) -> Trial:
-    """The finished trial with the smallest score."""
-    return min(trials, key=lambda trial: trial.order)
 
 
 @dataclass(frozen=True)
 class TrialSettings:
     """What all trials of a search share.
 
-    Attributes:
+    Args:
         fit: `htr.fit`.
         model: The model, whose priors a strength multiplies.
         held_out: The data.
         fit_options: Other arguments of `fit`; `method` and `epochs` are among them.
         seeds: The seeds of each strength's fits.
-        criterion: One of `CRITERIA`.
+        criterion: One of `CRITERIA`; by default `"brier"` for classes and yes-or-no labels, and
+            `"nll"` for other labels.
         samples: The number of draws of the weights that a prediction averages.
+
+    Raises:
+        ValueError: There is no such criterion.
     """
 
     fit: Callable[..., Posterior]
@@ -159,12 +81,17 @@ class TrialSettings:
     held_out: HeldOut
     fit_options: Mapping[str, Any]
     seeds: tuple[int, ...] = (0,)
-    criterion: str = "brier"
+    criterion: str | None = None
     samples: int = 32
+    by: str = field(init=False)
+    """The criterion, the default one where none is given."""
 
     def __post_init__(self) -> None:
-        if self.criterion not in CRITERIA:
-            raise ValueError(f"criterion={self.criterion!r} must be one of {', '.join(CRITERIA)}")
+        default = "brier" if self.model.likelihood.has_classes else "nll"
+        by = default if self.criterion is None else self.criterion
+        if by not in CRITERIA:
+            raise ValueError(f"criterion={by!r} must be one of {', '.join(CRITERIA)}")
+        object.__setattr__(self, "by", by)
 
     @property
     def epochs(self) -> int:
@@ -177,56 +104,84 @@ class TrialSettings:
         return self._train_batches().num_data
 
     @property
-    def batch_size(self) -> int:
-        """The number of examples per batch."""
-        return int(self.fit_options["batch_size"])
+    def num_validation(self) -> int:
+        """The number of examples that trials are scored on."""
+        batches = self._validation_batches()
+        return batches.num_data or sum(num_examples(x) for x, _ in batches)
 
     def describe(self) -> dict[str, Any]:
-        """What the trials depend on as plain data, by which a resumed search recognises them."""
+        """Describe as plain data what trials depend on, to recognise them in a resumed search."""
         train = self._train_batches()
-        validation = Batches(self.held_out.validation, batch_size=_BATCH, name="validation")
         return {
             "method": self.fit_options["method"].describe(),
             "priors": self.model.priors.to_dict(),
             "epochs": self.epochs,
             "num_data": train.num_data,
             "train": train.fingerprint,
-            "validation": validation.fingerprint,
+            "validation": self._validation_batches().fingerprint,
             "seeds": list(self.seeds),
-            "criterion": self.criterion,
+            "criterion": self.by,
             "samples": self.samples,
             **to_config(self.model.likelihood),
         }
 
     def _train_batches(self) -> Batches:
-        count = self.fit_options.get("num_data")
         return Batches(
-            self.held_out.train, batch_size=self.batch_size, name="train", num_data=count
+            self.held_out.train,
+            batch_size=int(self.fit_options["batch_size"]),
+            name="train",
+            likelihood=self.model.likelihood,
+            num_data=self.fit_options.get("num_data"),
         )
 
-    def scores_of(self, prediction: Prediction) -> dict[str, float]:
-        """All scores of a prediction of the validation data by name."""
-        return scores(prediction, self.held_out.validation[1])
+    def _validation_batches(self) -> Batches:
+        data, likelihood = self.held_out.validation, self.model.likelihood
+        return batches_for(self.model.net, data, "validation", likelihood)
 
-    def score_of(self, prediction: Prediction) -> Score:
-        """The criterion of a prediction of the validation data, with its standard error."""
-        losses = losses_of(prediction, self.held_out.validation[1], self.criterion)
-        error = float(losses.std()) / math.sqrt(len(losses)) if len(losses) > 1 else math.nan
-        return Score(float(losses.mean()), error)
+    @property
+    def looks(self) -> set[int]:
+        """The epochs after which a trial is compared with the best one: a third and two thirds.
 
+        There are none if the likelihood has hyperparameters, such as noise that is learnt, since
+        callbacks see the network alone.
+        """
+        if self.model.likelihood.hyperparameters:
+            return set()
+        thirds = {math.ceil(self.epochs / 3), math.ceil(2 * self.epochs / 3)}
+        return thirds - {self.epochs}
 
-def losses_of(prediction: Prediction, y: Tensor, criterion: str) -> Tensor:
-    """The loss of each example, whose mean is the score: `(N,)` in float64.
+    def reason_against(self, strength: float) -> PriorError | None:
+        """Return why there is no posterior at a strength, at which a prior is no density."""
+        if isinstance(self.fit_options["method"], MAP):
+            return None
+        try:
+            with_strength(self.model, strength).densities()
+        except PriorError as error:
+            return error
+        return None
 
-    Args:
-        prediction: The prediction of `N` examples.
-        y: Their labels `(N,)`.
-        criterion: `"brier"`, or `"nll"` in nats.
-    """
-    log_probs = prediction.log_probs.double()
-    if criterion == "nll":
-        return F.nll_loss(log_probs, y, reduction="none")
-    return (log_probs.exp() - F.one_hot(y, log_probs.shape[1])).square().sum(1)
+    def evaluate(self, posterior: Posterior) -> Scores:
+        """Return all scores of a posterior on the validation data."""
+        return posterior.evaluate(self.held_out.validation, samples=self.samples)
+
+    def evaluate_network(self, net: nn.Module) -> Scores:
+        """Return all scores of a network as it is, in evaluation mode."""
+        with evaluation_mode(net), isolated_randomness():
+            point = Posterior(net, self.model.priors, likelihood=self.model.likelihood)
+            return self.evaluate(point)
+
+    def score_in(self, scores: Scores) -> Score:
+        """Return the criterion among all scores, with its standard error.
+
+        Raises:
+            ValueError: The likelihood's predictions have no such score.
+        """
+        if self.by not in scores:
+            raise ValueError(
+                f"criterion={self.by!r}: predictions under likelihood={self.model.likelihood!r} "
+                f"have {', '.join(c for c in CRITERIA if c in scores)}"
+            )
+        return Score(scores[self.by], scores.standard_errors.get(self.by, math.nan))
 
 
 def try_strengths(
@@ -264,7 +219,9 @@ def try_strengths(
             found: list[Trial] = []
             for seed in settings.seeds:
                 bar.begin(f"strength {strength:.3g}", len(journal.trials) + 1, count)
-                trial, posterior = _fitted(settings, strength, seed, gives_up, bar, not found)
+                trial, posterior = _fitted(
+                    settings, strength, seed, gives_up, bar, not found, bool(journal.trials)
+                )
                 found.append(trial)
                 if trial.outcome != "finished":
                     break
@@ -277,10 +234,11 @@ def try_strengths(
             best = best_of(journal.trials)
             for strength in [s for s in kept if s != best.strength]:
                 del kept[strength]
-            bar.show(f"best {settings.criterion} {best.score.value:.4f} at {best.strength:.3g}")
+            bar.show(f"best {settings.by} {best.score.value:.4f} at {best.strength:.3g}")
 
         trials = run_search(search, attempt, journal, count, on_trial=forget)
-    return Tried(trials, kept.get(best_of(trials).strength))
+    strength = search.choose(trials)
+    return Tried(trials, strength, kept.get(strength))
 
 
 def _fitted(
@@ -290,20 +248,24 @@ def _fitted(
     gives_up: Callable[[int, Score], bool],
     bar: _TuningBar,
     is_first: bool,
+    any_before: bool,
 ) -> tuple[Trial, Posterior | None]:
-    """One fit; of the first seed's fit the scores during training are compared."""
+    """Fit once; the scores of the first seed's fit are compared during training.
+
+    A prior that is no density at this strength, although it was one at the first strength, is a
+    trial that failed.
+    """
     epochs = settings.epochs
-    looks = {math.ceil(epochs / 3), math.ceil(2 * epochs / 3)} - {epochs} if is_first else set()
+    looks = settings.looks if is_first else set()
     curve: dict[int, Score] = {}
     state = {"epochs": 0, "pruned": False}
-    x, y = settings.held_out.validation
 
     def on_epoch(event: EpochEvent) -> bool:
         state["epochs"] = event.epoch
         bar.advance()
         if event.epoch not in looks:
             return False
-        curve[event.epoch] = settings.score_of(_point_prediction(event.network, x))
+        curve[event.epoch] = settings.score_in(settings.evaluate_network(event.network))
         state["pruned"] = gives_up(event.epoch, curve[event.epoch])
         return bool(state["pruned"])
 
@@ -314,17 +276,20 @@ def _fitted(
             model,
             settings.held_out.train,
             **settings.fit_options,
-            validation=(x, y),
+            validation=settings.held_out.validation,
             seed=seed,
             callbacks=[on_epoch],
             progress=False,
         )
-        prediction = run_on_rank0(lambda: posterior.predict(x, settings.samples))
-        score = settings.score_of(prediction)
+        scores = run_on_rank0(lambda: settings.evaluate(posterior))
+        score = settings.score_in(scores)
         if not math.isfinite(score.value):
-            raise DivergenceError(f"the {settings.criterion} of the validation data is not finite")
-    except (DivergenceError, SpectrumError) as error:
-        if world_size() > 1:
+            raise DivergenceError(f"the {settings.by} of the validation data is not finite")
+    except (DivergenceError, SpectrumError, PriorError) as error:
+        if isinstance(error, PriorError):
+            if not any_before:
+                raise  # the priors themselves are wrong, or their strength is
+        elif world_size() > 1:
             raise  # the other processes have no such error, and would go on
         seconds = time.perf_counter() - started
         done = int(state["epochs"])
@@ -334,7 +299,7 @@ def _fitted(
         strength,
         "finished",
         score,
-        settings.scores_of(prediction),
+        dict(scores),
         epochs=len(posterior.history),
         seconds=time.perf_counter() - started,
         curve=curve,
@@ -355,7 +320,7 @@ def auto_strength(
     resume: bool = False,
     progress: bool | None = None,
 ) -> float:
-    """The strength that `htr.fit(..., strength="auto")` takes: the best of at most five trials.
+    """Return the strength that `htr.fit(..., strength="auto")` takes, by at most five trials.
 
     Args:
         settings: What all trials share.
@@ -364,44 +329,40 @@ def auto_strength(
         progress: As in `try_strengths`.
 
     Raises:
-        As `try_strengths` and `starting_strength`; OutputError, if the folder holds something.
+        OutputError: The folder already holds something.
+        CheckpointError, DivergenceError, PriorError: The same errors as in `try_strengths` and
+            `starting_strength`.
     """
     folder = None if out is None else Path(out)
     if folder is not None and not resume:
         run_on_rank0(RunFolder(folder).check_unused)
     search = Bracket(start_of(settings))
-    tried = try_strengths(settings, search, TRIALS, folder=folder, resume=resume, progress=progress)
-    return best_of(tried.trials).strength
+    return try_strengths(
+        settings, search, TRIALS, folder=folder, resume=resume, progress=progress
+    ).strength
 
 
 def start_of(settings: TrialSettings) -> float:
-    """The strength from which to start: `starting_strength` of the weights that fits start from."""
+    """Return `starting_strength` of the weights that fits start from.
+
+    A heavy-tailed law to a small power has no finite integral, and then there is no posterior. From
+    such a start the strength is raised by factors of `sqrt(10)` until there is one.
+    """
     init = settings.fit_options.get("init")
     net = settings.model.net if init is None else init.network()
-    return starting_strength(
+    start = starting_strength(
         settings.model.priors,
         net,
         num_data=settings.num_data,
         posterior=not isinstance(settings.fit_options["method"], MAP),
     )
+    raised = (float(f"{start * STEP**power:.3g}") for power in range(1, _MOST_RAISES))
+    return next((s for s in (start, *raised) if settings.reason_against(s) is None), start)
 
 
 def with_strength(model: BayesianModel, strength: float) -> BayesianModel:
-    """The model with all of its priors to a power; a strength that they have is multiplied."""
+    """Return the model with the strengths of all its priors multiplied by a number."""
     return BayesianModel(model.net, model.priors.scaled(strength), likelihood=model.likelihood)
-
-
-def _point_prediction(net: nn.Module, x: Inputs) -> Prediction:
-    """The prediction of a network as it is, in evaluation mode."""
-    first = next(net.parameters(), torch.zeros(()))
-    with evaluation_mode(net), torch.no_grad(), isolated_randomness():
-        indices = torch.arange(num_examples(x)).split(_BATCH)
-        parts = [map_inputs(partial(_rows, index=index), x) for index in indices]
-        logits = [
-            call(net, map_inputs(lambda t: t.to(first.device), part)).float().cpu()
-            for part in parts
-        ]
-    return mix([torch.cat(logits).log_softmax(1)])
 
 
 class _TuningBar(ProgressBar):

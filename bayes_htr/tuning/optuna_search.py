@@ -6,7 +6,8 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from bayes_htr.strength_search import Score, Trial
+from bayes_htr.posterior.scores import Score
+from bayes_htr.tuning.search import Trial, best_of
 
 _REACH = 100.0
 """How far from the start, as a factor, Optuna looks."""
@@ -40,6 +41,10 @@ class OptunaSearch:
         self._asked.report(score.value, epoch)
         return bool(self._asked.should_prune())
 
+    def choose(self, trials: Sequence[Trial]) -> float:
+        """Return the strength of the best trial."""
+        return best_of(trials).strength
+
     def tell(self, trial: Trial) -> None:
         """Tell the study how the trial ended."""
         from optuna.trial import TrialState
@@ -50,7 +55,7 @@ class OptunaSearch:
 
 
 def new_study(first: float, seed: int, prune: bool) -> OptunaSearch:
-    """The search by Optuna's TPE sampler, with its successive halving if trials are pruned.
+    """Return a search by Optuna's TPE sampler, with its successive halving if trials are pruned.
 
     Args:
         first: The first strength.
@@ -71,7 +76,7 @@ def new_study(first: float, seed: int, prune: bool) -> OptunaSearch:
 
 
 def own_study(study: Any, first: float, resume: bool) -> OptunaSearch:
-    """The search by a study that the user has made.
+    """Return a search by a study that the user has made.
 
     Args:
         study: The `optuna.Study`.
@@ -80,7 +85,7 @@ def own_study(study: Any, first: float, resume: bool) -> OptunaSearch:
 
     Raises:
         ImportError: Optuna is not installed.
-        ValueError: No study, one that maximises, or one to be resumed from a file.
+        ValueError: This is no study, it maximises, or it would be resumed from a file.
     """
     optuna = _optuna()
     if not isinstance(study, optuna.Study):

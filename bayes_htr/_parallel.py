@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -20,7 +20,6 @@ from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from torch import nn
 
 from bayes_htr._terminal import ProgressBar, plural
@@ -96,20 +95,22 @@ def available_cores() -> int:
     return os.cpu_count() or 1
 
 
-def run_parallel(
-    work: Callable[..., Mapping[str, float]],
+def run_jobs(
+    work: Callable[..., T],
     jobs: Sequence[Any],
     workers: Workers,
     *,
     epochs: int,
-    note: Callable[[int, Mapping[str, float]], None],
+    note: Callable[[int, T], None] = lambda number, result: None,
     progress: bool | None = None,
-) -> list[Mapping[str, float]]:
-    """Run jobs in processes; the first error ends all jobs and is raised.
+) -> list[T]:
+    """Run jobs, several at a time in processes of their own; the first error ends all of them.
+
+    A single worker is this process, which then runs one job after another.
 
     Args:
-        work: Called as `work(job, progress=False, on_epoch=...)`; must be picklable.
-        jobs: The jobs; must be picklable.
+        work: Called as `work(job, progress=False, on_epoch=...)`; picklable for several workers.
+        jobs: The jobs; picklable for several workers.
         workers: How many run at a time.
         epochs: Total number of epochs of all jobs, for the progress bar.
         note: Called with the number and the result of each finished job.
@@ -121,9 +122,29 @@ def run_parallel(
     Raises:
         ProcessError: A process ended without a result, for example because the system killed it.
     """
+    if workers.count > 1:
+        return _run_in_processes(work, jobs, workers, epochs, note, progress)
+    found: list[T] = []
+    with _FitsBar(progress, len(jobs), epochs) as bar:
+        for number, job in enumerate(jobs):
+            found.append(work(job, progress=False, on_epoch=bar.advance))
+            note(number, found[-1])
+            bar.show(len(found))
+    return found
+
+
+def _run_in_processes(
+    work: Callable[..., T],
+    jobs: Sequence[Any],
+    workers: Workers,
+    epochs: int,
+    note: Callable[[int, T], None],
+    progress: bool | None,
+) -> list[T]:
+    """Run jobs as `run_jobs` does, in several processes that are started for them."""
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
-    results: dict[int, Mapping[str, float]] = {}
+    results: dict[int, T] = {}
     others = set(multiprocessing.active_children())
     pool = ProcessPoolExecutor(
         workers.count,
@@ -148,7 +169,9 @@ def run_parallel(
     except BrokenProcessPool as error:
         raise ProcessError(
             "a training process was ended from outside, by the system for want of memory for "
-            "instance; go on with --resume, and train fewer fits at a time by a higher --threads"
+            "instance; resume the run (resume=True, --resume) with fewer fits at a time "
+            "(processes=, a higher --threads). A script that starts processes needs "
+            "`if __name__ == '__main__':` around what it runs"
         ) from error
     except BaseException:
         for process in set(multiprocessing.active_children()) - others:
@@ -180,6 +203,8 @@ class _FitsBar(ProgressBar):
     """A bar over the epochs of all fits."""
 
     def __init__(self, show: bool | None, fits: int, epochs: int) -> None:
+        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -190,8 +215,8 @@ class _FitsBar(ProgressBar):
         self._fits = fits
         super().__init__(columns, show, description="training", total=epochs, fits=f"0 of {fits}")
 
-    def show(self, fits: int, epochs: int) -> None:
-        """Show the number of finished fits and epochs."""
+    def show(self, fits: int, epochs: int | None = None) -> None:
+        """Show the number of finished fits, and that of epochs unless it has been counted."""
         self._progress.update(self._task, completed=epochs, fits=f"{fits} of {self._fits}")
 
 

@@ -6,8 +6,9 @@ import torch
 from torch import nn
 
 import bayes_htr as htr
-from bayes_htr.strength_search import Score, Trial
-from bayes_htr.strength_trials import hold_out
+from bayes_htr.posterior.scores import Score
+from bayes_htr.tuning.held_out import hold_out
+from bayes_htr.tuning.search import Bracket, Trial
 
 
 def data(n, seed=1):
@@ -43,7 +44,7 @@ def test_the_result_has_trials_strength_and_fit():
     model = htr.BayesianClassifier(network(), htr.Priors(DECAY))
     start = htr.starting_strength(model.priors, model.net, num_data=60)
     assert result.start == result.trials[0].strength == start
-    assert result.strength == min(result.trials, key=lambda t: t.order).strength
+    assert result.strength == Bracket(start).choose(result.trials)
     assert result.priors == htr.Priors(DECAY).scaled(result.strength)
     assert (result.num_data, result.num_validation) == (60, 40)
     again = htr.fit(model, TRAIN, validation=VALIDATION, strength=result.strength, **QUICK)
@@ -104,6 +105,8 @@ def test_trials_are_kept_and_gone_on_with(tmp_path):
     assert torch.equal(weights(again.posterior), weights(whole.posterior))
     more = tuned(**(options | {"trials": 4}), resume=True)
     assert more.trials[:3] == again.trials
+    assert more.strength != again.strength
+    assert torch.equal(weights(htr.load(out / "fit", network())), weights(more.posterior))
     with pytest.raises(htr.OutputError, match="not empty"):
         tuned(**options)
     with pytest.raises(htr.CheckpointError, match=r"holds trials with criterion='brier'"):
@@ -170,7 +173,8 @@ def example():
             Trial(40.0, "pruned", Score(0.7, 0.01), epochs=3),
             Trial(12.0, "failed", Score(float("inf"), float("nan")), message="the loss is nan"),
         ),
-        priors=htr.Priors(DECAY).scaled(4.0),
+        strength=5.0,
+        priors=htr.Priors(DECAY).scaled(5.0),
         start=4.0,
         criterion="brier",
         num_data=1000,
@@ -182,13 +186,14 @@ def test_the_table_is_short_and_has_standard_errors():
     text = str(example())
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
-    assert " ".join(lines[1].split()) == "4 0.004 0.2000 0.0100 0.4000 0.9000 9 1.0 chosen"
-    assert " ".join(lines[2].split()) == "12 0.012 - - 0 0.0 failed"
-    assert " ".join(lines[3].split()) == "40 0.04 0.7000 0.0100 3 0.0 pruned"
+    assert " ".join(lines[2].split()) == "4 0.004 0.2000 0.0100 0.4000 0.9000 9 1.0 best"
+    assert " ".join(lines[3].split()) == "12 0.012 - - 0 0.0 failed"
+    assert " ".join(lines[4].split()) == "40 0.04 0.7000 0.0100 3 0.0 pruned"
     assert "strength 12 failed: the loss is nan" in text
     assert "the smallest one tried" in text
-    assert repr(example()) == "Tuning(strength=4, brier=0.2000 +- 0.0100, 3 trials)"
-    assert "<pre>" in example()._repr_html_()
+    assert "chosen strength: 5" in lines
+    assert repr(example()) == "Tuning(strength=5, best brier=0.2000 +- 0.0100, 3 trials)"
+    assert "<table>" in example()._repr_html_()
 
 
 def test_the_picture_shows_every_trial(tmp_path):

@@ -1,7 +1,8 @@
 import pytest
 
-from bayes_htr.optuna_search import OptunaSearch, new_study
-from bayes_htr.strength_search import Score, Trial
+from bayes_htr.posterior.scores import Score
+from bayes_htr.tuning.optuna_search import OptunaSearch, new_study
+from bayes_htr.tuning.search import Trial
 
 
 def test_optuna_prunes_and_notes_failures():

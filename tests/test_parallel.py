@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import nn
 
+from bayes_htr._parallel import Workers, available_cores, run_jobs
 from bayes_htr._threads import restored_threads
-from bayes_htr.experiments.parallel import Workers, available_cores, run_parallel
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 
 def work(job, *, progress, on_epoch):
@@ -30,14 +30,15 @@ def work(job, *, progress, on_epoch):
     return {"squared": job**2}
 
 
-def run(jobs, note=lambda number, result: None):
-    workers = Workers(count=2, threads=1)
-    return run_parallel(work, jobs, workers, epochs=len(jobs), note=note, progress=False)
+def run(jobs, note=lambda number, result: None, count=2):
+    workers = Workers(count=count, threads=1)
+    return run_jobs(work, jobs, workers, epochs=len(jobs), note=note, progress=False)
 
 
-def test_results_come_in_the_order_of_the_jobs():
+@pytest.mark.parametrize("count", [1, 2])
+def test_results_come_in_the_order_of_the_jobs(count):
     noted = {}
-    found = run([3, 1, 2], noted.__setitem__)
+    found = run([3, 1, 2], noted.__setitem__, count)
     assert [row["squared"] for row in found] == [9, 1, 4]
     assert noted == dict(enumerate(found))
 
@@ -52,7 +53,7 @@ def test_no_process_outlives_a_killed_one(tmp_path):
     files = [tmp_path / "one", tmp_path / "two"]
     code = (
         "from pathlib import Path\n"
-        "from tests.experiments.test_parallel import run\n"
+        "from tests.test_parallel import run\n"
         f"if __name__ == '__main__':\n    run([Path(p) for p in {[str(f) for f in files]}])\n"
     )
     script = tmp_path / "killed.py"

@@ -1,20 +1,18 @@
+import copy
+import dataclasses
 import math
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import bayes_htr as htr
-from bayes_htr.posterior.prediction import mix
-from bayes_htr.posterior.scores import scores
-from bayes_htr.strength_search import Listed
-from bayes_htr.strength_trials import (
+from bayes_htr.tuning.held_out import hold_out
+from bayes_htr.tuning.search import Listed, best_of
+from bayes_htr.tuning.trials import (
     TrialSettings,
-    best_of,
-    hold_out,
-    losses_of,
+    start_of,
     try_strengths,
     with_strength,
 )
@@ -57,11 +55,15 @@ def test_a_part_is_held_out():
 def test_given_validation_data_are_taken_from_arrays_and_loaders():
     arrays = tuple(v.numpy() for v in VALIDATION)
     loader = DataLoader(TensorDataset(*VALIDATION), batch_size=7)
+    found = []
     for given in (VALIDATION, arrays, loader):
         held_out = hold_out(MODEL, TRAIN, given)
         assert held_out.train is TRAIN
         assert not held_out.is_part
-        assert all(map(torch.equal, held_out.validation, VALIDATION))
+        given_settings = dataclasses.replace(settings(), held_out=held_out)
+        assert given_settings.num_validation == 40
+        found.append(given_settings.evaluate_network(network()))
+    assert found[0] == found[1] == pytest.approx(found[2])
 
 
 def test_what_cannot_be_held_out_is_named():
@@ -75,16 +77,28 @@ def test_what_cannot_be_held_out_is_named():
             hold_out(MODEL, TRAIN, None, fraction=fraction)
 
 
-def test_scores_are_means_of_losses_with_standard_errors():
-    torch.manual_seed(1)
-    prediction, y = mix([torch.randn(40, 3).log_softmax(1)]), VALIDATION[1]
+def test_the_criterion_is_a_proper_score_of_the_likelihood():
+    scores = settings().evaluate_network(network())
     for criterion in ("brier", "nll"):
-        losses = losses_of(prediction, y, criterion)
-        assert float(losses.mean()) == pytest.approx(scores(prediction, y)[criterion])
-        score = settings(criterion=criterion).score_of(prediction)
-        assert score.error == pytest.approx(np.std(losses.numpy(), ddof=1) / math.sqrt(40))
-    with pytest.raises(ValueError, match=r"criterion='ece' must be one of brier, nll"):
+        score = settings(criterion=criterion).score_in(scores)
+        assert score.value == scores[criterion]
+        assert score.error == scores.standard_errors[criterion]
+    assert settings().by == "brier"
+    with pytest.raises(ValueError, match=r"criterion='ece' must be one of brier, nll, crps"):
         settings(criterion="ece")
+    with pytest.raises(ValueError, match=r"criterion='crps': predictions .* have brier, nll"):
+        settings(criterion="crps").score_in(scores)
+
+
+def test_a_network_is_scored_as_it_is_and_left_so():
+    net = nn.Sequential(nn.Linear(6, 8), nn.Dropout(0.5), nn.Linear(8, 3)).train()
+    net[2].eval()
+    random = torch.get_rng_state()
+    found = settings().evaluate_network(net)
+    assert [m.training for m in net] == [True, True, False]
+    assert torch.equal(torch.get_rng_state(), random)
+    exact = htr.Posterior(copy.deepcopy(net), DECAY).evaluate(VALIDATION)
+    assert found == exact
 
 
 def test_a_trial_is_the_fit_of_that_strength():
@@ -134,6 +148,19 @@ def test_trials_that_fail_are_kept_as_such():
     trials = try_strengths(settings(fit), Listed((1.0, 5.0)), 2).trials
     assert (trials[1].outcome, trials[1].message) == ("failed", "the loss is nan")
     assert trials[1].score.value == math.inf
+
+
+def test_a_strength_at_which_a_prior_is_no_density_is_a_trial_that_failed():
+    options = {
+        "priors": htr.Priors(htr.ESD(htr.Lomax(2.5, 0.05))),
+        "method": htr.SVI(),
+        "epochs": 1,
+    }
+    tried = try_strengths(settings(**options), Listed((1.0, 0.3)), 2)
+    assert [t.outcome for t in tried.trials] == ["finished", "failed"]
+    assert "no finite integral at strength 0.3" in tried.trials[1].message
+    with pytest.raises(htr.PriorError, match=r"no finite integral at strength 0\.3"):
+        try_strengths(settings(**options), Listed((0.3, 1.0)), 2)
 
 
 def test_other_errors_are_raised():
@@ -188,3 +215,81 @@ def test_the_number_of_examples_is_told_where_a_loader_does_not_know_it():
     model = htr.BayesianClassifier(network(), DECAY)
     options |= {"validation": VALIDATION, "num_data": 60, "strength": "auto"}
     assert htr.fit(model, loader, **options).config["num_data"] == 60
+
+
+X, _ = TRAIN
+FORMS = {
+    "tensor": X,
+    "tuple": (X[:, :2], X[:, 2:]),
+    "dictionary": {"left": X[:, :2], "right": X[:, 2:]},
+}
+LABELS = {
+    "yes or no": (htr.Bernoulli(), (X[:, 0] > 0).float(), "brier"),
+    "several": (htr.Bernoulli(), (X[:, :3] > 0).float(), "brier"),
+    "targets": (htr.Normal(scale=0.5), X[:, 0], "nll"),
+    "learnt noise": (htr.Normal(scale=htr.HalfCauchy(1.0)), X[:, :2], "nll"),
+    "counts": (lambda o: torch.distributions.Poisson(o[:, 0].exp()), X[:, 0].abs().round(), "nll"),
+    "soft": (htr.Categorical(), X[:, :3].softmax(1), "brier"),
+}
+
+
+class Joined(nn.Module):
+    """A network of one input or two."""
+
+    def __init__(self, outputs):
+        super().__init__()
+        self.last = nn.Linear(6, outputs)
+
+    def forward(self, left, right=None):
+        return self.last(left if right is None else torch.cat([left, right], 1))
+
+
+@pytest.mark.parametrize("labels", LABELS.values(), ids=LABELS)
+@pytest.mark.parametrize("x", FORMS.values(), ids=FORMS)
+def test_any_likelihood_and_form_of_inputs(x, labels):
+    likelihood, y, criterion = labels
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        net = Joined(1 if y.ndim == 1 else y.shape[1])
+    model = htr.BayesianModel(net, DECAY, likelihood=likelihood)
+    options = {"method": htr.MAP(lr=0.02), "epochs": 3, "batch_size": 16, "progress": False}
+    tuning = htr.tune(model, (x, y), trials=2, validation_fraction=0.25, **options)
+    assert tuning.criterion == criterion
+    assert (tuning.num_data, tuning.num_validation) == (45, 15)
+    assert tuning.best.score.value == tuning.best.scores[criterion]
+    assert tuning.best.score.error > 0
+    assert criterion in str(tuning)
+    held_out = hold_out(model, (x, y), (x, y))
+    given = TrialSettings(htr.fit, model, held_out, options, samples=4)
+    assert given.evaluate(tuning.posterior) == tuning.posterior.evaluate((x, y), samples=4)
+    chosen = htr.fit(model, (x, y), strength="auto", seed=0, **options)
+    assert chosen.priors.strength > 0
+
+
+def test_a_dictionary_with_labels_is_divided_too():
+    x = {"left": X[:, :2], "right": X[:, 2:], "labels": TRAIN[1]}
+    held_out = hold_out(htr.BayesianClassifier(Joined(3), DECAY), x, None, fraction=0.25)
+    assert held_out.train[0].keys() == held_out.validation[0].keys() == {"left", "right"}
+    assert held_out.train[0]["left"].shape == (45, 2)
+
+
+def test_the_crps_chooses_among_targets():
+    model = htr.BayesianModel(Joined(1), DECAY, likelihood=htr.Normal(scale=0.5))
+    options = {"method": htr.MAP(lr=0.02), "epochs": 3, "progress": False, "refit": False}
+    tuning = htr.tune(model, (X, X[:, 0]), trials=2, criterion="crps", **options)
+    assert tuning.best.score.value == tuning.best.scores["crps"]
+    with pytest.raises(ValueError, match="criterion='brier': predictions under likelihood=Normal"):
+        htr.tune(model, (X, X[:, 0]), trials=2, criterion="brier", **options)
+
+
+def test_a_search_for_a_posterior_starts_where_there_is_one():
+    """`Lomax(2.5)` has no finite integral to a small power."""
+    priors = htr.Priors(htr.ESD(htr.Lomax(2.5, 0.05)))
+    svi = settings(priors=priors, method=htr.SVI(guide="spectral"), epochs=1)
+    assert svi.reason_against(1.0) is None
+    assert "no finite integral" in str(svi.reason_against(0.2))
+    assert settings(priors=priors).reason_against(0.2) is None
+    few = dataclasses.replace(svi, held_out=hold_out(MODEL, data(1), VALIDATION))
+    assert htr.starting_strength(priors, network(), num_data=1, posterior=True) < 0.3
+    assert few.reason_against(start_of(few)) is None
+    assert start_of(few) < 2

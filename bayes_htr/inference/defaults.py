@@ -1,0 +1,71 @@
+"""The inference method and the number of epochs where none is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from bayes_htr.inference.guides.per_example import finest_noise
+from bayes_htr.inference.map import MAP
+from bayes_htr.inference.nuts import NUTS
+from bayes_htr.inference.problem import Method
+from bayes_htr.inference.svi import SVI
+from bayes_htr.models import BayesianModel
+
+EPOCHS = 30
+"""The number of epochs where none is given."""
+
+
+def method_and_epochs(
+    model: BayesianModel, method: Method | str | None, epochs: int | None
+) -> tuple[Method, int]:
+    """Return the method and the number of epochs, the default ones where none are given.
+
+    Raises:
+        ValueError: There is no method of a given name.
+    """
+    if isinstance(method, str):
+        method = _named_method(method, model)
+    method = default_method(model.net) if method is None else method
+    if epochs is None:
+        epochs = 0 if isinstance(method, NUTS) else EPOCHS
+    return method, epochs
+
+
+def default_method(net: nn.Module, **changed: Any) -> SVI:
+    """Return the method that finds a posterior where none is named: SVI by the spectral guide.
+
+    Each example of a batch has its own draw, but with batch normalisation, which mixes examples, a
+    batch has one. Rate and initial spread were chosen on validation data, see
+    `docs/choosing-a-prior.md`.
+
+    Args:
+        net: The network.
+        changed: Settings of `SVI` that replace the default ones.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+    settings: dict[str, Any] = {"lr": 6e-3, "init_scale": 0.3, "noise": finest_noise(net)}
+    return SVI(guide="spectral", **settings | changed)
+
+
+def _named_method(name: str, model: BayesianModel) -> Method:
+    """Return the method of a name, such as `"map"`, with its default settings.
+
+    Raises:
+        ValueError: There is no such name.
+    """
+    named: dict[str, Callable[[], Method]] = {
+        "map": MAP,
+        "svi": lambda: default_method(model.net),
+        "nuts": NUTS,
+    }
+    if name.lower() not in named:
+        raise ValueError(
+            f"method={name!r} must be one of {', '.join(named)}, or a method with settings, such "
+            "as MAP(lr=0.05)"
+        )
+    return named[name.lower()]()
