@@ -21,10 +21,10 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
+from torch.multiprocessing.spawn import start_processes
 
 import bayes_htr as htr
 from bayes_htr.engine.sharded_energy import ShardedMatrixEnergy
@@ -43,7 +43,7 @@ SIDES = [(512, 128)] * 4 + [(128, 512)] * 4
 def network(sides: list[tuple[int, int]]) -> nn.Module:
     """Layers of these shapes, the same in all processes."""
     torch.manual_seed(0)
-    return nn.ModuleList(nn.Linear(columns, rows, bias=False) for rows, columns in sides)
+    return nn.Sequential(*(nn.Linear(columns, rows, bias=False) for rows, columns in sides))
 
 
 def sharded(sides: list[tuple[int, int]]) -> nn.Module:
@@ -69,10 +69,10 @@ def counted(bytes_of: Counter[str]) -> Iterator[None]:
     def of_tensor(tensor: torch.Tensor, *_: Any) -> int:
         return tensor.numel() * tensor.element_size()
 
-    def of_operations(operations: list[Any]) -> int:
+    def of_operations(operations: list[Any], *_: Any) -> int:
         return sum(of_tensor(o.tensor) for o in operations if o.op is dist.isend)
 
-    def of_object(_: Any, value: Any) -> int:
+    def of_object(_: Any, value: Any, *__: Any) -> int:
         return len(pickle.dumps(value))
 
     sizes: dict[str, Callable[..., int]] = {
@@ -151,27 +151,31 @@ def process(rank: int, processes: int, store: str, options: argparse.Namespace) 
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     dist.init_process_group(
         "gloo",
-        store=dist.FileStore(store, processes),
+        init_method=f"file://{store}",
         rank=rank,
         world_size=processes,
         timeout=timedelta(minutes=5),
     )
-    lines = [line for law in LAWS for line in communication(law)]
+
+    def show(line: str) -> None:
+        if rank == 0:
+            print(line, flush=True)
+
     for law in LAWS:
+        for line in communication(law):
+            show(line)
         shares = ", ".join(f"{share:.3f}" for share in work(law, processes))
-        lines.append(f"{law:8} operations of each process, where one process has 1: {shares}")
+        show(f"{law:8} operations of each process, where one process has 1: {shares}")
     if options.memory:
         m, n = options.memory
+        shard, gram = 4 * -(-m // processes) * n, 8 * n * n
         for refresh in (htr.Exact(), htr.Drift()):
             peaks: list[Any] = [None] * processes
             dist.all_gather_object(peaks, memory(refresh, (m, n)))
-            shard, square = 4 * -(-m // processes) * n, 8 * n * n
-            lines.append(
+            show(
                 f"peak of {m} x {n} with {refresh!r}: {max(peaks) / 1e6:.0f} MB, where a shard has "
-                f"{shard / 1e6:.0f} MB and three Gram matrices {3 * square / 1e6:.0f} MB"
+                f"{shard / 1e6:.0f} MB and three Gram matrices have {3 * gram / 1e6:.0f} MB"
             )
-    if rank == 0:
-        print("\n".join(lines))
     dist.destroy_process_group()
 
 
@@ -183,7 +187,7 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         arguments = (options.processes, str(Path(folder) / "store"), options)
-        mp.start_processes(process, arguments, options.processes, start_method="fork")
+        start_processes(process, arguments, options.processes, start_method="fork")
 
 
 if __name__ == "__main__":

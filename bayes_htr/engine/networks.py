@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bayes_htr.errors import PriorError
 from bayes_htr.priors import ParameterPrior, Priors
 from bayes_htr.spectra import parameters_of
-from bayes_htr.spectra.modules import unwrap
+from bayes_htr.spectra.modules import checked_module, unwrap
 from bayes_htr.spectra.names import without_wrappers
 
 _EVERY = 16
@@ -40,8 +40,12 @@ def refuse_torchscript(net: nn.Module) -> None:
 
 
 def reshard(net: nn.Module) -> None:
-    """Let modules under `fully_shard` have their own parameters, and not gathered copies."""
-    for module in net.modules():
+    """Let modules under `fully_shard` have their own parameters, and not gathered copies.
+
+    Raises:
+        SpectrumError: The network is no module, or is under `FullyShardedDataParallel`.
+    """
+    for module in checked_module(net).modules():
         if "FSDPModule" in {kind.__name__ for kind in type(module).__mro__}:
             module.reshard()  # type: ignore[operator]
 

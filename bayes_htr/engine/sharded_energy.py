@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bayes_htr.distributed import rank
+from bayes_htr.distributed import rank, world_size
 from bayes_htr.engine.autograd import Summand
 from bayes_htr.engine.cache import LeadingTriplets
 from bayes_htr.engine.matrix_energy import MatrixEnergy
@@ -135,8 +135,14 @@ class ShardedMatrixEnergy(MatrixEnergy):
         """As in `MatrixEnergy`.
 
         Raises:
-            SpectrumError: The parameter is spread over processes in another way than before.
+            SpectrumError: The parameter is spread over processes in another way than before, or
+                these processes no longer work together.
         """
+        if world_size() != (count := len(self.shards.pieces)):
+            raise SpectrumError(
+                f"{self.parameter} is spread over {count} processes, and {world_size()} work "
+                "together now; call the energy in all processes, or bind the priors again"
+            )
         acts = super().update(root, epoch)
         self.require_layout(self.tensor)
         return acts

@@ -27,6 +27,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 import bayes_htr as htr
+from bayes_htr.distributed import alone
 
 LOMAX = htr.ESD(htr.Lomax(2.0, 1.0))
 TOP = htr.MaxEigenvalue(htr.Frechet(2.0, 1.0))
@@ -229,8 +230,8 @@ def fitted(shard=None, summed=False, steps=50, policy="drift", out=None, state=N
 
 
 def load_together(saved, folder):
-    alone = not dist.is_initialized()
-    dist_checkpoint.load(saved, checkpoint_id=str(folder), no_dist=alone)
+    no_dist = not dist.is_initialized()
+    dist_checkpoint.load(saved, checkpoint_id=str(folder), no_dist=no_dist)
 
 
 def mixed_precision(shard):
@@ -292,12 +293,17 @@ def refused(shard):
                 net[0].weight.to_local()[0, 0] = torch.nan
         energy()
 
+    def by_itself():
+        with alone():
+            energy()
+
     messages = []
     for call in (
         lambda: htr.bind(htr.Priors({"0.weight": both.above(3.0)}), net),
         lambda: htr.bind(htr.Priors({"0.weight": integrated}), net),
         lambda: htr.bind(htr.Priors({"0.weight": LOMAX}), partly),
         lambda: energy.at(given),
+        by_itself,
         broken,
     ):
         try:

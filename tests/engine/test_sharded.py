@@ -140,14 +140,15 @@ def test_a_killed_process_ends_the_others_with_an_error(found):
 
 def test_what_is_not_supported_is_refused_by_name(found):
     for state in found[4]["refused"]:
-        gated, integrated, partial_, whole, replaced = state["messages"]
+        gated, integrated, partial_, whole, by_itself, broken = state["messages"]
         assert "0.weight is spread over processes" in gated
         assert "acts only above a threshold" in gated
         assert "integrates a tail index out" in integrated
         assert "0.weight is a DTensor with the placements [Partial(sum)" in partial_
         assert "Partial is not supported" in partial_
         assert "give a DTensor with the placements [Shard(dim=0)]" in whole
-        assert "0.weight holds 1 entries that are not finite" in replaced
+        assert "is spread over 4 processes, and 1 work together now" in by_itself
+        assert "0.weight holds 1 entries that are not finite" in broken
 
 
 def test_processes_analyse_what_one_does(found):
