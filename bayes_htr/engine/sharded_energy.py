@@ -213,8 +213,6 @@ class ShardedMatrixEnergy(MatrixEnergy):
             return evaluation._replace(rest=rest)
         square, top = evaluation.rest, evaluation.top
         if square is not None:
-            needs = self._needs
-            square = square if needs.decomposed else square.to(self.matrix.dtype)
             evaluation = evaluation._replace(rest=times(self.matrix, square, wide=self.shards.wide))
         if top is not None:
             u = top.u

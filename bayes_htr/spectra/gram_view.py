@@ -91,7 +91,7 @@ class GramView(MatrixView):
         """The symmetric `S` of the gradient `W S`, and the slope in the largest singular value.
 
         Returns:
-            `(K, K)`, float64, and 0-d. Either may be absent.
+            `(K, K)`, in float64 if eigenvalues are needed, and 0-d. Either may be absent.
         """
         squares: list[Tensor] = []
         top = None
@@ -112,7 +112,10 @@ class GramView(MatrixView):
                 top = (2 * slope * self.top.sigma).to(self.W)
             else:
                 squares.append(slope * self._log_det_gradients[name])
-        return (sum(squares[1:], squares[0]) if squares else None), top
+        if not squares:
+            return None, top
+        total = sum(squares[1:], squares[0])
+        return total if self._needs.decomposed else total.to(self.W.dtype), top
 
     def _log_det(self, scale: float) -> tuple[Tensor, Tensor]:
         """`log det(I + W'W / scale)`, 0-d, and the `S` of its gradient."""
