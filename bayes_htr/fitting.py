@@ -106,10 +106,11 @@ def fit(
             a network gains little by more threads, and may lose a hundredfold on a busy machine.
         metadata: Plain data to keep in the run folder's configuration, such as the name of the
             data set; a run resumes only with the same.
-        strength: What the strengths of the priors are multiplied by. `"auto"` chooses it by at most
-            five trial fits scored on the validation data, or on a tenth of `(X, y)` that the trials
-            leave out, and then trains as if that number had been given. With `out`, trials are kept
-            there in `tuning.json`. `htr.tune` has more to choose from, and shows the trials.
+        strength: The factor by which the strengths of the priors are multiplied. `"auto"` chooses
+            it by at most five trial fits scored on the validation data, or on a tenth of `(X, y)`
+            that the trials leave out, and then trains as if that number had been given. With `out`,
+            trials are kept there in `tuning.json`. `htr.tune` has more to choose from, and shows
+            the trials.
         num_data: The number of examples, against which the prior is weighed. It is needed where
             the loader does not tell it, as that of an `IterableDataset`; an epoch then ends with
             the data set's iterator, or after so many examples.
@@ -300,9 +301,9 @@ def _checked(
     Args:
         net: The network, on its device.
         device: The device.
-        likelihood: What labels have to fit.
+        likelihood: The likelihood, which labels have to fit.
         data: The data, as `fit` takes them.
-        name: What errors call the data.
+        name: The name of the data in errors.
         options: Other arguments of `Batches`.
 
     Raises:
@@ -318,9 +319,9 @@ def _threads(given: int | None, method: Method, problem: Problem) -> int:
     """Return the number of threads to train with: the given one, or one that suits the network.
 
     Args:
-        given: What the user has asked for.
+        given: The number that the user has asked for.
         method: The method; NUTS takes all data at each step.
-        problem: What to train; where the device is no CPU, the number stays as it is.
+        problem: The model with its data; where the device is no CPU, the number stays as it is.
 
     Raises:
         ValueError: The given number is out of range.

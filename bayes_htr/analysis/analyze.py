@@ -304,7 +304,7 @@ def run_all(job: Callable[[int], T], work: Sequence[float], small: Sequence[bool
 
     Args:
         job: Called with each index.
-        work: How long each job takes, in any unit.
+        work: The time that each job takes, in any unit.
         small: Whether each job is on small matrices.
     """
     longest_first = sorted((i for i in range(len(work)) if small[i]), key=lambda i: -work[i])

@@ -53,7 +53,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
             falls below 2 with its whole interval, when single large entries make spikes (traps;
             looking for them costs a second decomposition), or when entries are not finite. If it
             returns `True`, `htr.fit` ends training after that epoch.
-        layouts: Which axes of a parameter form its matrices, where that is declared; see
+        layouts: The axes of a parameter that form its matrices, where these are declared; see
             `MatrixLayout`. `Priors` and `analyze` take the same mapping as `matrices=`.
 
     Attributes:

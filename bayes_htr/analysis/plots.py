@@ -90,7 +90,7 @@ def plot_network(spectra: Sequence[MatrixSpectrum], label: str, level: float) ->
 
     Args:
         spectra: The matrices of the network.
-        label: What the title calls the network.
+        label: The name of the network in the title.
         level: Probability of the intervals of alpha.
     """
     places = spread(len(spectra), _MOST_ESDS)
@@ -201,7 +201,7 @@ def _draw_esd(ax: Axes, spectrum: MatrixSpectrum, *, room: float = 3) -> None:
     Args:
         ax: The axes.
         spectrum: The matrix.
-        room: How many times as high as the highest bar the axes are.
+        room: The height of the axes relative to that of the highest bar.
     """
     edges = log_bins(spectrum.values)
     if edges is None:

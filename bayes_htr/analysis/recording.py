@@ -35,7 +35,7 @@ def recorded_weights(
         net: The network.
         patterns: Patterns of the matrices that are recorded.
         before: The `(K,)` spectra of all records so far, by name.
-        layouts: Which axes of parameters form matrices, where that is declared.
+        layouts: The axes of parameters that form matrices, where these are declared.
 
     Raises:
         SpectrumError: A layout does not fit its parameter.

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bayes_htr.engine.refresh import Drift, has_drifted, squared_drift
 from bayes_htr.priors.evaluation import Evaluation
-from bayes_htr.spectra import Cluster, Followed, Gradient, follow, shares, working_dtype
+from bayes_htr.spectra import Cluster, Gradient, shares, working_dtype
 
 TURN_SHARE = 1e-2
 """A cluster that turns by more than this share of the tolerance at a time follows more often."""
@@ -63,11 +63,6 @@ class LeadingTriplets:
     interval: int = 1
     age: int = 0
 
-    def step(self, W: Tensor) -> Followed:
-        """The triplets of the matrix `W`, by one step from those of the matrix before."""
-        assert self.cluster is not None
-        return follow(W, self.cluster, self.sigma)
-
     def accept(self, step: Cluster, numbers: Sequence[float], policy: Drift, share: float) -> bool:
         """Accept triplets that have followed the matrix.
 
@@ -77,7 +72,7 @@ class LeadingTriplets:
                 matrix is not finite, neither are these numbers, and the triplets are lost. They
                 are also lost if the matrix has become another one.
             policy: The policy, which says how soon the triplets follow again.
-            share: How far they may turn at a time, as a share of the tolerance.
+            share: The share of the tolerance by which they may turn at a time.
 
         Returns:
             Whether a refresh is due.
@@ -142,11 +137,6 @@ class CachedGradient:
     known_gradient: Gradient | None = field(default=None, repr=False)
     _squared_norm: Tensor | None = field(default=None, repr=False)
     _like: tuple[torch.Size, torch.dtype, torch.device] | None = field(default=None, repr=False)
-
-    @property
-    def can_drift(self) -> bool:
-        """Whether a drift of the matrix or of hyperparameters can ask for a refresh."""
-        return self.reference is not None or bool(self.hyperparameters)
 
     def release(self) -> None:
         """Free the gradient and the reference, which a refresh is about to replace."""
@@ -273,7 +263,7 @@ class CachedGradient:
         """Make a cache from what `state` returned, with tensors of its own.
 
         Args:
-            state: What `state` returned.
+            state: The result of `state`.
             device: The device of the matrix.
             hyperparameters: The present coordinates by name, whose devices the cached ones get.
         """

@@ -26,6 +26,7 @@ from bayes_htr.spectra import (
     Need,
     Parameter,
     TopPair,
+    follow,
     plan,
     working,
 )
@@ -197,8 +198,10 @@ class MatrixEnergy:
     def follow(self) -> Followed:
         """The leading singular triplets of the present matrix, by one step from those before."""
         assert self.cache is not None
-        assert self.cache.leading is not None
-        return self.cache.leading.step(self.matrix)
+        leading = self.cache.leading
+        assert leading is not None
+        assert leading.cluster is not None
+        return follow(self.matrix, leading.cluster, leading.sigma)
 
     def drifted(self, hyperparameters: Mapping[str, Tensor]) -> Tensor:
         """Whether the matrix or its hyperparameters have drifted too far: 0-d, bool."""
@@ -216,7 +219,8 @@ class MatrixEnergy:
     @property
     def can_drift(self) -> bool:
         """Whether a drift of the matrix or of hyperparameters can ask for a refresh."""
-        return self.cache is not None and self.cache.can_drift
+        cache = self.cache
+        return cache is not None and (cache.reference is not None or bool(cache.hyperparameters))
 
     @property
     def flops(self) -> float:
@@ -232,14 +236,7 @@ class MatrixEnergy:
         Raises:
             SpectrumError: The matrix is not finite, or a law cannot score it.
         """
-        view = MatrixView(
-            self.matrix,
-            self.name,
-            self._needs,
-            self.block,
-            started=self.started,
-            tol=self.followed_tol,
-        )
+        view = self._view_of(self.matrix, self.followed_tol)
         evaluation = evaluate(self.prior, view, self.strengths, hyperparameters)
         self.decompositions += not self.is_cheap
         return evaluation
@@ -247,9 +244,21 @@ class MatrixEnergy:
     def summand_at(self, tensor: Tensor, hyperparameters: Mapping[str, Tensor]) -> Summand:
         """The summand of the energy at another value of the parameter; the cache is not used."""
         W = working(self.prior.view(tensor.detach()))
-        view = MatrixView(W, self.name, self._needs, self.block, started=self.started)
+        view = self._view_of(W)
         evaluation = evaluate(self.prior, view, self.strengths, hyperparameters)
         return self.summand_of(evaluation, tensor, evaluation.gradient, hyperparameters)
+
+    def _view_of(self, W: Tensor, tol: float | None = None) -> MatrixView:
+        """The matrix with the parts of its spectrum that are needed."""
+        return MatrixView(
+            W,
+            self.name,
+            self._needs,
+            self.block,
+            started=self.started,
+            tol=tol,
+            rank=self.prior.rank,
+        )
 
     def accept(self, evaluation: Evaluation, hyperparameters: Mapping[str, Tensor]) -> None:
         """Cache an evaluation of the present matrix."""
@@ -308,7 +317,8 @@ class MatrixEnergy:
         evaluation = cache.evaluation
         if cache.age > 0:
             like, parts = evaluation.value, evaluation.parts
-            view = MatrixView.of_parts(like, self.prior.shape, self.name, self._needs, parts)
+            shape, needs, rank = self.prior.shape, self._needs, self.prior.rank
+            view = MatrixView.of_parts(like, shape, self.name, needs, parts, rank)
             evaluation = evaluate(self.prior, view, self.strengths, hyperparameters)
         return self.summand_of(evaluation, self.tensor, gradient, hyperparameters)
 
@@ -344,7 +354,7 @@ class MatrixEnergy:
         """Restore what `state` returned, but not the cache of another refresh policy.
 
         Args:
-            state: What `state` returned.
+            state: The result of `state`.
             device: The device of the parameter.
             hyperparameters: The unconstrained coordinates by name, on their present devices.
         """

@@ -101,7 +101,7 @@ class NetworkWatch:
 
     Args:
         priors: The priors.
-        resolved: What `Priors.resolve` returned for the network.
+        resolved: The result of `Priors.resolve` for the network.
         root: The unwrapped network.
     """
 

@@ -81,7 +81,8 @@ def with_prior(
         decoupled: Whether the prior has a step of its own, as weight decay has in AdamW, or its
             gradient is added to that of the loss. By default it is decoupled, but for `SGD` and
             for optimisers that need a closure, such as `LBFGS`.
-        refresh: When gradients of the prior are computed anew; `Drift(0.1)` by default.
+        refresh: The policy by which the gradients of the prior are computed anew; by default
+            `Drift(0.1)`.
         share: Whether processes of `torch.distributed` spread the work, if there are several.
 
     Returns:
@@ -243,7 +244,7 @@ class PriorOptimizer(Optimizer):
 
         Args:
             closure: Computes the loss and its gradients anew, and returns the loss.
-            options: What else the wrapped optimiser's `step` takes.
+            options: Other arguments of the wrapped optimiser's `step`.
 
         Returns:
             What the wrapped optimiser returns: the loss of the closure. If the optimiser needs a

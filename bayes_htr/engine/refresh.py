@@ -149,7 +149,7 @@ class RefreshScheduler:
 
     Attributes:
         calls: The number of calls, including the present one.
-        action: What the policy does at this call.
+        action: The action of the policy at this call.
         flags: The flags of matrices that ask for a refresh.
     """
 

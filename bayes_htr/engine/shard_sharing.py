@@ -31,7 +31,7 @@ from bayes_htr.spectra import MatrixView, TopPair
 from bayes_htr.spectra.gram_view import GramView
 from bayes_htr.spectra.leading import FactorNeededErrorError, top_pair_of_rows
 from bayes_htr.spectra.matrices import check_finite
-from bayes_htr.spectra.shards import SUMMED, factor_of, gram_of
+from bayes_htr.spectra.shards import SUMMED, factor_of, gram_of, squared_norm_of
 
 Values = Mapping[str, Tensor]
 Exchange = Callable[[Sequence[Any], Values, Callable[[Any], Evaluation]], list[Evaluation]]
@@ -153,8 +153,8 @@ def _prepare(
             entries = m.evaluate_entries(coordinates)
             rests[m.name] = None if entries is None else entries.rest
             if m.share and W.numel():
-                norm = float(torch.linalg.vector_norm(W, dtype=torch.float64)) ** 2
-                largest = float(W.abs().max())
+                norm = squared_norm_of(W)
+                largest = float(torch.stack(torch.aminmax(W)).abs().max())
                 numbers = numbers if entries is None else _numbers(m, entries)
         except SpectrumError as error:
             failure = failure or (number, str(error))

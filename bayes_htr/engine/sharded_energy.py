@@ -30,6 +30,7 @@ from bayes_htr.spectra import (
     Need,
     Parameter,
     TopPair,
+    follow,
     plan,
 )
 from bayes_htr.spectra.leading import SMALL, Projection, project, turned
@@ -234,6 +235,12 @@ class ShardedMatrixEnergy(MatrixEnergy):
         assert self.cache is not None
         assert self.cache.leading is not None
         return self.cache.leading
+
+    def follow_in(self, whole: Tensor) -> Followed:
+        """One step of the leading triplets of a `GATHERED` matrix, in the process that owns it."""
+        leading = self.leading
+        assert leading.cluster is not None
+        return follow(whole, leading.cluster, leading.sigma)
 
     def step_of_all(self) -> StepOfAll:
         """One step of the leading triplets of a `SUMMED` matrix."""

@@ -108,7 +108,7 @@ class Sharing:
             if m.shards.kind == SUMMED:
                 return m.step_of_all()
             W = gathered_matrix(m, self._owners[m.name])
-            return StepOfAll.of(_nothing(m) if W is None else m.leading.step(W))
+            return StepOfAll.of(_nothing(m) if W is None else m.follow_in(W))
         return StepOfAll.of(m.follow() if self.owns(m) else _nothing(m))
 
     def any(self, flags: Tensor) -> Tensor:

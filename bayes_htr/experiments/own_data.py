@@ -79,7 +79,7 @@ def load_inputs(path: str | PathLike[str], preparation: Mapping[str, Any]) -> Te
     Args:
         path: A `.csv` file with the columns of the training table, in any order, and possibly
             others; an `.npz` file with `X`; or a folder of images.
-        preparation: What was done to the training data, from `Dataset.preparation`.
+        preparation: The preparation of the training data, from `Dataset.preparation`.
 
     Returns:
         `(N, C, H, W)`, standardised as the training data were.

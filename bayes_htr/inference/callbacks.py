@@ -22,7 +22,7 @@ class EpochEvent:
         metrics: The epoch's metrics, as the run folder has them; `docs/loggers.md` lists their
             names.
         network: The network as it is now; callbacks must not change it.
-        layouts: Which axes of its parameters form matrices, as the priors declare it.
+        layouts: The axes of its parameters that form matrices, as the priors declare them.
     """
 
     epoch: int
@@ -66,7 +66,7 @@ class StepEvent:
         epoch: The number of epochs done, with a fraction; `None` if it is not known.
         network: The network as it is now, under SVI at the guide's centre; callbacks must not
             change it.
-        layouts: Which axes of its parameters form matrices, as the priors declare it.
+        layouts: The axes of its parameters that form matrices, as the priors declare them.
     """
 
     step: int

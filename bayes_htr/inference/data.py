@@ -71,7 +71,7 @@ class Batches:
         seed: The seed of the `torch.Generator` that shuffles the examples, as a `DataLoader` with
             `shuffle=True` does; `None` keeps the order.
         name: The name of the data in error messages.
-        likelihood: What labels have to fit; class labels by default.
+        likelihood: The likelihood, which labels have to fit; that of classes by default.
         num_data: The number of examples, for a loader that does not tell it.
         labelled: Whether there are labels. If not, those that are there are ignored, and batches
             have zeros in their place.
@@ -80,8 +80,8 @@ class Batches:
     Attributes:
         num_data: The number of examples; 0 if it is not known and not needed.
         loader: The `DataLoader` that makes the batches.
-        sampler: What decides which examples the loader draws.
-        doubt: Why the outputs of the network, once it was checked, look unlike logits.
+        sampler: The sampler that decides which examples the loader draws.
+        doubt: A reason for which the outputs do not look like logits, once the network was checked.
         multiply_adds: The work of the network for the first batch, once it was checked.
 
     Raises:
@@ -170,7 +170,7 @@ class Batches:
         """Check a batch of the loader; batches of arrays need no check.
 
         Args:
-            batch: What the loader gives: a pair `(x, y)`, or a dictionary of inputs and labels.
+            batch: A batch of the loader: a pair `(x, y)`, or a dictionary of inputs and labels.
 
         Returns:
             Inputs and labels, as tensors where the loader put them.

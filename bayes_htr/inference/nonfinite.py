@@ -19,7 +19,7 @@ def divergence(
     """Make the error to raise.
 
     Args:
-        reason: What is not finite.
+        reason: A description of what is not finite.
         step: The number of the update, from 0.
         epoch: The number of the epoch, from 0.
         checkpoint: The last good checkpoint, if there is one.

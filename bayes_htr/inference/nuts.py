@@ -251,7 +251,7 @@ class NUTSSampler:
         m, n = prior.shape
         if not prior.spectral:
             return m * n
-        return prior.smaller * (1 + (m + n if self.method.frames == "sampled" else 0))
+        return prior.rank * (1 + (m + n if self.method.frames == "sampled" else 0))
 
     @property
     def start(self) -> dict[str, Tensor]:
@@ -325,7 +325,7 @@ def log_eigenvalues(prior: MatrixPrior, sites: dict[str, Tensor]) -> Tensor:
         x = sites[f"{prior.name}:spectrum"]
         return statistic.to_eigenvalues(x.double()).log().to(x)
     top = sites[f"{prior.name}:lambda_max"].unsqueeze(-1).log()
-    if prior.smaller == 1:
+    if prior.rank == 1:
         return top
     return torch.cat([top, top + sites[f"{prior.name}:ratios"].log()], dim=-1)
 

@@ -79,7 +79,7 @@ class Schedule:
         """Restore what `state` returned, also in a run of more or of fewer epochs.
 
         Args:
-            state: What `state` returned.
+            state: The result of `state`.
             epoch: The number of epochs that are done.
             step: The number of updates that are done.
 

@@ -222,7 +222,7 @@ class SVI:
             problem.train.check_last_batch(problem.net)
         if problem.model.priors.is_scheduled:
             for epoch in range(1, problem.epochs):
-                problem.model.priors.densities(problem.net, epoch)
+                self.guide_class().densities_of(problem.model.priors, problem.net, epoch)
         warn_of_generalised_posterior(problem, "SVI")
         with isolated_randomness():
             torch.manual_seed(problem.seed)

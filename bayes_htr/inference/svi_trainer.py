@@ -82,8 +82,9 @@ class SVITrainer(Trainer):
 
     def __init__(self, method: SVISettings, problem: Problem) -> None:
         weights = trainable_weights(problem.net)
-        densities = problem.model.priors.densities(problem.net, 0)
-        self.guide: VariationalGuide = method.guide_class().from_weights(
+        kind = method.guide_class()
+        densities = kind.densities_of(problem.model.priors, problem.net, 0)
+        self.guide: VariationalGuide = kind.from_weights(
             densities, problem.hyperparameters, method.options()
         )
         self.guide.to(weights[0].device)
@@ -225,7 +226,8 @@ class SVITrainer(Trainer):
             self.guide.epoch = epoch
             return
         self.trainable = trainable
-        self.guide.set_epoch(self.problem.model.priors.densities(self.net, epoch), epoch)
+        densities = self.guide.densities_of(self.problem.model.priors, self.net, epoch)
+        self.guide.set_epoch(densities, epoch)
 
     def _trainable_names(self) -> frozenset[str]:
         return frozenset(name for name, p in self.net.named_parameters() if p.requires_grad)

@@ -45,11 +45,12 @@ class Trainer(ABC):
 
     Args:
         method: The settings.
-        problem: What to train.
-        learnt: What is learnt besides the network's weights, by the names of checkpoints: an energy
-            or a guide, and the hyperparameters of the likelihood if it has any.
-        parameters: What the method's optimiser updates.
-        hyperparameters: What an Adam of its own updates, with a learning rate of 0.05.
+        problem: The model to train, with its data.
+        learnt: The modules that are learnt besides the network, by their names in checkpoints: an
+            energy or a guide, and the hyperparameters of the likelihood if it has any.
+        parameters: The parameters that the method's optimiser updates.
+        hyperparameters: The parameters that another optimiser updates, an Adam with a learning rate
+            of 0.05.
         accumulate: The number of batches per update.
 
     Raises:

@@ -167,7 +167,7 @@ def _matrix_start(prior: MatrixPrior, W: Tensor, hyper: Mapping[str, Tensor]) ->
     if first.statistic.of_largest:
         top = _inside(first, sigma[:1].square(), hyper)
         start[f"{name}:lambda_max"] = top.to(like).squeeze()
-        if prior.smaller > 1:
+        if prior.rank > 1:
             eps = torch.finfo(like.dtype).eps
             ratios = (sigma[1:].square() / top).clamp(eps**2, 1 - eps)
             start[f"{name}:ratios"] = ratios.to(like)
@@ -261,7 +261,7 @@ def _spectrum(
     prior: MatrixPrior, term: ResolvedTerm, values: Mapping[str, Tensor], like: Tensor
 ) -> Tensor:
     """The eigenvalues, from the sites of the first spectral factor."""
-    name, K, law = prior.name, prior.smaller, term.law(values, like)
+    name, K, law = prior.name, prior.rank, term.law(values, like)
     if term.statistic.of_largest:
         top = pyro.sample(f"{name}:lambda_max", law)
         if K == 1:
@@ -277,7 +277,7 @@ def _frames(name: str, prior: MatrixPrior, like: Tensor) -> tuple[Tensor, Tensor
     """Haar frames of both sides."""
     frames = []
     for side, rows in zip(("left", "right"), prior.shape, strict=True):
-        X = pyro.sample(f"{name}:{side}", FrameSite(rows, prior.smaller, like))
+        X = pyro.sample(f"{name}:{side}", FrameSite(rows, prior.rank, like))
         frames.append(frame_of(X))
     return frames[0], frames[1]
 

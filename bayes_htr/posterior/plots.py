@@ -60,7 +60,7 @@ class PlottedSpectrum:
         draws: Draws of the eigenvalues: `(S, K)`, descending.
         typical: The typical eigenvalue at each rank: `(K,)`, descending.
         row: The summary of the matrix.
-        label: What the legend calls the spectrum; may be empty.
+        label: The name of the spectrum in the legend; may be empty.
         law: The label of the law that the prior states for all eigenvalues, and its density at
             eigenvalues `(B,)`; `None` if the prior states none.
         largest: The label of the law that the prior states for the largest eigenvalue alone, and

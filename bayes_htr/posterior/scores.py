@@ -76,7 +76,7 @@ def class_scores(prediction: Prediction, y: Tensor, counted: Tensor) -> dict[str
     Args:
         prediction: The prediction, with `log_probs` `(N, ..., C)`.
         y: Labels `(N, ...)`, or soft labels `(N, ..., C)`.
-        counted: Which labels count, `(N, ...)`.
+        counted: A mask of the labels that count, `(N, ...)`.
 
     Returns:
         `accuracy`, in [0, 1]; `nll`, the negative log likelihood in nats per label; `ece`, the

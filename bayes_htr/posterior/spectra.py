@@ -22,8 +22,9 @@ from bayes_htr.posterior.plots import (
 )
 from bayes_htr.posterior.summary import Interval, SpectraSummary, SummaryRow, interval_of
 from bayes_htr.priors import Prior
-from bayes_htr.spectra import hill, matrices_of, spectrum, tail_count
+from bayes_htr.spectra import hill, spectrum, tail_count
 from bayes_htr.spectra.layout import Layouts
+from bayes_htr.spectra.matrices import weights_of
 from bayes_htr.tails import SpectrumTail, fit_tail
 from bayes_htr.tails.intervals import GammaPosterior, interval
 
@@ -328,12 +329,18 @@ class PosteriorSpectra(Mapping[str, Tensor]):
 def network_spectra(net: nn.Module, layouts: Layouts = ()) -> dict[str, Tensor]:
     """The spectrum of every matrix of a network by name, on the CPU: `(K,)` each.
 
+    Of the product of an adapter's factors, the eigenvalues that are always zero are left out.
+
     Args:
         net: The network.
-        layouts: What is declared about the axes that form matrices, as `Priors.matrices`.
+        layouts: The declared axes that form matrices, as in `Priors.matrices`.
     """
     with torch.no_grad():
-        return {name: spectrum(W).cpu() for name, W in matrices_of(net, layouts).items()}
+        return {
+            matrix.name: spectrum(matrix.view(p.tensor))[: matrix.rank].cpu()
+            for p in weights_of(net, layouts)
+            for matrix in p.matrices
+        }
 
 
 def plotted_spectrum(spectra: PosteriorSpectra, name: str, label: str = "") -> PlottedSpectrum:
@@ -342,7 +349,7 @@ def plotted_spectrum(spectra: PosteriorSpectra, name: str, label: str = "") -> P
     Args:
         spectra: The draws.
         name: The matrix.
-        label: What the legend calls the spectrum.
+        label: The name of the spectrum in the legend.
     """
     label_and_density = label_and_interval = None
     with contextlib.suppress(PriorError):  # the prior may state no law

@@ -26,7 +26,7 @@ class Interval:
         low: The lower end of the credible interval.
         high: The upper end of the credible interval.
         draws: Draws of the quantity.
-        given: What the interval takes as known, in words; empty if it takes nothing as known.
+        given: The quantities that the interval takes as known, in words; empty if there are none.
     """
 
     mean: float

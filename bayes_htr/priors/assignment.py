@@ -64,8 +64,15 @@ class Assignment:
 
     def matrix(self, prior: Prior, matrix: Matrix, pattern: str) -> MatrixPrior:
         """A prior on a matrix."""
-        view, shape = matrix.view, matrix.shape
-        return MatrixPrior.of(prior, matrix.name, shape, view=view, pattern=pattern, **self.overall)
+        return MatrixPrior.of(
+            prior,
+            matrix.name,
+            matrix.shape,
+            view=matrix.view,
+            factors=matrix.factors,
+            pattern=pattern,
+            **self.overall,
+        )
 
     def _first(self, parameter: Parameter, matrix: Matrix) -> tuple[str, Prior | None, str]:
         """The first pattern that matches a matrix, its prior, and the reason for a flat prior."""

@@ -35,7 +35,7 @@ class ExplainedRow:
         prior: The prior as it prints, or `flat (why)`.
         density: `proper`, `improper`, `factor`, or empty.
         strength: The power of the law, and with `num_data` also the coefficient on the mean loss.
-        algorithm: How the spectrum is computed.
+        algorithm: The algorithm that computes the spectrum.
         cost: Floating-point operations per evaluation.
         energy: The energy of the matrix at the present weights, times its strength in epoch 0 and
             with hyperparameters at their start; `cannot be scored` where a law cannot, for a
@@ -149,7 +149,7 @@ def _at_weights(matrix: MatrixPrior, tensor: Tensor, notes: list[str]) -> dict[s
     strengths = matrix.strengths(0)
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            view = MatrixView(W, matrix.name, matrix.needs(strengths))
+            view = MatrixView(W, matrix.name, matrix.needs(strengths), rank=matrix.rank)
             starts = {name: h.start() for name, h in matrix.optimised.items()}
             evaluation = evaluate(matrix, view, strengths, starts)
     except SpectrumError as error:

@@ -175,7 +175,7 @@ class Lomax(TailIndexed):
 
     Args:
         alpha: Exponent of the density, greater than 1; a number or `Hill`.
-        scale: Where the tail starts, positive; a number or a hyperprior.
+        scale: The value at which the tail starts, positive; a number or a hyperprior.
         tail_index: `alpha - 1`, instead of `alpha`; a number or a hyperprior.
     """
 

@@ -115,6 +115,7 @@ class MatrixPrior:
         view: The function that returns the matrix in the tensor of its parameter.
         is_vector: Whether the matrix stands for a vector.
         pattern: The pattern that gave the prior.
+        factors: The number of columns of `B`, if the matrix is a product `B A`.
     """
 
     name: str
@@ -125,6 +126,7 @@ class MatrixPrior:
     view: Callable[[Tensor], Tensor] = field(default=_itself, compare=False, repr=False)
     is_vector: bool = False
     pattern: str = field(default="", compare=False)
+    factors: int | None = None
 
     @classmethod
     def of(
@@ -138,6 +140,7 @@ class MatrixPrior:
         view: Callable[[Tensor], Tensor] = _itself,
         is_vector: bool = False,
         pattern: str = "",
+        factors: int | None = None,
     ) -> MatrixPrior:
         """Resolve a prior for one matrix.
 
@@ -151,6 +154,7 @@ class MatrixPrior:
                 the tensor is the matrix.
             is_vector: Whether the matrix stands for a vector.
             pattern: The pattern that gave the prior.
+            factors: The number of columns of `B`, if the matrix is a product `B A`.
         """
         terms, gates = prior.decompose()
         hyperparameters = hyperparameters_of(prior, name)
@@ -166,12 +170,17 @@ class MatrixPrior:
             view,
             is_vector,
             pattern,
+            factors,
         )
 
     @property
-    def smaller(self) -> int:
-        """The smaller side of the matrix, which is the number of eigenvalues."""
-        return min(self.shape)
+    def rank(self) -> int:
+        """The number `K` of eigenvalues that have the laws.
+
+        It is the smaller side of the matrix. The other eigenvalues of a product `B A` are always
+        zero, so that only as many count as `B` has columns.
+        """
+        return min(self.shape if self.factors is None else (*self.shape, self.factors))
 
     @property
     def larger(self) -> int:
@@ -256,7 +265,8 @@ class MatrixPrior:
         """The number of values that inform each hyperparameter; `p^s` counts one `s` times."""
         counts: dict[str, float] = {}
         for term in (*self.spectral, *self.entries):
-            scored = term.strength * term.statistic.num_values(self.shape)
+            count = term.statistic.num_values(self.shape)
+            scored = term.strength * (min(count, self.rank) if term in self.spectral else count)
             for hyperparameter in term.hyperparameters.values():
                 counts[hyperparameter.name] = counts.get(hyperparameter.name, 0.0) + scored
         return counts
@@ -296,7 +306,7 @@ class MatrixPrior:
         if self.spectral:
             eigenvalues = spectrum_of(W)
             density = self.log_spectral_density(eigenvalues, values)
-            constant = log_frame_constant(self.smaller, self.larger)
+            constant = log_frame_constant(self.rank, self.larger)
             volume = constant + log_jacobian(eigenvalues, self.larger)
             total = total + (density - volume).to(W)
         for term in self.entries:
@@ -321,7 +331,7 @@ class MatrixPrior:
             size = (n, self.shape[0] * self.shape[1])
             return law.expand(size).sample().unflatten(-1, self.shape)
         eigenvalues = self.sample_spectrum(n, values)
-        U, V = (haar(side, self.smaller, (n,)) for side in self.shape)
+        U, V = (haar(side, self.rank, (n,)) for side in self.shape)
         return (U * eigenvalues.sqrt().unsqueeze(-2)) @ V.mT
 
     def sample_spectrum(self, n: int, values: Values) -> Tensor:
@@ -331,9 +341,9 @@ class MatrixPrior:
         """
         law, statistic = self._simulated_law(values), self.spectral[0].statistic
         if not statistic.of_largest:
-            return statistic.to_eigenvalues(law.expand((n, self.smaller)).sample())
+            return statistic.to_eigenvalues(law.expand((n, self.rank)).sample())
         top = law.expand((n, 1)).sample()
-        return torch.cat([top, top * torch.rand(n, self.smaller - 1, dtype=top.dtype)], dim=1)
+        return torch.cat([top, top * torch.rand(n, self.rank - 1, dtype=top.dtype)], dim=1)
 
     def _simulated_law(self, values: Values) -> Any:
         """The distribution to draw from, with one batch element per draw of hyperparameters."""

@@ -64,20 +64,30 @@ class ParameterPrior:
         """The hyperparameters of its matrices by name."""
         return {name: h for m in self.matrices for name, h in m.hyperparameters.items()}
 
-    def density_at(self, epoch: int | None) -> ParameterPrior:
+    def density_at(self, epoch: int | None, *, adapters: bool = False) -> ParameterPrior:
         """This prior as densities at an epoch; it is flat if no term acts at that epoch.
+
+        Args:
+            epoch: Counted from 0; needed where a prior is scheduled.
+            adapters: Whether the prior may be on the product of an adapter's factors.
 
         Raises:
             PriorError: The prior is no density (`MatrixPrior.density_at`), only some of the
                 parameter's matrices have a prior, or the network computes the weight from others.
         """
-        if self.matrices and self.parameter.computed is not None:
+        if self.matrices and self.parameter.computed is not None and not adapters:
+            instead = (
+                "Use htr.MAP or htr.bind, make the weight a parameter "
+                "(parametrize.remove_parametrizations, remove_weight_norm, remove_spectral_norm, "
+                "prune.remove)"
+                if self.parameter.computed.adapter is None
+                else "Use htr.SVI(guide='spectral'), htr.MAP or htr.bind"
+            )
             raise PriorError(
                 f"{self.name} is computed by the network from "
                 f"{', '.join(self.parameter.computed.part_paths)}: {self.matrices[0].stated!r} is "
-                "no density of these parameters. Use htr.MAP or htr.bind, make the weight a "
-                "parameter (parametrize.remove_parametrizations, remove_weight_norm, "
-                f"remove_spectral_norm, prune.remove), or leave it out: {{{self.name!r}: None}}"
+                f"no density of these parameters. {instead}, or leave it out: "
+                f"{{{self.name!r}: None}}"
             )
         if 0 < len(self.matrices) < len(self.parameter.matrices):
             names = [m.name for m in self.matrices]
@@ -168,29 +178,43 @@ class Densities(NamedTuple):
         trainable: The trainable parameters.
         frozen: The frozen parameters that share hyperparameters with the trainable ones, and
             are therefore evidence about them.
+        adapters: The products of adapters' trainable factors that have a prior. These are densities
+            of the nonzero eigenvalues of a product, not of the factors.
     """
 
     trainable: list[ParameterPrior]
     frozen: list[ParameterPrior]
+    adapters: list[ParameterPrior]
 
     @classmethod
-    def at(cls, resolved: Iterable[ParameterPrior], epoch: int | None) -> Densities:
+    def at(
+        cls, resolved: Iterable[ParameterPrior], epoch: int | None, *, adapters: bool = False
+    ) -> Densities:
         """The densities at an epoch, which is needed where a prior is scheduled.
+
+        Args:
+            resolved: The parameters and computed weights with their priors.
+            epoch: Counted from 0.
+            adapters: Whether priors on the products of adapters are taken; otherwise they raise.
 
         Raises:
             PriorError: A prior is no density.
         """
         resolved = list(resolved)
+        products = []
         for p in resolved:
-            if p.parameter.computed is not None and p.parameter.tensor.requires_grad:
-                p.density_at(epoch)  # raises if it has a prior
+            computed = p.parameter.computed
+            if computed is not None and p.parameter.tensor.requires_grad and p.matrices:
+                taken = adapters and computed.adapter is not None
+                products.append(p.density_at(epoch, adapters=taken))  # raises if it is not
+        products = [p for p in products if p.matrices]
         resolved = [p for p in resolved if p.parameter.computed is None]
         is_trainable = [p.parameter.tensor.requires_grad for p in resolved]
         pairs = list(zip(resolved, is_trainable, strict=True))
         trainable = [p.density_at(epoch) for p, learns in pairs if learns]
         frozen = [p.density_at(epoch) for p, learns in pairs if not learns and p.hyperparameters]
-        shared = hyperparameters_by_name(trainable).keys()
-        return cls(trainable, [p for p in frozen if p.hyperparameters.keys() & shared])
+        shared = hyperparameters_by_name([*trainable, *products]).keys()
+        return cls(trainable, [p for p in frozen if p.hyperparameters.keys() & shared], products)
 
 
 def hyperparameters_by_name(parameters: Iterable[ParameterPrior]) -> dict[str, Hyperparameter]:

@@ -274,12 +274,15 @@ class Priors(Value):
             )
         return parameters
 
-    def densities(self, net: nn.Module, epoch: int | None = None) -> Densities:
+    def densities(
+        self, net: nn.Module, epoch: int | None = None, *, adapters: bool = False
+    ) -> Densities:
         """The priors of a network's parameters as densities.
 
         Args:
             net: The network.
             epoch: Counted from 0; needed where a prior is scheduled.
+            adapters: Whether priors on the products of adapters are taken; otherwise they raise.
 
         Raises:
             PriorError: The same errors as in `resolve`; or a prior is no density, or there is a
@@ -292,7 +295,7 @@ class Priors(Value):
                 f"{names}: {self!r} acts only above a threshold and is no density; leave out "
                 ".above(...), as in Priors(ESD(Lomax(2.0))), or use htr.MAP"
             )
-        return Densities.at(resolved, epoch)
+        return Densities.at(resolved, epoch, adapters=adapters)
 
     def explain(
         self, net: nn.Module, *, num_data: int | None = None, at_weights: bool = True

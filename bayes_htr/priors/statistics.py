@@ -90,8 +90,7 @@ class ESD(Statistic):
         if self.law.conjugate is None:
             assert isinstance(self.law.alpha, float)
             return strength * self.law.alpha * S
-        K = min(view.shape)
-        return self.law.marginal_energy(S, S, K, strength)
+        return self.law.marginal_energy(S, S, view.rank, strength)
 
     def is_proper(self, strength: float = 1.0) -> bool:
         return self.tail is None and super().is_proper(strength)

@@ -34,12 +34,17 @@ class ComputedWeight:
         name: The weight's name in the module.
         parts: The paths, within the module, of the parameters from which it is computed.
         adapter: The name of the adapter, if the weight is the product of an adapter's factors.
+            The parts are then `A` and `B`, in this order.
+        rank: The number of columns of `B`, if the weight is such a product.
+        scale: The number by which `B A` is multiplied, if the weight is such a product.
     """
 
     module: str
     name: str
     parts: tuple[str, ...]
     adapter: str | None = None
+    rank: int | None = None
+    scale: float = 1.0
 
     @property
     def path(self) -> str:
@@ -93,10 +98,10 @@ def computed_weights(root: nn.Module) -> list[ComputedWeight]:
             continue
         for name in _names(owner):
             weights.append(ComputedWeight(path, name, _parts(owner, name)))
-        weights += [
-            ComputedWeight(path, f"{LORA}.{adapter}" if adapter else LORA, parts, adapter)
-            for adapter, parts in _adapters(owner).items()
-        ]
+        for adapter, parts in _adapters(owner).items():
+            name = f"{LORA}.{adapter}" if adapter else LORA
+            A, _, scale = _factors(owner, adapter)
+            weights.append(ComputedWeight(path, name, parts, adapter, len(A), float(scale)))
     return weights
 
 
@@ -156,16 +161,20 @@ def _compute(owner: nn.Module, name: str, adapter: str | None) -> Tensor:
 
 def _product(owner: Any, adapter: str) -> Tensor:
     """`scale * B A` of an adapter: `(out, in, ...)`."""
-    if adapter:
-        A, B = owner.lora_A[adapter].weight, owner.lora_B[adapter].weight
-        scale = owner.scaling.get(adapter, 1.0)
-    else:
-        A, B, scale = owner.lora_A, owner.lora_B, getattr(owner, "scaling", 1.0)
+    A, B, scale = _factors(owner, adapter)
     product = scale * lora_product(A, B)
     base = getattr(owner, "weight", None)  # of a convolution, the factors may be flattened
     if isinstance(base, Tensor) and base.numel() == product.numel():
         product = product.reshape(base.shape)
     return product
+
+
+def _factors(owner: Any, adapter: str) -> tuple[Tensor, Tensor, Any]:
+    """The factors `A` and `B` of an adapter, and the scale of their product."""
+    if not adapter:
+        return owner.lora_A, owner.lora_B, getattr(owner, "scaling", 1.0)
+    scales = getattr(owner, "scaling", {})
+    return owner.lora_A[adapter].weight, owner.lora_B[adapter].weight, scales.get(adapter, 1.0)
 
 
 def lora_product(A: Tensor, B: Tensor) -> Tensor:

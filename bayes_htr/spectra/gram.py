@@ -46,7 +46,7 @@ def eigen(W: Tensor, *, count: int, digits: bool, enough: float | None = None) -
 
     Args:
         W: `(m, n)`, float32 or float64.
-        count: How many of the largest eigenvalues are needed.
+        count: The number of largest eigenvalues that are needed.
         digits: Whether the smallest of these must have a small relative error. Otherwise all errors
             are within a few `eps` of the largest eigenvalue, in float64.
         enough: The relative error that is small enough; by default that of a spectrum which is

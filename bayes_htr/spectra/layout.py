@@ -74,17 +74,20 @@ class Matrix:
         view: The function that returns the matrix in the tensor of the parameter, differentiably.
         part: The part, such as `q` of `in_proj_weight` or the number of an expert; empty if the
             parameter is a single matrix.
+        factors: The number of columns of `B`, if the matrix is a product `B A`; its other singular
+            values are always zero, and do not count.
     """
 
     name: str
     shape: tuple[int, int]
     view: Callable[[Tensor], Tensor]
     part: str = ""
+    factors: int | None = None
 
     @property
     def rank(self) -> int:
-        """The number `K` of singular values, which is the smaller side."""
-        return min(self.shape)
+        """The number `K` of singular values: the smaller side, or that of columns of `B`."""
+        return min(self.shape if self.factors is None else (*self.shape, self.factors))
 
 
 @dataclass(frozen=True)

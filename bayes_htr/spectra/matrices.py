@@ -20,7 +20,7 @@ Names are those of `named_parameters()` of the plain network, without the prefix
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -176,7 +176,8 @@ def _computed_parameter(root: nn.Module, weight: ComputedWeight, layouts: Layout
     value = weight.of(root)
     tensor = nn.Parameter(value.detach(), requires_grad=value.requires_grad)
     name, owner = plain_name(weight.path), submodule(root, weight.module)
-    matrices = _matrices((name,), tensor, owner, layouts)
+    found = _matrices((name,), tensor, owner, layouts)
+    matrices = tuple(replace(matrix, factors=weight.rank) for matrix in found)
     reason = ""
     if matrices and weight.adapter is None and declared(layouts, (name,)) is None:
         reason = reason_against_layer(name, tensor, owner)

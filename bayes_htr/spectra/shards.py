@@ -363,6 +363,11 @@ def gram_of(tall: Tensor) -> Tensor:
     return gram
 
 
+def squared_norm_of(W: Tensor) -> float:
+    """`|W|_F^2`, summed in float64 by blocks of rows."""
+    return math.fsum(float(rows.double().square().sum()) for rows in W.split(_ROWS))
+
+
 def factor_of(tall: Tensor) -> Tensor:
     """A triangular factor `R` in float64 with `R'R = W'W` of local rows `(r, K)`, by blocks."""
     factor = tall.new_zeros(0, tall.shape[1], dtype=torch.float64)

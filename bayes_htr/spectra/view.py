@@ -125,7 +125,8 @@ class MatrixView:
         started: Whether the prior has acted on the matrix before. If all values are then outside
             the support of a law, the prior has moved them there, and this is not an error.
         tol: Tolerance of the leading triplet, see `top_pair`.
-        top: The leading triplet, if it is known; the entries are then known to be finite.
+        rank: How many eigenvalues are parts of the spectrum, those of a product `B A` that are
+            always zero being none; by default the smaller side.
 
     Attributes:
         shape: `(m, n)`.
@@ -146,11 +147,13 @@ class MatrixView:
         *,
         started: bool = False,
         tol: float | None = None,
+        rank: int | None = None,
     ) -> None:
         if needs != Need():  # an energy of entries alone shows it itself
             check_finite(W, name)
         self.W = W.detach()
         self.shape = tuple(W.shape)
+        self._rank = rank
         self.name = name
         self.block = block
         self.started = started
@@ -171,15 +174,21 @@ class MatrixView:
         name: str,
         needs: Need,
         parts: Mapping[str, Tensor],
+        rank: int | None = None,
     ) -> MatrixView:
         """A view without its matrix, made from these parts, which are constants.
 
         The tensor `like` determines the dtype and the device.
         """
-        view = cls(like.new_zeros(()), name, needs, started=True)
+        view = cls(like.new_zeros(()), name, needs, started=True, rank=rank)
         view.shape, view._has_matrix = shape, False
         view.parts = {key: part.detach() for key, part in parts.items()}
         return view
+
+    @property
+    def rank(self) -> int:
+        """The number of eigenvalues."""
+        return min(self.shape) if self._rank is None else self._rank
 
     @property
     def is_zero(self) -> bool:
@@ -203,15 +212,15 @@ class MatrixView:
 
     @property
     def eigenvalues(self) -> Tensor:
-        """The spectrum `(K,)`, descending; parts that were not requested may be inaccurate."""
+        """The spectrum `(rank,)`, descending; parts that were not requested may be inaccurate."""
         if self._needs.singular_values:
             return self.singular_values.square()
-        return self._part("eigenvalues", lambda: self._decomposed().values)
+        return self._part("eigenvalues", lambda: self._decomposed().values[: self.rank])
 
     @property
     def singular_values(self) -> Tensor:
-        """All singular values `(K,)`, descending."""
-        return self._part("singular_values", lambda: self._decomposed_svd()[1])
+        """All singular values `(rank,)`, descending."""
+        return self._part("singular_values", lambda: self._decomposed_svd()[1][: self.rank])
 
     @property
     def lambda_max(self) -> Tensor:
@@ -274,10 +283,11 @@ class MatrixView:
             elif name == "squared_norm":
                 rest.append(2 * slope * self.W)
             elif name == "eigenvalues":
-                rest.append(pull_back(self.W, self._decomposed().vectors, slope))
+                vectors = self._decomposed().vectors[:, : self.rank]
+                rest.append(pull_back(self.W, vectors, slope))
             elif name == "singular_values":
                 U, _, Vh = self._decomposed_svd()
-                rest.append((U * slope) @ Vh)
+                rest.append((U[:, : self.rank] * slope) @ Vh[: self.rank])
             elif name == "lambda_max":
                 top = (2 * slope * self.top.sigma).to(self.W)
             else:
@@ -293,7 +303,7 @@ class MatrixView:
     def _decomposed(self) -> Eigen:
         if self._eigen is None:
             digits = self._needs.digits or not self._needs.whole
-            count = self._needs.count(min(self.W.shape))
+            count = self._needs.count(self.rank)
             self._eigen = eigen(self.W, count=count, digits=digits)
         return self._eigen
 

@@ -120,7 +120,7 @@ def compare(t: Array, xmin: float, name: str) -> Comparison:
 
     Args:
         t: `(n,)` `log(x / xmin)` of a tail.
-        xmin: Where the tail begins.
+        xmin: The lower end of the tail.
         name: One of `ALTERNATIVES`.
 
     Raises:

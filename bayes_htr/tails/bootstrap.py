@@ -145,7 +145,7 @@ def second_round(
 
     Args:
         tails: The fit from which the first round was drawn.
-        rule: How tails are fitted and judged.
+        rule: The rule by which tails are fitted and judged.
         log_xmin: `(B,)` logarithms of the xmins of the first round.
         random: The random generator.
 
@@ -205,7 +205,7 @@ def fit_known(t: Array, rule: Rule, span: Array | None) -> tuple[Array, Array]:
 
     Args:
         t: `(B, n)` `log(x / xmin)`, each row ascending.
-        rule: How tails are fitted and judged.
+        rule: The rule by which tails are fitted and judged.
         span: `(B, 1)` `log(xmax / xmin)` if the law has an upper end.
 
     Returns:

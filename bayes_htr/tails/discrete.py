@@ -90,7 +90,7 @@ def estimate(mean: Array, xmin: Array) -> Array:
 
     Args:
         mean: The mean of `log(x / xmin)` over a tail.
-        xmin: Where the tail begins.
+        xmin: The lower end of the tail.
 
     Returns:
         Estimates of the broadcast shape; infinite above `LARGEST_ALPHA`, and where all values of

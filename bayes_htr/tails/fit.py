@@ -80,7 +80,7 @@ def fit_powerlaw(
         lam: `(K,)` values in any order, as an array, a list or a tensor. Zeros are left out. Values
             that differ from zero by rounding alone, as a matrix without full rank has them, are
             not left out; `bayes_htr.analyze` knows the matrix, and leaves them out.
-        xmin: Where the tail begins, if that is known.
+        xmin: The lower end of the tail, if it is known.
         xmax: A hard upper end of the law; larger values are left out. `"largest"` fits the upper
             end by maximum likelihood, which gives the largest value.
         ks: What D measures: deviations from the `"lower"` end of each step of the empirical

@@ -33,10 +33,10 @@ def plot_fit(
 
     Args:
         values: `(n,)` all values, ascending.
-        n_tail: How many of them are in the tail.
+        n_tail: The number of them that are in the tail.
         alpha: Exponent of the law.
         interval: Interval of alpha.
-        xmin: Where the tail begins.
+        xmin: The lower end of the tail.
         xmax: The law's upper end, or `None`.
         ax: The axes to draw on; those of a new figure by default.
         discrete: Whether the law is that of whole numbers.

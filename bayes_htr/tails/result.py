@@ -24,12 +24,12 @@ class PowerlawFit:
 
     Attributes:
         alpha: Exponent of the density.
-        xmin: Where the tail begins.
+        xmin: The lower end of the tail.
         D: Kolmogorov-Smirnov distance of the tail from its law.
         sigma: Standard error of alpha by its Fisher information; `(alpha - 1) / sqrt(n_tail)`
             without an upper end.
         n: Number of values used.
-        n_tail: How many of them are at least xmin.
+        n_tail: The number of them that are at least xmin.
         xmax: The law's upper end, or `None`.
         level: Probability of the intervals.
         interval: Credible interval of alpha that takes xmin as known, and is therefore too short
@@ -41,9 +41,9 @@ class PowerlawFit:
         clauset_p_value: The p-value of Clauset, Shalizi and Newman, over the first round alone,
             which takes the fitted xmin as the true one.
         searched: Whether xmin was searched.
-        zeros: How many zeros were left out.
-        above: How many values above xmax were left out.
-        rule: How the tail was fitted and judged.
+        zeros: The number of zeros that were left out.
+        above: The number of values above xmax that were left out.
+        rule: The rule by which the tail was fitted and judged.
         values: `(n,)` values used, ascending.
         xmin_frequencies: How often the bootstrap chose each of the values as xmin; `None` where
             there is no `searched_interval`.

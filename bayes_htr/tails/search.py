@@ -108,7 +108,7 @@ class Rule:
 
         Args:
             cdf: The law's distribution function at the values.
-            rank: How many values of the tail lie below each of the values.
+            rank: The number of values of the tail below each of the values.
             n: The number of values in the tail.
         """
         lower = np.abs(cdf - rank / n)
@@ -131,7 +131,7 @@ class ChosenTails(NamedTuple):
         start: `(B,)` index of xmin among the ascending values.
         rate: `(B,)` `alpha - 1`; nan where a sample has no tail to fit.
         D: `(B,)` Kolmogorov-Smirnov distance; infinite where a sample has no tail to fit.
-        computed: How many distances were computed in full.
+        computed: The number of distances that were computed in full.
     """
 
     start: Index
@@ -145,7 +145,7 @@ class Candidates:
 
     Args:
         log_values: `(B, N)` logarithms of the values, ascending along the last axis.
-        rule: How tails are fitted and judged.
+        rule: The rule by which tails are fitted and judged.
         log_xmax: `(B,)` logarithm of the law's upper end, if it has one; at least the largest
             value.
 
@@ -221,7 +221,7 @@ def search_xmin(log_values: Array, rule: Rule, log_xmax: Array | None = None) ->
 
     Args:
         log_values: `(B, N)` logarithms, ascending along the last axis, with `N >= rule.min_tail`.
-        rule: How tails are fitted and judged.
+        rule: The rule by which tails are fitted and judged.
         log_xmax: `(B,)` logarithm of a hard upper end, if the law has one.
     """
     candidates = Candidates(log_values, rule, log_xmax)

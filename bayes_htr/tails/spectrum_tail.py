@@ -58,8 +58,8 @@ class SpectrumTail:
 
     Attributes:
         fit: The power law; `None` where there is none to fit.
-        problem: Why the tail has no exponent, in a few words; empty if it has one.
-        ties: How many leading eigenvalues are tied; 0 if they are not.
+        problem: The reason why the tail has no exponent, in a few words; empty if it has one.
+        ties: The number of leading eigenvalues that are tied; 0 if they are not.
         few: Whether the spectrum has too few eigenvalues to tell anything.
     """
 

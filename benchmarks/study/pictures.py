@@ -313,12 +313,8 @@ def _legend(figure: Any, cells: Any, outcomes: Outcomes, more: dict[str, Any]) -
         if family in there
     ]
     handles.append(line([], [], color=INK, ls="", **more))
-    narrow = len(cells) == 1
-    figure.legend(
-        handles=handles,
-        loc="outside upper center",
-        ncols=3 if narrow else len(handles),
-    )
+    columns = len(handles) if figure.get_figwidth() == WIDEST else 1
+    figure.legend(handles=handles, loc="outside upper center", ncols=columns)
 
 
 _POSTERIOR_SCORES = {"nll": "NLL", "ece": "ECE", "brier": "Brier score"}

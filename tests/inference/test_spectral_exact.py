@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 import bayes_htr as htr
 from bayes_htr.inference.guides import SpectralGuide
+from tests.reference.adapters import Adapted
 from tests.reference.quadrature import (
     frames_of,
     linear_likelihood,
@@ -98,6 +100,74 @@ def test_bound_and_eigenvalues_against_quadrature(prior, log_prior, inputs, gap)
     fit_with_frames_held(guide, net, x, y)
     short = exact.log_evidence - bound_by_quadrature(guide, log_likelihood)
     median, spread = guide.spectra()["weight"]
+    assert 0 < short < gap
+    assert ((median.log() - exact.mean).abs() < 0.15 * exact.sd).all()
+    assert (spread < 1.1 * exact.sd).all()
+
+
+def adapted(rank, n=30):
+    """A linear classifier with an adapter of this rank, and data that it fits."""
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(n, 3, generator=generator, dtype=torch.float64)
+    y = (x[:, 0] + 0.7 * torch.randn(n, generator=generator, dtype=torch.float64) > 0).long()
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        net = Adapted(3, 2, rank=rank).double()
+    with torch.no_grad():
+        net.lora_B["default"].weight[:, 0] += torch.tensor([-1.0, 1.0])
+        net.lora_A["default"].weight[0, 0] += 1.0
+    return net, (x, y)
+
+
+@pytest.mark.parametrize(
+    ("prior", "log_prior", "rank", "gap"),
+    [
+        (htr.ESD(htr.Lomax(2.0)), lomax, 1, 0.05),
+        (htr.MaxEigenvalue(htr.Frechet(2.0)), frechet, 1, 0.06),
+        (htr.ESD(htr.Lomax(2.0)), lomax, 2, 0.25),
+        (htr.ESD(htr.Frechet(2.0)), frechet, 2, 0.1),
+    ],
+    ids=["Lomax, 1", "Frechet, 1", "Lomax, 2", "Frechet, 2"],
+)
+def test_bound_and_eigenvalues_of_an_adapter_against_quadrature(prior, log_prior, rank, gap):
+    net, (x, y) = adapted(rank)
+    A, B = (factors["default"].weight.detach() for factors in (net.lora_A, net.lora_B))
+    U, _, Vh = torch.linalg.svd(2 * B @ A, full_matrices=False)
+    U, V = U[:, :rank], Vh[:rank].mT
+    fixed, features = net.base_layer(x).detach(), x @ V
+
+    def log_likelihood(eigenvalues):
+        change = torch.einsum("nk,pk,ck->pnc", features, eigenvalues.sqrt(), U)
+        log_p = (fixed + change).log_softmax(2)
+        return log_p[:, torch.arange(len(y)), y].sum(1)
+
+    exact = log_eigenvalues_by_quadrature(log_prior, log_likelihood, rank)
+    priors = htr.Priors({"lora_BA.default": prior})
+    densities = SpectralGuide.densities_of(priors, net, 0)
+    guide = SpectralGuide(densities, init_scale=0.3, refresh=htr.Exact())
+    factors = dict(zip(guide.names, guide.weights, strict=True))
+    A, B = (factors[f"lora_{letter}.default.weight"] for letter in "AB")
+    torch.manual_seed(0)
+    optimizer = torch.optim.Adam(guide.parameters(), lr=0.2)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 300)
+    for _ in range(300):
+        optimizer.zero_grad()
+        for particle in range(4):
+            sample = guide.rsample(again=particle > 0)
+            nll = F.cross_entropy(functional_call(net, sample, (x,)), y, reduction="sum")
+            ((nll + guide.kl(sample)) / 4).backward()
+        # Otherwise Adam would mix what turns the singular vectors into what scales them.
+        B.grad = U * (U * B.grad).sum(0)
+        A.grad = (V * (V * A.grad.T).sum(0)).T
+        optimizer.step()
+        schedule.step()
+        with torch.no_grad():  # back to the singular vectors
+            sigma = (U.T @ (2 * B @ A) @ V).diagonal().clamp(min=1e-3)
+            B.copy_(U * sigma.sqrt())
+            A.copy_((V * sigma.sqrt()).T / 2)
+    guide.refresh()
+    short = exact.log_evidence - bound_by_quadrature(guide, log_likelihood)
+    median, spread = guide.spectra()["lora_BA.default"]
     assert 0 < short < gap
     assert ((median.log() - exact.mean).abs() < 0.15 * exact.sd).all()
     assert (spread < 1.1 * exact.sd).all()

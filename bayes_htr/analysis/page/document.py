@@ -52,11 +52,11 @@ def page(
     """Make the page of a network, with a second network beside it if `sides` are given.
 
     Args:
-        label: What the title calls the network.
+        label: The name of the network in the title.
         matrices: The analysed matrices of the report.
         skipped: Tensors that are not analysed, with the reason.
         settings: The options of the analysis; `level` among them.
-        other_label: What the title calls the second network.
+        other_label: The name of the second network in the title.
         sides: A label of each network, and the matrices that are in both, in the same order.
         differences: The rows of the comparison.
         unmatched: Names of matrices that are in one network alone, or have another shape.

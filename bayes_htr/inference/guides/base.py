@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bayes_htr.errors import CheckpointError
 from bayes_htr.inference.guides.hyperparameters import FrozenEvidence
 from bayes_htr.models import BayesianModel
-from bayes_htr.priors import Densities, Hyperparameter, ParameterPrior
+from bayes_htr.priors import Densities, Hyperparameter, ParameterPrior, Priors
 from bayes_htr.priors.parameter_prior import hyperparameters_by_name
 from bayes_htr.spectra import parameters_of
 
@@ -104,14 +104,19 @@ class VariationalGuide(Guide):
         init_scale: The standard deviation at the start; by default, the one that the class says.
 
     Attributes:
+        start: The initial coordinates that were given.
         names: The names of the trainable parameters.
         priors: The trainable parameters with their priors, without values.
+        adapters: The products of adapters with their priors, without values.
         evidence: The values of frozen parameters, which are evidence about hyperparameters.
         epoch: The epoch to which the priors belong.
     """
 
     options: ClassVar[frozenset[str]] = frozenset({"init_scale"})
     """The settings of `htr.SVI` that only some guides have, this one among them."""
+
+    takes_adapters: ClassVar[bool] = False
+    """Whether the guide takes priors on the products `B A` of adapters."""
 
     renamed: ClassVar[Mapping[str, str]] = {}
     """Prefixes of keys in states of earlier versions, with the present prefixes."""
@@ -125,10 +130,16 @@ class VariationalGuide(Guide):
     ) -> None:
         super().__init__()
         self.init_scale = init_scale
+        self.start = dict(hyperparameters or {})
         self.evidence = FrozenEvidence(densities.frozen)
         self.epoch = 0
         self.names = tuple(p.name for p in densities.trainable)
+        self._take(densities)
+
+    def _take(self, densities: Densities) -> None:
+        """Note the priors, without values."""
         self.priors = tuple(p.without_values() for p in densities.trainable)
+        self.adapters = tuple(p.without_values() for p in densities.adapters)
 
     @property
     def drawn(self) -> tuple[str, ...]:
@@ -147,7 +158,7 @@ class VariationalGuide(Guide):
         Args:
             densities: The parameters with their densities, as the constructor takes them.
             hyperparameters: The initial coordinates of hyperparameters, as there.
-            options: What `htr.SVI.options` returned, or `settings`. The class takes those that it
+            options: The result of `htr.SVI.options` or of `settings`. The class takes those that it
                 has among its own `options`.
         """
         own = {name: options[name] for name in cls.options if name in options}
@@ -167,9 +178,9 @@ class VariationalGuide(Guide):
         """
         try:
             epoch = int(settings.get("epoch", 0))
-            guide = cls.from_weights(_named(model.densities(0), settings["names"]), {}, settings)
+            guide = cls.from_weights(cls._densities(model, settings, 0), {}, settings)
             if epoch:
-                guide.set_epoch(_named(model.densities(epoch), settings["names"]), epoch)
+                guide.set_epoch(cls._densities(model, settings, epoch), epoch)
             guide.load_state_dict(state)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(
@@ -181,9 +192,25 @@ class VariationalGuide(Guide):
         """The parameters' names, the standard deviation at the start, and the epoch."""
         return {"names": list(self.names), "init_scale": self.init_scale, "epoch": self.epoch}
 
+    @classmethod
+    def densities_of(cls, priors: Priors, net: nn.Module, epoch: int) -> Densities:
+        """The parameters of a network with their priors as densities at an epoch.
+
+        Raises:
+            PriorError: A prior that is no density, or one that the guide does not take.
+        """
+        return priors.densities(net, epoch, adapters=cls.takes_adapters)
+
+    @classmethod
+    def _densities(cls, model: BayesianModel, settings: Mapping[str, Any], epoch: int) -> Densities:
+        """The densities of the parameters whose names are in settings, in this order."""
+        densities = cls.densities_of(model.priors, model.net, epoch)
+        by_name = {p.name: p for p in densities.trainable}
+        return densities._replace(trainable=[by_name[name] for name in settings["names"]])
+
     def set_epoch(self, densities: Densities, epoch: int) -> None:
         """Replace the densities by those of the same parameters at another epoch of a schedule."""
-        self.priors = tuple(p.without_values() for p in densities.trainable)
+        self._take(densities)
         self.evidence, self.epoch = FrozenEvidence(densities.frozen), epoch
 
     def hyperparameter_coordinates(self) -> list[nn.Parameter]:
@@ -193,7 +220,7 @@ class VariationalGuide(Guide):
     @property
     def hyperpriors(self) -> dict[str, Hyperparameter]:
         """The hyperparameters whose posteriors the guide has, by name."""
-        hyperpriors = hyperparameters_by_name(self.priors)
+        hyperpriors = hyperparameters_by_name([*self.priors, *self.adapters])
         for term in self.evidence.terms:
             hyperpriors |= {h.name: h for h in term.hyperparameters.values()}
         return hyperpriors
@@ -250,9 +277,3 @@ def start_scale(init_scale: float | None, parameters: Sequence[ParameterPrior]) 
         return init_scale
     spectral = [p.parameter.tensor.detach().flatten().double() for p in parameters if p.is_spectral]
     return (torch.cat(spectral).square().mean().sqrt().item() if spectral else 0.0) or 0.01
-
-
-def _named(densities: Densities, names: Sequence[str]) -> Densities:
-    """The densities with only the trainable parameters of these names, in this order."""
-    by_name = {p.name: p for p in densities.trainable}
-    return densities._replace(trainable=[by_name[name] for name in names])

@@ -47,7 +47,7 @@ class GaussianGuide(VariationalGuide):
         *,
         init_scale: float | None = None,
     ) -> None:
-        super().__init__(densities, init_scale=init_scale)
+        super().__init__(densities, hyperparameters, init_scale=init_scale)
         trainable = densities.trainable
         self.start_scales = {p.name: start_scale(init_scale, [p]) for p in trainable}
         self.locations = nn.ParameterList(
@@ -57,7 +57,7 @@ class GaussianGuide(VariationalGuide):
         like = trainable[0].parameter.tensor.detach()
         scored = [*trainable, *densities.frozen]
         self.hyper = HyperparameterPosterior(
-            hyperparameters_by_name(scored), hyperparameters or {}, like, informing_values(scored)
+            hyperparameters_by_name(scored), self.start, like, informing_values(scored)
         )
 
     @property

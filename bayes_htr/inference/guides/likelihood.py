@@ -62,7 +62,7 @@ def likelihood_posterior(
 
     Args:
         likelihood: The likelihood.
-        start: Where they start, by name, unconstrained; may lack some.
+        start: Their unconstrained coordinates at the start by name, not necessarily of all.
         like: A tensor of their dtype and on their device.
         num_data: The number of examples that they are inferred from.
     """
@@ -126,8 +126,8 @@ def with_likelihood(
     Args:
         kind: The class of the guide over the weights.
         model: The model.
-        settings: What `settings` returned.
-        state: What `state_dict` returned.
+        settings: The result of `settings`.
+        state: The result of `state_dict`.
 
     Raises:
         CheckpointError: They do not fit the model.

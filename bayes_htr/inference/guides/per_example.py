@@ -55,8 +55,8 @@ class ExampleNoise:
 
     Raises:
         ValueError: A layer that is neither linear nor a plain convolution, or whose class has a
-            forward pass of its own, batch normalisation, which mixes examples, or `Entries` beside
-            a spectral prior.
+            forward pass of its own, batch normalisation, which mixes examples, an adapter with a
+            spectral prior, or `Entries` beside a spectral prior.
 
     Attributes:
         noise_of: Makes the noise `(examples, free)` of a matrix, from its state and the number of
@@ -66,6 +66,11 @@ class ExampleNoise:
     def __init__(self, guide: SpectralGuide, root: nn.Module) -> None:
         self.guide, self.root = guide, root
         self.noise_of: Callable[[SpectralState, int], Tensor] = _independent_noise
+        if guide.adapters:
+            raise ValueError(
+                f"{guide.adapters[0].name} is the product of an adapter's factors: examples cannot "
+                "have their own draws of its spectrum; take noise='shared'"
+            )
         paths = {id(p.tensor): p.name for p in parameters_of(root)}
         spectral = {p.name: (place, p) for place, p in enumerate(guide.priors) if p.is_spectral}
         self.layers: list[_Layer] = []

@@ -69,13 +69,13 @@ class PyroGuide(VariationalGuide):
         *,
         init_scale: float | None = None,
     ) -> None:
-        super().__init__(densities, init_scale=init_scale)
+        super().__init__(densities, hyperparameters, init_scale=init_scale)
         trainable = densities.trainable
         self.hyperparameters = hyperparameters_by_name([*trainable, *densities.frozen])
         start = {p.name: p.parameter.tensor.detach().clone() for p in trainable}
         like = next(iter(start.values()))
         for name, h in self.hyperparameters.items():
-            u = (hyperparameters or {}).get(name, h.start()).to(like)
+            u = self.start.get(name, h.start()).to(like)
             start[name] = h.value(u)
         shapes = {p.name: p.shape for p in trainable}
         program = _Sites(shapes, self.hyperparameters, like.new_zeros(()))

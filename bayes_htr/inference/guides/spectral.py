@@ -25,6 +25,7 @@ from torch.distributions import Gamma as GammaLaw
 from bayes_htr.engine import Drift, Exact, Refresh
 from bayes_htr.engine.autograd import Derivative, add_to_gradients, itself
 from bayes_htr.engine.refresh import RefreshScheduler
+from bayes_htr.inference.guides.adapter_state import AdapterState, compact
 from bayes_htr.inference.guides.base import VariationalGuide
 from bayes_htr.inference.guides.eigenvalues import EigenvaluePosterior
 from bayes_htr.inference.guides.hyperparameters import (
@@ -77,7 +78,8 @@ class SpectralGuide(VariationalGuide):
             singular vectors turn with the weights; otherwise it is that at fixed singular vectors.
 
     Raises:
-        PriorError: Laws whose supports this guide cannot take together.
+        PriorError: Laws whose supports this guide cannot take together, or an `AdapterState` that
+            cannot be made.
     """
 
     kind: ClassVar[str] = "spectral"
@@ -85,6 +87,7 @@ class SpectralGuide(VariationalGuide):
         {"init_scale", "directions", "refresh", "full_gradient"}
     )
     renamed: ClassVar[Mapping[str, str]] = {"spectra_held.": "states."}
+    takes_adapters: ClassVar[bool] = True
     calls: Tensor
     reference_middles: Tensor
 
@@ -98,7 +101,7 @@ class SpectralGuide(VariationalGuide):
         refresh: Refresh | None = None,
         full_gradient: bool = False,
     ) -> None:
-        super().__init__(densities, init_scale=init_scale)
+        super().__init__(densities, hyperparameters, init_scale=init_scale)
         self.directions = directions
         self.full_gradient = full_gradient
         self.policy = Drift() if refresh is None else refresh
@@ -111,18 +114,22 @@ class SpectralGuide(VariationalGuide):
         for p, W in zip(self.priors, self.weights, strict=True):
             for matrix in p.matrices:
                 if matrix.spectral:
-                    free = min(matrix.smaller, directions or matrix.smaller)
+                    free = min(matrix.rank, directions or matrix.rank)
                     law = EigenvaluePosterior(matrix, free)
                     start = init_scale or _START_SCALE
                     states.append(SpectralState(law, W, start, full_gradient=full_gradient))
+        factors = {p.name: (p, W) for p, W in zip(self.priors, self.weights, strict=True)}
+        for p in densities.adapters:
+            start = init_scale or _START_SCALE
+            states.append(AdapterState(p, factors, directions, start, full_gradient=full_gradient))
         self.states = nn.ModuleList(states)
         self._by_name = {state.name: state for state in states}
         self._take_priors()
-        scored = [*densities.trainable, *densities.frozen]
+        scored = [*densities.trainable, *densities.adapters, *densities.frozen]
         self.hyperparameters = SpectralHyperparameters(
             hyperparameters_by_name(scored),
             conjugate_names(scored),
-            hyperparameters or {},
+            self.start,
             self.weights[0].detach(),
             informing_values(scored),
         )
@@ -136,6 +143,7 @@ class SpectralGuide(VariationalGuide):
         spectral = [[m.name for m in p.matrices if m.spectral] for p in self.priors]
         self._of_parameter = [[self._by_name[name] for name in names] for names in spectral]
         self._active = [state for states in self._of_parameter for state in states]
+        self._active += [self._by_name[p.name] for p in self.adapters]
         self._grouped_entries = grouped_entries(self.priors)
 
     @classmethod
@@ -155,6 +163,7 @@ class SpectralGuide(VariationalGuide):
         super().set_epoch(densities, epoch)
         self._take_priors()
         priors = {m.name: m for p in self.priors for m in p.matrices}
+        priors |= {m.name: compact(m) for p in self.adapters for m in p.matrices}
         changed = []
         for state in self._active:
             now = priors[state.name]
@@ -182,7 +191,7 @@ class SpectralGuide(VariationalGuide):
         """
         if not again:
             self.refresh_due()
-        sampled = {s.name: s.with_noise(s.matrix, s.noise()) for s in self._active}
+        sampled = {s.name: s.drawn(s.noise()) for s in self._active}
         return self._joined(sampled) | self._sampled_hyperparameters()
 
     def points(self) -> dict[str, Tensor]:
@@ -215,11 +224,7 @@ class SpectralGuide(VariationalGuide):
     @torch.no_grad()
     def add_known_gradient(self, scale: float) -> None:
         """Add the gradients that were cached last."""
-        known = [
-            Derivative(W, state.law.prior.view, Gradient(state.slope))
-            for states, W in zip(self._of_parameter, self.weights, strict=True)
-            for state in states
-        ]
+        known = [state.derivative() for state in self._active]
         if not self.hyperparameters.are_learnt:
             spreads = ((s.log_spread, Gradient(s.spread_slope)) for s in self._active)
             known += [Derivative(log_spread, itself, slope) for log_spread, slope in spreads]
@@ -254,9 +259,7 @@ class SpectralGuide(VariationalGuide):
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
         """One draw around the singular vectors of the present weights; the cache stays."""
         draws = self.hyperparameters.draw(self._conditional(current=True), generator)
-        matrices = {
-            s.name: s.with_noise(s.matrix, s.noise(generator), s.current()[0]) for s in self._active
-        }
+        matrices = {s.name: s.drawn(s.noise(generator), s.current()[0]) for s in self._active}
         return self._joined(matrices) | draws
 
     @torch.no_grad()
@@ -274,7 +277,7 @@ class SpectralGuide(VariationalGuide):
         Of hyperparameters the mean of a Gamma posterior, and the median of any other.
         """
         matrices = {
-            s.name: s.with_noise(s.matrix, torch.zeros_like(s.spread), s.current()[0])
+            s.name: s.drawn(torch.zeros_like(s.spread), s.current()[0])
             for s in self._active
             if s.law.needs_medians
         }
@@ -367,7 +370,7 @@ class SpectralGuide(VariationalGuide):
         return super().load_state_dict(state_dict, *args, **kwargs)
 
     def _joined(self, matrices: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Parameters by name, with these matrices in place of those of the weights."""
+        """Parameters by name, with these matrices, or factors of adapters, in place of others."""
         values = {}
         for p, W, states in zip(self.priors, self.weights, self._of_parameter, strict=True):
             changed = {s.name: matrices[s.name] for s in states if s.name in matrices}
@@ -377,6 +380,9 @@ class SpectralGuide(VariationalGuide):
                 values[p.name] = p.join(changed)
             else:
                 values[p.name] = p.join(p.split(W) | changed)
+        for s in self._active:
+            if isinstance(s, AdapterState) and s.name in matrices:
+                values[s.drawn_name] = matrices[s.name]
         return values
 
     def _conditional(self, *, current: bool = False) -> dict[str, GammaLaw]:

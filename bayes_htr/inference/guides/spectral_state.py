@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayes_htr.engine.autograd import Derivative
 from bayes_htr.engine.refresh import FlagKey, has_drifted
 from bayes_htr.errors import SpectrumError
 from bayes_htr.inference.guides.eigenvalues import EigenvaluePosterior
 from bayes_htr.inference.guides.frames import GAP_WIDTH, follow, inverse_gaps
 from bayes_htr.inference.guides.gaussian import noise_like
 from bayes_htr.inference.guides.hyperparameters import HyperparameterMoments
-from bayes_htr.spectra import working, working_dtype
+from bayes_htr.spectra import Gradient, working, working_dtype
 from bayes_htr.spectra.gram import Eigen, eigen, pull_back
 from bayes_htr.spectra.matrices import check_finite
 
@@ -73,7 +74,7 @@ class SpectralState(nn.Module):
         self.law, self.full_gradient = law, full_gradient
         self.is_due = False
         self._parameter = (parameter,)  # in a tuple: the guide has registered it
-        K, d = law.prior.smaller, law.free
+        K, d = law.prior.rank, law.free
         dtype, device = working_dtype(parameter.dtype), parameter.device
         like = torch.zeros((), dtype=dtype, device=device)
         exact = like.double()
@@ -136,6 +137,14 @@ class SpectralState(nn.Module):
         like = self.log_spread if self.law.needs_medians else self.frames
         shape = (self.law.free,) if examples is None else (examples, self.law.free)
         return noise_like(like, generator, *shape)
+
+    def derivative(self) -> Derivative:
+        """The gradient of the last refresh, of the KL divergence with respect to the matrix."""
+        return Derivative(self._parameter[0], self.law.prior.view, Gradient(self.slope))
+
+    def drawn(self, noise: Tensor, frames: Tensor | None = None) -> Tensor:
+        """The present matrix with the singular values of a draw; see `with_noise`."""
+        return self.with_noise(self.matrix, noise, frames)
 
     def with_noise(self, W: Tensor, noise: Tensor, frames: Tensor | None = None) -> Tensor:
         """`W` with the singular values of a draw: `b W + W V (g - b) V'`, two thin products.
@@ -313,7 +322,7 @@ class SpectralState(nn.Module):
             W: `(m, n)`.
             enough: As in `eigen`.
         """
-        name, K = self.law.prior.name, self.law.prior.smaller
+        name, K = self.law.prior.name, self.law.prior.rank
         check_finite(W, name)
         values, vectors, floor = eigen(W, count=K, digits=True, enough=enough)
         rank = int((values > floor * values[0]).sum())

@@ -47,6 +47,15 @@ def network(kind):
                 nn.Conv1d(2, 8, 3, padding=1), nn.Flatten(), nn.Linear(40, 3)
             ),
             "positions": Positions,
+            "orders": lambda: nn.Sequential(
+                nn.Conv2d(2, 6, 3),  # more outputs than positions: two thin products
+                nn.Tanh(),
+                nn.Flatten(2),
+                nn.Linear(4, 3),  # more positions than outputs: a matrix for each example
+                nn.Tanh(),
+                nn.Flatten(),
+                nn.Linear(18, 3),
+            ),
         }[kind]()
     return net.double()
 
@@ -56,6 +65,7 @@ INPUTS = {
     "convolutions": (2, 7, 7),
     "one dimension": (2, 5),
     "positions": (4, 5),
+    "orders": (2, 4, 4),
 }
 
 

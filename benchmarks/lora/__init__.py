@@ -1,0 +1,1 @@
+"""Fine-tuning of low-rank adapters: spectral priors and posteriors beside AdamW and IVON."""

@@ -1,0 +1,184 @@
+"""A small transformer, pre-trained for a minute, and four ways to train adapters in it.
+
+Every method trains factors of rank 4 on query, key and value and the last layer, for the same
+number of epochs, batches of 32 and a cosine schedule. The posterior over spectra begins at a mode:
+half of its epochs are those of the mode. Each method has four trials of what it is sensitive to.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
+
+import bayes_htr as htr
+from bayes_htr.posterior.prediction import Prediction
+from bayes_htr.posterior.scores import scores
+from benchmarks.lora.texts import LENGTH, WORDS, Encoded, Texts, taken
+
+WIDTH, RANK = 64, 4
+BATCH, LR = 32, 3e-3
+PRETRAINING_BATCH, PRETRAINING_LR = 128, 2e-3
+DRAWS = 8
+"""How many draws of the weights are averaged in predictions."""
+
+Numbers = Mapping[str, float]
+"""The numbers of a trial, by name."""
+Predict = Callable[[Encoded], dict[str, float]]
+"""The scores of trained adapters on labelled examples."""
+
+
+def pretrained(texts: Texts, folder: Path, epochs: int) -> nn.Module:
+    """A classifier that has learnt the long reviews; its run is kept in a folder."""
+    try:
+        from transformers import BertConfig, BertForSequenceClassification
+        from transformers.utils.logging import set_verbosity_error
+    except ImportError as error:
+        raise ImportError(
+            'this benchmark needs transformers and peft: pip install "bayes-htr[integrations]"'
+        ) from error
+    set_verbosity_error()
+    config = BertConfig(
+        vocab_size=WORDS,
+        hidden_size=WIDTH,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=2 * WIDTH,
+        max_position_embeddings=LENGTH,
+    )
+    config.num_labels = 2
+    torch.manual_seed(0)
+    model = htr.BayesianClassifier(BertForSequenceClassification(config), htr.Priors({}))
+    # Without a warm-up it would stay at even odds.
+    steps = epochs * -(-len(texts.pretraining[1]) // PRETRAINING_BATCH)
+    warm_up = partial(OneCycleLR, max_lr=PRETRAINING_LR, total_steps=steps)
+    method = htr.MAP(lr=PRETRAINING_LR, scheduler=warm_up, scheduler_interval="step")
+    return htr.fit(
+        model,
+        texts.pretraining,
+        method=method,
+        epochs=epochs,
+        batch_size=PRETRAINING_BATCH,
+        out=folder / f"pretrained-{texts.source}-{epochs}",
+        resume=True,
+    ).network()
+
+
+def adapted(net: nn.Module, seed: int) -> nn.Module:
+    """A copy with untrained adapters, of which `B` is zero."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=RANK,
+        lora_alpha=2 * RANK,
+        target_modules=["query", "key", "value"],
+        modules_to_save=["classifier"],
+    )
+    adapters: nn.Module = get_peft_model(copy.deepcopy(net), config)
+    return adapters
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to train adapters.
+
+    Attributes:
+        trials: The numbers among which validation examples choose.
+        train: From the adapters, the training examples, the numbers of a trial, epochs and a seed
+            to the scores of what was trained.
+    """
+
+    trials: tuple[Numbers, ...]
+    train: Callable[[nn.Module, Encoded, Numbers, int, int], Predict]
+
+
+def _priors(strength: float) -> htr.Priors:
+    return htr.Priors({"*.lora_BA.default": htr.ESD(htr.Lomax(2.5, 0.05))}).scaled(strength)
+
+
+def _of(posterior: htr.Posterior) -> Predict:
+    return lambda examples: dict(posterior.evaluate(examples, samples=DRAWS))
+
+
+def _adamw(net: nn.Module, train: Encoded, numbers: Numbers, epochs: int, seed: int) -> Predict:
+    optimizer = partial(torch.optim.AdamW, weight_decay=numbers["decay"])
+    method = htr.MAP(lr=LR, optimizer=optimizer)
+    model = htr.BayesianClassifier(net, htr.Priors({}))
+    return _of(htr.fit(model, train, method=method, epochs=epochs, batch_size=BATCH, seed=seed))
+
+
+def _mode(net: nn.Module, train: Encoded, strength: float, epochs: int, seed: int) -> htr.Posterior:
+    model = htr.BayesianClassifier(net, _priors(strength))
+    method = htr.MAP(lr=LR)
+    return htr.fit(model, train, method=method, epochs=epochs, batch_size=BATCH, seed=seed)
+
+
+def _map(net: nn.Module, train: Encoded, numbers: Numbers, epochs: int, seed: int) -> Predict:
+    return _of(_mode(net, train, numbers["strength"], epochs, seed))
+
+
+def _svi(net: nn.Module, train: Encoded, numbers: Numbers, epochs: int, seed: int) -> Predict:
+    strength, half = numbers["strength"], epochs // 2
+    mode = _mode(net, train, strength, epochs - half, seed)
+    model = htr.BayesianClassifier(net, _priors(strength))
+    how: dict[str, Any] = {"epochs": half, "batch_size": BATCH, "seed": seed, "init": mode}
+    return _of(htr.fit(model, train, method=htr.SVI(lr=LR), **how))
+
+
+def _ivon(net: nn.Module, train: Encoded, numbers: Numbers, epochs: int, seed: int) -> Predict:
+    """IVON as for adapters by Cong et al. (2024), arXiv:2411.04421; `weight` divides its noise."""
+    try:
+        import ivon
+    except ImportError as error:
+        raise ImportError('IVON needs ivon-opt: pip install "bayes-htr[peers]"') from error
+    torch.manual_seed(seed)
+    size = len(train[1])
+    trained = [p for p in net.parameters() if p.requires_grad]
+    ess = size * numbers["weight"]
+    optimizer = ivon.IVON(trained, lr=numbers["lr"], ess=ess, hess_init=1.0, weight_decay=1e-4)
+    steps = epochs * -(-size // BATCH)
+    schedule = CosineAnnealingLR(optimizer, steps)
+    net.train()
+    for _ in range(epochs):
+        for rows in torch.randperm(size).split(BATCH):
+            x, y = taken(train, rows)
+            with optimizer.sampled_params(train=True):
+                optimizer.zero_grad()
+                F.cross_entropy(net(**x).logits, y).backward()
+            optimizer.step()
+            schedule.step()
+
+    @torch.no_grad()
+    def predict(examples: Encoded) -> dict[str, float]:
+        x, y = examples
+        net.eval()
+        draws: list[Tensor] = []
+        for _ in range(DRAWS):
+            with optimizer.sampled_params():
+                draws.append(net(**x).logits.log_softmax(1))
+        mean = torch.stack(draws).double().logsumexp(0) - torch.tensor(float(DRAWS)).log()
+        return scores(Prediction(mean, torch.zeros(len(y))), y)
+
+    return predict
+
+
+_STRENGTHS = tuple({"strength": strength} for strength in (1.0, 10.0, 30.0, 100.0))
+
+METHODS: dict[str, Method] = {
+    "AdamW": Method(tuple({"decay": d} for d in (0.0, 0.1, 1.0, 5.0)), _adamw),
+    "mode of a spectral prior": Method(_STRENGTHS, _map),
+    "posterior over spectra": Method(_STRENGTHS, _svi),
+    "IVON": Method(
+        tuple({"lr": lr, "weight": weight} for lr in (0.03, 0.1) for weight in (1.0, 100.0)), _ivon
+    ),
+}
+"""The methods by name."""
