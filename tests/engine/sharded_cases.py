@@ -329,6 +329,7 @@ OTHERS: dict = {
     "mixed": mixed_precision,
     "offloaded": offloaded,
     "saved": saved,
+    "analyzed": analyzed,
     "refused": refused,
     "killed": killed,
 }
