@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bayes_htr.errors import PriorError
 from bayes_htr.priors import ParameterPrior, Priors
 from bayes_htr.spectra import parameters_of
-from bayes_htr.spectra.modules import unwrap
+from bayes_htr.spectra.modules import checked_module, unwrap
 from bayes_htr.spectra.names import without_wrappers
 
 _EVERY = 16
@@ -37,6 +37,17 @@ def refuse_torchscript(net: nn.Module) -> None:
                 f"{path or 'the network'} is a module of TorchScript, whose parameters cannot be "
                 "replaced; bind the priors to the module that it was made from"
             )
+
+
+def reshard(net: nn.Module) -> None:
+    """Let modules under `fully_shard` have their own parameters, and not gathered copies.
+
+    Raises:
+        SpectrumError: The network is no module, or is under `FullyShardedDataParallel`.
+    """
+    for module in checked_module(net).modules():
+        if "FSDPModule" in {kind.__name__ for kind in type(module).__mro__}:
+            module.reshard()  # type: ignore[operator]
 
 
 def sparse_parameters(net: nn.Module) -> set[int]:
@@ -60,7 +71,7 @@ def by_parameter(net: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Ten
         ValueError: The network has no parameter of a given name, or it has another shape, or one
             tied parameter is given two tensors.
     """
-    parameters = parameters_of(net)
+    parameters = parameters_of(net, spread=True)
     known = {without_wrappers(alias): p for p in parameters for alias in p.aliases}
     buffers = {without_wrappers(name) for name, _ in unwrap(net).named_buffers()}
     given: dict[str, Tensor] = {}
@@ -116,7 +127,7 @@ class NetworkWatch:
             return
         new = [
             p.name
-            for p in self._priors.resolve(root)
+            for p in self._priors.resolve(root, spread=True)
             if p.name not in self._names and p.prior is not None
         ]
         if new:

@@ -164,6 +164,7 @@ class MatrixView:
         self._eigen: Eigen | None = None
         self._svd: tuple[Tensor, Tensor, Tensor] | None = None
         self._top: TopPair | None = None
+        self._has_matrix = True
 
     @classmethod
     def of_parts(
@@ -180,7 +181,7 @@ class MatrixView:
         The tensor `like` determines the dtype and the device.
         """
         view = cls(like.new_zeros(()), name, needs, started=True, rank=rank)
-        view.shape = shape
+        view.shape, view._has_matrix = shape, False
         view.parts = {key: part.detach() for key, part in parts.items()}
         return view
 
@@ -188,6 +189,16 @@ class MatrixView:
     def rank(self) -> int:
         """The number of eigenvalues."""
         return min(self.shape) if self._rank is None else self._rank
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether a matrix of several entries is zero."""
+        return self.W.numel() > 1 and not bool(self.W.any())
+
+    @property
+    def norm(self) -> float:
+        """The Frobenius norm, for messages."""
+        return float(torch.linalg.vector_norm(self.W))
 
     @property
     def entries(self) -> Tensor:
@@ -228,10 +239,7 @@ class MatrixView:
     def top(self) -> TopPair:
         """The largest singular value with its vectors, in the precision of the matrix."""
         if self._top is None:
-            if self._needs.decomposed:
-                self._top = self._top_of_decomposition()
-            else:
-                self._top = top_pair(self.W, self.block, tol=self._tol)
+            self._top = self._find_top()
         self.block = self._top.block
         return self._top
 
@@ -242,7 +250,7 @@ class MatrixView:
             SpectrumError: By the convention of `matrix_rank` a singular value is zero, that is
                 `sigma_K <= max(m, n) eps sigma_1` in the precision of the computation.
         """
-        if self.W.shape != self.shape:
+        if not self._has_matrix:
             return  # it was required of the matrix
         lam = self.eigenvalues.detach()
         floor = (
@@ -305,7 +313,9 @@ class MatrixView:
             self._svd = tuple(torch.linalg.svd(W, full_matrices=False))
         return self._svd
 
-    def _top_of_decomposition(self) -> TopPair:
+    def _find_top(self) -> TopPair:
+        if not self._needs.decomposed:
+            return top_pair(self.W, self.block, tol=self._tol)
         tall = self.W if self.W.shape[0] >= self.W.shape[1] else self.W.T
         if self._needs.singular_values:
             U, _, Vh = self._decomposed_svd()

@@ -47,12 +47,12 @@ def test_more_digits_where_squaring_loses_them(dtype, smallest, path, monkeypatc
     W = with_spectrum([2.0, 1.0, smallest, smallest / 10], 5, 7, dtype)
     used = []
     monkeypatch.setattr(
-        gram, "_of_gram", lambda W, f=gram._of_gram: (used.append(W.dtype), f(W))[1]
+        gram, "of_gram", lambda G, n, f=gram.of_gram: (used.append(G.dtype), f(G, n))[1]
     )
     monkeypatch.setattr(
         gram,
-        "_of_singular_values",
-        lambda W, f=gram._of_singular_values: (used.append(None), f(W))[1],
+        "of_singular_values",
+        lambda W, f=gram.of_singular_values: (used.append(None), f(W))[1],
     )
     found = eigen(W, count=3, digits=True)
     assert used == path
