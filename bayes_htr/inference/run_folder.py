@@ -39,8 +39,7 @@ TUNING = "tuning.json"
 MEMBERS = "members"
 """The subfolder with the runs of the members of a mixture."""
 BESIDE = ("compare", "seeds", MEMBERS, TUNING)
-"""Subfolders with the runs that a run is compared with, or that it is made of, and its trials: what
-may be there first."""
+"""Subfolders of runs that a run is compared with or made of, and trials; may be there first."""
 LOCK = ".lock"
 COMPARISON_LOCK = ".comparison.lock"
 """The lock of all runs of a comparison together, in the folder of the first."""
