@@ -129,7 +129,7 @@ def new_panels(
         rows: The number of rows.
         columns: The number of columns.
         width: The width of the figure in inches.
-        height: Its height in inches.
+        height: The height of the figure in inches.
         options: Arguments of `matplotlib.pyplot.subplots`.
 
     Returns:

@@ -28,7 +28,7 @@ class Printable(ABC):
 
     @abstractmethod
     def parts(self, width: int) -> Sequence[Table | str]:
-        """What is shown, from top to bottom.
+        """The tables and texts that are shown, from top to bottom.
 
         Args:
             width: The width of the terminal in characters, for a choice of columns.

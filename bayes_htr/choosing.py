@@ -27,7 +27,6 @@ from bayes_htr.tuning.search import Bracket, Listed, Search
 from bayes_htr.tuning.trials import (
     TRIALS,
     TrialSettings,
-    best_of,
     hold_out,
     start_of,
     try_strengths,
@@ -68,9 +67,9 @@ def tune(
 ) -> Tuning:
     """Choose the strength of priors by a few fits, each scored on held-out data.
 
-    Every trial is a fit by `htr.fit` from the same weights, with the same seed. The strength with
-    the lowest score is chosen. The first one is `htr.starting_strength`, and `search` says which
-    ones follow. The same arguments give the same result.
+    Every trial is a fit by `htr.fit` from the same weights, with the same seed. The first strength
+    is `htr.starting_strength`, and `search` says which ones follow and which one is chosen. The
+    same arguments give the same result.
 
     Args:
         model: The network with its priors, whose strength is multiplied by what is chosen; or a
@@ -86,10 +85,11 @@ def tune(
         strengths: The strengths to try, in this order, in place of a search.
         start: The first strength, in place of `htr.starting_strength`.
         search: `"bracket"` steps by factors of `sqrt(10)`, and of its root between two of them,
-            towards lower scores. `"optuna"` lets Optuna's TPE sampler choose, up to a factor of 100
-            from the start, with its successive halving in place of `prune`. A `optuna.Study` of
-            your own has its own sampler, pruner and storage. Both need
-            `pip install "bayes-htr[tune]"`.
+            towards lower scores, and chooses the minimum of a smooth curve through the scores.
+            Other searches choose the strength of the best trial. `"optuna"` lets Optuna's TPE
+            sampler propose strengths, up to a factor of 100 from the start, with its successive
+            halving in place of `prune`. An `optuna.Study` of your own has its own sampler, pruner
+            and storage. Both need `pip install "bayes-htr[tune]"`.
         prune: Whether a trial is given up at a third or two thirds of its epochs, if the best one
             was better there by more than three standard errors.
         criterion: The score: `"brier"`, of classes and of yes-or-no labels; `"nll"`, in nats per
@@ -98,8 +98,9 @@ def tune(
         seeds: The number of fits of each strength, whose scores are averaged.
         seed: The first of their seeds, also that of the split and of the final fit.
         samples: The number of draws of the weights that a prediction averages.
-        refit: Whether to return the fit with the chosen strength. Where no data were held out, it
-            is that of the trial itself, unless it has to be written or an earlier call trained it.
+        refit: Whether to return the fit with the chosen strength. Where no data were held out and
+            a trial of this call had that strength, it is the trial's own fit, unless it has to be
+            written.
         batch_size: As in `htr.fit`.
         device: As in `htr.fit`.
         init: As in `htr.fit`.
@@ -118,8 +119,8 @@ def tune(
         CheckpointError: `out` holds trials of other settings, or a file that cannot be read.
         OutputError: `out` cannot be written, holds something, or is in use.
         ImportError: Optuna is not installed.
-        PriorError, DataError, SpectrumError, ValueError: As `htr.fit`; or an argument of this
-            function that is out of range.
+        PriorError, DataError, SpectrumError, ValueError: The same errors as in
+            `htr.fit`; or an argument of this function is out of range.
     """
     model = _model(model, prior)
     method, epochs = method_and_epochs(model, method, epochs)
@@ -149,13 +150,12 @@ def tune(
         tried = try_strengths(
             settings, chosen, count, folder=folder, resume=resume, progress=progress
         )
-        best = best_of(tried.trials)
         posterior = None
         if refit:
             posterior = None if held_out.is_part or folder is not None else tried.posterior
             if posterior is None:
                 posterior = fit(
-                    with_strength(model, best.strength),
+                    with_strength(model, tried.strength),
                     train,
                     **options,
                     validation=validation,
@@ -166,7 +166,8 @@ def tune(
                 )
     return Tuning(
         trials=tuple(tried.trials),
-        priors=model.priors.scaled(best.strength),
+        strength=tried.strength,
+        priors=model.priors.scaled(tried.strength),
         start=first,
         criterion=settings.by,
         num_data=settings.num_data,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from bayes_htr._checks import number, whole_number
 from bayes_htr._threads import exclusive, restored_threads, suitable_threads
 from bayes_htr._torch import input_dtype, usable_device
-from bayes_htr._version import __version__
 from bayes_htr.distributed import check_same, fail_together, own_device, run_on_rank0, world_size
 from bayes_htr.engine.autograd import has_hooks
 from bayes_htr.inference import (
@@ -31,9 +29,9 @@ from bayes_htr.inference import (
     RunFolder,
 )
 from bayes_htr.inference.defaults import method_and_epochs
+from bayes_htr.inference.problem import describe_fit
 from bayes_htr.members import fit_members
 from bayes_htr.models import BayesianModel, Likelihood
-from bayes_htr.models.likelihood_forms import to_config
 from bayes_htr.posterior import Posterior, PosteriorMixture
 from bayes_htr.posterior.members import read_posterior
 from bayes_htr.priors.law import Law
@@ -407,21 +405,12 @@ def _config(method: Method, problem: Problem, metadata: Mapping[str, Any] | None
         ValueError: The metadata are not plain data.
     """
     model = problem.model
-    config = {
-        "version": __version__,
-        "method": method.describe(),
-        "priors": model.priors.to_dict(),
-        "epochs": problem.epochs,
+    described = describe_fit(
+        method, model, epochs=problem.epochs, seed=problem.seed, metadata=metadata
+    )
+    return described | {
         "train": problem.train.fingerprint,
-        "seed": problem.seed,
         "num_data": problem.train.num_data,
-        **to_config(model.likelihood),
         "network": type(model.net).__name__,
         "parameters": {p.name: list(p.tensor.shape) for p in parameters_of(model.net)},
-        "metadata": dict(metadata or {}),
     }
-    try:
-        json.dumps(config)
-    except TypeError as error:
-        raise ValueError(f"metadata={metadata!r} must be plain data: {error}") from error
-    return config

@@ -23,7 +23,6 @@ from torch.utils.data import DataLoader, DistributedSampler
 from bayes_htr._checks import whole_number
 from bayes_htr._parallel import Workers, run_jobs
 from bayes_htr._torch import isolated_randomness
-from bayes_htr._version import __version__
 from bayes_htr.distributed import (
     alone,
     check_same,
@@ -37,9 +36,9 @@ from bayes_htr.distributed import (
 from bayes_htr.inference import NUTS, Callback, Data, Method, RunFolder
 from bayes_htr.inference.callbacks import StepCallback
 from bayes_htr.inference.data import generators_of
+from bayes_htr.inference.problem import describe_fit
 from bayes_htr.inference.run_folder import MEMBERS
 from bayes_htr.models import BayesianModel
-from bayes_htr.models.likelihood_forms import to_config
 from bayes_htr.posterior import Posterior, PosteriorMixture
 from bayes_htr.posterior.members import member_folder
 from bayes_htr.spectra import parameters_of
@@ -116,21 +115,15 @@ def fit_members(
             initialised anew.
         ProcessError: A process of a member ended without a result.
     """
-    processes = whole_number(processes, "processes", at_least=1)
-    method, epochs, threads = options["method"], options["epochs"], options["threads"]
-    _refuse(method, callbacks, processes)
-    starts = _starts(model, members, options["init"], options["seed"])
+    with fail_together():
+        processes = whole_number(processes, "processes", at_least=1)
+        method, epochs, threads = options["method"], options["epochs"], options["threads"]
+        _refuse(method, callbacks, processes)
+        starts = _starts(model, members, options["init"], options["seed"])
+        config = {MEMBERS: len(starts)} | describe_fit(
+            method, model, epochs=epochs, seed=options["seed"], metadata=options["metadata"]
+        )
     folder = None if out is None else RunFolder(out)
-    config = {
-        "version": __version__,
-        MEMBERS: len(starts),
-        "method": method.describe(),
-        "priors": model.priors.to_dict(),
-        "epochs": epochs,
-        "seed": options["seed"],
-        **to_config(model.likelihood),
-        "metadata": dict(options["metadata"] or {}),
-    }
     workers = Workers(min(processes, len(starts)), _threads_of_each(threads, processes))
     jobs: list[Member] = []
     for number, (net, start) in enumerate(starts):
@@ -151,6 +144,10 @@ def fit_members(
         mixture = PosteriorMixture(found, config=described)
         if folder is not None:
             run_on_rank0(partial(mixture.write, folder))
+    except BaseException:
+        if folder is not None and rank() == 0 and not (folder.path / MEMBERS).exists():
+            folder.remove()  # no member has come so far that it could be resumed
+        raise
     finally:
         if folder is not None:
             folder.release()

@@ -7,7 +7,7 @@ from torch import nn
 
 import bayes_htr as htr
 from bayes_htr.posterior.scores import Score
-from bayes_htr.tuning.search import Trial
+from bayes_htr.tuning.search import Bracket, Trial
 from bayes_htr.tuning.trials import hold_out
 
 
@@ -44,7 +44,7 @@ def test_the_result_has_trials_strength_and_fit():
     model = htr.BayesianClassifier(network(), htr.Priors(DECAY))
     start = htr.starting_strength(model.priors, model.net, num_data=60)
     assert result.start == result.trials[0].strength == start
-    assert result.strength == min(result.trials, key=lambda t: t.order).strength
+    assert result.strength == Bracket(start).choose(result.trials)
     assert result.priors == htr.Priors(DECAY).scaled(result.strength)
     assert (result.num_data, result.num_validation) == (60, 40)
     again = htr.fit(model, TRAIN, validation=VALIDATION, strength=result.strength, **QUICK)
@@ -171,7 +171,8 @@ def example():
             Trial(40.0, "pruned", Score(0.7, 0.01), epochs=3),
             Trial(12.0, "failed", Score(float("inf"), float("nan")), message="the loss is nan"),
         ),
-        priors=htr.Priors(DECAY).scaled(4.0),
+        strength=5.0,
+        priors=htr.Priors(DECAY).scaled(5.0),
         start=4.0,
         criterion="brier",
         num_data=1000,
@@ -183,12 +184,13 @@ def test_the_table_is_short_and_has_standard_errors():
     text = str(example())
     lines = text.splitlines()
     assert max(map(len, lines)) <= 80
-    assert " ".join(lines[2].split()) == "4 0.004 0.2000 0.0100 0.4000 0.9000 9 1.0 chosen"
+    assert " ".join(lines[2].split()) == "4 0.004 0.2000 0.0100 0.4000 0.9000 9 1.0 best"
     assert " ".join(lines[3].split()) == "12 0.012 - - 0 0.0 failed"
     assert " ".join(lines[4].split()) == "40 0.04 0.7000 0.0100 3 0.0 pruned"
     assert "strength 12 failed: the loss is nan" in text
     assert "the smallest one tried" in text
-    assert repr(example()) == "Tuning(strength=4, brier=0.2000 +- 0.0100, 3 trials)"
+    assert "chosen strength: 5" in lines
+    assert repr(example()) == "Tuning(strength=5, best brier=0.2000 +- 0.0100, 3 trials)"
     assert "<table>" in example()._repr_html_()
 
 

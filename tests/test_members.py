@@ -331,6 +331,14 @@ def test_a_killed_fit_goes_on_member_by_member(
         fit(data, method, members=2, out=tmp_path / "run")
 
 
+def test_nothing_is_left_of_a_fit_that_could_not_begin(data, tmp_path):
+    with pytest.raises(htr.DataError):
+        fit((data[0], data[1] + 7), members=2, out=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"metadata=.* must be plain data"):
+        fit(data, members=2, out=tmp_path / "run", metadata={"net": object()})
+    assert len(fit(data, members=2, out=tmp_path / "run").members) == 2
+
+
 # Several processes
 
 

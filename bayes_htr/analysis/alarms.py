@@ -67,7 +67,7 @@ class AlarmWatch:
 
         Args:
             weights: The matrices by name.
-            spectra: Their `(K,)` eigenvalues, descending.
+            spectra: The `(K,)` eigenvalues of each matrix, descending.
             step: The step of the record.
             call: The callback.
         """

@@ -27,7 +27,8 @@ def run_analyze(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     Raises:
         OutputError: A file cannot be written; also before the analysis, if its folder is missing.
         ValueError: An option outside its range, or a file of an unknown kind.
-        DataError, CheckpointError, SpectrumError: As `analyze` and `SpectraReport.compare`.
+        DataError, CheckpointError, SpectrumError: The same errors as in `analyze` and
+            `SpectraReport.compare`.
     """
     _check_outputs(args)
     _check_inputs(args)

@@ -382,7 +382,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         """Draw a panel for each quantity, as `plot_trace` does.
 
         Raises:
-            KeyError, ValueError, ImportError: As `plot_trace`.
+            KeyError, ValueError, ImportError: The same errors as in `plot_trace`.
         """
         from bayes_htr.analysis.history_plots import plot_traces
 

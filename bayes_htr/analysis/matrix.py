@@ -34,7 +34,7 @@ _SMALLEST, _LARGEST = 1e-150, 1e150
 
 @dataclass(frozen=True)
 class Options:
-    """What is computed of each matrix; `analyze` describes the options.
+    """The settings of the analysis of one matrix; `analyze` describes them.
 
     Raises:
         ValueError: An option outside its range.

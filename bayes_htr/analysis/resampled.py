@@ -69,7 +69,7 @@ def jensen_shannon(p: Array, q: Array) -> float:
 
 @dataclass(frozen=True)
 class Farms:
-    """How windows are cut.
+    """The settings by which windows are cut.
 
     Attributes:
         aspect: Longer side over shorter side of a window, at least 1.
@@ -108,7 +108,7 @@ def _windows(W: Tensor, farms: Farms) -> list[Tensor]:
 
 
 def _starts(length: int, window: int) -> list[int]:
-    """Where windows begin, of which as few as possible cover a side."""
+    """The places where windows begin, as few as are needed to cover a side."""
     count = -(-length // window)
     if count == 1:
         return [0]

@@ -224,7 +224,7 @@ _PARAMETRIZATION = re.compile(r"((?:.*\.)?)parametrizations\.([^.]+)\.(.+)")
 
 
 class _Parametrised:
-    """What `torch.nn.utils.parametrize` has stored."""
+    """The tensors that `torch.nn.utils.parametrize` has stored."""
 
     def __init__(self, state: State) -> None:
         self._groups: dict[str, dict[str, Stored]] = {}

@@ -149,7 +149,7 @@ def verdict(
 
 
 def _meaning(best: Comparison) -> str:
-    """What the law that fits best says about the tail."""
+    """The verdict on the tail that follows from the law that fits best."""
     p = f"p = {best.p_value:.2g}"
     if best.name == "truncated_power_law" and best.parameters:
         alpha = best.parameters["alpha"]

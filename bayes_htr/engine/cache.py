@@ -73,9 +73,9 @@ class LeadingTriplets:
 
         Args:
             step: The triplets.
-            numbers: Their `values`, `kept` and `squared_norm`, as in `Followed`. If the matrix is
-                not finite, neither are these numbers, and the triplets are lost. They are also
-                lost if the matrix has become another one.
+            numbers: The numbers `values`, `kept` and `squared_norm`, as in `Followed`. If the
+                matrix is not finite, neither are these numbers, and the triplets are lost. They
+                are also lost if the matrix has become another one.
             policy: The policy, which says how soon the triplets follow again.
             share: How far they may turn at a time, as a share of the tolerance.
 

@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayes_htr.distributed import world_size
 from bayes_htr.engine.autograd import (
     Derivative,
     Summand,
@@ -36,7 +35,7 @@ from bayes_htr.engine.networks import (
 )
 from bayes_htr.engine.packing import pack, unpack
 from bayes_htr.engine.refresh import Drift, Refresh, RefreshScheduler
-from bayes_htr.engine.sharing import Sharing, follow_all, which_drifted
+from bayes_htr.engine.sharing import Sharing, refresh_due
 from bayes_htr.errors import PriorError
 from bayes_htr.priors import Hyperparameter, Priors
 from bayes_htr.spectra import working
@@ -213,7 +212,8 @@ class SpectralEnergy(nn.Module):
             SpectrumError: A matrix is not finite, or a law cannot score it.
         """
         if not torch.is_grad_enabled():
-            return self.total(self.terms_at(self.weights(), self.latents(), epoch))
+            summands = self._summands_at(self.weights(), self.latents(), epoch)
+            return self._sum([s.value for s in summands])
         summands = self._summands(epoch)
         return enter(self._total(summands), derivatives_of(summands))
 
@@ -396,7 +396,7 @@ class SpectralEnergy(nn.Module):
         self._watch.check(root)
         acting = [matrix for matrix in self._matrices if matrix.update(root, epoch)]
         if acting:
-            self._refresh(acting, coordinates)
+            refresh_due(acting, self._scheduler, coordinates, self._sharing)
         summands = [matrix.summand(coordinates) for matrix in acting]
         if threshold is not None:
             summands = _gated(summands, threshold)
@@ -418,30 +418,6 @@ class SpectralEnergy(nn.Module):
         if self.priors.threshold is not None:
             summands = _gated(summands, self.priors.threshold)
         return summands + self._values.summands(coordinates)
-
-    def _refresh(self, matrices: list[MatrixEnergy], coordinates: Mapping[str, Tensor]) -> None:
-        """Refresh those matrices that are due at this call."""
-        sharing = self._sharing if world_size() > 1 else None
-        if sharing is not None:
-            sharing.begin(matrices, self._scheduler.calls)
-        self._scheduler.begin()
-        calls = self._scheduler.calls
-        turning = [
-            m for m in matrices if not m.is_stale and m.cache is not None and m.cache.advance(calls)
-        ]
-        if turning and turning[0].drift is not None:
-            follow_all(turning, sharing)
-
-        def drifted(tested: list[MatrixEnergy]) -> Tensor:
-            return which_drifted(tested, coordinates, sharing)
-
-        due = self._scheduler.due(matrices, drifted)
-        if sharing is not None:
-            evaluations = sharing.evaluations(due, coordinates)
-        else:
-            evaluations = [matrix.evaluate(coordinates) for matrix in due]
-        for matrix, evaluation in zip(due, evaluations, strict=True):
-            matrix.accept(evaluation, coordinates)
 
 
 def _gated(summands: list[Summand], threshold: float) -> list[Summand]:

@@ -129,7 +129,7 @@ class PriorOptimizer(Optimizer):
         prior_energy: The energy at the last step, 0-d; `None` before the first step.
 
     Raises:
-        PriorError: As `with_prior`.
+        PriorError: The same errors as in `with_prior`.
     """
 
     _step_supports_amp_scaling = False

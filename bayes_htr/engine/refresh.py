@@ -30,7 +30,7 @@ class Refresh(Value, abstract=True):
     caches: ClassVar[bool] = True
 
     def action(self, call: int) -> Action:
-        """What is done at a call with matrices that are not due already.
+        """Say what a call does with matrices that are not due already.
 
         Args:
             call: The number of the call, from 1.

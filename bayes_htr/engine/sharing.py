@@ -1,4 +1,4 @@
-"""The division of spectral work among the processes that train together.
+"""The spectral work of a call, and its division among the processes that train together.
 
 Each matrix is owned by one process. Only this process decomposes it and follows its leading
 vectors, and it sends the result to the others. Afterwards all processes have the same numbers, bit
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bayes_htr.distributed import all_sum, connected, gathered, meeting_device, rank, world_size
 from bayes_htr.engine.matrix_energy import MatrixEnergy
+from bayes_htr.engine.refresh import RefreshScheduler
 from bayes_htr.errors import PriorError, ProcessError, SpectrumError
 from bayes_htr.priors.evaluation import Evaluation
 from bayes_htr.spectra import Cluster, Followed, TopPair
@@ -191,6 +192,47 @@ def _nothing(matrix: MatrixEnergy) -> Followed:
     assert matrix.cache.leading.cluster is not None
     cluster = Cluster(*(torch.zeros_like(t) for t in matrix.cache.leading.cluster))
     return Followed(cluster, cluster.values, cluster.values.new_zeros(()))
+
+
+def refresh_due(
+    matrices: Sequence[MatrixEnergy],
+    scheduler: RefreshScheduler,
+    coordinates: Mapping[str, Tensor],
+    sharing: Sharing | None,
+) -> None:
+    """Count a call of an energy, and refresh those matrices that are due at it.
+
+    Args:
+        matrices: The matrices that add to the energy.
+        scheduler: The scheduler, which says which matrices are due.
+        coordinates: The unconstrained coordinates of hyperparameters by name.
+        sharing: What divides the work among several processes; `None` if each does all of it.
+
+    Raises:
+        SpectrumError: A matrix is not finite, or a law cannot score it.
+    """
+    if world_size() == 1:
+        sharing = None
+    if sharing is not None:
+        sharing.begin(matrices, scheduler.calls)
+    scheduler.begin()
+    calls = scheduler.calls
+    turning = [
+        m for m in matrices if not m.is_stale and m.cache is not None and m.cache.advance(calls)
+    ]
+    if turning and turning[0].drift is not None:
+        follow_all(turning, sharing)
+
+    def drifted(tested: list[MatrixEnergy]) -> Tensor:
+        return which_drifted(tested, coordinates, sharing)
+
+    due = scheduler.due(matrices, drifted)
+    if sharing is not None:
+        evaluations = sharing.evaluations(due, coordinates)
+    else:
+        evaluations = [matrix.evaluate(coordinates) for matrix in due]
+    for matrix, evaluation in zip(due, evaluations, strict=True):
+        matrix.accept(evaluation, coordinates)
 
 
 class _Outline(NamedTuple):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -83,10 +83,10 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
             `.toml`; a prior, such as `htr.ESD(htr.Lomax(2.0))`; or `htr.Priors`.
         strength: The power of the prior's density. By default 3 for the posterior under
             `"lomax"`, that of `bayes-htr fit` for other names, and 1, Bayes' rule, for values.
+            `"auto"` chooses it by at most five more fits, scored on examples that they leave out.
         method: `"svi"` or `"nuts"` for a posterior, `"map"` for its mode, or a method with
             settings, such as `htr.SVI(guide="lowrank")`.
-        hidden: The numbers of units of the hidden layers, with ReLU after each; empty for a linear
-            model.
+        hidden: The numbers of units of hidden layers with ReLU; empty for a linear model.
         module: The network in place of that one: a module that takes `(N, ...)` inputs to
             `(N, C)` logits, or a callable that makes one, as `module(n_features, n_classes)`. It
             may take inputs of more than two dimensions, such as images.
@@ -102,8 +102,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         label_smoothing: The share of each label that is spread over all classes, in [0, 1).
         early_stopping: Whether training ends when the negative log likelihood of validation data
             improves no more; the best epoch is then kept.
-        validation_fraction: The share of the examples of each class that `early_stopping` holds
-            out.
+        validation_fraction: The share of each class that `early_stopping` holds out.
         patience: The number of epochs without improvement after which `early_stopping` ends.
         members: The number of members of a mixture, whose networks start from weights of their
             own and whose predictions are averaged.
@@ -138,7 +137,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
     def __init__(
         self,
         prior: PriorSetting = "lomax",
-        strength: float | None = None,
+        strength: float | Literal["auto"] | None = None,
         *,
         method: str | Method = "svi",
         hidden: Sequence[int] = (256,),
@@ -238,6 +237,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
             init=before,
             members=self._members(net, seed, double=double, again=before is not None),
             progress=bool(self.verbose),
+            strength="auto" if self.strength == "auto" else None,
         )
         self.seed_ = seed
         self.n_iter_ = max(1, len(self.posterior_.history))
@@ -339,7 +339,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         """The probabilities of the classes, `(N, C)`, in the order of `classes_`.
 
         Raises:
-            ValueError: As `prediction`.
+            ValueError: The same errors as in `prediction`.
         """
         return self.prediction(X).log_probs.double().softmax(1).numpy()
 
@@ -347,7 +347,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         """The logarithms of `predict_proba`, `(N, C)`.
 
         Raises:
-            ValueError: As `prediction`.
+            ValueError: The same errors as in `prediction`.
         """
         return self.prediction(X).log_probs.double().log_softmax(1).numpy()
 
@@ -355,7 +355,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         """The most probable labels, `(N,)`.
 
         Raises:
-            ValueError: As `prediction`.
+            ValueError: The same errors as in `prediction`.
         """
         codes = self.prediction(X).labels.numpy()
         return self.classes_[codes]
@@ -368,7 +368,8 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
             y: Their labels, `(N,)`, all among `classes_`.
 
         Raises:
-            ValueError: As `prediction`; or labels that `fit` has not seen (`DataError`).
+            ValueError: The same errors as in `prediction`; or `fit` has not seen a label
+                (`DataError`).
         """
         prediction = self.prediction(X)
         codes = codes_of(y, self.classes_, len(prediction.labels))

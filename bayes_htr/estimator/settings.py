@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from os import PathLike
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -124,13 +124,18 @@ def chosen_method(
 
 
 def chosen_priors(
-    prior: PriorSetting, strength: float | None, *, num_data: int, method: Method
+    prior: PriorSetting,
+    strength: float | Literal["auto"] | None,
+    *,
+    num_data: int,
+    method: Method,
 ) -> Priors:
-    """Return the priors at their strength; a way to choose the strength from data belongs here.
+    """Return the priors at their strength.
 
     Args:
         prior: A name, a file of priors, a prior, or priors; `None` is `"none"`.
-        strength: The factor of the strength; `None` for the default that `HTRClassifier` tells.
+        strength: The factor of the strength; `None` for the default that `HTRClassifier` tells, and
+            `"auto"` for 1, which `htr.fit` then multiplies.
         num_data: The number of training examples.
         method: The method; the default strength of a named prior depends on it.
 
@@ -138,6 +143,8 @@ def chosen_priors(
         PriorError: An unknown prior, or a strength that is no number of at least 0.
     """
     posterior = not isinstance(method, MAP)
+    if strength == "auto":
+        strength = 1.0
     if prior == "lomax" and posterior and strength is None:
         strength = LOMAX_STRENGTH
     if prior is None or isinstance(prior, str | PathLike):

@@ -1,7 +1,8 @@
-"""What every inference method is given, and what it gives back."""
+"""The input and the result of every inference method."""
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from bayes_htr._torch import evaluation_mode, isolated_randomness
+from bayes_htr._version import __version__
 from bayes_htr.inference.callbacks import Callback
 from bayes_htr.inference.data import Batches
 from bayes_htr.inference.guides.base import Guide
 from bayes_htr.inference.run_folder import RunFolder
 from bayes_htr.models import BayesianModel, Likelihood
 from bayes_htr.models.inputs import Inputs, call, call_with
+from bayes_htr.models.likelihood_forms import to_config
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.modules import unwrap
 
@@ -97,6 +100,42 @@ class Method(Protocol):
         ...
 
 
+def describe_fit(
+    method: Method,
+    model: BayesianModel,
+    *,
+    epochs: int,
+    seed: int,
+    metadata: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Describe a fit as plain data, by which its run is recognised on resuming.
+
+    Args:
+        method: The method.
+        model: The model.
+        epochs: The number of epochs.
+        seed: The seed.
+        metadata: Plain data of the caller.
+
+    Raises:
+        ValueError: The metadata are not plain data.
+    """
+    described = {
+        "version": __version__,
+        "method": method.describe(),
+        "priors": model.priors.to_dict(),
+        "epochs": epochs,
+        "seed": seed,
+        **to_config(model.likelihood),
+        "metadata": dict(metadata or {}),
+    }
+    try:
+        json.dumps(described)
+    except TypeError as error:
+        raise ValueError(f"metadata={metadata!r} must be plain data: {error}") from error
+    return described
+
+
 def score_sums(
     net: nn.Module,
     batches: Iterable[tuple[Inputs, Tensor]],
@@ -112,7 +151,7 @@ def score_sums(
         net: The network.
         batches: The batches.
         likelihood: The likelihood.
-        values: Its hyperparameters by name.
+        values: The hyperparameters of the likelihood by name.
     """
     nll = score = count = 0.0
     with evaluation_mode(net), torch.no_grad(), isolated_randomness():

@@ -109,7 +109,7 @@ class NetworkReplica(Replica):
 
         Args:
             x: The inputs of this part, perhaps none.
-            y: Their labels.
+            y: The labels of these inputs.
             size: The number of examples in the whole batch.
 
         Returns:

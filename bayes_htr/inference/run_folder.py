@@ -24,6 +24,7 @@ from bayes_htr._files import Writer, discard, is_full, is_temporary, is_write_fa
 from bayes_htr._locks import FolderLock
 from bayes_htr.errors import CheckpointError, OutputError
 from bayes_htr.inference.digests import DIGESTS, Digests
+from bayes_htr.inference.same_run import require_same_run
 
 CONFIG = "config.json"
 CHECKPOINT = "checkpoint.pt"
@@ -45,9 +46,6 @@ COMPARISON_LOCK = ".comparison.lock"
 """The lock of all runs of a comparison together, in the folder of the first."""
 
 _FORMAT = 1
-_MAY_DIFFER = {"format", "epochs", "version", "device", "guide", "threads"}
-_OLD_DEFAULTS = {"label_smoothing": 0.0}
-"""Settings of runs whose configuration was written before it named these settings."""
 _WRITTEN = (
     *(CONFIG, CHECKPOINT, METRICS, WEIGHTS, SPECTRA, GUIDE, RESULTS, SPECTRA_BEFORE, DIGESTS),
     TUNING,
@@ -79,10 +77,10 @@ class RunFolder:
         """Start a run in the folder, or resume the one that it has, and lock it until `release`.
 
         Args:
-            config: The configuration; a run resumes only with the same, except for the number of
-                epochs.
+            config: The configuration; a run resumes only if its configuration is the same, except
+                for the number of epochs.
             resume: Whether to resume a run.
-            remedy: What the error says to do if the folder is not empty.
+            remedy: The advice that the error gives if the folder is not empty.
 
         Returns:
             The checkpoint from which to resume, if there is one.
@@ -148,7 +146,7 @@ class RunFolder:
         """Require the folder to hold nothing but one run, which may be replaced.
 
         Raises:
-            OutputError: It holds other files or runs, or another process is writing there.
+            OutputError: The folder holds other files or runs, or another process is writing there.
         """
         self._require_folder()
         names = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
@@ -169,7 +167,7 @@ class RunFolder:
             raise self._not_empty(remedy)
 
     def _contents(self) -> tuple[list[str], list[str]]:
-        """List the folder, without the subfolders of other runs; separately, temporary files."""
+        """List the files of the run, and separately the temporary files that are left over."""
         names = [p.name for p in self.path.iterdir()] if self.path.is_dir() else []
         leftovers = [name for name in names if is_temporary(name, _WRITTEN)]
         return [n for n in names if n not in (*leftovers, *BESIDE, *_NO_CONTENT)], leftovers
@@ -183,7 +181,7 @@ class RunFolder:
         """Read the configuration.
 
         Raises:
-            CheckpointError: There is none, or the file is not the configuration of a run.
+            CheckpointError: There is no file, or it is not the configuration of a run.
         """
         try:
             config = self.json(CONFIG)
@@ -218,7 +216,7 @@ class RunFolder:
         return state
 
     def metrics(self) -> list[dict[str, float]]:
-        """Read the metrics by epoch; without a file the list is empty.
+        """Read the metrics by epoch; if there is no file, the list is empty.
 
         Raises:
             CheckpointError: The file cannot be read, or a line holds no numbers by name.
@@ -390,14 +388,7 @@ class RunFolder:
         Raises:
             CheckpointError: The folder holds another run, or one with more epochs.
         """
-        before = _leaves(_OLD_DEFAULTS | self.config())
-        now = _leaves(json.loads(json.dumps(dict(config))))
-        for key in sorted(before.keys() | now.keys()):
-            if key.partition(".")[0] not in _MAY_DIFFER and before.get(key) != now.get(key):
-                raise CheckpointError(
-                    f"{self.path} holds another run: its {key} is {before.get(key)!r}, and this "
-                    f"one's {now.get(key)!r}; resume with the same settings, or name another folder"
-                )
+        require_same_run(self.path, self.config(), config)
         if not (self.path / CHECKPOINT).exists():
             return None
         checkpoint = self.checkpoint()
@@ -427,18 +418,6 @@ def _metrics_writer(history: Sequence[Mapping[str, float]]) -> Writer:
 def _tensors_writer(tensors: Mapping[str, Tensor]) -> Writer:
     plain = {k: v.detach().cpu().clone().contiguous() for k, v in tensors.items()}
     return partial(save_file, plain)
-
-
-def _leaves(data: Any, path: str = "") -> dict[str, Any]:
-    """Flatten nested dicts into one, whose keys are the paths to the leaves."""
-    if not isinstance(data, dict) or not data:
-        return {path: data}
-    leaves: dict[str, Any] = {}
-    if path == "priors.priors":  # the order of patterns counts, since the first match wins
-        leaves["priors.priors"] = list(data)
-    for key, value in data.items():
-        leaves |= _leaves(value, f"{path}.{key}" if path else key)
-    return leaves
 
 
 def _plain(value: Any) -> Any:

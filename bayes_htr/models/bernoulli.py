@@ -34,11 +34,11 @@ class Bernoulli(Likelihood):
     has_classes: ClassVar[bool] = True
 
     def improper(self, y: Tensor) -> str | None:
-        """As in the base: soft labels have no density."""
+        """Say that soft labels have no density, if there are any."""
         return None if bool(((y == 0) | (y == 1)).all()) else "soft labels have no density"
 
     def checked(self, y: Any, name: str) -> Tensor:
-        """As in the base: `(N,)` or `(N, L)`, each in [0, 1]."""
+        """Make labels `(N,)` or `(N, L)` a tensor, and require each to lie in [0, 1]."""
         y = column_as_vector(as_tensor(y, f"{name} labels"))
         values = y.float() if y.dtype == torch.bool or not y.is_floating_point() else y
         if y.is_complex() or y.ndim not in (1, 2):
@@ -55,11 +55,11 @@ class Bernoulli(Likelihood):
         return values
 
     def check_outputs(self, outputs: Any, count: int, name: str, y: Tensor | None = None) -> None:
-        """As in the base: logits `(N,)`, `(N, 1)` or `(N, L)`."""
+        """Require logits `(N,)`, `(N, 1)` or `(N, L)`, which fit the labels."""
         check_real_outputs(outputs, count, name, y, "logits, one for each yes-or-no label,")
 
     def doubt(self, outputs: Tensor, net: nn.Module) -> str | None:
-        """As in the base: a last layer whose outputs are no logits."""
+        """Say whether the last layer is one whose outputs are no logits."""
         return reason_against_last_layer(net, "sigmoid", "label")
 
     def pointwise(
@@ -69,14 +69,12 @@ class Bernoulli(Likelihood):
         values: Mapping[str, Tensor] = NO_VALUES,
         left: int = 0,
     ) -> Tensor:
-        """As in the base."""
         logits, y = torch.broadcast_tensors(without_column(outputs, left), y.to(outputs.dtype))
         return -F.binary_cross_entropy_with_logits(logits, y, reduction="none")
 
     def of_labels(
         self, outputs: Tensor, values: Mapping[str, Tensor] = NO_VALUES, left: int = 0
     ) -> Any:
-        """As in the base."""
         return dist.Bernoulli(logits=without_column(outputs, left), validate_args=False)
 
     def class_log_probs(self, outputs: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The likelihood of class labels given logits: `prod_i prod_c p(c | x_i, W)^(w_{y_i} q_ic)`.
 
-With `q` the label alone and `w` 1 it is the ordinary one. Class weights and soft labels make it a
-tempered one, which need not sum to 1 over the labels.
+If `q` is the label alone and `w` is 1, this is the ordinary likelihood. With class weights or soft
+labels it is tempered: it need not sum to 1 over the labels.
 """
 
 from __future__ import annotations
@@ -46,15 +46,15 @@ class Categorical(Likelihood):
     Args:
         class_weights: `(C,)` positive powers of the likelihood of each class; ones by default.
         label_smoothing: `eps`, in `[0, 1)`.
-        ignore_index: The label of positions that have none, such as -100 for padding: they add
-            nothing to likelihood and scores.
+        ignore_index: The number that stands for a missing label, such as -100 for padding. Such
+            labels add nothing to likelihood and scores.
         class_dim: The dimension of the logits that holds the classes. By default it is the last of
             two or three dimensions, and dimension 1 of four or more.
 
     Raises:
-        DataError: Class weights that are not positive and finite.
-        ValueError: A label smoothing that is no number in `[0, 1)`, or another setting that is no
-            whole number.
+        DataError: A class weight is not positive or not finite.
+        ValueError: The label smoothing is no number in `[0, 1)`, or another setting is no whole
+            number.
     """
 
     class_weights: tuple[float, ...] | None = None
@@ -80,7 +80,6 @@ class Categorical(Likelihood):
         return self.class_weights is not None or self.label_smoothing > 0
 
     def improper(self, y: Tensor) -> str | None:
-        """As in the base."""
         if self.class_weights is not None:
             return "class weights are powers of the likelihood"
         if self.label_smoothing:
@@ -90,10 +89,10 @@ class Categorical(Likelihood):
     # Data and outputs
 
     def checked(self, y: Any, name: str) -> Tensor:
-        """As in the base: whole numbers, or probabilities with the classes last.
+        """Make labels a tensor: whole numbers, or probabilities with the classes last.
 
         Raises:
-            DataError: Words, negative labels, or numbers that are neither.
+            DataError: The labels are words, negative, or numbers that are neither.
         """
         y = as_tensor(y, f"{name} labels")
         if y.is_floating_point() and y.ndim > 1:
@@ -107,10 +106,11 @@ class Categorical(Likelihood):
         return y.to(dtype if y.is_floating_point() else torch.int64)
 
     def check_outputs(self, outputs: Any, count: int, name: str, y: Tensor | None = None) -> None:
-        """As in the base: logits `(N, C)`, `(N, T, C)` or `(N, C, H, W)`.
+        """Require logits `(N, C)`, `(N, T, C)` or `(N, C, H, W)`, which fit the labels.
 
         Raises:
-            DataError: Other outputs, a label of no class, or class weights of other classes.
+            DataError: The outputs have another form, a label belongs to no class, or the number of
+                class weights is not that of the classes.
         """
         is_right = isinstance(outputs, Tensor) and outputs.ndim >= 2 and len(outputs) == count
         if not is_right or self._dim(outputs, 0) >= outputs.ndim:
@@ -137,13 +137,13 @@ class Categorical(Likelihood):
         self.check_range(y, outputs, name)
 
     def check_range(self, y: Tensor, outputs: Tensor, name: str) -> None:
-        """As in the base: classes from 0 to `C - 1`."""
+        """Require labels from 0 to `C - 1`."""
         if not y.is_floating_point():
             classes = self.logits(outputs).shape[-1]
             check_labels(y, name, classes, ignore_index=self.ignore_index)
 
     def doubt(self, outputs: Tensor, net: nn.Module) -> str | None:
-        """As in the base: probabilities, or a last layer whose outputs are no logits."""
+        """Say whether outputs are probabilities, or come from a layer that makes no logits."""
         logits = self.logits(outputs)
         return reason_against_outputs(logits.reshape(-1, logits.shape[-1]), net)
 
@@ -164,7 +164,7 @@ class Categorical(Likelihood):
     # Densities
 
     def counted(self, y: Tensor) -> Tensor:
-        """As in the base: all but those that are to be ignored."""
+        """Return which labels count: all but those with `ignore_index`."""
         if y.is_floating_point():
             return torch.ones(y.shape[:-1], dtype=torch.bool, device=y.device)
         if self.ignore_index is None:
@@ -178,7 +178,7 @@ class Categorical(Likelihood):
         values: Mapping[str, Tensor] = NO_VALUES,
         left: int = 0,
     ) -> Tensor:
-        """As in the base, without weights and smoothing."""
+        """Compute the log density of each label without weights and smoothing."""
         return self._each(self.logits(outputs, left).log_softmax(-1), y)
 
     def log_prob(
@@ -188,7 +188,7 @@ class Categorical(Likelihood):
         values: Mapping[str, Tensor] = NO_VALUES,
         left: int = 0,
     ) -> Tensor:
-        """As in the base, with class weights and label smoothing."""
+        """Compute the log likelihood of each example with class weights and label smoothing."""
         log_p = self.logits(outputs, left).log_softmax(-1)
         each = self._each(log_p, y)
         eps = self.label_smoothing
@@ -218,7 +218,7 @@ class Categorical(Likelihood):
         """The mean negative log likelihood over examples, 0-d.
 
         Raises:
-            DataError: Labels of another shape, or of no integer dtype.
+            DataError: The labels have another shape, or no integer dtype.
         """
         logits = self.logits(outputs)
         if y.is_floating_point() and y.shape == logits.shape:
@@ -248,7 +248,6 @@ class Categorical(Likelihood):
     def of_labels(
         self, outputs: Tensor, values: Mapping[str, Tensor] = NO_VALUES, left: int = 0
     ) -> Any:
-        """As in the base."""
         return dist.Categorical(logits=self.logits(outputs, left), validate_args=False)
 
     def class_log_probs(self, outputs: Tensor) -> Tensor:
@@ -289,7 +288,7 @@ class Categorical(Likelihood):
         return given if self.ignore_index is None else torch.where(self.counted(y), given, 0.0)
 
     def _clamped(self, y: Tensor) -> Tensor:
-        """Labels with a class in place of what is to be ignored."""
+        """Replace labels that are to be ignored by the class 0."""
         return y if self.ignore_index is None else torch.where(self.counted(y), y, 0)
 
     def _weights(self, like: Tensor) -> Tensor:
@@ -297,10 +296,10 @@ class Categorical(Likelihood):
 
 
 def _checked_soft(y: Tensor, name: str) -> Tensor:
-    """Soft labels: probabilities that sum to 1 over the last dimension.
+    """Require soft labels to be probabilities that sum to 1 over the last dimension.
 
     Raises:
-        DataError: They are not.
+        DataError: They are negative, or sum to something else.
     """
     sums = y.sum(-1)
     if bool((y >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):

@@ -1,4 +1,4 @@
-"""Examples as a model takes them: inputs and labels as tensors, checked; and its outputs."""
+"""Checks of data and outputs: inputs and labels become tensors, and outputs look like logits."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from bayes_htr.models.inputs import (
 def checked_examples(
     x: Any, y: Any, name: str, labels: Callable[[Any, str], Tensor], several: int | None = None
 ) -> tuple[Inputs, Tensor]:
-    """Inputs and labels as tensors.
+    """Make inputs and labels tensors.
 
     Args:
-        x: Inputs `(N, ...)`: a tensor, an array, or what NumPy makes an array of; a tuple or a
-            mapping of these for a network with several inputs.
+        x: Inputs `(N, ...)`: a tensor, an array, or something from which NumPy makes an array; a
+            tuple or a mapping of these for a network with several inputs.
         y: Labels `(N, ...)`.
-        name: What errors call the data.
-        labels: What makes labels a tensor and checks them: `Likelihood.checked`.
-        several: How many inputs the network is known to have, if it is known.
+        name: The name of the data in errors.
+        labels: The function that makes labels a tensor and checks them, `Likelihood.checked`.
+        several: The number of inputs of the network, if it is known.
 
     Raises:
-        DataError: They differ in length, an input is not finite, or a label is none; or they cannot
-            be made tensors.
+        DataError: Inputs and labels differ in length, an input is not finite, a label does not suit
+            the likelihood, or something cannot be made a tensor.
     """
     y = labels(y, name)
     if y.ndim < 1:
@@ -51,16 +51,16 @@ def checked_examples(
 def checked_inputs(
     x: Any, name: str, count: int | None = None, several: int | None = None
 ) -> Inputs:
-    """Inputs as tensors.
+    """Make inputs tensors.
 
-    A tuple or list of arrays that all have `count` entries is several inputs, unless there are just
-    as many of them, in which case a list is the examples one by one.
+    A tuple or list of arrays that all have `count` entries is taken for several inputs. If there
+    are just as many arrays as examples, a list is taken for the examples one by one.
 
     Args:
-        x: As in `checked_examples`.
-        name: What errors call the data.
+        x: Inputs as `checked_examples` takes them.
+        name: The name of the data in errors.
         count: The number of examples, if it is known.
-        several: How many inputs the network is known to have, if it is known.
+        several: The number of inputs of the network, if it is known.
 
     Raises:
         DataError: An input is not finite, is of dtype uint8, or cannot be made a tensor.
@@ -112,7 +112,7 @@ def check_class_labels(y: Tensor, name: str) -> None:
     """Require class labels of an integer dtype.
 
     Raises:
-        DataError: Another dtype.
+        DataError: The labels have another dtype.
     """
     if y.is_floating_point() or y.is_complex() or y.dtype == torch.bool:
         raise DataError(
@@ -136,7 +136,7 @@ def check_labels(
     Labels within a transform of `torch.func` or a trace have no numbers yet, and are not checked.
 
     Raises:
-        DataError: A label out of range that is not the one to be ignored.
+        DataError: A label is out of range and is not the one to be ignored.
     """
     if is_abstract(y) or y.numel() == 0:
         return
@@ -162,14 +162,14 @@ _SQUASHING = (nn.Sigmoid, nn.LogSigmoid, nn.Hardsigmoid, nn.Softmin, nn.ReLU, nn
 
 
 def reason_against_outputs(logits: Tensor, net: nn.Module) -> str | None:
-    """Why outputs look unlike logits: probabilities, or of one sign or in an interval.
+    """Say why outputs do not look like logits: they are probabilities, or all of one sign.
 
     Args:
-        logits: Outputs `(N, C)` of a network, finite.
+        logits: The outputs of a network, `(N, C)` and finite.
         net: The network.
 
     Returns:
-        A sentence, or `None`.
+        A sentence, or `None` if nothing speaks against them.
     """
     if logits.numel() == 0 or logits.shape[1] < 2 or logits.is_complex():
         return None
@@ -184,12 +184,12 @@ def reason_against_outputs(logits: Tensor, net: nn.Module) -> str | None:
 
 
 def reason_against_last_layer(net: nn.Module, link: str, label: str) -> str | None:
-    """Why a network ends with a layer that makes no logits, as a sentence; else `None`.
+    """Say in a sentence that a network ends with a layer that makes no logits, if it does.
 
     Args:
         net: The network.
-        link: What the likelihood applies to the outputs.
-        label: What it has the probability of.
+        link: The name of the function that the likelihood applies to the outputs.
+        label: The name of what these have a probability of, such as `"class"`.
     """
     *_, last = net.modules()
     if isinstance(last, _SQUASHING):
@@ -202,11 +202,15 @@ def reason_against_last_layer(net: nn.Module, link: str, label: str) -> str | No
 
 
 def as_tensor(values: Any, what: str) -> Tensor:
-    """Numbers as a dense tensor without gradient.
+    """Make numbers a dense tensor without gradient.
+
+    Args:
+        values: A tensor, an array, or something from which NumPy makes an array.
+        what: The name of the numbers in errors.
 
     Raises:
-        DataError: No numbers, numbers of different shapes, a masked array, or a tensor that is
-            not dense.
+        DataError: These are no numbers, their shapes differ, an array has masked entries, or a
+            tensor is not dense.
     """
     if isinstance(values, list | tuple) and values and all(isinstance(v, Tensor) for v in values):
         shapes = sorted({tuple(v.shape) for v in values})
@@ -249,7 +253,7 @@ def as_tensor(values: Any, what: str) -> Tensor:
 
 
 def _encoding(array: Any, what: str) -> str:
-    """What to do about labels that are words."""
+    """Say what to do about labels that are words; empty for anything else."""
     are_words = array.dtype.kind in "US" or all(isinstance(v, str) for v in array.flat)
     if not (what.endswith("labels") and are_words and array.size):
         return ""

@@ -1,7 +1,7 @@
 """Likelihoods as values: how labels are distributed, given the outputs of a network.
 
-Here is the base class. Classes are in `categorical.py`, yes-or-no labels in `bernoulli.py`, and
-targets that are numbers in `targets.py`.
+This file has the base class. `categorical.py` has the likelihood of classes, `bernoulli.py` that of
+yes-or-no labels, and `targets.py` those of targets that are numbers.
 
 Every example `i` has one label, or an array of labels: the tokens of a text, the pixels of an
 image, several yes-or-no labels, several targets. Given the weights, the labels are independent, so
@@ -28,7 +28,7 @@ from bayes_htr.priors import Hyperparameter
 from bayes_htr.priors.values import Value
 
 TEMPERING_SITE = "y:tempering"
-"""The factor beside the site of the labels `y`, where the likelihood is a tempered one."""
+"""The name of the factor that a tempered likelihood has beside the site of the labels `y`."""
 
 NO_VALUES: Mapping[str, Tensor] = {}
 
@@ -55,10 +55,11 @@ class Likelihood(Value, abstract=True):
         return {}
 
     def improper(self, y: Tensor) -> str | None:
-        """Why this is no density of these labels, as the beginning of a sentence; else `None`.
+        """Say why this is no density of these labels, as the beginning of a sentence.
 
-        MAP is then the mode of a penalised loss, and SVI and NUTS find the posterior that takes
-        `exp(-loss)` for a likelihood (a generalised posterior).
+        If it is none, MAP finds the mode of a penalised loss, and SVI and NUTS find the posterior
+        that takes `exp(-loss)` for the likelihood (a generalised posterior). If it is one, the
+        result is `None`.
         """
         return None
 
@@ -66,48 +67,48 @@ class Likelihood(Value, abstract=True):
 
     @abstractmethod
     def checked(self, y: Any, name: str) -> Tensor:
-        """Labels as a tensor without gradient, `(N, ...)`.
+        """Make labels a tensor without gradient, `(N, ...)`.
 
         Args:
-            y: Labels: a tensor, an array, or what NumPy makes an array of.
-            name: What errors call the data.
+            y: A tensor, an array, or something from which NumPy makes an array.
+            name: The name of the data in errors.
 
         Raises:
-            DataError: They are no labels for this likelihood.
+            DataError: The labels do not suit this likelihood.
         """
 
     @abstractmethod
     def check_outputs(self, outputs: Any, count: int, name: str, y: Tensor | None = None) -> None:
-        """Require outputs of a shape that this likelihood takes, which fits the labels.
+        """Require outputs to have a shape that this likelihood takes and that fits the labels.
 
         Args:
-            outputs: What the network has returned.
+            outputs: The outputs of the network, of any type.
             count: The number of examples `N`.
-            name: What errors call the data.
-            y: Their labels, if there are any.
+            name: The name of the data in errors.
+            y: The labels of the examples, if there are any.
 
         Raises:
-            DataError: Something else, or a label that does not fit.
+            DataError: The outputs have another form, or a label does not fit.
         """
 
     def check_range(self, y: Tensor, outputs: Tensor, name: str) -> None:
-        """Require labels to be among those that outputs stand for, whatever their number.
+        """Require labels to be among those that the outputs describe, however many there are.
 
         Args:
             y: Labels `(M, ...)`.
-            outputs: Outputs of other examples, `(N, ...)`.
-            name: What errors call the data.
+            outputs: The outputs of other examples, `(N, ...)`.
+            name: The name of the data in errors.
 
         Raises:
-            DataError: A label that the outputs do not have.
+            DataError: There is a label that the outputs do not describe.
         """
 
     def doubt(self, outputs: Tensor, net: nn.Module) -> str | None:
-        """Why outputs look unlike what this likelihood takes, as a sentence; else `None`."""
+        """Say in a sentence why outputs do not suit this likelihood; `None` if they do."""
         return None
 
     def cast(self, y: Tensor, dtype: torch.dtype) -> Tensor:
-        """Labels in the dtype in which they are scored, for a network of the given dtype."""
+        """Convert labels to the dtype in which they are scored, given that of the network."""
         return y.to(dtype)
 
     # Densities
@@ -120,40 +121,41 @@ class Likelihood(Value, abstract=True):
         values: Mapping[str, Tensor] = NO_VALUES,
         left: int = 0,
     ) -> Tensor:
-        """The log density of each label, `(*left, N, ...)`; 0 for labels that do not count."""
+        """Compute the log density of each label, `(*left, N, ...)`; 0 if it does not count."""
 
     @abstractmethod
     def of_labels(
         self, outputs: Tensor, values: Mapping[str, Tensor] = NO_VALUES, left: int = 0
     ) -> Any:
-        """The distribution of each label: batch shape `(*left, N, ...)`."""
+        """Return the distribution of the labels, with batch shape `(*left, N, ...)`."""
 
     def distribution(
         self, outputs: Tensor, values: Mapping[str, Tensor] = NO_VALUES, left: int = 0
     ) -> Any:
-        """The Pyro distribution of the labels: batch shape `(*left, N)`, an event per example."""
+        """Return the Pyro distribution of the labels, with batch shape `(*left, N)`."""
         law = self.of_labels(outputs, values, left)
         dimensions = len(law.batch_shape) - left - 1
         # Independent makes a distribution of PyTorch, which Pyro cannot sample, one of Pyro's.
         return dist.Independent(law, dimensions) if dimensions or not callable(law) else law
 
     def class_log_probs(self, outputs: Tensor) -> Tensor | None:
-        """The log probabilities of classes, `(N, ..., C)`; `None` if labels are no classes."""
+        """Compute the log probabilities of classes, `(N, ..., C)`; `None` if there are none."""
         return None
 
     @abstractmethod
     def score(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """How good the outputs are, summed over the examples, 0-d: right labels, or squared errors.
+        """Sum over the examples how good their outputs are, 0-d.
 
-        An example with several labels counts as their mean.
+        An example counts with the share of its labels that are right, or with its mean squared
+        error.
         """
 
     def named_score(self, mean: float) -> float:
-        """What the history shows, from the mean of `score` over examples."""
+        """Return the number that the history shows, from the mean of `score` over examples."""
         return mean
 
     def counted(self, y: Tensor) -> Tensor:
-        """Which labels count, a boolean tensor of the shape of `pointwise`."""
+        """Return which labels count, as a boolean tensor of the shape of `pointwise`."""
         return torch.ones_like(y, dtype=torch.bool)
 
     def log_prob(
@@ -163,13 +165,13 @@ class Likelihood(Value, abstract=True):
         values: Mapping[str, Tensor] = NO_VALUES,
         left: int = 0,
     ) -> Tensor:
-        """The log likelihood of each example, `(*left, N)`, with weights and smoothing."""
+        """Compute the log likelihood of each example, `(*left, N)`, with weights and smoothing."""
         return sum_right(self.pointwise(outputs, y, values, left), left + 1)
 
     def mixture_pointwise(
         self, outputs: Sequence[Tensor], y: Tensor, values: Sequence[Mapping[str, Tensor]]
     ) -> Tensor:
-        """As `pointwise`, of the average of several predictive densities.
+        """Compute the log of the average of several predictive densities at each label, `(N, ...)`.
 
         Args:
             outputs: The outputs of each draw, `(N, ...)`.
@@ -183,17 +185,17 @@ class Likelihood(Value, abstract=True):
         return each.logsumexp(0) - math.log(len(each))
 
     def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
-        """Outputs that stand for the average prediction of several draws, `(N, ...)`."""
+        """Return outputs that stand for the average prediction of several draws, `(N, ...)`."""
         return torch.stack(list(outputs)).mean(0)
 
     def mixture_score(self, outputs: Sequence[Tensor], y: Tensor) -> Tensor:
-        """As `score`, of the average prediction of several draws."""
+        """Compute the `score` of the average prediction of several draws."""
         return self.score(self.averaged(outputs), y)
 
     def __call__(
         self, outputs: Tensor, y: Tensor, values: Mapping[str, Tensor] = NO_VALUES
     ) -> Tensor:
-        """The mean negative log likelihood over examples, 0-d, in nats."""
+        """Compute the mean negative log likelihood over examples, 0-d, in nats."""
         return -self.log_prob(outputs, y, values).sum() / len(y)
 
     def sample(
@@ -204,7 +206,7 @@ class Likelihood(Value, abstract=True):
         values: Mapping[str, Tensor] = NO_VALUES,
         left: int = 0,
     ) -> Tensor:
-        """As a part of a Pyro program: labels in a plate `data`, drawn, or observed as `y`.
+        """Draw labels in a plate `data` of a Pyro program, or observe them as `y`.
 
         Log densities of observed labels add up to `num_data` times the mean over the examples.
         """
@@ -225,23 +227,34 @@ class Likelihood(Value, abstract=True):
 
 
 def sum_right(values: Tensor, keep: int) -> Tensor:
-    """The sum over all dimensions but the first `keep`."""
+    """Sum over all dimensions but the first `keep`."""
     return values.flatten(keep).sum(-1) if values.ndim > keep else values
 
 
 def without_column(outputs: Tensor, left: int) -> Tensor:
-    """Outputs `(*left, N, 1)` as `(*left, N)`."""
+    """Turn outputs `(*left, N, 1)` into `(*left, N)`; others stay as they are."""
     is_column = outputs.ndim == left + 2 and outputs.shape[-1] == 1
     return outputs.squeeze(-1) if is_column else outputs
 
 
 def column_as_vector(y: Tensor) -> Tensor:
-    """Labels `(N, 1)` as `(N,)`."""
+    """Turn labels `(N, 1)` into `(N,)`; others stay as they are."""
     return y.squeeze(1) if y.ndim == 2 and y.shape[1] == 1 else y
 
 
 def check_real_outputs(outputs: Any, count: int, name: str, y: Tensor | None, what: str) -> None:
-    """Require outputs `(N,)`, `(N, 1)` or `(N, D)`, of the shape of the labels."""
+    """Require outputs `(N,)`, `(N, 1)` or `(N, D)` that have the shape of the labels.
+
+    Args:
+        outputs: The outputs of the network, of any type.
+        count: The number of examples.
+        name: The name of the data in errors.
+        y: The labels, if there are any.
+        what: A description of the outputs for errors.
+
+    Raises:
+        DataError: The outputs have another shape.
+    """
     is_right = isinstance(outputs, Tensor) and outputs.ndim in (1, 2) and len(outputs) == count
     if not is_right:
         shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs)

@@ -19,15 +19,15 @@ from bayes_htr.priors.values import Value
 
 
 def as_likelihood(given: Any) -> Likelihood:
-    """The likelihood that `BayesianModel` is given.
+    """Return the likelihood in one of the forms that `BayesianModel` takes.
 
     Args:
         given: A likelihood, the law `Normal`, a callable that takes outputs to a distribution, or
             `None` for `Categorical()`.
 
     Raises:
-        PriorError: A law that is no likelihood.
-        ValueError: Something else.
+        PriorError: A law is given that is no likelihood.
+        ValueError: Something else is given.
     """
     if given is None:
         return Categorical()
@@ -49,7 +49,7 @@ def as_likelihood(given: Any) -> Likelihood:
 
 
 def to_config(likelihood: Likelihood) -> dict[str, Any]:
-    """What the configuration of a run says about its likelihood, as plain data."""
+    """Describe a likelihood as the configuration of a run does, as plain data."""
     if isinstance(likelihood, Categorical):
         weights = likelihood.class_weights
         if likelihood == Categorical(weights, likelihood.label_smoothing):
@@ -61,11 +61,12 @@ def to_config(likelihood: Likelihood) -> dict[str, Any]:
 
 
 def from_config(config: Mapping[str, Any], given: Any = None) -> Likelihood:
-    """The likelihood of a run, from its configuration.
+    """Return the likelihood of a run, from its configuration.
 
     Args:
         config: The configuration; other keys may be there.
-        given: What the user says that it is, which a callable needs. It is the one that counts.
+        given: The likelihood that the user gives, as is needed for a callable. It takes
+            precedence.
 
     Raises:
         CheckpointError: The configuration names no likelihood, a callable that is not given, or
@@ -94,7 +95,7 @@ def from_config(config: Mapping[str, Any], given: Any = None) -> Likelihood:
 
 
 def to_config_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a configuration says about the likelihood, as `to_config` would."""
+    """Return the part of a configuration that `to_config` makes, also of earlier versions."""
     if config.get("likelihood") is not None:
         return {"label_smoothing": 0.0, "likelihood": config["likelihood"]}
     smoothing = config.get("label_smoothing", 0.0)

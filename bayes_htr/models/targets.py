@@ -38,7 +38,7 @@ class NormalNoise(Likelihood, abstract=True):  # in files it is the law
             that is learnt as the hyperparameter `likelihood:scale`.
 
     Raises:
-        PriorError: A law with a `loc`, or a scale that is no number and no law.
+        PriorError: The law has a `loc`, or its scale is neither a number nor a law.
     """
 
     law: Normal
@@ -60,7 +60,7 @@ class NormalNoise(Likelihood, abstract=True):  # in files it is the law
         return repr(self.law)
 
     def to_dict(self) -> dict[str, Any]:
-        """That of the law."""
+        """Return the law as plain data, since that is what users have written."""
         return self.law.to_dict()
 
     @property
@@ -70,11 +70,11 @@ class NormalNoise(Likelihood, abstract=True):  # in files it is the law
         return {SCALE: Hyperparameter(SCALE, scale)} if isinstance(scale, Law) else {}
 
     def checked(self, y: Any, name: str) -> Tensor:
-        """As in the base: finite numbers `(N,)` or `(N, D)`."""
+        """Make targets `(N,)` or `(N, D)` a tensor, and require finite numbers."""
         return column_as_vector(_real_targets(y, name))
 
     def check_outputs(self, outputs: Any, count: int, name: str, y: Tensor | None = None) -> None:
-        """As in the base: `(N,)`, `(N, 1)` or `(N, D)`."""
+        """Require outputs `(N,)`, `(N, 1)` or `(N, D)`, which fit the targets."""
         check_real_outputs(outputs, count, name, y, "one number for each target,")
 
     def pointwise(
@@ -84,14 +84,12 @@ class NormalNoise(Likelihood, abstract=True):  # in files it is the law
         values: Mapping[str, Tensor] = NO_VALUES,
         left: int = 0,
     ) -> Tensor:
-        """As in the base."""
         log_prob: Tensor = self.of_labels(outputs, values, left).log_prob(y)
         return log_prob
 
     def of_labels(
         self, outputs: Tensor, values: Mapping[str, Tensor] = NO_VALUES, left: int = 0
     ) -> Any:
-        """As in the base."""
         mean = without_column(outputs, left)
         scale = self.law.scale
         if isinstance(scale, float):
@@ -134,15 +132,15 @@ class FromCallable(Likelihood, abstract=True):  # no file can name it
         return str(getattr(self.make, "__qualname__", type(self.make).__name__))
 
     def to_dict(self) -> dict[str, Any]:
-        """The callable's name, from which it cannot be made again."""
+        """Return the name of the callable, from which it cannot be made again."""
         return {"type": "FromCallable", "make": self.name}
 
     def checked(self, y: Any, name: str) -> Tensor:
-        """As in the base: finite numbers."""
+        """Make targets a tensor, and require finite numbers."""
         return _real_targets(y, name)
 
     def check_outputs(self, outputs: Any, count: int, name: str, y: Tensor | None = None) -> None:
-        """As in the base: whatever the callable takes to a distribution of the labels."""
+        """Require outputs that the callable takes to a distribution of the labels."""
         what = f"{name}: likelihood={self.name}"
         if not isinstance(outputs, Tensor):
             raise DataError(f"{name}: the network must return a tensor, not {type(outputs)}")
@@ -180,14 +178,12 @@ class FromCallable(Likelihood, abstract=True):  # no file can name it
         values: Mapping[str, Tensor] = NO_VALUES,
         left: int = 0,
     ) -> Tensor:
-        """As in the base."""
         log_prob: Tensor = self.make(outputs).log_prob(y)
         return log_prob
 
     def of_labels(
         self, outputs: Tensor, values: Mapping[str, Tensor] = NO_VALUES, left: int = 0
     ) -> Any:
-        """As in the base."""
         return self.make(outputs)
 
     def score(self, outputs: Tensor, y: Tensor) -> Tensor:
@@ -195,7 +191,6 @@ class FromCallable(Likelihood, abstract=True):  # no file can name it
         return self.mixture_score([outputs], y)
 
     def mixture_score(self, outputs: Sequence[Tensor], y: Tensor) -> Tensor:
-        """As in the base."""
         try:
             mean = torch.stack([self.make(each.detach()).mean for each in outputs]).mean(0)
         except (NotImplementedError, AttributeError):

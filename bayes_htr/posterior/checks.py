@@ -65,7 +65,7 @@ class SpectrumCheck(Printable):
         law: The law as it was stated.
         level: The probability of the band.
         eigenvalues: The eigenvalues of each draw, ascending: `(S, k)`.
-        pit: Their probability integral transforms `F(lambda)`: `(S, k)`.
+        pit: The probability integral transforms `F(lambda)`: `(S, k)`.
         expected: The quantiles of the law at `i / (k + 1)` as eigenvalues: `(k,)`. If the law has
             hyperparameters, these are medians over their draws.
         band: The simultaneous band of `pit` under the law: `(k, 2)`.

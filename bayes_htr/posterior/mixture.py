@@ -179,7 +179,7 @@ class MixturePrediction:
         return (x - y).abs().mean(0) - spread / 2
 
     def uncertainties(self) -> dict[str, Tensor]:
-        """What can tell foreign examples from others, by name, larger for more doubt."""
+        """Measures of doubt by name, by which foreign examples can be told from others."""
         return {"std": self.std, "epistemic": self.epistemic}
 
     def _normal_crps(self, y: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class PlottedSpectrum:
 
     @property
     def words(self) -> str:
-        """What stands in the legend before what is said about the spectrum."""
+        """The first words of the legend, before those about the spectrum."""
         return f"{self.label}: " if self.label else ""
 
     @property

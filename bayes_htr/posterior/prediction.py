@@ -32,15 +32,15 @@ _CHUNK_BYTES = 2**28
 class Prediction(Printable):
     """The predictive distribution of `N` examples over `C` classes, on the CPU.
 
-    An example with several labels, such as tokens or pixels, has the dimensions of these between
-    the two: `(N, ..., C)`. Of yes-or-no labels the classes are no and yes, `(N, 2)` for one label
-    and `(N, L, 2)` for several.
+    If an example has several labels, such as tokens or pixels, their dimensions are between those
+    two: `(N, ..., C)`. The classes of yes-or-no labels are no and yes, `(N, 2)` for one label and
+    `(N, L, 2)` for several.
 
     Attributes:
         log_probs: Logarithms of the probabilities, averaged over draws of the weights:
             `(N, ..., C)`.
-        mutual_information: What a label would tell about the weights, in nats: `(N, ...)`. This is
-            the epistemic uncertainty, and it is zero for a point estimate.
+        mutual_information: The information that a label would give about the weights, in nats:
+            `(N, ...)`. This is the epistemic uncertainty, and it is zero for a point estimate.
     """
 
     log_probs: Tensor
@@ -76,7 +76,7 @@ class Prediction(Printable):
         return (self.entropy - self.mutual_information).clamp_min(0)
 
     def uncertainties(self) -> dict[str, Tensor]:
-        """What can tell foreign examples from others, by name, larger for more doubt."""
+        """Measures of doubt by name, by which foreign examples can be told from others."""
         return {
             "entropy": self.entropy,
             "mutual_information": self.mutual_information,
@@ -129,7 +129,7 @@ class Draw(NamedTuple):
     """A network under one draw of the weights.
 
     Attributes:
-        network: Takes the inputs of a batch to outputs `(B, ...)`.
+        network: A function that takes the inputs of a batch to outputs `(B, ...)`.
         values: The likelihood's hyperparameters by name, 0-d each.
     """
 
@@ -146,9 +146,9 @@ def predict_batches(
     shuffles would give each of them another order.
 
     Args:
-        draws: Starts an iteration over the draws, the same at each call.
+        draws: A function that returns an iterator over the draws, the same ones at each call.
         batches: The data.
-        likelihood: What makes predictions of outputs.
+        likelihood: The likelihood, which turns outputs into predictions.
 
     Returns:
         The prediction, and the labels `(N, ...)` in the same order.
@@ -201,10 +201,10 @@ def batches_for(
 
     Args:
         net: The network.
-        data: Whatever `htr.fit` takes. Without labels also inputs alone, or a `DataLoader` of
-            batches of inputs; if there are labels beside them, they are ignored.
-        name: What errors call the data.
-        likelihood: What the labels have to fit.
+        data: Whatever `htr.fit` takes. If labels are not needed, it may also be inputs alone, or a
+            `DataLoader` of batches of inputs; labels beside them are ignored.
+        name: The name of the data in errors.
+        likelihood: The likelihood, which labels and outputs have to fit.
         labelled: Whether labels are needed.
 
     Raises:

@@ -29,7 +29,7 @@ class Score:
 
     Attributes:
         value: The score.
-        error: Its standard error, which says how much the score would vary if other examples had
+        error: The standard error, which says how much the score would vary if other examples had
             been drawn; NaN where it is not known.
     """
 
@@ -56,7 +56,7 @@ def measured(
 
     Args:
         prediction: The prediction of `N` examples.
-        y: Their labels, `(N, ...)`.
+        y: The labels of these examples, `(N, ...)`.
         likelihood: The likelihood; `Categorical()` by default.
 
     Returns:
@@ -256,7 +256,7 @@ def _shares_below(positive: Tensor, negative: Tensor) -> tuple[Any, Any]:
 
 
 def _miscalibration(confidence: Tensor, correct: Tensor) -> Tensor:
-    """What each example contributes to the expected calibration error, its mean: `(N,)`.
+    """The contributions of examples to the expected calibration error, which is their mean: `(N,)`.
 
     The error is `sum_b n_b / N |accuracy_b - confidence_b|` over bins `[b / 15, (b + 1) / 15)`, and
     the last bin also contains 1, for which torchmetrics 1.9 has a bin of its own. An example

@@ -303,7 +303,7 @@ class PosteriorSpectra(Mapping[str, Tensor]):
         """The posterior of the tail index given each draw, and in words the tail that is known.
 
         Raises:
-            SpectrumError: As `alpha`.
+            SpectrumError: The same errors as in `alpha`.
         """
         lam = self[name].double().numpy()
         K = lam.shape[1]

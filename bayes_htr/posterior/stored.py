@@ -1,4 +1,4 @@
-"""What the folder of a finished run has, read back for `Posterior.load`."""
+"""The folder of a finished run, as `Posterior.load` reads it."""
 
 from __future__ import annotations
 

@@ -253,7 +253,7 @@ class MatrixPrior:
         return replace(self, terms=terms).density_at(None)
 
     def informing_values(self) -> dict[str, float]:
-        """How many values each hyperparameter is inferred from; `p^s` counts one `s` times."""
+        """The number of values that inform each hyperparameter; `p^s` counts one `s` times."""
         counts: dict[str, float] = {}
         for term in (*self.spectral, *self.entries):
             scored = term.strength * term.statistic.num_values(self.shape)

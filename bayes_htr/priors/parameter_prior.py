@@ -229,7 +229,7 @@ def grouped_entries(
 
 
 def informing_values(parameters: Sequence[ParameterPrior]) -> dict[str, float]:
-    """How many values each hyperparameter is inferred from; `p^s` counts one `s` times."""
+    """The number of values that inform each hyperparameter; `p^s` counts one `s` times."""
     counts: dict[str, float] = {}
     for matrix in (m for p in parameters for m in p.matrices):
         for name, count in matrix.informing_values().items():

@@ -94,7 +94,7 @@ class Prior(Value, abstract=True):
 
     @cached_property
     def needs(self) -> Need:
-        """What the prior needs of a matrix."""
+        """The parts of a spectrum that the prior needs."""
         needs = Need()
         for term in self.terms:
             needs |= term.statistic.needs
@@ -184,11 +184,11 @@ class Statistic(Prior, abstract=True):
     @cached_property
     @abstractmethod
     def own_needs(self) -> Need:
-        """What the statistic itself needs to know of a matrix."""
+        """The parts of a spectrum that the statistic itself needs."""
 
     @cached_property
     def needs(self) -> Need:
-        """What the statistic and the plug-in estimate of its law need to know of a matrix."""
+        """The parts that the statistic and the plug-in estimate of its law need."""
         if self.law.hill is None:
             return self.own_needs
         return self.own_needs | Need(upper=self.law.hill.fraction)

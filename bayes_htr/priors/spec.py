@@ -278,7 +278,8 @@ class Priors(Value):
             epoch: Counted from 0; needed where a prior is scheduled.
 
         Raises:
-            PriorError: As `resolve`; a prior that is no density, or a threshold on the sum of all.
+            PriorError: The same errors as in `resolve`; or a prior is no density, or there is a
+                threshold on the sum of all.
         """
         resolved = self.resolve(net)
         if self.threshold is not None:
@@ -307,7 +308,7 @@ class Priors(Value):
             The table to print; `.rows` contains the same as values.
 
         Raises:
-            PriorError: As `resolve`.
+            PriorError: The same errors as in `resolve`.
         """
         rows = []
         unscored: list[str] = []
@@ -320,7 +321,7 @@ class Priors(Value):
 
 
 def _hint(given: Any) -> str:
-    """What to write in place of a law or a name where a prior is meant."""
+    """Say what to write in place of a law or a name where a prior is meant."""
     if isinstance(given, Law):
         return f" but a law; wrap it in ESD(...), as in ESD({given!r}), or in another statistic"
     if isinstance(given, str):

@@ -60,7 +60,7 @@ def tempered_distribution(law: Law, strength: float) -> Any:
         strength: Positive.
 
     Raises:
-        PriorError: As `tempered`.
+        PriorError: The same errors as in `tempered`.
     """
     s = strength
     double = torch.ones((), dtype=torch.float64)

@@ -41,7 +41,7 @@ class Eigen(NamedTuple):
     floor: float
 
 
-def eigen(W: Tensor, *, count: int, digits: bool) -> Eigen:
+def eigen(W: Tensor, *, count: int, digits: bool, enough: float | None = None) -> Eigen:
     """All eigenvalues of `W'W`, with the singular vectors of the smaller side.
 
     Args:
@@ -49,14 +49,16 @@ def eigen(W: Tensor, *, count: int, digits: bool) -> Eigen:
         count: How many of the largest eigenvalues are needed.
         digits: Whether the smallest of these must have a small relative error. Otherwise all errors
             are within a few `eps` of the largest eigenvalue, in float64.
+        enough: The relative error that is small enough; by default that of a spectrum which is
+            shown: 1e-3 for float32, 1e-11 for float64.
 
     Returns:
-        The decomposition, in float64, or in float32 if only an upper part is needed and float32 is
-        accurate enough.
+        The decomposition, in float64, or in float32 if only an upper part is needed, or `enough` is
+        given, and float32 is accurate enough.
     """
     K = min(W.shape)
-    enough = _ENOUGH[W.dtype]
-    dtypes = [torch.float64] if count == K else [W.dtype, torch.float64]
+    dtypes = [torch.float64] if count == K and enough is None else [W.dtype, torch.float64]
+    enough = _ENOUGH[W.dtype] if enough is None else enough
     for dtype in dict.fromkeys(dtypes):
         result = _of_gram(W.to(dtype))
         error = _ROUNDING * torch.finfo(dtype).eps

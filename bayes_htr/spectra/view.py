@@ -61,7 +61,7 @@ class Need:
         return self.upper > 0 or self.singular_values
 
     def count(self, K: int) -> int:
-        """How many of `K` eigenvalues are needed."""
+        """The number of eigenvalues that are needed, out of `K`."""
         return min(K, tail_count(K, self.upper) + 1) if 0 < self.upper < 1 else K
 
 

@@ -62,7 +62,7 @@ class FittedTails:
 
     @property
     def num_below_xmax(self) -> int:
-        """How many values of the sample lie below the upper end: all, if there is none."""
+        """The number of values below the upper end of the sample; all, if there is no upper end."""
         if self.span is None:
             return len(self.log_values)
         log_xmax = self.log_xmin[0] + self.span[0]

@@ -72,7 +72,7 @@ def hill_curve(lam: Any, *, level: float = 0.95) -> HillCurve:
         level: Probability of the intervals.
 
     Raises:
-        SpectrumError: As `fit_powerlaw`.
+        SpectrumError: The same errors as in `fit_powerlaw`.
         ValueError: `level` does not lie between 0 and 1.
     """
     check_level(level)

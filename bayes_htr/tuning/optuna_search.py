@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bayes_htr.posterior.scores import Score
-from bayes_htr.tuning.search import Trial
+from bayes_htr.tuning.search import Trial, best_of
 
 _REACH = 100.0
 """How far from the start, as a factor, Optuna looks."""
@@ -41,6 +41,10 @@ class OptunaSearch:
         self._asked.report(score.value, epoch)
         return bool(self._asked.should_prune())
 
+    def choose(self, trials: Sequence[Trial]) -> float:
+        """Return the strength of the best trial."""
+        return best_of(trials).strength
+
     def tell(self, trial: Trial) -> None:
         """Tell the study how the trial ended."""
         from optuna.trial import TrialState
@@ -51,7 +55,7 @@ class OptunaSearch:
 
 
 def new_study(first: float, seed: int, prune: bool) -> OptunaSearch:
-    """The search by Optuna's TPE sampler, with its successive halving if trials are pruned.
+    """Return a search by Optuna's TPE sampler, with its successive halving if trials are pruned.
 
     Args:
         first: The first strength.
@@ -72,7 +76,7 @@ def new_study(first: float, seed: int, prune: bool) -> OptunaSearch:
 
 
 def own_study(study: Any, first: float, resume: bool) -> OptunaSearch:
-    """The search by a study that the user has made.
+    """Return a search by a study that the user has made.
 
     Args:
         study: The `optuna.Study`.

@@ -15,8 +15,7 @@ from bayes_htr._printing import Printable, add_row, compact_table
 from bayes_htr.posterior import Posterior
 from bayes_htr.posterior.scores import Score
 from bayes_htr.priors import Priors
-from bayes_htr.tuning.search import Trial
-from bayes_htr.tuning.trials import best_of
+from bayes_htr.tuning.search import Trial, best_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,7 +30,9 @@ class Tuning(Printable):
 
     Attributes:
         trials: All trials in their order.
-        priors: The priors, with the chosen strength.
+        strength: The chosen strength. The search by steps takes the minimum of a smooth curve
+            through all scores, and other searches that of the best trial.
+        priors: The priors, with that strength.
         start: The first strength.
         criterion: The score by which trials were compared, `"brier"` or `"nll"`.
         num_data: The number of examples that trials trained on.
@@ -40,6 +41,7 @@ class Tuning(Printable):
     """
 
     trials: tuple[Trial, ...]
+    strength: float
     priors: Priors
     start: float
     criterion: str
@@ -50,16 +52,11 @@ class Tuning(Printable):
     @property
     def best(self) -> Trial:
         """The finished trial with the smallest score."""
-        return best_of(list(self.trials))
-
-    @property
-    def strength(self) -> float:
-        """The chosen strength: that of `best`."""
-        return self.best.strength
+        return best_of(self.trials)
 
     def __repr__(self) -> str:
-        best = self.best
-        score = f"{self.criterion}={best.score.value:.4f} +- {best.score.error:.4f}"
+        best = self.best.score
+        score = f"best {self.criterion}={best.value:.4f} +- {best.error:.4f}"
         return f"Tuning(strength={self.strength:g}, {score}, {len(self.trials)} trials)"
 
     def parts(self, width: int) -> Sequence[Table | str]:
@@ -80,7 +77,7 @@ class Tuning(Printable):
                 *(f"{scores[name]:.4f}" if name in scores else "" for name in others),
                 str(trial.epochs),
                 f"{trial.seconds:.1f}",
-                "chosen" if trial == self.best else trial.outcome,
+                "best" if trial == self.best else trial.outcome,
             ]
             add_row(table, cells)
         return [table, *self._notes()]
@@ -92,7 +89,8 @@ class Tuning(Printable):
             f"{self.num_data} training and {self.num_validation} validation examples; s.e. over "
             f"{over}; mu is the strength divided by the number of training examples"
         ]
-        best = self.strength
+        best = self.best.strength
+        notes.insert(0, f"chosen strength: {self.strength:.3g}")
         strengths = [t.strength for t in self.trials]
         if len(strengths) > 1 and best in (min(strengths), max(strengths)):
             side = "smallest" if best == min(strengths) else "largest"
@@ -152,8 +150,7 @@ class Tuning(Printable):
                 label="failed",
             )
         axes.axvline(self.start, color=GREY, linestyle=":", label="start")
-        best = self.best
-        axes.plot([best.strength], [best.score.value], "o", color=RED, label="chosen", zorder=3)
+        axes.axvline(self.strength, color=RED, label="chosen")
         axes.set_xscale("log")
         tick(axes.xaxis)
         axes.set_xlabel("strength")

@@ -1,4 +1,4 @@
-"""The search for a strength: which strengths are tried, which trials are pruned, and what is kept.
+"""The search for a strength: what is tried, which trials are pruned, and what is chosen.
 
 `run_search` is the loop. A `Search` proposes strengths one by one from the trials so far; `Bracket`
 is the one that needs no other library. Nothing here trains: a trial is a callable of its strength.
@@ -14,8 +14,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from bayes_htr._files import write_output
-from bayes_htr.errors import CheckpointError, DivergenceError, SpectrumError
+from bayes_htr.errors import CheckpointError, DivergenceError, PriorError, SpectrumError
 from bayes_htr.inference.run_folder import TUNING
 from bayes_htr.posterior.scores import Score
 
@@ -24,6 +27,10 @@ Outcome = Literal["finished", "pruned", "failed"]
 _STEP = math.sqrt(10)
 _FORMAT = 1
 _MARGIN = 3.0
+_NOISE = 1 / 8
+"""The noise of a score, as a share of how much scores vary with the strength."""
+_WORST = 10.0
+"""By how many standard errors a score is above the best one at most, when a curve is drawn."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +65,11 @@ class Trial:
 
     @property
     def order(self) -> tuple[bool, float]:
-        """By what trials are compared: finished ones first, then by score."""
+        """The key by which trials are compared: finished ones come first, then smaller scores."""
         return self.outcome != "finished", self.score.value
 
     def to_dict(self) -> dict[str, Any]:
-        """The trial as plain data; a score that is not finite is `None`."""
+        """Return the trial as plain data, where a score that is not finite is `None`."""
         plain = asdict(self)
         plain["score"] = _plain(self.score)
         plain["curve"] = {str(epoch): _plain(score) for epoch, score in self.curve.items()}
@@ -70,7 +77,7 @@ class Trial:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Trial:
-        """The trial that `to_dict` made plain.
+        """Return the trial that `to_dict` made plain.
 
         Raises:
             KeyError, TypeError, ValueError: The data are not those of a trial.
@@ -91,7 +98,7 @@ class Trial:
 
 
 class Search(Protocol):
-    """What proposes strengths, and gives up trials."""
+    """A way to propose strengths, to give up trials, and to choose in the end."""
 
     def propose(self, trials: Sequence[Trial]) -> float | None:
         """Return the next strength, or `None` if there is nothing left to try."""
@@ -103,6 +110,10 @@ class Search(Protocol):
 
     def tell(self, trial: Trial) -> None:
         """Take note of a trial that has ended."""
+        ...
+
+    def choose(self, trials: Sequence[Trial]) -> float:
+        """Return the strength to train with, given all trials."""
         ...
 
 
@@ -128,6 +139,10 @@ class Listed:
 
     def tell(self, trial: Trial) -> None:
         """Do nothing: the list is what it is."""
+
+    def choose(self, trials: Sequence[Trial]) -> float:
+        """Return the strength of the best trial."""
+        return best_of(trials).strength
 
 
 @dataclass(frozen=True)
@@ -173,11 +188,58 @@ class Bracket:
     def tell(self, trial: Trial) -> None:
         """Do nothing: the next proposal looks at all trials."""
 
+    def choose(self, trials: Sequence[Trial]) -> float:
+        """Return the minimum of a smooth curve through the scores."""
+        return smoothed_minimum(trials)
+
     def _half_steps(self, strength: float) -> int:
         return round(2 * math.log(strength / self.start) / math.log(_STEP))
 
     def _at(self, half_steps: int) -> float:
         return float(f"{self.start * _STEP ** (half_steps / 2):.3g}") if half_steps else self.start
+
+
+def best_of(trials: Sequence[Trial]) -> Trial:
+    """Return the finished trial with the smallest score."""
+    return min(trials, key=lambda trial: trial.order)
+
+
+def smoothed_minimum(trials: Sequence[Trial]) -> float:
+    """Return the strength at which a smooth curve through the scores of trials is smallest.
+
+    A score has the noise of its validation data and of its fit, so that the smallest of several is
+    often that of a lucky fit. The curve is the mean of a Gaussian process (Rasmussen & Williams
+    2006, equation 2.25) over the natural logarithm of the strength, with the kernel `exp(-d^2 / 2)`
+    and noise of a standard deviation of 1/8. Its minimum lies between the strengths that were
+    tried. A pruned trial counts with the difference from the best trial at the epoch when it was
+    given up; scores far above the best one are cut off.
+
+    Args:
+        trials: The trials, of which one finished at least. If fewer than three can be compared, the
+            result is the strength of the best one.
+    """
+    best = best_of(trials)
+    scores = {t.strength: t.score.value for t in trials if t.outcome == "finished"}
+    for trial in trials:
+        epoch = max(trial.curve, default=0)
+        if trial.outcome == "pruned" and epoch in best.curve:
+            behind = trial.score.value - best.curve[epoch].value
+            scores[trial.strength] = best.score.value + behind
+    scores = {strength: score for strength, score in scores.items() if math.isfinite(score)}
+    if len(scores) < 3:
+        return best.strength
+    places, values = np.log(list(scores)), np.array(list(scores.values()))
+    if best.score.error > 0:
+        values = np.minimum(values, best.score.value + _WORST * best.score.error)
+    level = values.mean()
+    matrix = _kernel(places, places) + _NOISE**2 * np.eye(len(places))
+    grid = np.linspace(places.min(), places.max(), 201)
+    curve = level + _kernel(grid, places) @ np.linalg.solve(matrix, values - level)
+    return float(f"{math.exp(grid[curve.argmin()]):.3g}")
+
+
+def _kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.asarray(np.exp(-((a[:, None] - b) ** 2) / 2))
 
 
 def is_behind(trials: Sequence[Trial], epoch: int, score: Score) -> bool:
@@ -200,7 +262,7 @@ class Journal:
 
     Args:
         folder: The folder of the file; `None` keeps trials in memory alone.
-        settings: What the trials depend on, as plain data.
+        settings: A description of all that the trials depend on, as plain data.
         resume: Whether to go on with the trials of the file, if there is one.
 
     Attributes:
@@ -324,7 +386,7 @@ def run_search(
 
 
 def merged(fits: Sequence[Trial]) -> Trial:
-    """One trial of the fits of one strength with several seeds.
+    """Return one trial for the fits of one strength with several seeds.
 
     A seed that failed or was pruned decides the outcome of the whole.
     """
@@ -346,8 +408,8 @@ def merged(fits: Sequence[Trial]) -> Trial:
     return replace(whole, score=score, scores=means)
 
 
-def failed(strength: float, error: DivergenceError | SpectrumError, **rest: Any) -> Trial:
-    """The trial that an error ended."""
+def failed(strength: float, error: DivergenceError | SpectrumError | PriorError, **rest: Any) -> Trial:
+    """Return the trial that an error ended."""
     return Trial(strength, "failed", Score(math.inf, math.nan), message=str(error), **rest)
 
 

@@ -19,7 +19,7 @@ from bayes_htr._terminal import ProgressBar
 from bayes_htr._torch import evaluation_mode, isolated_randomness
 from bayes_htr.distributed import run_on_rank0, world_size
 from bayes_htr.engine.pull import starting_strength
-from bayes_htr.errors import DataError, DivergenceError, SpectrumError
+from bayes_htr.errors import DataError, DivergenceError, PriorError, SpectrumError
 from bayes_htr.inference import MAP, Batches, Data, EpochEvent, RunFolder
 from bayes_htr.models import BayesianModel, Bernoulli, Categorical
 from bayes_htr.models.inputs import map_inputs, num_examples
@@ -32,6 +32,7 @@ from bayes_htr.tuning.search import (
     Journal,
     Search,
     Trial,
+    best_of,
     failed,
     merged,
     run_search,
@@ -114,16 +115,13 @@ class Tried(NamedTuple):
 
     Attributes:
         trials: All trials in their order.
-        posterior: The posterior of the best one with the first seed, if this call has trained it.
+        strength: The strength to train with.
+        posterior: The posterior with that strength and the first seed, if this call has trained it.
     """
 
     trials: list[Trial]
+    strength: float
     posterior: Posterior | None
-
-
-def best_of(trials: list[Trial]) -> Trial:
-    """Return the finished trial with the smallest score."""
-    return min(trials, key=lambda trial: trial.order)
 
 
 @dataclass(frozen=True)
@@ -278,7 +276,9 @@ def try_strengths(
             found: list[Trial] = []
             for seed in settings.seeds:
                 bar.begin(f"strength {strength:.3g}", len(journal.trials) + 1, count)
-                trial, posterior = _fitted(settings, strength, seed, gives_up, bar, not found)
+                trial, posterior = _fitted(
+                    settings, strength, seed, gives_up, bar, not found, bool(journal.trials)
+                )
                 found.append(trial)
                 if trial.outcome != "finished":
                     break
@@ -294,7 +294,8 @@ def try_strengths(
             bar.show(f"best {settings.by} {best.score.value:.4f} at {best.strength:.3g}")
 
         trials = run_search(search, attempt, journal, count, on_trial=forget)
-    return Tried(trials, kept.get(best_of(trials).strength))
+    strength = search.choose(trials)
+    return Tried(trials, strength, kept.get(strength))
 
 
 def _fitted(
@@ -304,8 +305,13 @@ def _fitted(
     gives_up: Callable[[int, Score], bool],
     bar: _TuningBar,
     is_first: bool,
+    any_before: bool,
 ) -> tuple[Trial, Posterior | None]:
-    """One fit; of the first seed's fit the scores during training are compared."""
+    """Fit once; the scores of the first seed's fit are compared during training.
+
+    A prior that is no density at this strength, although it was one at the first strength, is a
+    trial that failed.
+    """
     epochs = settings.epochs
     looks = settings.looks if is_first else set()
     curve: dict[int, Score] = {}
@@ -336,8 +342,11 @@ def _fitted(
         score = settings.score_in(scores)
         if not math.isfinite(score.value):
             raise DivergenceError(f"the {settings.by} of the validation data is not finite")
-    except (DivergenceError, SpectrumError) as error:
-        if world_size() > 1:
+    except (DivergenceError, SpectrumError, PriorError) as error:
+        if isinstance(error, PriorError):
+            if not any_before:
+                raise  # the priors themselves are wrong, or their strength is
+        elif world_size() > 1:
             raise  # the other processes have no such error, and would go on
         seconds = time.perf_counter() - started
         done = int(state["epochs"])
@@ -368,7 +377,7 @@ def auto_strength(
     resume: bool = False,
     progress: bool | None = None,
 ) -> float:
-    """The strength that `htr.fit(..., strength="auto")` takes: the best of at most five trials.
+    """Return the strength that `htr.fit(..., strength="auto")` takes, by at most five trials.
 
     Args:
         settings: What all trials share.
@@ -377,18 +386,21 @@ def auto_strength(
         progress: As in `try_strengths`.
 
     Raises:
-        As `try_strengths` and `starting_strength`; OutputError, if the folder holds something.
+        OutputError: The folder already holds something.
+        CheckpointError, DivergenceError, PriorError: The same errors as in `try_strengths` and
+            `starting_strength`.
     """
     folder = None if out is None else Path(out)
     if folder is not None and not resume:
         run_on_rank0(RunFolder(folder).check_unused)
     search = Bracket(start_of(settings))
-    tried = try_strengths(settings, search, TRIALS, folder=folder, resume=resume, progress=progress)
-    return best_of(tried.trials).strength
+    return try_strengths(
+        settings, search, TRIALS, folder=folder, resume=resume, progress=progress
+    ).strength
 
 
 def start_of(settings: TrialSettings) -> float:
-    """The strength from which to start: `starting_strength` of the weights that fits start from."""
+    """Return `starting_strength` of the weights that fits start from."""
     init = settings.fit_options.get("init")
     net = settings.model.net if init is None else init.network()
     return starting_strength(
@@ -400,7 +412,7 @@ def start_of(settings: TrialSettings) -> float:
 
 
 def with_strength(model: BayesianModel, strength: float) -> BayesianModel:
-    """The model with all of its priors to a power; a strength that they have is multiplied."""
+    """Return the model with the strengths of all its priors multiplied by a number."""
     return BayesianModel(model.net, model.priors.scaled(strength), likelihood=model.likelihood)
 
 

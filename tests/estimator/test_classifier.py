@@ -76,6 +76,20 @@ def test_a_grid_over_priors_and_strengths_in_two_processes(iris):
     assert search.best_params_["strength"] == 1.0
 
 
+@pytest.mark.parametrize("early_stopping", [False, True])
+def test_a_strength_is_chosen_by_itself(iris, early_stopping):
+    settings = SMALL | {"strength": "auto", "epochs": 4, "early_stopping": early_stopping}
+    clf = htr.HTRClassifier(**settings).fit(*iris)
+    chosen = clf.posterior_.priors.strength
+    by_hand = htr.HTRClassifier(**settings | {"strength": chosen}).fit(*iris)
+    assert np.array_equal(clf.predict_proba(iris[0]), by_hand.predict_proba(iris[0]))
+    assert clone(clf).strength == "auto"
+    again = pickle.loads(pickle.dumps(clf))
+    assert np.array_equal(again.predict_proba(iris[0]), clf.predict_proba(iris[0]))
+    grid = {"strength": ["auto", 3.0]}
+    assert GridSearchCV(htr.HTRClassifier(**settings), grid, cv=2).fit(*iris).best_score_ > 0.5
+
+
 def test_clone_copies_settings_and_no_fit(fitted):
     again = clone(fitted)
     assert not hasattr(again, "posterior_")

@@ -10,10 +10,12 @@ from bayes_htr.tuning.search import (
     Journal,
     Listed,
     Trial,
+    best_of,
     failed,
     is_behind,
     merged,
     run_search,
+    smoothed_minimum,
 )
 
 
@@ -156,3 +158,33 @@ def test_foreign_files_are_refused(tmp_path, content):
     (tmp_path / "tuning.json").write_text(content)
     with pytest.raises(htr.CheckpointError, match=r"tuning.json does not hold the trials"):
         Journal(tmp_path, {}, resume=True)
+
+
+def test_a_smooth_curve_is_not_led_astray_by_a_lucky_fit():
+    """Scores on a parabola around 10, one of which is too good by chance."""
+    strengths = (1.0, 3.0, 10.0, 30.0, 100.0)
+    exact = [finished(s, 0.2 + 0.01 * math.log(s / 10) ** 2) for s in strengths]
+    assert smoothed_minimum(exact) == pytest.approx(10, rel=0.1)
+    lucky = [*exact[:3], finished(30.0, exact[2].score.value - 0.0001), exact[4]]
+    assert best_of(lucky).strength == 30.0
+    assert 10 < smoothed_minimum(lucky) < 25
+    assert Bracket(10.0).choose(lucky) == smoothed_minimum(lucky)
+    assert Listed(strengths).choose(lucky) == 30.0
+
+
+def test_a_curve_has_pruned_trials_and_cuts_off_what_is_far_above():
+    curve = {1: Score(0.5, 0.01), 3: Score(0.2, 0.01)}
+    good = [finished(10.0, 0.2, curve=curve), finished(1.0, 0.26), finished(3.0, 0.21)]
+    pruned = Trial(30.0, "pruned", Score(0.52, 0.01), curve={1: Score(0.52, 0.01)})
+    lost = Trial(300.0, "failed", Score(math.inf, math.nan))
+    with_pruned = smoothed_minimum([*good, pruned, lost])
+    equivalent = [*good, finished(30.0, 0.22)]
+    assert with_pruned == smoothed_minimum(equivalent)
+    assert 3 < with_pruned < 30
+    far = [*good, finished(30.0, 0.3)]
+    farther = [*good, finished(30.0, 9.0)]
+    assert smoothed_minimum(far) == smoothed_minimum(farther)
+
+
+def test_two_trials_have_no_curve():
+    assert smoothed_minimum([finished(1.0, 0.3), finished(3.0, 0.2)]) == 3.0

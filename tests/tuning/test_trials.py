@@ -8,10 +8,9 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import bayes_htr as htr
-from bayes_htr.tuning.search import Listed
+from bayes_htr.tuning.search import Listed, best_of
 from bayes_htr.tuning.trials import (
     TrialSettings,
-    best_of,
     hold_out,
     try_strengths,
     with_strength,
@@ -148,6 +147,19 @@ def test_trials_that_fail_are_kept_as_such():
     trials = try_strengths(settings(fit), Listed((1.0, 5.0)), 2).trials
     assert (trials[1].outcome, trials[1].message) == ("failed", "the loss is nan")
     assert trials[1].score.value == math.inf
+
+
+def test_a_strength_at_which_a_prior_is_no_density_is_a_trial_that_failed():
+    options = {
+        "priors": htr.Priors(htr.ESD(htr.Lomax(2.5, 0.05))),
+        "method": htr.SVI(),
+        "epochs": 1,
+    }
+    tried = try_strengths(settings(**options), Listed((1.0, 0.3)), 2)
+    assert [t.outcome for t in tried.trials] == ["finished", "failed"]
+    assert "no finite integral at strength 0.3" in tried.trials[1].message
+    with pytest.raises(htr.PriorError, match=r"no finite integral at strength 0\.3"):
+        try_strengths(settings(**options), Listed((0.3, 1.0)), 2)
 
 
 def test_other_errors_are_raised():

@@ -53,7 +53,7 @@ def page(
 
     Args:
         label: What the title calls the network.
-        matrices: Its analysed matrices.
+        matrices: The analysed matrices of the report.
         skipped: Tensors that are not analysed, with the reason.
         settings: The options of the analysis; `level` among them.
         other_label: What the title calls the second network.

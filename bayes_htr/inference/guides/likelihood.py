@@ -1,6 +1,6 @@
-"""What is learnt of the hyperparameters of a likelihood, such as the scale of the noise.
+"""The posterior of the hyperparameters of a likelihood, such as the scale of the noise.
 
-They are independent of the weights in a guide, and beside these in a draw. MAP has a point in
+In a guide they are independent of the weights, and a draw has both. MAP has a point in
 unconstrained coordinates, as it has for the hyperparameters of priors.
 """
 
@@ -27,7 +27,8 @@ class LikelihoodPoint(nn.Module):
 
     Args:
         likelihood: The likelihood.
-        start: Where they start, by name, unconstrained; else where `Hyperparameter.start` says.
+        start: The unconstrained coordinates at the start by name; for others `Hyperparameter.start`
+            says them.
         like: A tensor of their dtype and on their device.
     """
 
@@ -91,17 +92,15 @@ class GuideWithLikelihood(Guide):
         return self.guide.kind
 
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """As in the base."""
         return self.guide.draw(generator) | self.likelihood_posterior.draw(generator)
 
     def draws(self, samples: int, seed: int) -> Iterator[dict[str, Tensor]]:
-        """As in the base, with the draws that the guide inside makes alone."""
+        """Yield draws whose weights are those that the guide inside would draw alone."""
         generator = torch.Generator().manual_seed(seed + _OWN_STREAM)
         for draw in self.guide.draws(samples, seed):
             yield draw | self.likelihood_posterior.draw(generator)
 
     def spectrum_draws(self, samples: int, seed: int) -> Iterator[dict[str, Tensor]] | None:
-        """As in the base."""
         inner = self.guide.spectrum_draws(samples, seed)
         if inner is None:
             return None
@@ -109,11 +108,10 @@ class GuideWithLikelihood(Guide):
         return (draw | self.likelihood_posterior.draw(generator) for draw in inner)
 
     def centre(self) -> dict[str, Tensor]:
-        """As in the base."""
         return self.guide.centre() | self.likelihood_posterior.centre()
 
     def settings(self) -> dict[str, Any]:
-        """Those of the guide inside."""
+        """Return the settings of the guide inside."""
         return self.guide.settings()
 
 

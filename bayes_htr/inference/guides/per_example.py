@@ -181,7 +181,7 @@ def _hooks(layers: list[_Layer], hook_of: Callable[[_Layer], Any]) -> Iterator[N
 
 
 def _input(args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Tensor:
-    """What a linear layer or a convolution is called with, by position or by name."""
+    """The input of a linear layer or a convolution, given by position or by name."""
     return args[0] if args else kwargs["input"]
 
 

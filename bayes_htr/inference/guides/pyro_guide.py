@@ -88,7 +88,7 @@ class PyroGuide(VariationalGuide):
 
     @property
     def drawn(self) -> tuple[str, ...]:
-        """As in the base: all, but under `AutoDelta`."""
+        """Names of all parameters; there are none under `AutoDelta`, which draws nothing."""
         return () if isinstance(self.guide, autoguide.AutoDelta) else self.names
 
     @classmethod
@@ -98,10 +98,10 @@ class PyroGuide(VariationalGuide):
         hyperparameters: Mapping[str, Tensor],
         options: Mapping[str, Any],
     ) -> PyroGuide:
-        """As in the base; the options are `guide`, the class's name, and `init_scale`.
+        """Make an untrained guide; the options are `guide`, a class's name, and `init_scale`.
 
         Raises:
-            ValueError: No class of automatic guides of that name.
+            ValueError: There is no class of automatic guides of that name.
         """
         guide = getattr(autoguide, str(options["guide"]), None)
         if not is_pyro_guide(guide):
@@ -125,16 +125,16 @@ class PyroGuide(VariationalGuide):
             return {name: value.clone() for name, value in self.rsample().items()}
 
     def centre(self) -> dict[str, Tensor]:
-        """Medians."""
+        """The medians of parameters and hyperparameters."""
         with torch.no_grad(), _own_parameters():
             median = self.guide.median()
         return {n: median[n].detach().clone() for n in (*self.names, *self.hyperparameters)}
 
     def kl(self, sample: Mapping[str, Tensor]) -> Tensor:
-        """The one-sample estimate, 0-d, in float64.
+        """Estimate the KL divergence from one sample, 0-d, in float64.
 
         Raises:
-            ValueError: A sample that `rsample` did not return.
+            ValueError: `rsample` did not return the sample.
         """
         if not isinstance(sample, DrawWithDensity):
             raise ValueError("kl needs a draw of rsample as it is, with its density")

@@ -38,11 +38,11 @@ class Samples(Guide):
         return {n: self.get_buffer(f"draws{i}")[index] for i, n in enumerate(self.names)}
 
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """A random one of them."""
+        """Return one of the stored draws at random."""
         return self[int(torch.randint(len(self), (), generator=generator))]
 
     def draws(self, samples: int, seed: int) -> Iterator[dict[str, Tensor]]:
-        """Evenly spaced ones, if there are enough; else some again."""
+        """Yield evenly spaced draws if there are enough, and otherwise random ones."""
         if samples > len(self):
             yield from super().draws(samples, seed)
             return
@@ -50,7 +50,7 @@ class Samples(Guide):
             yield self[i * len(self) // samples]
 
     def centre(self) -> dict[str, Tensor]:
-        """Their means."""
+        """The means of the stored draws."""
         return {n: self.get_buffer(f"draws{i}").mean(0) for i, n in enumerate(self.names)}
 
     def settings(self) -> dict[str, Any]:

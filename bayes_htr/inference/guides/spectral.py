@@ -153,7 +153,7 @@ class SpectralGuide(VariationalGuide):
         return super().from_weights(densities, hyperparameters, {**options, "refresh": refresh})
 
     def set_epoch(self, densities: Densities, epoch: int) -> None:
-        """As in the base; a matrix whose prior is over is a point from then on."""
+        """Replace the densities; a matrix whose prior has ended is a point from then on."""
         before = len(self._active), self.evidence.terms
         super().set_epoch(densities, epoch)
         self._take_priors()
@@ -168,7 +168,7 @@ class SpectralGuide(VariationalGuide):
             self.refresh(changed)
 
     def hyperparameter_coordinates(self) -> list[nn.Parameter]:
-        """As in the base: the posteriors that do not follow from the spectra."""
+        """The parameters of those posteriors that do not follow from the spectra."""
         return list(self.hyperparameters.learnt.parameters())
 
     def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
@@ -190,7 +190,7 @@ class SpectralGuide(VariationalGuide):
         return self._joined(sampled) | self._sampled_hyperparameters()
 
     def points(self) -> dict[str, Tensor]:
-        """As `rsample`, but the spectra are those of the weights: `ExampleNoise` adds the rest."""
+        """Draw as `rsample` does, but leave spectra as they are: `ExampleNoise` draws those."""
         self.refresh_due()
         points = {name: W.view_as(W) for name, W in zip(self.names, self.weights, strict=True)}
         return points | self._sampled_hyperparameters()
@@ -216,12 +216,12 @@ class SpectralGuide(VariationalGuide):
         return self._kl(sample, [state.matrix for state in self._active])
 
     def kl_in_step(self, sample: Mapping[str, Tensor]) -> Tensor:
-        """As in the base: without the cached gradient with respect to the weights."""
+        """The KL divergence without the part whose gradient in the weights is cached."""
         return self._kl(sample, [state.matrix.detach() for state in self._active])
 
     @torch.no_grad()
     def add_known_gradient(self, scale: float) -> None:
-        """As in the base: the gradient of the last refresh."""
+        """Add the gradient of the last refresh."""
         add_to_gradients(
             (
                 Derivative(W, state.law.prior.view, Gradient(state.slope))
@@ -265,7 +265,7 @@ class SpectralGuide(VariationalGuide):
 
     @torch.no_grad()
     def spectrum_draws(self, samples: int, seed: int) -> Iterator[dict[str, Tensor]]:
-        """As in the base: in closed form, without a decomposition for each draw."""
+        """Draw eigenvalues in closed form, without a decomposition for each draw."""
         generator = torch.Generator().manual_seed(seed)
         for _ in range(samples):
             draws = self.hyperparameters.draw(self._conditional(current=True), generator)
@@ -310,15 +310,22 @@ class SpectralGuide(VariationalGuide):
             state.decompose()
         if self.hyperparameters.are_learnt and len(due) == len(self.states):
             self.reference_middles.copy_(self.hyperparameters.learnt.middles())
-        self.cache_kl()
+        self.cache_kl(due)
 
     @torch.no_grad()
-    def cache_kl(self) -> None:
-        """Cache the KL divergence at the present spreads."""
-        for state in self._active:
+    def cache_kl(self, changed: Sequence[SpectralState]) -> None:
+        """Cache the KL divergence at the present spreads.
+
+        Args:
+            changed: The matrices of which the eigenvalues or spreads have changed. With
+                hyperparameters, those of the others too are cached anew, because the posterior of a
+                hyperparameter follows from all matrices.
+        """
+        due = self._active if self.has_hyperparameters else changed
+        for state in due:
             state.take_spreads()
         moments = self.hyperparameters.average_moments(self._conditional())
-        for state in self._active:
+        for state in due:
             state.cache(moments)
 
     @torch.no_grad()
@@ -339,9 +346,10 @@ class SpectralGuide(VariationalGuide):
         if due := scheduler.due(states, self._drifted):
             self.refresh(due)
         elif states and scheduler.calls % _CHECK_SPREADS_EVERY == 0:
-            moved = torch.stack([state.spreads_moved() for state in states])
-            if not bool((moved <= _SPREADS_TOL).all()):  # NaN too
-                self.cache_kl()
+            spreads = torch.stack([state.spreads_moved() for state in states]).tolist()
+            changed = [s for s, by in zip(states, spreads, strict=True) if not by <= _SPREADS_TOL]
+            if changed:  # NaN too
+                self.cache_kl(changed)
 
     def _drifted(self, states: Sequence[SpectralState]) -> Tensor:
         assert isinstance(self.policy, Drift)
@@ -356,7 +364,6 @@ class SpectralGuide(VariationalGuide):
         }
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """As in the base."""
         self._calls_known = False
         return super().load_state_dict(state_dict, *args, **kwargs)
 

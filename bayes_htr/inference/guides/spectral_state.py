@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import scipy
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +23,12 @@ from bayes_htr.inference.guides.hyperparameters import HyperparameterMoments
 from bayes_htr.spectra import working, working_dtype
 from bayes_htr.spectra.gram import Eigen, eigen, pull_back
 from bayes_htr.spectra.matrices import check_finite
+
+_MAJORITY = 0.5
+"""The squared overlap above which a singular vector is taken for that of the last refresh."""
+
+_ENOUGH = 1e-2
+"""The largest acceptable relative error of an eigenvalue at a refresh in training."""
 
 
 class SpectralState(nn.Module):
@@ -102,7 +107,7 @@ class SpectralState(nn.Module):
 
     @property
     def key(self) -> FlagKey:
-        """What a flag about the matrix is known by; flags are read at once."""
+        """The key of a flag about the matrix; flags are read at once."""
         return self.name, 0
 
     @property
@@ -216,7 +221,7 @@ class SpectralState(nn.Module):
         return has_drifted(W, reference, torch.dot(r, r), tol)
 
     def spreads_moved(self) -> Tensor:
-        """How far the logarithm of a spread has moved since it was cached, at most: 0-d."""
+        """The largest change of the logarithm of a spread since it was cached: 0-d."""
         return (self.log_spread - self.reference_log_spread).abs().max()
 
     @torch.no_grad()
@@ -227,7 +232,7 @@ class SpectralState(nn.Module):
             SpectrumError: Entries that are not finite, or a zero singular value.
         """
         W = working(self.matrix.detach())
-        eigen_ = self._decomposed(W)
+        eigen_ = self._decomposed(W, enough=_ENOUGH)
         self._vectors = eigen_.vectors
         self.frames.copy_(self._vectors[:, : self.law.free])
         if self.full_gradient:
@@ -267,7 +272,8 @@ class SpectralState(nn.Module):
             self.slope.copy_(slope)
             self._vectors = None
         self.spread_slope.copy_(spread_slope)
-        self.constant.copy_(value.detach() - (self.slope * self.reference).sum())
+        moved = torch.dot(self.slope.flatten(), self.reference.flatten())
+        self.constant.copy_(value.detach() - moved)
 
     @torch.no_grad()
     def current(self) -> tuple[Tensor, Tensor]:
@@ -276,22 +282,25 @@ class SpectralState(nn.Module):
         The cache stays as it is.
 
         Raises:
-            SpectrumError: As `decompose`.
+            SpectrumError: The same errors as in `decompose`.
         """
         W = self.matrix.detach()
-        if torch.equal(W.to(self.reference.dtype), self.reference):
-            return self.frames, self.eigenvalues
         if self._current is None or not torch.equal(W, self._current[0]):
             eigen_ = self._decomposed(working(W))
             frames = eigen_.vectors[:, : self.law.free]
             self._current = W.clone(), frames, eigen_.values
         return self._current[1:]
 
-    def _decomposed(self, W: Tensor) -> Eigen:
-        """Eigenvalues and vectors, of which the free ones keep their places."""
+    def _decomposed(self, W: Tensor, enough: float | None = None) -> Eigen:
+        """Eigenvalues and vectors, of which the free ones keep their places.
+
+        Args:
+            W: `(m, n)`.
+            enough: As in `eigen`.
+        """
         name, K = self.law.prior.name, self.law.prior.smaller
         check_finite(W, name)
-        values, vectors, floor = eigen(W, count=K, digits=True)
+        values, vectors, floor = eigen(W, count=K, digits=True, enough=enough)
         rank = int((values > floor * values[0]).sum())
         if rank < K:
             raise SpectrumError(
@@ -308,18 +317,30 @@ class SpectralState(nn.Module):
         return Eigen(values[order].double(), vectors[:, order], floor)
 
     def _places(self, vectors: Tensor) -> Tensor:
-        """Which vector takes each place: those that overlap most, but for the largest.
+        """Which vector takes each place: `(free,)` columns of `vectors`.
 
-        The squared overlaps of one vector have the sum 1 at most. If a vector keeps 2/3 in its
-        place, an exchange gains at most twice the other third, so that the vector stays there.
+        A vector takes the place with whose vector it has a squared overlap above 1/2. There is at
+        most one such place for a vector, and one such vector for a place, because squared overlaps
+        with orthonormal vectors have the sum 1 at most. The others have turned among vectors of
+        close eigenvalues, and take the places that are left in the order of the eigenvalues. Under
+        a law of the largest eigenvalue, the first place is that of the largest.
+
+        Args:
+            vectors: `(K, free)`, in descending order of eigenvalues.
         """
-        places = torch.arange(self.law.free)
-        moved = (self.frames * vectors).sum(0).square() < 2 / 3
+        places = torch.arange(self.law.free, device=vectors.device)
+        moved = (self.frames * vectors).sum(0).square() <= _MAJORITY
         if self.law.has_ratios:
             moved[0] = False
-        if bool(moved.any()):
-            overlaps = (self.frames[:, moved].mT @ vectors[:, moved]).square()
-            _, columns = scipy.optimize.linear_sum_assignment(-overlaps.cpu().numpy())
-            moved = moved.cpu()
-            places[moved] = places[moved][columns]
+        if not bool(moved.any()):
+            return places
+        free = moved.nonzero().squeeze(1)
+        overlaps = (self.frames[:, moved].mT @ vectors[:, moved]).square()
+        shared, columns = overlaps.max(1)
+        followed = shared > _MAJORITY
+        places[free[followed]] = free[columns[followed]]
+        left = torch.ones_like(free, dtype=torch.bool)
+        left[columns[followed]] = False
+        empty = free[~followed]
+        places[empty[self.eigenvalues[empty].argsort(descending=True)]] = free[left]
         return places

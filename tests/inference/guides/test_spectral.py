@@ -285,15 +285,15 @@ def test_spreads_stay_with_their_frames_when_eigenvalues_change_places():
     torch.testing.assert_close(spread, 2 * torch.tensor([0.1, 0.2, 0.3, 0.4]).double())
 
 
-@pytest.mark.parametrize("size", [0.02, 0.1, 1.0])
+@pytest.mark.parametrize("size", [0.02, 0.1])
 @pytest.mark.parametrize("directions", [None, 5])
 def test_places_are_those_of_the_largest_overlaps(size, directions):
-    """Against an assignment of all vectors: those that stay for sure are left out of it."""
+    """Where vectors are known again, an assignment of all of them finds the same places."""
     guide = guide_of(LOMAX, linear(12, 9), directions=directions)
     guide.refresh()
     state, free = guide.states[0], directions or 9
     generator = torch.Generator().manual_seed(0)
-    kept = []
+    compared = 0
     for _ in range(20):
         A = size * torch.randn(9, 9, generator=generator, dtype=torch.float64)
         order = torch.arange(free)
@@ -301,10 +301,27 @@ def test_places_are_those_of_the_largest_overlaps(size, directions):
         vectors = (torch.linalg.matrix_exp(A - A.mT) @ state.frames)[:, order]
         overlaps = (state.frames.mT @ vectors).square()
         _, expected = scipy.optimize.linear_sum_assignment(-overlaps.numpy())
-        assert state._places(vectors).tolist() == expected.tolist()
-        kept.append((overlaps.diagonal() >= 2 / 3).double().mean().item())
-    assert min(kept) < 1
-    assert max(kept) > 0 or size == 1.0
+        found = state._places(vectors)
+        assert sorted(found.tolist()) == list(range(free))
+        if bool((overlaps.amax(1) > 0.5).all()):
+            compared += 1
+            assert found.tolist() == expected.tolist()
+    assert compared >= 5
+
+
+def test_vectors_that_are_not_known_again_take_the_places_left_in_order():
+    """The places whose vectors have turned among each other are those of close eigenvalues."""
+    guide = guide_of(LOMAX, linear(8, 6))
+    guide.refresh()
+    state = guide.states[0]
+    with torch.no_grad():
+        state.eigenvalues.copy_(torch.tensor([6.0, 1.0, 4.0, 3.0, 2.0, 5.0]))
+    turn = torch.eye(6, dtype=torch.float64)
+    turn[:2, :2] = torch.tensor([[0.0, 1.0], [1.0, 0.0]])  # two that have changed their order
+    tenth = torch.arange(1.0, 5.0).double().outer(torch.arange(1.0, 5.0).double())
+    turn[2:, 2:] = (torch.pi / 5 * tenth).sin() * (2 / 5) ** 0.5  # no overlap above 1/2
+    assert (turn.mT @ turn).allclose(torch.eye(6).double(), atol=1e-12)
+    assert state._places(state.frames @ turn).tolist() == [1, 0, 3, 4, 5, 2]
 
 
 def test_the_largest_eigenvalue_keeps_the_first_place_when_eigenvalues_change_places():
