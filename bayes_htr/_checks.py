@@ -28,7 +28,8 @@ def number(
         error: The class of the error to raise.
 
     Raises:
-        ValueError: Not a finite number, or out of bounds; of the class `error`, if given.
+        ValueError: The value is no finite number, or is out of bounds. The error is of the class
+            `error` if one is given.
     """
     result = math.nan
     if not isinstance(value, bool) and isinstance(value, numbers.Real):
@@ -68,7 +69,8 @@ def whole_number(
         error: The class of the error to raise.
 
     Raises:
-        ValueError: Not a whole number, or out of bounds; of the class `error`, if given.
+        ValueError: The value is no whole number, or is out of bounds. The error is of the class
+            `error` if one is given.
     """
     try:
         result = None if isinstance(value, bool) else operator.index(value)
@@ -89,7 +91,7 @@ def texts(value: Any, what: str, *, error: type[Exception] = ValueError) -> tupl
         error: The class of the error to raise.
 
     Raises:
-        ValueError: Something else; of the class `error`, if given.
+        ValueError: The value is something else. The error is of the class `error` if one is given.
     """
     if isinstance(value, str):
         return (value,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -22,12 +23,12 @@ from bayes_htr.models import BayesianClassifier, BayesianModel
 from bayes_htr.posterior import Posterior
 from bayes_htr.priors import Prior, Priors
 from bayes_htr.tuning import Tuning
+from bayes_htr.tuning.held_out import hold_out
 from bayes_htr.tuning.optuna_search import new_study, own_study
 from bayes_htr.tuning.search import Bracket, Listed, Search
 from bayes_htr.tuning.trials import (
     TRIALS,
     TrialSettings,
-    hold_out,
     start_of,
     try_strengths,
     with_strength,
@@ -106,7 +107,8 @@ def tune(
         init: As in `htr.fit`.
         out: A folder for the trials, `tuning.json`, written after each of them, and for the final
             fit, in the subfolder `fit`.
-        resume: Go on with the trials in `out`, if there are any.
+        resume: Go on with the trials in `out`, if there are any. Where more trials lead to another
+            strength, the final fit there is replaced.
         progress: Whether to show one progress bar for all trials; by default on a terminal.
         threads: As in `htr.fit`.
         num_data: As in `htr.fit`.
@@ -154,16 +156,21 @@ def tune(
         if refit:
             posterior = None if held_out.is_part or folder is not None else tried.posterior
             if posterior is None:
+                final = with_strength(model, tried.strength)
+                target = None if folder is None else folder / _FIT
+                is_other = resume and _holds_other(target, final.priors)
                 posterior = fit(
-                    with_strength(model, tried.strength),
+                    final,
                     train,
                     **options,
                     validation=validation,
                     seed=seed,
-                    out=None if folder is None else folder / _FIT,
-                    resume=resume,
+                    out=None if is_other else target,
+                    resume=resume and not is_other,
                     progress=progress,
                 )
+                if is_other and target is not None:
+                    run_on_rank0(partial(posterior.save, target, overwrite=True))
     return Tuning(
         trials=tuple(tried.trials),
         strength=tried.strength,
@@ -174,6 +181,17 @@ def tune(
         num_validation=settings.num_validation,
         posterior=posterior,
     )
+
+
+def _holds_other(folder: Path | None, priors: Priors) -> bool:
+    """Return whether a folder holds the fit of another strength, chosen by fewer trials."""
+
+    def holds_other() -> bool:
+        if folder is None or not folder.exists():
+            return False
+        return bool(RunFolder(folder).config().get("priors") != priors.to_dict())
+
+    return run_on_rank0(holds_other)
 
 
 def _search(search: Any, first: float, seed: int, prune: bool, resume: bool) -> Search:
@@ -196,8 +214,8 @@ def _model(model: Any, prior: Prior | Priors | None) -> BayesianModel:
     """Return the model that is meant.
 
     Raises:
-        ValueError: No network, or a model with a second prior.
-        PriorError: A network without a prior.
+        ValueError: This is no network, or it is a model and another prior is given.
+        PriorError: A network is given without a prior.
     """
     if isinstance(model, BayesianModel):
         if prior is not None:

@@ -151,10 +151,18 @@ def _add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     fit.add_argument(
         "--out", type=Path, metavar="DIR", help="new run folder (default: runs/ and the time)"
     )
-    fit.add_argument("--resume", action="store_true", help="go on with the run in --out")
+    fit.add_argument(
+        "--resume",
+        nargs="?",
+        type=Path,
+        const=True,
+        default=False,
+        metavar="DIR",
+        help="go on with the run in this folder, or in --out, with the options that it has",
+    )
     fit.add_argument("--no-compare", action="store_true", help="leave out the runs compared with")
     _add_output(fit)
-    fit.set_defaults(run=_fit, interrupted="interrupted; go on with --resume --out FOLDER")
+    fit.set_defaults(run=_fit, interrupted="interrupted; go on with --resume FOLDER")
 
 
 def _add_model(fit: argparse.ArgumentParser) -> None:
@@ -320,12 +328,12 @@ def _add_predict(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = commands.add_parser(
         "predict",
         help="predict the classes of new data",
-        description="Predict the classes of new data by a run that was trained on data of your "
-        "own, with the probability of each class and the uncertainty in nats.",
+        description="Predict the classes of new data by a run of bayes-htr fit, with the "
+        "probability of each class and the uncertainty in nats.",
         formatter_class=HelpFormatter,
     )
     add = parser.add_argument
-    add("folder", type=Path, metavar="RUN", help="run folder of bayes-htr fit --data PATH")
+    add("folder", type=Path, metavar="RUN", help="run folder of bayes-htr fit")
     add("data", type=Path, help=".csv table, .npz file with X, or folder of images")
     add("--out", type=Path, metavar="FILE.csv", help="also write all predictions")
     add("--samples", type=positive, default=32, metavar="N", help="draws of the weights")
@@ -354,13 +362,27 @@ def _data(text: str) -> str:
     )
 
 
+def _given(argv: Sequence[str]) -> dict[str, Any]:
+    """The options of `fit` that a command line names, without those that have default values."""
+    parser = build_parser()
+    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    for action in commands.choices["fit"]._actions:
+        action.default = argparse.SUPPRESS
+    return vars(parser.parse_args(argv))
+
+
 def _replicates(text: str) -> int | str:
     return text if text == "auto" else int(text)
 
 
 def _fit(args: argparse.Namespace, console: Console) -> dict[str, Any]:
-    if args.resume and args.out is None:
-        raise ValueError("--resume needs --out, the folder of the run")
+    if args.resume is True and args.out is None:
+        raise ValueError("--resume needs the folder of the run: --resume DIR")
+    if args.resume:
+        preload("bayes_htr.commands")
+        from bayes_htr.run_options import resumed
+
+        args = resumed(args, _given(args.argv))
     if args.data == "digits" and args.data_dir is not None:
         raise ValueError("--data-dir: digits come with scikit-learn; leave it out, or name --data")
     if args.target is not None and not args.data.lower().endswith(".csv"):

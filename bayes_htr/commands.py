@@ -39,6 +39,7 @@ from bayes_htr.inference.defaults import default_method
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.priors import Priors
 from bayes_htr.report import RunReport
+from bayes_htr.run_options import read_options, write_options
 from bayes_htr.tuning import Tuning
 
 TUNING_PICTURE = "tuning.png"
@@ -102,6 +103,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str,
             highlight=False,
         )
         console.print(visible(f"run folder: {out}"), markup=False, highlight=False, soft_wrap=True)
+        run_on_rank0(lambda: write_options(out, args, _preparation(data)))
         tuning = None
         if args.strength == "auto":
             tuning = _tuned(args, first, net, data, device, workers.threads, out)
@@ -118,6 +120,17 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str,
         if tuning is not None:
             run_on_rank0(lambda: _draw_tuning(tuning, out / TUNING_PICTURE, console))
         return shown
+
+
+def _preparation(data: Dataset) -> dict[str, Any]:
+    """What was done to the inputs of a data set, as plain data for `bayes-htr predict`."""
+    return data.preparation or {
+        "columns": [],
+        "classes": list(data.classes),
+        "shape": list(data.input_shape),
+        "mean": data.mean.flatten().tolist(),
+        "deviation": data.deviation.flatten().tolist(),
+    }
 
 
 def _tuned(
@@ -232,10 +245,10 @@ def show_run(folder: Path, console: Console) -> dict[str, Any]:
 
 
 def predict(args: argparse.Namespace, console: Console) -> dict[str, Any]:
-    """Predict the classes of new data by a run that was trained on data of one's own.
+    """Predict the classes of new data by a run of `bayes-htr fit`.
 
     Raises:
-        CheckpointError: The folder holds no finished run of `bayes-htr fit --data PATH`.
+        CheckpointError: The folder holds no finished run of `bayes-htr fit`.
         DataError: The new data differ from the training data in columns or shape.
         OutputError: The predictions cannot be written.
     """
@@ -275,23 +288,31 @@ def predict(args: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 def _prepared(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of a run on data of one's own, and what was done to its data.
+    """The network of a run, and what was done to its inputs.
+
+    A run on data of one's own has both in its configuration, and others in the file of the
+    command's options, which lies two folders above a run in `compare/`.
 
     Raises:
         CheckpointError: The run is of another kind.
     """
     metadata = RunFolder(folder).config().get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
-    preparation = metadata.get("preparation")
+    preparation, name = metadata.get("preparation"), metadata.get("net")
     if preparation is None:
-        raise CheckpointError(
-            f"{folder} was not trained by bayes-htr fit on data of your own (--data PATH), so its "
-            "inputs are not known; in Python, htr.load(folder, net).predict(X) takes any network"
-        )
+        of_command = folder.parents[1] if folder.parent.name == "compare" else folder
+        kept = read_options(of_command)
+        if kept is None:
+            raise CheckpointError(
+                f"{folder} has no file of the options of bayes-htr fit, so that its inputs are not "
+                "known. Name the folder that bayes-htr fit was given; in Python, htr.load(folder, "
+                "net).predict(X) takes any network"
+            )
+        preparation, name = kept["preparation"], kept["options"].get("net")
     try:
         channels, height, width = preparation["shape"]
         shape = (int(channels), int(height), int(width))
-        net = build_network(metadata["net"], shape, len(preparation["classes"]))
+        net = build_network(str(name), shape, len(preparation["classes"]))
         if not len(preparation["mean"]) == len(preparation["deviation"]) == channels:
             raise ValueError("not one mean and deviation for each channel")
         if not isinstance(preparation["columns"], list):

@@ -7,7 +7,7 @@ for data, randomness and errors.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -85,7 +85,8 @@ def own_device(device: str) -> torch.device:
     """Return the device of this process among those of its machine.
 
     Raises:
-        ValueError: Neither `auto`, `cpu` nor `cuda`, or more processes than devices.
+        ValueError: The device is neither `auto`, `cpu` nor `cuda`, or there are more processes than
+            devices.
     """
     kind = device
     if device == "auto":
@@ -111,6 +112,24 @@ def meeting_device(device: torch.device) -> torch.device:
     if dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return device
+
+
+def assign(
+    costs: Sequence[float], processes: int, fixed: Mapping[int, int] | None = None
+) -> list[int]:
+    """Assign each task to a process, the largest task first and to the process with least work.
+
+    The earlier of equally large tasks comes first, and the first of equally busy processes is
+    chosen. `fixed` has the processes of tasks that only one process can do.
+    """
+    loads = [0.0] * processes
+    owners = [0] * len(costs)
+    fixed = fixed or {}
+    order = sorted(range(len(costs)), key=lambda i: (i not in fixed, -costs[i]))
+    for task in order:
+        owners[task] = fixed[task] if task in fixed else loads.index(min(loads))
+        loads[owners[task]] += costs[task]
+    return owners
 
 
 def local_slice(count: int) -> slice:
@@ -240,6 +259,39 @@ def gathered(value: Any, group: Any = None) -> list[Any]:
     with connected():
         dist.all_gather_object(values, value, group)
     return values
+
+
+def sent_to(
+    receiver: int, tensor: Tensor, shapes: Mapping[int, tuple[int, ...]]
+) -> dict[int, Tensor] | None:
+    """Send tensors to one process; no others are involved.
+
+    Args:
+        receiver: The process that receives.
+        tensor: What this process sends.
+        shapes: The shapes of what is sent, by the processes that send.
+
+    Returns:
+        In the process that receives, the tensors by the processes that have sent them; `None` in
+        the others.
+    """
+    device = meeting_device(tensor.device)
+    operations: list[dist.P2POp] = []
+    arrived: dict[int, Tensor] = {}
+    if rank() == receiver:
+        for sender, shape in shapes.items():
+            arrived[sender] = tensor
+            if sender != receiver:
+                arrived[sender] = torch.empty(shape, dtype=tensor.dtype, device=device)
+                operations.append(dist.P2POp(dist.irecv, arrived[sender], sender))
+    elif rank() in shapes:
+        operations.append(dist.P2POp(dist.isend, tensor.to(device).contiguous(), receiver))
+    with connected():
+        for request in dist.batch_isend_irecv(operations) if operations else ():
+            request.wait()
+    if rank() != receiver:
+        return None
+    return {sender: part.to(tensor.device) for sender, part in arrived.items()}
 
 
 def copy_from_rank0(tensors: Iterable[Tensor]) -> None:

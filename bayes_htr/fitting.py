@@ -37,7 +37,8 @@ from bayes_htr.posterior.members import read_posterior
 from bayes_htr.priors.law import Law
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import check_finite
-from bayes_htr.tuning.trials import TrialSettings, auto_strength, hold_out, with_strength
+from bayes_htr.tuning.held_out import hold_out
+from bayes_htr.tuning.trials import TrialSettings, auto_strength, with_strength
 
 
 def fit(

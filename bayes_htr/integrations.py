@@ -40,7 +40,8 @@ def lightning_prior(
 
     Raises:
         ImportError: Lightning is not installed.
-        PriorError: In training, as `htr.with_prior`; and if the module has several optimisers.
+        PriorError: Training raises the same errors as `htr.with_prior`, and one if the module has
+            several optimisers.
 
     Example:
         >>> trainer = Trainer(callbacks=[lightning_prior(priors, num_data=len(train))])
@@ -102,7 +103,7 @@ class TransformersPriorMixin:
         prior_optimizer: The wrapped optimiser; `None` before training.
 
     Raises:
-        PriorError: In training, as `htr.with_prior`.
+        PriorError: Training raises the same errors as `htr.with_prior`.
 
     Example:
         >>> class Trainer(htr.integrations.TransformersPriorMixin, transformers.Trainer):

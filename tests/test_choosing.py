@@ -7,8 +7,8 @@ from torch import nn
 
 import bayes_htr as htr
 from bayes_htr.posterior.scores import Score
+from bayes_htr.tuning.held_out import hold_out
 from bayes_htr.tuning.search import Bracket, Trial
-from bayes_htr.tuning.trials import hold_out
 
 
 def data(n, seed=1):
@@ -105,6 +105,8 @@ def test_trials_are_kept_and_gone_on_with(tmp_path):
     assert torch.equal(weights(again.posterior), weights(whole.posterior))
     more = tuned(**(options | {"trials": 4}), resume=True)
     assert more.trials[:3] == again.trials
+    assert more.strength != again.strength
+    assert torch.equal(weights(htr.load(out / "fit", network())), weights(more.posterior))
     with pytest.raises(htr.OutputError, match="not empty"):
         tuned(**options)
     with pytest.raises(htr.CheckpointError, match=r"holds trials with criterion='brier'"):

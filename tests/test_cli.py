@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from scipy import stats
+from sklearn.datasets import load_digits
 
 import bayes_htr as htr
 from bayes_htr import commands
@@ -21,6 +22,7 @@ from bayes_htr.cli import build_parser, main
 from bayes_htr.experiments import build_network, load_dataset
 from bayes_htr.inference import RunFolder
 from bayes_htr.report import RunReport
+from bayes_htr.tuning.search import Trial, smoothed_minimum
 
 QUICK = ["--epochs", "2", "--no-compare"]
 ROOT = Path(__file__).parents[1]
@@ -354,7 +356,45 @@ def test_used_folder_is_refused_and_left_alone(tmp_path, capsys):
 
 def test_resume_needs_a_folder(capsys):
     assert main(["fit", "--resume"]) == 1
-    assert "--out" in capsys.readouterr().err
+    assert "--resume DIR" in capsys.readouterr().err
+
+
+def test_resume_reads_the_options_of_the_run(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", *QUICK, "--method", "map", "--lr", "0.02", "--out", "run"]) == 0
+    first = RunFolder("run").config()
+    monkeypatch.chdir("/")
+    run = str(tmp_path / "run")
+    assert main(["fit", "--resume", run, "--epochs", "3"]) == 0
+    again = RunFolder(run).config()
+    assert again["method"] == first["method"]
+    assert again["method"]["lr"] == 0.02
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["epoch"] for row in rows] == [1, 2, 3]
+    assert main(["fit", "--resume", run, "--lr", "0.02"]) == 0
+    capsys.readouterr()
+    assert main(["fit", "--resume", run, "--l", "0.1"]) == 1  # a short form of --lr is one too
+    message = " ".join(capsys.readouterr().err.split())
+    assert "--lr 0.1: the run in" in message
+    assert "has 0.02. Leave --lr out" in message
+    assert main(["fit", "--resume", run, "--out", str(tmp_path / "other")]) == 1
+    assert "two folders" in capsys.readouterr().err
+    assert main(["fit", "--resume", str(tmp_path / "none")]) == 1
+    assert "has no command.json" in capsys.readouterr().err
+    (tmp_path / "run" / "command.json").write_text("[]")
+    assert main(["fit", "--resume", run]) == 1
+    assert "does not hold the options" in capsys.readouterr().err
+
+
+def test_a_command_that_was_stopped_before_its_first_fit_goes_on(tmp_path):
+    """Only the options are there, which were written first."""
+    out = tmp_path / "run"
+    assert main(["fit", *QUICK, "--method", "map", "--out", str(out)]) == 0
+    for path in out.iterdir():
+        if path.name != "command.json":
+            path.unlink()
+    assert main(["fit", "--resume", str(out)]) == 0
+    assert (out / "results.json").exists()
 
 
 def test_resume_of_another_data_set_is_refused(tmp_path, capsys):
@@ -512,11 +552,11 @@ def test_the_strength_is_chosen_by_itself(tmp_path, capsys, monkeypatch):
     assert main(command) == 0
     printed = capsys.readouterr().out
     trials = json.loads((out / "tuning.json").read_text())["trials"]
-    best = min((t for t in trials if t["outcome"] == "finished"), key=lambda t: t["score"][0])
     assert 2 <= len(trials) <= 5
-    assert RunFolder(out).config()["priors"]["strength"] == pytest.approx(best["strength"])
+    chosen = smoothed_minimum([Trial.from_dict(trial) for trial in trials])
+    assert RunFolder(out).config()["priors"]["strength"] == pytest.approx(chosen)
     assert "outcome" in printed
-    assert "chosen" in printed
+    assert f"chosen strength: {chosen:.3g}" in printed
     assert (out / "tuning.png").exists()
     monkeypatch.setattr("bayes_htr.tuning.trials._fitted", None)  # no trial is trained again
     assert main([*command, "--resume"]) == 0
@@ -594,11 +634,33 @@ def test_fit_and_predict_on_a_table_of_ones_own(tmp_path, capfd, monkeypatch):
     assert first.startswith(rows[0]["class"])
 
 
-def test_predict_needs_a_run_on_data_of_ones_own(run, capfd, tmp_path):
+def test_predict_by_a_run_on_digits(run, capfd, tmp_path):
     out, _ = run
+    digits = load_digits()
+    np.savez(tmp_path / "x.npz", X=digits.images)
+    np.savez(tmp_path / "rows.npz", X=digits.data)
+    assert main(["predict", str(out), str(tmp_path / "x.npz"), "--json"]) == 0
+    rows = json.loads(capfd.readouterr().out)["predictions"]
+    right = [row["class"] == str(y) for row, y in zip(rows, digits.target, strict=True)]
+    data = load_dataset("digits", seed=0)
+    posterior = htr.load(out, build_network("mlp", data.input_shape, 10))
+    labels = posterior.predict(data.x_test).labels
+    assert np.mean(right) == pytest.approx(float((labels == data.y_test).double().mean()), abs=0.1)
+    assert main(["predict", str(out), str(tmp_path / "rows.npz"), "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["predictions"] == rows
+    np.savez(tmp_path / "small.npz", X=np.zeros((2, 7, 8)))
+    assert main(["predict", str(out), str(tmp_path / "small.npz")]) == 1
+    assert "(1, 7, 8), and the network was trained on (1, 8, 8)" in capfd.readouterr().err
+
+
+def test_predict_needs_a_run_of_the_command_line(run, capfd, tmp_path):
+    out, _ = run
+    posterior = htr.load(out, build_network("mlp", (1, 8, 8), 10))
+    posterior.save(tmp_path / "own")
     np.savez(tmp_path / "x.npz", X=np.zeros((2, 8, 8)))
-    assert main(["predict", str(out), str(tmp_path / "x.npz")]) == 1
-    assert "htr.load(folder, net).predict(X)" in capfd.readouterr().err
+    RunFolder(tmp_path / "own").config()
+    assert main(["predict", str(tmp_path / "own"), str(tmp_path / "x.npz")]) == 1
+    assert "htr.load(folder, net).predict(X)" in " ".join(capfd.readouterr().err.split())
 
 
 def test_a_data_set_that_is_none_is_named(capfd):

@@ -18,7 +18,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from importlib import import_module
+from itertools import zip_longest
 from os import PathLike
 from threading import Lock
 from typing import Any, Literal, TypeVar
@@ -34,6 +36,7 @@ from bayes_htr.analysis.report import SpectraReport
 from bayes_htr.analysis.resampled import Farms
 from bayes_htr.analysis.sources import open_source
 from bayes_htr.analysis.weights import Conv, Source, Weight, matches
+from bayes_htr.distributed import assign, connected, fail_together, gathered, rank, world_size
 from bayes_htr.errors import DataError
 from bayes_htr.spectra.layout import Layouts, LayoutsLike, as_layouts, plain_layouts
 
@@ -62,6 +65,7 @@ def analyze(
     seed: int = 0,
     progress: bool | None = None,
     matrices: LayoutsLike | Layouts | None = None,
+    share: bool = False,
 ) -> SpectraReport:
     """Analyse the spectra of a network's weight matrices.
 
@@ -97,6 +101,9 @@ def analyze(
         progress: Whether to show a bar; by default where standard error is a terminal.
         matrices: Which axes of a tensor form its matrices, by patterns on names, as in `Priors`: a
             `MatrixLayout`, or the same as plain data, or `None` for no matrix.
+        share: Whether the processes of `torch.distributed` divide the matrices among them. All of
+            them have to call, and all return the same report. Networks under `fully_shard` or
+            tensor parallelism need it.
 
     Returns:
         The report: `rows`, `to_pandas()`, `to_csv(path)`, `to_json(path)`, `to_parquet(path)`,
@@ -105,8 +112,10 @@ def analyze(
     Raises:
         DataError: There are no weight matrices, or a pattern matches none.
         CheckpointError: A file does not exist or cannot be read.
-        SpectrumError: A layout does not fit its tensor.
-        ValueError: An option outside its range.
+        SpectrumError: A layout does not fit its tensor, or weights are spread over processes and
+            not shared.
+        ProcessError: Another process has failed.
+        ValueError: An option is outside its range.
     """
     layouts = as_layouts(matrices)
     if not isinstance(farms, bool | Farms):
@@ -121,8 +130,12 @@ def analyze(
         min_size=min_size,
         conv=conv,
         matrices=layouts,
+        spread=share,
     )
-    analysed = _analyse_all(weights, options, progress)
+    if share and world_size() > 1:
+        analysed = _analyse_together(weights, options, progress)
+    else:
+        analysed = _analyse_all(weights, options, progress)
     settings: dict[str, Any] = {**asdict(options), "min_size": min_size}
     settings |= {option: list(names) for option, names in patterns.items() if names}
     settings |= {"matrices": plain_layouts(layouts)} if layouts else {}
@@ -137,8 +150,11 @@ def select_weights(
     min_size: int = 8,
     conv: Conv = "flatten",
     matrices: LayoutsLike | Layouts | None = None,
+    spread: bool = False,
 ) -> tuple[str, list[Weight], dict[str, str]]:
     """Choose the weights that `analyze` analyses, without reading them.
+
+    The arguments are those of `analyze`; `spread` says whether parameters may be `DTensor`s.
 
     Returns:
         The label of the network, the weights, and the reasons why others are left out, by name.
@@ -151,7 +167,7 @@ def select_weights(
     """
     include, leave_out = texts(layers, "layers"), texts(exclude, "exclude")
     whole_number(min_size, "min_size", at_least=1)
-    network = open_source(source, as_layouts(matrices))
+    network = open_source(source, as_layouts(matrices), spread=spread)
     return network.label, *_select(network, include, leave_out, min_size, conv)
 
 
@@ -189,8 +205,12 @@ def _select(
 
 
 def _analyse_all(
-    weights: Sequence[Weight], options: Options, progress: bool | None
+    weights: Sequence[Weight],
+    options: Options,
+    progress: bool | None,
+    places: Sequence[int] | None = None,
 ) -> list[MatrixSpectrum]:
+    """Analyse weights; `places` are their places among all weights, from which seeds follow."""
     work = [_work(weight, options.conv) for weight in weights]
     small = [is_small(w.sides(options.conv), math.prod(w.shape)) for w in weights]
     loading = Lock()
@@ -201,11 +221,51 @@ def _analyse_all(
             bar.begin(weight.name)
             if small[number]:
                 weight = _loaded_once(weight, loading)
-            matrix = analyse(weight, number, options)
+            matrix = analyse(weight, number if places is None else places[number], options)
             bar.advance(work[number])
             return matrix
 
         return run_all(job, work, small)
+
+
+def _analyse_together(
+    weights: Sequence[Weight], options: Options, progress: bool | None
+) -> list[MatrixSpectrum]:
+    """What `_analyse_all` returns, where each process analyses a part of the weights.
+
+    A weight that is spread over processes is put together by all of them, kept by the process that
+    analyses it, and freed before the next.
+    """
+    owners = assign([_work(weight, options.conv) for weight in weights], world_size())
+    own: list[tuple[int, MatrixSpectrum]] = []
+    with fail_together():
+        mine = [i for i, w in enumerate(weights) if owners[i] == rank() and not w.spread]
+        found = _analyse_all([weights[i] for i in mine], options, progress, mine)
+        own += zip(mine, found, strict=True)
+    spread = [i for i, weight in enumerate(weights) if weight.spread]
+    for turn in _turns(spread, owners):
+        kept: dict[int, Weight] = {}
+        for i in turn:
+            with connected():
+                tensor = weights[i].load()
+            if owners[i] == rank():
+                kept[i] = replace(weights[i], load=partial(_itself, tensor.clone()), spread=False)
+        with fail_together():
+            own += zip(kept, _analyse_all([*kept.values()], options, False, [*kept]), strict=True)
+    analysed = dict(pair for part in gathered(own) for pair in part)
+    return [analysed[i] for i in range(len(weights))]
+
+
+def _turns(numbers: Sequence[int], owners: Sequence[int]) -> list[list[int]]:
+    """Weights in turns, in each of which every process has at most one."""
+    queues: dict[int, list[int]] = {}
+    for number in numbers:
+        queues.setdefault(owners[number], []).append(number)
+    return [[n for n in turn if n is not None] for turn in zip_longest(*queues.values())]
+
+
+def _itself(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _loaded_once(weight: Weight, loading: Lock) -> Weight:

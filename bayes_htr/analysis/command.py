@@ -13,6 +13,7 @@ from bayes_htr._terminal import visible
 from bayes_htr.analysis.analyze import analyze, select_weights
 from bayes_htr.analysis.report import CheckpointComparison, SpectraReport, check_shared
 from bayes_htr.analysis.tables import check_suffix, import_parquet
+from bayes_htr.distributed import process_group, rank
 from bayes_htr.errors import OutputError
 from bayes_htr.spectra.layout import Layouts, read_layouts
 
@@ -26,17 +27,26 @@ def run_analyze(args: argparse.Namespace, console: Console) -> dict[str, Any]:
 
     Raises:
         OutputError: A file cannot be written; also before the analysis, if its folder is missing.
-        ValueError: An option outside its range, or a file of an unknown kind.
+        ValueError: An option is outside its range, or a file is of an unknown kind.
         DataError, CheckpointError, SpectrumError: The same errors as in `analyze` and
             `SpectraReport.compare`.
     """
     _check_outputs(args)
     _check_inputs(args)
+    with process_group("cpu"):
+        return _run(args, console)
+
+
+def _run(args: argparse.Namespace, console: Console) -> dict[str, Any]:
+    """Let all processes analyse, and the first one show and write what they have found."""
     report = _analyze(args, args.path)
+    other = None if args.compare is None else _analyze(args, args.compare)
+    if rank() > 0:
+        return report.to_dict()
     _show(report, console)
     result: SpectraReport | CheckpointComparison = report
-    if args.compare is not None:
-        result = comparison = report.compare(_analyze(args, args.compare))
+    if other is not None:
+        result = comparison = report.compare(other)
         console.print(comparison.fitting_table(console.width))
         if comparison.unmatched:
             names = visible(", ".join(comparison.unmatched))
@@ -92,6 +102,8 @@ def _analyze(args: argparse.Namespace, path: Path) -> SpectraReport:
         farms=args.farms,
         seed=args.seed,
         matrices=_layouts(args),
+        share=True,
+        progress=None if rank() == 0 else False,
     )
 
 

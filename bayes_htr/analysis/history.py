@@ -265,7 +265,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         """The steps at which the spectrum of a matrix was not finite.
 
         Raises:
-            KeyError: No such matrix.
+            KeyError: There is no such matrix.
         """
         finite = torch.isfinite(self[name]).all(dim=1).tolist()
         return [step for step, kept in zip(self.steps, finite, strict=True) if not kept]
@@ -285,7 +285,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
             level: Probability of the credible interval of alpha, equal-tailed.
 
         Raises:
-            KeyError: No such matrix.
+            KeyError: There is no such matrix.
             ValueError: No such quantity, or `level` does not lie between 0 and 1.
         """
         return trace(self[name], quantity, self.steps, level=level)
@@ -325,7 +325,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
             path: If given, the file in which the figure is saved.
 
         Raises:
-            KeyError: No such matrix.
+            KeyError: There is no such matrix.
             ValueError: `panels` is less than 1, or nothing is recorded.
             ImportError: matplotlib is not installed.
         """
@@ -360,7 +360,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
             path: If given, the file in which the figure is saved.
 
         Raises:
-            KeyError: No such matrix.
+            KeyError: There is no such matrix.
             ValueError: Another quantity, or epochs that are not known.
             ImportError: matplotlib is not installed.
         """
@@ -408,7 +408,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
             frames_per_second: The number of frames per second.
 
         Raises:
-            KeyError: No such matrix.
+            KeyError: There is no such matrix.
             ValueError: Nothing is recorded, or `frames_per_second` does not lie between 0 and 50.
             ImportError: matplotlib or Pillow is not installed.
         """

@@ -37,7 +37,7 @@ class Options:
     """The settings of the analysis of one matrix; `analyze` describes them.
 
     Raises:
-        ValueError: An option outside its range.
+        ValueError: An option is outside its range.
     """
 
     conv: Conv

@@ -197,7 +197,7 @@ class SpectraReport(Records):
             path: If given, the file in which the figure is saved.
 
         Raises:
-            ValueError: No such matrix.
+            ValueError: There is no such matrix.
             ImportError: matplotlib is not installed.
         """
         level = self.settings["level"]
@@ -276,7 +276,7 @@ class CheckpointComparison(Records):
             path: If given, the file in which the figure is saved.
 
         Raises:
-            ValueError: No such matrix in both networks.
+            ValueError: There is no such matrix in both networks.
             ImportError: matplotlib is not installed.
         """
         names = [row["name"] for row in self.rows]

@@ -77,7 +77,7 @@ class Farms:
             takes the largest that fits.
 
     Raises:
-        ValueError: An aspect below 1, or a size below 2.
+        ValueError: An aspect is below 1, or a size is below 2.
     """
 
     aspect: float = 1.0

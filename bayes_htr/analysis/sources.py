@@ -63,7 +63,10 @@ _UNREADABLE = (SafetensorError, OSError, ValueError, KeyError)
 
 
 def open_source(
-    source: nn.Module | Mapping[str, Tensor] | str | PathLike[str] | Any, layouts: Layouts = ()
+    source: nn.Module | Mapping[str, Tensor] | str | PathLike[str] | Any,
+    layouts: Layouts = (),
+    *,
+    spread: bool = False,
 ) -> Source:
     """Collect the weights of a network without reading them.
 
@@ -74,6 +77,7 @@ def open_source(
             `pytorch_model.bin.index.json`); or a folder with such files, or a folder of
             `torch.distributed.checkpoint`.
         layouts: The declared layouts of tensors, by patterns on names.
+        spread: Whether parameters of a module may be `DTensor`s.
 
     Raises:
         DataError: The source is something else, or contains no tensors, or a pattern of the layouts
@@ -82,7 +86,7 @@ def open_source(
         SpectrumError: A layout does not fit its tensor.
     """
     if isinstance(source, nn.Module):
-        opened = in_module_order(module_source(source, layouts), source)
+        opened = in_module_order(module_source(source, layouts, spread=spread), source)
     else:
         label, stored = _stored(source)
         opened = Source(label, layouts=layouts)

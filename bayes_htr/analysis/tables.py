@@ -107,7 +107,7 @@ class Records(Printable):
         """Write the kind of file that the ending tells: `.csv`, `.json` or `.parquet`.
 
         Raises:
-            ValueError: Another ending.
+            ValueError: The name has another ending.
             OutputError: The file cannot be written.
         """
         return getattr(self, f"to_{check_suffix(path)}")(path)
@@ -202,7 +202,7 @@ def check_suffix(path: str | PathLike[str]) -> str:
     """The kind of file that the ending of a name tells: `csv`, `json` or `parquet`.
 
     Raises:
-        ValueError: Another ending.
+        ValueError: The name has another ending.
     """
     suffix = Path(path).suffix
     if suffix not in (".csv", ".json", ".parquet"):

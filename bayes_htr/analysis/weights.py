@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from bayes_htr.spectra import MatrixLayout, weights_of
@@ -21,6 +22,7 @@ from bayes_htr.spectra.layers import NORMS, is_of_experts, reason_against_name
 from bayes_htr.spectra.layout import Layouts, declared, of_slice
 from bayes_htr.spectra.modules import groups_of, is_layer, submodule, unwrap
 from bayes_htr.spectra.names import matches_matrix
+from bayes_htr.spectra.shards import is_distributed
 
 Conv = Literal["flatten", "slices"]
 
@@ -57,12 +59,14 @@ class Weight:
         kind: The type of the layer: `dense`, `conv2d`, `embedding`, ...
         shape: `(out, in, ...)`.
         load: The function that reads the tensor.
+        spread: Whether several processes have parts of the tensor, which they read together.
     """
 
     name: str
     kind: str
     shape: tuple[int, ...]
     load: Callable[[], Tensor]
+    spread: bool = False
 
     @property
     def positions(self) -> int:
@@ -105,6 +109,7 @@ class Source:
         skipped: Tensors of two or more dimensions that are not weights, by name, with the reason.
         layouts: The declared layouts of tensors, by patterns on names.
         names: The names of all tensors, each with its aliases.
+        spread: The names of tensors of which several processes have parts.
     """
 
     label: str
@@ -112,6 +117,7 @@ class Source:
     skipped: dict[str, str] = field(default_factory=dict)
     layouts: Layouts = ()
     names: list[tuple[str, ...]] = field(default_factory=list)
+    spread: set[str] = field(default_factory=set)
 
     def add(
         self,
@@ -159,14 +165,15 @@ class Source:
             if _RECURRENT.fullmatch(name.rpartition(".")[2]):
                 kind = "recurrent"
         if layout is None:
-            self.weights.append(Weight(name, kind, tuple(shape), load))
+            self.weights.append(Weight(name, kind, tuple(shape), load, name in self.spread))
             return
         for matrix in layout.matrices(name, shape):
             load_matrix = partial(_load_view, load, matrix.view)
             if load_slice is not None and (place := of_slice(matrix)) is not None:
                 index, view = place
                 load_matrix = partial(_load_view, partial(load_slice, index), view)
-            self.weights.append(Weight(matrix.name, kind, matrix.shape, load_matrix))
+            spread = name in self.spread
+            self.weights.append(Weight(matrix.name, kind, matrix.shape, load_matrix, spread))
 
 
 def reason_against(shape: Sequence[int], floating: bool, dtype: str) -> str | None:
@@ -190,19 +197,20 @@ def _load_view(load: Callable[[], Tensor], view: Callable[[Tensor], Tensor]) -> 
 # Modules
 
 
-def module_source(module: nn.Module, layouts: Layouts = ()) -> Source:
+def module_source(module: nn.Module, layouts: Layouts = (), *, spread: bool = False) -> Source:
     """Collect the weights of a module.
 
     Args:
         module: The module.
         layouts: The declared layouts of tensors, by patterns on names.
+        spread: Whether parameters may be `DTensor`s, which all processes then read together.
 
     Raises:
         SpectrumError: A lazy parameter has no shape yet, or a layout does not fit its tensor.
     """
     net = unwrap(module)
     source = Source(type(net).__name__, layouts=layouts)
-    for parameter in weights_of(net, layouts):
+    for parameter in weights_of(net, layouts, spread=spread):
         tensor, computed = parameter.tensor, parameter.computed
         source.names.append(parameter.aliases)
         if tensor.ndim < 2:
@@ -211,10 +219,13 @@ def module_source(module: nn.Module, layouts: Layouts = ()) -> Source:
             source.skipped[parameter.name] = f"{parameter.raw} is computed from it"
             continue
         load, path = tensor.detach, parameter.path.rpartition(".")[0]
+        if is_distributed(tensor):
+            source.spread.add(parameter.name)
+            load = tensor.detach().full_tensor  # type: ignore[attr-defined]
         if computed is not None:
             load, path = partial(_compute, net, computed), computed.module
         owner = submodule(net, path)
-        _add(source, parameter.aliases, owner, tensor.detach(), load, computed)
+        _add(source, parameter.aliases, owner, tensor, load, computed)
     return source
 
 
@@ -237,7 +248,7 @@ def _add(
     shape, layout = tuple(tensor.shape), None
     if reason is None and is_layer(owner, _TRANSPOSED):
         groups = groups_of(owner, names[0])
-        shape = tuple(_out_first(tensor, groups).shape)
+        shape = tuple(_out_first(torch.empty(shape, device="meta"), groups).shape)
         load = partial(_load_out_first, load, groups)
     kind = next((kind for layer, kind in _KINDS if is_layer(owner, layer)), "")
     if computed is not None and computed.adapter is not None:

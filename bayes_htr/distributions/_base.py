@@ -28,7 +28,7 @@ class Law(TorchDistribution):
         **parameters: numbers or tensors by attribute name; they are broadcast against each other.
 
     Raises:
-        ValueError: with validation on, for a parameter outside its constraint.
+        ValueError: Validation is on, and a parameter is outside its constraint.
     """
 
     has_rsample = True

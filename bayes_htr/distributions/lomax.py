@@ -33,7 +33,7 @@ class Lomax(Law):
         validate_args: as in PyTorch.
 
     Raises:
-        ValueError: with validation on, for parameters or values outside their range.
+        ValueError: Validation is on, and a parameter or a value is outside its range.
     """
 
     arg_constraints: ClassVar = {

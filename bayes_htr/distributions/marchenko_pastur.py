@@ -39,7 +39,7 @@ class MarchenkoPastur(Law):
         validate_args: as in PyTorch.
 
     Raises:
-        ValueError: with validation on, for parameters or values outside their range.
+        ValueError: Validation is on, and a parameter or a value is outside its range.
     """
 
     arg_constraints: ClassVar = {

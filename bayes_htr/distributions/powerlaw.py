@@ -35,7 +35,7 @@ class Powerlaw(Law):
         validate_args: as in PyTorch.
 
     Raises:
-        ValueError: with validation on, for parameters or values outside their range.
+        ValueError: Validation is on, and a parameter or a value is outside its range.
     """
 
     arg_constraints: ClassVar = {

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bayes_htr.spectra import Gradient
+from bayes_htr.spectra.shards import local_of
 
 
 class KnownGradient(torch.autograd.Function):
@@ -185,7 +186,7 @@ def _add_in_place(
 ) -> bool:
     """Add to a dense tensor by a view of it, and return whether a view of it is the matrix."""
     part = view(target)
-    if part.untyped_storage().data_ptr() != target.untyped_storage().data_ptr():
+    if part.untyped_storage().data_ptr() != local_of(target).untyped_storage().data_ptr():
         return False
     rest, left, right = gradient
     if rest is not None:

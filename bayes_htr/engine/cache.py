@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayes_htr.engine.refresh import Drift, has_drifted
+from bayes_htr.engine.refresh import Drift, has_drifted, squared_drift
 from bayes_htr.priors.evaluation import Evaluation
 from bayes_htr.spectra import Cluster, Followed, Gradient, follow, shares, working_dtype
 
@@ -192,16 +192,27 @@ class CachedGradient:
         """Whether matrix or hyperparameters have moved by more than a tolerance: 0-d, bool."""
         flag = W.new_zeros((), dtype=torch.bool)
         if self.reference is not None:
-            if self._squared_norm is None:
-                r = self.reference.reshape(-1)
-                self._squared_norm = torch.dot(r, r)
-            flag = has_drifted(W, self.reference, self._squared_norm, tol)
+            flag = has_drifted(W, self.reference, self._norm_of_reference(), tol)
         if self.hyperparameters:
-            moved = [
-                (hyperparameters[n].detach() - u).abs() for n, u in self.hyperparameters.items()
-            ]
-            flag = flag | ~(torch.stack(moved).max() <= tol).to(flag.device, non_blocking=True)
+            flag = flag | self.moved(hyperparameters, tol).to(flag.device, non_blocking=True)
         return flag
+
+    def moved(self, hyperparameters: Mapping[str, Tensor], tol: float) -> Tensor:
+        """Whether a hyperparameter, of one or more, has moved by more than `tol`: 0-d, bool."""
+        moved = [(hyperparameters[n].detach() - u).abs() for n, u in self.hyperparameters.items()]
+        return ~(torch.stack(moved).max() <= tol)
+
+    def squared_drift(self, W: Tensor, tol: float) -> Tensor:
+        """`|W - W_ref|_F^2` of the reference that there is, 0-d; `tol` as in `has_drifted`."""
+        assert self.reference is not None
+        return squared_drift(W, self.reference, self._norm_of_reference(), tol)
+
+    def _norm_of_reference(self) -> Tensor:
+        if self._squared_norm is None:
+            assert self.reference is not None
+            r = self.reference.reshape(-1)
+            self._squared_norm = torch.dot(r, r)
+        return self._squared_norm
 
     def gradient(self, width: float) -> Gradient:
         """The gradient with respect to the matrix; `width` is that of the triplets' weights."""

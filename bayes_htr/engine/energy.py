@@ -26,16 +26,18 @@ from bayes_htr.engine.autograd import (
 )
 from bayes_htr.engine.context import Scaler, entry_point, factor_of, warn_of_scalers
 from bayes_htr.engine.hyperparameters import EnergyHyperparameters
-from bayes_htr.engine.matrix_energy import MatrixEnergy
 from bayes_htr.engine.networks import (
     NetworkWatch,
     by_parameter,
     refuse_torchscript,
+    reshard,
     sparse_parameters,
 )
 from bayes_htr.engine.packing import pack, unpack
 from bayes_htr.engine.refresh import Drift, Refresh, RefreshScheduler
-from bayes_htr.engine.sharing import Sharing, refresh_due
+from bayes_htr.engine.refreshing import refresh_due, summands_at
+from bayes_htr.engine.sharded_energy import energies_of, is_spread, refuse_spread
+from bayes_htr.engine.sharing import Sharing
 from bayes_htr.errors import PriorError
 from bayes_htr.priors import Hyperparameter, Priors
 from bayes_htr.spectra import working
@@ -53,7 +55,8 @@ def bind(
             `state_dict` and the optimiser's parameters stay as they are.
         refresh: The policy that says when gradients are computed anew; `Drift(0.1)` by default.
         share: Whether several processes of `torch.distributed` divide the work. All of them must
-            then have the same weights, and call the energy at the same steps.
+            then have the same weights, or parts of the same as under `fully_shard`, and call the
+            energy at the same steps.
 
     Returns:
         A module to call at every step: `loss = cross_entropy + energy() / num_data`. If the energy
@@ -63,7 +66,8 @@ def bind(
     Raises:
         PriorError: A pattern matches nothing, a prior does not fit its parameter, or the network
             contains a module of TorchScript.
-        SpectrumError: The network is no module, or its weights are spread over processes.
+        SpectrumError: The network is no module, or its weights are spread over processes in a way
+            that is not supported (`docs/distributed.md`).
 
     Example:
         >>> energy = bind(Priors(MaxEigenvalue(Frechet(2.0, 1.0))), net)
@@ -102,20 +106,18 @@ class SpectralEnergy(nn.Module):
             )
         if not isinstance(refresh, Refresh):
             raise PriorError(f"refresh={refresh!r} must be a refresh policy, such as Drift(0.1)")
-        resolved = priors.resolve(net)
+        reshard(net)
+        resolved = priors.resolve(net, spread=True)
         refuse_torchscript(net)
         self._priors, self._refresh_policy = priors, refresh
         self._net = (net, unwrap(net))  # in a tuple: not submodules
         self._watch = NetworkWatch(priors, resolved, self._net[1])
-        sparse = sparse_parameters(net)
-        self._matrices = [
-            MatrixEnergy(matrix, p.parameter, refresh, sparse=id(p.parameter.tensor) in sparse)
-            for p in resolved
-            for matrix in p.matrices
-        ]
+        self._matrices = energies_of(resolved, refresh, sparse_parameters(net))
         self._values = EnergyHyperparameters(self._matrices, self._net[1])
         self._scheduler = RefreshScheduler(refresh)
         self._sharing = Sharing() if share else None
+        if not share:
+            refuse_spread(self._matrices)
         self._known_total: tuple[Sequence[Tensor], Tensor] | None = None
         self._looked_for_scalers = False
 
@@ -342,14 +344,15 @@ class SpectralEnergy(nn.Module):
         """
         return by_name(self._summands_at(tensors, latents, epoch))
 
-    def get_extra_state(self) -> Tensor:
-        """The cached gradients and the calls at which they are due, packed as `(bytes,)` uint8."""
-        return pack(
-            {
-                **self._scheduler.state(),
-                "matrices": [matrix.state() for matrix in self._matrices],
-            }
-        )
+    def get_extra_state(self) -> Tensor | bytes:
+        """The cached gradients and the calls at which they are due, packed as `(bytes,)` uint8.
+
+        If weights are spread over processes, it is a byte string, because tensors would have to
+        have one shape for `torch.distributed.checkpoint`.
+        """
+        matrices = [matrix.state() for matrix in self._matrices]
+        packed = pack({**self._scheduler.state(), "matrices": matrices})
+        return packed.numpy().tobytes() if any(map(is_spread, self._matrices)) else packed
 
     def set_extra_state(self, state: Any) -> None:
         """Restore what `get_extra_state` returned, also as a dictionary of an earlier version.
@@ -357,6 +360,8 @@ class SpectralEnergy(nn.Module):
         Raises:
             CheckpointError: The bytes cannot be read.
         """
+        if isinstance(state, bytes):
+            state = torch.frombuffer(bytearray(state), dtype=torch.uint8)
         state = unpack(state) if isinstance(state, Tensor) else state
         self._scheduler.load_state(state)
         coordinates, root = self.latents(), self._net[1]
@@ -410,11 +415,12 @@ class SpectralEnergy(nn.Module):
         given: Collection[str] = (),
     ) -> list[Summand]:
         """The exact summands at given tensors; parameters named in `given` act even if frozen."""
-        summands, root = [], self._net[1]
+        acting, root = [], self._net[1]
         for matrix in self._matrices:
             acts = matrix.update(root, epoch)
             if acts or (matrix.is_among(given) and any(matrix.strengths)):
-                summands.append(matrix.summand_at(matrix.tensor_among(tensors, root), coordinates))
+                acting.append((matrix, matrix.tensor_among(tensors, root)))
+        summands = summands_at(acting, coordinates, self._sharing)
         if self.priors.threshold is not None:
             summands = _gated(summands, self.priors.threshold)
         return summands + self._values.summands(coordinates)

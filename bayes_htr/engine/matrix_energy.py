@@ -25,6 +25,7 @@ from bayes_htr.spectra import (
     MatrixView,
     Need,
     Parameter,
+    TopPair,
     plan,
     working,
 )
@@ -174,6 +175,16 @@ class MatrixEnergy:
         return self._computed.at(root, tensors)
 
     @property
+    def needs(self) -> Need:
+        """The parts of the spectrum that the terms which act at the epoch need."""
+        return self._needs
+
+    @property
+    def followed_tol(self) -> float | None:
+        """The tolerance of the leading triplet, as in `MatrixView`."""
+        return None if self.drift is None else _FOLLOWED_TOL
+
+    @property
     def matrix(self) -> Tensor:
         """The matrix now, in float32 or better, without gradient."""
         return working(self.prior.view(self.tensor.detach()))
@@ -221,9 +232,13 @@ class MatrixEnergy:
         Raises:
             SpectrumError: The matrix is not finite, or a law cannot score it.
         """
-        tol = None if self.drift is None else _FOLLOWED_TOL
         view = MatrixView(
-            self.matrix, self.name, self._needs, self.block, started=self.started, tol=tol
+            self.matrix,
+            self.name,
+            self._needs,
+            self.block,
+            started=self.started,
+            tol=self.followed_tol,
         )
         evaluation = evaluate(self.prior, view, self.strengths, hyperparameters)
         self.decompositions += not self.is_cheap
@@ -242,10 +257,8 @@ class MatrixEnergy:
         top, reference, leading = evaluation.top, None, None
         W = None if self.drift is None else self.matrix  # nothing else compares matrices
         if top is not None:
-            sigma, squared_norm = float(top.sigma), 0.0
-            if W is not None:
-                squared_norm = float(torch.dot(W.reshape(-1), W.reshape(-1)))
-            leading = LeadingTriplets(Cluster.of(top), sigma, squared_norm, sigma)
+            leading = self.leading_of(top)
+            sigma = leading.sigma
             if before is not None and before.leading is not None:
                 leading.interval = before.leading.interval
                 if self._has_followed and sigma <= before.leading.sigma * (1 + _SAME_TOL):
@@ -268,6 +281,14 @@ class MatrixEnergy:
         self.started = True
         self.refreshes += 1
 
+    def leading_of(self, top: TopPair) -> LeadingTriplets:
+        """The leading triplets of the present matrix, from which they follow it."""
+        sigma, squared_norm = float(top.sigma), 0.0
+        if self.drift is not None:  # nothing else compares matrices
+            W = self.matrix.reshape(-1)
+            squared_norm = float(torch.dot(W, W))
+        return LeadingTriplets(Cluster.of(top), sigma, squared_norm, sigma)
+
     def summand(self, hyperparameters: Mapping[str, Tensor]) -> Summand:
         """The summand of the matrix in the energy.
 
@@ -287,8 +308,7 @@ class MatrixEnergy:
         evaluation = cache.evaluation
         if cache.age > 0:
             like, parts = evaluation.value, evaluation.parts
-            (m, n), needs = self.matrix.shape, self._needs
-            view = MatrixView.of_parts(like, (m, n), self.name, needs, parts)
+            view = MatrixView.of_parts(like, self.prior.shape, self.name, self._needs, parts)
             evaluation = evaluate(self.prior, view, self.strengths, hyperparameters)
         return self.summand_of(evaluation, self.tensor, gradient, hyperparameters)
 

@@ -39,6 +39,13 @@ def refuse_torchscript(net: nn.Module) -> None:
             )
 
 
+def reshard(net: nn.Module) -> None:
+    """Let modules under `fully_shard` have their own parameters, and not gathered copies."""
+    for module in net.modules():
+        if "FSDPModule" in {kind.__name__ for kind in type(module).__mro__}:
+            module.reshard()  # type: ignore[operator]
+
+
 def sparse_parameters(net: nn.Module) -> set[int]:
     """The identities of the parameters of embeddings whose gradients are sparse."""
     return {
@@ -60,7 +67,7 @@ def by_parameter(net: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Ten
         ValueError: The network has no parameter of a given name, or it has another shape, or one
             tied parameter is given two tensors.
     """
-    parameters = parameters_of(net)
+    parameters = parameters_of(net, spread=True)
     known = {without_wrappers(alias): p for p in parameters for alias in p.aliases}
     buffers = {without_wrappers(name) for name, _ in unwrap(net).named_buffers()}
     given: dict[str, Tensor] = {}
@@ -116,7 +123,7 @@ class NetworkWatch:
             return
         new = [
             p.name
-            for p in self._priors.resolve(root)
+            for p in self._priors.resolve(root, spread=True)
             if p.name not in self._names and p.prior is not None
         ]
         if new:

@@ -89,9 +89,9 @@ def with_prior(
         has the state of both.
 
     Raises:
-        PriorError: Priors that do not fit the network, as for `bind`; a parameter with a prior
-            that the optimiser does not have; or an optimiser that cannot be wrapped.
-        SpectrumError: As for `bind`.
+        PriorError: The priors do not fit the network, as for `bind`; the optimiser lacks a
+            parameter that has a prior; or the optimiser cannot be wrapped.
+        SpectrumError: The same errors as for `bind`.
 
     Example:
         >>> optimizer = torch.optim.AdamW(net.parameters(), lr=1e-3, weight_decay=0.0)

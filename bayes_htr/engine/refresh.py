@@ -109,12 +109,15 @@ def has_drifted(W: Tensor, reference: Tensor, squared_norm: Tensor, tol: float) 
         tol: The tolerance. Below 1e-2, a difference of squares in float32 is not accurate enough,
             and a temporary matrix is computed instead.
     """
+    return ~(squared_drift(W, reference, squared_norm, tol) / squared_norm <= tol**2)
+
+
+def squared_drift(W: Tensor, reference: Tensor, squared_norm: Tensor, tol: float) -> Tensor:
+    """`|W - W_ref|_F^2`, 0-d, from what `has_drifted` is given."""
     if tol < 1e-2:
-        squared_drift = (W - reference).square().sum() / squared_norm
-    else:
-        w, r = W.reshape(-1), reference.reshape(-1)
-        squared_drift = (torch.dot(w, w) - 2 * torch.dot(w, r)) / squared_norm + 1
-    return ~(squared_drift <= tol**2)
+        return (W - reference).square().sum()
+    w, r = W.reshape(-1), reference.reshape(-1)
+    return torch.dot(w, w) - 2 * torch.dot(w, r) + squared_norm
 
 
 FlagKey = tuple[str, int]

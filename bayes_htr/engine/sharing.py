@@ -7,7 +7,7 @@ for bit, so that they make the same decisions. `docs/distributed.md` says what i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -15,29 +15,32 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from bayes_htr.distributed import all_sum, connected, gathered, meeting_device, rank, world_size
+from bayes_htr.distributed import (
+    all_sum,
+    assign,
+    connected,
+    gathered,
+    meeting_device,
+    rank,
+    world_size,
+)
 from bayes_htr.engine.matrix_energy import MatrixEnergy
-from bayes_htr.engine.refresh import RefreshScheduler
+from bayes_htr.engine.shard_sharing import (
+    evaluations_of_entries,
+    evaluations_of_spectra,
+    gathered_matrix,
+)
+from bayes_htr.engine.sharded_energy import ShardedMatrixEnergy, StepOfAll, is_spread
 from bayes_htr.errors import PriorError, ProcessError, SpectrumError
 from bayes_htr.priors.evaluation import Evaluation
 from bayes_htr.spectra import Cluster, Followed, TopPair
+from bayes_htr.spectra.leading import FactorNeededErrorError
+from bayes_htr.spectra.shards import SUMMED
 
-_ERRORS: dict[str, type[Exception]] = {e.__name__: e for e in (PriorError, SpectrumError)}
+_ERRORS: dict[str, type[Exception]] = {
+    e.__name__: e for e in (PriorError, SpectrumError, FactorNeededErrorError)
+}
 """Errors that say what is wrong with a matrix, which all processes raise as they are."""
-
-
-def assign(costs: Sequence[float], processes: int) -> list[int]:
-    """Assign each task to a process, the largest task first and to the process with least work.
-
-    The earlier of equally large tasks comes first, and the first of equally busy processes is
-    chosen.
-    """
-    loads = [0.0] * processes
-    owners = [0] * len(costs)
-    for task in sorted(range(len(costs)), key=lambda i: -costs[i]):
-        owners[task] = loads.index(min(loads))
-        loads[owners[task]] += costs[task]
-    return owners
 
 
 class Sharing:
@@ -48,6 +51,7 @@ class Sharing:
 
     def __init__(self) -> None:
         self._names: list[str] | None = None
+        self._is_checked = False
         self._owners: dict[str, int] = {}
 
     def begin(self, matrices: Sequence[MatrixEnergy], calls: int) -> None:
@@ -60,31 +64,52 @@ class Sharing:
         Raises:
             ValueError: At the first call, the matrices are not the same in all processes.
         """
-        names = [matrix.name for matrix in matrices]
-        if self._names is None:
+        if not self._is_checked:
             _check_same(matrices, calls)
-        if self._names != names:
-            self._names = names
-            spread = [m for m in matrices if not m.is_cheap]
-            owners = assign([m.flops for m in spread], world_size())
-            self._owners = {m.name: owner for m, owner in zip(spread, owners, strict=True)}
+            self._is_checked = True
+        self.assign_owners(matrices)
+
+    def assign_owners(self, matrices: Sequence[MatrixEnergy]) -> None:
+        """Assign matrices to processes, unless they are those of the time before."""
+        names = [matrix.name for matrix in matrices]
+        if self._names == names:
+            return
+        self._names = names
+        divided = [m for m in matrices if not m.is_cheap]
+        fixed = {
+            number: m.shards.holder
+            for number, m in enumerate(divided)
+            if isinstance(m, ShardedMatrixEnergy) and m.shards.holder is not None
+        }
+        owners = assign([m.flops for m in divided], world_size(), fixed)
+        self._owners = {m.name: owner for m, owner in zip(divided, owners, strict=True)}
 
     def owns(self, matrix: MatrixEnergy) -> bool:
         """Whether this process evaluates a matrix and follows its singular vectors."""
         return self._owners[matrix.name] == rank()
 
     def followed(self, matrices: Sequence[MatrixEnergy]) -> list[Followed]:
-        """The clusters after one step, each computed by its owner, and communicated as one sum."""
-        steps = [m.follow() if self.owns(m) else _nothing(m) for m in matrices]
-        tensors = [[*step.cluster, step.kept, step.squared_norm] for step in steps]
-        flat = torch.cat([t.reshape(-1) for step in tensors for t in step])
-        common = all_sum(flat)  # all but one of the summands are zero: exact
-        values = iter(common.split([t.numel() for step in tensors for t in step]))
-        common_steps = []
-        for step in tensors:
-            *cluster, kept, norm = (next(values).to(t).view(t.shape).clone() for t in step)
-            common_steps.append(Followed(Cluster(*cluster), kept, norm))
-        return common_steps
+        """The clusters after one step, communicated as one sum.
+
+        Each is computed by its matrix's owner, and then all but one of the summands are zero, so
+        that the sum is exact. If processes have the rows of a matrix, each adds its part.
+        """
+        own = [self._step(m) for m in matrices]
+        flat = torch.cat([t.reshape(-1) for step in own for t in step.summed])
+        common = all_sum(flat)
+        values = iter(common.split([t.numel() for step in own for t in step.summed]))
+        return [
+            step.followed([next(values).to(t).view(t.shape).clone() for t in step.summed])
+            for step in own
+        ]
+
+    def _step(self, m: MatrixEnergy) -> StepOfAll:
+        if isinstance(m, ShardedMatrixEnergy):
+            if m.shards.kind == SUMMED:
+                return m.step_of_all()
+            W = gathered_matrix(m, self._owners[m.name])
+            return StepOfAll.of(_nothing(m) if W is None else m.leading.step(W))
+        return StepOfAll.of(m.follow() if self.owns(m) else _nothing(m))
 
     def any(self, flags: Tensor) -> Tensor:
         """Whether some process has raised each flag, as uint8."""
@@ -93,27 +118,62 @@ class Sharing:
             dist.all_reduce(common, op=dist.ReduceOp.MAX)
         return common
 
+    def drifted(
+        self, matrices: Sequence[MatrixEnergy], coordinates: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Whether each matrix has drifted too far, by one sum of a number for each: `(count,)`."""
+        device = matrices[0].tensor.device
+        shares = []
+        for m in matrices:
+            assert m.drift is not None
+            if isinstance(m, ShardedMatrixEnergy):
+                share = m.drift_share(coordinates) / m.drift.tol**2
+            else:
+                flag = m.drifted(coordinates) if self.owns(m) else _no_flag(m)
+                share = torch.where(flag, torch.inf, 0.0)
+            shares.append(share.to(device, torch.float64))
+        return ~(all_sum(torch.stack(shares)) <= 1)
+
     def evaluations(
-        self,
-        matrices: Sequence[MatrixEnergy],
-        coordinates: Mapping[str, Tensor],
+        self, matrices: Sequence[MatrixEnergy], coordinates: Mapping[str, Tensor]
     ) -> list[Evaluation]:
-        """The evaluations of matrices, each computed by its owner, or by all if it is cheap.
+        """The evaluations of matrices, in the order of the matrices.
 
         Args:
             matrices: The matrices.
             coordinates: The unconstrained coordinates of the hyperparameters, by name.
 
         Raises:
-            PriorError, SpectrumError: The owner of a matrix has raised this error.
-            ProcessError: Another error has occurred in the process that owns a matrix.
+            PriorError, SpectrumError: A process has raised this error about a matrix.
+            ProcessError: Another error has occurred in another process.
         """
+        spread = [m for m in matrices if isinstance(m, ShardedMatrixEnergy)]
+        entries = [m for m in spread if m.is_cheap]
+        spectra = [m for m in spread if not m.is_cheap]
+        whole = [m for m in matrices if not isinstance(m, ShardedMatrixEnergy)]
+        found = [
+            *self._exchanged(whole, coordinates, lambda m: m.evaluate(coordinates)),
+            *evaluations_of_entries(entries, coordinates),
+        ]
+        if spectra:
+            found += evaluations_of_spectra(spectra, coordinates, self._owners, self._exchanged)
+        names = [m.name for m in (*whole, *entries, *spectra)]
+        by_name = dict(zip(names, found, strict=True))
+        return [by_name[m.name] for m in matrices]
+
+    def _exchanged(
+        self,
+        matrices: Sequence[Any],
+        coordinates: Mapping[str, Tensor],
+        evaluate: Callable[[Any], Evaluation],
+    ) -> list[Evaluation]:
+        """The evaluations of matrices, each computed by its owner, or by all if it is cheap."""
         own: dict[int, Evaluation] = {}
         failure: tuple[int, Exception] | None = None
         for number, matrix in enumerate(matrices):
             if matrix.is_cheap or self.owns(matrix):
                 try:
-                    own[number] = matrix.evaluate(coordinates)
+                    own[number] = evaluate(matrix)
                 except Exception as error:  # the others are told before it is raised
                     failure = number, error
                     break
@@ -174,15 +234,19 @@ def which_drifted(
     matrices: Sequence[MatrixEnergy], coordinates: Mapping[str, Tensor], sharing: Sharing | None
 ) -> Tensor:
     """Whether each matrix has drifted too far, as one tensor on the device of the first matrix."""
+    if sharing is not None and any(map(is_spread, matrices)):
+        return sharing.drifted(matrices, coordinates)
     device = matrices[0].tensor.device
     flags = [
-        m.drifted(coordinates)
-        if sharing is None or sharing.owns(m)
-        else m.tensor.new_zeros((), dtype=torch.bool)
+        m.drifted(coordinates) if sharing is None or sharing.owns(m) else _no_flag(m)
         for m in matrices
     ]
     stacked = torch.stack([flag.to(device, non_blocking=device.type != "cpu") for flag in flags])
     return stacked if sharing is None else sharing.any(stacked)
+
+
+def _no_flag(matrix: MatrixEnergy) -> Tensor:
+    return torch.zeros((), dtype=torch.bool, device=matrix.tensor.device)
 
 
 def _nothing(matrix: MatrixEnergy) -> Followed:
@@ -192,47 +256,6 @@ def _nothing(matrix: MatrixEnergy) -> Followed:
     assert matrix.cache.leading.cluster is not None
     cluster = Cluster(*(torch.zeros_like(t) for t in matrix.cache.leading.cluster))
     return Followed(cluster, cluster.values, cluster.values.new_zeros(()))
-
-
-def refresh_due(
-    matrices: Sequence[MatrixEnergy],
-    scheduler: RefreshScheduler,
-    coordinates: Mapping[str, Tensor],
-    sharing: Sharing | None,
-) -> None:
-    """Count a call of an energy, and refresh those matrices that are due at it.
-
-    Args:
-        matrices: The matrices that add to the energy.
-        scheduler: The scheduler, which says which matrices are due.
-        coordinates: The unconstrained coordinates of hyperparameters by name.
-        sharing: What divides the work among several processes; `None` if each does all of it.
-
-    Raises:
-        SpectrumError: A matrix is not finite, or a law cannot score it.
-    """
-    if world_size() == 1:
-        sharing = None
-    if sharing is not None:
-        sharing.begin(matrices, scheduler.calls)
-    scheduler.begin()
-    calls = scheduler.calls
-    turning = [
-        m for m in matrices if not m.is_stale and m.cache is not None and m.cache.advance(calls)
-    ]
-    if turning and turning[0].drift is not None:
-        follow_all(turning, sharing)
-
-    def drifted(tested: list[MatrixEnergy]) -> Tensor:
-        return which_drifted(tested, coordinates, sharing)
-
-    due = scheduler.due(matrices, drifted)
-    if sharing is not None:
-        evaluations = sharing.evaluations(due, coordinates)
-    else:
-        evaluations = [matrix.evaluate(coordinates) for matrix in due]
-    for matrix, evaluation in zip(due, evaluations, strict=True):
-        matrix.accept(evaluation, coordinates)
 
 
 class _Outline(NamedTuple):
@@ -329,15 +352,22 @@ def _check_same(matrices: Sequence[MatrixEnergy], calls: int) -> None:
         few = entries[:: max(1, len(entries) // 4)].tolist()
         return {"shape": matrix.prior.shape, "strengths": matrix.strengths, "entries": few}
 
-    first, *others = gathered((calls, {m.name: report(m) for m in matrices}))
-    for number, (own_calls, own) in enumerate(others, start=1):
+    def like(name: str, number: int) -> int:
+        """The process that has to have the same entries of a matrix, as a replica or the whole."""
+        return by_name[name].shards.replica_of(number) if name in by_name else 0
+
+    by_name = {m.name: m for m in matrices if isinstance(m, ShardedMatrixEnergy)}
+    reports = gathered((calls, {m.name: report(m) for m in matrices}))
+    first = reports[0]
+    for number, (own_calls, own) in enumerate(reports[1:], start=1):
         different = None
         if own_calls != first[0] or own.keys() != first[1].keys():
             different = f"calls or matrices: {own_calls}, {[*own]} and {first[0]}, {[*first[1]]}"
         for name in own if different is None else ():
             for key, value in own[name].items():
-                if repr(value) != repr(first[1][name][key]):  # so that NaN is like itself
-                    different = f"{name}, {key}: {value} and {first[1][name][key]}"
+                expected = reports[like(name, number) if key == "entries" else 0][1][name][key]
+                if repr(value) != repr(expected):  # so that NaN is like itself
+                    different = f"{name}, {key}: {value} and {expected}"
         if different is not None:
             raise ValueError(
                 f"the energy differs between process {number} and process 0 in {different}; give "

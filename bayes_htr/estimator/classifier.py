@@ -192,7 +192,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
 
         Raises:
             ValueError: Inputs or labels that are missing, not finite, of the wrong shape or kind,
-                or of a single class (`DataError`); a setting out of range.
+                or of a single class (`DataError`); or a setting is out of range.
             PriorError: The prior is unknown, or does not suit the network or the method.
             DivergenceError: The loss became NaN or infinite.
             TypeError: `sample_weight` or another argument that is not taken.

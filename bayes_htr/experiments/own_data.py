@@ -1,14 +1,15 @@
 """Data of one's own for the command line: a CSV table, an `.npz` archive, or a folder of images.
 
-`load_own` makes the same kind of `Dataset` as `load_dataset`. A table has a channel for each of its
-columns, `(N, columns, 1, 1)`, so that each column is standardised by itself. What was done to the
+`load_own` makes the same kind of `Dataset` as `load_dataset`. A table has a channel for each column
+of numbers, and for each word of a column of words, so that each is standardised by itself: it is
+`(N, channels, 1, 1)`. What was done to the
 inputs is kept as plain data in `Dataset.preparation`, which a run folder has in its configuration:
 `load_inputs` does the same to new inputs.
 """
 
 from __future__ import annotations
 
-import csv
+import math
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from pathlib import Path
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from bayes_htr.errors import DataError
 from bayes_htr.experiments.datasets import DATASETS, Dataset
+from bayes_htr.experiments.tables import Columns, labelled_table, whole_labels
 
 _Array = npt.NDArray[Any]
 
@@ -41,10 +43,9 @@ def load_own(path: str | PathLike[str], target: str | None = None, *, seed: int 
     """Read labelled data, and split and standardise them.
 
     Args:
-        path: A `.csv` file with a line of column names and numbers below it, of which `target` may
-            be words; an `.npz` file with `X` `(N, ...)` and `y` `(N,)`, or already split with
-            `x_train`, `y_train`, `x_test` and `y_test`; or a folder with a folder of images of one
-            size for each class.
+        path: A `.csv` file with a line of column names and numbers or words below it; an `.npz`
+            file with `X` `(N, ...)` and `y` `(N,)`, or already split with `x_train`, `y_train`,
+            `x_test` and `y_test`; or a folder with a folder of images of one size for each class.
         target: The column of a table that has the labels.
         seed: The seed of the split: a fifth of each class are test examples.
 
@@ -55,9 +56,10 @@ def load_own(path: str | PathLike[str], target: str | None = None, *, seed: int 
     path = Path(path).expanduser()
     if target is not None and path.suffix.lower() != ".csv":
         raise DataError(f"--target {target}: only tables have columns, and {path} is no .csv file")
-    columns: list[str] = []
+    columns = Columns()
     if path.suffix.lower() == ".csv":
-        columns, x, y = _labelled_table(path, target)
+        columns, x, y = labelled_table(path, target)
+        x = x[:, :, None, None]
     elif path.is_dir():
         x, y = _image_folder(path)
     else:
@@ -83,21 +85,22 @@ def load_inputs(path: str | PathLike[str], preparation: Mapping[str, Any]) -> Te
         `(N, C, H, W)`, standardised as the training data were.
 
     Raises:
-        DataError: The inputs cannot be read, or differ from those of the training data in columns
-            or shape.
+        DataError: The inputs cannot be read, or differ from those of the training data in columns,
+            words or shape.
     """
     path = Path(path).expanduser()
-    columns = list(preparation["columns"])
+    columns = Columns(tuple(preparation["columns"]), preparation.get("categories", {}))
     if path.suffix.lower() == ".csv":
-        if not columns:
+        if not columns.names:
             raise DataError(f"{path} is a table, and the network was trained on arrays or images")
-        header, rows = _read_table(path)
-        x = _numbers(path, header, rows, columns)[:, :, None, None]
+        x = columns.read(path)[:, :, None, None]
     elif path.is_dir():
         x = np.stack([_image(file) for file in _images_in(path)])
     else:
         x = _images_first(path, "X", _archive(path, ("X",))["X"])
     shape = tuple(preparation["shape"])
+    if x.shape[2:] == (1, 1) and x.shape[1] == math.prod(shape):
+        x = x.reshape(-1, *shape)  # images as rows
     if x.shape[1:] != shape:
         raise DataError(
             f"{path} has inputs of shape {x.shape[1:]}, and the network was trained on {shape}"
@@ -108,7 +111,7 @@ def load_inputs(path: str | PathLike[str], preparation: Mapping[str, Any]) -> Te
 
 def _standardised(
     path: Path,
-    columns: Sequence[str],
+    columns: Columns,
     target: str | None,
     x_train: _Array,
     y_train: _Array,
@@ -126,14 +129,16 @@ def _standardised(
             raise DataError(f"{path} has {what} inputs that are not finite; fill them in or drop")
     variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0, keepdim=True)
     deviation = torch.where(variance > 0, variance, 1.0).sqrt()  # a constant column stays zero
-    preparation = {
-        "columns": list(columns),
+    preparation: dict[str, Any] = {
+        "columns": list(columns.names),
         "target": target,
         "classes": [str(c) for c in classes],
         "shape": list(inputs[0].shape[1:]),
         "mean": mean.flatten().tolist(),
         "deviation": deviation.flatten().tolist(),
     }
+    if columns.categories:
+        preparation["categories"] = {n: list(words) for n, words in columns.categories.items()}
     return Dataset(
         name=path.name,
         x_train=(inputs[0] - mean) / deviation,
@@ -167,70 +172,6 @@ def _check_pair(path: Path, x: _Array, y: _Array) -> None:
         raise DataError(f"{path} has {len(x)} inputs and {len(y)} labels; give one label per input")
     if not len(x):
         raise DataError(f"{path} has no examples")
-
-
-# Tables
-
-
-def _read_table(path: Path) -> tuple[list[str], list[list[str]]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} cannot be read as a table: {error}") from error
-    if len(rows) < 2:
-        raise DataError(f"{path} has no rows below its line of column names")
-    header, *body = rows
-    if len(set(header)) < len(header):
-        raise DataError(f"{path}: two columns have one name: {', '.join(header)}")
-    for number, row in enumerate(body, start=2):
-        if len(row) != len(header):
-            raise DataError(
-                f"{path}: row {number} has {len(row)} cells, and there are {len(header)} columns"
-            )
-    return header, body
-
-
-def _labelled_table(path: Path, target: str | None) -> tuple[list[str], _Array, _Array]:
-    header, rows = _read_table(path)
-    if target is None:
-        raise DataError(f"{path}: name the column with the labels by --target: {', '.join(header)}")
-    if target not in header:
-        raise DataError(f"{path} has no column {target!r}; there are {', '.join(header)}")
-    columns = [name for name in header if name != target]
-    if not columns:
-        raise DataError(f"{path} has no column besides {target!r}")
-    x = _numbers(path, header, rows, columns)[:, :, None, None]
-    words = [row[header.index(target)].strip() for row in rows]
-    if "" in words:
-        raise DataError(f"{path}: row {words.index('') + 2} has no label in {target!r}")
-    try:
-        values = np.array([float(word) for word in words])
-    except ValueError:
-        return columns, x, np.array(words)
-    return columns, x, _whole(path, target, values)
-
-
-def _numbers(
-    path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], columns: Sequence[str]
-) -> _Array:
-    """The numbers of some columns, `(N, columns)`."""
-    if missing := [name for name in columns if name not in header]:
-        raise DataError(
-            f"{path} lacks {', '.join(missing)} of the training table; it has {', '.join(header)}"
-        )
-    where = [header.index(name) for name in columns]
-    x = np.empty((len(rows), len(columns)))
-    for i, row in enumerate(rows):
-        for j, column in enumerate(where):
-            try:
-                x[i, j] = float(row[column])
-            except ValueError:
-                raise DataError(
-                    f"{path}: row {i + 2} has {row[column]!r} in {columns[j]!r}, which is no "
-                    "number; encode words as numbers, fill in what is missing, or drop the column"
-                ) from None
-    return x
 
 
 # Arrays
@@ -285,18 +226,7 @@ def _images_first(path: Path, name: str, x: _Array) -> _Array:
 def _labels(path: Path, name: str, y: _Array) -> _Array:
     if y.ndim != 1:
         raise DataError(f"{path}: {name} has shape {y.shape}; give (N,) labels")
-    return _whole(path, name, y) if y.dtype.kind == "f" else y
-
-
-def _whole(path: Path, name: str, values: _Array) -> _Array:
-    """Labels that are whole numbers."""
-    bad = np.flatnonzero(~np.isfinite(values) | (values != np.round(values)))
-    if bad.size:
-        raise DataError(
-            f"{path}: {name} has {values[bad[0]]} for example {bad[0]}; labels are words or whole "
-            "numbers, since bayes-htr fit trains classifiers"
-        )
-    return values.astype(np.int64)
+    return whole_labels(path, name, y) if y.dtype.kind == "f" else y
 
 
 # Images

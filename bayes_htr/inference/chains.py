@@ -251,7 +251,7 @@ def coordinates_of(program: Program, values: Mapping[str, Tensor]) -> dict[str, 
     """Return the unconstrained coordinates of values of all latent sites.
 
     Raises:
-        ValueError: A latent site without a value, or a value without a site.
+        ValueError: A latent site has no value, or a value has no site.
     """
     given = pyro.poutine.condition(program, data=dict(values))
     with torch.no_grad():

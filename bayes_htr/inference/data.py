@@ -203,7 +203,7 @@ class Batches:
         """Inputs and labels of a batch, or of the whole data; labels are `None` if not needed.
 
         Raises:
-            DataError: Neither a pair nor a dictionary with labels.
+            DataError: This is neither a pair nor a dictionary with labels.
         """
         if isinstance(data, Mapping):
             x = {key: value for key, value in data.items() if key not in LABELS}

@@ -93,7 +93,7 @@ class MAP:
         """Build the trainer, and evaluate the energy once, before anything is written.
 
         Raises:
-            ValueError: Early stopping without validation data, or nothing to train.
+            ValueError: Early stopping lacks validation data, or there is nothing to train.
             DataError: A last batch of one example, on which batch normalisation cannot train.
             SpectrumError: Weights that a law cannot score.
         """

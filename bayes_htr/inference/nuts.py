@@ -81,7 +81,7 @@ class NUTS:
             unconstrained coordinates.
 
     Raises:
-        ValueError: A setting out of range.
+        ValueError: A setting is out of range.
     """
 
     warmup: int = 500
@@ -281,7 +281,7 @@ class NUTSSampler:
             warnings.warn(
                 f"no prior on {', '.join(flat)}: NUTS leaves them at their present values; give "
                 "vectors Entries(Normal(0.0, 1.0)), for instance",
-                stacklevel=4,
+                stacklevel=5,
             )
 
     def draws(self, chains: Chains) -> dict[str, Tensor]:

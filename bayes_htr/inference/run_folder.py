@@ -39,8 +39,11 @@ TUNING = "tuning.json"
 """The trials by which the strength of a run was chosen."""
 MEMBERS = "members"
 """The subfolder with the runs of the members of a mixture."""
-BESIDE = ("compare", "seeds", MEMBERS, TUNING)
-"""Subfolders of runs that a run is compared with or made of, and trials; may be there first."""
+COMMAND = "command.json"
+"""The options of `bayes-htr fit`."""
+BESIDE = ("compare", "seeds", MEMBERS, TUNING, COMMAND)
+"""What may be in the folder before the run: subfolders with the runs that it is compared with, or
+that it is made of; its trials; the options of the command."""
 LOCK = ".lock"
 COMPARISON_LOCK = ".comparison.lock"
 """The lock of all runs of a comparison together, in the folder of the first."""
@@ -48,7 +51,7 @@ COMPARISON_LOCK = ".comparison.lock"
 _FORMAT = 1
 _WRITTEN = (
     *(CONFIG, CHECKPOINT, METRICS, WEIGHTS, SPECTRA, GUIDE, RESULTS, SPECTRA_BEFORE, DIGESTS),
-    TUNING,
+    *(TUNING, COMMAND),
     *PICTURES,
 )
 """The files of which a killed process may leave temporary ones."""

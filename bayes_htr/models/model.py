@@ -53,7 +53,7 @@ class BayesianModel:
 
     Raises:
         PriorError: Priors that do not fit the network, or a law that is no likelihood.
-        ValueError: Something else for a likelihood.
+        ValueError: The likelihood is something else.
     """
 
     def __init__(
@@ -129,7 +129,7 @@ class BayesianModel:
             ValueError: Other coordinates, or a parameter or site that the model does not have, that
                 has another shape there, or, but in `"map"`, that is missing.
             DataError: Labels that are none for the likelihood, one for each example.
-            PriorError: But in `"map"`: a prior that is no density.
+            PriorError: A prior is no density, which only `"map"` allows.
         """
         _check_coordinates(coordinates)
         if not isinstance(batch, list | tuple) or len(batch) != 2:
@@ -190,8 +190,8 @@ class BayesianModel:
                 of the present weights (`"held"`).
 
         Raises:
-            ValueError: Other coordinates or frames.
-            PriorError: But in `"map"`: a prior that is no density.
+            ValueError: There are no such coordinates or frames.
+            PriorError: A prior is no density, which only `"map"` allows.
         """
         _check_coordinates(coordinates)
         if frames not in FRAMES:
@@ -360,7 +360,7 @@ class BayesianClassifier(BayesianModel):
     Raises:
         PriorError: Priors that do not fit the network.
         DataError: Class weights that are not positive and finite.
-        ValueError: A label smoothing out of range.
+        ValueError: The label smoothing is out of range.
     """
 
     def __init__(

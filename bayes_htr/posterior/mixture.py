@@ -6,12 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Any
 
 import torch
+from rich.table import Table
 from torch import Tensor
 
 from bayes_htr._checks import number, whole_number
+from bayes_htr._printing import Printable, add_row, compact_table
+from bayes_htr._terminal import plural
 from bayes_htr._torch import isolated_randomness
 from bayes_htr.errors import DataError
 from bayes_htr.models import Likelihood
@@ -20,10 +24,11 @@ _DRAWS = 1000
 """Draws from which quantiles and scores are computed where there is no closed form."""
 
 _BISECTIONS = 60
+_SHOWN = 5
 
 
-@dataclass(frozen=True, eq=False)
-class MixturePrediction:
+@dataclass(frozen=True, eq=False, repr=False)
+class MixturePrediction(Printable):
     """The predictive distribution of the targets of `N` examples, on the CPU.
 
     It is the average over draws of the weights of the distribution that the likelihood makes of
@@ -44,6 +49,25 @@ class MixturePrediction:
 
     def __len__(self) -> int:
         return self.outputs.shape[1]
+
+    def parts(self, width: int) -> Sequence[Table | str]:
+        """The first targets with their mean, interval and uncertainty, where there are such."""
+        count, draws = len(self), len(self.outputs)
+        about = f"{plural(count, 'example')}, averaged over {plural(draws, 'draw')}"
+        if not self.is_of_single_targets:
+            return [f"{about}: arrays of shape {tuple(self.components[0].event_shape)}"]
+        first = MixturePrediction(self.outputs[:, :_SHOWN], self.values, self.likelihood)
+        low, high = first.interval()
+        columns = {"2.5 %": low, "97.5 %": high}
+        if first.has_moments:
+            columns = {"mean": first.mean, **columns}
+            columns |= {"noise": first.aleatoric, "of weights": first.epistemic}
+        table = compact_table("", *columns)
+        for place in product(*map(range, low.shape)):
+            name = ",".join(map(str, place))
+            add_row(table, [name, *(f"{float(c[place]):.4g}" for c in columns.values())])
+        shown = f", of which the first {_SHOWN}" if count > _SHOWN else ""
+        return [f"{about}{shown}:", table]
 
     @classmethod
     def joined(cls, parts: Sequence[MixturePrediction]) -> MixturePrediction:

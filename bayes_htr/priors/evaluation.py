@@ -71,7 +71,7 @@ def evaluate(
     try:
         energy, penalty = _energy(prior, view, strengths, values)
     except SpectrumError as error:
-        if view.W.numel() > 1 and not view.W.any():
+        if view.is_zero:
             raise SpectrumError(
                 f"{prior.name} is zero, and {prior.stated!r} cannot score a zero matrix. "
                 + how_to_leave_out(prior.name)
@@ -158,5 +158,5 @@ def _check_gradient(
         raise SpectrumError(
             f"{prior.name}: the energy of {prior.stated!r} is finite, and the norm of its gradient "
             f"is not in {str(view.W.dtype).removeprefix('torch.')}: the norm of the matrix is "
-            f"{view.W.norm().item():.3g}. {how_to_leave_out(prior.name)}"
+            f"{view.norm:.3g}. {how_to_leave_out(prior.name)}"
         )

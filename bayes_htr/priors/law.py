@@ -180,7 +180,7 @@ class Law(Value, abstract=True):
             strength: The power of the law.
 
         Raises:
-            ValueError: Hyperparameters outside the law's range.
+            ValueError: A hyperparameter is outside the range of the law.
         """
         if not self.hyperpriors:
             return strength * self.energy(x, a).sum()

@@ -25,7 +25,8 @@ class Schedule(Value, abstract=True):
             never act with a cutoff of 1.
 
     Raises:
-        PriorError: A negative or infinite `k`, a period below 1, or a cutoff outside [0, 1).
+        PriorError: `k` is negative or infinite, the period is below 1, or the cutoff is outside
+            [0, 1).
     """
 
     k: float = 1.0
@@ -43,7 +44,7 @@ class Schedule(Value, abstract=True):
         """The factor at an epoch, counted from 0.
 
         Raises:
-            PriorError: A negative epoch.
+            PriorError: The epoch is negative.
         """
         step = integer(epoch, "epoch", at_least=0) // self.period
         factor = self._decay(step) if step else 1.0

@@ -239,8 +239,12 @@ class Priors(Value):
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, PriorError) as error:
             raise PriorError(f"{path}: {error}") from error
 
-    def resolve(self, net: nn.Module) -> list[ParameterPrior]:
+    def resolve(self, net: nn.Module, *, spread: bool = False) -> list[ParameterPrior]:
         """The prior of each parameter of a network, in the order of its parameters.
+
+        Args:
+            net: The network.
+            spread: Whether parameters may be `DTensor`s, of which this process has only a part.
 
         Raises:
             PriorError: A pattern matches no parameter, or only parameters that earlier patterns
@@ -249,7 +253,7 @@ class Priors(Value):
             SpectrumError: No network, weights that are spread over processes or have no shape yet,
                 or a declared layout that does not fit its parameter.
         """
-        parameters = self._weights(net)
+        parameters = self._weights(net, spread)
         overall: dict[str, Any] = {"strength": self.strength, "schedules": self.schedules}
         if self.everywhere is not None:
             resolved = everywhere(self.everywhere, parameters, overall)
@@ -260,9 +264,9 @@ class Priors(Value):
         check_shared(resolved)
         return resolved
 
-    def _weights(self, net: nn.Module) -> list[Parameter]:
+    def _weights(self, net: nn.Module, spread: bool) -> list[Parameter]:
         """The parameters and computed weights of a network, with the declared matrices."""
-        parameters = weights_of(net, self.matrices)
+        parameters = weights_of(net, self.matrices, spread=spread)
         for pattern in unmatched(self.matrices, [p.aliases for p in parameters]):
             raise PriorError(
                 f"matrices: the pattern {pattern!r} matches no parameter; there are "

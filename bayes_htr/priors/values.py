@@ -53,8 +53,8 @@ class Value:
         """The value from which `to_dict` made this dictionary.
 
         Raises:
-            PriorError: Not a table with a known `type`, an unknown or missing key, or a value of
-                another kind than this class.
+            PriorError: This is no table with a known `type`, a key is unknown or missing, or the
+                value is of another kind than this class.
         """
         value = _parse(data, "value")
         if not isinstance(value, cls):
@@ -102,7 +102,7 @@ def integer(value: Any, what: str, *, at_least: int) -> int:
     """`value` as an int of at least `at_least`.
 
     Raises:
-        PriorError: Not a whole number, or too small; `what` names it.
+        PriorError: The value is no whole number, or is too small; `what` names it.
     """
     result = number(value, what, at_least=at_least)
     if result != int(result):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bayes_htr.spectra.matrices import as_matrix, check_finite
 
-_ENOUGH = {torch.float32: 1e-3, torch.float64: 1e-11}
+ENOUGH = {torch.float32: 1e-3, torch.float64: 1e-11}
 """The largest acceptable relative error of the smallest requested eigenvalue, by dtype of the
 weights."""
 
@@ -58,13 +58,13 @@ def eigen(W: Tensor, *, count: int, digits: bool, enough: float | None = None) -
     """
     K = min(W.shape)
     dtypes = [torch.float64] if count == K and enough is None else [W.dtype, torch.float64]
-    enough = _ENOUGH[W.dtype] if enough is None else enough
+    enough = ENOUGH[W.dtype] if enough is None else enough
     for dtype in dict.fromkeys(dtypes):
-        result = _of_gram(W.to(dtype))
-        error = _ROUNDING * torch.finfo(dtype).eps
-        if not digits or bool(result.values[count - 1] * enough > error * result.values[0]):
+        tall = _tall(W).to(dtype)
+        result = of_gram(tall.T @ tall, len(tall))
+        if not digits or has_digits(result, count, enough):
             return result
-    return _of_singular_values(W.double())
+    return of_singular_values(W.double())
 
 
 _ENOUGH_VALUES = 1e-6
@@ -91,7 +91,7 @@ def eigenvalues(W: Tensor, name: str = "the matrix") -> np.ndarray:
         SpectrumError: Fewer than two dimensions, no entries, or entries that are not finite.
     """
     matrix = as_matrix(W.detach()).cpu()
-    matrix = matrix if matrix.dtype in _ENOUGH else matrix.float()
+    matrix = matrix if matrix.dtype in ENOUGH else matrix.float()
     check_finite(matrix, name)
     tall = matrix if matrix.shape[0] >= matrix.shape[1] else matrix.T
     # By a power of two, which is exact: squares of the entries stay within float64.
@@ -110,16 +110,33 @@ def eigenvalues(W: Tensor, name: str = "the matrix") -> np.ndarray:
     return values / scale / scale
 
 
-def _of_gram(W: Tensor) -> Eigen:
-    tall = W if W.shape[0] >= W.shape[1] else W.T
-    values, vectors = torch.linalg.eigh(tall.T @ tall)
-    floor = max(W.shape) * torch.finfo(W.dtype).eps
+def of_gram(gram: Tensor, longer: int) -> Eigen:
+    """The decomposition of a matrix by its smaller Gram matrix.
+
+    Args:
+        gram: `(K, K)`.
+        longer: The longer side of the matrix.
+    """
+    values, vectors = torch.linalg.eigh(gram)
+    floor = longer * torch.finfo(gram.dtype).eps
     return Eigen(values.flip(0).clamp(min=0), vectors.flip(1), floor)
 
 
-def _of_singular_values(W: Tensor) -> Eigen:
-    tall = W if W.shape[0] >= W.shape[1] else W.T
-    _, sigma, Vh = torch.linalg.svd(tall, full_matrices=False)
+def has_digits(result: Eigen, count: int, enough: float) -> bool:
+    """Whether the `count`-th eigenvalue of a Gram matrix has a relative error of at most `enough`.
+
+    Args:
+        result: The decomposition of the Gram matrix.
+        count: How many of the largest eigenvalues are needed.
+        enough: The error that is small enough; `ENOUGH` has it for spectra that are shown.
+    """
+    error = _ROUNDING * torch.finfo(result.values.dtype).eps
+    return bool(result.values[count - 1] * enough > error * result.values[0])
+
+
+def of_singular_values(W: Tensor) -> Eigen:
+    """The decomposition of a matrix by its singular values, in the precision of `W`."""
+    _, sigma, Vh = torch.linalg.svd(_tall(W), full_matrices=False)
     floor = (max(W.shape) * torch.finfo(W.dtype).eps) ** 2
     return Eigen(sigma.square(), Vh.mT, floor)
 
@@ -132,12 +149,7 @@ def pull_back(W: Tensor, vectors: Tensor, slopes: Tensor) -> Tensor:
         vectors: `(K, K)`, singular vectors of the smaller side in columns.
         slopes: `(K,)`, derivatives with respect to the eigenvalues.
     """
-    used = slopes != 0
-    if bool(used.all()):
-        V, weighted = vectors, 2 * vectors * slopes
-    else:
-        V = vectors[:, used]
-        weighted = 2 * V * slopes[used]
+    V, weighted = _weighted(vectors, slopes)
     W = W.to(V.dtype)
     is_tall = W.shape[0] >= W.shape[1]
     K, d = V.shape
@@ -146,6 +158,25 @@ def pull_back(W: Tensor, vectors: Tensor, slopes: Tensor) -> Tensor:
         square = weighted @ V.T
         return W @ square if is_tall else square @ W
     return (W @ weighted) @ V.T if is_tall else V @ (weighted.T @ W)
+
+
+def square_of(vectors: Tensor, slopes: Tensor) -> Tensor:
+    """`S = 2 V diag(slopes) V'`, where `W S`, or `S W` of a wide matrix, is `pull_back`."""
+    V, weighted = _weighted(vectors, slopes)
+    return weighted @ V.T
+
+
+def _weighted(vectors: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
+    """The vectors whose slopes are not zero, and `2 V diag(slopes)`."""
+    used = slopes != 0
+    if bool(used.all()):
+        return vectors, 2 * vectors * slopes
+    V = vectors[:, used]
+    return V, 2 * V * slopes[used]
+
+
+def _tall(W: Tensor) -> Tensor:
+    return W if W.shape[0] >= W.shape[1] else W.T
 
 
 def log_det(W: Tensor, scale: float) -> tuple[Tensor, Tensor]:
@@ -164,18 +195,32 @@ def log_det(W: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """
     ratio = float(W.double().square().sum()) / scale
     for dtype in dict.fromkeys([W.dtype, torch.float64]):
-        if ratio * torch.finfo(dtype).eps < _ENOUGH_LOG_DET[W.dtype] * max(1.0, min(W.shape) / 8):
-            return _by_cholesky(W.to(dtype), scale)
-    result = _of_singular_values(W.double())
+        if has_log_det(ratio, dtype, W.dtype, min(W.shape)):
+            wide = (W if W.shape[0] <= W.shape[1] else W.T).to(dtype)
+            value, square = log_det_of_gram(wide @ wide.T, scale)
+            gradient = square @ wide
+            return value, gradient if W.shape[0] <= W.shape[1] else gradient.T
+    result = of_singular_values(W.double())
     value = (result.values / scale).log1p().sum()
     return value, pull_back(W, result.vectors, 1 / (scale + result.values))
 
 
-def _by_cholesky(W: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    wide = W if W.shape[0] <= W.shape[1] else W.T
-    A = wide @ wide.T / scale
+def has_log_det(ratio: float, dtype: torch.dtype, of: torch.dtype, K: int) -> bool:
+    """Whether a dtype has enough digits for `log det(I + W'W / scale)`.
+
+    Args:
+        ratio: `|W|_F^2 / scale`.
+        dtype: The dtype of the Gram matrix.
+        of: The dtype of the weights.
+        K: The number of eigenvalues.
+    """
+    return ratio * torch.finfo(dtype).eps < _ENOUGH_LOG_DET[of] * max(1.0, K / 8)
+
+
+def log_det_of_gram(gram: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+    """`log det(I + G / scale)` and `S = 2 (scale I + G)^-1`, where `W S` is its gradient."""
+    A = gram / scale
     A.diagonal().add_(1.0)
     L = torch.linalg.cholesky(A)
     value = 2 * L.diagonal().log().sum()
-    gradient = (2 / scale) * (torch.cholesky_inverse(L) @ wide)
-    return value, gradient if W.shape[0] <= W.shape[1] else gradient.T
+    return value, (2 / scale) * torch.cholesky_inverse(L)

@@ -20,6 +20,7 @@ patterns to layouts, in which `None` says that a tensor is no matrix.
 from __future__ import annotations
 
 import math
+import operator
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,7 @@ from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -41,6 +42,26 @@ else:
 
 _NO_MATRIX = "none"
 """The word in files for `None` in Python."""
+
+
+class Arrangement(NamedTuple):
+    """The axes of a tensor that form one of its matrices.
+
+    Attributes:
+        split: An axis that is first split in two, and the sides of the two; `None` for none.
+        batch: The axes with a matrix for each index.
+        rows: The axes whose indices are rows, in their order.
+        columns: The axes whose indices are columns, in their order.
+        position: The matrix's index on the axes of the batch.
+        kept: The rows that belong to the matrix.
+    """
+
+    split: tuple[int, tuple[int, int]] | None
+    batch: tuple[int, ...]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+    position: tuple[int, ...] = ()
+    kept: slice = slice(None)
 
 
 @dataclass(frozen=True)
@@ -286,6 +307,14 @@ class _Part:
         one = moved[_unravel(self.index, sides)] if self.batch else moved
         rows = one.reshape(self.shape)
         return rows if self.place == slice(None) else rows[self.place]
+
+    def arrangement(self, shape: Sequence[int]) -> Arrangement:
+        """The axes of a tensor of this shape that form the matrix."""
+        batch, others = self.axes[: self.batch], self.axes[self.batch :]
+        heights = accumulate((shape[axis] for axis in others), operator.mul, initial=1)
+        count = next(i for i, height in enumerate(heights) if height == self.shape[0])
+        index = _unravel(self.index, [shape[axis] for axis in batch])
+        return Arrangement(None, batch, others[:count], others[count:], index, self.place)
 
 
 def of_slice(matrix: Matrix) -> tuple[int, Callable[[Tensor], Tensor]] | None:

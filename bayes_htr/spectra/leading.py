@@ -21,7 +21,7 @@ matrices are the rule, so what counts is how few operations there are.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -47,6 +47,17 @@ _KEPT = 24
 _RESTARTS = 40
 _NOISE = 1e-2
 _TOL = {torch.float32: 4e-6, torch.float64: 1e-13}
+
+
+Total = Callable[[Tensor], Tensor]
+"""The sum of a tensor over the processes that have the rows of one matrix."""
+
+
+class FactorNeededErrorError(Exception):
+    """A Gram matrix has too few digits, or an iteration has not converged.
+
+    Processes that have the rows of one matrix then compute a triangular factor of it.
+    """
 
 
 class TopPair(NamedTuple):
@@ -96,11 +107,48 @@ def top_pair(W: Tensor, block: Tensor | None = None, *, tol: float | None = None
     return TopPair(sigma, u, v, block)
 
 
-def _iterate(W: Tensor, block: Tensor, tol: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def top_pair_of_rows(
+    rows: Tensor, block: Tensor | None, largest: float, total: Total, *, tol: float | None = None
+) -> TopPair:
+    """The largest singular value of a tall matrix whose rows several processes have.
+
+    All of them iterate in step. They exchange one thin block for each block product, and a few
+    numbers wherever convergence is tested.
+
+    Args:
+        rows: `(r, K)`, this process's rows; `K` above `SMALL`.
+        block: As in `top_pair`, the same in all processes.
+        largest: The largest absolute entry of the whole matrix.
+        total: Sums a tensor over the processes.
+        tol: As in `top_pair`.
+
+    Returns:
+        The triplet, with this process's rows of `u`.
+
+    Raises:
+        FactorNeededErrorError: The residual remains larger than `tol` after 40 restarts.
+    """
+    with torch.no_grad():
+        K = rows.shape[1]
+        block = start_block((K, K)) if block is None else block
+        exponent = torch.frexp(rows.new_tensor(largest)).exponent.clamp(min=-100)
+        sigma, u, v, block = _iterate(
+            torch.ldexp(rows, -exponent),
+            block.to(rows.device, rows.dtype),
+            _TOL[rows.dtype] if tol is None else tol,
+            total,
+        )
+        return TopPair(torch.ldexp(sigma, exponent), u, v, block)
+
+
+def _iterate(
+    W: Tensor, block: Tensor, tol: float, total: Total | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """`sigma`, `u`, `v` and a block of a tall matrix. Bases are stored in rows.
 
     On a CPU, multiplying from the left by a thin matrix of rows is several times faster than
-    multiplying by one of columns.
+    multiplying by one of columns. If `total` is given, other processes have other rows of `W`, and
+    so of `u`.
     """
     K = W.shape[1]
     if K <= SMALL:
@@ -112,19 +160,21 @@ def _iterate(W: Tensor, block: Tensor, tol: float) -> tuple[Tensor, Tensor, Tens
     for _ in range(_RESTARTS):
         check = 3 * _ITERATED
         while True:
-            new = _extend(front @ W, Q)
+            new = _extend(front @ W if total is None else total(front @ W), Q)
             front = new @ W.T
             Q, Y = torch.cat([Q, new]), torch.cat([Y, front])
             full = len(Q) > min(_COLUMNS, K) - _ITERATED or len(new) == 0
             if full or len(Q) >= check:
-                sigma, u, V, vectors = _ritz(Q, Y)
-                if _converged(W, sigma, u, V[0], tol):
+                sigma, u, V, vectors = _ritz(Q, Y, total)
+                if _converged(W, sigma, u, V[0], tol, total):
                     return sigma, u, V[0], V[:BLOCK].T.contiguous()
                 check = len(Q) * 5 // 4
             if full:
                 break
         Q, Y = V[:_KEPT], vectors[:_KEPT] @ Y
         front = Y[:_ITERATED]
+    if total is not None:
+        raise FactorNeededErrorError
     U, S, Vh = torch.linalg.svd(W, full_matrices=False)
     return S[0], U[:, 0], Vh[0], Vh[:BLOCK].T.contiguous()
 
@@ -149,14 +199,20 @@ def _extend(Z: Tensor, Q: Tensor) -> Tensor:
     return columns[:, :room].T.contiguous()
 
 
-def _ritz(Q: Tensor, Y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _ritz(
+    Q: Tensor, Y: Tensor, total: Total | None = None
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Rayleigh-Ritz on the space of the rows `Q` with `Y = Q W'`.
 
     Returns `sigma` and `u` of the best triplet, all right vectors in descending order as rows, and
     the same vectors in coordinates of `Q`.
     """
-    vectors = torch.linalg.eigh(Y @ Y.T).eigenvectors.flip(1).T
+    gram = Y @ Y.T if total is None else total(Y @ Y.T)
+    vectors = torch.linalg.eigh(gram).eigenvectors.flip(1).T
     y = vectors[0] @ Y
+    if total is not None:
+        sigma = total(y.square().sum()).sqrt()
+        return sigma, y / sigma.clamp_min(torch.finfo(y.dtype).tiny), vectors @ Q, vectors
     sigma = torch.linalg.vector_norm(y)
     # A zero matrix has no left vector of its own: any unit vector is one.
     first = torch.zeros_like(y)
@@ -165,8 +221,11 @@ def _ritz(Q: Tensor, Y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return sigma, u, vectors @ Q, vectors
 
 
-def _converged(W: Tensor, sigma: Tensor, u: Tensor, v: Tensor, tol: float) -> bool:
-    residual = torch.linalg.vector_norm(W.T @ u - sigma * v)
+def _converged(
+    W: Tensor, sigma: Tensor, u: Tensor, v: Tensor, tol: float, total: Total | None
+) -> bool:
+    product = W.T @ u if total is None else total(W.T @ u)
+    residual = torch.linalg.vector_norm(product - sigma * v)
     return bool(residual <= tol * sigma)
 
 
@@ -190,12 +249,16 @@ class Cluster(NamedTuple):
     right: Tensor
 
     @classmethod
-    def of(cls, pair: TopPair) -> Cluster:
-        """A cluster with a single triplet, and the block of vectors for the next step."""
+    def of(cls, pair: TopPair, wide: bool | None = None) -> Cluster:
+        """A cluster with a single triplet, and the block of vectors for the next step.
+
+        `wide` says whether rows are the shorter side, where a part of a vector does not tell.
+        """
         short = pair.block.flip(1).T.contiguous()
-        wide = len(pair.u) < len(pair.v)
-        long = pair.block.new_zeros(len(short), max(len(pair.u), len(pair.v)))
-        long[-1] = pair.v if wide else pair.u
+        wide = len(pair.u) < len(pair.v) if wide is None else wide
+        vector = pair.v if wide else pair.u
+        long = pair.block.new_zeros(len(short), len(vector))
+        long[-1] = vector
         values = pair.block.new_zeros(len(short))
         values[-1] = pair.sigma
         return cls(values, short, long) if wide else cls(values, long, short)
@@ -254,6 +317,40 @@ class Followed(NamedTuple):
     squared_norm: Tensor
 
 
+class Projection(NamedTuple):
+    """A matrix multiplied by the shorter vectors of a cluster: what a step of `follow` is made of.
+
+    Attributes:
+        products: `(b, M)`, the shorter vectors times the matrix.
+        thin: `(b, K)`, the products times the matrix.
+        gram: `(b, b)`, the inner products of the products.
+        kept: `(b,)`, the values of the triplets in this matrix.
+        squared_norm: `|W|_F^2`, 0-d.
+
+    If processes have parts of the longer side, they have parts of `products`, and the others are
+    sums over processes.
+    """
+
+    products: Tensor
+    thin: Tensor
+    gram: Tensor
+    kept: Tensor
+    squared_norm: Tensor
+
+
+def project(W: Tensor, before: Cluster, *, wide: bool) -> Projection:
+    """The projection of `W` `(m, n)`, whose rows are the shorter side if it is wide."""
+    with torch.no_grad():
+        flat = W.reshape(-1)
+        W = W if wide else W.T
+        short, long = (before.left, before.right) if wide else (before.right, before.left)
+        products = short @ W
+        kept = torch.linalg.vecdot(products, long)
+        return Projection(
+            products, products @ W.T, products @ products.T, kept, torch.dot(flat, flat)
+        )
+
+
 def follow(W: Tensor, before: Cluster, sigma: float) -> Followed:
     """One block power step with Rayleigh-Ritz after a small change of the matrix.
 
@@ -268,29 +365,30 @@ def follow(W: Tensor, before: Cluster, sigma: float) -> Followed:
         sigma: The largest singular value of the previous matrix. If it is less than an eighth of
             the current one, the result may not be finite.
     """
+    wide = W.shape[0] < W.shape[1]
+    return turned(project(W, before, wide=wide), before, sigma, wide=wide)
+
+
+def turned(projection: Projection, before: Cluster, sigma: float, *, wide: bool) -> Followed:
+    """The step of `follow` from the projection of the present matrix."""
     with torch.no_grad():
-        limits = torch.finfo(W.dtype)
-        squared_norm = torch.dot(W.reshape(-1), W.reshape(-1))
-        wide = W.shape[0] < W.shape[1]
-        if not wide:
-            W = W.T
-        short, long = (before.left, before.right) if wide else (before.right, before.left)
-        products = short @ W
-        kept = torch.linalg.vecdot(products, long)
+        products, thin, gram, kept, squared_norm = projection
+        limits = torch.finfo(products.dtype)
+        short = before.left if wide else before.right
+        constants = _constants(short)
         # As if the rows had been made orthonormal by a step of Newton's iteration: Rayleigh-Ritz
         # requires that, and they nearly are.
-        products = torch.addmm(products, short @ short.T, products, beta=1.5, alpha=-0.5)
-        constants = _constants(short)
+        newton = torch.addmm(constants.identity, short, short.T, beta=1.5, alpha=-0.5)
         # What is rounding beside the largest is not to be scaled up to unit vectors.
         floor = max((_ROUNDING * limits.eps) ** 0.5 * sigma, limits.tiny**0.5)
-        gram = torch.addmm(constants.identity, products, products.T, beta=floor**2)
+        gram = torch.addmm(constants.identity, newton @ gram, newton, beta=floor**2)
         try:
             ritz, rotation = torch.linalg.eigh(gram)
         except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
             lost = Cluster(*(torch.full_like(t, torch.nan) for t in before))
             return Followed(lost, kept, squared_norm)
-        long = (rotation * ritz.rsqrt_()).T @ products
-        short = long @ W.T
+        scaled = (rotation * ritz.rsqrt_()).T @ newton
+        long, short = scaled @ products, scaled @ thin
         lengths = torch.linalg.vector_norm(short, dim=1, keepdim=True)
         short = torch.addcdiv(constants.noise, short, lengths.clamp(min=floor))
         left, right = (short, long) if wide else (long, short)

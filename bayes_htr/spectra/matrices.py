@@ -31,6 +31,7 @@ from bayes_htr.errors import SpectrumError
 from bayes_htr.spectra.computed import ComputedWeight, computed_weights
 from bayes_htr.spectra.layers import NORMS, is_of_experts, reason_against_layer
 from bayes_htr.spectra.layout import (
+    Arrangement,
     Layouts,
     LayoutsLike,
     Matrix,
@@ -82,27 +83,33 @@ class Parameter:
     computed: ComputedWeight | None = None
 
 
-def parameters_of(module: nn.Module, layouts: Layouts = ()) -> list[Parameter]:
+def parameters_of(
+    module: nn.Module, layouts: Layouts = (), *, spread: bool = False
+) -> list[Parameter]:
     """The parameters of a module in its own order, where tied parameters count once.
 
     Args:
         module: The module.
         layouts: The declared layouts of tensors, by patterns on names.
+        spread: Whether parameters may be `DTensor`s, of which this process has only a part.
 
     Raises:
         SpectrumError: `module` is no module, a lazy parameter has no shape yet, this process has
             only a part of a parameter, or a layout does not fit its tensor.
     """
     root = unwrap(checked_module(module))
-    return _parameters(root, layouts, computed_weights(root))
+    return _parameters(root, layouts, computed_weights(root), spread)
 
 
-def weights_of(module: nn.Module, layouts: Layouts = ()) -> list[Parameter]:
+def weights_of(
+    module: nn.Module, layouts: Layouts = (), *, spread: bool = False
+) -> list[Parameter]:
     """The parameters of a module and the weights that it computes from some of them.
 
     Args:
         module: The module.
         layouts: The declared layouts of tensors, by patterns on names.
+        spread: Whether parameters may be `DTensor`s, of which this process has only a part.
 
     Returns:
         The parameters in the module's own order, in which tied parameters count once. A computed
@@ -113,7 +120,7 @@ def weights_of(module: nn.Module, layouts: Layouts = ()) -> list[Parameter]:
     """
     root = unwrap(checked_module(module))
     computed = computed_weights(root)
-    parameters = _parameters(root, layouts, computed)
+    parameters = _parameters(root, layouts, computed, spread)
     tensors = dict(_named(root)) if computed else {}
     after: dict[int, list[ComputedWeight]] = {}
     for weight in computed:
@@ -131,7 +138,7 @@ def _named(root: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def _parameters(
-    root: nn.Module, layouts: Layouts, computed: Sequence[ComputedWeight]
+    root: nn.Module, layouts: Layouts, computed: Sequence[ComputedWeight], spread: bool
 ) -> list[Parameter]:
     raw = {path: plain_name(c.path) for c in computed for path in c.part_paths}
     names: dict[int, list[str]] = {}
@@ -146,7 +153,7 @@ def _parameters(
             raise SpectrumError(
                 f"{path} has no shape yet; run the network once before its spectra are used"
             )
-        require_whole(path, tensor)
+        require_whole(path, tensor, spread=spread and path not in raw)
         aliases = tuple(dict.fromkeys(plain_name(n) for n in names[key]))
         owners = [submodule(root, n.rpartition(".")[0]) for n in names[key]]
         whole = next((raw[n] for n in names[key] if n in raw), "")
@@ -217,7 +224,7 @@ def as_matrix(W: Tensor) -> Tensor:
     """A tensor of two or more dimensions as `(out, everything else)`.
 
     Raises:
-        SpectrumError: Fewer than two dimensions, or no entries.
+        SpectrumError: The tensor has fewer than two dimensions, or no entries.
     """
     if W.ndim < 2 or W.numel() == 0:
         raise SpectrumError(
@@ -250,7 +257,7 @@ def _matrices(
     view: Callable[[Tensor], Tensor] = as_matrix
     if is_layer(owner, _TRANSPOSED):
         view = _OutFirst(groups_of(owner, name))
-    rows, columns = view(tensor.detach()).shape
+    rows, columns = view(torch.empty(tensor.shape, device="meta")).shape
     return (Matrix(name, (rows, columns), view),)
 
 
@@ -263,6 +270,23 @@ class _OutFirst:
     def __call__(self, tensor: Tensor) -> Tensor:
         grouped = tensor.reshape(self.groups, -1, *tensor.shape[1:]).transpose(1, 2)
         return grouped.reshape(self.groups * tensor.shape[1], -1)
+
+    def arrangement(self, shape: Sequence[int]) -> Arrangement:
+        """The axes of a tensor of this shape that form the matrix."""
+        if self.groups == 1:
+            return Arrangement(None, (), (1,), (0, *range(2, len(shape))))
+        split = 0, (self.groups, shape[0] // self.groups)
+        return Arrangement(split, (), (0, 2), (1, *range(3, len(shape) + 1)))
+
+
+def arrangement_of(view: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Arrangement:
+    """The axes of a tensor of this shape from which a matrix's view makes the matrix."""
+    if hasattr(view, "arrangement"):  # of a layout or a transposed convolution
+        found: Arrangement = view.arrangement(shape)
+        return found
+    axes = tuple(range(len(shape)))
+    rows, columns = ((), axes) if view is as_row else ((0,), axes[1:])
+    return Arrangement(None, (), rows, columns)
 
 
 def check_finite(W: Tensor, name: str) -> None:

@@ -86,14 +86,19 @@ def checked_module(module: Any) -> nn.Module:
     return module
 
 
-def require_whole(name: str, tensor: Tensor) -> None:
+def require_whole(name: str, tensor: Tensor, *, spread: bool = False) -> None:
     """Raise an error unless this process has all entries of a parameter.
+
+    Args:
+        name: The parameter's name.
+        tensor: The parameter.
+        spread: Whether it may be a `DTensor`.
 
     Raises:
         SpectrumError: The parameter is spread over processes, by `fully_shard`, tensor parallelism
             or DeepSpeed.
     """
-    if hasattr(tensor, "placements"):
+    if hasattr(tensor, "placements") and not spread:
         raise _sharded(f"{name} is a DTensor with the placements {list(tensor.placements)}")
     if hasattr(tensor, "ds_id"):
         raise _sharded(f"{name} is partitioned by DeepSpeed")
@@ -102,5 +107,6 @@ def require_whole(name: str, tensor: Tensor) -> None:
 def _sharded(what: str) -> SpectrumError:
     return SpectrumError(
         f"{what}: this process has a part of the weights, and a spectrum is that of all of them. "
-        "Gather the weights to look at them; train under a prior with DistributedDataParallel"
+        "Gather the weights to look at them; to train under a prior, apply fully_shard before "
+        "htr.bind, or use DistributedDataParallel"
     )

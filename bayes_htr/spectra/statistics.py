@@ -80,7 +80,7 @@ def hill(
     Raises:
         SpectrumError: A single eigenvalue, a tail that starts at zero, or ties that make the
             estimate infinite.
-        ValueError: `fraction` outside (0, 1), or another `exponent`.
+        ValueError: `fraction` is outside (0, 1), or there is no such `exponent`.
 
     References:
         Hill (1975), Annals of Statistics 3(5).

@@ -161,6 +161,7 @@ class MatrixView:
         self._eigen: Eigen | None = None
         self._svd: tuple[Tensor, Tensor, Tensor] | None = None
         self._top: TopPair | None = None
+        self._has_matrix = True
 
     @classmethod
     def of_parts(
@@ -176,9 +177,19 @@ class MatrixView:
         The tensor `like` determines the dtype and the device.
         """
         view = cls(like.new_zeros(()), name, needs, started=True)
-        view.shape = shape
+        view.shape, view._has_matrix = shape, False
         view.parts = {key: part.detach() for key, part in parts.items()}
         return view
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether a matrix of several entries is zero."""
+        return self.W.numel() > 1 and not bool(self.W.any())
+
+    @property
+    def norm(self) -> float:
+        """The Frobenius norm, for messages."""
+        return float(torch.linalg.vector_norm(self.W))
 
     @property
     def entries(self) -> Tensor:
@@ -219,10 +230,7 @@ class MatrixView:
     def top(self) -> TopPair:
         """The largest singular value with its vectors, in the precision of the matrix."""
         if self._top is None:
-            if self._needs.decomposed:
-                self._top = self._top_of_decomposition()
-            else:
-                self._top = top_pair(self.W, self.block, tol=self._tol)
+            self._top = self._find_top()
         self.block = self._top.block
         return self._top
 
@@ -230,10 +238,10 @@ class MatrixView:
         """Raise an error if an eigenvalue is zero to working accuracy.
 
         Raises:
-            SpectrumError: `sigma_K <= max(m, n) eps sigma_1` in the precision of the computation,
-                the convention of `matrix_rank`.
+            SpectrumError: By the convention of `matrix_rank` a singular value is zero, that is
+                `sigma_K <= max(m, n) eps sigma_1` in the precision of the computation.
         """
-        if self.W.shape != self.shape:
+        if not self._has_matrix:
             return  # it was required of the matrix
         lam = self.eigenvalues.detach()
         floor = (
@@ -295,7 +303,9 @@ class MatrixView:
             self._svd = tuple(torch.linalg.svd(W, full_matrices=False))
         return self._svd
 
-    def _top_of_decomposition(self) -> TopPair:
+    def _find_top(self) -> TopPair:
+        if not self._needs.decomposed:
+            return top_pair(self.W, self.block, tol=self._tol)
         tall = self.W if self.W.shape[0] >= self.W.shape[1] else self.W.T
         if self._needs.singular_values:
             U, _, Vh = self._decomposed_svd()

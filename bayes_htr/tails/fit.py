@@ -106,7 +106,7 @@ def fit_powerlaw(
 
     Raises:
         SpectrumError: Values to which no tail can be fitted.
-        ValueError: An option outside its range.
+        ValueError: An option is outside its range.
 
     References:
         Clauset, Shalizi & Newman (2009), SIAM Review 51(4).

@@ -85,7 +85,7 @@ def own_study(study: Any, first: float, resume: bool) -> OptunaSearch:
 
     Raises:
         ImportError: Optuna is not installed.
-        ValueError: No study, one that maximises, or one to be resumed from a file.
+        ValueError: This is no study, it maximises, or it would be resumed from a file.
     """
     optuna = _optuna()
     if not isinstance(study, optuna.Study):

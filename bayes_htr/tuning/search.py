@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bayes_htr._files import write_output
-from bayes_htr.errors import CheckpointError, DivergenceError, PriorError, SpectrumError
+from bayes_htr.errors import CheckpointError, DivergenceError
 from bayes_htr.inference.run_folder import TUNING
 from bayes_htr.posterior.scores import Score
 
 Outcome = Literal["finished", "pruned", "failed"]
 
-_STEP = math.sqrt(10)
+STEP = math.sqrt(10)
+"""The factor between neighbouring strengths of a search by steps."""
 _FORMAT = 1
 _MARGIN = 3.0
 _NOISE = 1 / 8
@@ -193,10 +194,10 @@ class Bracket:
         return smoothed_minimum(trials)
 
     def _half_steps(self, strength: float) -> int:
-        return round(2 * math.log(strength / self.start) / math.log(_STEP))
+        return round(2 * math.log(strength / self.start) / math.log(STEP))
 
     def _at(self, half_steps: int) -> float:
-        return float(f"{self.start * _STEP ** (half_steps / 2):.3g}") if half_steps else self.start
+        return float(f"{self.start * STEP ** (half_steps / 2):.3g}") if half_steps else self.start
 
 
 def best_of(trials: Sequence[Trial]) -> Trial:
@@ -408,7 +409,7 @@ def merged(fits: Sequence[Trial]) -> Trial:
     return replace(whole, score=score, scores=means)
 
 
-def failed(strength: float, error: DivergenceError | SpectrumError | PriorError, **rest: Any) -> Trial:
+def failed(strength: float, error: Exception, **rest: Any) -> Trial:
     """Return the trial that an error ended."""
     return Trial(strength, "failed", Score(math.inf, math.nan), message=str(error), **rest)
 

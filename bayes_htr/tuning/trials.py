@@ -6,28 +6,27 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from bayes_htr._checks import number
 from bayes_htr._terminal import ProgressBar
 from bayes_htr._torch import evaluation_mode, isolated_randomness
 from bayes_htr.distributed import run_on_rank0, world_size
 from bayes_htr.engine.pull import starting_strength
-from bayes_htr.errors import DataError, DivergenceError, PriorError, SpectrumError
-from bayes_htr.inference import MAP, Batches, Data, EpochEvent, RunFolder
-from bayes_htr.models import BayesianModel, Bernoulli, Categorical
-from bayes_htr.models.inputs import map_inputs, num_examples
+from bayes_htr.errors import DivergenceError, PriorError, SpectrumError
+from bayes_htr.inference import MAP, Batches, EpochEvent, RunFolder
+from bayes_htr.models import BayesianModel
+from bayes_htr.models.inputs import num_examples
 from bayes_htr.models.likelihood_forms import to_config
 from bayes_htr.posterior import Posterior, Scores
 from bayes_htr.posterior.prediction import batches_for
 from bayes_htr.posterior.scores import Score
+from bayes_htr.tuning.held_out import HeldOut
 from bayes_htr.tuning.search import (
+    STEP,
     Bracket,
     Journal,
     Search,
@@ -40,74 +39,9 @@ from bayes_htr.tuning.search import (
 
 TRIALS = 5
 """The largest number of trials where none is given: with the final fit there are six."""
+_MOST_RAISES = 10
 CRITERIA = ("brier", "nll", "crps")
 """The scores by which a strength can be chosen. Smaller ones are better, and all are proper."""
-
-
-class HeldOut(NamedTuple):
-    """Data in two parts.
-
-    Attributes:
-        train: The data on which trials train.
-        validation: The data on which they are scored.
-        is_part: Whether the validation data were taken from the training data.
-    """
-
-    train: Data
-    validation: Data
-    is_part: bool
-
-
-def hold_out(
-    model: BayesianModel,
-    train: Data,
-    validation: Data | None,
-    *,
-    fraction: float = 0.1,
-    seed: int = 0,
-) -> HeldOut:
-    """Return the data to train on and those to score on.
-
-    Args:
-        model: The model, whose likelihood says what labels are.
-        train: The training data, as `htr.fit` takes them.
-        validation: The data to score on. Without them, a random part of the training data is held
-            out, which then must be arrays and no `DataLoader`.
-        fraction: The share of the training data that is held out, in (0, 1).
-        seed: The seed by which it is drawn.
-
-    Raises:
-        DataError: The data are not valid, nothing can be held out of a `DataLoader`, or nothing
-            would be left.
-        ValueError: The fraction is out of range.
-    """
-    if validation is not None:
-        batches_for(model.net, validation, "validation", model.likelihood)
-        return HeldOut(train, validation, False)
-    fraction = number(fraction, "validation_fraction", above=0, below=1)
-    arrays = None
-    if not isinstance(train, torch.utils.data.DataLoader):
-        arrays = Batches(train, name="train", likelihood=model.likelihood).arrays
-    if arrays is None:
-        raise DataError(
-            f"nothing can be held out of train, a {type(train).__name__}; pass validation=, on "
-            "which strengths are compared"
-        )
-    x, y = arrays
-    order = torch.randperm(len(y), generator=torch.Generator().manual_seed(seed))
-    count = math.ceil(fraction * len(y))
-    if not 0 < count < len(y):
-        raise DataError(
-            f"train: holding out {count} of {len(y)} examples leaves none to train on; pass more, "
-            "or validation="
-        )
-    held, rest = order[:count], order[count:]
-    parts = [(map_inputs(partial(_rows, index=i), x), _rows(y, i)) for i in (rest, held)]
-    return HeldOut(parts[0], parts[1], True)
-
-
-def _rows(tensor: Tensor, index: Tensor) -> Tensor:
-    return tensor[index.to(tensor.device)]
 
 
 class Tried(NamedTuple):
@@ -153,8 +87,7 @@ class TrialSettings:
     """The criterion, the default one where none is given."""
 
     def __post_init__(self) -> None:
-        has_classes = isinstance(self.model.likelihood, Categorical | Bernoulli)
-        default = "brier" if has_classes else "nll"
+        default = "brier" if self.model.likelihood.has_classes else "nll"
         by = default if self.criterion is None else self.criterion
         if by not in CRITERIA:
             raise ValueError(f"criterion={by!r} must be one of {', '.join(CRITERIA)}")
@@ -216,6 +149,16 @@ class TrialSettings:
             return set()
         thirds = {math.ceil(self.epochs / 3), math.ceil(2 * self.epochs / 3)}
         return thirds - {self.epochs}
+
+    def reason_against(self, strength: float) -> PriorError | None:
+        """Return why there is no posterior at a strength, at which a prior is no density."""
+        if isinstance(self.fit_options["method"], MAP):
+            return None
+        try:
+            with_strength(self.model, strength).densities()
+        except PriorError as error:
+            return error
+        return None
 
     def evaluate(self, posterior: Posterior) -> Scores:
         """Return all scores of a posterior on the validation data."""
@@ -400,15 +343,21 @@ def auto_strength(
 
 
 def start_of(settings: TrialSettings) -> float:
-    """Return `starting_strength` of the weights that fits start from."""
+    """Return `starting_strength` of the weights that fits start from.
+
+    A heavy-tailed law to a small power has no finite integral, and then there is no posterior. From
+    such a start the strength is raised by factors of `sqrt(10)` until there is one.
+    """
     init = settings.fit_options.get("init")
     net = settings.model.net if init is None else init.network()
-    return starting_strength(
+    start = starting_strength(
         settings.model.priors,
         net,
         num_data=settings.num_data,
         posterior=not isinstance(settings.fit_options["method"], MAP),
     )
+    raised = (float(f"{start * STEP**power:.3g}") for power in range(1, _MOST_RAISES))
+    return next((s for s in (start, *raised) if settings.reason_against(s) is None), start)
 
 
 def with_strength(model: BayesianModel, strength: float) -> BayesianModel:

@@ -128,7 +128,7 @@ def other_weights(share=True):
 
 
 def sharded():
-    """What is said of weights of which each process has a part."""
+    """What is said of weights of which each process has a part, where they cannot be used."""
     mesh = init_device_mesh("cpu", (2,))
     net, other = equal_layers(), equal_layers()
     energies = [htr.bind(ESD, net, share=share) for share in (True, False)]
@@ -137,7 +137,7 @@ def sharded():
     calls = [
         *energies,
         *(energy.backward for energy in energies),
-        *(partial(htr.bind, ESD, n, share=share) for n in (net, older) for share in (True, False)),
+        *(partial(htr.bind, ESD, older, share=share) for share in (True, False)),
         *(partial(call, n) for n in (net, older) for call in (ESD.explain, htr.matrices_of)),
         *(partial(htr.analyze, n, min_size=2) for n in (net, older)),
     ]
@@ -148,7 +148,11 @@ def sharded():
             messages.append("nothing")
         except htr.SpectrumError as error:
             messages.append(str(error))
-    return {"messages": messages}
+    try:
+        htr.bind(ESD, net, share=False)
+    except htr.PriorError as error:
+        alone = str(error)
+    return {"messages": messages, "alone": alone}
 
 
 def resumed(out):

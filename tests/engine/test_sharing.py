@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from bayes_htr.distributed import assign
 from bayes_htr.engine import Drift
-from bayes_htr.engine.sharing import assign
 from tests.engine import sharing_cases as cases
 from tests.inference.distributed_cases import result
 from tests.processes import difference, found_by
@@ -115,7 +115,8 @@ def test_other_weights_raise_unless_nothing_is_shared(found):
 
 def test_weights_that_are_spread_over_processes_are_refused(found):
     for state in found("sharded"):
-        assert len(state["messages"]) == 14
+        assert "share=False: each process computes for itself" in state["alone"]
+        assert len(state["messages"]) == 12
         for message in state["messages"]:
             assert "DTensor with the placements" in message or "FullyShardedData" in message
             assert "this process has a part of the weights" in message

@@ -73,6 +73,28 @@ def test_whole_numbers_are_labels_and_a_constant_column_is_zero(tmp_path):
     assert not data.x_train[:, 1].any()
 
 
+def test_a_column_of_words_is_an_input_for_each_word(tmp_path):
+    rows = [f"{i},{('red', 'blue', 'green')[i % 3]},{'ab'[i % 2]}" for i in range(30)]
+    (tmp_path / "t.csv").write_text("\n".join(["size,colour,kind", *rows]))
+    data = load_own(tmp_path / "t.csv", "kind")
+    assert data.x_train.shape == (24, 4, 1, 1)
+    assert data.preparation["categories"] == {"colour": ["blue", "green", "red"]}
+    preparation = json.loads(json.dumps(data.preparation))
+    (tmp_path / "new.csv").write_text("colour,size\nred,4\n blue ,5\n")
+    found = load_inputs(tmp_path / "new.csv", preparation) * data.deviation + data.mean
+    expected = [[4.0, 0, 0, 1], [5, 1, 0, 0]]
+    torch.testing.assert_close(found[:, :, 0, 0], torch.tensor(expected), atol=1e-5, rtol=0)
+    (tmp_path / "new.csv").write_text("colour,size\nred,4\npink,5\n")
+    with pytest.raises(
+        htr.DataError,
+        match="row 3 has 'pink' in 'colour', and the training table had blue, green, red",
+    ):
+        load_inputs(tmp_path / "new.csv", preparation)
+    (tmp_path / "new.csv").write_text("colour,size\nred,much\n")
+    with pytest.raises(htr.DataError, match="row 2 has 'much' in 'size', a column of numbers"):
+        load_inputs(tmp_path / "new.csv", preparation)
+
+
 @pytest.mark.parametrize(
     ("shape", "expected"),
     [((4,), (4, 1, 1)), ((6, 5), (1, 6, 5)), ((6, 5, 3), (3, 6, 5)), ((3, 6, 5), (3, 6, 5))],
@@ -126,13 +148,18 @@ def test_a_damaged_image_is_named(tmp_path):
         ("a,a\n1,2\n", "a", "two columns have one name"),
         ("a,b\n1,2,3\n", "b", "row 2 has 3 cells"),
         ("b\n1\n", "b", "no column besides 'b'"),
-        ("a,b\n1,x\nword,y\n", "b", r"row 3 has 'word' in 'a', which is no\s+number"),
-        ("a,b\n1,x\n,y\n", "b", "row 3 has '' in 'a'"),
+        ("a,b\n1,x\nword,y\n", "b", "row 3 has 'word' in 'a', which has numbers elsewhere"),
+        ("a,b\n1,x\n,y\n", "b", "row 3 has nothing in 'a'; fill in what is missing"),
         ("a,b\n1,x\n2,\n", "b", "row 3 has no label in 'b'"),
         ("a,b\n1,0.5\n2,1\n", "b", r"b has 0\.5 for example 0; labels are words or whole"),
         ("a,b\n1,x\n2,y\n3,y\n", "b", "the class x has a single example"),
         ("a,b\n1,x\n2,x\n", "b", "single class x"),
-        ("a,b\nnan,x\n2,x\n3,y\n4,y\n", "b", "not finite"),
+        ("a,b\nnan,x\n2,x\n3,y\n4,y\n", "b", "row 2 has 'nan' in 'a', a column of numbers"),
+        (
+            "a,b\n" + "".join(f"name {i},{i % 2}\n" for i in range(101)),
+            "b",
+            "'a' has 101 different words, such as 'name 0', and at most 100",
+        ),
     ],
 )
 def test_what_is_wrong_with_a_table_is_named(tmp_path, text, target, message):

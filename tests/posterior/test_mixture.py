@@ -144,3 +144,25 @@ def test_joined_is_one_after_another():
 def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call(normal())
+
+
+def test_a_mixture_prints_its_first_targets():
+    outputs = torch.tensor([[0.0, 1, 2, 3, 4, 5, 6], [2.0, 1, 2, 3, 4, 5, 6]])
+    whole = MixturePrediction(outputs, ({}, {}), as_likelihood(htr.Normal(scale=0.5)))
+    text = str(whole)
+    assert repr(whole) == "MixturePrediction(7 examples, 2 draws)"
+    assert "7 examples, averaged over 2 draws, of which the first 5" in text
+    rows = [line.split() for line in text.splitlines()[3:]]
+    assert [row[0] for row in rows] == list("01234")
+    low, high = whole.interval()
+    assert rows[0][1:] == ["1", f"{float(low[0]):.4g}", f"{float(high[0]):.4g}", "0.5", "1"]
+    assert max(map(len, text.splitlines())) <= 80
+    assert "<table>" in whole._repr_html_()
+    several = MixturePrediction(outputs[:, :4].reshape(2, 2, 2), ({}, {}), whole.likelihood)
+    assert "1,0" in str(several)
+    cauchy = as_likelihood(lambda o: torch.distributions.Cauchy(o, 1.0))
+    assert "mean" not in str(MixturePrediction(outputs, ({}, {}), cauchy))
+    arrays = as_likelihood(
+        lambda o: torch.distributions.Independent(torch.distributions.Normal(o, 1.0), 1)
+    )
+    assert "arrays of shape (2,)" in str(MixturePrediction(several.outputs, ({}, {}), arrays))

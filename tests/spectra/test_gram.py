@@ -47,18 +47,31 @@ def test_more_digits_where_squaring_loses_them(dtype, smallest, path, monkeypatc
     W = with_spectrum([2.0, 1.0, smallest, smallest / 10], 5, 7, dtype)
     used = []
     monkeypatch.setattr(
-        gram, "_of_gram", lambda W, f=gram._of_gram: (used.append(W.dtype), f(W))[1]
+        gram, "of_gram", lambda G, n, f=gram.of_gram: (used.append(G.dtype), f(G, n))[1]
     )
     monkeypatch.setattr(
         gram,
-        "_of_singular_values",
-        lambda W, f=gram._of_singular_values: (used.append(None), f(W))[1],
+        "of_singular_values",
+        lambda W, f=gram.of_singular_values: (used.append(None), f(W))[1],
     )
     found = eigen(W, count=3, digits=True)
     assert used == path
     exact = torch.linalg.svdvals(W.double()).square()
     rtol = 1e-3 if dtype == torch.float32 else 1e-10
     torch.testing.assert_close(found.values[:3].double(), exact[:3], rtol=rtol, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("smallest", "dtype"), [(0.1, torch.float32), (2e-2, torch.float32), (2e-3, torch.float64)]
+)
+def test_a_whole_spectrum_in_float32_where_that_is_enough(smallest, dtype):
+    """The squares of the last two differ from the largest by factors of 2,500 and 250,000."""
+    sigma = torch.tensor([1.0, 0.5, 0.2, smallest])
+    W = with_spectrum(sigma, 30, 4, torch.float32)
+    found = eigen(W, count=4, digits=True, enough=1e-2)
+    assert found.values.dtype == found.vectors.dtype == dtype
+    exact = torch.linalg.svdvals(W.double()).square()
+    torch.testing.assert_close(found.values.double(), exact, rtol=1e-2, atol=0)
 
 
 @pytest.mark.parametrize("zero", [0.0, 0.5])

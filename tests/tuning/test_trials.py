@@ -8,10 +8,11 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
 import bayes_htr as htr
+from bayes_htr.tuning.held_out import hold_out
 from bayes_htr.tuning.search import Listed, best_of
 from bayes_htr.tuning.trials import (
     TrialSettings,
-    hold_out,
+    start_of,
     try_strengths,
     with_strength,
 )
@@ -279,3 +280,16 @@ def test_the_crps_chooses_among_targets():
     assert tuning.best.score.value == tuning.best.scores["crps"]
     with pytest.raises(ValueError, match="criterion='brier': predictions under likelihood=Normal"):
         htr.tune(model, (X, X[:, 0]), trials=2, criterion="brier", **options)
+
+
+def test_a_search_for_a_posterior_starts_where_there_is_one():
+    """`Lomax(2.5)` has no finite integral to a small power."""
+    priors = htr.Priors(htr.ESD(htr.Lomax(2.5, 0.05)))
+    svi = settings(priors=priors, method=htr.SVI(guide="spectral"), epochs=1)
+    assert svi.reason_against(1.0) is None
+    assert "no finite integral" in str(svi.reason_against(0.2))
+    assert settings(priors=priors).reason_against(0.2) is None
+    few = dataclasses.replace(svi, held_out=hold_out(MODEL, data(1), VALIDATION))
+    assert htr.starting_strength(priors, network(), num_data=1, posterior=True) < 0.3
+    assert few.reason_against(start_of(few)) is None
+    assert start_of(few) < 2

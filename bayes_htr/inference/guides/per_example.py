@@ -208,42 +208,48 @@ def _noisy(
     V = state.vectors(tall).to(x.dtype)
     Y = tall @ V if state.is_tall or state.law.needs_medians else None
     medians = None if Y is None else Y.square().sum(0).double()
-    factors, base = (f.to(x.dtype) for f in state.factors(medians, noise))
+    change, base = state.changes(medians, noise)
+    change = change.to(x.dtype)
     free = output
-    if isinstance(module.bias, Tensor) and (not state.is_tall or state.law.has_ratios):
+    if isinstance(module.bias, Tensor) and not (state.is_tall and base is None):
         free = output - _over_positions(module.bias, output, module)
+    start = output
+    if base is not None:
+        start = output + _over_positions(base.to(x.dtype) - 1, output, module) * free
     if Y is None or not state.is_tall:
-        added = _product(free, V, factors - base, V, module)
-    elif isinstance(module, nn.Linear):
-        added = _product(x, V, factors - base, Y, module)
-    else:
-        added = _product(_inner(module, x, V), None, factors - base, Y, module)
-    if state.law.has_ratios:
-        added = added + _over_positions(base - 1, output, module) * free
-    return output + added
+        return _plus_product(start, free, V, change, V, module)
+    if isinstance(module, nn.Linear):
+        return _plus_product(start, x, V, change, Y, module)
+    return _plus_product(start, _inner(module, x, V), None, change, Y, module)
 
 
-def _product(
-    x: Tensor, inner: Tensor | None, factors: Tensor, outer: Tensor, module: nn.Module
+def _plus_product(
+    start: Tensor,
+    x: Tensor,
+    inner: Tensor | None,
+    factors: Tensor,
+    outer: Tensor,
+    module: nn.Module,
 ) -> Tensor:
-    """`outer diag(f) inner' x` with factors `f` for each example, at all positions.
+    """`start + outer diag(f) inner' x` with factors `f` for each example, at all positions.
 
     It is computed in the order that needs fewer multiplications. A convolution has few channels and
     many positions, so that a small matrix for each example is cheaper than two thin products.
 
     Args:
-        x: `(N, n)`, `(N, ..., n)` of a linear layer, or `(N, n, ...)` of a convolution.
+        start: `(N, m)`, `(N, ..., m)` of a linear layer, or `(N, m, ...)` of a convolution.
+        x: As `start`, with `n` in place of `m`.
         inner: `(n, d)`; `None` for the identity.
         factors: `(N, d)`.
         outer: `(m, d)`.
         module: The layer.
 
     Returns:
-        As `x` with `m` in place of `n`.
+        As `start`.
     """
     if x.ndim == 2:
         z = x if inner is None else x @ inner
-        return (z * factors) @ outer.mT
+        return torch.addmm(start, z * factors, outer.mT)
     is_linear = isinstance(module, nn.Linear)
     channels = x.flatten(1, -2).mT if is_linear else x.flatten(2)
     (_, n, P), (m, d) = channels.shape, outer.shape
@@ -256,7 +262,7 @@ def _product(
     if outer.ndim == 2:
         z = z * factors.unsqueeze(2)
     result = outer @ z
-    return result.mT.reshape(*x.shape[:-1], m) if is_linear else result.reshape(-1, m, *x.shape[2:])
+    return start + (result.mT if is_linear else result).reshape(start.shape)
 
 
 def _inner(module: nn.Module, x: Tensor, V: Tensor) -> Tensor:

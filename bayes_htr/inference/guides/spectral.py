@@ -3,20 +3,17 @@
 Law: `W = b W_0 + W_0 V (g - b) V'` with `V` the singular vectors of the smaller side of `W_0`: the
 singular values of a draw are those of `W_0` times `g`, and its singular vectors are those of `W_0`.
 Eigenvalues are independent in unconstrained coordinates (`eigenvalues.py`), and hyperparameters are
-independent of them.
+independent of them. Source: `docs/spectral-guide.md`.
 
 Target: the evidence given the singular vectors. `E_q[log p(y | x, W)] - KL(q | prior)` is at most
 `log p(y | x, U, V)`, whichever singular vectors the weights have. Everything else is a point:
 parameters without a spectral prior (under `Entries` with the energy of MAP, else flat), and, where
 fewer `directions` than singular values are free, the rest of the spectrum (with the energy of MAP).
-Source: `docs/spectral-guide.md`.
-
-When to use it: for the posterior of spectra and tail exponents. It says nothing of how uncertain
-the singular vectors are; mean-field and low-rank guides do.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
@@ -26,7 +23,7 @@ from torch import Tensor, nn
 from torch.distributions import Gamma as GammaLaw
 
 from bayes_htr.engine import Drift, Exact, Refresh
-from bayes_htr.engine.autograd import Derivative, add_to_gradients
+from bayes_htr.engine.autograd import Derivative, add_to_gradients, itself
 from bayes_htr.engine.refresh import RefreshScheduler
 from bayes_htr.inference.guides.base import VariationalGuide
 from bayes_htr.inference.guides.eigenvalues import EigenvaluePosterior
@@ -174,15 +171,14 @@ class SpectralGuide(VariationalGuide):
     def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
         """One draw with gradient to what is learnt, from Torch's global generator.
 
-        Refreshes first what the policy asks for. At every fourth step, and under `Exact()` at every
-        step, it evaluates the KL divergence anew if a spread has moved by 5 %. The gradient with
-        respect to the weights is that at fixed singular vectors, unless `full_gradient`.
+        Refreshes first what the policy asks for, as `refresh_due` does. The gradient with respect
+        to the weights is that at fixed singular vectors, unless `full_gradient`.
 
         Args:
-            again: Another draw of the same step: it counts no step and refreshes nothing.
+            again: Another draw of the same step, which counts no step and refreshes nothing.
 
         Raises:
-            SpectrumError: Weights that are not finite, or a matrix that is not of full rank.
+            SpectrumError: As `refresh`.
         """
         if not again:
             self.refresh_due()
@@ -196,9 +192,7 @@ class SpectralGuide(VariationalGuide):
         return points | self._sampled_hyperparameters()
 
     def _sampled_hyperparameters(self) -> dict[str, Tensor]:
-        if not self.has_hyperparameters:
-            return {}
-        return self.hyperparameters.rsample(self._conditional())
+        return self.hyperparameters.rsample(self._conditional()) if self.has_hyperparameters else {}
 
     @property
     def has_hyperparameters(self) -> bool:
@@ -208,30 +202,30 @@ class SpectralGuide(VariationalGuide):
     def kl(self, sample: Mapping[str, Tensor]) -> Tensor:
         """`KL(guide | prior)` of spectra and hyperparameters, and `-log p` of points.
 
-        Closed form and Gauss-Hermite sums at the eigenvalues of the last refresh and the spreads
-        cached last, to first order in how far the weights and the logarithms of the spreads have
-        moved since. Entries under `Entries`, and learnt hyperparameters other than Gamma tail
-        indices, are scored at the sample; with these, the present spreads are scored.
+        Gauss-Hermite sums at the eigenvalues and spreads that were cached last, to first order in
+        how far weights and logarithms of spreads have moved since. Entries and learnt
+        hyperparameters are scored at the sample; with the latter, the present spreads are scored.
         """
-        return self._kl(sample, [state.matrix for state in self._active])
+        return self._kl(sample)
 
     def kl_in_step(self, sample: Mapping[str, Tensor]) -> Tensor:
-        """The KL divergence without the part whose gradient in the weights is cached."""
-        return self._kl(sample, [state.matrix.detach() for state in self._active])
+        """Leave out what has cached gradients, with respect to weights and to spreads."""
+        return self._kl(sample, in_step=True)
 
     @torch.no_grad()
     def add_known_gradient(self, scale: float) -> None:
-        """Add the gradient of the last refresh."""
-        add_to_gradients(
-            (
-                Derivative(W, state.law.prior.view, Gradient(state.slope))
-                for states, W in zip(self._of_parameter, self.weights, strict=True)
-                for state in states
-            ),
-            scale,
-        )
+        """Add the gradients that were cached last."""
+        known = [
+            Derivative(W, state.law.prior.view, Gradient(state.slope))
+            for states, W in zip(self._of_parameter, self.weights, strict=True)
+            for state in states
+        ]
+        if not self.hyperparameters.are_learnt:
+            spreads = ((s.log_spread, Gradient(s.spread_slope)) for s in self._active)
+            known += [Derivative(log_spread, itself, slope) for log_spread, slope in spreads]
+        add_to_gradients(known, scale)
 
-    def _kl(self, sample: Mapping[str, Tensor], matrices: Sequence[Tensor]) -> Tensor:
+    def _kl(self, sample: Mapping[str, Tensor], *, in_step: bool = False) -> Tensor:
         total = torch.zeros((), dtype=torch.float64, device=self.weights[0].device)
         moments = None
         if self.has_hyperparameters:
@@ -240,8 +234,10 @@ class SpectralGuide(VariationalGuide):
             at_sample = self.hyperparameters.moments(sample, conditional)
             moments = at_sample if self.hyperparameters.are_learnt else None
             total = total + self.evidence.energy(at_sample).to(total)
-        for state, W in zip(self._active, matrices, strict=True):
-            total = total + state.kl(W, moments)
+        for state in self._active:
+            with torch.no_grad() if in_step and moments is None else contextlib.nullcontext():
+                W = state.matrix.detach() if in_step else state.matrix
+                total = total + state.kl(W, moments)
         for term, entries in self._entries(sample):
             total = total - term.log_prob(entries, sample).double()
         return total
@@ -317,9 +313,8 @@ class SpectralGuide(VariationalGuide):
         """Cache the KL divergence at the present spreads.
 
         Args:
-            changed: The matrices of which the eigenvalues or spreads have changed. With
-                hyperparameters, those of the others too are cached anew, because the posterior of a
-                hyperparameter follows from all matrices.
+            changed: The matrices that have changed. With hyperparameters, whose posteriors follow
+                from all matrices, those of the others are cached anew too.
         """
         due = self._active if self.has_hyperparameters else changed
         for state in due:
@@ -330,7 +325,11 @@ class SpectralGuide(VariationalGuide):
 
     @torch.no_grad()
     def refresh_due(self) -> None:
-        """Count a step, refresh what the policy asks for, and see how far spreads have moved."""
+        """Count a step, and refresh what the policy asks for.
+
+        At every fourth step, the KL divergence of the others is evaluated anew where a spread has
+        moved by 5 %.
+        """
         scheduler, states = self._scheduler, self._active
         if not self._calls_known:
             scheduler.calls, self._calls_known = int(self.calls), True
@@ -345,10 +344,10 @@ class SpectralGuide(VariationalGuide):
             state.is_due = all_due
         if due := scheduler.due(states, self._drifted):
             self.refresh(due)
-        elif states and scheduler.calls % _CHECK_SPREADS_EVERY == 0:
+        if states and scheduler.calls % _CHECK_SPREADS_EVERY == 0:
             spreads = torch.stack([state.spreads_moved() for state in states]).tolist()
-            changed = [s for s, by in zip(states, spreads, strict=True) if not by <= _SPREADS_TOL]
-            if changed:  # NaN too
+            looked = zip(states, spreads, strict=True)
+            if changed := [state for state, by in looked if not by <= _SPREADS_TOL]:  # NaN too
                 self.cache_kl(changed)
 
     def _drifted(self, states: Sequence[SpectralState]) -> Tensor:

@@ -154,9 +154,9 @@ class SpectralState(nn.Module):
         Y = tall @ V
         # |W v|^2 has the value-only gradient of an eigenvalue.
         medians = Y.square().sum(0).double() if self.law.needs_medians else None
-        factors, base = self.factors(medians, noise)
-        rest = base * tall if self.law.has_ratios else tall
-        noisy = rest + (Y * (factors - base)) @ V.mT
+        change, base = self.changes(medians, noise)
+        rest = tall if base is None else base * tall
+        noisy = rest + (Y * change) @ V.mT
         return (noisy if self.is_tall else noisy.mT).to(W.dtype)
 
     def vectors(self, tall: Tensor) -> Tensor:
@@ -198,6 +198,21 @@ class SpectralState(nn.Module):
         factors = self.law.factors(medians, self.spread.to(noise), noise).to(self.frames)
         first = factors[..., :1]
         return factors, first if self.law.has_ratios else torch.ones_like(first)
+
+    def changes(self, medians: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What a draw adds along each direction to the weights times `base`.
+
+        Args:
+            medians: As in `factors`.
+            noise: As in `factors`.
+
+        Returns:
+            The factors minus `base`, `(..., free)`, and `base`, `(..., 1)`, or `None` if it is 1.
+        """
+        if not self.law.needs_medians:
+            return torch.expm1(self.spread.to(noise) * noise).to(self.frames), None
+        factors, base = self.factors(medians, noise)
+        return factors - base, base if self.law.has_ratios else None
 
     def kl(self, W: Tensor, moments: HyperparameterMoments | None = None) -> Tensor:
         """`E_q[log q - log p]` of the spectrum, 0-d float64.

@@ -271,6 +271,59 @@ def test_between_looks_the_divergence_is_linear_in_log_spreads(prior):
     assert abs(found[2] - found[1]) > 1e-3
 
 
+@pytest.mark.parametrize(("prior", "all_of_them"), [(LOMAX, False), (GAMMA, True)])
+def test_the_divergence_of_changed_matrices_alone_is_evaluated(prior, all_of_them):
+    """A hyperparameter's posterior follows from all matrices, and changes that of the others."""
+    net = nn.Sequential(linear(5, 6), linear(4, 5)).double()
+    guide = guide_of(prior, net, refresh=htr.Every(100), init_scale=0.3)
+    guide.rsample()
+    first, second = guide.states
+    with torch.no_grad():
+        first.log_spread += 0.2
+        second.log_spread += 0.02
+    before = second.spread_slope.clone(), second.reference_log_spread.clone()
+    for _ in range(3):
+        guide.rsample()
+    assert torch.equal(first.reference_log_spread, first.log_spread)
+    assert torch.equal(second.reference_log_spread, second.log_spread) == all_of_them
+    assert torch.equal(second.spread_slope, before[0]) != all_of_them
+    fresh = guide_of(prior, net, init_scale=0.3)
+    with torch.no_grad():
+        fresh.states[0].log_spread.copy_(first.log_spread)
+        fresh.states[1].log_spread.copy_(second.reference_log_spread)
+    fresh.rsample()
+    for state, other in zip(guide.states, fresh.states, strict=True):
+        torch.testing.assert_close(state.spread_slope, other.spread_slope)
+
+
+def test_a_refresh_of_one_matrix_leaves_no_spread_of_another_unseen():
+    net = nn.Sequential(linear(5, 6), linear(4, 5)).double()
+    guide = guide_of(LOMAX, net, refresh=htr.Drift(0.1, check_every=4), init_scale=0.3)
+    guide.rsample()
+    with torch.no_grad():
+        guide.weights[0] *= 2
+        guide.states[1].log_spread += 0.2
+    for _ in range(3):
+        guide.rsample()
+    first, second = guide.states
+    assert torch.equal(first.reference, guide.weights[0])
+    assert torch.equal(second.reference_log_spread, second.log_spread)
+
+
+def test_spectra_that_are_shown_have_all_digits_after_a_refresh_in_float32():
+    net = linear(40, 60, dtype=torch.float32)
+    with torch.no_grad():
+        U, _, Vh = torch.linalg.svd(net.weight, full_matrices=False)
+        net.weight.copy_(U @ torch.logspace(0, -1.9, 40).diag() @ Vh)
+    guide = guide_of(LOMAX, net)
+    guide.refresh()
+    exact = torch.linalg.svdvals(guide.weights[0].detach().double()).square()
+    held = guide.states[0].eigenvalues
+    torch.testing.assert_close(held, exact, rtol=1e-2, atol=0)
+    assert not torch.allclose(held, exact, rtol=1e-6, atol=0)  # it was in float32
+    torch.testing.assert_close(guide.spectra()["weight"].median, exact, rtol=1e-9, atol=0)
+
+
 def test_spreads_stay_with_their_frames_when_eigenvalues_change_places():
     guide = guide_of(LOMAX, linear(4, 6), refresh=htr.Exact())
     guide.rsample()
