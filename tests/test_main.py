@@ -42,6 +42,8 @@ def check(status, printed):
     """It ends by the signal while modules are imported, and with a message afterwards."""
     if "Fatal Python error: init_" in printed:
         return  # Python itself had not begun yet, on a busy machine
+    if "Traceback" in printed and "__main__.py" not in printed:
+        return  # nor had the module that takes care of interruptions
     assert "Traceback" not in printed and "Error" not in printed, printed
     assert "Exception ignored" not in printed, printed
     assert status == -signal.SIGINT or (status == 130 and "interrupted" in printed), printed
@@ -79,5 +81,5 @@ def test_an_interruption_of_training(tmp_path):
     process.send_signal(signal.SIGINT)
     errors = process.communicate(timeout=120)[1]
     assert process.returncode == 130
-    assert errors == "bayes-htr: interrupted; go on with --resume --out FOLDER\n"
+    assert errors == "bayes-htr: interrupted; go on with --resume FOLDER\n"
     assert not list(folder.glob(".*"))
