@@ -148,6 +148,12 @@ class CachedGradient:
         """Whether a drift of the matrix or of hyperparameters can ask for a refresh."""
         return self.reference is not None or bool(self.hyperparameters)
 
+    def release(self) -> None:
+        """Free the gradient and the reference, which a refresh is about to replace."""
+        self.known_gradient = self.reference = self._squared_norm = None
+        self.evaluation = self.evaluation._replace(rest=None)
+        self.overdue = True  # also if the refresh fails
+
     def fits(self, tensor: Tensor) -> bool:
         """Whether the cache belongs to a parameter of this shape, precision and device."""
         like = (tensor.shape, tensor.dtype, tensor.device)

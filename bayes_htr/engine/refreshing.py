@@ -48,6 +48,9 @@ def refresh_due(
         return which_drifted(tested, coordinates, sharing)
 
     due = scheduler.due(matrices, drifted)
+    for matrix in due:
+        if isinstance(matrix, ShardedMatrixEnergy) and matrix.cache is not None:
+            matrix.cache.release()
     if sharing is not None:
         evaluations = sharing.evaluations(due, coordinates)
     else:

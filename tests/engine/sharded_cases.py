@@ -261,6 +261,17 @@ def killed(shard):
     return {}
 
 
+def analyzed(shard=None):
+    """The rows of a report of a sharded network, and of its plain weights; others of `Layers`."""
+    plain = layers()
+    given = {"min_size": 5, "bootstrap": 10, "share": shard is not None, "progress": False}
+    weights = {name: p.detach().clone() for name, p in plain.named_parameters()}
+    reports = [
+        htr.analyze(source, **given) for source in (weights, shard(plain) if shard else plain)
+    ]
+    return {"rows": [repr(report.rows) for report in reports]}
+
+
 def refused(shard):
     """The errors about what is not supported, and about an entry that is not finite."""
     from torch.distributed.tensor import DTensor, Partial

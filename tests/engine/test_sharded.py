@@ -18,9 +18,18 @@ from tests.processes import ENVIRONMENT
 
 QUICK = {
     2: ["log det drift", "leading drift", "both every", "fit summed", "saved", "killed"],
-    4: ["both exact", "float32", "fit", "two both-exact", "blocks leading-drift", "refused"],
+    4: [
+        "both exact",
+        "float32",
+        "fit",
+        "two both-exact",
+        "blocks leading-drift",
+        "refused",
+        "analyzed",
+    ],
 }
-SPECIAL = ("saved", "refused", "killed")
+QUICK[4] += ["refused", "analyzed"]
+SPECIAL = ("saved", "refused", "killed", "analyzed")
 SLOW = [(processes, name) for processes in (2, 4) for name in cases.CASES]
 SLOW += [(4, name) for name in cases.OTHERS if name not in SPECIAL]
 
@@ -52,7 +61,7 @@ def distance(a, b):
     """The largest relative distance of two dictionaries of tensors."""
     assert a.keys() == b.keys()
     return max(
-        float((a[n].double() - b[n].double()).norm() / b[n].double().norm().clamp(min=1e-30))
+        float((a[n] - b[n]).detach().double().norm() / b[n].detach().double().norm().clamp(1e-30))
         for n in a
     )
 
@@ -139,6 +148,13 @@ def test_what_is_not_supported_is_refused_by_name(found):
         assert "Partial is not supported" in partial_
         assert "give a DTensor with the placements [Shard(dim=0)]" in whole
         assert "0.weight holds 1 entries that are not finite" in replaced
+
+
+def test_processes_analyse_what_one_does(found):
+    one = cases.analyzed()
+    for state in found[4]["analyzed"]:
+        assert state == one
+    assert one["rows"][1].count("'name'") > 5
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
