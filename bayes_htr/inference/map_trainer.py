@@ -51,7 +51,7 @@ class MAPTrainer(Trainer):
 
     Args:
         method: The settings.
-        problem: What to train.
+        problem: The model to train, with its data.
 
     Raises:
         ValueError: Nothing to train, early stopping without validation data, or an optimiser that
