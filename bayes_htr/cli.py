@@ -261,6 +261,11 @@ def _add_training(fit: argparse.ArgumentParser) -> None:
         help="fit every method N times from different weights, and average the predictions: a "
         "mixture of posteriors, or an ensemble of modes",
     )
+    fit.add_argument(
+        "--shard",
+        action="store_true",
+        help="of map, under torchrun: divide the weights between the processes",
+    )
     fit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     fit.add_argument(
         "--threads",
@@ -387,6 +392,8 @@ def _fit(args: argparse.Namespace, console: Console) -> dict[str, Any]:
     for option in ("guide", "noise"):
         if (value := getattr(args, option)) is not None and args.method != "svi":
             raise ValueError(f"--{option} {value} is of svi; leave it out, or --method map")
+    if args.shard and args.method != "map":
+        raise ValueError("--shard is of map: svi holds whole weights; add --method map")
     if args.prior == "none" and args.method == "svi":
         raise ValueError("--prior none has no posterior to look for; add --method map")
     digits = ("sklearn.datasets", "sklearn.model_selection") if args.data == "digits" else ()

@@ -66,6 +66,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str,
         label_smoothing=args.label_smoothing,
         target=args.target,
         members=args.members,
+        shard=args.shard,
     )
     data = run_on_rank0(lambda: settings.dataset(args.seed))
     num_data = len(data.y_train)

@@ -18,6 +18,7 @@ from bayes_htr._torch import input_dtype, usable_device
 from bayes_htr.distributed import check_same, fail_together, own_device, run_on_rank0, world_size
 from bayes_htr.engine.autograd import has_hooks
 from bayes_htr.inference import (
+    MAP,
     NUTS,
     Batches,
     Callback,
@@ -61,6 +62,7 @@ def fit(
     num_data: int | None = None,
     members: int | Sequence[nn.Module] | None = None,
     processes: int = 1,
+    shard: bool = False,
 ) -> Posterior:
     """Train a Bayesian model, such as a `BayesianClassifier`.
 
@@ -122,6 +124,8 @@ def fit(
             member has a run folder in `out/members`. Several processes share out the members.
         processes: The number of members that are fitted at the same time, each in a process of its
             own on this machine. A script then needs `if __name__ == "__main__":`.
+        shard: Whether several processes divide the weights between them by PyTorch's `fully_shard`,
+            in place of a whole network in each; for `htr.MAP`. The posterior's network is whole.
 
     Returns:
         The posterior; with `members` an `htr.PosteriorMixture`.
@@ -147,6 +151,11 @@ def fit(
         if members is None and (processes != 1 or isinstance(init, PosteriorMixture)):
             raise ValueError(
                 f"init={init!r} and processes={processes!r} are for a mixture; give members= too"
+            )
+        if shard and (members is not None or not isinstance(method, MAP)):
+            raise ValueError(
+                "shard=True is for htr.MAP without members: other methods hold whole weights in "
+                "each process; leave it out"
             )
     options: dict[str, Any] = {"method": method, "epochs": epochs, "threads": threads}
     options |= {"batch_size": batch_size, "num_data": num_data, "device": device, "init": init}
@@ -191,10 +200,11 @@ def fit(
             callbacks=callbacks,
             progress=progress,
             hyperparameters={} if init is None else init.unconstrained_hyperparameters(),
+            shard=shard,
         )
         num_threads = _threads(threads, method, problem)
         run = method.prepare(problem)
-        config = _config(method, problem, metadata)
+        config = _config(method, problem, metadata) | ({"shard": True} if shard else {})
         lengths = [len(b) for b in (batches, validation_batches) if b is not None]
     check_same(config | {"out": str(out), "the number of batches": lengths})
     if target.type == "cpu":

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayes_htr as htr
-from bayes_htr.inference.map import MAPTrainer
+from bayes_htr.inference.map_trainer import MAPTrainer
 from bayes_htr.inference.svi_trainer import SVITrainer
 from bayes_htr.members import member_seed, reinitialised
 

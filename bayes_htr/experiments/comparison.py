@@ -51,6 +51,7 @@ class FitSettings:
         target: The column with the labels of a table of one's own.
         members: Members of each fit, which is a mixture if there are several.
         processes: Members of one fit that are trained at a time.
+        shard: Whether several processes divide the weights between them.
     """
 
     data: str
@@ -64,6 +65,7 @@ class FitSettings:
     target: str | None = None
     members: int = 1
     processes: int = 1
+    shard: bool = False
 
     def dataset(self, seed: int) -> Dataset:
         """The data, split by a seed if the data set has no split of its own."""
@@ -256,6 +258,7 @@ def run_job(
         progress=progress,
         threads=settings.threads,
         **settings.of_members(data, job.seed, init),
+        shard=settings.shard,
         metadata=_metadata(settings, data),
     )
     return run_on_rank0(lambda: posterior.evaluate((data.x_test, data.y_test)))

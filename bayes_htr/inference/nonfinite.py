@@ -14,7 +14,7 @@ from bayes_htr.models.inputs import Inputs, call, num_examples
 
 
 def divergence(
-    reason: str, step: int, epoch: int, checkpoint: Path | None, net: nn.Module, x: Inputs
+    reason: str, step: int, epoch: int, checkpoint: Path | None, net: nn.Module | None, x: Inputs
 ) -> DivergenceError:
     """Make the error to raise.
 
@@ -23,15 +23,15 @@ def divergence(
         step: The number of the update, from 0.
         epoch: The number of the epoch, from 0.
         checkpoint: The last good checkpoint, if there is one.
-        net: The network.
+        net: The network; `None` if no process has all of it.
         x: The inputs of the last batch, on which the layer is found.
     """
     last = "no run folder was given"
     if checkpoint is not None:
         last = f"the last good checkpoint is {checkpoint}"
+    where = "" if net is None else f"{_first_nonfinite(net, x)}; "
     return DivergenceError(
-        f"training diverged at step {step} (epoch {epoch}): {reason}; "
-        f"{_first_nonfinite(net, x)}; {last}. "
+        f"training diverged at step {step} (epoch {epoch}): {reason}; {where}{last}. "
         "Lower the learning rate, clip gradients, or lower the prior's strength"
     )
 

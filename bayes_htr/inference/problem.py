@@ -41,6 +41,7 @@ class Problem:
         callbacks: Callables that are called after every epoch.
         progress: Whether to show a progress bar; `None` shows it on a terminal only.
         hyperparameters: Initial values of hyperparameters by name, in unconstrained coordinates.
+        shard: Whether the processes divide the weights between them.
     """
 
     model: BayesianModel
@@ -52,6 +53,7 @@ class Problem:
     callbacks: Sequence[Callback] = ()
     progress: bool | None = None
     hyperparameters: dict[str, Tensor] = field(default_factory=dict)
+    shard: bool = False
 
 
 @dataclass(frozen=True)

@@ -236,6 +236,8 @@ def local_batches(
 def evaluate_replicas(
     batches: Batches,
     sums_of: Callable[[Iterable[tuple[Inputs, Tensor]]], tuple[float, float, float]],
+    *,
+    skip_empty: bool = True,
 ) -> tuple[float, float]:
     """Evaluate mean negative log likelihood (nats) and mean score, each process on its part.
 
@@ -244,9 +246,10 @@ def evaluate_replicas(
     Args:
         batches: The data.
         sums_of: Takes batches to the sums of both and the number of examples, as `score_sums` does.
+        skip_empty: Whether a process leaves out batches of which it has no examples.
     """
     with fail_together():
-        parts = ((x, y) for x, y, _ in local_batches(batches, seed=0) if len(y))
+        parts = ((x, y) for x, y, _ in local_batches(batches, seed=0) if len(y) or not skip_empty)
         sums = torch.tensor(sums_of(parts), dtype=torch.float64)
     nll, score, count = all_sum(sums).tolist()
     return nll / count, score / count

@@ -341,8 +341,11 @@ class Trainer(ABC):
 
     def save(self) -> None:
         """Write a checkpoint and the metrics, if there is a run folder."""
-        if self.folder is None:
-            return
+        if self.folder is not None:
+            self.folder.write_checkpoint(self.state(), self.history)
+
+    def state(self) -> dict[str, Any]:
+        """Return all that a run needs to go on, as plain data and tensors."""
         hyper = self.hyper_optimizer
         state = {
             "epoch": self.epoch,
@@ -359,7 +362,7 @@ class Trainer(ABC):
         }
         if self.scaler is not None:
             state["scaler"] = self.scaler.state_dict()
-        self.folder.write_checkpoint(state, self.history)
+        return state
 
     def restore(self, state: dict[str, Any]) -> None:
         """Restore the state that `save` has written.

@@ -165,7 +165,7 @@ def resumed(out):
 
 def seen_late(run):
     """As on an accelerator, where the losses of many steps are looked at together."""
-    with mock.patch("bayes_htr.inference.map.DistributedMAPTrainer.check_losses"):
+    with mock.patch("bayes_htr.inference.map_trainer.DistributedMAPTrainer.check_losses"):
         return run()
 
 
