@@ -39,7 +39,7 @@ from bayes_htr.inference.defaults import default_method
 from bayes_htr.models import BayesianClassifier
 from bayes_htr.priors import Priors
 from bayes_htr.report import RunReport
-from bayes_htr.run_options import read_options, write_options
+from bayes_htr.run_options import kept_options, read_options
 from bayes_htr.tuning import Tuning
 
 TUNING_PICTURE = "tuning.png"
@@ -93,6 +93,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str,
     with (
         claimed_folder(args.out, default, resume=args.resume) as out,
         restored_threads(),
+        kept_options(out, args, _preparation(data)),
     ):
         torch.set_num_threads(workers.threads)
         console.print(
@@ -103,7 +104,6 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str,
             highlight=False,
         )
         console.print(visible(f"run folder: {out}"), markup=False, highlight=False, soft_wrap=True)
-        run_on_rank0(lambda: write_options(out, args, _preparation(data)))
         tuning = None
         if args.strength == "auto":
             tuning = _tuned(args, first, net, data, device, workers.threads, out)

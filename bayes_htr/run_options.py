@@ -8,14 +8,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bayes_htr._files import write_output
+from bayes_htr.distributed import rank, run_on_rank0
 from bayes_htr.errors import CheckpointError
 from bayes_htr.experiments import DATASETS, PRIORS
-from bayes_htr.inference.run_folder import COMMAND
+from bayes_htr.inference.run_folder import COMMAND, COMPARISON_LOCK
 
 _FORMAT = 1
 _NOT_KEPT = ("argv", "run", "interrupted", "out", "resume", "json", "quiet")
@@ -39,6 +41,22 @@ def write_options(folder: Path, args: argparse.Namespace, preparation: Mapping[s
     write_output(
         folder / COMMAND, lambda file: file.write_text(text, encoding="utf-8"), make_folder=True
     )
+
+
+@contextmanager
+def kept_options(
+    folder: Path, args: argparse.Namespace, preparation: Mapping[str, Any]
+) -> Iterator[None]:
+    """Write the file before the first fit, and remove it again if no fit has written anything.
+
+    Process 0 writes. The arguments and errors are those of `write_options`.
+    """
+    run_on_rank0(lambda: write_options(folder, args, preparation))
+    try:
+        yield
+    finally:
+        if rank() == 0 and {p.name for p in folder.iterdir()} <= {COMMAND, COMPARISON_LOCK}:
+            (folder / COMMAND).unlink()
 
 
 def read_options(folder: Path) -> dict[str, Any] | None:

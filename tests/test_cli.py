@@ -103,8 +103,8 @@ def test_run_folder_is_complete_and_loads(run):
     out, _ = run
     names = {p.name for p in out.iterdir()}
     assert names == {
-        "checkpoint.pt", "compare", "config.json", "digests.json", "guide.safetensors",
-        "metrics.jsonl", "results.json", "spectra.png", "spectra.safetensors",
+        "checkpoint.pt", "command.json", "compare", "config.json", "digests.json",
+        "guide.safetensors", "metrics.jsonl", "results.json", "spectra.png", "spectra.safetensors",
         "spectra_before.safetensors", "training.png", "weights.safetensors",
     }  # fmt: skip
     assert len((out / "metrics.jsonl").read_text().splitlines()) == 2

@@ -191,6 +191,12 @@ class MatrixEnergy:
         return working(self.prior.view(self.tensor.detach()))
 
     @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the matrix now: a parameter may have been replaced by one of another."""
+        m, n = self.matrix.shape
+        return m, n
+
+    @property
     def key(self) -> FlagKey:
         """The key of a flag about this matrix."""
         return self.name, self.refreshes
@@ -257,7 +263,7 @@ class MatrixEnergy:
             self.block,
             started=self.started,
             tol=tol,
-            rank=self.prior.rank,
+            rank=self.prior.factors,
         )
 
     def accept(self, evaluation: Evaluation, hyperparameters: Mapping[str, Tensor]) -> None:
@@ -317,7 +323,7 @@ class MatrixEnergy:
         evaluation = cache.evaluation
         if cache.age > 0:
             like, parts = evaluation.value, evaluation.parts
-            shape, needs, rank = self.prior.shape, self._needs, self.prior.rank
+            shape, needs, rank = self.shape, self._needs, self.prior.factors
             view = MatrixView.of_parts(like, shape, self.name, needs, parts, rank)
             evaluation = evaluate(self.prior, view, self.strengths, hyperparameters)
         return self.summand_of(evaluation, self.tensor, gradient, hyperparameters)

@@ -102,7 +102,7 @@ def _pull(prior: MatrixPrior, W: Tensor) -> float:
     strengths = prior.strengths(0)
     latents = {name: h.start().to(W) for name, h in prior.optimised.items()}
     with torch.enable_grad():
-        view = MatrixView(W, prior.name, prior.needs(strengths), rank=prior.rank)
+        view = MatrixView(W, prior.name, prior.needs(strengths), rank=prior.factors)
         gradient = evaluate(prior, view, strengths, latents).gradient
     with torch.no_grad():
         U, sigma, Vh = torch.linalg.svd(W.double(), full_matrices=False)

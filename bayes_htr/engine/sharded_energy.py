@@ -278,6 +278,11 @@ class ShardedMatrixEnergy(MatrixEnergy):
             share = torch.where(moved, torch.inf, share)
         return share
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of the whole matrix."""
+        return self.prior.shape
+
     def summand_of(
         self,
         evaluation: Evaluation,

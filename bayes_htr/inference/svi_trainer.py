@@ -132,7 +132,9 @@ class SVITrainer(Trainer):
             except (ValueError, RuntimeError) as error:  # a law has NaN, or left its range
                 raise self.diverged(str(error), self.step, x) from error
             nll, score = self.score(sample, values, x, y, size)
-            ((nll + weight * kl.to(nll)) / particles).backward()
+            loss = (nll + weight * kl.to(nll)) / particles
+            if loss.requires_grad:  # a process may have none of the batch's examples
+                loss.backward()
             nlls.append(nll.detach())
             divergences.append(kl.detach())
             scores.append(score)

@@ -149,7 +149,7 @@ def _at_weights(matrix: MatrixPrior, tensor: Tensor, notes: list[str]) -> dict[s
     strengths = matrix.strengths(0)
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            view = MatrixView(W, matrix.name, matrix.needs(strengths), rank=matrix.rank)
+            view = MatrixView(W, matrix.name, matrix.needs(strengths), rank=matrix.factors)
             starts = {name: h.start() for name, h in matrix.optimised.items()}
             evaluation = evaluate(matrix, view, strengths, starts)
     except SpectrumError as error:

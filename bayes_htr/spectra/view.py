@@ -125,8 +125,8 @@ class MatrixView:
         started: Whether the prior has acted on the matrix before. If all values are then outside
             the support of a law, the prior has moved them there, and this is not an error.
         tol: Tolerance of the leading triplet, see `top_pair`.
-        rank: How many eigenvalues are parts of the spectrum, those of a product `B A` that are
-            always zero being none; by default the smaller side.
+        rank: The largest rank that the matrix can have, if it is smaller than both sides, as that
+            of a product `B A` is. The eigenvalues beyond are zero, and no parts of the spectrum.
 
     Attributes:
         shape: `(m, n)`.
@@ -188,7 +188,7 @@ class MatrixView:
     @property
     def rank(self) -> int:
         """The number of eigenvalues."""
-        return min(self.shape) if self._rank is None else self._rank
+        return min(self.shape if self._rank is None else (*self.shape, self._rank))
 
     @property
     def is_zero(self) -> bool:

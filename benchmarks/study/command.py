@@ -98,7 +98,7 @@ def _study(args: argparse.Namespace, console: Console) -> None:
         runs = [run for run in all_runs[part - 1 :: parts] if run in missing]
         run_all(label, runs, work, done, processes=args.processes, threads=args.threads)
         log.catch_up()
-        if others := _missing(log, all_runs):
+        if parts > 1 and (others := _missing(log, all_runs)):
             console.print(
                 f"{label}: {len(others)} runs of other parts are missing; start all parts again "
                 "when they have ended",

@@ -80,10 +80,9 @@ def test_a_choice_has_trials_and_test_scores(monkeypatch):
         model = htr.BayesianClassifier(net, options["prior"])
         few = tuple(part[:64] for part in train)
         posterior = htr.fit(model, few, method=htr.MAP(), epochs=1, progress=False)
-        return htr.Tuning((), options["prior"], 1.0, "brier", 64, 8, posterior)
+        return htr.Tuning((), 2.0, options["prior"], 1.0, "brier", 64, 8, posterior)
 
     monkeypatch.setattr(htr, "tune", tune)
-    monkeypatch.setattr(htr.Tuning, "strength", 2.0)
     digits = strength.CELLS["mlp-digits"]
     monkeypatch.setitem(strength.CELLS, "mlp-kmnist", digits)
     row = strength.choose("frechet", "mlp-kmnist", 0, None)
