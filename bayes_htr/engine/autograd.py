@@ -186,7 +186,8 @@ def _add_in_place(
 ) -> bool:
     """Add to a dense tensor by a view of it, and return whether a view of it is the matrix."""
     part = view(target)
-    if part.untyped_storage().data_ptr() != local_of(target).untyped_storage().data_ptr():
+    own = target if type(target) is Tensor else local_of(target)
+    if part.untyped_storage().data_ptr() != own.untyped_storage().data_ptr():
         return False
     rest, left, right = gradient
     if rest is not None:
