@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,13 @@ NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
 
 
 def kinds_of_outputs(notebook):
-    """The kinds of output of each cell of code."""
-    return [
+    """The kinds of output of each cell of code, where one text may come in several parts."""
+    kinds = [
         [(output.output_type, *sorted(output.get("data", {}))) for output in cell.outputs]
         for cell in notebook.cells
         if cell.cell_type == "code"
     ]
+    return [[kind for kind, _ in itertools.groupby(cell)] for cell in kinds]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

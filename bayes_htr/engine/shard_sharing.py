@@ -29,7 +29,7 @@ from bayes_htr.errors import SpectrumError
 from bayes_htr.priors.evaluation import Evaluation, evaluate
 from bayes_htr.spectra import MatrixView, TopPair
 from bayes_htr.spectra.gram_view import GramView
-from bayes_htr.spectra.leading import FactorNeededErrorError, top_pair_of_rows
+from bayes_htr.spectra.leading import FactorNeededError, top_pair_of_rows
 from bayes_htr.spectra.matrices import check_finite
 from bayes_htr.spectra.shards import SUMMED, factor_of, gram_of, squared_norm_of
 
@@ -111,7 +111,7 @@ def evaluations_of_spectra(
         now = [m for m in pending if turn[owners[m.name]] is m]
         try:
             results = _round(now, coordinates, owners, exchange)
-        except FactorNeededErrorError as error:  # in all processes
+        except FactorNeededError as error:  # in all processes
             for m in now:
                 m.wants_factor |= m.name == str(error)
             continue
@@ -235,8 +235,8 @@ def _sent(m: ShardedMatrixEnergy, owner: int) -> tuple[MatrixView | None, TopPai
                 all_sum,
                 tol=m.followed_tol,
             )
-        except FactorNeededErrorError:
-            raise FactorNeededErrorError(m.name) from None
+        except FactorNeededError:
+            raise FactorNeededError(m.name) from None
         given["top"] = top
         if not m.share:
             top = top._replace(u=rows.new_zeros(0))

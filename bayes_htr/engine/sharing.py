@@ -34,11 +34,11 @@ from bayes_htr.engine.sharded_energy import ShardedMatrixEnergy, StepOfAll, is_s
 from bayes_htr.errors import PriorError, ProcessError, SpectrumError
 from bayes_htr.priors.evaluation import Evaluation
 from bayes_htr.spectra import Cluster, Followed, TopPair
-from bayes_htr.spectra.leading import FactorNeededErrorError
+from bayes_htr.spectra.leading import FactorNeededError
 from bayes_htr.spectra.shards import SUMMED
 
 _ERRORS: dict[str, type[Exception]] = {
-    e.__name__: e for e in (PriorError, SpectrumError, FactorNeededErrorError)
+    e.__name__: e for e in (PriorError, SpectrumError, FactorNeededError)
 }
 """Errors that say what is wrong with a matrix, which all processes raise as they are."""
 

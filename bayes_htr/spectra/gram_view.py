@@ -22,7 +22,7 @@ from bayes_htr.spectra.gram import (
     of_singular_values,
     square_of,
 )
-from bayes_htr.spectra.leading import BLOCK, FactorNeededErrorError, TopPair
+from bayes_htr.spectra.leading import BLOCK, FactorNeededError, TopPair
 from bayes_htr.spectra.view import MatrixView, Need
 
 
@@ -155,5 +155,5 @@ class GramView(MatrixView):
 
     def _required_factor(self) -> Tensor:
         if self._factor is None:
-            raise FactorNeededErrorError(self.name)
+            raise FactorNeededError(self.name)
         return self._factor

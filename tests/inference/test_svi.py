@@ -416,7 +416,9 @@ def test_priors_are_resolved_once_unless_a_schedule_changes_them(monkeypatch):
     counts = []
     resolve = htr.Priors.resolve
     monkeypatch.setattr(
-        htr.Priors, "resolve", lambda self, net: counts.append(1) or resolve(self, net)
+        htr.Priors,
+        "resolve",
+        lambda self, net, **how: counts.append(1) or resolve(self, net, **how),
     )
     net = torch.nn.Linear(6, 4)
     data = torch.randn(20, 6), torch.arange(20) % 4
