@@ -281,10 +281,11 @@ class MatrixEnergy:
                     leading.weights = before.leading.weights
         if W is not None and evaluation.rest is not None:
             reference = W.clone()
+        parts = evaluation.parts if self.prior.optimised else {}
+        if "entries" in parts:  # the memory is that of the parameter, which moves on
+            parts = {**parts, "entries": parts["entries"].clone()}
         self.cache = CachedGradient(
-            evaluation._replace(
-                parts=evaluation.parts if self.prior.optimised else {}, top=None, block=None
-            ),
+            evaluation._replace(parts=parts, top=None, block=None),
             self.strengths,
             tuple(self.tensor.shape),
             reference,
@@ -368,6 +369,8 @@ class MatrixEnergy:
         self.cache = None
         if cached is not None:
             self.cache = CachedGradient.from_state(cached, device, hyperparameters)
+            if self.prior.optimised and self.prior.entries and "entries" not in cached["parts"]:
+                self.cache.overdue = True  # a state of an earlier version
         self.started = state["started"]
         block = state["block"]
         self.block = None if block is None else block.to(device, copy=True)

@@ -92,7 +92,7 @@ def evaluate(
         rest,
         slope,
         hyper_slopes,
-        {n: p.detach() for n, p in view.parts.items() if n != "entries"},
+        {n: p.detach() for n, p in view.parts.items() if n != "entries" or prior.optimised},
         None if slope is None else view.top,
         view.block,
     )

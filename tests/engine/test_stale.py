@@ -127,3 +127,27 @@ def test_what_was_held_under_another_policy_is_left_out(prior, before, after, la
         other.load_state_dict(energy.state_dict())
         assert torch.isfinite(gradient(other)).all()
         assert other().item() == pytest.approx(exact_value(other), rel=1e-4)
+
+
+@pytest.mark.parametrize("refresh", [htr.Every(100), htr.Drift(0.5)], ids=repr)
+def test_entries_count_at_new_values_of_hyperparameters(layer, refresh):
+    """The energy between refreshes is that of the matrix at the last one, entries included."""
+    prior = htr.ESD(htr.Lomax(2.5, htr.Gamma(2.0, 3.0))) & htr.Entries(htr.Normal(0.0, 1.0))
+    energy = htr.bind(htr.Priors({"weight": prior}), layer, refresh=refresh)
+    exact = htr.bind(energy.priors, layer, refresh=htr.Exact())
+    assert energy().item() == pytest.approx(exact().item())
+    with torch.no_grad():
+        for bound in (energy, exact):
+            for u in bound.latents().values():
+                u += 0.3
+    expected = exact().item()
+    assert energy().item() == pytest.approx(expected)
+    move(layer, 1e-3)
+    assert energy().item() == pytest.approx(expected)
+    state = energy.state_dict()
+    cached = energy._matrices[0].cache.evaluation.parts
+    del cached["entries"]  # as in states of earlier versions
+    earlier = htr.bind(energy.priors, layer, refresh=refresh)
+    for given, value in ((energy.state_dict(), exact().item()), (state, expected)):
+        earlier.load_state_dict(given)
+        assert earlier().item() == pytest.approx(value)
