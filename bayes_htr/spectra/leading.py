@@ -341,14 +341,19 @@ class Projection(NamedTuple):
 def project(W: Tensor, before: Cluster, *, wide: bool) -> Projection:
     """The projection of `W` `(m, n)`, whose rows are the shorter side if it is wide."""
     with torch.no_grad():
-        flat = W.reshape(-1)
-        W = W if wide else W.T
-        short, long = (before.left, before.right) if wide else (before.right, before.left)
-        products = short @ W
-        kept = torch.linalg.vecdot(products, long)
-        return Projection(
-            products, products @ W.T, products @ products.T, kept, torch.dot(flat, flat)
-        )
+        W, _, products, *rest = _multiplied(W, before, wide=wide)
+        return Projection(products, products @ W.T, products @ products.T, *rest)
+
+
+def _multiplied(
+    W: Tensor, before: Cluster, *, wide: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """`W` with its shorter side as rows, the shorter vectors, and three parts of `Projection`."""
+    flat = W.reshape(-1)
+    W = W if wide else W.T
+    short, long = (before.left, before.right) if wide else (before.right, before.left)
+    products = short @ W
+    return W, short, products, torch.linalg.vecdot(products, long), torch.dot(flat, flat)
 
 
 def follow(W: Tensor, before: Cluster, sigma: float) -> Followed:
@@ -366,15 +371,10 @@ def follow(W: Tensor, before: Cluster, sigma: float) -> Followed:
             the current one, the result may not be finite.
     """
     with torch.no_grad():
-        flat = W.reshape(-1)
-        squared_norm = torch.dot(flat, flat)
         wide = W.shape[0] < W.shape[1]
-        W = W if wide else W.T
-        short, long = (before.left, before.right) if wide else (before.right, before.left)
-        products = short @ W
-        kept = torch.linalg.vecdot(products, long)
+        W, short, products, kept, squared_norm = _multiplied(W, before, wide=wide)
         products = torch.addmm(products, short @ short.T, products, beta=1.5, alpha=-0.5)
-        scaled, floor = _scaled_rotation(products @ products.T, short, sigma)
+        scaled, floor = _scaled_rotation(products @ products.T, _constants(short).identity, sigma)
         long = scaled @ products
         cluster = _cluster(long @ W.T, long, floor, wide=wide)
         return Followed(cluster, kept, squared_norm)
@@ -388,34 +388,25 @@ def turned(projection: Projection, before: Cluster, sigma: float, *, wide: bool)
     with torch.no_grad():
         products, thin, gram, kept, squared_norm = projection
         short = before.left if wide else before.right
-        newton = torch.addmm(_constants(short).identity, short, short.T, beta=1.5, alpha=-0.5)
-        scaled, floor = _scaled_rotation(newton @ gram @ newton, short, sigma)
+        identity = _constants(short).identity
+        newton = torch.addmm(identity, short, short.T, beta=1.5, alpha=-0.5)
+        scaled, floor = _scaled_rotation(newton @ gram @ newton, identity, sigma)
         scaled = scaled @ newton
         cluster = _cluster(scaled @ thin, scaled @ products, floor, wide=wide)
         return Followed(cluster, kept, squared_norm)
 
 
-def _scaled_rotation(gram: Tensor, short: Tensor, sigma: float) -> tuple[Tensor, float]:
-    """What turns products into unit vectors of Rayleigh and Ritz, `(b, b)`, and its floor.
+def _scaled_rotation(gram: Tensor, identity: Tensor, sigma: float) -> tuple[Tensor, float]:
+    """Return `(b, b)` that turns products into unit vectors of Rayleigh and Ritz, and a floor.
 
-    Products are those of the matrix with rows that a step of Newton's iteration has made
-    orthonormal, as Rayleigh-Ritz requires: they nearly are.
-
-    Args:
-        gram: `(b, b)`, the inner products of the products.
-        short: `(b, K)`, the rows before that step.
-        sigma: As in `follow`.
-
-    Returns:
-        The matrix, NaN if the Gram matrix is not finite, and the value below which a singular
-        value is rounding beside the largest, and not scaled up to a unit vector.
+    The products are those with rows that a step of Newton's iteration has made orthonormal, as
+    Rayleigh-Ritz requires, and `gram` has their inner products. Singular values below the floor are
+    rounding beside the largest one. If `gram` is not finite, the matrix is NaN.
     """
     limits = torch.finfo(gram.dtype)
     floor = max((_ROUNDING * limits.eps) ** 0.5 * sigma, limits.tiny**0.5)
     try:
-        ritz, rotation = torch.linalg.eigh(
-            torch.add(gram, _constants(short).identity, alpha=floor**2)
-        )
+        ritz, rotation = torch.linalg.eigh(torch.add(gram, identity, alpha=floor**2))
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
         return torch.full_like(gram, torch.nan), floor
     return (rotation * ritz.rsqrt_()).T, floor
