@@ -78,7 +78,7 @@ def restore(estimator: Any, found: Mapping[str, Any], module: ModuleSetting) -> 
 
     Args:
         estimator: The estimator.
-        found: What `described` has returned.
+        found: The result of `described`.
         module: The network or what makes it.
 
     Raises:

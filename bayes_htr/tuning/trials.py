@@ -45,7 +45,7 @@ CRITERIA = ("brier", "nll", "crps")
 
 
 class Tried(NamedTuple):
-    """What a search has found.
+    """The result of a search.
 
     Attributes:
         trials: All trials in their order.
