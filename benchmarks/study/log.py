@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -116,6 +116,32 @@ class Log:
                 "which continues with what is left"
             ) from error
         return self._known[_key(line)]
+
+    def take_choices(self, other: Path, cells: Iterable[str], methods: Iterable[str]) -> None:
+        """Append what another study has chosen for some cells and methods.
+
+        Args:
+            other: The file of its log.
+            cells: The names of the cells.
+            methods: The names of the methods. Entrants are taken if they are among them.
+
+        Raises:
+            OutputError: The other file does not exist or cannot be read, or a line cannot be
+                written.
+            CheckpointError: The other file holds lines that no study has written.
+        """
+        if not other.is_file():
+            raise htr.OutputError(f"{other} is no file; give the .jsonl file of another study")
+        known_cells, known_methods = set(cells), set(methods)
+        for line in Log(other.parent, other.stem).lines:
+            line = dict(line)
+            kind, settings = line.pop("kind"), line.pop("settings")
+            if kind not in ("base", "numbers", "entrants") or settings["cell"] not in known_cells:
+                continue
+            named = {settings["method"]} if kind == "numbers" else set()
+            named |= set(line.get("entrants", {}).values())
+            if named <= known_methods:
+                self.append(kind, settings, **line)
 
     def _catch_up(self, file: IO[bytes]) -> None:
         """Read the complete lines that were appended since the last look."""
