@@ -18,10 +18,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from benchmarks.common.paired import Difference, difference, holm
-from benchmarks.common.tables import NOTHING, TextTable, mean
+from benchmarks.common.tables import TextTable, mean
 from benchmarks.study.outcomes import CONVENTIONAL, LEVEL, Outcomes, chance
 
 OURS, CONTROL = "svi_lomax", "svi_exponential"
@@ -55,21 +54,18 @@ class Mixture:
 
     @property
     def seconds(self) -> float:
-        """The processor time of training all members, the median over seeds."""
-        return median(self._rows(lambda row: row["seconds"], lambda: float("nan")).values())
+        """The processor time of training all members, the median over seeds that did not diverge."""
+        found = self.outcomes.results(self.cell, self.method).values()
+        return median(result["mixtures"][self.size - 1]["seconds"] for result in found)
 
     def scores(self, score: str) -> dict[int, float]:
         """A score of test data by seed, with that of chance for a run that diverged."""
-        classes = self.outcomes.study.cells[self.cell].classes
-        return self._rows(lambda row: row["test"][score], lambda: chance(classes)[score])
-
-    def _rows(
-        self, value: Callable[[dict[str, Any]], float], lost: Callable[[], float]
-    ) -> dict[int, float]:
-        tested = self.outcomes.tested(self.cell, self.method)
+        guess = chance(self.outcomes.study.cells[self.cell].classes)[score]
         return {
-            seed: lost() if "diverged" in result else value(result["mixtures"][self.size - 1])
-            for seed, result in tested.items()
+            seed: guess
+            if "diverged" in result
+            else result["mixtures"][self.size - 1]["test"][score]
+            for seed, result in self.outcomes.tested(self.cell, self.method).items()
         }
 
 
@@ -215,7 +211,7 @@ def _scores(outcomes: Outcomes, cell: str) -> TextTable:
                     str(mixture.size),
                     str(len(found[0])),
                     *(mean(values.values(), 1, 4) for values in found),
-                    f"{mixture.seconds:.1f}" if mixture.seconds == mixture.seconds else NOTHING,
+                    f"{mixture.seconds:.1f}",
                 ]
             )
     columns = ("accuracy", "NLL", "Brier", "ECE", "s")
