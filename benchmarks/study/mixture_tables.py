@@ -54,7 +54,7 @@ class Mixture:
 
     @property
     def seconds(self) -> float:
-        """The processor time of training all members, the median over seeds that did not diverge."""
+        """The processor time of training all members, the median over runs that ended well."""
         found = self.outcomes.results(self.cell, self.method).values()
         return median(result["mixtures"][self.size - 1]["seconds"] for result in found)
 
