@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from torch import Tensor
 import bayes_htr as htr
 from bayes_htr.experiments import DATASETS, Dataset, load_dataset
 from benchmarks.common.keel import keel_table
+from benchmarks.study.conditions import with_noisy_labels
 
 Pair = tuple[Tensor, Tensor]
 """Images `(N, C, H, W)` and labels `(N,)`. A row of a table is an image of a single pixel."""
@@ -52,6 +53,9 @@ class Cell:
         samples: Draws of the weights that a prediction averages, if a posterior has draws.
         shrink: Training uses every `shrink`-th training image, for a quick look.
         classes: The number of classes.
+        label_noise: The share of training labels that are replaced by other classes.
+        conditions: Whether tested networks are tested again under all `conditions`.
+        like: The cell whose choices are those of this one too.
         split_seed: Seed of the split into training and validation images; without it every run
             splits by its own seed.
         ood: The data set whose test images are out of distribution, if there is one.
@@ -70,6 +74,9 @@ class Cell:
     samples: int = 32
     shrink: int = 1
     classes: int = 10
+    label_noise: float = 0.0
+    conditions: bool = False
+    like: str | None = None
     split_seed: int | None = None
     ood: str | None = None
     ood_images: int = 2000
@@ -113,6 +120,34 @@ MIXTURES = {
 }
 """The cells of the study of mixtures by name; the last two are in no other study."""
 
+
+def _varied(name: str, ood: str | None = None) -> dict[str, Cell]:
+    """A cell with conditions, and the same with noisy labels and with fewer images."""
+    cell = replace(GENERALISATION[name], like=name, ood=ood, conditions=True)
+    plain = replace(cell, ood=None, conditions=False)
+    return {
+        name: cell,
+        **{
+            f"{name}-noise{percent}": replace(
+                plain, name=f"{name}-noise{percent}", label_noise=percent / 100
+            )
+            for percent in (20, 40)
+        },
+        **{
+            f"{name}-{count}": replace(plain, name=f"{name}-{count}", train=1000 + count)
+            for count in (500, 2000)
+        },
+    }
+
+
+ROBUSTNESS = {
+    **_varied("mlp-kmnist", ood="fashion_mnist"),
+    **_varied("lenet5-kmnist", ood="fashion_mnist"),
+    **_varied("lenet5-cifar10"),
+}
+"""The cells of the study of robustness by name. Strengths are those of the cells without changes,
+so that no method is tuned to noise or to few images."""
+
 POSTERIOR = {
     "kmnist": _posterior_cell("kmnist", ood="fashion_mnist"),
     "fashion_mnist": _posterior_cell("fashion_mnist", ood="kmnist"),
@@ -150,7 +185,8 @@ def split(cell: Cell, data_dir: Path | None, seed: int, device: str) -> Split:
     generator = torch.Generator().manual_seed(seed if cell.split_seed is None else cell.split_seed)
     order = torch.randperm(len(x), generator=generator)
     held, rest = order[: cell.validation], order[cell.validation :]
-    return Split((x[rest].to(device), y[rest].to(device)), (x[held].to(device), y[held].to(device)))
+    labels = with_noisy_labels(y[rest], cell.label_noise, cell.classes, seed)
+    return Split((x[rest].to(device), labels.to(device)), (x[held].to(device), y[held].to(device)))
 
 
 def test_images(cell: Cell, data_dir: Path | None) -> Pair:

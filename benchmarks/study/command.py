@@ -87,7 +87,8 @@ def _study(args: argparse.Namespace, console: Console) -> None:
     log = Log(args.out, own.name)
     _hold_to(log, options)
     if args.choices is not None:
-        log.take_choices(args.choices, cells, study.methods)
+        sources = {cell: study.cells[cell].like or cell for cell in cells}
+        log.take_choices(args.choices, sources, study.methods)
     protocol = Protocol(study, log, cells, _methods(study, chosen), chosen["seeds"])
     line = log.append("machine", machine_facts(device, args.argv) | {"threads": args.threads})
     machine = log.of("machine").index(line)

@@ -117,12 +117,12 @@ class Log:
             ) from error
         return self._known[_key(line)]
 
-    def take_choices(self, other: Path, cells: Iterable[str], methods: Iterable[str]) -> None:
+    def take_choices(self, other: Path, cells: Mapping[str, str], methods: Iterable[str]) -> None:
         """Append what another study has chosen for some cells and methods.
 
         Args:
             other: The file of its log.
-            cells: The names of the cells.
+            cells: The names of the cells, each with that of the cell of the other study.
             methods: The names of the methods. Entrants are taken if they are among them.
 
         Raises:
@@ -132,16 +132,17 @@ class Log:
         """
         if not other.is_file():
             raise htr.OutputError(f"{other} is no file; give the .jsonl file of another study")
-        known_cells, known_methods = set(cells), set(methods)
+        known = set(methods)
         for line in Log(other.parent, other.stem).lines:
             line = dict(line)
             kind, settings = line.pop("kind"), line.pop("settings")
-            if kind not in ("base", "numbers", "entrants") or settings["cell"] not in known_cells:
+            if kind not in ("base", "numbers", "entrants"):
                 continue
             named = {settings["method"]} if kind == "numbers" else set()
             named |= set(line.get("entrants", {}).values())
-            if named <= known_methods:
-                self.append(kind, settings, **line)
+            for cell, source in cells.items():
+                if source == settings["cell"] and named <= known:
+                    self.append(kind, {**settings, "cell": cell}, **line)
 
     def _catch_up(self, file: IO[bytes]) -> None:
         """Read the complete lines that were appended since the last look."""

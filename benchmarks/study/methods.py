@@ -319,6 +319,12 @@ MIXTURES: dict[str, Method] = {
 """The methods of the study of mixtures by name. Their trials are single networks."""
 
 
+ROBUSTNESS: dict[str, Method] = {
+    name: replace(method, members=1) for name, method in MIXTURES.items()
+}
+"""The methods of the study of robustness by name."""
+
+
 # The study of posteriors
 
 _NORMAL_SCALES = (

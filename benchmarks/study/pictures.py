@@ -29,7 +29,7 @@ from bayes_htr._plotting import (
     styled,
     tick,
 )
-from benchmarks.common.pictures import grid, log_axis, save
+from benchmarks.common.pictures import METHOD_LINES, grid, log_axis, save
 from benchmarks.study import mixture_tables, posterior_tables
 from benchmarks.study.generalisation_tables import (
     FORMS,
@@ -318,13 +318,6 @@ def _legend(figure: Any, cells: Any, outcomes: Outcomes, more: dict[str, Any]) -
 
 
 _MIXTURE_SCORES = {"brier": "Brier score", "nll": "NLL", "accuracy": "error rate"}
-_MIXTURE_LINES: dict[str, tuple[str, str]] = {
-    **{method: _CURVES[method] for method in ("none", "weight_decay", "spectral_norm")},
-    "dropout": (PURPLE, "--"),
-    "label_smoothing": (GREY, "-."),
-    "svi_lomax": (BLUE, "-"),
-    "svi_exponential": (TEAL, "-"),
-}
 
 
 @styled
@@ -344,7 +337,7 @@ def draw_mixtures(outcomes: Outcomes, folder: Path) -> list[Path]:
     for number, ax in enumerate(axes):
         cell, score = cells[number // columns], list(_MIXTURE_SCORES)[number % columns]
         for method in outcomes.methods(cell):
-            colour, style = _MIXTURE_LINES[method]
+            colour, style = METHOD_LINES[method]
             shown = mixture_tables.mixtures(outcomes, cell, method)
             means = [fmean(mixture.scores(score).values()) for mixture in shown]
             values = [1 - value for value in means] if score == "accuracy" else means
@@ -362,7 +355,7 @@ def draw_mixtures(outcomes: Outcomes, folder: Path) -> list[Path]:
     handles = [
         pyplot().Line2D([], [], color=colour, ls=style, marker="o", ms=3, label=outcomes.label(m))
         for m in methods
-        for colour, style in (_MIXTURE_LINES[m],)
+        for colour, style in (METHOD_LINES[m],)
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4)
     return [save(figure, folder / "mixtures.png")]

@@ -19,6 +19,7 @@ from benchmarks.study.mixture_tables import mixture_tables
 from benchmarks.study.outcomes import Outcomes
 from benchmarks.study.pictures import draw_generalisation, draw_mixtures, draw_posterior
 from benchmarks.study.posterior_tables import posterior_settings, posterior_tables
+from benchmarks.study.robustness import draw_robustness, robustness_tables
 from benchmarks.study.runs import COLUMNS
 from benchmarks.study.studies import Study
 
@@ -47,6 +48,7 @@ class _Shown:
 _SHOWN = {
     "generalisation": _Shown(generalisation_tables, draw_generalisation, introduction=_HOW_TO_READ),
     "mixtures": _Shown(mixture_tables, draw_mixtures),
+    "robustness": _Shown(robustness_tables, draw_robustness),
     "posterior": _Shown(posterior_tables, draw_posterior, posterior_settings),
 }
 

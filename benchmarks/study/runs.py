@@ -21,6 +21,7 @@ from bayes_htr.experiments import build_network
 from bayes_htr.posterior.prediction import mix
 from bayes_htr.posterior.scores import ood_scores, scores
 from benchmarks.study.cells import Base, Split, image_shape, ood_images, split, test_images
+from benchmarks.study.conditions import KEPT, SHIFTS, pruned
 from benchmarks.study.methods import ENDS, Numbers, Setting
 from benchmarks.study.studies import Study
 
@@ -81,8 +82,9 @@ def perform(study: Study, run: Run, data_dir: Path | None, device: str) -> dict[
         number; `right`, which of them were classified correctly (see `unpacked`); `matrices`, with
         `COLUMNS` for each; and `curve`, a row for each epoch. Tested runs of a method with several
         members also have `mixtures`: `seconds`, `test` and `right` for the first member, the first
-        two, and so on. A run in which weights or scores were not finite has only `diverged`, which
-        says what happened.
+        two, and so on. Those of a cell with conditions have `conditions`: scores of the first fit
+        by kind and severity. A run in which weights or scores were not finite has only `diverged`,
+        which says what happened.
     """
     try:
         return _finite_result(study, run, data_dir, device)
@@ -126,6 +128,8 @@ def _finite_result(study: Study, run: Run, data_dir: Path | None, device: str) -
             }
             for size in range(1, count + 1)
         ]
+    if cell.conditions:
+        result["conditions"] = _under_conditions(fits[0], x_test, y_test, cell.samples)
     return result | {
         **scores_of_test(validation, y, test, y_test, ood),
         "images": len(y_test),
@@ -188,6 +192,24 @@ def _fitted(
         device=device,
         progress=False,
     )
+
+
+def _under_conditions(
+    posterior: htr.Posterior, x: Tensor, y: Tensor, samples: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Scores of shifted test images, and of the central network with fewer singular values."""
+    found = {
+        kind: {
+            f"{severity:g}": _finite_scores("test", posterior.predict(shift(x), samples), y)
+            for severity, shift in by_severity.items()
+        }
+        for kind, by_severity in SHIFTS.items()
+    }
+    centre = {}
+    for share in KEPT:
+        point = htr.Posterior(pruned(posterior.network(), share), htr.Priors({}))
+        centre[f"{share:g}"] = _finite_scores("test", point.predict(x, 1), y)
+    return found | {"kept": centre}
 
 
 def mixed(predicted: Sequence[htr.Prediction]) -> htr.Prediction:

@@ -50,12 +50,14 @@ def test_choices_of_another_study(tmp_path):
     log = Log(tmp_path / "own", "mixtures")
     log.append("numbers", {"cell": "a", "method": "none"}, score=9, numbers={"mu": 9})
     for _ in range(2):
-        log.take_choices(other.path, ["a", "b"], ["none"])
+        log.take_choices(other.path, {"a": "a", "b": "b", "b2": "b"}, ["none"])
     assert [(line["kind"], *line["settings"].values()) for line in log.lines] == [
         ("numbers", "a", "none"),
         ("base", "a"),
         ("base", "b"),
+        ("base", "b2"),
         ("numbers", "b", "none"),
+        ("numbers", "b2", "none"),
         ("entrants", "a"),
     ]
     assert log.get("numbers", cell="a", method="none")["numbers"] == {"mu": 9}  # chosen before
@@ -66,7 +68,7 @@ def test_choices_of_another_study(tmp_path):
         "numbers": {"mu": 0.3},
     }
     with pytest.raises(OutputError, match="is no file"):
-        log.take_choices(tmp_path / "missing.jsonl", ["a"], ["none"])
+        log.take_choices(tmp_path / "missing.jsonl", {"a": "a"}, ["none"])
 
 
 def test_a_log_that_was_cut_by_others(tmp_path):
