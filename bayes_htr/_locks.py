@@ -122,7 +122,7 @@ def _lock_by_system(file: IO[bytes], *, wait: bool) -> None:
 
 
 def _open_locked(path: Path) -> IO[bytes]:
-    """Open and lock a lock file, and note in it who holds it.
+    """Open and lock a lock file, and write into it which process holds the lock.
 
     Raises:
         OutputError: Somebody else holds the lock.

@@ -12,6 +12,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -65,11 +66,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_in_child)
 
 
+@dataclass
 class Work:
     """The work of forward passes: `multiply_adds`, those of linear layers and convolutions."""
 
-    def __init__(self) -> None:
-        self.multiply_adds = 0
+    multiply_adds: int = 0
 
 
 @contextmanager

@@ -138,12 +138,10 @@ def tune(
     settings = TrialSettings(
         fit, model, held_out, options, tuple(range(seed, seed + repeats)), criterion, samples
     )
+    chosen: Search
     if strengths is not None:
-        listed = tuple(number(s, "strengths", above=0) for s in strengths)
-        if not listed or len(set(listed)) < len(listed):
-            raise ValueError(f"strengths={strengths!r} must be different numbers, at least one")
-        first, count = listed[0], len(listed)
-        chosen: Search = Listed(listed, prune)
+        chosen = listed = _listed(strengths, prune)
+        first, count = listed.strengths[0], len(listed.strengths)
     else:
         first = start_of(settings) if start is None else number(start, "start", above=0)
         chosen = _search(search, first, seed, prune, resume)
@@ -152,25 +150,11 @@ def tune(
         tried = try_strengths(
             settings, chosen, count, folder=folder, resume=resume, progress=progress
         )
-        posterior = None
-        if refit:
-            posterior = None if held_out.is_part or folder is not None else tried.posterior
-            if posterior is None:
-                final = with_strength(model, tried.strength)
-                target = None if folder is None else folder / _FIT
-                is_other = resume and _holds_other(target, final.priors)
-                posterior = fit(
-                    final,
-                    train,
-                    **options,
-                    validation=validation,
-                    seed=seed,
-                    out=None if is_other else target,
-                    resume=resume and not is_other,
-                    progress=progress,
-                )
-                if is_other and target is not None:
-                    run_on_rank0(partial(posterior.save, target, overwrite=True))
+        posterior = None if held_out.is_part or folder is not None else tried.posterior
+        if refit and posterior is None:
+            options |= {"validation": validation, "seed": seed, "progress": progress}
+            final = with_strength(model, tried.strength)
+            posterior = _final_fit(final, train, options, folder, resume=resume)
     return Tuning(
         trials=tuple(tried.trials),
         strength=tried.strength,
@@ -179,8 +163,35 @@ def tune(
         criterion=settings.by,
         num_data=settings.num_data,
         num_validation=settings.num_validation,
-        posterior=posterior,
+        posterior=posterior if refit else None,
     )
+
+
+def _final_fit(
+    model: BayesianModel,
+    train: Data,
+    options: dict[str, Any],
+    folder: Path | None,
+    *,
+    resume: bool,
+) -> Posterior:
+    """Fit with the chosen strength, in the subfolder `fit` if there is a folder.
+
+    Args:
+        model: The model at the chosen strength.
+        train: The training data.
+        options: Other arguments of `fit`.
+        folder: The folder of the trials, if any. A fit of another strength that its subfolder
+            holds is replaced once the new one has ended.
+        resume: Whether the folder may hold an earlier fit.
+    """
+    target = None if folder is None else folder / _FIT
+    is_other = resume and _holds_other(target, model.priors)
+    out = None if is_other else target
+    posterior = fit(model, train, **options, out=out, resume=resume and not is_other)
+    if is_other and target is not None:
+        run_on_rank0(partial(posterior.save, target, overwrite=True))
+    return posterior
 
 
 def _holds_other(folder: Path | None, priors: Priors) -> bool:
@@ -192,6 +203,18 @@ def _holds_other(folder: Path | None, priors: Priors) -> bool:
         return bool(RunFolder(folder).config().get("priors") != priors.to_dict())
 
     return run_on_rank0(holds_other)
+
+
+def _listed(strengths: Sequence[float], prune: bool) -> Listed:
+    """Return the search through given strengths.
+
+    Raises:
+        ValueError: There are none, or one is given twice or is no positive number.
+    """
+    listed = tuple(number(s, "strengths", above=0) for s in strengths)
+    if not listed or len(set(listed)) < len(listed):
+        raise ValueError(f"strengths={strengths!r} must be different numbers, at least one")
+    return Listed(listed, prune)
 
 
 def _search(search: Any, first: float, seed: int, prune: bool, resume: bool) -> Search:

@@ -56,18 +56,8 @@ def run_fit(args: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str, Any]:
-    settings = FitSettings(
-        data=args.data,
-        data_dir=args.data_dir,
-        net=args.net,
-        epochs=args.epochs,
-        batch_size=args.batch_size,
-        device=device,
-        label_smoothing=args.label_smoothing,
-        target=args.target,
-        members=args.members,
-        shard=args.shard,
-    )
+    """Train on a device, as `run_fit` says."""
+    settings = _settings(args, device)
     data = run_on_rank0(lambda: settings.dataset(args.seed))
     num_data = len(data.y_train)
     net = settings.network(data, args.seed)
@@ -77,18 +67,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str,
         _check_init(args, first.init, net)
     name = f"{Path(args.data).stem}-{args.net}-{Path(args.prior).stem}"
     seeds = range(args.seed, args.seed + args.seeds)
-    with counted_work(net) as work, evaluation_mode(net), torch.no_grad():
-        net(data.x_train[: max(1, args.batch_size)])
-    chosen = partial(
-        Workers.chosen,
-        net,
-        device=device,
-        multiply_adds=work.multiply_adds,
-        threads=args.threads,
-    )
-    alone = len(seeds) == 1 or world_size() > 1
-    workers = chosen(len(entrants) * len(seeds), alone=alone)
-    of_members = chosen(args.members, alone=len(seeds) > 1 or world_size() > 1)
+    workers, of_members = _workers(args, net, data, len(entrants), device)
     default = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     with (
         claimed_folder(args.out, default, resume=args.resume) as out,
@@ -96,11 +75,11 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str,
         kept_options(out, args, _preparation(data)),
     ):
         torch.set_num_threads(workers.threads)
+        members = f"{args.members} members and " if args.members > 1 else ""
         console.print(
             f"{args.net} on {args.data}: {num_data} training examples; "
             f"{plural(len(entrants) * len(seeds), 'fit')} of "
-            f"{f'{args.members} members and ' if args.members > 1 else ''}"
-            f"{plural(args.epochs, 'epoch')}, {workers}",
+            f"{members}{plural(args.epochs, 'epoch')}, {workers}",
             highlight=False,
         )
         console.print(visible(f"run folder: {out}"), markup=False, highlight=False, soft_wrap=True)
@@ -122,8 +101,42 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str,
         return shown
 
 
+def _settings(args: argparse.Namespace, device: str) -> FitSettings:
+    """The settings that all fits of the command share."""
+    return FitSettings(
+        data=args.data,
+        data_dir=args.data_dir,
+        net=args.net,
+        epochs=args.epochs,
+        batch_size=args.batch_size,
+        device=device,
+        label_smoothing=args.label_smoothing,
+        target=args.target,
+        members=args.members,
+        shard=args.shard,
+    )
+
+
+def _workers(
+    args: argparse.Namespace, net: nn.Module, data: Dataset, entrants: int, device: str
+) -> tuple[Workers, Workers]:
+    """How many fits run at a time, and how many members of a mixture, with their threads."""
+    with counted_work(net) as work, evaluation_mode(net), torch.no_grad():
+        net(data.x_train[: max(1, args.batch_size)])
+    chosen = partial(
+        Workers.chosen,
+        net,
+        device=device,
+        multiply_adds=work.multiply_adds,
+        threads=args.threads,
+    )
+    is_distributed = world_size() > 1
+    fits = chosen(entrants * args.seeds, alone=args.seeds == 1 or is_distributed)
+    return fits, chosen(args.members, alone=args.seeds > 1 or is_distributed)
+
+
 def _preparation(data: Dataset) -> dict[str, Any]:
-    """What was done to the inputs of a data set, as plain data for `bayes-htr predict`."""
+    """Describe as plain data what was done to the inputs, for `bayes-htr predict`."""
     return data.preparation or {
         "columns": [],
         "classes": list(data.classes),

@@ -22,7 +22,7 @@ class DataError(ValueError):
 
 
 class DivergenceError(RuntimeError):
-    """Weights or losses became NaN or infinite; says where, and names the last good checkpoint."""
+    """Weights or losses became NaN or infinite; the error names the last good checkpoint."""
 
 
 class ProcessError(RuntimeError):

@@ -148,15 +148,7 @@ def fit(
         seed = whole_number(seed, "seed", below=2**63)
         if resume and out is None:
             raise ValueError("resume=True needs out=, the folder of the run")
-        if members is None and (processes != 1 or isinstance(init, PosteriorMixture)):
-            raise ValueError(
-                f"init={init!r} and processes={processes!r} are for a mixture; give members= too"
-            )
-        if shard and (members is not None or not isinstance(method, MAP)):
-            raise ValueError(
-                "shard=True is for htr.MAP without members: other methods hold whole weights in "
-                "each process; leave it out"
-            )
+        _check_mixture(members, processes, init, method, shard=shard)
     options: dict[str, Any] = {"method": method, "epochs": epochs, "threads": threads}
     options |= {"batch_size": batch_size, "num_data": num_data, "device": device, "init": init}
     if strength == "auto":
@@ -183,18 +175,14 @@ def fit(
     with exclusive(), fail_together(), torch.enable_grad():
         net = _copy_network(model, init)
         target = _device(device, next(net.parameters(), torch.zeros(())).device)
-        checked = partial(_checked, net.to(target), target, model.likelihood)
-        batches = checked(train, "train", batch_size=batch_size, seed=seed, num_data=num_data)
-        if batches.doubt is not None:
-            warnings.warn(batches.doubt, stacklevel=2)
-        validation_batches = None
-        if validation is not None:
-            validation_batches = checked(validation, "validation", batch_size=1024, counted=False)
+        net.to(target)
+        train_options = {"batch_size": batch_size, "seed": seed, "num_data": num_data}
+        batches, held_out = _batches(model, net, target, train, validation, train_options)
         problem = Problem(
             model=model,
             net=net,
             train=batches,
-            validation=validation_batches,
+            validation=held_out,
             epochs=epochs,
             seed=seed,
             callbacks=callbacks,
@@ -204,8 +192,8 @@ def fit(
         )
         num_threads = _threads(threads, method, problem)
         run = method.prepare(problem)
-        config = _config(method, problem, metadata) | ({"shard": True} if shard else {})
-        lengths = [len(b) for b in (batches, validation_batches) if b is not None]
+        config = _config(method, problem, metadata)
+        lengths = [len(b) for b in (problem.train, problem.validation) if b is not None]
     check_same(config | {"out": str(out), "the number of batches": lengths})
     if target.type == "cpu":
         config["threads"] = num_threads
@@ -298,31 +286,41 @@ def _device(device: str | torch.device | None, present: torch.device) -> torch.d
     return torch.device("cpu")
 
 
-def _checked(
+def _batches(
+    model: BayesianModel,
     net: nn.Module,
     device: torch.device,
-    likelihood: Likelihood,
-    data: Data,
-    name: str,
-    **options: Any,
-) -> Batches:
-    """Make batches for a network, and check the first of them with it.
+    train: Data,
+    validation: Data | None,
+    train_options: Mapping[str, Any],
+) -> tuple[Batches, Batches | None]:
+    """Make batches of the data, and check the first ones with the network.
 
     Args:
-        net: The network, on its device.
+        model: The model, whose likelihood the labels have to fit.
+        net: The copy of its network, on the device.
         device: The device.
-        likelihood: The likelihood, which labels have to fit.
-        data: The data, as `fit` takes them.
-        name: The name of the data in errors.
-        options: Other arguments of `Batches`.
+        train: The training data, as in `fit`.
+        validation: The validation data, if any.
+        train_options: The batch size, the seed and the number of the training data.
+
+    Returns:
+        The batches of the training data, and those of the validation data.
 
     Raises:
         DataError: The data cannot be trained on, or do not fit the network.
     """
-    to_network: dict[str, Any] = {"device": device, "dtype": input_dtype(net)}
-    batches = Batches(data, name=name, likelihood=likelihood, **to_network, **options)
+    options: dict[str, Any] = {"device": device, "dtype": input_dtype(net)}
+    options["likelihood"] = model.likelihood
+    batches = Batches(train, name="train", **options, **train_options)
     batches.check_network(net)
-    return batches
+    if batches.doubt is not None:
+        warnings.warn(batches.doubt, stacklevel=3)
+    if validation is None:
+        return batches, None
+    held_out = Batches(validation, name="validation", **options, batch_size=1024, counted=False)
+    held_out.check_network(net)
+    return batches, held_out
 
 
 def _threads(given: int | None, method: Method, problem: Problem) -> int:
@@ -358,6 +356,21 @@ def _check_types(model: Any, method: Any, init: Any, callbacks: Any) -> None:
     for callback in callbacks if isinstance(callbacks, Sequence) else [callbacks]:
         if not isinstance(callbacks, Sequence) or not callable(callback):
             raise ValueError(f"callbacks={callbacks!r} must be a sequence of callables")
+
+
+def _check_mixture(
+    members: Any, processes: int, init: Posterior | None, method: Any, *, shard: bool
+) -> None:
+    """Raise `ValueError` for arguments of a mixture without members, or a sharded run with them."""
+    if members is None and (processes != 1 or isinstance(init, PosteriorMixture)):
+        raise ValueError(
+            f"init={init!r} and processes={processes!r} are for a mixture; give members= too"
+        )
+    if shard and (members is not None or not isinstance(method, MAP)):
+        raise ValueError(
+            "shard=True is for htr.MAP without members: other methods hold whole weights in each "
+            "process; leave it out"
+        )
 
 
 def _copy_network(model: BayesianModel, init: Posterior | None) -> nn.Module:
@@ -415,4 +428,5 @@ def _config(method: Method, problem: Problem, metadata: Mapping[str, Any] | None
         "num_data": problem.train.num_data,
         "network": type(model.net).__name__,
         "parameters": {p.name: list(p.tensor.shape) for p in parameters_of(model.net)},
+        **({"shard": True} if problem.shard else {}),
     }

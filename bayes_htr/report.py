@@ -204,7 +204,7 @@ class RunReport:
         return " ".join(f"test_{name}={value:.4f}" for name, value in first.items())
 
     def tables(self) -> Group:
-        """All tables, with the note on exponents below."""
+        """All tables, with the note on exponents below them."""
         parts: list[Any] = [self.score_table()]
         if len(self.seeds) > 1 and len(self.by_seed) > 1:
             parts += ["", self.difference_table(), self.comparison(), ""]

@@ -231,7 +231,7 @@ def _analyse_all(
 def _analyse_together(
     weights: Sequence[Weight], options: Options, progress: bool | None
 ) -> list[MatrixSpectrum]:
-    """What `_analyse_all` returns, where each process analyses a part of the weights.
+    """Analyse a part of the weights in each process, and return in all what `_analyse_all` does.
 
     A weight that is spread over processes is put together by all of them, kept by the process that
     analyses it, and freed before the next.
@@ -269,7 +269,7 @@ def _itself(tensor: Tensor) -> Tensor:
 
 
 def _loaded_once(weight: Weight, loading: Lock) -> Weight:
-    """The weight, such that only one thread at a time loads a weight, and copies it.
+    """Return a weight that copies what it loads, and that only one thread at a time loads.
 
     A module's parametrization is not made for threads, and a file stays mapped as long as a tensor
     in it is used.

@@ -190,7 +190,7 @@ def matrix_rank(esd: ESD) -> int:
 
 
 def entropy(values: Array, rank: int) -> float:
-    """`-sum p ln p / ln(rank)` with `p = lambda / sum lambda`; 0 for rank 1, NaN for rank 0."""
+    """`-sum p ln p / ln(rank)` with `p = lambda / sum lambda`; 0 at rank 1, NaN at rank 0."""
     if rank < 2:
         return 0.0 if rank else math.nan
     p = values / values.sum()

@@ -50,7 +50,7 @@ def density(spectrum: MatrixSpectrum, edges: Array) -> Array:
 
 
 def num_below(spectrum: MatrixSpectrum, edges: Array) -> int:
-    """The number of eigenvalues below the first edge, zeros among them."""
+    """The number of eigenvalues below the first edge, including zeros."""
     return spectrum.count - int((spectrum.values >= edges[0]).sum())
 
 

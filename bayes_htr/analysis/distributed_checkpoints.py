@@ -96,7 +96,7 @@ def _described(stored: Mapping[str, Any]) -> Tensor:
 
 
 def _nested(tensors: Mapping[str, tuple[Any, Tensor]]) -> dict[str, Any]:
-    """The mappings that were saved, from the path of each tensor in them."""
+    """Rebuild the mappings that were saved from the path of each tensor in them."""
     root: dict[str, Any] = {}
     for path, tensor in tensors.values():
         keys = [str(key) for key in path] if isinstance(path, tuple | list) else [str(path)]

@@ -1,4 +1,4 @@
-"""Spectra of matrices that are made from a weight: its entries in random order, and windows of it.
+"""Spectra of matrices made from a weight: its entries in random order, and windows of the weight.
 
 **Random order** keeps the distribution of the entries and destroys what training wrote across them:
 eigenvalues above the largest random one are structure. A spike that remains in random order comes

@@ -165,7 +165,7 @@ def _rebuilt(state: State) -> Iterator[_Rebuilt]:
 
 
 def _normalised(name: str, state: State) -> _Rebuilt | None:
-    """`weight_g` and `weight_v` of the older `weight_norm`."""
+    """Compute the weight from `weight_g` and `weight_v` of the older `weight_norm`."""
     stem, _, kind = name.rpartition("_")
     if kind not in ("g", "v") or not {f"{stem}_g", f"{stem}_v"} <= state.keys():
         return None
@@ -187,7 +187,7 @@ def _weight_norm(name: str, g: Stored, v: Stored) -> _Rebuilt | None:
 
 
 def _masked_or_spectral(name: str, state: State) -> _Rebuilt | None:
-    """`weight_orig` with a mask of pruning, or with the vectors of the older `spectral_norm`."""
+    """Compute the weight from `weight_orig` and a mask, or vectors of the older `spectral_norm`."""
     for end in ("_orig", "_mask", "_u", "_v"):
         stem = name.removesuffix(end)
         if stem == name or (original := state.get(f"{stem}_orig")) is None:

@@ -6,7 +6,7 @@ several calls. Nothing in this file depends on when they were computed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -63,7 +63,7 @@ class _Once(torch.autograd.Function):
 
 
 def _scaled(gradient: Gradient, scale: Tensor, x: Tensor) -> Tensor:
-    """`scale * gradient` in the dtype of `x`: one pass over memory for each part."""
+    """Compute `scale * gradient` in the dtype of `x`, with one pass over memory for each part."""
     rest, left, right = gradient
     if left is None or right is None:
         assert rest is not None
@@ -118,11 +118,6 @@ def enter(value: Tensor, derivatives: Iterable[Derivative]) -> Tensor:
     inputs = [d.view(d.tensor) for d in used]
     result: Tensor = KnownGradient.apply(value, tuple(d.gradient for d in used), *inputs)
     return result
-
-
-def derivatives_of(summands: Iterable[Summand]) -> Iterator[Derivative]:
-    """The derivatives of all summands, one after another."""
-    return (derivative for summand in summands for derivative in summand.derivatives)
 
 
 def by_name(summands: Sequence[Summand]) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ policy says when they are computed, and they are cached in between (`docs/engine
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import is_not
 from typing import Any
 
@@ -21,7 +21,6 @@ from bayes_htr.engine.autograd import (
     Summand,
     add_to_gradients,
     by_name,
-    derivatives_of,
     enter,
 )
 from bayes_htr.engine.context import Scaler, entry_point, factor_of, warn_of_scalers
@@ -29,19 +28,16 @@ from bayes_htr.engine.hyperparameters import EnergyHyperparameters
 from bayes_htr.engine.networks import (
     NetworkWatch,
     by_parameter,
-    refuse_torchscript,
-    reshard,
+    prepared_root,
     sparse_parameters,
 )
 from bayes_htr.engine.packing import pack, unpack
 from bayes_htr.engine.refresh import Drift, Refresh, RefreshScheduler
-from bayes_htr.engine.refreshing import refresh_due, summands_at
 from bayes_htr.engine.sharded_energy import energies_of, is_spread, refuse_spread
-from bayes_htr.engine.sharing import Sharing
+from bayes_htr.engine.sharing import Sharing, refresh_due
 from bayes_htr.errors import PriorError
 from bayes_htr.priors import Hyperparameter, Priors
 from bayes_htr.spectra import working
-from bayes_htr.spectra.modules import unwrap
 
 
 def bind(
@@ -106,11 +102,9 @@ class SpectralEnergy(nn.Module):
             )
         if not isinstance(refresh, Refresh):
             raise PriorError(f"refresh={refresh!r} must be a refresh policy, such as Drift(0.1)")
-        reshard(net)
+        self._net = (net, prepared_root(net))  # in a tuple: not submodules
         resolved = priors.resolve(net, spread=True)
-        refuse_torchscript(net)
         self._priors, self._refresh_policy = priors, refresh
-        self._net = (net, unwrap(net))  # in a tuple: not submodules
         self._watch = NetworkWatch(priors, resolved, self._net[1])
         self._matrices = energies_of(resolved, refresh, sparse_parameters(net))
         self._values = EnergyHyperparameters(self._matrices, self._net[1])
@@ -214,10 +208,9 @@ class SpectralEnergy(nn.Module):
             SpectrumError: A matrix is not finite, or a law cannot score it.
         """
         if not torch.is_grad_enabled():
-            summands = self._summands_at(self.weights(), self.latents(), epoch)
+            summands = self._summands_at({}, self.latents(), epoch)
             return self._sum([s.value for s in summands])
-        summands = self._summands(epoch)
-        return enter(self._total(summands), derivatives_of(summands))
+        return enter(*self._derivatives(epoch))
 
     @entry_point
     @torch.compiler.disable
@@ -269,10 +262,14 @@ class SpectralEnergy(nn.Module):
         return self._derivatives(epoch)
 
     def _derivatives(self, epoch: int | None) -> tuple[Tensor, list[Derivative]]:
+        """As `derivatives`; the sum is kept while the values of the summands stay the same."""
         with torch.enable_grad():
             summands = self._summands(epoch)
-        with torch.no_grad():
-            return self._total(summands), list(derivatives_of(summands))
+        values = [s.value for s in summands]
+        known = self._known_total
+        if known is None or len(known[0]) != len(values) or any(map(is_not, known[0], values)):
+            self._known_total = known = values, self._sum(values)
+        return known[1].clone(), [d for s in summands for d in s.derivatives]
 
     @entry_point
     def at(self, parameters: Mapping[str, Tensor], epoch: int | None = None) -> Tensor:
@@ -306,8 +303,9 @@ class SpectralEnergy(nn.Module):
         for name, u in own.items():
             if u.shape != ():
                 raise ValueError(f"{name} is a hyperparameter, of shape (), not {tuple(u.shape)}")
-        summands = self._summands_at(self.weights() | given, coordinates | own, epoch, given)
-        return enter(self._sum([s.value for s in summands]), derivatives_of(summands))
+        summands = self._summands_at(given, coordinates | own, epoch, frozen_too=True)
+        derivatives = [d for s in summands for d in s.derivatives]
+        return enter(self._sum([s.value for s in summands]), derivatives)
 
     @entry_point
     def terms(self, epoch: int | None = None) -> dict[str, Tensor]:
@@ -321,7 +319,7 @@ class SpectralEnergy(nn.Module):
             epoch: The epoch, as in `forward`.
         """
         if not torch.is_grad_enabled():
-            return self.terms_at(self.weights(), self.latents(), epoch)
+            return self.terms_at({}, self.latents(), epoch)
         return by_name(self._summands(epoch))
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
@@ -338,7 +336,7 @@ class SpectralEnergy(nn.Module):
         """The exact summands of the energy at given weights and hyperparameters.
 
         Args:
-            tensors: A tensor for each parameter with a prior, by name.
+            tensors: Tensors by the names of parameters; others have their present values.
             latents: The unconstrained coordinate of each hyperparameter by name.
             epoch: The epoch, as in `forward`.
         """
@@ -386,14 +384,6 @@ class SpectralEnergy(nn.Module):
             return torch.zeros((), device=first.device, dtype=working(first.detach()).dtype)
         return torch.stack([v.to(values[0]) for v in values]).sum()
 
-    def _total(self, summands: Sequence[Summand]) -> Tensor:
-        """The sum of the summands' values, which is kept while the values stay the same."""
-        values = [s.value for s in summands]
-        known = self._known_total
-        if known is None or len(known[0]) != len(values) or any(map(is_not, known[0], values)):
-            self._known_total = known = values, self._sum(values)
-        return known[1].clone()
-
     def _summands(self, epoch: int | None) -> list[Summand]:
         """The summands at a call, after the refreshes that are due."""
         root, threshold = self._net[1], self._priors.threshold
@@ -412,18 +402,25 @@ class SpectralEnergy(nn.Module):
         tensors: Mapping[str, Tensor],
         coordinates: Mapping[str, Tensor],
         epoch: int | None,
-        given: Collection[str] = (),
+        *,
+        frozen_too: bool = False,
     ) -> list[Summand]:
-        """The exact summands at given tensors; parameters named in `given` act even if frozen."""
+        """The exact summands at given tensors; with `frozen_too` these act even if frozen."""
         acting, root = [], self._net[1]
         for matrix in self._matrices:
             acts = matrix.update(root, epoch)
-            if acts or (matrix.is_among(given) and any(matrix.strengths)):
-                acting.append((matrix, matrix.tensor_among(tensors, root)))
-        summands = summands_at(acting, coordinates, self._sharing)
-        if self.priors.threshold is not None:
-            summands = _gated(summands, self.priors.threshold)
-        return summands + self._values.summands(coordinates)
+            if acts or (frozen_too and matrix.is_among(tensors) and any(matrix.strengths)):
+                tensor = matrix.tensor_among(tensors, root) if tensors else matrix.tensor
+                acting.append((matrix, tensor))
+        sharing = self._sharing
+        spread = {} if sharing is None else sharing.evaluations_at(acting, coordinates)
+        summands = []
+        for matrix, tensor in acting:
+            e = spread.get(matrix.name) or matrix.evaluate(coordinates, tensor)
+            summands.append(matrix.summand_of(e, tensor, e.gradient, coordinates))
+        if self._priors.threshold is not None:
+            summands = _gated(summands, self._priors.threshold)
+        return summands + self._values.summands(coordinates) if coordinates else summands
 
 
 def _gated(summands: list[Summand], threshold: float) -> list[Summand]:

@@ -167,12 +167,12 @@ class MatrixEnergy:
         """The parameter, or the weight that the network computes, at given values.
 
         Args:
-            tensors: Tensors by the names of parameters. If a weight is computed from parameters
-                that are not among them, these have their present values.
+            tensors: Tensors by the names of parameters. Parameters that are not among them have
+                their present values.
             root: The unwrapped network.
         """
         if self._computed is None:
-            return tensors[self.parameter]
+            return tensors.get(self.parameter, self.tensor)
         return self._computed.at(root, tensors)
 
     @property
@@ -233,38 +233,31 @@ class MatrixEnergy:
         """The number of floating-point operations of one evaluation."""
         return plan(self.prior.stated.needs, self.prior.shape).flops
 
-    def evaluate(self, hyperparameters: Mapping[str, Tensor]) -> Evaluation:
-        """The energy of the present matrix, to be cached.
+    def evaluate(
+        self, hyperparameters: Mapping[str, Tensor], tensor: Tensor | None = None
+    ) -> Evaluation:
+        """The energy of the present matrix, to be cached, or at another value of the parameter.
 
         Args:
             hyperparameters: The unconstrained coordinates, by name.
+            tensor: The other value. Its leading singular vectors will not follow any matrix, and
+                are computed to full accuracy.
 
         Raises:
             SpectrumError: The matrix is not finite, or a law cannot score it.
         """
-        view = self._view_of(self.matrix, self.followed_tol)
-        evaluation = evaluate(self.prior, view, self.strengths, hyperparameters)
-        self.decompositions += not self.is_cheap
-        return evaluation
-
-    def summand_at(self, tensor: Tensor, hyperparameters: Mapping[str, Tensor]) -> Summand:
-        """The summand of the energy at another value of the parameter; the cache is not used."""
-        W = working(self.prior.view(tensor.detach()))
-        view = self._view_of(W)
-        evaluation = evaluate(self.prior, view, self.strengths, hyperparameters)
-        return self.summand_of(evaluation, tensor, evaluation.gradient, hyperparameters)
-
-    def _view_of(self, W: Tensor, tol: float | None = None) -> MatrixView:
-        """The matrix with the parts of its spectrum that are needed."""
-        return MatrixView(
-            W,
+        view = MatrixView(
+            self.matrix if tensor is None else working(self.prior.view(tensor.detach())),
             self.name,
             self._needs,
             self.block,
             started=self.started,
-            tol=tol,
+            tol=self.followed_tol if tensor is None else None,
             rank=self.prior.factors,
         )
+        evaluation = evaluate(self.prior, view, self.strengths, hyperparameters)
+        self.decompositions += tensor is None and not self.is_cheap
+        return evaluation
 
     def accept(self, evaluation: Evaluation, hyperparameters: Mapping[str, Tensor]) -> None:
         """Cache an evaluation of the present matrix."""

@@ -1,4 +1,4 @@
-"""What an energy asks of its network, when priors are bound to it and at every call afterwards.
+"""What an energy requires of its network, when priors are bound and at every call afterwards.
 
 A parameter with a prior that is replaced by another one is scored anew at the next call, and one
 that is gone is an error (`MatrixEnergy.update`). A frozen parameter is a constant, which is left
@@ -25,29 +25,24 @@ _EVERY = 16
 """All modules are examined again after this many calls."""
 
 
-def refuse_torchscript(net: nn.Module) -> None:
-    """Raise if parameters are in modules that TorchScript has compiled.
+def prepared_root(net: nn.Module) -> nn.Module:
+    """The unwrapped network, to which priors can be bound.
+
+    Modules under `fully_shard` have their own parameters from then on, and not gathered copies.
 
     Raises:
-        PriorError: There is such a module.
+        PriorError: TorchScript has compiled a module with parameters.
+        SpectrumError: The network is no module, or is under `FullyShardedDataParallel`.
     """
-    for path, module in net.named_modules():
+    for path, module in checked_module(net).named_modules():
+        if "FSDPModule" in {kind.__name__ for kind in type(module).__mro__}:
+            module.reshard()  # type: ignore[operator]
         if isinstance(module, torch.jit.ScriptModule) and any(True for _ in module.parameters()):
             raise PriorError(
                 f"{path or 'the network'} is a module of TorchScript, whose parameters cannot be "
                 "replaced; bind the priors to the module that it was made from"
             )
-
-
-def reshard(net: nn.Module) -> None:
-    """Let modules under `fully_shard` have their own parameters, and not gathered copies.
-
-    Raises:
-        SpectrumError: The network is no module, or is under `FullyShardedDataParallel`.
-    """
-    for module in checked_module(net).modules():
-        if "FSDPModule" in {kind.__name__ for kind in type(module).__mro__}:
-            module.reshard()  # type: ignore[operator]
+    return unwrap(net)
 
 
 def sparse_parameters(net: nn.Module) -> set[int]:
@@ -97,7 +92,7 @@ def by_parameter(net: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 class NetworkWatch:
-    """Notices parameters that a network gets.
+    """Notices when a network gets new parameters.
 
     Args:
         priors: The priors.
@@ -110,7 +105,7 @@ class NetworkWatch:
     def __init__(self, priors: Priors, resolved: Iterable[ParameterPrior], root: nn.Module) -> None:
         self._priors = priors
         self._calls = 0
-        self._names = {p.name for p in resolved}
+        self._names = {p.parameter.name for p in resolved}
         self._look(root)
 
     def check(self, root: nn.Module) -> None:

@@ -7,7 +7,7 @@ with gradients enabled, or a step of a guide.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, TypeVar
 
 import torch
@@ -141,56 +141,6 @@ class Refreshable(Protocol):
 R = TypeVar("R", bound=Refreshable)
 
 
-class RefreshScheduler:
-    """Tells which cached gradients are due at a call, for the engine and for guides.
-
-    Args:
-        policy: The policy.
-
-    Attributes:
-        calls: The number of calls, including the present one.
-        action: The action of the policy at this call.
-        flags: The flags of matrices that ask for a refresh.
-    """
-
-    def __init__(self, policy: Refresh) -> None:
-        self.policy = policy
-        self.calls = 0
-        self.action: Action = "keep"
-        self.flags = DelayedFlags()
-
-    def begin(self) -> None:
-        """Count a call."""
-        self.calls += 1
-        self.action = self.policy.action(self.calls)
-
-    def due(self, matrices: Sequence[R], drifted: Callable[[list[R]], Tensor]) -> list[R]:
-        """The matrices that are due at this call.
-
-        Args:
-            matrices: All matrices; some may be due already.
-            drifted: A function that returns for a list of matrices whether each has drifted too
-                far: `(count,)`, bool.
-        """
-        if self.action == "refresh":
-            return list(matrices)
-        asking: set[FlagKey] = set()
-        if self.action == "test" and (
-            tested := [m for m in matrices if not m.is_due and m.can_drift]
-        ):
-            asking = set(self.flags.read(drifted(tested), [m.key for m in tested]))
-        return [m for m in matrices if m.is_due or (asking and m.key in asking)]
-
-    def state(self) -> dict[str, Any]:
-        """The number of calls and the flags, as plain data."""
-        return {"calls": self.calls, "flags": list(self.flags.waiting())}
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`."""
-        self.calls = state["calls"]
-        self.flags.load(state["flags"])
-
-
 class DelayedFlags:
     """Flags that a device computes and the host reads without waiting for it.
 
@@ -220,10 +170,11 @@ class DelayedFlags:
             The keys of the raised flags: of this check, or of the one before if they are late.
         """
         late = flags.device.type != "cpu" if self.late is None else self.late
-        arrived = self.waiting() if late else []
-        self._send(flags, keys)
         if not late:
-            arrived, self._raised = self.waiting(), []
+            self._raised = []
+            return [key for key, flag in zip(keys, flags.tolist(), strict=True) if flag]
+        arrived = self.waiting()
+        self._send(flags, keys)
         return arrived
 
     def waiting(self) -> list[FlagKey]:
@@ -256,3 +207,51 @@ class DelayedFlags:
         """The state for copies, with the flags that have arrived and without the CUDA event."""
         self.waiting()
         return self.__dict__.copy()
+
+
+@dataclass
+class RefreshScheduler:
+    """Tells which cached gradients are due at a call, for the engine and for guides.
+
+    Attributes:
+        policy: The policy.
+        calls: The number of calls, including the present one.
+        action: The action of the policy at this call.
+        flags: The flags of matrices that ask for a refresh.
+    """
+
+    policy: Refresh
+    calls: int = 0
+    action: Action = "keep"
+    flags: DelayedFlags = field(default_factory=DelayedFlags)
+
+    def begin(self) -> None:
+        """Count a call."""
+        self.calls += 1
+        self.action = self.policy.action(self.calls)
+
+    def due(self, matrices: Sequence[R], drifted: Callable[[list[R]], Tensor]) -> list[R]:
+        """The matrices that are due at this call.
+
+        Args:
+            matrices: All matrices; some may be due already.
+            drifted: A function that returns for a list of matrices whether each has drifted too
+                far: `(count,)`, bool.
+        """
+        if self.action == "refresh":
+            return list(matrices)
+        asking: set[FlagKey] = set()
+        if self.action == "test" and (
+            tested := [m for m in matrices if not m.is_due and m.can_drift]
+        ):
+            asking = set(self.flags.read(drifted(tested), [m.key for m in tested]))
+        return [m for m in matrices if m.is_due or (asking and m.key in asking)]
+
+    def state(self) -> dict[str, Any]:
+        """The number of calls and the flags, as plain data."""
+        return {"calls": self.calls, "flags": list(self.flags.waiting())}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `state`."""
+        self.calls = state["calls"]
+        self.flags.load(state["flags"])

@@ -8,6 +8,8 @@ for bit, so that they make the same decisions. `docs/distributed.md` says what i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -25,6 +27,7 @@ from bayes_htr.distributed import (
     world_size,
 )
 from bayes_htr.engine.matrix_energy import MatrixEnergy
+from bayes_htr.engine.refresh import RefreshScheduler
 from bayes_htr.engine.shard_sharing import (
     evaluations_of_entries,
     evaluations_of_spectra,
@@ -161,6 +164,30 @@ class Sharing:
         by_name = dict(zip(names, found, strict=True))
         return [by_name[m.name] for m in matrices]
 
+    def evaluations_at(
+        self, given: Iterable[tuple[MatrixEnergy, Tensor]], coordinates: Mapping[str, Tensor]
+    ) -> dict[str, Evaluation]:
+        """The exact evaluations of those matrices that are spread over processes, by name.
+
+        Args:
+            given: Matrices with values of their parameters. Caches are neither used nor changed.
+            coordinates: The unconstrained coordinates of the hyperparameters, by name.
+
+        Raises:
+            SpectrumError: A matrix is not finite, a law cannot score it, or a given tensor is not
+                spread over processes as the parameter is.
+        """
+        spread = [(m, tensor) for m, tensor in given if isinstance(m, ShardedMatrixEnergy)]
+        if not spread:
+            return {}
+        matrices = [m for m, _ in spread]
+        with ExitStack() as stack:
+            for m, tensor in spread:
+                stack.enter_context(m.exactly_at(tensor))
+            self.assign_owners(matrices)
+            evaluations = self.evaluations(matrices, coordinates)
+        return {m.name: e for m, e in zip(matrices, evaluations, strict=True)}
+
     def _exchanged(
         self,
         matrices: Sequence[Any],
@@ -214,6 +241,47 @@ class Sharing:
                 raise _ERRORS[kind](text)
             raise ProcessError(f"process {number} of {world_size()} failed: {kind}: {text}")
         return {n: outline for report in reports for n, outline in report[1].items()}
+
+
+def refresh_due(
+    matrices: Sequence[MatrixEnergy],
+    scheduler: RefreshScheduler,
+    coordinates: Mapping[str, Tensor],
+    sharing: Sharing | None,
+) -> None:
+    """Count a call, and refresh those matrices that are due at it.
+
+    Args:
+        matrices: All matrices that act.
+        scheduler: Tells which are due.
+        coordinates: The unconstrained coordinates of the hyperparameters, by name.
+        sharing: How processes divide the work; `None` if each does its own.
+
+    Raises:
+        SpectrumError: A matrix is not finite, or a law cannot score it.
+    """
+    sharing = sharing if world_size() > 1 else None
+    if sharing is not None:
+        sharing.begin(matrices, scheduler.calls)
+    scheduler.begin()
+    turning = [
+        m
+        for m in matrices
+        if not m.is_stale and m.cache is not None and m.cache.advance(scheduler.calls)
+    ]
+    if turning and turning[0].drift is not None:
+        follow_all(turning, sharing)
+    drifted = partial(which_drifted, coordinates=coordinates, sharing=sharing)
+    due = scheduler.due(matrices, drifted)
+    for matrix in due:
+        if matrix.cache is not None:
+            matrix.cache.release()
+    if sharing is not None:
+        evaluations = sharing.evaluations(due, coordinates)
+    else:
+        evaluations = [matrix.evaluate(coordinates) for matrix in due]
+    for matrix, evaluation in zip(due, evaluations, strict=True):
+        matrix.accept(evaluation, coordinates)
 
 
 def follow_all(matrices: Sequence[MatrixEnergy], sharing: Sharing | None) -> None:

@@ -265,7 +265,7 @@ def run_job(
 
 
 def _metadata(settings: FitSettings, data: Dataset) -> dict[str, Any]:
-    """Describe the data of a run: by name, and for one's own data as `predict` needs it."""
+    """Describe the data of a run by name, and the user's own data as `predict` needs them."""
     if data.preparation is None:
         return {"data": data.name}
     return {"data": data.name, "net": settings.net, "preparation": data.preparation}

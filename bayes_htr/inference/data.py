@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import zlib
 from collections.abc import Iterator, Mapping, Sized
+from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
@@ -122,9 +123,22 @@ class Batches:
             x, y = self._examples(*self._split(data, whole=True))
             if len(y) == 0:
                 raise DataError(f"{name} holds no examples")
-            self.loader = _loader(x, y, size, seed)
+            # Where the order is kept too: a loader without a generator draws from the global one.
+            generator = torch.Generator().manual_seed(0 if seed is None else seed)
+            self.loader = DataLoader(
+                _Arrays(x, y),
+                batch_size=size,
+                shuffle=seed is not None,
+                generator=generator,
+                collate_fn=tuple,  # the data set fetches a whole batch: nothing is to be collated
+            )
         # A batch sampler that the user has made may have a sampler inside.
         self.sampler: Any = getattr(self.loader.batch_sampler, "sampler", self.loader.sampler)
+        try:
+            len(self.loader)
+            self._has_length = True
+        except TypeError:
+            self._has_length = False
         if num_data is not None:
             self.num_data = whole_number(num_data, "num_data", at_least=1, error=DataError)
         else:
@@ -133,9 +147,9 @@ class Batches:
     def __len__(self) -> int:
         """The number of batches in an epoch; an estimate where the loader does not tell it."""
         if self._num_batches is None:
-            try:
+            if self._has_length:
                 self._num_batches = len(self.loader)
-            except TypeError:
+            else:
                 size = self.loader.batch_size or num_examples(self.first()[0])
                 self._num_batches = max(1, -(-self.num_data // size))
         return self._num_batches
@@ -151,7 +165,7 @@ class Batches:
         An iterable data set without a length ends an epoch itself, or it ends after `num_data`
         examples.
         """
-        if _has_length(self.loader) or not self.num_data:
+        if self._has_length or not self.num_data:
             yield from self.loader
             return
         seen = 0
@@ -267,14 +281,9 @@ class Batches:
         checksums = [zlib.crc32(values.view(torch.uint8).numpy().data) for values in raw]
         return {"batch_size": batch_size, "checksums": checksums}
 
-    @property
-    def generators(self) -> list[torch.Generator]:
-        """The random generators that decide the order, each once; checkpoints hold their state."""
-        return generators_of(self.loader)
-
     def first(self) -> tuple[Inputs, Tensor]:
         """Return the batch with which the next pass begins, without changing that pass."""
-        states = [(generator, generator.get_state()) for generator in self.generators]
+        states = [(generator, generator.get_state()) for generator in generators_of(self.loader)]
         with isolated_randomness():  # a loader without a generator draws from the global one
             batch = next(iter(self), None)
         for generator, state in states:
@@ -382,11 +391,12 @@ class Batches:
         return count
 
 
+@dataclass(eq=False)
 class _Arrays(Dataset[tuple[Inputs, Tensor]]):
     """Examples held in memory, which the loader fetches a batch at a time."""
 
-    def __init__(self, x: Inputs, y: Tensor) -> None:
-        self.x, self.y = x, y
+    x: Inputs
+    y: Tensor
 
     def __len__(self) -> int:
         return len(self.y)
@@ -397,23 +407,3 @@ class _Arrays(Dataset[tuple[Inputs, Tensor]]):
     def __getitems__(self, indices: list[int]) -> tuple[Inputs, Tensor]:
         chosen = torch.as_tensor(indices)
         return map_inputs(lambda t: t[chosen], self.x), self.y[chosen]
-
-
-def _loader(x: Inputs, y: Tensor, batch_size: int, seed: int | None) -> DataLoader[Any]:
-    # Where the order is kept too, since a loader without a generator draws from the global one.
-    generator = torch.Generator().manual_seed(0 if seed is None else seed)
-    return DataLoader(
-        _Arrays(x, y),
-        batch_size=batch_size,
-        shuffle=seed is not None,
-        generator=generator,
-        collate_fn=tuple,  # the data set fetches a whole batch: there is nothing to collate
-    )
-
-
-def _has_length(loader: DataLoader[Any]) -> bool:
-    try:
-        len(loader)
-    except TypeError:
-        return False
-    return True

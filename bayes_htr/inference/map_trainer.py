@@ -151,7 +151,8 @@ class MAPTrainer(Trainer):
             self._backward(nll)
             nlls.append(nll.detach())
             scores.append(score)
-        self.share_gradients()
+        if self.point.hyperparameters:
+            self.share_gradients()
         scale = 1 / self.num_data
         energy = self.energy.backward(scale, epoch=self.epoch, scaler=self.scaler)
         if self.point.hyperparameters:
@@ -170,7 +171,7 @@ class MAPTrainer(Trainer):
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def share_gradients(self) -> None:
-        """Average gradients over processes that nothing else averages; there is one process."""
+        """Average the gradients of the likelihood's hyperparameters; there is one process."""
 
     def score(self, x: Inputs, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Return a batch's summand of the mean negative log likelihood, and its score."""

@@ -319,6 +319,8 @@ class RunFolder:
         history: Sequence[Mapping[str, float]],
         tensors: Mapping[str, Mapping[str, Tensor]],
         config: Mapping[str, Any] | None = None,
+        *,
+        posterior: Any,
     ) -> None:
         """Write the result of a run.
 
@@ -326,14 +328,19 @@ class RunFolder:
             history: The metrics, one row per epoch.
             tensors: The tensors by the name of their file. The last file marks the run as finished.
             config: The configuration, if it is to be replaced.
+            posterior: The posterior whose tensors these are, which an error hands to the caller.
 
         Raises:
-            OutputError: It cannot be written.
+            OutputError: It cannot be written. The error has the posterior as `posterior`.
         """
         files: dict[str, Writer | None] = {METRICS: _metrics_writer(history)}
         if config is not None:
             files[CONFIG] = self._config_writer(config)
-        self._commit(files | {name: _tensors_writer(t) for name, t in tensors.items()})
+        try:
+            self._commit(files | {name: _tensors_writer(t) for name, t in tensors.items()})
+        except OutputError as error:
+            error.posterior = posterior
+            raise
 
     def write_json(self, name: str, data: Any) -> None:
         """Write a JSON file.

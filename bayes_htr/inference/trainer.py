@@ -27,6 +27,7 @@ from bayes_htr.engine.optimizer import HYPER_LR
 from bayes_htr.engine.optimizer_kinds import needs_closure
 from bayes_htr.errors import CheckpointError, DivergenceError, SpectrumError
 from bayes_htr.inference.callbacks import EpochEvent, StepCallback, StepEvent
+from bayes_htr.inference.data import generators_of
 from bayes_htr.inference.nonfinite import divergence
 from bayes_htr.inference.problem import Fitted, Problem
 from bayes_htr.inference.run_folder import CHECKPOINT, RunFolder
@@ -358,7 +359,7 @@ class Trainer(ABC):
             "scheduler": self.schedule.state(),
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-            "order": [g.get_state() for g in self.problem.train.generators],
+            "order": [g.get_state() for g in generators_of(self.problem.train.loader)],
         }
         if self.scaler is not None:
             state["scaler"] = self.scaler.state_dict()
@@ -381,7 +382,8 @@ class Trainer(ABC):
             torch.set_rng_state(state["random"])
             if state["random_cuda"] and torch.cuda.is_available():
                 torch.cuda.set_rng_state_all(state["random_cuda"])
-            for generator, order in zip(self.problem.train.generators, state["order"], strict=True):
+            generators = generators_of(self.problem.train.loader)
+            for generator, order in zip(generators, state["order"], strict=True):
                 generator.set_state(order)
             self.epoch = whole_number(state["epoch"], "epoch")
             self.step = whole_number(state["step"], "step")

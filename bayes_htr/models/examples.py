@@ -14,7 +14,6 @@ from bayes_htr.models.inputs import (
     Inputs,
     describe_inputs,
     num_examples,
-    require_same_length,
     tensors_in,
 )
 
@@ -63,7 +62,8 @@ def checked_inputs(
         several: The number of inputs of the network, if it is known.
 
     Raises:
-        DataError: An input is not finite, is of dtype uint8, or cannot be made a tensor.
+        DataError: An input is not finite, is of dtype uint8, has no dimension, or cannot be made a
+            tensor; or inputs differ in their number of examples.
     """
     inputs: Inputs
     if isinstance(x, Mapping):
@@ -72,10 +72,16 @@ def checked_inputs(
         inputs = tuple(as_tensor(v, f"{name} input {i}") for i, v in enumerate(x))
     else:
         inputs = as_tensor(x, f"{name} inputs")
-    if not tensors_in(inputs):
+    tensors = tensors_in(inputs)
+    if not tensors:
         raise DataError(f"{name}: there are no inputs")
-    require_same_length(inputs, name)
-    for tensor in tensors_in(inputs):
+    if any(tensor.ndim < 1 for tensor in tensors):
+        raise DataError(f"{name}: inputs of shape () must be (N, ...)")
+    if len({len(tensor) for tensor in tensors}) > 1:
+        raise DataError(
+            f"{name}: {describe_inputs(inputs, dtypes=False)} must have the same number of examples"
+        )
+    for tensor in tensors:
         if tensor.dtype == torch.uint8:
             raise DataError(f"{name}: inputs of dtype uint8; convert them, as in X.float() / 255")
         if tensor.is_floating_point() or tensor.is_complex():

@@ -48,7 +48,7 @@ class FrameSite(TorchDistribution):
         super().__init__(torch.Size(), torch.Size((rows, columns)), validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> FrameSite:
-        """The same law; there are no batches of it.
+        """Return the same law, because it has no batches.
 
         Raises:
             ValueError: `batch_shape` is not empty.

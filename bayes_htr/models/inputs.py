@@ -14,8 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayes_htr.errors import DataError
-
 Inputs: TypeAlias = "Tensor | tuple[Tensor, ...] | dict[str, Tensor]"
 """The inputs of a batch of `N` examples, each tensor `(N, ...)`."""
 
@@ -93,18 +91,3 @@ def outputs_in(result: Any) -> Any:
     if isinstance(result, Mapping) and "logits" in result:
         return result["logits"]
     return getattr(result, "logits", result)
-
-
-def require_same_length(x: Inputs, name: str) -> None:
-    """Raise unless all tensors of the inputs have the same number of examples.
-
-    Raises:
-        DataError: The numbers differ, or an input has no dimension.
-    """
-    for tensor in tensors_in(x):
-        if tensor.ndim < 1:
-            raise DataError(f"{name}: inputs of shape () must be (N, ...)")
-    if len({len(tensor) for tensor in tensors_in(x)}) > 1:
-        raise DataError(
-            f"{name}: {describe_inputs(x, dtypes=False)} must have the same number of examples"
-        )

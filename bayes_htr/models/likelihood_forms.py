@@ -50,13 +50,13 @@ def as_likelihood(given: Any) -> Likelihood:
 
 def to_config(likelihood: Likelihood) -> dict[str, Any]:
     """Describe a likelihood as the configuration of a run does, as plain data."""
-    if isinstance(likelihood, Categorical):
+    is_plain = isinstance(likelihood, Categorical) and likelihood.ignore_index is None
+    if is_plain and likelihood.class_dim is None:
         weights = likelihood.class_weights
-        if likelihood == Categorical(weights, likelihood.label_smoothing):
-            return {
-                "class_weights": None if weights is None else list(weights),
-                "label_smoothing": likelihood.label_smoothing,
-            }
+        return {
+            "class_weights": None if weights is None else list(weights),
+            "label_smoothing": likelihood.label_smoothing,
+        }
     return {"label_smoothing": 0.0, "likelihood": likelihood.to_dict()}
 
 

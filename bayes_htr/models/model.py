@@ -326,7 +326,7 @@ class BayesianModel:
         return {name: root.get_parameter(path) for name, path in self._paths.items()}
 
     def _by_place(self, values: Mapping[str, Tensor]) -> tuple[torch.Size, list[dict[str, Tensor]]]:
-        """The batch shape that values have together, and the values at each place of it.
+        """Return the common batch shape of values, and the values at each of its places.
 
         Args:
             values: Parameters and hyperparameters by name, `(..., *shape)`.

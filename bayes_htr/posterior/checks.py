@@ -108,7 +108,7 @@ class SpectrumCheck(Printable):
 
     @property
     def conclusion(self) -> str:
-        """What the p-value says, in words.
+        """Say in words what the p-value means.
 
         The law is rejected below 0.05; the words then say in which direction the spectrum differs.
         """
@@ -126,7 +126,7 @@ class SpectrumCheck(Printable):
         )
 
     def parts(self, width: int) -> Sequence[Table | str]:
-        """Some of the eigenvalues with their bands, the test, and what follows from it."""
+        """Rows for some eigenvalues with their bands, then the test and the conclusion from it."""
         percent = f"{100 * self.level:g} %"
         table = compact_table("value", "eigenvalue", f"law [{percent}]", "F", f"F [{percent}]", "")
         k = self.pit.shape[1]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from bayes_htr._checks import whole_number
 from bayes_htr._files import replace_folder
-from bayes_htr.errors import CheckpointError, OutputError
+from bayes_htr.errors import CheckpointError
 from bayes_htr.inference.guides import Guide
 from bayes_htr.inference.run_folder import CONFIG, MEMBERS, SPECTRA, RunFolder
 from bayes_htr.models import Likelihood
@@ -68,7 +68,7 @@ class PosteriorMixture(Posterior):
 
     @property
     def guide(self) -> Guide | None:
-        """`None`: each member has a guide of its own, if it is no point mass."""
+        """This is `None`, because each member has a guide of its own, unless it is a point mass."""
         return None
 
     def to(self, device: str | torch.device) -> PosteriorMixture:
@@ -154,11 +154,7 @@ class PosteriorMixture(Posterior):
         Raises:
             OutputError: It cannot be written. The error has this mixture as `posterior`.
         """
-        try:
-            folder.write_result(self.history, {SPECTRA: dict(self.spectra())})
-        except OutputError as error:
-            error.posterior = self
-            raise
+        folder.write_result(self.history, {SPECTRA: dict(self.spectra())}, posterior=self)
 
     @classmethod
     def load(

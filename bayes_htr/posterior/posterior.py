@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from bayes_htr._checks import whole_number
 from bayes_htr._files import replace_folder
-from bayes_htr.errors import OutputError
 from bayes_htr.inference.data import Batches
 from bayes_htr.inference.guides import Guide, PointMass
 from bayes_htr.inference.run_folder import GUIDE, SPECTRA, WEIGHTS, RunFolder
@@ -21,11 +20,10 @@ from bayes_htr.models import Likelihood
 from bayes_htr.models.inputs import call
 from bayes_htr.models.likelihood_forms import as_likelihood
 from bayes_htr.posterior.checks import SpectrumCheck
-from bayes_htr.posterior.evaluation import Scores
 from bayes_htr.posterior.laws import DeclaredPriors, hyperparameters_of
 from bayes_htr.posterior.mixture import MixturePrediction
 from bayes_htr.posterior.prediction import Draw, Prediction, batches_for, predict_batches
-from bayes_htr.posterior.scores import detection, measured
+from bayes_htr.posterior.scores import Scores, detection, measured
 from bayes_htr.posterior.spectra import PosteriorSpectra, network_spectra
 from bayes_htr.posterior.stored import read_run, stored_weights
 from bayes_htr.posterior.training_plots import plot_trace
@@ -319,15 +317,12 @@ class Posterior:
         """
         weights = stored_weights(self.network(), self._coordinates)
         guide = {} if self.guide is None else {GUIDE: self.guide.state_dict()}
-        try:
-            folder.write_result(
-                self.history,
-                {**guide, SPECTRA: dict(self.spectra()), WEIGHTS: weights},
-                config=None if self.guide is None else self._saved_config(),
-            )
-        except OutputError as error:
-            error.posterior = self
-            raise
+        folder.write_result(
+            self.history,
+            {**guide, SPECTRA: dict(self.spectra()), WEIGHTS: weights},
+            config=None if self.guide is None else self._saved_config(),
+            posterior=self,
+        )
 
     @classmethod
     def load(

@@ -11,8 +11,7 @@ from bayes_htr.priors.heavy_tailed_laws import (
     Powerlaw,
     TruncatedPowerlaw,
 )
-from bayes_htr.priors.hyperparameters import Hyperparameter
-from bayes_htr.priors.law import Hill, Joint, Law, Shared
+from bayes_htr.priors.law import Hill, Hyperparameter, Joint, Law, Shared
 from bayes_htr.priors.matrix_prior import MatrixPrior, ResolvedTerm
 from bayes_htr.priors.parameter_prior import Densities, ParameterPrior
 from bayes_htr.priors.prior import Prior, Statistic

@@ -148,7 +148,7 @@ class Assignment:
 def everywhere(
     prior: Prior, parameters: Sequence[Parameter], overall: Mapping[str, Any]
 ) -> list[ParameterPrior]:
-    """One prior on the weights of all layers.
+    """Assign one prior to the weights of all layers.
 
     Raises:
         PriorError: There are none.

@@ -80,7 +80,7 @@ class Explanation(Printable):
         return table
 
     def parts(self, width: int) -> Sequence[Table | str]:
-        """As many columns as the width has room for, and the notes."""
+        """A table with as many columns as the width has room for, and the notes below it."""
         shown, left_out = self._shown(), []
         table = self.table(shown)
         for name in _EXPENDABLE:

@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor
+from torch.distributions import biject_to
 
 from bayes_htr.errors import PriorError
 from bayes_htr.priors.values import Value, number
@@ -203,7 +205,7 @@ class Law(Value, abstract=True):
         return self.distribution_of(self.numbers)
 
     def on_support(self, x: Tensor, a: Arguments) -> Tensor:
-        """`x`, moved to the nearest end of the support where the energy continues as a constant.
+        """Move `x` to the nearest end of the support where the energy continues as a constant.
 
         Only laws with a lower or upper end inside the positive numbers move any values: see
         `docs/theory.md`, "Eigenvalues outside the support".
@@ -243,3 +245,51 @@ def _check_hyperprior(law: object) -> None:
     if not isinstance(law, Law):
         raise PriorError(f"{law!r} must be a law, such as Gamma(9.0, 3.0)")
     law.require_hyperprior()
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """One hyperparameter of a network's priors, and the coordinate in which it is optimised.
+
+    A positive hyperparameter is optimised through its logarithm, so that the mode is that of the
+    logarithm. For a Gamma hyperprior on a tail index this mode gives the same weights as
+    integrating the tail index out (`docs/theory.md`, "Hyperparameters").
+
+    Attributes:
+        name: The name that `Shared` gives, or the names of matrix, statistic and argument together.
+        law: The hyperprior.
+    """
+
+    name: str
+    law: Law
+
+    def distribution(self, like: Tensor) -> Any:
+        """The hyperprior in the precision and on the device of `like`."""
+        return self.law.distribution_of(self.law.numbers_like(like))
+
+    def value(self, u: Tensor) -> Tensor:
+        """The hyperparameter at the unconstrained coordinate `u`."""
+        result: Tensor = biject_to(self.distribution(u).support)(u)
+        return result
+
+    def coordinate(self, value: Tensor) -> Tensor:
+        """The unconstrained coordinate of a value of the hyperparameter."""
+        result: Tensor = biject_to(self.distribution(value).support).inv(value)
+        return result
+
+    def energy(self, u: Tensor) -> Tensor:
+        """`-log` of the density of `u`: hyperprior and Jacobian, with all constants."""
+        distribution = self.distribution(u)
+        transform = biject_to(distribution.support)
+        value = transform(u)
+        return -(distribution.log_prob(value) + transform.log_abs_det_jacobian(u, value))
+
+    def start(self) -> Tensor:
+        """The start of optimisation: the hyperprior's median, or its mean if PyTorch has none."""
+        distribution = self.law.distribution()
+        try:
+            value = torch.as_tensor(distribution.icdf(torch.tensor(0.5)))
+        except NotImplementedError:  # Gamma
+            value = torch.as_tensor(distribution.mean)
+        start: Tensor = biject_to(distribution.support).inv(value)
+        return start.to(torch.get_default_dtype())

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from bayes_htr.errors import PriorError
-from bayes_htr.priors.hyperparameters import Hyperparameter, hyperparameters_of
+from bayes_htr.priors.law import Hyperparameter, Law, Shared
 from bayes_htr.priors.prior import Gate, Prior, Statistic, Term, Terms
 from bayes_htr.priors.schedules import Schedule, factor_at
 from bayes_htr.spectra import Need, haar, log_frame_constant, log_jacobian
@@ -157,7 +157,7 @@ class MatrixPrior:
             factors: The number of columns of `B`, if the matrix is a product `B A`.
         """
         terms, gates = prior.decompose()
-        hyperparameters = hyperparameters_of(prior, name)
+        hyperparameters = _hyperparameters_of(terms, name)
         return cls(
             name,
             shape,
@@ -224,7 +224,10 @@ class MatrixPrior:
         Raises:
             PriorError: A term has a schedule, and no epoch is given.
         """
-        return tuple(t.strength * factor_at(t.schedules, epoch) for t in self.terms)
+        return tuple(
+            t.strength * factor_at(t.schedules, epoch) if t.schedules else t.strength
+            for t in self.terms
+        )
 
     def needs(self, strengths: Sequence[float]) -> Need:
         """The parts of the spectrum that the terms of positive strength need."""
@@ -395,3 +398,25 @@ def _require_density(term: ResolvedTerm, name: str) -> None:
         f"{name}: {statistic!r} {reason}; take {proper}{power}. MAP takes it as it is; what needs "
         "a density does not"
     )
+
+
+def _hyperparameters_of(terms: Sequence[Term], matrix: str) -> list[dict[str, Hyperparameter]]:
+    """The hyperparameters of each term of a prior on a matrix, by name of the argument.
+
+    Args:
+        terms: The terms.
+        matrix: The name of the matrix, which is part of the names of its own hyperparameters.
+    """
+    hyperparameters: list[dict[str, Hyperparameter]] = []
+    seen: dict[str, int] = {}
+    for term in terms:
+        kind = type(term.statistic).__name__
+        seen[kind] = seen.get(kind, 0) + 1
+        label = kind if seen[kind] == 1 else f"{kind}{seen[kind]}"
+        own = {}
+        for argument, stated in term.statistic.law.hyperpriors.items():
+            law = stated if isinstance(stated, Law) else stated.law
+            name = stated.name if isinstance(stated, Shared) else f"{matrix}:{label}.{argument}"
+            own[argument] = Hyperparameter(name, law)
+        hyperparameters.append(own)
+    return hyperparameters

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bayes_htr.errors import PriorError
-from bayes_htr.priors.hyperparameters import Hyperparameter
+from bayes_htr.priors.law import Hyperparameter
 from bayes_htr.priors.matrix_prior import MatrixPrior, ResolvedTerm, Values
 from bayes_htr.priors.prior import Prior
 from bayes_htr.spectra import Parameter

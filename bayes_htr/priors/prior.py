@@ -67,7 +67,7 @@ class Prior(Value, abstract=True):
     """A prior on one matrix."""
 
     def scaled(self, strength: float) -> Prior:
-        """`p^strength`: tempers laws, not hyperpriors. Repeated calls multiply."""
+        """The prior to the power `strength`, hyperpriors excepted. Repeated calls multiply."""
         return Scaled(self, strength)
 
     def scheduled(self, schedule: Schedule) -> Prior:

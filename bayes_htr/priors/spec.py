@@ -25,7 +25,7 @@ from bayes_htr.priors.parameter_prior import Densities, ParameterPrior
 from bayes_htr.priors.prior import Prior
 from bayes_htr.priors.schedules import Schedule
 from bayes_htr.priors.values import Value, number
-from bayes_htr.spectra import Parameter, weights_of
+from bayes_htr.spectra import weights_of
 from bayes_htr.spectra.layout import Layouts, LayoutsLike, as_layouts, plain_layouts, unmatched
 
 if sys.version_info >= (3, 11):
@@ -254,7 +254,12 @@ class Priors(Value):
             SpectrumError: No network, weights that are spread over processes or have no shape yet,
                 or a declared layout that does not fit its parameter.
         """
-        parameters = self._weights(net, spread)
+        parameters = weights_of(net, self.matrices, spread=spread)
+        for pattern in unmatched(self.matrices, [p.aliases for p in parameters]):
+            raise PriorError(
+                f"matrices: the pattern {pattern!r} matches no parameter; there are "
+                f"{', '.join(p.name for p in parameters)}"
+            )
         overall: dict[str, Any] = {"strength": self.strength, "schedules": self.schedules}
         if self.everywhere is not None:
             resolved = everywhere(self.everywhere, parameters, overall)
@@ -264,16 +269,6 @@ class Priors(Value):
             assignment.check_used(parameters)
         check_shared(resolved)
         return resolved
-
-    def _weights(self, net: nn.Module, spread: bool) -> list[Parameter]:
-        """The parameters and computed weights of a network, with the declared matrices."""
-        parameters = weights_of(net, self.matrices, spread=spread)
-        for pattern in unmatched(self.matrices, [p.aliases for p in parameters]):
-            raise PriorError(
-                f"matrices: the pattern {pattern!r} matches no parameter; there are "
-                f"{', '.join(p.name for p in parameters)}"
-            )
-        return parameters
 
     def densities(
         self, net: nn.Module, epoch: int | None = None, *, adapters: bool = False

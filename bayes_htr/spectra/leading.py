@@ -144,7 +144,7 @@ def top_pair_of_rows(
 def _iterate(
     W: Tensor, block: Tensor, tol: float, total: Total | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """`sigma`, `u`, `v` and a block of a tall matrix. Bases are stored in rows.
+    """Compute `sigma`, `u`, `v` and a block of a tall matrix. Bases are stored in rows.
 
     On a CPU, multiplying from the left by a thin matrix of rows is several times faster than
     multiplying by one of columns. If `total` is given, other processes have other rows of `W`, and

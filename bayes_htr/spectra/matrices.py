@@ -19,7 +19,7 @@ Names are those of `named_parameters()` of the plain network, without the prefix
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -121,7 +121,7 @@ def weights_of(
     root = unwrap(checked_module(module))
     computed = computed_weights(root)
     parameters = _parameters(root, layouts, computed, spread)
-    tensors = dict(_named(root)) if computed else {}
+    tensors = dict(root.named_parameters(remove_duplicate=False)) if computed else {}
     after: dict[int, list[ComputedWeight]] = {}
     for weight in computed:
         after.setdefault(id(tensors[weight.part_paths[0]]), []).append(weight)
@@ -133,17 +133,13 @@ def weights_of(
     return weights
 
 
-def _named(root: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    return root.named_parameters(remove_duplicate=False)
-
-
 def _parameters(
     root: nn.Module, layouts: Layouts, computed: Sequence[ComputedWeight], spread: bool
 ) -> list[Parameter]:
     raw = {path: plain_name(c.path) for c in computed for path in c.part_paths}
     names: dict[int, list[str]] = {}
     tensors: dict[int, nn.Parameter] = {}
-    for name, tensor in _named(root):
+    for name, tensor in root.named_parameters(remove_duplicate=False):
         names.setdefault(id(tensor), []).append(name)
         tensors[id(tensor)] = tensor
     parameters = []

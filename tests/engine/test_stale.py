@@ -43,6 +43,22 @@ def test_a_sum_of_terms_is_of_their_present_values(layer):
         assert energy.total(terms).item() == 2 * before
 
 
+@pytest.mark.parametrize("prior", [SOFT, TOP & htr.ESD(htr.Exponential(1.0))])
+def test_after_a_refresh_that_failed_the_next_call_refreshes(layer, prior):
+    energy = htr.bind(htr.Priors(prior), layer, refresh=htr.Drift(0.1, check_every=2))
+    energy()
+    with torch.no_grad():
+        before = layer.weight.clone()
+        layer.weight[0, 0] = torch.nan
+    with pytest.raises(htr.SpectrumError, match="not finite"):
+        energy()
+    with torch.no_grad():
+        layer.weight.copy_(before)
+    expected = gradient(htr.bind(energy.priors, layer, refresh=htr.Exact()))
+    torch.testing.assert_close(gradient(energy), expected)
+    assert energy.refreshes == {"weight": 2}
+
+
 def test_a_parameter_of_another_shape_has_the_spectrum_of_that_shape(layer):
     prior = htr.ESD(htr.Lomax(tail_index=htr.Gamma(2.0, 3.0)))
     prior &= htr.MaxEigenvalue(htr.Frechet(htr.Gamma(2.0, 1.0)))

@@ -255,7 +255,7 @@ def _number(value: Any) -> str:
 
 
 def methods(columns: Sequence[str]) -> str:
-    """How to read the page, whose table has these columns."""
+    """Explain how to read the page, whose table has these columns."""
     searched = "searched_low" in columns
     interval = (
         "the interval takes the choice of xmin into account, by a bootstrap"

@@ -125,7 +125,7 @@ class ExampleNoise:
                 raise _refused(layer.path, layer.module, "was not called by the network")
 
     def skip(self) -> None:
-        """Draw the noise of a batch of which this process has no examples, and do nothing with it.
+        """Draw and discard the noise of a batch of which this process has no examples.
 
         The random numbers that follow are then the same as those of other processes.
         """

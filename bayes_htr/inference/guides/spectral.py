@@ -248,7 +248,7 @@ class SpectralGuide(VariationalGuide):
         return total
 
     def _entries(self, sample: Mapping[str, Tensor]) -> Iterator[tuple[ResolvedTerm, Tensor]]:
-        """The laws of entries, each with entries that have it."""
+        """The laws of entries, each with the entries that have this law."""
         scored = {i for _, places in self._grouped_entries for i, _ in places}
         parts = {i: self.priors[i].split(sample[self.names[i]]) for i in scored}
         for term, places in self._grouped_entries:
