@@ -58,10 +58,12 @@ class Studied(NamedTuple):
 
     Attributes:
         by_seed: The Brier scores of validation images by strength, with two seeds.
+        nll_by_seed: Their NLLs.
         test: The Brier score of test images of the tuned choice by seed.
     """
 
     by_seed: dict[float, list[float]]
+    nll_by_seed: dict[float, list[float]]
     test: dict[int, float]
 
     @property
@@ -85,15 +87,26 @@ class Studied(NamedTuple):
         return min(near), max(near)
 
     def score(self, strength: float, seed: int) -> float:
-        """The score with one seed at any strength, interpolated in the logarithm of the strength.
+        """The score with one seed at any strength, as `_interpolated` has it."""
+        return _interpolated(self.by_seed, strength, seed, highest=2.0)  # no Brier score is above 2
 
-        Beyond the strongest trial it is infinite, and below the weakest one constant.
-        """
-        tried = sorted(self.by_seed)
-        if strength > 1.01 * tried[-1]:
-            return math.inf
-        scores = [min(self.by_seed[s][seed], 2.0) for s in tried]  # no Brier score is above 2
-        return float(np.interp(math.log(strength), np.log(tried), scores))
+    def nll(self, strength: float, seed: int) -> float:
+        """The NLL with one seed at any strength, as `_interpolated` has it."""
+        return _interpolated(self.nll_by_seed, strength, seed, highest=20.0)
+
+
+def _interpolated(
+    by_seed: dict[float, list[float]], strength: float, seed: int, *, highest: float
+) -> float:
+    """A score with one seed at any strength, interpolated in the logarithm of the strength.
+
+    Beyond the strongest trial it is infinite, and below the weakest one constant.
+    """
+    tried = sorted(by_seed)
+    if strength > 1.01 * tried[-1]:
+        return math.inf
+    scores = [min(by_seed[s][seed], highest) for s in tried]
+    return float(np.interp(math.log(strength), np.log(tried), scores))
 
 
 def study_lines() -> Iterable[dict[str, Any]]:
@@ -106,6 +119,7 @@ def study_lines() -> Iterable[dict[str, Any]]:
 def studied() -> dict[tuple[str, str], Studied]:
     """What the study found, by method and cell; of SVI the trials with the learning rate 0.003."""
     scores: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    nlls: dict[tuple[str, str], dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
     tests: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
     for line in study_lines():
         run = line["settings"]
@@ -117,9 +131,10 @@ def studied() -> dict[tuple[str, str], Studied]:
         elif numbers.get("lr", 3e-3) == 3e-3:
             mu = numbers.get("mu")
             strength = numbers["strength"] if mu is None else mu * NUM_DATA[run["cell"]]
-            brier = result["validation"]["brier"] if "validation" in result else math.inf
-            scores[key][strength].append(brier)
-    return {key: Studied(dict(found), tests[key]) for key, found in scores.items()}
+            found = result.get("validation", {})
+            scores[key][strength].append(found.get("brier", math.inf))
+            nlls[key][strength].append(found.get("nll", math.inf))
+    return {key: Studied(dict(scores[key]), dict(nlls[key]), tests[key]) for key in scores}
 
 
 def start_in(method: str, cell: str) -> float:
@@ -171,8 +186,9 @@ def show_replay(show: Callable[[str], None] = print) -> dict[str, float]:
         for seed, other in ((0, 1), (1, 0)):
 
             def attempt(strength: float, gives_up: object, seed: int = seed) -> Trial:
-                score = found.score(strength, seed)  # noqa: B023
-                return Trial(strength, "finished", Score(score, ERROR * score))
+                score, nll = found.score(strength, seed), found.nll(strength, seed)  # noqa: B023
+                both = {"brier": score, "nll": nll}
+                return Trial(strength, "finished", Score(score, ERROR * score), both)
 
             search = Bracket(start)
             trials = run_search(search, attempt, Journal(None, {}), 5)

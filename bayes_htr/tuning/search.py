@@ -30,6 +30,8 @@ _FORMAT = 1
 _MARGIN = 3.0
 _NOISE = 1 / 8
 """The noise of a score, as a share of how much scores vary with the strength."""
+_NLL_SHARE = 0.2
+"""The weight of the NLL beside the Brier score, where a curve is drawn through both."""
 _WORST = 10.0
 """By how many standard errors a score is above the best one at most, when a curve is drawn."""
 
@@ -215,28 +217,46 @@ def smoothed_minimum(trials: Sequence[Trial]) -> float:
     tried. A pruned trial counts with the difference from the best trial at the epoch when it was
     given up; scores far above the best one are cut off.
 
+    Brier scores of strengths that are too small are often as good as any, while their NLL is worse,
+    since they are too sure of wrong classes. Where predictions have both, the NLL counts too: the
+    curve goes through the score plus one fifth of the NLL, the latter scaled so that both are equal
+    for the best trial.
+
     Args:
         trials: The trials, of which one finished at least. If fewer than three can be compared, the
             result is the strength of the best one.
     """
     best = best_of(trials)
-    scores = {t.strength: t.score.value for t in trials if t.outcome == "finished"}
+    scores = {t.strength: _with_nll(t, best) for t in trials if t.outcome == "finished"}
     for trial in trials:
         epoch = max(trial.curve, default=0)
         if trial.outcome == "pruned" and epoch in best.curve:
             behind = trial.score.value - best.curve[epoch].value
-            scores[trial.strength] = best.score.value + behind
+            scores[trial.strength] = _with_nll(best, best) + behind
     scores = {strength: score for strength, score in scores.items() if math.isfinite(score)}
     if len(scores) < 3:
         return best.strength
     places, values = np.log(list(scores)), np.array(list(scores.values()))
     if best.score.error > 0:
-        values = np.minimum(values, best.score.value + _WORST * best.score.error)
+        values = np.minimum(values, _with_nll(best, best) + _WORST * best.score.error)
     level = values.mean()
     matrix = _kernel(places, places) + _NOISE**2 * np.eye(len(places))
     grid = np.linspace(places.min(), places.max(), 201)
     curve = level + _kernel(grid, places) @ np.linalg.solve(matrix, values - level)
     return float(f"{math.exp(grid[curve.argmin()]):.3g}")
+
+
+def _with_nll(trial: Trial, best: Trial) -> float:
+    """Return the score of a finished trial with a share of its NLL, if labels are classes.
+
+    Args:
+        trial: The trial.
+        best: The best trial. For it the NLL, once scaled, equals the score.
+    """
+    if not {"brier", "nll"} <= best.scores.keys() or best.scores["nll"] <= 0:
+        return trial.score.value
+    scaled = trial.scores["nll"] * best.score.value / best.scores["nll"]
+    return trial.score.value + _NLL_SHARE * scaled
 
 
 def _kernel(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -207,6 +207,7 @@ def try_strengths(
         CheckpointError: The folder holds the trials of another search.
         OutputError: The folder cannot be written.
         DivergenceError: All trials failed.
+        PriorError: The priors do not suit the network, or are no density at the first strength.
     """
     described = settings.describe()
     journal = run_on_rank0(lambda: Journal(folder, described, resume=resume))
@@ -216,12 +217,15 @@ def try_strengths(
     with _TuningBar(progress, fits, max(1, settings.epochs), done=number_of) as bar:
 
         def attempt(strength: float, gives_up: Callable[[int, Score], bool]) -> Trial:
+            if reason := settings.reason_against(strength):
+                if not journal.trials:
+                    raise reason  # the priors themselves are wrong, or their strength is
+                bar.complete(len(settings.seeds))
+                return failed(strength, reason)
             found: list[Trial] = []
             for seed in settings.seeds:
                 bar.begin(f"strength {strength:.3g}", len(journal.trials) + 1, count)
-                trial, posterior = _fitted(
-                    settings, strength, seed, gives_up, bar, not found, bool(journal.trials)
-                )
+                trial, posterior = _fitted(settings, strength, seed, gives_up, bar)
                 found.append(trial)
                 if trial.outcome != "finished":
                     break
@@ -247,15 +251,9 @@ def _fitted(
     seed: int,
     gives_up: Callable[[int, Score], bool],
     bar: _TuningBar,
-    is_first: bool,
-    any_before: bool,
 ) -> tuple[Trial, Posterior | None]:
-    """Fit once; the scores of the first seed's fit are compared during training.
-
-    A prior that is no density at this strength, although it was one at the first strength, is a
-    trial that failed.
-    """
-    epochs = settings.epochs
+    """Fit once; the scores of the first seed's fit are compared during training."""
+    epochs, is_first = settings.epochs, seed == settings.seeds[0]
     looks = settings.looks if is_first else set()
     curve: dict[int, Score] = {}
     state = {"epochs": 0, "pruned": False}
@@ -285,11 +283,8 @@ def _fitted(
         score = settings.score_in(scores)
         if not math.isfinite(score.value):
             raise DivergenceError(f"the {settings.by} of the validation data is not finite")
-    except (DivergenceError, SpectrumError, PriorError) as error:
-        if isinstance(error, PriorError):
-            if not any_before:
-                raise  # the priors themselves are wrong, or their strength is
-        elif world_size() > 1:
+    except (DivergenceError, SpectrumError) as error:
+        if world_size() > 1:
             raise  # the other processes have no such error, and would go on
         seconds = time.perf_counter() - started
         done = int(state["epochs"])

@@ -26,26 +26,29 @@ def test_the_starts_are_as_close_as_the_page_says():
 
 
 def test_what_scores_like_the_best():
-    found = Studied({1.0: [0.1825], 3.0: [0.18], 10.0: [0.18, 0.185], 30.0: [0.1851]}, {})
+    found = Studied({1.0: [0.1825], 3.0: [0.18], 10.0: [0.18, 0.185], 30.0: [0.1851]}, {}, {})
     assert found.best == 3.0
     assert found.like_the_best == (1.0, 10.0)
-    assert Studied({1.0: [0.362], 3.0: [0.36], 10.0: [0.369]}, {}).like_the_best == (1.0, 3.0)
-    assert Studied({1.0: [math.inf], 3.0: [0.2]}, {}).best == 3.0
+    assert Studied({1.0: [0.362], 3.0: [0.36], 10.0: [0.369]}, {}, {}).like_the_best == (1.0, 3.0)
+    assert Studied({1.0: [math.inf], 3.0: [0.2]}, {}, {}).best == 3.0
 
 
 def test_scores_between_trials_are_interpolated():
-    found = Studied({1.0: [0.2, 0.4], 100.0: [0.4, math.inf]}, {})
+    found = Studied({1.0: [0.2, 0.4], 100.0: [0.4, math.inf]}, {1.0: [0.5], 100.0: [1.5]}, {})
     assert found.score(10.0, 0) == pytest.approx(0.3)
     assert found.score(0.1, 1) == 0.4
     assert found.score(100.0, 1) == 2.0
     assert found.score(200.0, 0) == math.inf
+    assert found.nll(10.0, 0) == pytest.approx(1.0)
 
 
 def test_a_replay_of_the_search(monkeypatch):
     """A bowl that both seeds agree on: the search ends near its lowest point."""
     strengths = [0.1, 0.3, 1.0, 3.0, 10.0, 30.0]
     bowl = {s: [0.2 + 0.05 * math.log10(s / 3.0) ** 2] * 2 for s in strengths}
-    monkeypatch.setattr(strength, "studied", lambda: {("lomax", "mlp-fashion"): Studied(bowl, {})})
+    monkeypatch.setattr(
+        strength, "studied", lambda: {("lomax", "mlp-fashion"): Studied(bowl, bowl, {})}
+    )
     monkeypatch.setattr(strength, "start_in", lambda method, cell: 0.3)
     means = strength.show_replay(lambda line: None)
     assert means["all trials"] == 0

@@ -186,5 +186,19 @@ def test_a_curve_has_pruned_trials_and_cuts_off_what_is_far_above():
     assert smoothed_minimum(far) == smoothed_minimum(farther)
 
 
+def test_where_brier_scores_are_alike_the_nll_decides():
+    """A strength that is too small, with a lucky Brier score, has a much worse NLL."""
+
+    def trial(strength, brier, nll):
+        return Trial(strength, "finished", Score(brier, 0.012), {"brier": brier, "nll": nll})
+
+    scores = {13.0: (0.142, 0.38), 41.0: (0.1365, 0.35), 73.0: (0.1388, 0.32)}
+    scores |= {130.0: (0.1375, 0.30), 411.0: (0.15, 0.34)}
+    trials = [trial(strength, *both) for strength, both in scores.items()]
+    by_brier = [finished(strength, brier) for strength, (brier, _) in scores.items()]
+    assert smoothed_minimum(by_brier) < 45
+    assert 90 < smoothed_minimum(trials) < 150
+
+
 def test_two_trials_have_no_curve():
     assert smoothed_minimum([finished(1.0, 0.3), finished(3.0, 0.2)]) == 3.0
