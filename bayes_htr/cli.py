@@ -206,7 +206,7 @@ def _add_model(fit: argparse.ArgumentParser) -> None:
         "--noise",
         choices=("example", "shared"),
         help="of the spectral guide: a draw of the weights for each example, or one for a batch "
-        "(default: for each, but with batch normalisation one)",
+        "(default: for each, but with batch normalisation or low-rank adapters one)",
     )
     fit.add_argument(
         "--init",

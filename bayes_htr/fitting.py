@@ -83,7 +83,7 @@ def fit(
             its default settings: `"map"`, `"svi"`, `"nuts"`. By default the
             posterior is found by
             `SVI(guide="spectral", lr=0.006, init_scale=0.3, noise="example")`, with
-            `noise="shared"` for a network with batch normalisation.
+            `noise="shared"` for a network with batch normalisation or low-rank adapters.
         epochs: The number of epochs in all, 30 by default; a resumed run goes on to this number.
             `NUTS` has no epochs: 0.
         batch_size: The number of examples per batch of `(X, y)`, of all processes together; the

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 import bayes_htr as htr
+from tests.reference.adapters import Adapted, Loralib
 
 X = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(40) % 3
@@ -26,6 +27,16 @@ def test_the_default_is_the_posterior(layers, noise):
     assert found.config["method"] == method.describe()
     assert found.config["epochs"] == 30
     assert found.evaluate((X, Y)) == expected.evaluate((X, Y))
+
+
+@pytest.mark.parametrize("adapter", [Adapted, Loralib])
+def test_the_default_takes_adapters(adapter):
+    torch.manual_seed(0)
+    net = nn.Sequential(adapter(6, 8), nn.ReLU(), nn.Linear(8, 3))
+    model = htr.BayesianClassifier(net, htr.Priors({"*lora_BA*": htr.ESD(htr.Lomax(2.5, 0.05))}))
+    found = htr.fit(model, (X, Y), epochs=1, progress=False)
+    method = htr.SVI(guide="spectral", lr=6e-3, init_scale=0.3, noise="shared")
+    assert found.config["method"] == method.describe()
 
 
 def test_a_prior_that_is_no_density_names_map():

@@ -81,7 +81,8 @@ def analyze(
             sharded safetensors, or a folder. Files are read without running what they hold.
         layers: Names, or patterns as in `fnmatch`, of the weights to analyse; all by default.
         exclude: Names or patterns of weights to leave out.
-        min_size: The smallest number of eigenvalues of a matrix that is analysed.
+        min_size: The smallest number of eigenvalues of a matrix that is analysed. The product of
+            an adapter's factors counts with its shorter side, whatever its rank is.
         conv: Whether a convolution is one matrix `out x (in kh kw)` (`"flatten"`), or the
             eigenvalues of one matrix `out x in` per position of its kernel, taken together
             (`"slices"`, as in WeightWatcher, with its factor 1/2).
@@ -185,7 +186,7 @@ def _select(
     selected: list[Weight] = []
     skipped = dict(source.skipped)
     for weight in source.weights:
-        size = weight.count(conv)
+        size = weight.size(conv)
         if include and not matches(weight.name, include):
             skipped[weight.name] = "no pattern includes it"
         elif matches(weight.name, exclude):

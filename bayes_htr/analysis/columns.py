@@ -38,7 +38,7 @@ COLUMNS = {
     "Q": "aspect ratio, `N / M`",
     "rf": "matrices that the eigenvalues are of: 1, or the positions of the kernel for slices",
     "num_params": "entries",
-    "num_evals": "eigenvalues",
+    "num_evals": "eigenvalues; of an adapter's product those that can differ from zero",
     "alpha": "exponent of the power law in the tail whose start, `xmin`, was searched",
     "interval_low": "lower end of the credible interval of alpha, with xmin taken as known",
     "interval_high": "its upper end",
@@ -323,12 +323,13 @@ def random_columns(replicas: Sequence[ESD], esd: ESD) -> Row:
     """The spectrum compared with those of the matrix with its entries in random order."""
     pool = pooled(replicas)
     largest, own = float(pool.values[-1]), float(esd.values[-1])
+    values = np.pad(esd.values, (len(replicas[0].values) - len(esd.values), 0))  # of low rank
     bulk = fit_marchenko_pastur(pool)
     if bulk is not None:
         bulk = replace(bulk, num_spikes=round(bulk.num_spikes / len(replicas)))
     return {
         "max_rand_eval": largest,
-        "rand_distance": jensen_shannon(esd.values, replicas[0].values),
+        "rand_distance": jensen_shannon(values, replicas[0].values),
         "ww_softrank": largest / own,
         "ww_maxdist": own - largest,
         "rand_W_scale": _scale(pool.values),

@@ -22,7 +22,8 @@ class ESD:
     """Eigenvalues, with the shape of the matrices to which they belong.
 
     Attributes:
-        values: `(K,)` eigenvalues of all matrices together, ascending.
+        values: `(K,)` eigenvalues of all matrices together, ascending. Products of an adapter's
+            factors, of rank r, have the r largest alone, since the others are always zero.
         N: The longer side of each matrix.
         M: The shorter side of each matrix.
         matrices: The number of matrices.
@@ -64,13 +65,16 @@ class ESD:
         return 8 * float(np.sqrt(self.floor * self.values[-1]))
 
 
-def esd_of(matrices: Sequence[Tensor], name: str, factor: float = 1.0) -> ESD:
+def esd_of(
+    matrices: Sequence[Tensor], name: str, factor: float = 1.0, rank: int | None = None
+) -> ESD:
     """Compute the ESD of matrices of one shape.
 
     Args:
         matrices: The matrices.
         name: The name of the matrices in errors.
         factor: A factor of all eigenvalues.
+        rank: The largest rank of each matrix, if it is below its shorter side.
 
     Raises:
         SpectrumError: An entry or an eigenvalue is not finite, or all eigenvalues are so small that
@@ -78,7 +82,8 @@ def esd_of(matrices: Sequence[Tensor], name: str, factor: float = 1.0) -> ESD:
     """
     sides = sorted(matrices[0].shape)
     with np.errstate(over="ignore"):
-        values = factor * np.sort(np.concatenate([eigenvalues(W, name) for W in matrices]))
+        spectra = [eigenvalues(W, name)[-(rank or len(W)) :] for W in matrices]
+        values = factor * np.sort(np.concatenate(spectra))
     if not np.isfinite(values[-1]):
         raise SpectrumError(
             f"{name} has entries so large that its eigenvalues leave float64; scale it, or leave "

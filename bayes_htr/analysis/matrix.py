@@ -121,12 +121,14 @@ def analyse(weight: Weight, number: int, options: Options) -> MatrixSpectrum:
     """
     with torch.no_grad():
         matrices = weight.matrices(options.conv)
-        factor = weight.factor(options.conv)
+        factor, size = weight.factor(options.conv), weight.size(options.conv)
         try:
-            esd = esd_of(matrices, weight.name, factor)
+            esd = esd_of(matrices, weight.name, factor, weight.rank)
         except (SpectrumError, *_NO_DECOMPOSITION):
             return _without_spectrum(weight, matrices, number, options)
-        bulk = fit_marchenko_pastur(esd) if options.mp_fit or options.randomize else None
+        bulk = None
+        if (options.mp_fit or options.randomize) and weight.count(options.conv) == size:
+            bulk = fit_marchenko_pastur(esd)  # a product of low rank has none
         tail = _tested_tail(esd, options, random_like=bulk is not None and bulk.random_like)
         fit = tail.fit
         comparisons = []

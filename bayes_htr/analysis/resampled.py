@@ -52,7 +52,7 @@ def randomised(
         The ESD of each replica.
     """
     random = np.random.default_rng([seed, zlib.crc32(name.encode())])
-    replicas = _REPLICAS if len(esd.values) < _FEW else 1
+    replicas = _REPLICAS if esd.matrices * esd.M < _FEW else 1
     return [
         replace(esd_of([_shuffled(W, random) for W in matrices], name, factor), eps=esd.eps)
         for _ in range(replicas)

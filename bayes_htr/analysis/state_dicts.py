@@ -71,6 +71,7 @@ class _Rebuilt(NamedTuple):
         load: The function that reads the tensors and returns the weight.
         reason: The reason why the weight cannot be computed, if it cannot.
         kind: The type of the layer, if it is known.
+        rank: The largest rank of a product of an adapter's factors.
     """
 
     name: str
@@ -79,6 +80,7 @@ class _Rebuilt(NamedTuple):
     load: Callable[[], Tensor] | None = None
     reason: str | None = None
     kind: str = ""
+    rank: int | None = None
 
 
 State = Mapping[str, Stored]
@@ -138,6 +140,7 @@ def _add_rebuilt(source: Source, weight: _Rebuilt) -> None:
         kind="expert" if experts else weight.kind,
         reason=weight.reason,
         layout=EXPERTS if experts else None,
+        rank=weight.rank,
     )
 
 
@@ -284,7 +287,7 @@ def _adapter(name: str, state: State) -> _Rebuilt | None:
     reason = None
     if math.prod(shape) > _LARGEST_PRODUCT:
         reason = f"the product of {A.name} and {B.name} has {math.prod(shape)} entries"
-    return _Rebuilt(full, (A.name, B.name), shape, load, reason, kind="lora")
+    return _Rebuilt(full, (A.name, B.name), shape, load, reason, kind="lora", rank=A.shape[0])
 
 
 # Quantised weights

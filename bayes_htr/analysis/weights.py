@@ -60,6 +60,8 @@ class Weight:
         shape: `(out, in, ...)`.
         load: The function that reads the tensor.
         spread: Whether several processes have parts of the tensor, which they read together.
+        rank: The largest rank that the tensor can have as the product of an adapter's factors;
+            `None` if it is no such product.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Weight:
     shape: tuple[int, ...]
     load: Callable[[], Tensor]
     spread: bool = False
+    rank: int | None = None
 
     @property
     def positions(self) -> int:
@@ -79,9 +82,14 @@ class Weight:
             return self.shape[0], self.shape[1]
         return self.shape[0], math.prod(self.shape[1:])
 
-    def count(self, conv: Conv) -> int:
-        """The number of eigenvalues of all matrices of the weight together."""
+    def size(self, conv: Conv) -> int:
+        """The shorter side of a matrix, times the number of matrices of the weight."""
         return min(self.sides(conv)) * (self.positions if conv == "slices" else 1)
+
+    def count(self, conv: Conv) -> int:
+        """The number of eigenvalues of all matrices together that can differ from zero."""
+        size, shorter = self.size(conv), min(self.sides(conv))
+        return size if self.rank is None else size // shorter * min(self.rank, shorter)
 
     def matrices(self, conv: Conv) -> list[Tensor]:
         """Read the weight as one `out x (in kh kw)` matrix, or one `out x in` per kernel position.
@@ -130,6 +138,7 @@ class Source:
         layout: MatrixLayout | None = None,
         aliases: tuple[str, ...] = (),
         load_slice: Callable[[int], Tensor] | None = None,
+        rank: int | None = None,
     ) -> None:
         """Add a tensor of two or more dimensions.
 
@@ -146,6 +155,7 @@ class Source:
             aliases: All names of the tensor.
             load_slice: A function that reads one index of the first axis, `(1, ...)`, if that is
                 cheaper.
+            rank: The largest rank of a product of an adapter's factors.
 
         Raises:
             SpectrumError: A declared layout does not fit the tensor.
@@ -165,7 +175,7 @@ class Source:
             if _RECURRENT.fullmatch(name.rpartition(".")[2]):
                 kind = "recurrent"
         if layout is None:
-            self.weights.append(Weight(name, kind, tuple(shape), load, name in self.spread))
+            self.weights.append(Weight(name, kind, tuple(shape), load, name in self.spread, rank))
             return
         for matrix in layout.matrices(name, shape):
             load_matrix = partial(_load_view, load, matrix.view)
@@ -173,7 +183,7 @@ class Source:
                 index, view = place
                 load_matrix = partial(_load_view, partial(load_slice, index), view)
             spread = name in self.spread
-            self.weights.append(Weight(matrix.name, kind, matrix.shape, load_matrix, spread))
+            self.weights.append(Weight(matrix.name, kind, matrix.shape, load_matrix, spread, rank))
 
 
 def reason_against(shape: Sequence[int], floating: bool, dtype: str) -> str | None:
@@ -251,11 +261,21 @@ def _add(
         shape = tuple(_out_first(torch.empty(shape, device="meta"), groups).shape)
         load = partial(_load_out_first, load, groups)
     kind = next((kind for layer, kind in _KINDS if is_layer(owner, layer)), "")
+    rank = None
     if computed is not None and computed.adapter is not None:
-        kind = "lora"
+        kind, rank = "lora", computed.rank
     elif is_of_experts(names[0], shape, owner):
         kind, layout = "expert", EXPERTS
-    source.add(names[0], shape, load, kind=kind, reason=reason, layout=layout, aliases=names)
+    source.add(
+        names[0],
+        shape,
+        load,
+        kind=kind,
+        reason=reason,
+        layout=layout,
+        aliases=names,
+        rank=rank,
+    )
 
 
 def _compute(net: nn.Module, computed: ComputedWeight) -> Tensor:

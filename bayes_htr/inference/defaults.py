@@ -37,9 +37,9 @@ def method_and_epochs(
 def default_method(net: nn.Module, **changed: Any) -> SVI:
     """Return the method that finds a posterior where none is named: SVI by the spectral guide.
 
-    Each example of a batch has its own draw, but with batch normalisation, which mixes examples, a
-    batch has one. Rate and initial spread were chosen on validation data, see
-    `docs/choosing-a-prior.md`.
+    Each example of a batch has its own draw. With batch normalisation, which mixes examples, and
+    with low-rank adapters (LoRA) a batch has one. Rate and initial spread were chosen on validation
+    data, see `docs/choosing-a-prior.md`.
 
     Args:
         net: The network.

@@ -36,7 +36,7 @@ def _add_lora(parser: argparse.ArgumentParser) -> None:
     add("--seeds", type=positive, default=5, help="fits of each method after its trials")
     add("--epochs", type=positive, default=8, help="epochs of each fit")
     add("--train", type=positive, default=600, help="training sentences of each fit")
-    add("--pretraining", type=positive, default=1, help="epochs of pre-training")
+    add("--pretraining", type=positive, default=3, help="epochs of pre-training")
 
 
 def _lora_parts(args: argparse.Namespace) -> list[Part]:

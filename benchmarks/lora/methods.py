@@ -1,4 +1,4 @@
-"""A small transformer, pre-trained for a minute, and four ways to train adapters in it.
+"""A small transformer, pre-trained for a few minutes, and four ways to train adapters in it.
 
 Every method trains factors of rank 4 on query, key and value and the last layer, for the same
 number of epochs, batches of 32 and a cosine schedule. The posterior over spectra begins at a mode:
@@ -18,15 +18,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
+from torch.utils.data import DataLoader, Dataset
 
 import bayes_htr as htr
 from bayes_htr.posterior.prediction import Prediction
 from bayes_htr.posterior.scores import scores
-from benchmarks.lora.texts import LENGTH, WORDS, Encoded, Texts, taken
+from benchmarks.lora.texts import LENGTH, UNKNOWN, WORDS, Encoded, Texts, taken
 
-WIDTH, RANK = 32, 4
-BATCH, LR = 32, 3e-3
-PRETRAINING_BATCH, PRETRAINING_LR = 64, 3e-3
+WIDTH, LAYERS, HEADS, RANK = 64, 2, 4, 4
+BATCH = 32
+RATES, IVON_RATES = (3e-3, 1e-2), (0.03, 0.1)
+"""Learning rates among which validation examples choose: those of Adam, and those of IVON."""
+PRETRAINING_BATCH, PRETRAINING_LR, PRETRAINING_DECAY = 128, 2e-3, 0.01
+HIDDEN = 0.15
+"""The share of the words that are hidden in pre-training, others each time."""
 DRAWS = 8
 """How many draws of the weights are averaged in predictions."""
 
@@ -34,6 +39,26 @@ Numbers = Mapping[str, float]
 """The numbers of a trial, by name."""
 Predict = Callable[[Encoded], dict[str, float]]
 """The scores of trained adapters on labelled examples."""
+
+
+class _Hidden(Dataset[tuple[dict[str, Tensor], Tensor]]):
+    """Examples of which some words are hidden, so that no single word is relied on."""
+
+    def __init__(self, examples: Encoded) -> None:
+        self.examples = examples
+
+    def __len__(self) -> int:
+        """The number of examples."""
+        return len(self.examples[1])
+
+    def __getitem__(self, number: int) -> tuple[dict[str, Tensor], Tensor]:
+        """One example; the mark of its start is never hidden."""
+        x, y = self.examples
+        mask = x["attention_mask"][number]
+        hidden = (torch.rand(len(mask)) < HIDDEN) & (mask > 0)
+        hidden[0] = False
+        words = torch.where(hidden, UNKNOWN, x["input_ids"][number])
+        return {"input_ids": words, "attention_mask": mask}, y[number]
 
 
 def pretrained(texts: Texts, folder: Path, epochs: int) -> nn.Module:
@@ -49,23 +74,26 @@ def pretrained(texts: Texts, folder: Path, epochs: int) -> nn.Module:
     config = BertConfig(
         vocab_size=WORDS,
         hidden_size=WIDTH,
-        num_hidden_layers=1,
-        num_attention_heads=2,
+        num_hidden_layers=LAYERS,
+        num_attention_heads=HEADS,
         intermediate_size=2 * WIDTH,
         max_position_embeddings=LENGTH,
-        initializer_range=WIDTH**-0.5,  # BERT's 0.02 is for a width of 768
     )
     torch.manual_seed(0)
     model = htr.BayesianClassifier(BertForSequenceClassification(config), htr.Priors({}))
     steps = epochs * -(-len(texts.pretraining[1]) // PRETRAINING_BATCH)
     warm_up = partial(OneCycleLR, max_lr=PRETRAINING_LR, total_steps=steps)
-    method = htr.MAP(lr=PRETRAINING_LR, scheduler=warm_up, scheduler_interval="step")
+    method = htr.MAP(
+        lr=PRETRAINING_LR,
+        optimizer=partial(torch.optim.AdamW, weight_decay=PRETRAINING_DECAY),
+        scheduler=warm_up,
+        scheduler_interval="step",
+    )
     return htr.fit(
         model,
-        texts.pretraining,
+        DataLoader(_Hidden(texts.pretraining), PRETRAINING_BATCH, shuffle=True),
         method=method,
         epochs=epochs,
-        batch_size=PRETRAINING_BATCH,
         out=folder / f"pretrained-{texts.source}-{epochs}",
         resume=True,
     ).network()
@@ -108,29 +136,34 @@ def _of(posterior: htr.Posterior) -> Predict:
     return lambda examples: dict(posterior.evaluate(examples, samples=DRAWS))
 
 
-def _adamw(net: nn.Module, train: Encoded, numbers: Numbers, epochs: int, seed: int) -> Predict:
-    optimizer = partial(torch.optim.AdamW, weight_decay=numbers["decay"])
-    method = htr.MAP(lr=LR, optimizer=optimizer)
-    model = htr.BayesianClassifier(net, htr.Priors({}))
-    return _of(htr.fit(model, train, method=method, epochs=epochs, batch_size=BATCH, seed=seed))
-
-
-def _mode(net: nn.Module, train: Encoded, strength: float, epochs: int, seed: int) -> htr.Posterior:
-    model = htr.BayesianClassifier(net, _priors(strength))
-    method = htr.MAP(lr=LR)
+def _mode(
+    model: htr.BayesianModel,
+    train: Encoded,
+    numbers: Numbers,
+    epochs: int,
+    seed: int,
+    decay: float = 0.0,
+) -> htr.Posterior:
+    optimizer = partial(torch.optim.AdamW, weight_decay=decay)
+    method = htr.MAP(lr=numbers["lr"], optimizer=optimizer)
     return htr.fit(model, train, method=method, epochs=epochs, batch_size=BATCH, seed=seed)
 
 
+def _adamw(net: nn.Module, train: Encoded, numbers: Numbers, epochs: int, seed: int) -> Predict:
+    model = htr.BayesianClassifier(net, htr.Priors({}))
+    return _of(_mode(model, train, numbers, epochs, seed, numbers["decay"]))
+
+
 def _map(net: nn.Module, train: Encoded, numbers: Numbers, epochs: int, seed: int) -> Predict:
-    return _of(_mode(net, train, numbers["strength"], epochs, seed))
+    model = htr.BayesianClassifier(net, _priors(numbers["strength"]))
+    return _of(_mode(model, train, numbers, epochs, seed))
 
 
 def _svi(net: nn.Module, train: Encoded, numbers: Numbers, epochs: int, seed: int) -> Predict:
-    strength, half = numbers["strength"], epochs // 2
-    mode = _mode(net, train, strength, epochs - half, seed)
-    model = htr.BayesianClassifier(net, _priors(strength))
+    model, half = htr.BayesianClassifier(net, _priors(numbers["strength"])), epochs // 2
+    mode = _mode(model, train, numbers, epochs - half, seed)
     how: dict[str, Any] = {"epochs": half, "batch_size": BATCH, "seed": seed, "init": mode}
-    return _of(htr.fit(model, train, method=htr.SVI(lr=LR), **how))
+    return _of(htr.fit(model, train, method=htr.SVI(lr=numbers["lr"]), **how))
 
 
 def _ivon(net: nn.Module, train: Encoded, numbers: Numbers, epochs: int, seed: int) -> Predict:
@@ -170,14 +203,15 @@ def _ivon(net: nn.Module, train: Encoded, numbers: Numbers, epochs: int, seed: i
     return predict
 
 
-_STRENGTHS = tuple({"strength": strength} for strength in (1.0, 10.0, 30.0, 100.0))
+def _trials(name: str, values: tuple[float, float], rates: tuple[float, float]) -> Any:
+    """Two learning rates with two values of another number."""
+    return tuple({"lr": lr, name: value} for lr in rates for value in values)
+
 
 METHODS: dict[str, Method] = {
-    "AdamW": Method(tuple({"decay": d} for d in (0.0, 0.1, 1.0, 5.0)), _adamw),
-    "mode of a spectral prior": Method(_STRENGTHS, _map),
-    "posterior over spectra": Method(_STRENGTHS, _svi),
-    "IVON": Method(
-        tuple({"lr": lr, "weight": weight} for lr in (0.03, 0.1) for weight in (1.0, 100.0)), _ivon
-    ),
+    "AdamW": Method(_trials("decay", (0.01, 1.0), RATES), _adamw),
+    "mode of a spectral prior": Method(_trials("strength", (1.0, 30.0), RATES), _map),
+    "posterior over spectra": Method(_trials("strength", (1.0, 30.0), RATES), _svi),
+    "IVON": Method(_trials("weight", (1.0, 100.0), IVON_RATES), _ivon),
 }
 """The methods by name."""

@@ -21,7 +21,7 @@ from torch import Tensor
 
 import bayes_htr as htr
 
-LENGTH = 24
+LENGTH = 32
 """Words per example, the mark of its start among them.
 
 Longer sentences are cut, and long reviews are taken apart."""

@@ -75,3 +75,25 @@ def test_every_column_is_described_in_order():
     row = rows(torch.randn(40, 30), randomize=True, farms=True, bootstrap=5)
     assert set(row) == set(COLUMNS)
     assert list(row) == list(COLUMNS)
+
+
+@pytest.mark.parametrize("conv", ["flatten", "slices"])
+@pytest.mark.parametrize("rank", [3, 30])
+def test_the_product_of_an_adapter_has_as_many_eigenvalues_as_its_rank(rank, conv):
+    torch.manual_seed(0)
+    A, B = torch.randn(rank, 40, 1, 2), torch.randn(24, rank, 1, 1)
+    factors = {"w.lora_A.weight": A, "w.lora_B.weight": B}
+    report = htr.analyze(factors, conv=conv, randomize=True, farms=conv == "flatten")
+    (row,) = report.rows
+    (values,) = report.spectra.values()
+    W = (B.flatten(1) @ A.flatten(1)).reshape(24, 40, 2).double()
+    matrices = [W.flatten(1)] if conv == "flatten" else [W[..., 0], W[..., 1]]
+    exact = torch.cat([torch.linalg.svdvals(M).square()[:rank] for M in matrices]).sort().values
+    assert len(exact) == row["num_evals"] == min(rank, 24) * len(matrices)
+    factor = 1.0 if conv == "flatten" else 0.5
+    assert values == pytest.approx((factor * exact).numpy(), rel=1e-5)
+    assert row["rank_loss"] == 0
+    assert math.isnan(row["mp_D"]) == (rank < 24)
+    assert 0 < row["rand_distance"] < 1
+    lost = {name: torch.full_like(factor, torch.nan) for name, factor in factors.items()}
+    assert htr.analyze(lost, conv=conv).rows[0]["num_evals"] == row["num_evals"]

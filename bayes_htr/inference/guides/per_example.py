@@ -26,6 +26,7 @@ from bayes_htr.inference.guides.spectral import SpectralGuide
 from bayes_htr.inference.guides.spectral_state import SpectralState
 from bayes_htr.models.inputs import Inputs, call_with
 from bayes_htr.spectra import parameters_of
+from bayes_htr.spectra.computed import computed_weights
 
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -42,8 +43,14 @@ class _Layer:
 
 
 def finest_noise(net: nn.Module) -> Literal["example", "shared"]:
-    """A draw for each example; one for a batch where batch normalisation mixes its examples."""
-    return "shared" if mixes_examples(net) else "example"
+    """A draw for each example where the network allows it; otherwise one for a batch.
+
+    Batch normalisation mixes the examples of a batch, and examples cannot have their own draws of
+    the product of an adapter's factors.
+    """
+    if mixes_examples(net) or any(w.adapter is not None for w in computed_weights(net)):
+        return "shared"
+    return "example"
 
 
 class ExampleNoise:
