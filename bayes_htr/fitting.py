@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bayes_htr._checks import number, whole_number
+from bayes_htr._checks import number, shown, whole_number
 from bayes_htr._threads import exclusive, restored_threads, suitable_threads
 from bayes_htr._torch import input_dtype, usable_device
 from bayes_htr.distributed import check_same, fail_together, own_device, run_on_rank0, world_size
@@ -346,16 +346,16 @@ def _check_types(model: Any, method: Any, init: Any, callbacks: Any) -> None:
     """Raise `ValueError` if an argument is of a kind that `fit` does not take."""
     if not isinstance(model, BayesianModel):
         raise ValueError(
-            f"model={model!r} must be a BayesianClassifier(net, priors) or a BayesianModel"
+            f"model={shown(model)} must be a BayesianClassifier(net, priors) or a BayesianModel"
         )
     is_method = hasattr(method, "describe") and not isinstance(method, type)
     if not (method is None or isinstance(method, str) or is_method):
-        raise ValueError(f"method={method!r} must be an inference method, such as MAP()")
+        raise ValueError(f"method={shown(method)} must be an inference method, such as MAP()")
     if init is not None and not isinstance(init, Posterior):
-        raise ValueError(f"init={init!r} must be a Posterior")
+        raise ValueError(f"init={shown(init)} must be a Posterior")
     for callback in callbacks if isinstance(callbacks, Sequence) else [callbacks]:
         if not isinstance(callbacks, Sequence) or not callable(callback):
-            raise ValueError(f"callbacks={callbacks!r} must be a sequence of callables")
+            raise ValueError(f"callbacks={shown(callbacks)} must be a sequence of callables")
 
 
 def _check_mixture(
