@@ -152,9 +152,9 @@ def tune(
         )
         posterior = None if held_out.is_part or folder is not None else tried.posterior
         if refit and posterior is None:
-            options |= {"validation": validation, "seed": seed, "progress": progress}
             final = with_strength(model, tried.strength)
-            posterior = _final_fit(final, train, options, folder, resume=resume)
+            final_options = options | {"validation": validation, "seed": seed, "progress": progress}
+            posterior = _final_fit(final, train, final_options, folder, resume=resume)
     return Tuning(
         trials=tuple(tried.trials),
         strength=tried.strength,

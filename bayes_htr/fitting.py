@@ -177,12 +177,12 @@ def fit(
         target = _device(device, next(net.parameters(), torch.zeros(())).device)
         net.to(target)
         train_options = {"batch_size": batch_size, "seed": seed, "num_data": num_data}
-        batches, held_out = _batches(model, net, target, train, validation, train_options)
+        batches, validation_batches = _batches(model, net, target, train, validation, train_options)
         problem = Problem(
             model=model,
             net=net,
             train=batches,
-            validation=held_out,
+            validation=validation_batches,
             epochs=epochs,
             seed=seed,
             callbacks=callbacks,

@@ -36,7 +36,7 @@ def prepared_root(net: nn.Module) -> nn.Module:
     """
     for path, module in checked_module(net).named_modules():
         if "FSDPModule" in {kind.__name__ for kind in type(module).__mro__}:
-            module.reshard()  # type: ignore[operator]
+            module.reshard()
         if isinstance(module, torch.jit.ScriptModule) and any(True for _ in module.parameters()):
             raise PriorError(
                 f"{path or 'the network'} is a module of TorchScript, whose parameters cannot be "

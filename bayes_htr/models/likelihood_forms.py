@@ -50,8 +50,11 @@ def as_likelihood(given: Any) -> Likelihood:
 
 def to_config(likelihood: Likelihood) -> dict[str, Any]:
     """Describe a likelihood as the configuration of a run does, as plain data."""
-    is_plain = isinstance(likelihood, Categorical) and likelihood.ignore_index is None
-    if is_plain and likelihood.class_dim is None:
+    if (
+        isinstance(likelihood, Categorical)
+        and likelihood.ignore_index is None
+        and likelihood.class_dim is None
+    ):
         weights = likelihood.class_weights
         return {
             "class_weights": None if weights is None else list(weights),
