@@ -13,7 +13,15 @@ import torch
 import bayes_htr as htr
 
 PATHS = (Path(htr.__file__).parents[1], Path(__file__).parents[1])  # the package, and the tests
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def torchrun(processes):
+    """The command that starts a script, or a module by `-m`, in several processes."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    return [*launcher, "--nproc-per-node", str(processes)]
+
+
+TORCHRUN = torchrun(2)
 ENVIRONMENT = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, PATHS)), "OMP_NUM_THREADS": "1"}
 
 

@@ -69,9 +69,21 @@ def test_regression(tmp_path):
     assert found["network, SVI"][1] < 1.2
 
 
+def test_lora(tmp_path):
+    pytest.importorskip("peft")
+    pytest.importorskip("transformers")
+    printed = run("lora.py", tmp_path).splitlines()
+    scores = dict(line.split(": ") for line in printed[:3])
+    assert float(scores["accuracy"]) > 0.75
+    assert len(printed) >= 6
+    assert all(line.count("±") == 4 for line in printed[3:])
+    assert (tmp_path / "runs" / "lora" / "weights.safetensors").exists()
+
+
 def test_every_example_is_tested():
     tested = {
         "analyze_checkpoint.py",
+        "lora.py",
         "own_loop.py",
         "posterior_spectra.py",
         "priors_per_layer.py",

@@ -305,6 +305,12 @@ class ShardedMatrixEnergy(MatrixEnergy):
         """
         return super().state() | {"held": None}
 
+    def load_state(
+        self, state: Mapping[str, Any], device: torch.device, hyperparameters: Mapping[str, Tensor]
+    ) -> None:
+        """Restore counts and block; a cache, which is of a whole matrix, is left out."""
+        super().load_state({**state, "held": None}, device, hyperparameters)
+
 
 class StepOfAll(NamedTuple):
     """A step of leading triplets, of which some tensors are summed over processes.

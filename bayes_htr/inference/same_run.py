@@ -9,7 +9,7 @@ from typing import Any
 
 from bayes_htr.errors import CheckpointError
 
-_MAY_DIFFER = {"format", "epochs", "version", "device", "guide", "threads"}
+_MAY_DIFFER = {"format", "epochs", "version", "device", "guide", "threads", "shard"}
 """Settings that a resumed run need not share."""
 
 _OLD_DEFAULTS = {"label_smoothing": 0.0}

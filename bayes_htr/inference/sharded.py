@@ -29,7 +29,8 @@ class ShardedMAPTrainer(DistributedMAPTrainer):
     """Training by MAP in several processes, each of which has a part of the weights.
 
     Cached gradients of the prior are computed anew at each epoch, so that a checkpoint, which holds
-    whole weights, needs none of them, and the run can be resumed by another number of processes.
+    whole weights, needs none of them, and the run can be resumed by another number of processes,
+    also by one, which has all weights.
 
     Args:
         method: The settings.
@@ -129,21 +130,10 @@ class ShardedMAPTrainer(DistributedMAPTrainer):
         }
         super().restore({**state, "optimizer": {**state["optimizer"], "state": moments}})
 
-    def _learnt_state(self) -> dict[str, Any]:
-        energy = {name: u.detach() for name, u in self.energy.latents().items()}
-        learnt = {n: m.state_dict() for n, m in self.learnt.items() if m is not self.energy}
-        return {"net": self.net.state_dict(), "energy": energy, **learnt}
-
     def _load_learnt(self, state: Mapping[str, Any]) -> None:
         present = self.net.state_dict()
         net = {name: _alike(value, present.get(name)) for name, value in state["net"].items()}
-        self.net.load_state_dict(net)
-        with torch.no_grad():
-            for name, u in self.energy.latents().items():
-                u.copy_(state["energy"][name])
-        for name, module in self.learnt.items():
-            if module is not self.energy:
-                module.load_state_dict(state[name])
+        super()._load_learnt({**state, "net": net})
 
     def fitted(self) -> Fitted:
         """Return the whole network, on the device of training, and its hyperparameters."""

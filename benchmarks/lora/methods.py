@@ -27,7 +27,7 @@ from benchmarks.lora.texts import LENGTH, UNKNOWN, WORDS, Encoded, Texts, taken
 
 WIDTH, LAYERS, HEADS, RANK = 64, 2, 4, 4
 BATCH = 32
-RATES, IVON_RATES = (3e-3, 1e-2), (0.03, 0.1)
+RATES, IVON_RATES = (1e-3, 3e-3), (0.03, 0.1)
 """Learning rates among which validation examples choose: those of Adam, and those of IVON."""
 PRETRAINING_BATCH, PRETRAINING_LR, PRETRAINING_DECAY = 128, 2e-3, 0.01
 HIDDEN = 0.15

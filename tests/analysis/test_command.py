@@ -2,14 +2,17 @@
 
 import json
 import re
+import subprocess
 
 import pytest
 import torch
+import torch.distributed.checkpoint as dist_checkpoint
 from safetensors.torch import save_file
 
 import bayes_htr as htr
 from bayes_htr.cli import main
 from tests.analysis.cases import network
+from tests.processes import ENVIRONMENT, torchrun
 
 
 def page_data_in(path):
@@ -164,3 +167,47 @@ def test_a_file_says_which_axes_form_matrices(tmp_path, capsys):
     capsys.readouterr()
     assert main(["analyze", str(path), "--matrices", str(layouts)]) == 1
     assert "'absent' matches no tensor" in capsys.readouterr().err
+
+
+def save_sharded(state, folder):
+    """Two safetensors files with their index."""
+    folder.mkdir()
+    names = sorted(state)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, there in parts.items():
+        save_file({name: state[name] for name in there}, folder / file)
+    index = {"weight_map": {name: file for file, there in parts.items() for name in there}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
+def save_distributed(state, folder):
+    dist_checkpoint.save(state, checkpoint_id=str(folder), no_dist=True)
+
+
+@pytest.mark.parametrize(
+    ("save", "processes"),
+    [
+        pytest.param(save_sharded, 2, id="sharded"),
+        pytest.param(save_distributed, 4, id="distributed"),
+        pytest.param(save_sharded, 4, id="sharded in four", marks=pytest.mark.slow),
+        pytest.param(save_distributed, 2, id="distributed in two", marks=pytest.mark.slow),
+    ],
+)
+def test_several_processes_write_the_report_of_one(tmp_path, capsys, save, processes):
+    torch.manual_seed(0)
+    shapes = [(40, 30), (25, 60), (9, 9), (12, 20), (30, 30)]
+    source = tmp_path / "source"
+    save({f"layers.{i}.weight": torch.randn(shape) for i, shape in enumerate(shapes)}, source)
+    command = ["analyze", str(source), "--bootstrap", "20", "--randomize", "--out"]
+    assert main([*command, str(tmp_path / "one.csv")]) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if "layers." in line]
+    done = subprocess.run(
+        [*torchrun(processes), "-m", "bayes_htr", *command, str(tmp_path / "several.csv")],
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "several.csv").read_bytes() == (tmp_path / "one.csv").read_bytes()
+    assert len([line for line in done.stdout.splitlines() if "layers." in line]) == len(shown) >= 5

@@ -87,12 +87,21 @@ JOINT = htr.Priors({"0.weight": htr.ESD(htr.Lomax(tail_index=htr.Joint(htr.Gamma
 
 def fit(priors=FLAT, *, train=None, middle=(), kind=nn.Sequential, weights=None, eps=0.0, **more):
     """One epoch of SGD with momentum, unless `more` says otherwise."""
-    of_method = ("lr", "optimizer", "clip", "patience", "accumulate")
+    of_method = ("lr", "optimizer", "clip", "patience", "accumulate", "refresh")
     method = {k: more.pop(k) for k in of_method if k in more}
     net = network(*middle, kind=kind)
     model = htr.BayesianClassifier(net, priors, class_weights=weights, label_smoothing=eps)
     given = {"epochs": 1, "batch_size": 16, "seed": 5} | more
     return htr.fit(model, data() if train is None else train, method=htr.MAP(**method), **given)
+
+
+def until(epochs, last, shard=False, **more):
+    """A run of many epochs that is stopped after the epoch `last`; 0 for not at all.
+
+    Divided weights keep no gradient of the prior from one epoch to the next.
+    """
+    more |= {"callbacks": [lambda event: event.epoch == last], "refresh": htr.Exact()}
+    return fit(TOP, epochs=epochs, shard=bool(shard), **more)
 
 
 def regression(**more):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
+import bayes_htr as htr
 from tests.inference import distributed_cases as cases
 from tests.processes import ENVIRONMENT, TORCHRUN, difference, found_by
 
@@ -151,22 +153,23 @@ def test_resumed_with_another_number_of_processes(found):
 SCRIPT = """
 import sys
 import torch
+import bayes_htr as htr
 from tests.inference import distributed_cases as cases
 from bayes_htr.distributed import process_group
 
 torch.set_num_threads(1)
 with process_group("cpu"):
-    cases.fit(cases.TOP, epochs=int(sys.argv[2]), out=sys.argv[1], resume=True)
+    cases.until(*map(int, sys.argv[2:5]), out=sys.argv[1], resume=True)
 """
 
 
-def start_pair(out, epochs):
-    """Two processes without a launcher that would end one when the other dies."""
+def start(out, epochs, *, last=0, shard=False, processes=2):
+    """Processes without a launcher that would end all when one dies."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    more = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    command = [sys.executable, "-c", SCRIPT, str(out), str(epochs)]
+    more = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "WORLD_SIZE": str(processes)}
+    command = [sys.executable, "-c", SCRIPT, str(out), *map(str, (epochs, last, int(shard)))]
     return [
         subprocess.Popen(
             command,
@@ -174,7 +177,7 @@ def start_pair(out, epochs):
             stderr=subprocess.PIPE,
             text=True,
         )
-        for rank in (0, 1)
+        for rank in range(processes)
     ]
 
 
@@ -183,11 +186,11 @@ def epochs_done(out):
     return len(file.read_text().splitlines()) if file.exists() else 0
 
 
-def kill(out, number, *, epochs, after, wait=0.0):
+def kill(out, number, *, epochs, after, wait=0.0, shard=False):
     """Kill one of two processes some epochs on; the other's exit status and errors."""
-    pair = start_pair(out, epochs)
+    pair = start(out, epochs, shard=shard)
     try:
-        end = time.monotonic() + 120
+        end = time.monotonic() + 240
         before = epochs_done(out)
         while epochs_done(out) < before + after:
             assert all(p.poll() is None for p in pair), "a process ended by itself"
@@ -211,18 +214,25 @@ def check_folder(out):
     return state["epoch"]
 
 
-def test_a_killed_process_ends_the_other_and_the_run_resumes_in_one(tmp_path):
+@pytest.mark.parametrize("shard", [False, True])
+def test_a_killed_process_ends_the_other_and_the_run_resumes_in_four_or_one(tmp_path, shard):
+    """Four divide the weights and one does not, whether or not the two before did."""
     out = tmp_path / "run"
-    status, errors = kill(out, 1, epochs=10_000, after=2)
+    status, errors = kill(out, 1, epochs=10_000, after=2, shard=shard)
     assert status == 1
     assert "Error" in errors
     assert not list(out.glob(".*"))  # the process that writes went on to its own end
-    done = check_folder(out)
-    last = [lambda event: event.epoch == done + 2]
-    resumed = cases.fit(cases.TOP, epochs=10_000, out=out, resume=True, callbacks=last)
-    whole = cases.fit(cases.TOP, epochs=10_000, callbacks=last)
-    assert len(resumed.history) == done + 2
-    assert difference(resumed.network().state_dict(), whole.network().state_dict()) < 1e-3
+    last = check_folder(out) + 2
+    shutil.copytree(out, tmp_path / "four")
+    four = start(tmp_path / "four", 10_000, last=last, shard=True, processes=4)
+    assert [p.wait(timeout=300) for p in four] == [0] * 4
+    whole = cases.until(10_000, last)
+    for resumed in (
+        cases.until(10_000, last, out=out, resume=True),
+        htr.load(tmp_path / "four", cases.network()),
+    ):
+        assert len(resumed.history) == last
+        assert difference(resumed.network().state_dict(), whole.network().state_dict()) < 1e-3
 
 
 @pytest.mark.slow
@@ -234,7 +244,7 @@ def test_killed_again_and_again_it_is_the_same_run(tmp_path):
         assert status not in (0, -signal.SIGKILL)
         check_folder(out)
     for folder in (out, tmp_path / "whole"):
-        assert [p.wait(timeout=300) for p in start_pair(folder, epochs)] == [0, 0]
+        assert [p.wait(timeout=300) for p in start(folder, epochs)] == [0, 0]
     resumed, whole = (f / "weights.safetensors" for f in (out, tmp_path / "whole"))
     assert resumed.read_bytes() == whole.read_bytes()
     assert not list(out.glob(".*"))
@@ -246,7 +256,7 @@ def test_torchrun_ends_when_a_process_is_killed(tmp_path):
     note = 'import os; open(sys.argv[1] + os.environ["RANK"], "w").write(str(os.getpid()))\n'
     script.write_text(SCRIPT.replace("torch.set_num", note + "torch.set_num", 1))
     out = tmp_path / "run"
-    command = [*TORCHRUN, str(script), str(out), "10000"]
+    command = [*TORCHRUN, str(script), str(out), "10000", "0", "0"]
     runner = subprocess.Popen(command, env=ENVIRONMENT)
     try:
         end = time.monotonic() + 120

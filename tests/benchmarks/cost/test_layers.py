@@ -8,6 +8,7 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.cost.layers import LayerSettings, layer_case, measure_growth, measure_refresh
 from benchmarks.cost.training import Training
+from benchmarks.sharded import LAWS
 
 TINY = ["--threads", "1", "--warmup", "1", "--batch-size", "8"]
 TINY_COST = ["--steps", "4", "--pairs", "2", "--turn", "3"]
@@ -46,14 +47,22 @@ def test_growth(tmp_path, capsys):
 def test_gpu_is_the_same_code_on_the_cpu(tmp_path, capsys):
     options = ["--device", "cpu", "--nets", "lenet5", "--sizes", "8", "--priors", "lomax"]
     command = ["gpu", "--out", str(tmp_path), *TINY, *TINY_COST, *options]
-    assert main([*command, "--layer-steps", "4"]) == 0
+    assert main([*command, "--layer-steps", "4", "--processes", "2"]) == 0
     data = json.loads((tmp_path / "gpu.json").read_text())
     assert data["cells"]["lenet5/lomax"]["cost"]["settings"]["dtype"] == "bfloat16"
     assert data["cells"]["lenet5/lomax"]["cost"]["result"]["naive"] is None
     assert set(data["cells"]["8/lomax"]["layer"]["result"]) == {
         *("plain_ms", "ours_ms", "refreshes", "refresh_ms", "eigh_ms")
     }
-    assert "eigh / refresh" in capsys.readouterr().out
+    for law in LAWS:
+        found = data["cells"][f"8/{law}"]["divided"]["result"]
+        assert found["processes"] == 2
+        assert found["energy_error"] < 1e-5
+        assert found["gradient_error"] < 1e-4
+        assert min(found[name] for name in ("alone_ms", "refresh_ms", "held_ms")) > 0
+    shown = capsys.readouterr().out
+    assert "eigh / refresh" in shown
+    assert "Weights divided between processes" in shown
 
 
 def test_without_matplotlib_there_are_tables(tmp_path, capsys, monkeypatch):
