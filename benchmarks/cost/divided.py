@@ -66,9 +66,9 @@ def _process(
         device = torch.device("cuda", rank)
         torch.cuda.set_device(device)
     os.environ["MASTER_ADDR"] = "127.0.0.1"
-    store = dist.FileStore(str(Path(folder) / "store"), processes)
     backend = "nccl" if kind == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=rank, world_size=processes)
+    place = f"file://{Path(folder).absolute() / 'store'}"
+    dist.init_process_group(backend, init_method=place, rank=rank, world_size=processes)
     try:
         found = _measured(law, n, device)
         if rank == 0:
