@@ -66,9 +66,12 @@ def _process(
         device = torch.device("cuda", rank)
         torch.cuda.set_device(device)
     os.environ["MASTER_ADDR"] = "127.0.0.1"
-    backend = "nccl" if kind == "cuda" else "gloo"
-    place = f"file://{Path(folder).absolute() / 'store'}"
-    dist.init_process_group(backend, init_method=place, rank=rank, world_size=processes)
+    dist.init_process_group(
+        "nccl" if kind == "cuda" else "gloo",
+        init_method=f"file://{folder}/store",
+        rank=rank,
+        world_size=processes,
+    )
     try:
         found = _measured(law, n, device)
         if rank == 0:
