@@ -1,4 +1,4 @@
-"""Checks of settings that are numbers; each error names the setting, its value and its range."""
+"""Checks of settings; each error names the setting, its value and what it must be."""
 
 from __future__ import annotations
 
@@ -6,6 +6,16 @@ import math
 import numbers
 import operator
 from typing import Any
+
+_LONGEST = 100
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error message shows it: on one line, and cut off if it is long."""
+    text = " ".join(repr(value).split())
+    if len(text) <= _LONGEST:
+        return text
+    return f"{text[:_LONGEST]}... (of type {type(value).__name__})"
 
 
 def number(
@@ -48,7 +58,7 @@ def number(
     if at_least is not None:
         lower += f" of at least {at_least:g}"
     upper = f"{' and' if lower else ''} below {below:g}" if below is not None else ""
-    raise error(f"{what}={value!r} must be a finite number{lower}{upper}")
+    raise error(f"{what}={shown(value)} must be a finite number{lower}{upper}")
 
 
 def whole_number(
@@ -78,7 +88,7 @@ def whole_number(
         result = None
     if result is None or result < at_least or (below is not None and result >= below):
         upper = "" if below is None else f" and below {below}"
-        raise error(f"{what}={value!r} must be a whole number of at least {at_least}{upper}")
+        raise error(f"{what}={shown(value)} must be a whole number of at least {at_least}{upper}")
     return result
 
 
@@ -101,5 +111,7 @@ def texts(value: Any, what: str, *, error: type[Exception] = ValueError) -> tupl
         values = (value,)
     for item in values:
         if not isinstance(item, str):
-            raise error(f"{what}={value!r} must be a text or several texts, and {item!r} is none")
+            raise error(
+                f"{what}={shown(value)} must be a text or several texts, and {shown(item)} is none"
+            )
     return values

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -103,6 +104,7 @@ def run_jobs(
     epochs: int,
     note: Callable[[int, T], None] = lambda number, result: None,
     progress: bool | None = None,
+    units: tuple[str, str] = ("epochs", "fits"),
 ) -> list[T]:
     """Run jobs, several at a time in processes of their own; the first error ends all of them.
 
@@ -115,6 +117,7 @@ def run_jobs(
         epochs: Total number of epochs of all jobs, for the progress bar.
         note: Called with the number and the result of each finished job.
         progress: Whether to show a progress bar; by default if standard error is a terminal.
+        units: What the bar calls the epochs and the jobs.
 
     Returns:
         The results in the order of the jobs.
@@ -123,9 +126,9 @@ def run_jobs(
         ProcessError: A process ended without a result, for example because the system killed it.
     """
     if workers.count > 1:
-        return _run_in_processes(work, jobs, workers, epochs, note, progress)
+        return _run_in_processes(work, jobs, workers, epochs, note, progress, units)
     found: list[T] = []
-    with _FitsBar(progress, len(jobs), epochs) as bar:
+    with _FitsBar(progress, len(jobs), epochs, units) as bar:
         for number, job in enumerate(jobs):
             found.append(work(job, progress=False, on_epoch=bar.advance))
             note(number, found[-1])
@@ -140,6 +143,7 @@ def _run_in_processes(
     epochs: int,
     note: Callable[[int, T], None],
     progress: bool | None,
+    units: tuple[str, str],
 ) -> list[T]:
     """Run jobs as `run_jobs` does, in several processes that are started for them."""
     context = multiprocessing.get_context("spawn")
@@ -153,7 +157,7 @@ def _run_in_processes(
         initargs=(workers.threads, counter),
     )
     try:
-        with _FitsBar(progress, len(jobs), epochs) as bar:
+        with _FitsBar(progress, len(jobs), epochs, units) as bar:
             with _blocked_interrupts():  # also in the processes, which start now
                 waiting: dict[Future[Any], int] = {
                     pool.submit(partial(_work, work), job): number
@@ -182,6 +186,21 @@ def _run_in_processes(
     return [results[number] for number in range(len(jobs))]
 
 
+def packed(value: Any) -> bytes:
+    """Return a value in the form in which another process gets it.
+
+    Raises:
+        ValueError: It has no such form.
+    """
+    try:
+        return pickle.dumps(value)
+    except Exception as error:  # whatever the classes of the user raise
+        raise ValueError(
+            f"the model, its data or its method cannot be sent to other processes ({error}); fit "
+            "in one process, or define the classes and functions that they use in a module"
+        ) from error
+
+
 @contextlib.contextmanager
 def _blocked_interrupts() -> Iterator[None]:
     """Let an interruption wait until the end of the block; processes that start in it get none.
@@ -200,16 +219,16 @@ def _blocked_interrupts() -> Iterator[None]:
 
 
 class _FitsBar(ProgressBar):
-    """A bar over the epochs of all fits."""
+    """A bar over the epochs of all fits, or whatever the units are."""
 
-    def __init__(self, show: bool | None, fits: int, epochs: int) -> None:
+    def __init__(self, show: bool | None, fits: int, epochs: int, units: tuple[str, str]) -> None:
         from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("epochs, {task.fields[fits]} fits"),
+            TextColumn(f"{units[0]}, {{task.fields[fits]}} {units[1]}"),
             TimeRemainingColumn(),
         )
         self._fits = fits

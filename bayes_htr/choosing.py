@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from bayes_htr._checks import number, whole_number
+from bayes_htr._checks import number, shown, whole_number
 from bayes_htr._locks import FolderLock
 from bayes_htr.distributed import run_on_rank0
 from bayes_htr.errors import PriorError
@@ -225,11 +225,12 @@ def _model(model: Any, prior: Prior | Priors | None) -> BayesianModel:
         return model
     if not isinstance(model, nn.Module):
         raise ValueError(
-            f"model={model!r} must be a BayesianClassifier, BayesianModel, or network with prior="
+            f"model={shown(model)} must be a BayesianClassifier, a BayesianModel, or a network "
+            "with prior="
         )
     if not isinstance(prior, Prior | Priors):
         raise PriorError(
-            f"prior={prior!r} must be the prior of the network, such as "
+            f"prior={shown(prior)} must be the prior of the network, such as "
             "htr.ESD(htr.Lomax(2.0)), or htr.Priors(...)"
         )
     return BayesianClassifier(model, prior if isinstance(prior, Priors) else Priors(prior))

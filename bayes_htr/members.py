@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
 from bayes_htr._checks import whole_number
-from bayes_htr._parallel import Workers, run_jobs
+from bayes_htr._parallel import Workers, packed, run_jobs
 from bayes_htr._torch import isolated_randomness
 from bayes_htr.distributed import (
     alone,
@@ -290,8 +290,8 @@ def _fitted(
     total = epochs * len(jobs)
     if workers.count == 1:
         return run_jobs(Member.run, jobs, workers, epochs=total, progress=progress)
-    packed = [_packed(job) for job in jobs]
-    found = run_jobs(_run_packed, packed, workers, epochs=total, progress=progress)
+    sent = [packed(job) for job in jobs]
+    found = run_jobs(_run_packed, sent, workers, epochs=total, progress=progress)
     return [pickle.loads(each) for each in found]
 
 
@@ -318,27 +318,12 @@ def _fitted_by_ranks(jobs: Sequence[Member], epochs: int, progress: bool | None)
         with fail_together(group):
             with alone():
                 found = _fitted(own, Workers(1, torch.get_num_threads()), epochs, progress)
-            packed = [_packed(each.to("cpu")) for each in found]
-        every = gathered(packed, group)
+            sent = [packed(each.to("cpu")) for each in found]
+        every = gathered(sent, group)
     dealt = [pickle.loads(every[i % count][i // count]) for i in range(len(jobs))]
     return [each.to(own[0].options["device"]) for each in dealt]
 
 
-def _packed(value: Any) -> bytes:
-    """Return a value in the form in which another process gets it.
-
-    Raises:
-        ValueError: It has no such form.
-    """
-    try:
-        return pickle.dumps(value)
-    except Exception as error:  # whatever the classes of the user raise
-        raise ValueError(
-            f"the model, its data or its method cannot be sent to other processes ({error}); fit "
-            "in one process, or define the classes and functions that they use in a module"
-        ) from error
-
-
-def _run_packed(packed: bytes, *, progress: bool, on_epoch: Callable[[], None]) -> bytes:
-    job: Member = pickle.loads(packed)
-    return _packed(job.run(progress=progress, on_epoch=on_epoch))
+def _run_packed(job: bytes, *, progress: bool, on_epoch: Callable[[], None]) -> bytes:
+    member: Member = pickle.loads(job)
+    return packed(member.run(progress=progress, on_epoch=on_epoch))

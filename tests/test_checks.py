@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bayes_htr._checks import number, texts, whole_number
+from bayes_htr._checks import number, shown, texts, whole_number
 from bayes_htr.errors import DataError
 
 
@@ -68,3 +68,15 @@ def test_texts():
     for value in ([0], 0, None, ["a", b"b"], b"a"):
         with pytest.raises(KeyError, match="must be a text or several texts"):
             texts(value, "names", error=KeyError)
+
+
+def test_long_values_are_shown_on_one_line():
+    net = torch.nn.Sequential(*(torch.nn.Linear(3, 3) for _ in range(40)))
+    text = shown(net)
+    assert text.startswith("Sequential( (0): Linear(")
+    assert text.endswith("... (of type Sequential)")
+    assert "\n" not in text
+    assert len(text) < 140
+    assert shown("a\nb") == r"'a\nb'"
+    with pytest.raises(ValueError, match=r"^lr=array\(\[.*\.\.\. \(of type ndarray\) must be"):
+        number(np.arange(100.0), "lr")

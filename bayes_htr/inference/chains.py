@@ -11,6 +11,7 @@ Source: Hoffman & Gelman (2014), *JMLR* 15; Betancourt (2017), arXiv:1701.02434.
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import biject_to
 
+from bayes_htr._parallel import Workers, packed, run_jobs
 from bayes_htr._torch import isolated_randomness
 
 Program = Callable[[], Any]
@@ -77,8 +79,12 @@ def run_chains(
     *,
     seed: int,
     step: Callable[[], Any] = lambda: None,
+    workers: Workers | None = None,
+    progress: bool | None = None,
 ) -> Chains:
-    """Sample the latent sites of a program, one chain after another.
+    """Sample the latent sites of a program, one chain after another or several at a time.
+
+    The draws are the same either way.
 
     Args:
         program: A Pyro program without arguments.
@@ -86,16 +92,34 @@ def run_chains(
         settings: The settings of the chains.
         seed: The seed from which every chain's own seed and start follow; the global random state
             is left as it was.
-        step: A callable that is called after each draw, also of warm-up.
+        step: A callable that is called after each draw, also of warm-up, in this process.
+        workers: With several processes, how many chains run at a time, each in one of them; the
+            program must be one that `pickle` takes.
+        progress: Whether the processes have a progress bar, which shows the draws of all chains.
 
     Raises:
-        ValueError: The density is not finite at the start.
+        ValueError: The density is not finite at the start, or the program cannot be sent to other
+            processes.
+        ProcessError: A process ended without a result.
     """
     with isolated_randomness(), pyro.validation_enabled(False):
         torch.manual_seed(seed)
         seeds = torch.randint(2**62, (settings.chains,)).tolist()
         z = coordinates_of(program, start)
-        runs = [_chain(program, z, settings, s, step) for s in seeds]
+        jobs = [_Job(program, z, settings, s) for s in seeds]
+        if workers is None or workers.count == 1:
+            runs = [job.run(step) for job in jobs]
+        else:
+            draws = settings.chains * (settings.warmup + settings.samples)
+            found = run_jobs(
+                _run_packed,
+                [packed(job) for job in jobs],
+                workers,
+                epochs=draws,
+                progress=progress,
+                units=("draws", "chains"),
+            )
+            runs = [pickle.loads(run) for run in found]
     return Chains(
         sites={name: torch.stack([run.sites[name] for run in runs]) for name in z},
         log_density=torch.stack([run.log_density for run in runs]),
@@ -128,6 +152,26 @@ class _Chain:
     acceptance: float
     step_size: float
     leapfrogs: float
+
+
+@dataclass(frozen=True)
+class _Job:
+    """What a chain needs."""
+
+    program: Program
+    centre: Mapping[str, Tensor]
+    settings: ChainSettings
+    seed: int
+
+    def run(self, step: Callable[[], Any]) -> _Chain:
+        """Sample the chain."""
+        return _chain(self.program, self.centre, self.settings, self.seed, step)
+
+
+def _run_packed(job: bytes, *, progress: bool, on_epoch: Callable[[], None]) -> bytes:
+    with pyro.validation_enabled(False):
+        run: _Chain = pickle.loads(job).run(on_epoch)
+    return packed(run)
 
 
 def _chain(

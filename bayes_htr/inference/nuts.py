@@ -14,7 +14,9 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import pyro
@@ -22,6 +24,7 @@ import torch
 from torch import Tensor
 
 from bayes_htr._checks import number, whole_number
+from bayes_htr._parallel import Workers
 from bayes_htr._terminal import TrainingProgress
 from bayes_htr._threads import with_threads
 from bayes_htr._torch import isolated_randomness
@@ -70,7 +73,10 @@ class NUTS:
     Args:
         warmup: Draws per chain that adapt step size and mass matrix, and are dropped.
         samples: Draws per chain that are kept.
-        chains: The number of chains, which run one after another.
+        chains: The number of chains.
+        processes: How many chains run at a time, each in a process of its own. The draws do not
+            depend on it. The classes of the model must be defined in a module, and a script needs
+            `if __name__ == "__main__":` around what it runs.
         frames: Whether the singular vectors are `"sampled"`, or `"held"` at those of the present
             weights.
         target_accept: The acceptance probability to which the step size is adapted.
@@ -92,9 +98,10 @@ class NUTS:
     max_tree_depth: int = 10
     dense_mass: bool = False
     jitter: float = 0.1
+    processes: int = 1
 
     def __post_init__(self) -> None:
-        least = {"warmup": 1, "samples": FEWEST, "chains": 1, "max_tree_depth": 1}
+        least = {"warmup": 1, "samples": FEWEST, "chains": 1, "max_tree_depth": 1, "processes": 1}
         for name, low in least.items():
             object.__setattr__(self, name, whole_number(getattr(self, name), name, at_least=low))
         if self.frames not in FRAMES:
@@ -105,8 +112,10 @@ class NUTS:
         number(self.jitter, "jitter", at_least=0)
 
     def describe(self) -> dict[str, Any]:
-        """Return the settings as plain data."""
-        return {"name": "nuts", **asdict(self)}
+        """Return the settings on which the draws depend as plain data."""
+        settings = asdict(self)
+        del settings["processes"]
+        return {"name": "nuts", **settings}
 
     def prepare(self, problem: Problem) -> NUTSSampler:
         """Build the density, and evaluate it at the start, before anything is written.
@@ -130,6 +139,33 @@ class NUTS:
                 "the scale of the data"
             )
         return sampler
+
+
+@dataclass
+class _Program:
+    """The program whose sites are sampled. Processes to which it is sent build it for themselves.
+
+    Attributes:
+        model: The model.
+        x: The inputs of all training data.
+        y: The labels or targets.
+        frames: What is done with the singular vectors.
+    """
+
+    model: BayesianModel
+    x: Any
+    y: Tensor
+    frames: Frames
+
+    def __call__(self) -> Any:
+        return self._program(self.x, self.y, num_data=len(self.y))
+
+    @cached_property
+    def _program(self) -> Callable[..., Any]:
+        return self.model.pyro_model("spectral", frames=self.frames)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_program"}
 
 
 class NUTSSampler:
@@ -160,12 +196,7 @@ class NUTSSampler:
         self.hyperparameters = problem.hyperparameters
         x = map_inputs(lambda t: t.double() if t.dtype.is_floating_point else t, x)
         y = likelihood.cast(y, torch.float64)
-        model = self.model.pyro_model("spectral", frames=method.frames)
-
-        def program() -> Tensor:
-            return model(x, y, num_data=len(y))
-
-        self.program: Callable[[], Tensor] = program
+        self.program = _Program(self.model, x, y, method.frames)
         self._weights = spectral_program(self.parameters, method.frames)
 
     def run(
@@ -197,15 +228,19 @@ class NUTSSampler:
             done=0,
             batches=method.warmup + method.samples,
         )
-        settings = {k: v for k, v in asdict(method).items() if k != "frames"}
+        settings = {k: v for k, v in method.describe().items() if k not in ("name", "frames")}
         settings["reflected"] = self.reflected
-        with bar:
+        processes = min(method.processes, method.chains)
+        workers = Workers(processes, max(1, torch.get_num_threads() // processes))
+        with bar if processes == 1 else nullcontext():
             chains = run_chains(
                 self.program,
                 self.start,
                 ChainSettings(**settings),
                 seed=self.problem.seed,
                 step=bar.advance,
+                workers=workers,
+                progress=self.problem.progress,
             )
         guide = Samples(self.draws(chains))
         history = _history(chains, self.quantities(chains), time.perf_counter() - start)

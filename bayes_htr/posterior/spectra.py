@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bayes_htr._printing import Printable
+from bayes_htr._terminal import plural
 from bayes_htr.errors import PriorError, SpectrumError
 from bayes_htr.posterior.checks import SpectrumCheck, check_spectrum
 from bayes_htr.posterior.laws import DeclaredPriors, law_of, prior_lambda_max
@@ -30,11 +32,12 @@ from bayes_htr.tails.intervals import GammaPosterior, interval
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from rich.table import Table
 
 _ALPHA_DRAWS = 4000
 
 
-class PosteriorSpectra(Mapping[str, Tensor]):
+class PosteriorSpectra(Printable, Mapping[str, Tensor]):
     """Draws of the spectrum of every matrix: `spectra["fc1.weight"]` is `(S, K)`, descending.
 
     Args:
@@ -94,6 +97,14 @@ class PosteriorSpectra(Mapping[str, Tensor]):
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._draws)
+
+    def __repr__(self) -> str:
+        return f"PosteriorSpectra({len(self.members)} draws of {', '.join(self) or 'no matrix'})"
+
+    def parts(self, width: int) -> Sequence[Table | str]:
+        """The number of draws, and the table of `summary`."""
+        count = plural(len(self.members), "draw")
+        return [f"{count} of each spectrum", *self.summary().parts(width)]
 
     def __len__(self) -> int:
         return len(self._draws)

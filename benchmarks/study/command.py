@@ -45,6 +45,12 @@ def _add(commands: Commands[argparse.ArgumentParser], study: Study) -> None:
     add("--cells", nargs="+", choices=study.cells, help="networks on data sets")
     add("--methods", nargs="+", choices=study.methods, help="the methods; all if none")
     add("--data-dir", type=Path, metavar="DIR", help="folder of .npz files; without it: OpenML")
+    add(
+        "--choices",
+        type=Path,
+        metavar="FILE",
+        help="log of another study, of whose cells nothing is chosen again",
+    )
     add("--processes", type=positive, default=2, help="runs at a time, each with --threads")
     add(
         "--part",
@@ -80,6 +86,9 @@ def _study(args: argparse.Namespace, console: Console) -> None:
     check_data([study.cells[cell] for cell in cells], args.data_dir)
     log = Log(args.out, own.name)
     _hold_to(log, options)
+    if args.choices is not None:
+        sources = {cell: study.cells[cell].like or cell for cell in cells}
+        log.take_choices(args.choices, sources, study.methods)
     protocol = Protocol(study, log, cells, _methods(study, chosen), chosen["seeds"])
     line = log.append("machine", machine_facts(device, args.argv) | {"threads": args.threads})
     machine = log.of("machine").index(line)

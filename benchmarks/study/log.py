@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -116,6 +116,33 @@ class Log:
                 "which continues with what is left"
             ) from error
         return self._known[_key(line)]
+
+    def take_choices(self, other: Path, cells: Mapping[str, str], methods: Iterable[str]) -> None:
+        """Append what another study has chosen for some cells and methods.
+
+        Args:
+            other: The file of its log.
+            cells: The names of the cells, each with that of the cell of the other study.
+            methods: The names of the methods. Entrants are taken if they are among them.
+
+        Raises:
+            OutputError: The other file does not exist or cannot be read, or a line cannot be
+                written.
+            CheckpointError: The other file holds lines that no study has written.
+        """
+        if not other.is_file():
+            raise htr.OutputError(f"{other} is no file; give the .jsonl file of another study")
+        known = set(methods)
+        for line in Log(other.parent, other.stem).lines:
+            line = dict(line)
+            kind, settings = line.pop("kind"), line.pop("settings")
+            if kind not in ("base", "numbers", "entrants"):
+                continue
+            named = {settings["method"]} if kind == "numbers" else set()
+            named |= set(line.get("entrants", {}).values())
+            for cell, source in cells.items():
+                if source == settings["cell"] and named <= known:
+                    self.append(kind, {**settings, "cell": cell}, **line)
 
     def _catch_up(self, file: IO[bytes]) -> None:
         """Read the complete lines that were appended since the last look."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -52,7 +52,8 @@ class Method:
         trials: The numbers that are tried; a single trial is not tuned.
         priors: Makes priors from the numbers of a trial.
         inference: Makes the inference method from them.
-        members: The number of fits, each with a seed of its own, whose predictions are averaged.
+        members: The number of fits of a tested run, each with a seed of its own, whose predictions
+            are averaged. A trial is a single fit.
         start: The method whose tuned fit is the starting point, if there is one.
     """
 
@@ -304,6 +305,24 @@ GENERALISATION: dict[str, Method] = {
 Entrants are conventional or heavy-tailed. A control spends more computing, or infers in another way
 without a heavy tail, and shows how much of a gain comes from that.
 """
+
+
+# The study of mixtures
+
+MIXTURES: dict[str, Method] = {
+    **{
+        name: replace(GENERALISATION[name], members=5)
+        for name in ("none", "weight_decay", "spectral_norm", "dropout", "label_smoothing")
+    },
+    **{name: replace(GENERALISATION[name], members=3) for name in ("svi_lomax", "svi_exponential")},
+}
+"""The methods of the study of mixtures by name. Their trials are single networks."""
+
+
+ROBUSTNESS: dict[str, Method] = {
+    name: replace(method, members=1) for name, method in MIXTURES.items()
+}
+"""The methods of the study of robustness by name."""
 
 
 # The study of posteriors

@@ -1,7 +1,7 @@
 """What the runs of a study say, read from its log.
 
-A tested run in which numbers were not finite counts as `CHANCE`: a method that diverges with some
-seeds must not look better because they are left out.
+A tested run in which numbers were not finite counts as a guess, see `chance`: a method that
+diverges with some seeds must not look better because they are left out.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ from benchmarks.study.studies import Study
 HEAVY, CONVENTIONAL = "heavy-tailed", "conventional"
 OPPONENTS = (CONVENTIONAL, "weight_decay", "spectral_norm")
 """What the heavy-tailed entrant is compared with: the conventional entrant, and two by name."""
-CLASSES = 10
-"""The number of classes in the data of every cell."""
-CHANCE = {
-    "accuracy": 1 / CLASSES,
-    "nll": math.log(CLASSES),
-    "brier": 1 - 1 / CLASSES,
-    "ece": 1 - 1 / CLASSES,
-    "ood_auroc_entropy": 0.5,
-}
-"""The scores of a run that diverged: those of a guess, with the calibration of a sure guess."""
 LEVEL = 0.05
 """The level of the confirmatory tests."""
+
+
+def chance(classes: int) -> dict[str, float]:
+    """The scores of a run that diverged: those of a guess, with the calibration of a sure guess."""
+    return {
+        "accuracy": 1 / classes,
+        "nll": math.log(classes),
+        "brier": 1 - 1 / classes,
+        "ece": 1 - 1 / classes,
+        "ood_auroc_entropy": 0.5,
+    }
 
 
 @dataclass(frozen=True)
@@ -160,11 +161,11 @@ class Outcomes:
         """A score of validation images in a trial, averaged over splits.
 
         Returns:
-            The score, with that of `CHANCE` for a run that diverged; `None` without such a trial.
+            The score, with that of chance for a run that diverged; `None` without such a trial.
         """
         own = (method, dict(numbers), self.base(cell))
         found = [
-            CHANCE[score] if "diverged" in r else r["validation"][score]
+            self._chance(cell)[score] if "diverged" in r else r["validation"][score]
             for s, r in self._trials.get(cell, ())
             if (s["method"], s["numbers"], s["base"]) == own
         ]
@@ -185,7 +186,7 @@ class Outcomes:
         return len(self.tested(cell, method)) - len(self.results(cell, method))
 
     def scores(self, cell: str, method: str, score: str, kind: str = "test") -> dict[int, float]:
-        """A score of test images by seed, with that of `CHANCE` for a run that diverged.
+        """A score of test images by seed, with that of chance for a run that diverged.
 
         Args:
             cell: The cell.
@@ -194,7 +195,7 @@ class Outcomes:
             kind: `test`, or `scaled` for scores after temperature scaling.
         """
         return {
-            seed: CHANCE[score] if "diverged" in r else r[kind][score]
+            seed: self._chance(cell)[score] if "diverged" in r else r[kind][score]
             for seed, r in self.tested(cell, method).items()
         }
 
@@ -253,11 +254,13 @@ class Outcomes:
         a, b = self.tested(cell, first), self.tested(cell, second)
         count = self.images(cell)
         seeds = [s for s in a if s in b]
-        pairs = [(_right(a[s], count), _right(b[s], count)) for s in seeds]
+        guess = np.full(count, self._chance(cell)["accuracy"])
+        pairs = [(_right(a[s], guess), _right(b[s], guess)) for s in seeds]
         return difference_over_images(*zip(*pairs, strict=True))
 
+    def _chance(self, cell: str) -> dict[str, float]:
+        return chance(self.study.cells[cell].classes)
 
-def _right(result: Mapping[str, Any], count: int) -> np.ndarray:
-    if "diverged" in result:
-        return np.full(count, CHANCE["accuracy"])
-    return unpacked(result["right"], result["images"])
+
+def _right(result: Mapping[str, Any], guess: np.ndarray) -> np.ndarray:
+    return guess if "diverged" in result else unpacked(result["right"], result["images"])

@@ -29,8 +29,8 @@ from bayes_htr._plotting import (
     styled,
     tick,
 )
-from benchmarks.common.pictures import grid, log_axis, save
-from benchmarks.study import posterior_tables
+from benchmarks.common.pictures import METHOD_LINES, grid, log_axis, save
+from benchmarks.study import mixture_tables, posterior_tables
 from benchmarks.study.generalisation_tables import (
     FORMS,
     STRENGTHS,
@@ -315,6 +315,50 @@ def _legend(figure: Any, cells: Any, outcomes: Outcomes, more: dict[str, Any]) -
     handles.append(line([], [], color=INK, ls="", **more))
     columns = len(handles) if figure.get_figwidth() == WIDEST else 1
     figure.legend(handles=handles, loc="outside upper center", ncols=columns)
+
+
+_MIXTURE_SCORES = {"brier": "Brier score", "nll": "NLL", "accuracy": "error rate"}
+
+
+@styled
+def draw_mixtures(outcomes: Outcomes, folder: Path) -> list[Path]:
+    """Write `mixtures.png`: scores of one, two, ... members against their processor time.
+
+    There is a row for each cell and a panel for each score; lower is better in all of them.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    cells = outcomes.cells
+    if not cells:
+        return []
+    columns = len(_MIXTURE_SCORES)
+    figure, axes = new_panels(len(cells), columns, WIDEST, 2.1 * len(cells) + 0.6)
+    for number, ax in enumerate(axes):
+        cell, score = cells[number // columns], list(_MIXTURE_SCORES)[number % columns]
+        for method in outcomes.methods(cell):
+            colour, style = METHOD_LINES[method]
+            shown = mixture_tables.mixtures(outcomes, cell, method)
+            means = [fmean(mixture.scores(score).values()) for mixture in shown]
+            values = [1 - value for value in means] if score == "accuracy" else means
+            seconds = [mixture.seconds for mixture in shown]
+            ax.plot(seconds, values, color=colour, ls=style, marker="o", ms=3)
+        ax.set_xlim(left=0)
+        grid(ax)
+        if number % columns == 0:
+            ax.set_ylabel(cell)
+        if number < columns:
+            ax.set_title(_MIXTURE_SCORES[score])
+        if number >= len(axes) - columns:
+            ax.set_xlabel("processor time of training (s)")
+    methods = list(dict.fromkeys(m for cell in cells for m in outcomes.methods(cell)))
+    handles = [
+        pyplot().Line2D([], [], color=colour, ls=style, marker="o", ms=3, label=outcomes.label(m))
+        for m in methods
+        for colour, style in (METHOD_LINES[m],)
+    ]
+    figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    return [save(figure, folder / "mixtures.png")]
 
 
 _POSTERIOR_SCORES = {"nll": "NLL", "ece": "ECE", "brier": "Brier score"}

@@ -63,7 +63,9 @@ class Protocol:
         first = [m for m in needed if methods[m].start is None]
         later = [m for m in needed if m not in first]
         for cell in self.cells:
-            if self.study.reference is not None:
+            reference = self.study.reference
+            chosen = self.log.find("numbers", cell=cell, method=reference) is not None
+            if reference is not None and not chosen:
                 bases = self.study.cells[cell].bases()
                 yield f"{cell}: plain training", [r for b in bases for r in self._plain(cell, b)]
             self._choose_base(cell)

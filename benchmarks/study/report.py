@@ -15,9 +15,11 @@ from benchmarks.common.results import write_file, write_text
 from benchmarks.common.tables import TextTable, page
 from benchmarks.study.generalisation_tables import generalisation_tables
 from benchmarks.study.log import Log
+from benchmarks.study.mixture_tables import mixture_tables
 from benchmarks.study.outcomes import Outcomes
-from benchmarks.study.pictures import draw_generalisation, draw_posterior
+from benchmarks.study.pictures import draw_generalisation, draw_mixtures, draw_posterior
 from benchmarks.study.posterior_tables import posterior_settings, posterior_tables
+from benchmarks.study.robustness import draw_robustness, robustness_tables
 from benchmarks.study.runs import COLUMNS
 from benchmarks.study.studies import Study
 
@@ -45,6 +47,8 @@ class _Shown:
 
 _SHOWN = {
     "generalisation": _Shown(generalisation_tables, draw_generalisation, introduction=_HOW_TO_READ),
+    "mixtures": _Shown(mixture_tables, draw_mixtures),
+    "robustness": _Shown(robustness_tables, draw_robustness),
     "posterior": _Shown(posterior_tables, draw_posterior, posterior_settings),
 }
 

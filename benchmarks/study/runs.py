@@ -21,6 +21,7 @@ from bayes_htr.experiments import build_network
 from bayes_htr.posterior.prediction import mix
 from bayes_htr.posterior.scores import ood_scores, scores
 from benchmarks.study.cells import Base, Split, image_shape, ood_images, split, test_images
+from benchmarks.study.conditions import KEPT, SHIFTS, pruned
 from benchmarks.study.methods import ENDS, Numbers, Setting
 from benchmarks.study.studies import Study
 
@@ -79,8 +80,11 @@ def perform(study: Study, run: Run, data_dir: Path | None, device: str) -> dict[
         `scaled`, scores of test images before and after temperature scaling, with the areas under
         ROC curves if the cell has images out of distribution; `temperature`; `images`, their
         number; `right`, which of them were classified correctly (see `unpacked`); `matrices`, with
-        `COLUMNS` for each; and `curve`, a row for each epoch. A run in which weights or scores were
-        not finite has only `diverged`, which says what happened.
+        `COLUMNS` for each; and `curve`, a row for each epoch. Tested runs of a method with several
+        members also have `mixtures`: `seconds`, `test` and `right` for the first member, the first
+        two, and so on. Those of a cell with conditions have `conditions`: scores of the first fit
+        by kind and severity. A run in which weights or scores were not finite has only `diverged`,
+        which says what happened.
     """
     try:
         return _finite_result(study, run, data_dir, device)
@@ -91,33 +95,47 @@ def perform(study: Study, run: Run, data_dir: Path | None, device: str) -> dict[
 def _finite_result(study: Study, run: Run, data_dir: Path | None, device: str) -> dict[str, Any]:
     cell, method = study.cells[run.cell], study.methods[run.method]
     data = split(cell, data_dir, run.seed, device)
-    count = method.members
+    count = method.members if run.tested else 1
     seeds = [run.seed] if count == 1 else [1000 * (run.seed + 1) + k for k in range(count)]
     start = _start(study, run, data, data_dir, device)
     # Processor time leaves out other work on the machine.
     clock = time.process_time if device == "cpu" else time.perf_counter
     started = clock()
-    fits = [_fitted(study, run, seed, data, data_dir, device, start) for seed in seeds]
-    seconds = clock() - started
+    fits, seconds = [], []
+    for seed in seeds:
+        fits.append(_fitted(study, run, seed, data, data_dir, device, start))
+        seconds.append(clock() - started)
     x, y = data.validation[0], data.validation[1].cpu()
-    validation = _predicted(fits, x, cell.samples)
+    validation = mixed([posterior.predict(x, cell.samples) for posterior in fits])
     result: dict[str, Any] = {
-        "seconds": seconds,
+        "seconds": seconds[-1],
         "num_data": len(data.train[0][:: run.shrink]),
         "validation": _finite_scores("validation", validation, y),
     }
     if not run.tested:
         return result | (_ends(fits[0].network()) if run.method == study.reference else {})
     x_test, y_test = test_images(cell, data_dir)
-    test = _predicted(fits, x_test, cell.samples)
+    predicted = [posterior.predict(x_test, cell.samples) for posterior in fits]
+    test = mixed(predicted)
     other = ood_images(cell, data_dir)
-    ood = None if other is None else _predicted(fits, other, cell.samples)
+    ood = None if other is None else mixed([p.predict(other, cell.samples) for p in fits])
+    if count > 1:
+        result["mixtures"] = [
+            {
+                "seconds": seconds[size - 1],
+                "test": _finite_scores("test", part := mixed(predicted[:size]), y_test),
+                "right": packed(part.labels == y_test),
+            }
+            for size in range(1, count + 1)
+        ]
+    if cell.conditions:
+        result["conditions"] = _under_conditions(fits[0], x_test, y_test, cell.samples)
     return result | {
         **scores_of_test(validation, y, test, y_test, ood),
         "images": len(y_test),
         "right": packed(test.labels == y_test),
         "matrices": _matrices(fits[0].network()),
-        "curve": [{name: _rounded(row[name]) for name in _CURVE} for row in fits[0].history],
+        "curve": [{name: _rounded(row.get(name)) for name in _CURVE} for row in fits[0].history],
     }
 
 
@@ -167,7 +185,8 @@ def _fitted(
         method=method.inference(run.numbers, setting),
         epochs=int(run.numbers.get("epochs", run.base.epochs)),
         batch_size=cell.batch_size,
-        validation=data.validation if run.tested else None,
+        # The scores of each epoch are for curves, and would add to the seconds of mixtures.
+        validation=data.validation if run.tested and method.members == 1 else None,
         seed=seed,
         init=init,
         device=device,
@@ -175,10 +194,27 @@ def _fitted(
     )
 
 
-def _predicted(fits: Sequence[htr.Posterior], x: Tensor, samples: int) -> htr.Prediction:
+def _under_conditions(
+    posterior: htr.Posterior, x: Tensor, y: Tensor, samples: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Scores of shifted test images, and of the central network with fewer singular values."""
+    found = {
+        kind: {
+            f"{severity:g}": _finite_scores("test", posterior.predict(shift(x), samples), y)
+            for severity, shift in by_severity.items()
+        }
+        for kind, by_severity in SHIFTS.items()
+    }
+    centre = {}
+    for share in KEPT:
+        point = htr.Posterior(pruned(posterior.network(), share), htr.Priors({}))
+        centre[f"{share:g}"] = _finite_scores("test", point.predict(x, 1), y)
+    return found | {"kept": centre}
+
+
+def mixed(predicted: Sequence[htr.Prediction]) -> htr.Prediction:
     """The mean prediction of all fits; that of a single fit as it is."""
-    found = [posterior.predict(x, samples) for posterior in fits]
-    return found[0] if len(found) == 1 else mix(p.log_probs for p in found)
+    return predicted[0] if len(predicted) == 1 else mix(p.log_probs for p in predicted)
 
 
 def scores_of_test(

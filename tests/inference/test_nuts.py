@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
+from dataclasses import replace
 
 import pyro
 import pytest
@@ -332,6 +333,30 @@ def test_the_same_seed_gives_the_same_draws():
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.parametrize("chains", [2, 3])
+def test_chains_in_processes_of_their_own_have_the_same_draws(chains):
+    model, data = two_layers()
+    method = replace(SHORT, chains=chains, frames="sampled")
+    alone, spread = (fit(model, data, replace(method, processes=n)) for n in (1, 2))
+    for i in range(len(alone.guide)):
+        for name, value in alone.guide[i].items():
+            assert torch.equal(value, spread.guide[i][name])
+    for one, two in zip(alone.history, spread.history, strict=True):
+        assert {**one, "seconds": 0.0} == {**two, "seconds": 0.0}
+    assert replace(method, processes=2).describe() == method.describe()  # the same run
+
+
+def test_a_model_that_other_processes_cannot_get():
+    class Local(nn.Linear):
+        """A class that `pickle` does not find."""
+
+    net = Local(3, 2, bias=False)
+    model = htr.BayesianClassifier(net, htr.Priors(LOMAX))
+    data = torch.zeros(4, 3), torch.zeros(4, dtype=torch.long)
+    with pytest.raises(ValueError, match="cannot be sent to other processes"):
+        fit(model, data, replace(SHORT, processes=2))
+
+
 def test_warns_of_what_is_held():
     model = htr.BayesianClassifier(nn.Linear(3, 3), htr.Priors({"weight": LOMAX}))
     with pytest.warns(UserWarning, match="no prior on bias: NUTS leaves them"):
@@ -416,6 +441,7 @@ def test_refuses_a_loader_that_leaves_examples_out():
         {"max_tree_depth": 0},
         {"dense_mass": 1},
         {"jitter": -0.1},
+        {"processes": 0},
     ],
 )
 def test_settings_out_of_range(setting):

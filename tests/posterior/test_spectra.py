@@ -55,6 +55,16 @@ def test_draws_are_sorted():
     assert spectra.lambda_max("a").tolist() == [3.0, 6.0]
 
 
+def test_spectra_print_as_their_summary():
+    lam = torch.tensor([[1.0, 3.0, 2.0], [5.0, 4.0, 6.0]])
+    spectra = htr.PosteriorSpectra({"a": lam, "b": lam})
+    assert repr(spectra) == "PosteriorSpectra(2 draws of a, b)"
+    assert str(spectra).splitlines()[0] == "2 draws of each spectrum"
+    assert str(spectra).endswith(str(spectra.summary()))
+    assert "<table" in spectra._repr_html_()
+    assert repr(htr.PosteriorSpectra({})) == "PosteriorSpectra(0 draws of no matrix)"
+
+
 @pytest.mark.parametrize("K", [2, 3, 50])
 @pytest.mark.parametrize("level", [0.5, 0.95])
 @pytest.mark.parametrize("fraction", [0.2, 0.5, 0.9])

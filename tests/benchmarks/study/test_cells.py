@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from bayes_htr.errors import DataError
 from bayes_htr.experiments import load_dataset
-from benchmarks.study.cells import GENERALISATION, POSTERIOR, ood_images, split
+from benchmarks.study import cells
+from benchmarks.study.cells import GENERALISATION, MIXTURES, POSTERIOR, ood_images, split
 
 
 def test_splits():
@@ -22,6 +24,31 @@ def test_splits():
     assert len(together.unique(dim=0)) == len(together)
     with pytest.raises(DataError, match="holds out 5000 validation images"):
         split(replace(cell, validation=5000), None, 0, "cpu")
+
+
+def test_a_table_as_a_cell(monkeypatch):
+    """Columns are standardised by training rows, which are not among the test rows."""
+    x = np.stack([np.arange(50.0), np.arange(50.0) ** 2], 1)
+    labels = np.array(["B", "A"])[np.arange(50) % 2]
+    monkeypatch.setattr(cells, "keel_table", lambda name: (x, labels))
+    cells._loaded.cache_clear()
+    cell = replace(MIXTURES["mlp-letter"], validation=10, classes=2)
+    part = split(cell, None, 0, "cpu")
+    inputs, targets = cells.test_images(cell, None)
+    whole = torch.cat([part.train[0], part.validation[0]])
+    assert (part.train[0].shape, len(whole), len(inputs)) == ((30, 2, 1, 1), 40, 10)
+    torch.testing.assert_close(whole.mean(0), torch.zeros(2, 1, 1), rtol=0, atol=1e-5)
+    torch.testing.assert_close(whole.std(0, correction=0), torch.ones(2, 1, 1), rtol=1e-5, atol=0)
+    data = cells._loaded("letter", None)
+    raw = (torch.cat([whole, inputs]) * data.deviation + data.mean).flatten(1)
+    first = raw[:, 0].round()
+    assert sorted(first.int().tolist()) == list(range(50))
+    # "A" is the class 0, of the odd rows.
+    assert torch.equal(targets, (first[40:] % 2 == 0).long())
+    assert cells.image_shape(cell, None) == ((2, 1, 1), 2)
+    with pytest.raises(AssertionError, match="2 classes"):
+        cells.image_shape(MIXTURES["mlp-letter"], None)
+    cells._loaded.cache_clear()
 
 
 def test_the_cut(data_dir):

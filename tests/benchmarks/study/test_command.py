@@ -229,6 +229,22 @@ def posterior(out, data_dir, *methods):
     return ["study", "posterior", *given, *short, *few, "--methods", *methods]
 
 
+def test_choices_of_another_study_are_options(tmp_path, monkeypatch):
+    """With them nothing is tried, and runs have the numbers that were chosen there."""
+    noted = in_this_process(monkeypatch)
+    other = Log(tmp_path / "other", "generalisation")
+    base = {"epochs": 2, "lr": 0.3, "schedule": "constant"}
+    other.append("base", {"cell": "mlp-digits"}, score=0.1, base=base, ends={})
+    for method, numbers in (("none", {}), ("weight_decay", {"mu": 0.7})):
+        settings = {"cell": "mlp-digits", "method": method}
+        other.append("numbers", settings, score=0.1, numbers=numbers)
+    given = ["--cells", "mlp-digits", "--methods", "none", "weight_decay", "--seeds", "1"]
+    out = ["--choices", str(other.path), "--out", str(tmp_path / "own")]
+    assert main(["study", "mixtures", *given, *out]) == 0
+    runs = [(run.method, run.numbers, run.base.lr, run.tested) for run in noted]
+    assert runs == [("none", {}, 0.3, True), ("weight_decay", {"mu": 0.7}, 0.3, True)]
+
+
 def test_the_study_of_posteriors(tmp_path, data_dir, capsys, monkeypatch):
     report = command.write_report
     noted = in_this_process(monkeypatch)

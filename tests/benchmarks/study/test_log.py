@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from bayes_htr.errors import CheckpointError
+from bayes_htr.errors import CheckpointError, OutputError
 from benchmarks.study.log import Log
 
 FILE = "generalisation.jsonl"
@@ -34,6 +34,41 @@ def test_of_lines_with_the_same_settings_the_first_counts(tmp_path):
     log = Log(tmp_path, "generalisation")
     assert [line["n"] for line in log.of("run")] == [0, 1]
     assert log.find("run", seed=0)["n"] == 0
+
+
+def test_choices_of_another_study(tmp_path):
+    """Those of the named cells and methods are taken once; runs stay where they are."""
+    other = Log(tmp_path / "other", "generalisation")
+    for cell in ("a", "b", "c"):
+        other.append("base", {"cell": cell}, score=0.1, base={"epochs": 1}, ends={})
+        for method in ("none", "lomax"):
+            numbers = {"cell": cell, "method": method}
+            other.append("numbers", numbers, score=0.2, numbers={"mu": 0.3})
+    other.append("entrants", {"cell": "a"}, score=None, entrants={"conventional": "none"})
+    other.append("entrants", {"cell": "b"}, score=None, entrants={"conventional": "lomax"})
+    other.append("run", {"cell": "a", "seed": 0}, result={})
+    log = Log(tmp_path / "own", "mixtures")
+    log.append("numbers", {"cell": "a", "method": "none"}, score=9, numbers={"mu": 9})
+    for _ in range(2):
+        log.take_choices(other.path, {"a": "a", "b": "b", "b2": "b"}, ["none"])
+    assert [(line["kind"], *line["settings"].values()) for line in log.lines] == [
+        ("numbers", "a", "none"),
+        ("base", "a"),
+        ("base", "b"),
+        ("base", "b2"),
+        ("numbers", "b", "none"),
+        ("numbers", "b2", "none"),
+        ("entrants", "a"),
+    ]
+    assert log.get("numbers", cell="a", method="none")["numbers"] == {"mu": 9}  # chosen before
+    assert log.get("numbers", cell="b", method="none") == {
+        "kind": "numbers",
+        "settings": {"cell": "b", "method": "none"},
+        "score": 0.2,
+        "numbers": {"mu": 0.3},
+    }
+    with pytest.raises(OutputError, match="is no file"):
+        log.take_choices(tmp_path / "missing.jsonl", {"a": "a"}, ["none"])
 
 
 def test_a_log_that_was_cut_by_others(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 from bayes_htr.engine import bind
 from bayes_htr.experiments import build_network
 from benchmarks.study.cells import Base
-from benchmarks.study.methods import ENDS, GENERALISATION, POSTERIOR, Setting
+from benchmarks.study.methods import ENDS, GENERALISATION, MIXTURES, POSTERIOR, Setting
 
 
 @pytest.mark.parametrize("name", GENERALISATION)
@@ -29,6 +29,13 @@ def test_every_trial_of_every_method(name):
     assert len(set(described)) == len(method.trials)
     assert len(method.trials) == (1 if name in ("none", "ensemble") else 6)
     assert method.tuned == (len(method.trials) > 1)
+
+
+def test_mixtures_are_of_the_methods_of_the_first_study():
+    """So that their choices can be taken from it."""
+    for name, method in MIXTURES.items():
+        assert method.members == (3 if name.startswith("svi") else 5)
+        assert method.trials == GENERALISATION[name].trials
 
 
 def test_the_share_of_a_threshold():

@@ -11,7 +11,7 @@ from benchmarks.common.paired import holm
 from benchmarks.study import pictures
 from benchmarks.study.cells import Base
 from benchmarks.study.generalisation_tables import generalisation_tables
-from benchmarks.study.outcomes import CHANCE
+from benchmarks.study.outcomes import chance
 from benchmarks.study.studies import STUDIES
 
 CELL = "mlp-kmnist"
@@ -46,7 +46,7 @@ def test_a_method_that_always_diverged_is_there(story):
     story.tests(CELL, "lomax", [None, None])
     outcomes = story.outcomes()
     assert "(2 diverged: counted as chance)" in text_of(outcomes)
-    assert outcomes.compared(CELL, "lomax", "none", "nll").mean == CHANCE["nll"] - 0.5
+    assert outcomes.compared(CELL, "lomax", "none", "nll").mean == chance(10)["nll"] - 0.5
     assert pictures._mean_curves(outcomes, CELL).keys() == {"none", "weight_decay"}
 
 
@@ -102,7 +102,7 @@ def test_trials_of_other_settings_are_not_mixed_in(story):
     story.trial(CELL, "none", {}, None, seed=1001)
     outcomes = story.outcomes()
     found = outcomes.validated(CELL, "none", "accuracy", {})
-    assert found == pytest.approx((0.9 + CHANCE["accuracy"]) / 2)
+    assert found == pytest.approx((0.9 + chance(10)["accuracy"]) / 2)
     assert outcomes.validated(CELL, "lomax", "accuracy", {"mu": 1e-3}) is None
     trials = outcomes.trials(CELL)
     assert (len(trials), sum("diverged" in result for result in trials)) == (3, 1)

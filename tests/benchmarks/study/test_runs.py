@@ -60,6 +60,34 @@ def test_an_ensemble_has_members_of_its_own(monkeypatch):
     assert one["test"]["nll"] < single["test"]["nll"]
 
 
+def test_mixtures_of_the_first_members(monkeypatch):
+    """Each adds a member; a trial is a single fit, and validation is no part of the seconds."""
+    study = STUDIES["mixtures"]
+    fit, validated = htr.fit, []
+    monkeypatch.setattr(
+        htr, "fit", lambda *args, **k: validated.append(k["validation"]) or fit(*args, **k)
+    )
+    run = Run(CELL, "none", {}, Base(1, 0.05, "cosine"), 0, {}, tested=True)
+    result = perform(study, run, None, "cpu")
+    assert validated == [None] * 5
+    seconds = [row["seconds"] for row in result["mixtures"]]
+    assert seconds == sorted(seconds)
+    assert len(set(seconds)) == 5
+    assert result["mixtures"][-1]["test"] == result["test"]
+    assert result["mixtures"][-1]["right"] == result["right"]
+    single = replace(study, methods={"none": replace(study.methods["none"], members=1)})
+    first = perform(single, replace(run, seed=1000), None, "cpu")
+    assert "mixtures" not in first
+    split_of_first = replace(study.cells[CELL], split_seed=0)  # that of the run with five members
+    same = replace(single, cells={CELL: split_of_first})
+    assert perform(same, replace(run, seed=1000), None, "cpu")["test"] == pytest.approx(
+        result["mixtures"][0]["test"]
+    )
+    del validated[:]
+    assert "mixtures" not in perform(study, replace(run, tested=False), None, "cpu")
+    assert len(validated) == 1
+
+
 def test_scores_that_are_not_finite(monkeypatch):
     """They count as diverging: the log takes no such number, and a study would end."""
     run = Run(CELL, "none", {}, Base(1, 0.05, "cosine"), 0, {}, tested=True)

@@ -1,0 +1,138 @@
+"""The study of robustness: its cells, its tables and its pictures."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from benchmarks.study import robustness
+from benchmarks.study.cells import ROBUSTNESS, Base, split
+from benchmarks.study.conditions import KEPT, SHIFTS
+from benchmarks.study.log import Log
+from benchmarks.study.outcomes import Outcomes
+from benchmarks.study.robustness import draw_robustness, questions, robustness_tables
+from benchmarks.study.runs import Run, perform
+from benchmarks.study.studies import STUDIES
+
+STUDY = STUDIES["robustness"]
+BASE = Base(1, 0.05, "cosine")
+CELL = "mlp-kmnist"
+
+
+def test_cells_differ_from_the_first_by_one_change():
+    for name, cell in ROBUSTNESS.items():
+        first = ROBUSTNESS[cell.like]
+        assert first.name == cell.like
+        assert (cell.network, cell.data, cell.epochs) == (first.network, first.data, first.epochs)
+        assert cell.conditions == (name == cell.like)
+    assert ROBUSTNESS[f"{CELL}-noise40"].label_noise == 0.4
+    few = ROBUSTNESS[f"{CELL}-500"]
+    assert few.train - few.validation == 500
+
+
+def test_noise_is_in_training_labels_alone(data_dir):
+    sizes = {"train": 20, "validation": 5}
+    study = STUDY.adapted(sizes)
+    clean, changed = (
+        split(study.cells[name], data_dir, 3, "cpu") for name in (CELL, f"{CELL}-noise40")
+    )
+    assert torch.equal(clean.train[0], changed.train[0])
+    assert int((clean.train[1] != changed.train[1]).sum()) == 6  # 0.4 of 15
+    assert torch.equal(clean.validation[1], changed.validation[1])
+
+
+def test_a_run_with_conditions(data_dir):
+    study = STUDY.adapted({"train": 20, "validation": 5, "samples": 2, "ood_images": 4})
+    run = Run(CELL, "none", {}, BASE, 0, {}, tested=True)
+    result = perform(study, run, data_dir, "cpu")
+    found = result["conditions"]
+    assert set(found) == {*SHIFTS, "kept"}
+    assert list(found["kept"]) == [f"{share:g}" for share in KEPT]
+    # All singular values kept: the network itself, which is what plain training predicts by.
+    assert found["kept"]["1"]["nll"] == pytest.approx(result["test"]["nll"], rel=1e-4)
+    assert found["rotation, degrees"]["60"]["nll"] != result["test"]["nll"]
+    assert "ood_auroc_entropy" in result["test"]
+    few = perform(study, Run(f"{CELL}-500", "none", {}, BASE, 0, {}, tested=True), data_dir, "cpu")
+    assert "conditions" not in few
+
+
+@pytest.fixture
+def outcomes(tmp_path):
+    """Accuracy 0.9 at best, minus 0.1 for each step; the Lomax posterior is better by 0.05."""
+    log = Log(tmp_path, "robustness")
+
+    def scored(gain, steps, seed):
+        accuracy = 0.9 + gain - 0.1 * steps + 0.001 * seed
+        return {"accuracy": accuracy, "nll": 1 - accuracy, "ood_auroc_entropy": 0.8}
+
+    for method, gain in (("none", 0.0), ("weight_decay", 0.01), ("svi_lomax", 0.05)):
+        for seed in range(3):
+            for steps, name in enumerate((CELL, f"{CELL}-noise20", f"{CELL}-noise40")):
+                result = {"test": scored(gain, steps, seed), "num_data": 7000, "images": 10}
+                if name == CELL:
+                    kinds = {kind: list(found) for kind, found in SHIFTS.items()} | {"kept": KEPT}
+                    result["conditions"] = {
+                        kind: {
+                            f"{s:g}": scored(gain, place + (kind != "kept"), seed)
+                            for place, s in enumerate(severities)
+                        }
+                        for kind, severities in kinds.items()
+                    }
+                if (method, seed, name) == ("none", 2, CELL):
+                    result = {"diverged": "NaN"}
+                run = Run(name, method, {}, BASE, seed, {}, tested=True)
+                log.append("run", run.settings(), result=result)
+    return Outcomes(log, STUDY)
+
+
+def test_conditions_of_each_question(outcomes):
+    asked = dict(questions(outcomes, CELL))
+    assert [c.label for c in asked["label noise, share"]] == ["0", "0.2", "0.4"]
+    assert [c.label for c in asked["training images"]] == ["7,000", "2,000", "500"]
+    assert [c.label for c in asked["rotation, degrees"]] == ["0", "15", "30", "45", "60"]
+    turned = asked["rotation, degrees"]
+    for place, condition in enumerate(turned):
+        by_seed = condition.scores("svi_lomax", "accuracy")
+        assert by_seed[1] == pytest.approx(0.951 - 0.1 * place)
+    assert turned[1].scores("none", "nll")[2] == math.log(10)  # diverged: a guess
+    assert asked["training images"][1].scores("none", "nll") == {}  # not run yet
+
+
+def test_tables(outcomes):
+    tables = {table.title: table for table in robustness_tables(outcomes)}
+    noise = tables[f"{CELL}: accuracy by label noise, share"]
+    rows = {row[0]: row for row in noise.rows}
+    assert rows["Lomax prior, SVI"][1:] == [
+        *("3", "0.9510 (0.0010)", "0.8510 (0.0010)", "0.7510 (0.0010)")
+    ]
+    few = tables[f"{CELL}: NLL by training images"]
+    assert few.rows[0][-1] == "-"
+    compared = tables[f"{CELL}: Lomax prior, SVI minus weight decay"]
+    assert all(
+        row[2].startswith("+0.0400") and row[3].startswith("-0.0400") for row in compared.rows
+    )
+    assert len(compared.rows) == 3 + 1 + sum(1 + len(s) for s in SHIFTS.values()) + len(KEPT)
+    assert not any("exponential" in title for title in tables)
+    told_apart = tables["Images of another data set told apart by entropy"]
+    assert [row[3] for row in told_apart.rows][1:] == ["0.8000 (0.0000)"] * 2
+
+
+def test_a_picture_for_each_question(outcomes, tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(
+        robustness, "save", lambda figure, path: drawn.setdefault(path.name, figure) and path
+    )
+    paths = draw_robustness(outcomes, tmp_path)
+    assert [path.name for path in paths] == [
+        *("label-noise.png", "training-images.png", "rotation.png", "noise.png", "blur.png"),
+        *("contrast-lost.png", "singular-values-kept.png"),
+    ]
+    accuracy, nll = drawn["rotation.png"].axes
+    assert [len(line.get_xdata()) for line in accuracy.get_lines()] == [5, 5, 5]
+    assert (accuracy.get_title(), nll.get_xlabel()) == (CELL, "rotation, degrees")
+    few = drawn["training-images.png"].axes[0]
+    assert [len(line.get_xdata()) for line in few.get_lines()] == [1, 1, 1]
+    for figure in drawn.values():
+        robustness.pyplot().close(figure)
