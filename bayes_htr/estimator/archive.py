@@ -22,7 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from bayes_htr._checks import whole_number
+from bayes_htr._checks import number, whole_number
 from bayes_htr._files import write_output
 from bayes_htr.errors import CheckpointError, DataError, OutputError, PriorError
 from bayes_htr.estimator.settings import ModuleSetting
@@ -65,6 +65,7 @@ def described(estimator: Any) -> dict[str, Any]:
         "classes": plain_labels(estimator.classes_),
         "mean": estimator.mean_.tolist(),
         "scale": estimator.scale_.tolist(),
+        "clip": estimator.clip_,
         "features": estimator.n_features_in_,
         "feature_names": None if names is None else names.tolist(),
         "epochs": estimator.n_iter_,
@@ -85,13 +86,16 @@ def restore(estimator: Any, found: Mapping[str, Any], module: ModuleSetting) -> 
         KeyError, TypeError, ValueError: The description is damaged, or there is no module
             where the estimator had one.
     """
-    estimator.set_params(**parameters_of_plain(found["parameters"]))
+    # Files of versions that did not clip have no such entry and no such parameter.
+    estimator.set_params(**{"clip": None} | parameters_of_plain(found["parameters"]))
     if "module" in found["lost"] and module is None:
         raise ValueError("its network had been given by module=; give it to load, too")
     estimator.module = module
     estimator.classes_ = labels_of_plain(found["classes"])
     estimator.mean_ = np.asarray(found["mean"], dtype=np.float64)
     estimator.scale_ = np.asarray(found["scale"], dtype=np.float64)
+    clip = found.get("clip")
+    estimator.clip_ = None if clip is None else number(clip, "clip", above=0)
     estimator.n_features_in_ = whole_number(found["features"], "features")
     for constant in (estimator.mean_, estimator.scale_):
         if constant.ndim < 2 or constant.shape[1] not in (1, estimator.n_features_in_):

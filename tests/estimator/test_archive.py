@@ -77,6 +77,7 @@ def test_it_comes_back_as_it_was(fitted, file):
         {"method": htr.SVI(guide="meanfield", lr=0.01, patience=2), "lr": None},
         {"class_weight": {"setosa": 2.0}, "label_smoothing": 0.1, "hidden": [5, 4]},
         {"standardise": False},
+        {"clip": 1.5},
     ],
     ids=lambda settings: " ".join(settings),
 )
@@ -86,6 +87,19 @@ def test_every_kind_of_setting_comes_back(settings, tmp_path):
     again = htr.HTRClassifier.load(tmp_path / "file")
     before = clf.get_params() | {"hidden": tuple(clf.hidden)}
     assert again.get_params() == before
+    assert_array_equal(again.predict_proba(X), clf.predict_proba(X))
+
+
+def test_a_file_of_a_version_that_did_not_clip_predicts_as_it_did(tmp_path):
+    clf = htr.HTRClassifier(**SMALL, clip=None).fit(X, Y)
+    clf.save(tmp_path / "file")
+
+    def of_before(data):
+        del data["clip"], data["parameters"]["clip"]
+
+    described(tmp_path / "file", of_before)
+    again = htr.HTRClassifier.load(tmp_path / "file")
+    assert (again.clip, again.clip_) == (None, None)
     assert_array_equal(again.predict_proba(X), clf.predict_proba(X))
 
 

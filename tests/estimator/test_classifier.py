@@ -20,6 +20,7 @@ from torch import nn
 
 import bayes_htr as htr
 from bayes_htr.estimator.settings import STEPS, TABLE_STEPS, chosen_epochs, held_out, table_lr
+from bayes_htr.estimator.table_strength import FEWEST
 from bayes_htr.inference.defaults import default_method
 
 SMALL = {"strength": 1.0, "hidden": (8,), "epochs": 15, "lr": 0.03, "random_state": 0}
@@ -120,6 +121,7 @@ def test_it_is_htr_fit_on_standardised_inputs(fitted, iris):
     net.add_module("relu1", nn.ReLU())
     net.add_module("fc2", nn.Linear(8, 3, dtype=torch.float64))
     inputs = (X - X.mean(0)) / X.std(0)
+    inputs = inputs / np.sqrt(1 + (inputs / 3) ** 2)
     posterior = htr.fit(
         htr.BayesianClassifier(net, htr.Priors(htr.ESD(htr.Lomax(2.5, 5.0)))),
         (inputs, y),
@@ -186,6 +188,22 @@ def test_defaults_of_the_default_network_are_those_of_tables(iris):
     assert [table_lr(updates) for updates in (60, 400, 800)] == [0.02, 0.02, 0.01]
 
 
+def test_a_noisy_table_gets_the_stronger_prior_and_a_clean_one_the_weaker():
+    def strength(labels, rows=FEWEST, **settings):
+        X, y = make_blobs(rows, centers=4, n_features=6, cluster_std=0.5, random_state=0)
+        if labels == "noisy":
+            y = np.random.RandomState(0).randint(0, 2, rows)
+        clf = htr.HTRClassifier(hidden=(16,), epochs=30, random_state=0, **settings).fit(X, y)
+        scaled = {k: htr.Priors(htr.ESD(htr.Lomax(2.5, 5.0))).scaled(k) for k in (1.0, 2.0, 8.0)}
+        return next(k for k, priors in scaled.items() if clf.posterior_.priors == priors)
+
+    assert strength("noisy") == 8.0
+    assert strength("clean") == 2.0
+    assert strength("noisy", rows=FEWEST - 1) == 2.0
+    assert strength("noisy", strength=1.0) == 1.0
+    assert strength("noisy", rows=FEWEST + 40, early_stopping=True) in (2.0, 8.0)
+
+
 def test_a_network_of_one_s_own_has_the_defaults_of_htr_fit(iris):
     X, y = iris
     found = htr.HTRClassifier(module=nn.Linear(4, 3), epochs=1, random_state=0).fit(X, y)
@@ -244,6 +262,23 @@ def test_columns_that_are_constant_are_only_shifted():
     assert np.isfinite(clf.predict_proba(X)).all()
 
 
+def test_a_rare_value_is_bounded_as_all_inputs_are(iris):
+    X, y = iris[0].to_numpy(), iris[1]
+    column = np.zeros((150, 1))
+    column[7] = 1.0
+    X = np.hstack([X, column])
+    plain = htr.HTRClassifier(**SMALL, clip=None).fit(X, y)
+    clf = htr.HTRClassifier(**SMALL, clip=2.0).fit(X, y)
+    standardised, bounded = plain._standardised(X), clf._standardised(X)
+    assert (plain.clip_, clf.clip_) == (None, 2.0)
+    assert standardised.max() > 12
+    assert_allclose(bounded, standardised / np.sqrt(1 + standardised**2 / 4))
+    assert np.abs(clf._standardised(1e6 * X)).max() <= 2.0
+    assert htr.HTRClassifier(**SMALL, standardise=False).fit(X, y).clip_ is None
+    with pytest.raises(ValueError, match=r"clip=0 must be .*greater than 0"):
+        htr.HTRClassifier(**SMALL, clip=0).fit(X, y)
+
+
 def test_class_weights_that_balance():
     X, y = make_blobs([90, 10], centers=None, n_features=2, cluster_std=5.0, random_state=0)
     plain = htr.HTRClassifier(**SMALL).fit(X, y)
@@ -279,6 +314,7 @@ def test_a_module_of_one_s_own_takes_images(as_module):
     assert clf.score(X, y) > 0.9
     assert_allclose(clf.mean_[0, :, 0, 0], X.mean((0, 2, 3)))
     assert clf.mean_.shape == (1, 2, 1, 1)
+    assert clf.clip_ is None  # only tables are clipped
     assert {"conv.weight", "out.weight"} <= set(clf.spectra_)
 
 
