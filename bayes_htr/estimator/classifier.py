@@ -321,7 +321,8 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         if not self.standardise:
             return X
         scaled = (X - self.mean_) / self.scale_
-        return (scaled if self.clip_ is None else clipped(scaled, self.clip_)).astype(X.dtype)
+        clip = getattr(self, "clip_", None)  # pickles of versions that did not clip have none
+        return (scaled if clip is None else clipped(scaled, clip)).astype(X.dtype)
 
     def _draw_seed(self) -> int:
         if isinstance(self.random_state, np.random.RandomState | None):

@@ -1,6 +1,7 @@
 """The file of an estimator: it comes back as it was, and a damaged or foreign file is refused."""
 
 import json
+import pickle
 import zipfile
 
 import numpy as np
@@ -101,6 +102,13 @@ def test_a_file_of_a_version_that_did_not_clip_predicts_as_it_did(tmp_path):
     again = htr.HTRClassifier.load(tmp_path / "file")
     assert (again.clip, again.clip_) == (None, None)
     assert_array_equal(again.predict_proba(X), clf.predict_proba(X))
+
+
+def test_a_pickle_of_a_version_that_did_not_clip_predicts_as_it_did():
+    clf = htr.HTRClassifier(**SMALL, clip=None).fit(X, Y)
+    before = clf.predict_proba(X)
+    del clf.clip_
+    assert_array_equal(pickle.loads(pickle.dumps(clf)).predict_proba(X), before)
 
 
 def test_inputs_in_single_precision(tmp_path):
