@@ -21,7 +21,7 @@ readme: $(STAMP)
 	$(BIN)/python docs/update_demo.py runs/readme
 
 test: $(TRAINERS)
-	@echo "Running some 6,000 tests, as many at a time as there are processors; with two of them"
+	@echo "Running some 7,500 tests, as many at a time as there are processors; with two of them"
 	@echo "this takes about 12 minutes."
 	$(BIN)/python -m pytest -q -n auto
 

@@ -189,6 +189,7 @@ def _round(
             views[m.name] = view
         if top is not None:
             tops[m.name] = top
+        del view  # so that its Gram matrix is free as soon as it has been evaluated
     rests: dict[str, Tensor] = {}
 
     def compute(m: ShardedMatrixEnergy) -> Evaluation:
