@@ -34,13 +34,14 @@ from bayes_htr.estimator.settings import (
     divided,
     mean_and_scale,
 )
-from bayes_htr.estimator.table_strength import FEWEST, with_chosen_strength
+from bayes_htr.estimator.table_strength import FEWEST, chosen_factor
 from bayes_htr.fitting import fit
 from bayes_htr.inference import Method
 from bayes_htr.members import member_seed
 from bayes_htr.models import BayesianClassifier, BayesianModel
 from bayes_htr.posterior import Posterior, PosteriorSpectra, Prediction
 from bayes_htr.posterior.scores import scores
+from bayes_htr.tuning.trials import with_strength
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -223,8 +224,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
             labels = self.classes_[codes]
             weights = compute_class_weight(self.class_weight, classes=self.classes_, y=labels)
         if getattr(method, "patience", None) is not None:
-            parts = divided(inputs, codes, self.validation_fraction, seed)
-            (inputs, codes), validation = parts
+            (inputs, codes), validation = divided(inputs, codes, self.validation_fraction, seed)
         num_data, is_table = len(codes), self.method == "svi" and not own_network
         method, epochs = chosen_training(
             method, self.epochs, self.lr, num_data, batch_size, is_table=is_table
@@ -239,7 +239,9 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         settings |= {"batch_size": batch_size, "device": self.device}
         is_default = is_table and self.prior == TABLE and self.strength is None
         if is_default and num_data >= FEWEST:
-            model = with_chosen_strength(model, (inputs, codes), validation, **settings)
+            if before is None or not hasattr(self, "_factor"):  # a warm start keeps its strength
+                self._factor = chosen_factor(model, (inputs, codes), validation, **settings)
+            model = with_strength(model, self._factor)
         self.posterior_ = fit(
             model,
             (inputs, codes),

@@ -13,7 +13,6 @@ from bayes_htr.choosing import tune
 from bayes_htr.estimator.settings import Array, divided
 from bayes_htr.inference import Method
 from bayes_htr.models import BayesianModel
-from bayes_htr.tuning.trials import with_strength
 
 FACTORS = (1.0, 4.0)
 """What the strength 2 is multiplied by: the strengths are 2 and 8."""
@@ -22,7 +21,7 @@ FEWEST = 200
 _SHARE = 0.2
 
 
-def with_chosen_strength(
+def chosen_factor(
     model: BayesianModel,
     train: tuple[Array, Array],
     validation: tuple[Array, Array] | None,
@@ -32,8 +31,8 @@ def with_chosen_strength(
     batch_size: int,
     seed: int,
     device: Any,
-) -> BayesianModel:
-    """Return the model with its priors multiplied by the factor that predicts held-out data best.
+) -> float:
+    """Return the factor of the strength that predicts held-out data best.
 
     Both strengths are tried from the same weights, with the same seed, and scored by the negative
     log likelihood. The fits are on what is not held out.
@@ -70,4 +69,4 @@ def with_chosen_strength(
         device=device,
         progress=False,
     )
-    return with_strength(model, tuning.strength)
+    return tuning.strength

@@ -19,6 +19,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 from torch import nn
 
 import bayes_htr as htr
+from bayes_htr.estimator import classifier
 from bayes_htr.estimator.settings import STEPS, TABLE_STEPS, chosen_epochs, held_out, table_lr
 from bayes_htr.estimator.table_strength import FEWEST
 from bayes_htr.inference.defaults import default_method
@@ -202,6 +203,20 @@ def test_a_noisy_table_gets_the_stronger_prior_and_a_clean_one_the_weaker():
     assert strength("noisy", rows=FEWEST - 1) == 2.0
     assert strength("noisy", strength=1.0) == 1.0
     assert strength("noisy", rows=FEWEST + 40, early_stopping=True) in (2.0, 8.0)
+
+
+def test_a_warm_start_keeps_the_strength_that_was_chosen():
+    X, _ = make_blobs(FEWEST, centers=4, n_features=6, cluster_std=0.5, random_state=0)
+    y = np.random.RandomState(0).randint(0, 2, FEWEST)
+    clf = htr.HTRClassifier(hidden=(16,), epochs=30, random_state=0, warm_start=True).fit(X, y)
+    chosen = clf.posterior_.priors
+    assert chosen == htr.Priors(htr.ESD(htr.Lomax(2.5, 5.0))).scaled(8.0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "chosen_factor", None)  # calling it would fail
+        clf.set_params(epochs=1).fit(X, y)
+        assert clf.posterior_.priors == chosen
+        with pytest.raises(TypeError, match="not callable"):
+            clf.set_params(warm_start=False).fit(X, y)
 
 
 def test_a_network_of_one_s_own_has_the_defaults_of_htr_fit(iris):
