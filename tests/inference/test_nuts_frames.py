@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import bayes_htr as htr
 from bayes_htr.inference.chains import bulk_ess
+from tests.inference.test_spectral_exact import small_classifier
 
 torch.set_num_threads(1)
 
@@ -93,3 +94,18 @@ def test_against_importance_sampling(case, shape, draws):
         own = float(values.std()) / math.sqrt(size)
         off = float(values.mean() - expected) / math.hypot(own, float(uncertain))
         assert abs(off) < 4, (i, off, size)
+
+
+@pytest.mark.slow
+def test_two_chains_agree_on_72_weights():
+    """This takes some ten minutes on two cores."""
+    net, data = small_classifier()
+    model = htr.BayesianClassifier(net, htr.Priors(htr.ESD(htr.Lomax(3.0))))
+    start = htr.fit(model, data, method=htr.MAP(), epochs=100, batch_size=400)
+    method = htr.NUTS(warmup=300, samples=1000, target_accept=0.65, processes=2)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*trajectories diverged")
+        summary = htr.fit(model, data, method=method, epochs=0, init=start).history[-1]
+    assert summary["rhat"] < 1.01
+    assert summary["ess"] > 400
+    assert summary["saturated"] == 0 and summary["divergences"] <= 10
