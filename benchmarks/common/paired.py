@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean, stdev
 from typing import NamedTuple
 
@@ -75,6 +75,21 @@ def difference(first: Sequence[float], second: Sequence[float], *, seed: int = 0
     low, high = np.percentile(means, (2.5, 97.5)) - d.mean()
     widening = np.sqrt(n / (n - 1)) * stats.t.ppf(0.975, n - 1) / stats.norm.ppf(0.975)
     return _with_interval(d, widening * low, widening * high, rng)
+
+
+def difference_by_seed(
+    first: Mapping[int, float], second: Mapping[int, float]
+) -> Difference | None:
+    """First minus second, paired by seed, as `difference`; `None` with fewer than two pairs.
+
+    Args:
+        first: A value for each seed.
+        second: The other values. Seeds that are not in both are left out.
+    """
+    seeds = [seed for seed in first if seed in second]
+    if len(seeds) < 2:
+        return None
+    return difference([first[s] for s in seeds], [second[s] for s in seeds])
 
 
 def difference_over_images(

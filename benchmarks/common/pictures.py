@@ -5,6 +5,7 @@ Needs matplotlib: `pip install "bayes-htr[plot]"`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -41,6 +42,22 @@ def log_axis(ax: Axes) -> None:
 def grid(ax: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
     """Light lines behind everything else."""
     ax.grid(axis=axis)
+
+
+def method_legend(figure: Figure, labels: Mapping[str, str]) -> None:
+    """Put a legend of methods above all panels.
+
+    Args:
+        figure: The figure, whose lines have the colours and styles of `METHOD_LINES`.
+        labels: What each method is called, by its name.
+    """
+    handles = []
+    for method, label in labels.items():
+        colour, style = METHOD_LINES[method]
+        handles.append(
+            pyplot().Line2D([], [], color=colour, ls=style, marker="o", ms=3, label=label)
+        )
+    figure.legend(handles=handles, loc="outside upper center", ncols=4)
 
 
 def save(figure: Figure, path: Path) -> Path:

@@ -19,8 +19,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
 
-from benchmarks.common.paired import Difference, difference, holm
+from benchmarks.common.paired import Difference, difference_by_seed, holm
 from benchmarks.common.tables import TextTable, mean
+from benchmarks.study.generalisation_tables import interval
 from benchmarks.study.outcomes import CONVENTIONAL, LEVEL, Outcomes, chance
 
 OURS, CONTROL = "svi_lomax", "svi_exponential"
@@ -100,11 +101,10 @@ def compared(first: Mixture, second: Mixture) -> Comparison | None:
     """The comparison of two mixtures; `None` with fewer than two common seeds."""
     found = {}
     for score in _SCORES:
-        a, b = first.scores(score), second.scores(score)
-        seeds = [seed for seed in a if seed in b]
-        if len(seeds) < 2:
+        d = difference_by_seed(first.scores(score), second.scores(score))
+        if d is None:
             return None
-        found[score] = difference([a[s] for s in seeds], [b[s] for s in seeds])
+        found[score] = d
     return Comparison(first, second, found)
 
 
@@ -181,7 +181,7 @@ def _comparisons(
         cells = []
         for score in _SCORES:
             d, p = c.found[score], adjusted[score][number]
-            cells += [_interval(d), f"{p:.3f}", verdict(score, d, p)]
+            cells += [interval(d, 1, 4), f"{p:.3f}", verdict(score, d, p)]
         pairs = str(next(iter(c.found.values())).pairs)
         rows.append([c.first.cell, f"{c.first.label} / {c.second.label}", pairs, f"{c.cost:.2f}"])
         rows[-1] += cells
@@ -194,10 +194,6 @@ def verdict(score: str, d: Difference, adjusted: float) -> str:
     if adjusted >= LEVEL:
         return "undecided"
     return "ahead" if d.mean * _SCORES[score] > 0 else "behind"
-
-
-def _interval(d: Difference) -> str:
-    return f"{d.mean:+.4f} ({d.low:+.4f} to {d.high:+.4f})"
 
 
 def _scores(outcomes: Outcomes, cell: str) -> TextTable:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common.paired import Difference, difference, difference_over_images, holm
+from benchmarks.common.paired import Difference, difference_by_seed, difference_over_images, holm
 from benchmarks.study.log import Log
 from benchmarks.study.methods import Numbers
 from benchmarks.study.runs import unpacked
@@ -217,11 +217,7 @@ class Outcomes:
 
     def compared(self, cell: str, first: str, second: str, score: str) -> Difference | None:
         """A score of two methods, paired by seed; `None` with fewer than two pairs."""
-        a, b = self.scores(cell, first, score), self.scores(cell, second, score)
-        seeds = [s for s in a if s in b]
-        if len(seeds) < 2:
-            return None
-        return difference([a[s] for s in seeds], [b[s] for s in seeds])
+        return difference_by_seed(self.scores(cell, first, score), self.scores(cell, second, score))
 
     def confirmed(self) -> list[Confirmed]:
         """The confirmatory comparisons, corrected over cells for each opponent, and over all."""

@@ -29,7 +29,7 @@ from bayes_htr._plotting import (
     styled,
     tick,
 )
-from benchmarks.common.pictures import METHOD_LINES, grid, log_axis, save
+from benchmarks.common.pictures import METHOD_LINES, grid, log_axis, method_legend, save
 from benchmarks.study import mixture_tables, posterior_tables
 from benchmarks.study.generalisation_tables import (
     FORMS,
@@ -50,9 +50,7 @@ MARKS = {"reference": "X", "conventional": "s", "heavy-tailed": "o", "control": 
 _LINES = (INK, RED, AMBER, BLUE, SKY, PURPLE)
 _STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)))
 _CURVES: dict[str, tuple[str, str]] = {
-    "none": (INK, ":"),
-    "weight_decay": (RED, "--"),
-    "spectral_norm": (AMBER, "-."),
+    **{method: METHOD_LINES[method] for method in ("none", "weight_decay", "spectral_norm")},
     "conventional": (PURPLE, "-"),
     "heavy-tailed": (BLUE, "-"),
 }
@@ -352,12 +350,7 @@ def draw_mixtures(outcomes: Outcomes, folder: Path) -> list[Path]:
         if number >= len(axes) - columns:
             ax.set_xlabel("processor time of training (s)")
     methods = list(dict.fromkeys(m for cell in cells for m in outcomes.methods(cell)))
-    handles = [
-        pyplot().Line2D([], [], color=colour, ls=style, marker="o", ms=3, label=outcomes.label(m))
-        for m in methods
-        for colour, style in (METHOD_LINES[m],)
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    method_legend(figure, {method: outcomes.label(method) for method in methods})
     return [save(figure, folder / "mixtures.png")]
 
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from bayes_htr._plotting import WIDEST, new_panels, pyplot, styled
-from benchmarks.common.paired import Difference, difference
-from benchmarks.common.pictures import METHOD_LINES, grid, save
+from bayes_htr._plotting import WIDEST, new_panels, styled
+from benchmarks.common.paired import difference_by_seed
+from benchmarks.common.pictures import METHOD_LINES, grid, method_legend, save
 from benchmarks.common.tables import NOTHING, TextTable, mean
 from benchmarks.study.conditions import KEPT, SHIFTS
+from benchmarks.study.generalisation_tables import interval
 from benchmarks.study.outcomes import Outcomes, chance
 
 HEAVY = "svi_lomax"
@@ -120,24 +121,15 @@ def _compared(outcomes: Outcomes, cell: str, opponent: str) -> TextTable:
     for question, conditions in questions(outcomes, cell):
         for condition in conditions:
             found = [
-                _paired(condition.scores(HEAVY, score), condition.scores(opponent, score))
+                difference_by_seed(
+                    condition.scores(HEAVY, score), condition.scores(opponent, score)
+                )
                 for score in _SCORES
             ]
             if None not in found:
-                rows.append([question, condition.label, *map(_interval, found)])
+                rows.append([question, condition.label, *(interval(d, 1, 4) for d in found)])
     title = f"{cell}: {outcomes.label(HEAVY)} minus {outcomes.label(opponent)}"
     return TextTable(title, ("question", "condition", *_SCORES.values()), rows)
-
-
-def _paired(ours: BySeed, theirs: BySeed) -> Difference | None:
-    seeds = [seed for seed in ours if seed in theirs]
-    if len(seeds) < 2:
-        return None
-    return difference([ours[s] for s in seeds], [theirs[s] for s in seeds])
-
-
-def _interval(d: Difference | None) -> str:
-    return NOTHING if d is None else f"{d.mean:+.4f} ({d.low:+.4f} to {d.high:+.4f})"
 
 
 def _out_of_distribution(outcomes: Outcomes) -> TextTable:
@@ -196,10 +188,5 @@ def _picture(outcomes: Outcomes, question: str, by_cell: Mapping[str, list[Condi
             ax.set_ylabel(_SCORES[score])
         if number >= len(axes) - len(by_cell):
             ax.set_xlabel(question)
-    handles = [
-        pyplot().Line2D([], [], color=colour, ls=style, marker="o", ms=3, label=outcomes.label(m))
-        for m in methods
-        for colour, style in (METHOD_LINES[m],)
-    ]
-    figure.legend(handles=handles, loc="outside upper center", ncols=4)
+    method_legend(figure, {method: outcomes.label(method) for method in methods})
     return figure

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from bayes_htr._plotting import pyplot
 from benchmarks.study import robustness
 from benchmarks.study.cells import ROBUSTNESS, Base, split
 from benchmarks.study.conditions import KEPT, SHIFTS
@@ -135,4 +136,4 @@ def test_a_picture_for_each_question(outcomes, tmp_path, monkeypatch):
     few = drawn["training-images.png"].axes[0]
     assert [len(line.get_xdata()) for line in few.get_lines()] == [1, 1, 1]
     for figure in drawn.values():
-        robustness.pyplot().close(figure)
+        pyplot().close(figure)
