@@ -81,9 +81,9 @@ def fit(
             collator of Hugging Face make it, stands for both, also as a batch of a loader.
         method: The inference method: `MAP(...)`, `SVI(...)` or `NUTS(...)`, or the name of one with
             its default settings: `"map"`, `"svi"`, `"nuts"`. By default the
-            posterior is found by
-            `SVI(guide="spectral", lr=0.006, init_scale=0.3, noise="example")`, with
-            `noise="shared"` for a network with batch normalisation or low-rank adapters.
+            posterior is found by `SVI(guide="spectral", lr=0.006, init_scale=0.3,
+            refresh=Drift(0.25), noise="example", noisy_directions=128)`. For a network with batch
+            normalisation or low-rank adapters the noise is `"shared"`, in all directions.
         epochs: The number of epochs in all, 30 by default; a resumed run goes on to this number.
             `NUTS` has no epochs: 0.
         batch_size: The number of examples per batch of `(X, y)`, of all processes together; the

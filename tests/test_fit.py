@@ -18,11 +18,15 @@ def network(*layers):
         return nn.Sequential(nn.Linear(6, 8), *layers, nn.ReLU(), nn.Linear(8, 3))
 
 
-@pytest.mark.parametrize(("layers", "noise"), [((), "example"), ((nn.BatchNorm1d(8),), "shared")])
-def test_the_default_is_the_posterior(layers, noise):
+@pytest.mark.parametrize(
+    ("layers", "noise", "more"),
+    [((), "example", {"noisy_directions": 128}), ((nn.BatchNorm1d(8),), "shared", {})],
+)
+def test_the_default_is_the_posterior(layers, noise, more):
     model = htr.BayesianClassifier(network(*layers), PRIORS)
     found = htr.fit(model, (X, Y), progress=False)
-    method = htr.SVI(guide="spectral", lr=6e-3, init_scale=0.3, noise=noise)
+    how = {"lr": 6e-3, "init_scale": 0.3, "refresh": htr.Drift(0.25), "noise": noise}
+    method = htr.SVI(guide="spectral", **how, **more)
     expected = htr.fit(model, (X, Y), method=method, epochs=30, progress=False)
     assert found.config["method"] == method.describe()
     assert found.config["epochs"] == 30
@@ -35,7 +39,7 @@ def test_the_default_takes_adapters(adapter):
     net = nn.Sequential(adapter(6, 8), nn.ReLU(), nn.Linear(8, 3))
     model = htr.BayesianClassifier(net, htr.Priors({"*lora_BA*": htr.ESD(htr.Lomax(2.5, 0.05))}))
     found = htr.fit(model, (X, Y), epochs=1, progress=False)
-    method = htr.SVI(guide="spectral", lr=6e-3, init_scale=0.3, noise="shared")
+    method = htr.SVI(lr=6e-3, init_scale=0.3, refresh=htr.Drift(0.25), noise="shared")
     assert found.config["method"] == method.describe()
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from bayes_htr.engine import Drift
 from bayes_htr.inference.guides.per_example import finest_noise
 from bayes_htr.inference.map import MAP
 from bayes_htr.inference.nuts import NUTS
@@ -16,6 +17,8 @@ from bayes_htr.models import BayesianModel
 
 EPOCHS = 30
 """The number of epochs where none is given."""
+_DRIFT = 0.25
+_NOISY_DIRECTIONS = 128
 
 
 def method_and_epochs(
@@ -37,9 +40,10 @@ def method_and_epochs(
 def default_method(net: nn.Module, **changed: Any) -> SVI:
     """Return the method that finds a posterior where none is named: SVI by the spectral guide.
 
-    Each example of a batch has its own draw. With batch normalisation, which mixes examples, and
-    with low-rank adapters (LoRA) a batch has one. Rate and initial spread were chosen on validation
-    data, see `docs/choosing-a-prior.md`.
+    Each example of a batch has its own draw, in about 128 directions of a large matrix. With batch
+    normalisation, which mixes examples, and with low-rank adapters (LoRA) a batch has one. Rate and
+    initial spread were chosen on validation data, see `docs/choosing-a-prior.md`; what the other
+    settings cost and save is in `docs/spectral-guide.md`.
 
     Args:
         net: The network.
@@ -48,7 +52,11 @@ def default_method(net: nn.Module, **changed: Any) -> SVI:
     Raises:
         ValueError: A setting is out of range.
     """
-    settings: dict[str, Any] = {"lr": 6e-3, "init_scale": 0.3, "noise": finest_noise(net)}
+    noise = changed.get("noise", finest_noise(net))
+    settings: dict[str, Any] = {"lr": 6e-3, "init_scale": 0.3, "noise": noise}
+    settings["refresh"] = Drift(_DRIFT)
+    if noise == "example":
+        settings["noisy_directions"] = _NOISY_DIRECTIONS
     return SVI(guide="spectral", **settings | changed)
 
 

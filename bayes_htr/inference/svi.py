@@ -90,6 +90,11 @@ class SVI:
             and one particle, takes a draw for each example, which has the same bound with less
             variance and costs less; it is for networks of linear layers and convolutions without
             batch normalisation.
+        noisy_directions: With `noise="example"`, in about how many directions of a large matrix an
+            example has noise; all if not given. In each step they are every `j`-th one, with a
+            random first one, and their factors are rescaled so that each direction keeps the mean
+            and the variance of its factor. The bound is then the same to second order in the
+            spreads, and a step costs less (`docs/spectral-guide.md`).
         clip: Clip the gradient of all that is learnt together to this norm.
         patience: Stop after this many epochs without a better validation NLL, and keep the best
             guide. Early stopping needs `validation`.
@@ -125,6 +130,7 @@ class SVI:
     patience: int | None = None
     scheduler_interval: Literal["epoch", "step"] = "epoch"
     full_gradient: bool | None = None
+    noisy_directions: int | None = None
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -132,7 +138,7 @@ class SVI:
         whole_number(self.particles, "particles", at_least=1)
         whole_number(self.kl_warmup, "kl_warmup")
         number(self.temperature, "temperature", above=0)
-        for name in ("rank", "directions"):
+        for name in ("rank", "directions", "noisy_directions"):
             if getattr(self, name) is not None:
                 whole_number(getattr(self, name), name, at_least=1)
         if self.init_scale is not None:
@@ -147,6 +153,11 @@ class SVI:
             raise ValueError(
                 f"noise='example' is for guide='spectral' and one particle, not for "
                 f"guide={self.guide!r} and {self.particles}; take noise='shared'"
+            )
+        if self.noisy_directions is not None and self.noise != "example":
+            raise ValueError(
+                f"noisy_directions={self.noisy_directions!r} is a setting of noise='example'; "
+                "leave it out"
             )
 
     def _check_guide_options(self) -> None:
@@ -177,6 +188,12 @@ class SVI:
             "kl_warmup": int(self.kl_warmup),
             "temperature": float(self.temperature),
             "noise": self.noise,
+            # Runs of earlier versions do not name it, and resume.
+            **(
+                {}
+                if self.noisy_directions is None
+                else {"noisy_directions": int(self.noisy_directions)}
+            ),
             **self.options(),
         }
 

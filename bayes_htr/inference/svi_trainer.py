@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import torch
@@ -15,7 +16,7 @@ from bayes_htr.engine.optimizer import HYPER_LR
 from bayes_htr.errors import DivergenceError
 from bayes_htr.inference.guides import Guide, SpectralGuide, VariationalGuide
 from bayes_htr.inference.guides.likelihood import GuideWithLikelihood, likelihood_posterior
-from bayes_htr.inference.guides.per_example import ExampleNoise
+from bayes_htr.inference.guides.per_example import DirectionNoise, ExampleNoise
 from bayes_htr.inference.guides.spectral_state import SpectralState
 from bayes_htr.inference.problem import (
     Fitted,
@@ -56,6 +57,10 @@ class SVISettings(TrainingSettings, Protocol):
     @property
     def noise(self) -> Literal["shared", "example"]:
         """Whether all examples of a batch share a draw."""
+
+    @property
+    def noisy_directions(self) -> int | None:
+        """In about how many directions of a matrix an example has noise; `None` for all."""
 
     def guide_class(self) -> type[VariationalGuide]:
         """Return the class of the guide."""
@@ -112,7 +117,7 @@ class SVITrainer(Trainer):
         self.examples: ExampleNoise | None = None
         if method.noise == "example":
             assert isinstance(self.guide, SpectralGuide)
-            self.examples = ExampleNoise(self.guide, self.root)
+            self.examples = ExampleNoise(self.guide, self.root, method.noisy_directions)
 
     def update(self, parts: Sequence[tuple[Inputs, Tensor]], size: int) -> tuple[Tensor, Tensor]:
         """Update by one batch; the sums are of likelihood, KL divergence, and score."""
@@ -332,8 +337,9 @@ class DistributedSVITrainer(SVITrainer, DistributedTrainer):
         with self.stream.swapped():
             return super()._outputs(sample, x)
 
-    def _rows_of_noise(self, state: SpectralState, examples: int) -> Tensor:
+    def _rows_of_noise(self, state: SpectralState, examples: int) -> DirectionNoise:
         """The noise of this process's examples, of that which all draw for the whole batch."""
+        assert self.examples is not None
         with self.stream.swapped() if examples else contextlib.nullcontext():
-            noise = state.noise(examples=self.size)
-        return noise[local_slice(self.size)]
+            noise = self.examples.noise(state, self.size)
+        return replace(noise, values=noise.values[local_slice(self.size)])

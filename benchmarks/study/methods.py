@@ -18,6 +18,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
 import bayes_htr as htr
+from bayes_htr.inference.defaults import default_method
 from bayes_htr.priors import Prior
 from benchmarks.study.cells import Base
 
@@ -92,6 +93,11 @@ def _svi_noise_per_example(numbers: Numbers, setting: Setting) -> htr.SVI:
     norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
     mixes = any(isinstance(module, norms) for module in setting.net.modules())
     return _svi("spectral", numbers, setting, noise="shared" if mixes else "example")
+
+
+def _svi_as_by_default(numbers: Numbers, setting: Setting) -> htr.SVI:
+    """The default method, with the numbers of a trial."""
+    return default_method(setting.net, lr=numbers["lr"], init_scale=numbers["init_scale"])
 
 
 # Priors
@@ -314,7 +320,10 @@ MIXTURES: dict[str, Method] = {
         name: replace(GENERALISATION[name], members=5)
         for name in ("none", "weight_decay", "spectral_norm", "dropout", "label_smoothing")
     },
-    **{name: replace(GENERALISATION[name], members=3) for name in ("svi_lomax", "svi_exponential")},
+    **{
+        name: replace(GENERALISATION[name], members=3, inference=_svi_as_by_default)
+        for name in ("svi_lomax", "svi_exponential")
+    },
 }
 """The methods of the study of mixtures by name. Their trials are single networks."""
 

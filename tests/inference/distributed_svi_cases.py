@@ -61,6 +61,7 @@ SAME = {
     "shared": fit,
     "example": partial(fit, noise="example"),
     "example, single examples": partial(fit, noise="example", batch_size=1, epochs=1),
+    "example, few directions": partial(fit, noise="example", noisy_directions=2),
     "particles": partial(fit, particles=2, clip=0.5, kl_warmup=1),
     "learnt": partial(fit, LEARNT, noise="example"),
     "meanfield": partial(fit, NORMAL, guide="meanfield", init_scale=0.05),

@@ -338,6 +338,8 @@ def test_a_prior_that_is_no_density_is_refused(make_model, data, tmp_path, guide
         {"clip": -1.0},
         {"patience": 0},
         {"full_gradient": "yes"},
+        {"noisy_directions": 0},
+        {"noisy_directions": 8},  # without noise="example"
     ],
     ids=str,
 )

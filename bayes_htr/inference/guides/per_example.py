@@ -5,6 +5,10 @@ products with vectors, in which `g` and `b` may differ from example to example. 
 same draw at all its positions. The mean over a batch then estimates the same expectation as a draw
 shared by all, with less variance: the noise of the examples is independent.
 
+Of a large matrix, only every `j`-th direction may have noise in a step, with a random first one.
+Each direction keeps the mean and the variance of its factor, so that the bound is the same to
+second order in the spreads.
+
 Source: Kingma, Salimans & Welling (2015), arXiv:1506.02557, for normal laws over the weights;
 `docs/spectral-guide.md`.
 """
@@ -42,6 +46,19 @@ class _Layer:
     state: SpectralState
 
 
+@dataclass(frozen=True)
+class DirectionNoise:
+    """The noise of the examples of a batch in one matrix.
+
+    Attributes:
+        values: `(examples, count)`.
+        part: The directions that have noise.
+    """
+
+    values: Tensor
+    part: slice
+
+
 def finest_noise(net: nn.Module) -> Literal["example", "shared"]:
     """A draw for each example where the network allows it; otherwise one for a batch.
 
@@ -59,6 +76,8 @@ class ExampleNoise:
     Args:
         guide: The guide.
         root: The network.
+        noisy_directions: In about how many directions of a matrix an example has noise; `None` for
+            all that have a spread.
 
     Raises:
         ValueError: A layer that is neither linear nor a plain convolution, or whose class has a
@@ -66,13 +85,14 @@ class ExampleNoise:
             spectral prior, or `Entries` beside a spectral prior.
 
     Attributes:
-        noise_of: Makes the noise `(examples, free)` of a matrix, from its state and the number of
-            examples.
+        noise_of: Makes the noise of a matrix, from its state and the number of examples.
     """
 
-    def __init__(self, guide: SpectralGuide, root: nn.Module) -> None:
-        self.guide, self.root = guide, root
-        self.noise_of: Callable[[SpectralState, int], Tensor] = _independent_noise
+    def __init__(
+        self, guide: SpectralGuide, root: nn.Module, noisy_directions: int | None = None
+    ) -> None:
+        self.guide, self.root, self.noisy_directions = guide, root, noisy_directions
+        self.noise_of: Callable[[SpectralState, int], DirectionNoise] = self.noise
         if guide.adapters:
             raise ValueError(
                 f"{guide.adapters[0].name} is the product of an adapter's factors: examples cannot "
@@ -131,6 +151,15 @@ class ExampleNoise:
             if layer.path not in called:
                 raise _refused(layer.path, layer.module, "was not called by the network")
 
+    def noise(self, state: SpectralState, examples: int) -> DirectionNoise:
+        """Draw the noise of a matrix from Torch's global generator."""
+        step, free = state.every(self.noisy_directions), state.law.free
+        if step == 1:
+            return DirectionNoise(state.noise(examples=examples), slice(None))
+        first = int(torch.randint(step, ()))
+        count = len(range(first, free, step))
+        return DirectionNoise(state.noise(examples=examples, count=count), slice(first, None, step))
+
     def skip(self) -> None:
         """Draw and discard the noise of a batch of which this process has no examples.
 
@@ -151,7 +180,7 @@ class ExampleNoise:
         """
         called: set[str] = set()
         layers = [x for x in self.layers if self.guide.has_law(x.state.name)]
-        noise: dict[int, Tensor] = {}  # of tied weights the same
+        noise: dict[int, DirectionNoise] = {}  # of tied weights the same
 
         def hook_of(layer: _Layer) -> Any:
             def hook(module: nn.Module, args: Any, kwargs: Any, output: Tensor) -> Tensor:
@@ -173,11 +202,6 @@ class ExampleNoise:
         with _hooks(layers, hook_of):
             yield
         self._require_called(layers, called)
-
-
-def _independent_noise(state: SpectralState, examples: int) -> Tensor:
-    """Noise of each example, `(examples, free)`."""
-    return state.noise(examples=examples)
 
 
 @contextmanager
@@ -208,7 +232,12 @@ def _with_constant_weight(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def _noisy(
-    state: SpectralState, W: Tensor, module: nn.Module, x: Tensor, output: Tensor, noise: Tensor
+    state: SpectralState,
+    W: Tensor,
+    module: nn.Module,
+    x: Tensor,
+    output: Tensor,
+    noise: DirectionNoise,
 ) -> Tensor:
     """The output of a layer whose singular values each example multiplies by its own factors.
 
@@ -217,41 +246,43 @@ def _noisy(
     """
     matrix = W.flatten(1).to(x.dtype)
     tall = matrix if state.is_tall else matrix.mT
-    V = state.vectors(tall).to(x.dtype)
+    V = state.vectors(tall)[:, noise.part].to(x.dtype)
     Y = tall @ V if state.is_tall or state.law.needs_medians else None
     medians = None if Y is None else Y.square().sum(0).double()
-    change, base = state.changes(medians, noise)
+    change, base = state.changes(medians, noise.values, noise.part)
     change = change.to(x.dtype)
-    free = output
-    if isinstance(module.bias, Tensor) and not (state.is_tall and base is None):
-        free = output - _over_positions(module.bias, output, module)
+    bias: Tensor | None = module.bias if isinstance(module.bias, Tensor) else None
     start = output
     if base is not None:
+        free = output if bias is None else output - _over_positions(bias, output, module)
         start = output + _over_positions(base.to(x.dtype) - 1, output, module) * free
     if Y is None or not state.is_tall:
-        return _plus_product(start, free, V, change, V, module)
+        return _plus_product(start, output, bias, V, change, V, module)
     if isinstance(module, nn.Linear):
-        return _plus_product(start, x, V, change, Y, module)
-    return _plus_product(start, _inner(module, x, V), None, change, Y, module)
+        return _plus_product(start, x, None, V, change, Y, module)
+    return _plus_product(start, _inner(module, x, V), None, None, change, Y, module)
 
 
 def _plus_product(
     start: Tensor,
     x: Tensor,
+    bias: Tensor | None,
     inner: Tensor | None,
     factors: Tensor,
     outer: Tensor,
     module: nn.Module,
 ) -> Tensor:
-    """`start + outer diag(f) inner' x` with factors `f` for each example, at all positions.
+    """`start + outer diag(f) inner' (x - bias)`, factors `f` of each example, at all positions.
 
     It is computed in the order that needs fewer multiplications. A convolution has few channels and
-    many positions, so that a small matrix for each example is cheaper than two thin products.
+    many positions, so that a small matrix for each example is cheaper than two thin products. A
+    bias is subtracted from the smaller of `x` and its product.
 
     Args:
         start: `(N, m)`, `(N, ..., m)` of a linear layer, or `(N, m, ...)` of a convolution.
         x: As `start`, with `n` in place of `m`.
-        inner: `(n, d)`; `None` for the identity.
+        bias: `(n,)`, or `None` for zero.
+        inner: `(n, d)`; `None` for the identity, without a bias.
         factors: `(N, d)`.
         outer: `(m, d)`.
         module: The layer.
@@ -261,20 +292,24 @@ def _plus_product(
     """
     if x.ndim == 2:
         z = x if inner is None else x @ inner
+        z = z if bias is None or inner is None else z - bias @ inner
         return torch.addmm(start, z * factors, outer.mT)
     is_linear = isinstance(module, nn.Linear)
-    channels = x.flatten(1, -2).mT if is_linear else x.flatten(2)
-    (_, n, P), (m, d) = channels.shape, outer.shape
-    if inner is None:
-        z = channels
-    elif m * d * n + P * n * m < P * d * (n + m):
-        z, outer = channels, (outer * factors.unsqueeze(1)) @ inner.mT
+    channels, total = (t.flatten(1, -2).mT if is_linear else t.flatten(2) for t in (x, start))
+    (N, n, P), (m, d) = channels.shape, outer.shape
+    if inner is not None and m * d * n + P * n * m < P * d * (n + m):
+        each = (outer * factors.unsqueeze(1)) @ inner.mT
+        shift = None if bias is None else -(each @ bias).unsqueeze(2)
+        if x is start:  # `(I + each) start` in one product
+            each = each + torch.eye(m, dtype=each.dtype, device=each.device)
+            result = each @ channels if shift is None else torch.baddbmm(shift, each, channels)
+        else:
+            result = torch.baddbmm(total if shift is None else total + shift, each, channels)
     else:
-        z = inner.mT @ channels
-    if outer.ndim == 2:
-        z = z * factors.unsqueeze(2)
-    result = outer @ z
-    return start + (result.mT if is_linear else result).reshape(start.shape)
+        z = channels if inner is None else inner.mT @ channels
+        z = z if bias is None or inner is None else z - (bias @ inner).unsqueeze(1)
+        result = torch.baddbmm(total, outer.expand(N, m, d), z * factors.unsqueeze(2))
+    return (result.mT if is_linear else result).reshape(start.shape)
 
 
 def _inner(module: nn.Module, x: Tensor, V: Tensor) -> Tensor:

@@ -31,6 +31,12 @@ _MAJORITY = 0.5
 _ENOUGH = 1e-2
 """The largest acceptable relative error of an eigenvalue at a refresh in training."""
 
+_ALL = slice(None)
+
+_LARGEST_STEP = 12
+"""Of the directions that have noise in a step. A step `j` can keep mean and variance of a factor if
+`(j - 1) mean^2 <= variance`, and `mean^2 / variance` is at most `(5 sqrt(5) - 11) / 2`, 0.0902."""
+
 
 class SpectralState(nn.Module):
     """A matrix under a spectral prior.
@@ -79,7 +85,8 @@ class SpectralState(nn.Module):
         like = torch.zeros((), dtype=dtype, device=device)
         exact = like.double()
         self.log_spread = nn.Parameter(exact.new_full((d,), spread).log())
-        self.register_buffer("frames", like.new_zeros(K, d))
+        # Column by column, so that products with every j-th column need no copy.
+        self.register_buffer("frames", like.new_zeros(d, K).mT)
         self.register_buffer("eigenvalues", exact.new_zeros(K))
         self.register_buffer("reference", like.new_zeros(law.prior.shape))
         self.register_buffer("reference_log_spread", exact.new_zeros(d))
@@ -128,15 +135,29 @@ class SpectralState(nn.Module):
         return self.log_spread.exp()
 
     def noise(
-        self, generator: torch.Generator | None = None, examples: int | None = None
+        self,
+        generator: torch.Generator | None = None,
+        examples: int | None = None,
+        count: int | None = None,
     ) -> Tensor:
-        """`(free,)` or `(examples, free)` standard normal.
+        """`(count,)` or `(examples, count)` standard normal; `count` is `free` if not given.
 
         From Torch's global generator if none is given.
         """
         like = self.log_spread if self.law.needs_medians else self.frames
-        shape = (self.law.free,) if examples is None else (examples, self.law.free)
+        count = self.law.free if count is None else count
+        shape = (count,) if examples is None else (examples, count)
         return noise_like(like, generator, *shape)
+
+    def every(self, about: int | None) -> int:
+        """The `j` for which every `j`-th direction is about a given number of directions.
+
+        It is 1 for `None`, and where factors of singular values depend on their medians, and
+        otherwise at most 12, as `changes` needs.
+        """
+        if about is None or self.law.needs_medians:
+            return 1
+        return min(max(1, round(self.law.free / about)), _LARGEST_STEP)
 
     def derivative(self) -> Derivative:
         """The gradient of the last refresh, of the KL divergence with respect to the matrix."""
@@ -208,18 +229,28 @@ class SpectralState(nn.Module):
         first = factors[..., :1]
         return factors, first if self.law.has_ratios else torch.ones_like(first)
 
-    def changes(self, medians: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor | None]:
+    def changes(
+        self, medians: Tensor | None, noise: Tensor, part: slice = _ALL
+    ) -> tuple[Tensor, Tensor | None]:
         """What a draw adds along each direction to the weights times `base`.
 
         Args:
             medians: As in `factors`.
-            noise: As in `factors`.
+            noise: As in `factors`, of the directions in `part`.
+            part: Every `j`-th direction, with a random first one. Its changes are rescaled so that
+                over both random choices each direction has the mean and the variance that it has
+                with noise in all of them.
 
         Returns:
-            The factors minus `base`, `(..., free)`, and `base`, `(..., 1)`, or `None` if it is 1.
+            The factors minus `base`, `(..., free)`, or rescaled those in `part`; and `base`,
+            `(..., 1)`, or `None` if it is 1.
         """
         if not self.law.needs_medians:
-            return torch.expm1(self.spread.to(noise) * noise).to(self.frames), None
+            spread = self.spread.to(noise)[part]
+            change = torch.expm1(spread * noise)
+            if part.step is not None:
+                change = _rescaled(change, spread, part.step)
+            return change.to(self.frames), None
         factors, base = self.factors(medians, noise)
         return factors - base, base if self.law.has_ratios else None
 
@@ -368,3 +399,22 @@ class SpectralState(nn.Module):
         empty = free[~followed]
         places[empty[self.eigenvalues[empty].argsort(descending=True)]] = free[left]
         return places
+
+
+def _rescaled(change: Tensor, spread: Tensor, step: int) -> Tensor:
+    """Changes of directions of which each has noise with the probability `1 / step`.
+
+    With `x = exp(s eps) - 1` of the mean `m` and the variance `v`, a direction is given
+    `a (x - m) + step m` or nothing. This has the mean `m`, and the variance `v` if
+    `a^2 = step (1 - (step - 1) m^2 / v)`.
+
+    Args:
+        change: `(..., d)`, the values of `x`.
+        spread: `(d,)`, the values of `s`.
+        step: `1 / step` is the probability.
+    """
+    u = (spread.square() / 2).exp()
+    mean = u - 1
+    # m^2 / v = (u - 1)^2 / (u^2 (u^2 - 1))
+    a = (step * (1 - (step - 1) * mean / (u.square() * (u + 1)))).sqrt()
+    return torch.addcmul((step - a) * mean, a, change)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -111,6 +114,124 @@ def test_each_example_has_a_matrix_of_its_own(kind, name, directions):
     assert len({tuple(row) for row in noise[0].tolist()}) == 6
     assert not torch.allclose(logits, functional_call(net, points, (x,)))
     assert not any(module._forward_hooks for module in net.modules())
+
+
+PARTS = {
+    "mlp": ("mlp", LOMAX, None),
+    "tall and at positions": ("convolutions", LOMAX, None),
+    "leading directions": ("orders", LOMAX, 4),
+    "a linear layer at positions": ("positions", LOMAX, None),
+}
+
+
+@pytest.mark.parametrize(("kind", "prior", "directions"), PARTS.values(), ids=PARTS)
+def test_noise_in_every_second_direction(kind, prior, directions):
+    """Each example has the matrix that these directions give it."""
+    net = network(kind)
+    guide = guide_of(net, prior, directions=directions)
+    examples = ExampleNoise(guide, net, noisy_directions=2)
+    drawn = {}
+
+    def recorded(state, count):
+        drawn[state.name] = examples.noise(state, count)
+        return drawn[state.name]
+
+    examples.noise_of = recorded
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(6, *INPUTS[kind], generator=generator, dtype=torch.float64)
+    points = guide.points()
+    torch.manual_seed(3)
+    logits = called(examples, guide, net, points, x)
+    assert any(noise.part.step == 2 for noise in drawn.values())
+    expected = []
+    for i in range(6):
+        weights = dict(points)
+        for state in guide.states:
+            noise = drawn[state.name]
+            W = points[state.name]
+            M = W.flatten(1) if state.is_tall else W.flatten(1).mT
+            V = state.frames[:, noise.part]
+            change, _ = state.changes(None, noise.values[i], noise.part)
+            M = M + M @ (V * change) @ V.mT
+            weights[state.name] = (M if state.is_tall else M.mT).reshape(W.shape)
+        expected.append(functional_call(net, weights, (x[i : i + 1],)))
+    expected = torch.cat(expected)
+    torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9)
+    learnt = [p for p in guide.parameters() if p.requires_grad]
+    found = torch.autograd.grad(logits.square().sum(), learnt, allow_unused=True)
+    wanted = torch.autograd.grad(expected.square().sum(), learnt, allow_unused=True)
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-10)
+
+
+@pytest.mark.parametrize("spread", [0.05, 0.3, 0.7, 1.5])
+@pytest.mark.parametrize("step", [2, 5, 12])
+def test_a_direction_keeps_the_mean_and_the_variance_of_its_factor(spread, step):
+    """Over the noise, by quadrature, and over the random first direction."""
+    net = nn.Linear(15, 24).double()
+    guide = guide_of(net, LOMAX)
+    guide.points()
+    (state,) = guide.states
+    with torch.no_grad():
+        state.log_spread.fill_(math.log(spread))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(60)
+    weights = torch.from_numpy(weights / weights.sum())
+    means, squares = torch.zeros(15).double(), torch.zeros(15).double()
+    for first in range(step):
+        part = slice(first, None, step)
+        count = len(range(15)[part])
+        noise = torch.from_numpy(nodes).unsqueeze(1).expand(-1, count)
+        change, base = state.changes(None, noise, part)
+        assert base is None
+        means[part] += weights @ change.detach() / step
+        squares[part] += weights @ change.detach().square() / step
+    mean = math.expm1(spread**2 / 2)
+    variance = math.exp(spread**2) * math.expm1(spread**2)
+    torch.testing.assert_close(means, torch.full((15,), mean).double(), rtol=1e-6, atol=0)
+    expected = torch.full((15,), variance).double()
+    torch.testing.assert_close(squares - means.square(), expected, rtol=1e-6, atol=0)
+
+
+def test_every_direction_has_its_turn():
+    net = nn.Linear(15, 24)
+    guide = guide_of(net, LOMAX)
+    examples = ExampleNoise(guide, net, noisy_directions=5)
+    torch.manual_seed(0)
+    drawn = [examples.noise(guide.states[0], 4) for _ in range(60)]
+    assert {noise.part.start for noise in drawn} == {0, 1, 2}
+    assert all(noise.values.shape == (4, 5) for noise in drawn)
+
+
+def test_how_many_directions_have_noise():
+    steps = {}
+    for prior in PRIORS:
+        (state,) = guide_of(nn.Linear(40, 50), PRIORS[prior]).states
+        steps[prior] = [state.every(about) for about in (None, 1, 8, 26, 27, 100)]
+    assert steps["Lomax"] == [1, 12, 5, 2, 1, 1]
+    assert steps["largest"] == [1] * 6  # factors depend on medians
+    assert steps["lower end"] == [1] * 6
+
+
+def test_noise_in_a_part_of_the_directions_changes_outputs_as_much():
+    """To second order in the spreads: the mean and the variance of the outputs stay."""
+    net = nn.Sequential(nn.Linear(6, 16), nn.Tanh(), nn.Linear(16, 3)).double()
+    guide = SpectralGuide(
+        htr.BayesianClassifier(net, htr.Priors(LOMAX)).densities(0), init_scale=0.1
+    )
+    x = torch.randn(1, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    x = x.expand(50, 6)
+    outputs = []
+    with torch.no_grad():
+        points = guide.points()
+        for some in (None, 2):
+            torch.manual_seed(0)
+            examples = ExampleNoise(guide, net, some)
+            parts = [called(examples, guide, net, points, x) for _ in range(4000)]
+            outputs.append(torch.cat(parts))
+    full, part = outputs
+    spread = full.std(0)
+    torch.testing.assert_close(part.std(0), spread, rtol=0.05, atol=0)
+    assert ((part.mean(0) - full.mean(0)).abs() < 0.1 * spread).all()
 
 
 def test_it_has_less_variance():
