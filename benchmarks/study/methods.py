@@ -321,7 +321,7 @@ MIXTURES: dict[str, Method] = {
         for name in ("none", "weight_decay", "spectral_norm", "dropout", "label_smoothing")
     },
     **{
-        name: replace(GENERALISATION[name], members=3, inference=_svi_as_by_default)
+        name: replace(GENERALISATION[name], members=4, inference=_svi_as_by_default)
         for name in ("svi_lomax", "svi_exponential")
     },
 }
