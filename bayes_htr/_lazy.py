@@ -11,7 +11,7 @@ from typing import Any
 def lazy(
     package: str, names: Mapping[str, str]
 ) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
-    """`__getattr__` and `__dir__` for a package whose modules are imported one by one.
+    """Return `__getattr__` and `__dir__` for a package whose modules are imported one by one.
 
     No module of the package may have the same name as one of these names. Once imported, the module
     would replace that name in the package.

@@ -81,7 +81,7 @@ _MOST_NAMES = 12
 
 
 def pyplot() -> Any:
-    """The module `matplotlib.pyplot`.
+    """Return the module `matplotlib.pyplot`.
 
     Raises:
         ImportError: matplotlib is not installed; the message says how to install it.
@@ -110,7 +110,7 @@ def styled(draw: Callable[P, T]) -> Callable[P, T]:
 
 @styled
 def new_axes(width: float, height: float) -> Axes:
-    """The axes of a new figure of a size in inches.
+    """Return the axes of a new figure of a size in inches.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -123,7 +123,7 @@ def new_axes(width: float, height: float) -> Axes:
 def new_panels(
     rows: int, columns: int, width: float, height: float, **options: Any
 ) -> tuple[Figure, list[Axes]]:
-    """A new figure with axes in rows and columns.
+    """Return a new figure with axes in rows and columns.
 
     Args:
         rows: The number of rows.
@@ -170,12 +170,12 @@ def save(drawing: Axes | Figure, path: str | PathLike[str] | None) -> None:
 
 
 def literal(text: str) -> str:
-    """A text that matplotlib shows as it is: a dollar sign in it starts no formula."""
+    """Return a text that matplotlib shows as it is: a dollar sign in it starts no formula."""
     return text.replace("$", r"\$")
 
 
 def shortened(name: str, most: int = 30) -> str:
-    """A name that matplotlib shows as it is, without its middle if it has too many letters.
+    """Return a name that matplotlib shows as it is, without its middle if it has too many letters.
 
     The end tells more than the beginning, which matrices have in common, and keeps more letters.
     """
@@ -257,7 +257,7 @@ def tick(axis: Axis) -> None:
 def log_bins(
     values: Array, count: int | None = None, *, through: float | None = None
 ) -> Array | None:
-    """The edges of 16 to 60 bins of equal width on a logarithmic axis.
+    """Return the edges of 16 to 60 bins of equal width on a logarithmic axis.
 
     This is the rule of all histograms of eigenvalues. The number of bins follows the
     Freedman-Diaconis rule for the logarithms. The bins hold the values down to six decades below
@@ -293,7 +293,7 @@ def log_bins(
 
 
 def bin_density(values: Array, edges: Array, count: int | None = None) -> Array:
-    """`(B,)` the share of all values in each bin, divided by the width of the bin.
+    """Return `(B,)` the share of all values in each bin, divided by the width of the bin.
 
     Args:
         values: `(n,)` values; those outside of all bins belong to the total.

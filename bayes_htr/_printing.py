@@ -28,7 +28,7 @@ class Printable(ABC):
 
     @abstractmethod
     def parts(self, width: int) -> Sequence[Table | str]:
-        """The tables and texts that are shown, from top to bottom.
+        """Return the tables and texts that are shown, from top to bottom.
 
         Args:
             width: The width of the terminal in characters, for a choice of columns.
@@ -52,7 +52,7 @@ class Printable(ABC):
         return "\n".join(line.rstrip() for line in capture.get().splitlines()).rstrip()
 
     def _repr_html_(self) -> str:
-        """The same for notebooks, where a table has all its columns."""
+        """Return the same for notebooks, where a table has all its columns."""
         return "\n".join(
             _html_table(part) if isinstance(part, Table) else f"<p>{html.escape(part)}</p>"
             for part in self.parts(10_000)
@@ -60,7 +60,7 @@ class Printable(ABC):
 
 
 def compact_table(*headings: str, title: str | None = None) -> Table:
-    """An empty table without a frame, whose cells are plain words.
+    """Return an empty table without a frame, whose cells are plain words.
 
     Args:
         headings: The headings of columns.
@@ -122,7 +122,7 @@ def set_widths(table: Table, width: int) -> None:
 
 
 def narrowest(table: Table) -> int:
-    """The width in characters below which cells of a table would be cut."""
+    """Return the width in characters below which cells of a table would be cut."""
     probe = Console(width=10_000, color_system=None)
     return Measurement.get(probe, probe.options, table).minimum
 
@@ -134,7 +134,7 @@ def _filled(text: str, width: int) -> str:
 
 
 def _html_table(table: Table) -> str:
-    """A table as HTML, without the styles of a terminal."""
+    """Return a table as HTML, without the styles of a terminal."""
     caption = f"<caption>{html.escape(str(table.title))}</caption>" if table.title else ""
     head = "".join(f'<th style="{_STYLE}">{_escaped(c.header)}</th>' for c in table.columns)
     rows = "".join(f"<tr>{''.join(cells)}</tr>" for cells in _html_rows(table))

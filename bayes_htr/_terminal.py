@@ -78,7 +78,7 @@ def preload(*modules: str) -> None:
 
 
 def plural(count: int, word: str) -> str:
-    """A number with its noun, in the plural unless the number is one."""
+    """Return a number with its noun, in the plural unless the number is one."""
     return f"{count} {word}" if count == 1 else f"{count} {word}s"
 
 

@@ -30,7 +30,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def input_dtype(net: nn.Module) -> torch.dtype:
-    """The dtype that floating-point inputs of a network have.
+    """Return the dtype that floating-point inputs of a network have.
 
     It is that of the first weight matrix, or else of the first parameter, that floating-point
     inputs can be multiplied by. Integers, quantised weights and small parameters in front of the
@@ -58,7 +58,7 @@ Modes = dict[nn.Module, bool]
 
 
 def modes_of(net: nn.Module) -> Modes:
-    """Whether each module of a network is in training mode."""
+    """Return whether each module of a network is in training mode."""
     return {module: module.training for module in net.modules()}
 
 

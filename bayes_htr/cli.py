@@ -103,7 +103,7 @@ def is_silent() -> bool:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The parser of the command line."""
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="bayes-htr",
         description="Bayesian training with heavy-tailed priors on weight spectra.",

@@ -102,7 +102,7 @@ def _train(args: argparse.Namespace, console: Console, device: str) -> dict[str,
 
 
 def _settings(args: argparse.Namespace, device: str) -> FitSettings:
-    """The settings that all fits of the command share."""
+    """Return the settings that all fits of the command share."""
     return FitSettings(
         data=args.data,
         data_dir=args.data_dir,
@@ -120,7 +120,7 @@ def _settings(args: argparse.Namespace, device: str) -> FitSettings:
 def _workers(
     args: argparse.Namespace, net: nn.Module, data: Dataset, entrants: int, device: str
 ) -> tuple[Workers, Workers]:
-    """How many fits run at a time, and how many members of a mixture, with their threads."""
+    """Return how many fits run at a time, and how many members of a mixture, with their threads."""
     with counted_work(net) as work, evaluation_mode(net), torch.no_grad():
         net(data.x_train[: max(1, args.batch_size)])
     chosen = partial(
@@ -301,7 +301,7 @@ def predict(args: argparse.Namespace, console: Console) -> dict[str, Any]:
 
 
 def _prepared(folder: Path) -> tuple[nn.Module, dict[str, Any]]:
-    """The network of a run, and what was done to its inputs.
+    """Return the network of a run, and what was done to its inputs.
 
     A run on data of one's own has both in its configuration, and others in the file of the
     command's options, which lies two folders above a run in `compare/`.

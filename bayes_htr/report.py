@@ -118,7 +118,7 @@ class RunReport:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The run as plain data: its folder, seeds, and test scores by label."""
+        """Return the run as plain data: its folder, seeds, and test scores by label."""
         return {
             "folder": str(self.folder.path),
             "seeds": self.seeds,
@@ -127,7 +127,7 @@ class RunReport:
         }
 
     def score_table(self) -> Table:
-        """A table of test scores with a row for each method.
+        """Return a table of test scores with a row for each method.
 
         With several seeds it shows means with standard errors, and marks scores whose paired
         difference from plain training is significant.
@@ -149,7 +149,7 @@ class RunReport:
         return table
 
     def difference_table(self) -> Table:
-        """A table of paired differences over the seeds, with intervals and significance."""
+        """Return a table of paired differences over the seeds, with intervals and significance."""
         table = _table(
             f"Paired differences: mean and {100 * _LEVEL:g} % interval; * where p < {_P_VALUE:g}"
         )
@@ -180,7 +180,7 @@ class RunReport:
             yield from ((other, PLAIN) for other in others if other != PLAIN)
 
     def spectra_table(self) -> Group:
-        """A table of alpha, lambda_max and stable rank, beside those of `beside`."""
+        """Return a table of alpha, lambda_max and stable rank, beside those of `beside`."""
         label, others = self.beside
         title = "Spectra" if len(self.seeds) == 1 else f"Spectra with seed {self.seeds[0]}"
         table = Table("matrix", "", label, self.label, title=title)
@@ -204,7 +204,7 @@ class RunReport:
         return " ".join(f"test_{name}={value:.4f}" for name, value in first.items())
 
     def tables(self) -> Group:
-        """All tables, with the note on exponents below them."""
+        """Return all tables, with the note on exponents below them."""
         parts: list[Any] = [self.score_table()]
         if len(self.seeds) > 1 and len(self.by_seed) > 1:
             parts += ["", self.difference_table(), self.comparison(), ""]
@@ -251,7 +251,7 @@ class RunReport:
 
 
 def _spectra(folder: RunFolder, name: str) -> PosteriorSpectra:
-    """The spectra in a file in their natural order, with names that a terminal only shows.
+    """Return the spectra in a file in their natural order, with names that a terminal only shows.
 
     The file has them in alphabetical order, in which layer 10 comes before layer 2.
 
@@ -271,7 +271,7 @@ def _spectra(folder: RunFolder, name: str) -> PosteriorSpectra:
 
 
 def _history(folder: RunFolder) -> list[dict[str, float]]:
-    """The metrics of a run.
+    """Return the metrics of a run.
 
     Raises:
         CheckpointError: They cannot be read, or a row of an epoch lacks those that are drawn.
@@ -322,14 +322,14 @@ def _difference(values: np.ndarray, others: np.ndarray) -> str:
 
 
 def _is_significant(values: np.ndarray, others: np.ndarray) -> bool:
-    """Whether the paired difference of two methods is significant by Student's t test."""
+    """Return whether the paired difference of two methods is significant by Student's t test."""
     if len(values) == 1 or np.ptp(values - others) == 0:
         return False
     return bool(scipy.stats.ttest_rel(values, others).pvalue < _P_VALUE)
 
 
 def _table(title: str) -> Table:
-    """An empty table of scores that fits into 80 columns."""
+    """Return an empty table of scores that fits into 80 columns."""
     return Table(
         "",
         *_SCORES,

@@ -83,7 +83,7 @@ class AlarmWatch:
 
 
 def alarms_of(name: str, W: Tensor, lam: Tensor, step: int) -> list[SpectrumAlarm]:
-    """The alarms of one matrix.
+    """Return the alarms of one matrix.
 
     Args:
         name: The matrix.
@@ -105,7 +105,7 @@ def alarms_of(name: str, W: Tensor, lam: Tensor, step: int) -> list[SpectrumAlar
 
 
 def _num_traps(matrix: Tensor, name: str) -> int:
-    """The number of eigenvalues above the bulk with the entries in random order, or 0."""
+    """Return the number of eigenvalues above the bulk with the entries in random order, or 0."""
     esd = esd_of([matrix], name)
     if esd.values[-1] == 0 or not math.isfinite(float(np.sum(esd.values))):
         return 0

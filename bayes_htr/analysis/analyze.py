@@ -293,7 +293,7 @@ def _work(weight: Weight, conv: Conv) -> float:
 
 
 def is_small(sides: tuple[int, int], entries: int) -> bool:
-    """Whether a weight of so many entries, with matrices of these sides, has one thread."""
+    """Return whether a weight of so many entries, with matrices of these sides, has one thread."""
     return min(sides) <= _SMALL_SIDE and entries <= _SMALL_SIZE
 
 

@@ -117,13 +117,13 @@ def fit_marchenko_pastur(esd: ESD) -> MarchenkoPasturFit | None:
 
 
 def unit_law(ratio: float) -> Bulk:
-    """The law with mean 1, in float64, which no scale of the matrix overflows."""
+    """Return the law with mean 1, in float64, which no scale of the matrix overflows."""
     return Bulk(torch.tensor(ratio, dtype=torch.float64), torch.ones((), dtype=torch.float64))
 
 
 @lru_cache(maxsize=1024)
 def _unit_median(ratio: float) -> float:
-    """The median of the law with mean 1."""
+    """Return the median of the law with mean 1."""
     return float(unit_law(ratio).icdf(torch.tensor(0.5, dtype=torch.float64)))
 
 

@@ -122,7 +122,7 @@ def _is_matrix(value: Any) -> bool:
 
 
 def _preferred(paths: Sequence[tuple[str, ...]]) -> tuple[str, ...] | None:
-    """The first path that has only usual keys, by preference; else the checkpoint itself."""
+    """Return the first path that has only usual keys, by preference; else the checkpoint itself."""
     usual = [path for path in paths if path and all(key in STATE_KEYS for key in path)]
     if usual:
         return min(usual, key=lambda path: [STATE_KEYS.index(key) for key in path])
@@ -170,7 +170,7 @@ def weight_files(files: Sequence[Path], folder: Path) -> list[Path]:
 
 
 def is_torch_file(path: Path) -> bool:
-    """Whether a file begins like a file of `torch.save`, whatever its name is."""
+    """Return whether a file begins like a file of `torch.save`, whatever its name is."""
     with path.open("rb") as file:
         return file.read(2)[:1] == b"\x80" or zipfile.is_zipfile(path)
 
@@ -270,7 +270,7 @@ class _Names(pickle.Unpickler):
 
 
 def _globals(path: Path) -> list[str]:
-    """The names in the pickles at the beginning of a file, except those of tensors."""
+    """Return the names in the pickles at the beginning of a file, except those of tensors."""
     names: list[str] = []
     with path.open("rb") as file, contextlib.suppress(Exception):  # what follows may be no pickle
         for _ in range(5):  # the older format: a number, a version, the system, and the object

@@ -119,7 +119,7 @@ COLUMNS = {
 
 
 def in_order(row: Row) -> Row:
-    """The row with its columns in the order of `COLUMNS`."""
+    """Return the row with its columns in the order of `COLUMNS`."""
     return {name: row[name] for name in COLUMNS if name in row}
 
 
@@ -144,7 +144,7 @@ def undefined_columns() -> Row:
 
 
 def shape_columns(weight: Weight, esd: ESD, number: int, conv: Conv) -> Row:
-    """The name, type and size of a weight, and its number in the network."""
+    """Return the name, type and size of a weight, and its number in the network."""
     return {
         "layer_id": number,
         "name": weight.name,
@@ -184,7 +184,7 @@ def norm_columns(esd: ESD, alpha: float) -> Row:
 
 
 def matrix_rank(esd: ESD) -> int:
-    """The number of singular values above `N eps sigma_1` in float64, as in NumPy."""
+    """Return the number of singular values above `N eps sigma_1` in float64, as in NumPy."""
     sigma = np.sqrt(esd.values)
     return int((sigma > sigma[-1] * esd.N * np.finfo(np.float64).eps).sum())
 
@@ -208,7 +208,7 @@ def log_alpha_norm(values: Array, alpha: float) -> float:
 
 
 def _scale(values: Array) -> float:
-    """The factor that scales the matrix to eigenvalues of mean 1."""
+    """Return the factor that scales the matrix to eigenvalues of mean 1."""
     mean = float(values.mean())
     return 1 / math.sqrt(mean) if mean > 0 else math.nan
 
@@ -221,7 +221,7 @@ def _log10(value: float) -> float:
 
 
 def tail_columns(esd: ESD, fit: PowerlawFit | None) -> Row:
-    """The power law in the tail, and Hill's estimate."""
+    """Return the power law in the tail, and Hill's estimate."""
     names = ("alpha", "xmin", "D", "sigma")
     row: Row = {name: math.nan if fit is None else getattr(fit, name) for name in names}
     row["xmax"] = float(esd.values[-1])
@@ -238,7 +238,7 @@ def tail_columns(esd: ESD, fit: PowerlawFit | None) -> Row:
 
 
 def status_columns(tail: SpectrumTail) -> Row:
-    """Whether there is a tail to fit, and WeightWatcher's word for its exponent."""
+    """Return whether there is a tail to fit, and WeightWatcher's word for its exponent."""
     fit = tail.fit
     warning = ""
     if fit is not None and not tail.problem and not VERY_HEAVY <= fit.alpha <= LIGHT:
@@ -262,7 +262,7 @@ def comparison_columns(comparisons: Sequence[Comparison]) -> Row:
 
 
 def erg_columns(esd: ESD, fit: PowerlawFit | None) -> Row:
-    """The trace-log condition (ERG), WeightWatcher's `detX`."""
+    """Return the trace-log condition (ERG), WeightWatcher's `detX`."""
     count = trace_log_count(esd.values)
     if count is None:
         return {"detX_num": None, "num_ERG_spikes": None, "ERG_gap": None}
@@ -277,7 +277,7 @@ def erg_columns(esd: ESD, fit: PowerlawFit | None) -> Row:
 
 
 def trace_log_count(values: Array) -> int | None:
-    """The number of eigenvalues in the tail of the trace-log condition.
+    """Return the number of eigenvalues in the tail of the trace-log condition.
 
     The spectrum is scaled to mean 1. From the largest eigenvalue down, the product of eigenvalues
     first grows and then falls. The tail ends with the eigenvalue at which the product falls below
@@ -307,7 +307,7 @@ def trace_log_count(values: Array) -> int | None:
 
 
 def bulk_columns(bulk: MarchenkoPasturFit | None, prefix: str = "") -> Row:
-    """The Marchenko-Pastur bulk; NaN and `None` where there is none, or it does not fit."""
+    """Return the Marchenko-Pastur bulk; NaN and `None` where there is none, or it does not fit."""
     fits = bulk is not None and bulk.fits
     row: Row = {
         f"{prefix}sigma_mp": bulk.sigma if bulk and fits else math.nan,
@@ -320,7 +320,7 @@ def bulk_columns(bulk: MarchenkoPasturFit | None, prefix: str = "") -> Row:
 
 
 def random_columns(replicas: Sequence[ESD], esd: ESD) -> Row:
-    """The spectrum compared with those of the matrix with its entries in random order."""
+    """Return the spectrum compared with those of the matrix with its entries in random order."""
     pool = pooled(replicas)
     largest, own = float(pool.values[-1]), float(esd.values[-1])
     values = np.pad(esd.values, (len(replicas[0].values) - len(esd.values), 0))  # of low rank
@@ -340,7 +340,7 @@ def random_columns(replicas: Sequence[ESD], esd: ESD) -> Row:
 
 
 def farms_columns(windows: ESD, fit: PowerlawFit | None) -> Row:
-    """The tail of the average spectrum of windows."""
+    """Return the tail of the average spectrum of windows."""
     tail = tail_columns(windows, fit)
     names = ("alpha", "hill", "xmin", "D", "num_pl_spikes")
     return {f"farms_{name}": tail[name] for name in names} | {

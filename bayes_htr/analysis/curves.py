@@ -40,7 +40,7 @@ class Curve(NamedTuple):
 
 
 def density(spectrum: MatrixSpectrum, edges: Array) -> Array:
-    """`(B,)` the share of all eigenvalues in each bin, divided by the width of the bin.
+    """Return `(B,)` the share of all eigenvalues in each bin, divided by the width of the bin.
 
     Args:
         spectrum: The matrix.
@@ -50,17 +50,17 @@ def density(spectrum: MatrixSpectrum, edges: Array) -> Array:
 
 
 def num_below(spectrum: MatrixSpectrum, edges: Array) -> int:
-    """The number of eigenvalues below the first edge, including zeros."""
+    """Return the number of eigenvalues below the first edge, including zeros."""
     return spectrum.count - int((spectrum.values >= edges[0]).sum())
 
 
 def has_law(spectrum: MatrixSpectrum) -> bool:
-    """Whether a matrix has a power law to draw: one that is fitted to enough eigenvalues."""
+    """Return whether a matrix has a power law to draw: one that is fitted to enough eigenvalues."""
     return spectrum.fit is not None and spectrum.fit.n >= FEWEST
 
 
 def tail_density(spectrum: MatrixSpectrum, points: int = 25) -> Curve | None:
-    """The density of the fitted power law, scaled to the tail's share of the eigenvalues.
+    """Return the density of the fitted power law, scaled to the tail's share of the eigenvalues.
 
     The band holds the laws from the same xmin with alpha in its interval. A matrix without a tail,
     or with too few eigenvalues to tell, has none.
@@ -95,7 +95,7 @@ def tail_survival(spectrum: MatrixSpectrum, points: int = 25) -> Curve | None:
 
 
 def bulk_density(spectrum: MatrixSpectrum, least: float, points: int = 80) -> tuple[Array, Array]:
-    """The Marchenko-Pastur density from `least` on, scaled to the share of the bulk.
+    """Return the Marchenko-Pastur density from `least` on, scaled to the share of the bulk.
 
     Returns:
         `(P,)` points and `(P,)` densities; both empty without a bulk.
@@ -114,7 +114,7 @@ def bulk_density(spectrum: MatrixSpectrum, least: float, points: int = 80) -> tu
 
 
 def survival(spectrum: MatrixSpectrum, points: int = 240) -> tuple[Array, Array]:
-    """`(P,)` eigenvalues and `(P,)` shares of all that are at least as large.
+    """Return `(P,)` eigenvalues and `(P,)` shares of all that are at least as large.
 
     The points are densest at the largest eigenvalues.
     """
@@ -131,7 +131,7 @@ def thinned(count: int, points: int) -> NDArray[np.int64]:
 
 
 def alpha_limits(spectra: Iterable[MatrixSpectrum]) -> tuple[float, float]:
-    """The limits of a logarithmic axis of alpha.
+    """Return the limits of a logarithmic axis of alpha.
 
     All estimates and the bounds of heavy tails are in view, and intervals up to three times the
     largest estimate.

@@ -89,7 +89,7 @@ class _Records(pickle.Unpickler):
 
 
 def _described(stored: Mapping[str, Any]) -> Tensor:
-    """A tensor of the right type and shape, without values."""
+    """Return a tensor of the right type and shape, without values."""
     properties = stored["properties"].__dict__
     dtype = properties.get("dtype", properties.get("state", (torch.float32,))[0])
     return torch.empty(stored["size"], dtype=dtype, device="meta")
@@ -108,7 +108,7 @@ def _nested(tensors: Mapping[str, tuple[Any, Tensor]]) -> dict[str, Any]:
 
 
 def _assembled(folder: Path, name: str, described: Tensor, parts: list[tuple[Any, Any]]) -> Tensor:
-    """A tensor from its parts, each with the place where it begins.
+    """Return a tensor from its parts, each with the place where it begins.
 
     Raises:
         CheckpointError: A part cannot be read, or parts are missing.

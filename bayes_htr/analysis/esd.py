@@ -99,7 +99,7 @@ def esd_of(
 
 
 def pooled(esds: Sequence[ESD]) -> ESD:
-    """The ESD of all matrices of several ESDs, which are of one shape."""
+    """Return the ESD of all matrices of several ESDs, which are of one shape."""
     values = np.sort(np.concatenate([esd.values for esd in esds]))
     first = esds[0]
     return ESD(values, first.N, first.M, sum(esd.matrices for esd in esds), first.eps)

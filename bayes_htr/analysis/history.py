@@ -103,7 +103,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
     # Recording
 
     def is_due(self, step: int) -> bool:
-        """Whether a step of the logarithmic axis has come since the last record."""
+        """Return whether a step of the logarithmic axis has come since the last record."""
         return step >= next_log_step(self.steps[-1] if self.steps else -1, self.per_decade)
 
     def record(self, net: nn.Module, step: int, epoch: float | None = None) -> None:
@@ -248,7 +248,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
     # Numbers
 
     def at(self, step: int) -> PosteriorSpectra:
-        """The spectra at the last record that is not after a step, as those of a point mass.
+        """Return the spectra at the last record that is not after a step, as those of a point mass.
 
         Raises:
             ValueError: There is no such record.
@@ -262,7 +262,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         return PosteriorSpectra({name: lams[row][None] for name, lams in self._spectra.items()})
 
     def not_finite(self, name: str) -> list[int]:
-        """The steps at which the spectrum of a matrix was not finite.
+        """Return the steps at which the spectrum of a matrix was not finite.
 
         Raises:
             KeyError: There is no such matrix.
@@ -291,7 +291,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         return trace(self[name], quantity, self.steps, level=level)
 
     def rows(self) -> list[dict[str, float]]:
-        """A row for each record: `step`, `epoch` where it is known, and `NAME:QUANTITY`.
+        """Return a row for each record: `step`, `epoch` where it is known, and `NAME:QUANTITY`.
 
         Alpha is left out where the tail has no exponent. `pandas.DataFrame` takes the rows, and so
         does `bayes_htr.posterior.training_plots.plot_trace`.
@@ -421,7 +421,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
     def _traces(
         self, quantity: str, names: str | Sequence[str] | None, level: float = 0.95
     ) -> dict[str, Trace]:
-        """The trace of a quantity for one or several matrices, all by default."""
+        """Return the trace of a quantity for one or several matrices, all by default."""
         if not self.steps:
             raise ValueError("nothing is recorded; record a network first")
         if names is None:
@@ -430,7 +430,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         return {name: self.trace(name, quantity, level=level) for name in chosen}
 
     def _positions(self, against: str) -> list[float]:
-        """The `T` records on an axis of steps or epochs."""
+        """Return the `T` records on an axis of steps or epochs."""
         if against not in ("step", "epoch"):
             raise ValueError(f"against={against!r} must be 'step' or 'epoch'")
         if against == "step":
@@ -441,7 +441,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         return epochs
 
     def _titles(self) -> list[str]:
-        """The step of each record, with the epoch where it is known."""
+        """Return the step of each record, with the epoch where it is known."""
         return [
             f"step {step}" + ("" if epoch is None else f" (epoch {epoch:.3g})")
             for step, epoch in zip(self.steps, self.epochs, strict=True)

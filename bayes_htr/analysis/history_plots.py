@@ -254,7 +254,7 @@ def animate(
 
 
 def _esd_drawer(spectra: Tensor, alpha: Trace) -> Callable[[Axes, int], None]:
-    """A function that draws the ESD of one matrix at a record, always on the same axes.
+    """Return a function that draws the ESD of one matrix at a record, always on the same axes.
 
     The first record is an outline in the others. A record that is not finite has no bars, and words
     in their place.
@@ -295,7 +295,7 @@ def _esd_drawer(spectra: Tensor, alpha: Trace) -> Callable[[Axes, int], None]:
 
 
 def _grid(count: int, height: float, margin: float, *, share: bool) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels in rows of up to three.
+    """Return a figure of `count` panels in rows of up to three.
 
     Args:
         count: The number of panels.

@@ -403,7 +403,7 @@ class MLflowLogger(MetricsLogger):
 
 
 def _logarithms(lam: Tensor) -> np.ndarray:
-    """`log10` of the eigenvalues that are positive, `(K',)`."""
+    """Return `log10` of the eigenvalues that are positive, `(K',)`."""
     return lam[lam > 0].log10().numpy()
 
 

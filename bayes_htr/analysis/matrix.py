@@ -159,7 +159,7 @@ def analyse(weight: Weight, number: int, options: Options) -> MatrixSpectrum:
 def _without_spectrum(
     weight: Weight, matrices: Sequence[Tensor], number: int, options: Options
 ) -> MatrixSpectrum:
-    """The record of a weight that has no spectrum, with the reason as its verdict."""
+    """Return the record of a weight that has no spectrum, with the reason as its verdict."""
     M, N = sorted(weight.sides(options.conv))
     missing = ESD(np.full(weight.count(options.conv), np.nan), N, M, len(matrices))
     entries = sum(W.numel() for W in matrices)

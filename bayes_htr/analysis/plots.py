@@ -264,7 +264,7 @@ def _name_depth(ax: Axes, spectra: Sequence[MatrixSpectrum]) -> None:
 
 
 def _room_for_names(spectra: Sequence[MatrixSpectrum]) -> float:
-    """The height in inches of the names below an axis of depth."""
+    """Return the height in inches of the names below an axis of depth."""
     if not 6 < len(spectra) <= _MOST_NAMES:
         return 0.0
     return 0.07 * min(_LONGEST, max(len(s.name) for s in spectra))
@@ -287,7 +287,7 @@ def _make_logarithmic(ax: Axes) -> None:
 
 
 def _why_nothing(spectrum: MatrixSpectrum) -> str:
-    """The words in place of a spectrum of which there is nothing to draw."""
+    """Return the words in place of a spectrum of which there is nothing to draw."""
     if not len(spectrum.values):
         finite = bool(np.isfinite(spectrum.eigenvalues).all())
         return "all eigenvalues are zero" if finite else "not finite"

@@ -29,7 +29,7 @@ def recorded_weights(
     before: Mapping[str, Sequence[Tensor]],
     layouts: Layouts = (),
 ) -> dict[str, Tensor]:
-    """The matrices of a network that belong to the next record.
+    """Return the matrices of a network that belong to the next record.
 
     Args:
         net: The network.
@@ -62,7 +62,7 @@ def recorded_weights(
 def measure(
     weights: Mapping[str, Tensor], before: Mapping[str, Sequence[Tensor]], step: int
 ) -> dict[str, Tensor]:
-    """The eigenvalues of each matrix, with a warning of spectra that are no longer finite.
+    """Return the eigenvalues of each matrix, with a warning of spectra that are no longer finite.
 
     Args:
         weights: The matrices by name.
@@ -112,13 +112,13 @@ def measured_spectrum(W: Tensor, name: str) -> Tensor:
 
 
 def stacked(records: Sequence[Tensor]) -> Tensor:
-    """`(T, K)` the records of one matrix, in the widest precision that one of them has."""
+    """Return `(T, K)` the records of one matrix, in the widest precision that one of them has."""
     wide = any(lam.dtype == torch.float64 for lam in records)
     return torch.stack([lam.double() if wide else lam for lam in records])
 
 
 def next_log_step(after: int, per_decade: float) -> int:
-    """The first number above `after` among 0 and the rounded powers `10^(i / per_decade)`.
+    """Return the first number above `after` among 0 and the rounded powers `10^(i / per_decade)`.
 
     For 8 per decade these are 0, 1, 2, 3, 4, 6, 7, 10, 13, 18, ...: dense where a network changes
     fast, and few in all.

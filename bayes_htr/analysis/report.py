@@ -120,7 +120,7 @@ class SpectraReport(Records):
         return {name: matrix.bulk for name, matrix in self.matrices.items()}
 
     def matrix(self, name: str) -> MatrixSpectrum:
-        """The analysed spectrum of one matrix.
+        """Return the analysed spectrum of one matrix.
 
         Raises:
             ValueError: The report has no such matrix.
@@ -159,7 +159,7 @@ class SpectraReport(Records):
         return super().table(columns, whole_words=whole_words)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data, in which numbers that are not finite are `None`."""
+        """Return the report as plain data, in which numbers that are not finite are `None`."""
         return {
             **super().to_dict(),
             "network": self.label,
@@ -254,7 +254,7 @@ class CheckpointComparison(Records):
     )
 
     def sides(self) -> list[tuple[str, list[MatrixSpectrum]]]:
-        """The label and the matrices of each network, of the matrices that are in both.
+        """Return the label and the matrices of each network, of the matrices that are in both.
 
         Networks with the same label are told apart by their order.
         """
@@ -392,7 +392,7 @@ def _distance(upper: float, lower: float) -> float:
 
 
 def _doubts(first: MatrixSpectrum, second: MatrixSpectrum) -> str:
-    """The reason why the exponents of a matrix are not compared; empty if they are."""
+    """Return the reason why the exponents of a matrix are not compared; empty if they are."""
     matrices = {"first": first, "second": second}
     labels = {name: m.kind.label for name, m in matrices.items() if m.kind in _DOUBTS}
     if len(labels) == 2 and len(set(labels.values())) == 1:
@@ -432,6 +432,6 @@ def _summary(rows: Sequence[tuple[dict[str, Any], Kind]]) -> dict[str, float | i
 
 
 def _statistic(values: Iterable[float | None], statistic: Callable[[list[float]], float]) -> float:
-    """A statistic of the finite values; NaN without any."""
+    """Return a statistic of the finite values; NaN without any."""
     finite = [value for value in values if value is not None and math.isfinite(value)]
     return statistic(finite) if finite else math.nan

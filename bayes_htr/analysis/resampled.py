@@ -60,7 +60,7 @@ def randomised(
 
 
 def jensen_shannon(p: Array, q: Array) -> float:
-    """The Jensen-Shannon distance of two `(K,)` vectors, each divided by its sum."""
+    """Return the Jensen-Shannon distance of two `(K,)` vectors, each divided by its sum."""
     p, q = p / p.sum(), q / q.sum()
     m = (p + q) / 2
     divergence = (_divergence(p, m) + _divergence(q, m)) / 2
@@ -89,7 +89,7 @@ class Farms:
             whole_number(self.size, "size", at_least=2)
 
     def window(self, N: int, M: int) -> tuple[int, int]:
-        """The longer and shorter side of the windows of a matrix with these sides."""
+        """Return the longer and shorter side of the windows of a matrix with these sides."""
         short = min(M, max(1, int(N / self.aspect)), self.size or M)
         return min(N, round(short * self.aspect)), short
 
@@ -108,7 +108,7 @@ def _windows(W: Tensor, farms: Farms) -> list[Tensor]:
 
 
 def _starts(length: int, window: int) -> list[int]:
-    """The places where windows begin, as few as are needed to cover a side."""
+    """Return the places where windows begin, as few as are needed to cover a side."""
     count = -(-length // window)
     if count == 1:
         return [0]
@@ -121,6 +121,6 @@ def _shuffled(W: Tensor, random: np.random.Generator) -> Tensor:
 
 
 def _divergence(p: Array, m: Array) -> float:
-    """The Kullback-Leibler divergence of p from m."""
+    """Return the Kullback-Leibler divergence of p from m."""
     used = p > 0
     return float((p[used] * np.log(p[used] / m[used])).sum())

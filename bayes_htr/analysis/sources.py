@@ -101,7 +101,7 @@ def open_source(
 
 
 def _stored(source: Any) -> tuple[str, dict[str, Stored]]:
-    """The label of a state dict or a path, and its tensors by plain names."""
+    """Return the label of a state dict or a path, and its tensors by plain names."""
     if isinstance(source, Mapping):
         return "the state dict", _from_state_dict(source, "the state dict")
     if not isinstance(source, str | PathLike):
@@ -212,7 +212,7 @@ def _reason_against(tensor: Tensor) -> str | None:
 
 
 def _plain_names(names: Iterable[str]) -> dict[str, str]:
-    """Each name without the additions of `DataParallel` and `torch.compile`.
+    """Return each name without the additions of `DataParallel` and `torch.compile`.
 
     Names that would become equal stay as they are.
     """
@@ -302,7 +302,7 @@ def _shards(index: Path) -> dict[str, Path]:
 
 
 def _header(file: Path) -> list[tuple[str, tuple[int, ...], str]]:
-    """The key, shape and type of every tensor."""
+    """Return the key, shape and type of every tensor."""
     try:
         with safe_open(file, framework="pt") as opened:
             slices = [(key, opened.get_slice(key)) for key in opened.keys()]  # noqa: SIM118
@@ -320,7 +320,7 @@ def _read_tensor(file: Path, key: str) -> Tensor:
 
 
 def _read_slice(file: Path, key: str, index: int) -> Tensor:
-    """One index of the first axis of a tensor, `(1, ...)`."""
+    """Return one index of the first axis of a tensor, `(1, ...)`."""
     try:
         with safe_open(file, framework="pt") as opened:
             part: Tensor = opened.get_slice(key)[index : index + 1]
@@ -337,7 +337,7 @@ def _unreadable(file: Path, error: Exception) -> CheckpointError:
 
 
 def natural(name: str) -> tuple[tuple[tuple[int, int, str], ...], ...]:
-    """A key that compares the numbers in names as numbers: `h.2.w` comes before `h.10.w`.
+    """Return a key that compares the numbers in names as numbers: `h.2.w` comes before `h.10.w`.
 
     The parts of one tensor, such as `in_proj_weight[q]`, have equal keys.
     """

@@ -297,7 +297,7 @@ _SCALES = ("{}_scale", "{}_scale_inv", "{}_scales", "{}.scale", "{}.scales")
 
 
 def _quantised(name: str, state: State) -> _Rebuilt | None:
-    """A weight of eight bits with its scale, or a weight whose scale cannot be applied."""
+    """Return a weight of eight bits with its scale, or a weight whose scale cannot be applied."""
     weight = state[name]
     if len(weight.shape) < 2 or reason_against_name(name) is not None:
         return None
@@ -336,7 +336,7 @@ def _quantised(name: str, state: State) -> _Rebuilt | None:
 
 
 def _expansion(scale: Sequence[int], shape: Sequence[int]) -> list[int] | None:
-    """The side of the blocks that share a scale, for each axis; `None` if no blocks fit."""
+    """Return the side of the blocks that share a scale, for each axis; `None` if no blocks fit."""
     if math.prod(scale) == 1:
         return list(shape)
     if len(scale) < len(shape):  # of the first axes: a scale for each row
@@ -348,7 +348,7 @@ def _expansion(scale: Sequence[int], shape: Sequence[int]) -> list[int] | None:
 
 
 def _block(count: int, side: int) -> int | None:
-    """The side of `count` blocks that cover `side` entries; the last may be smaller.
+    """Return the side of `count` blocks that cover `side` entries; the last may be smaller.
 
     Blocks have a power of 2 where one fits, as in practice.
     """
@@ -360,7 +360,7 @@ def _block(count: int, side: int) -> int | None:
 
 
 def _expanded(scale: Tensor, shape: Sequence[int]) -> Tensor:
-    """A scale, or a zero point, with the shape of the weight."""
+    """Return a scale, or a zero point, with the shape of the weight."""
     blocks = _expansion(scale.shape, shape)
     if blocks is None:
         raise ValueError(f"a scale of shape {tuple(scale.shape)} does not fit {tuple(shape)}")

@@ -113,7 +113,7 @@ class Records(Printable):
         return getattr(self, f"to_{check_suffix(path)}")(path)
 
     def to_dict(self) -> dict[str, Any]:
-        """The report as plain data, in which numbers that are not finite are `None`."""
+        """Return the report as plain data, in which numbers that are not finite are `None`."""
         return {"title": self.title, "rows": [_defined(row) for row in self.rows]}
 
     def table(self, columns: Sequence[str] | None = None, *, whole_words: bool = False) -> Table:
@@ -154,11 +154,11 @@ class Records(Printable):
         return ()
 
     def parts(self, width: int) -> Sequence[Table | str]:
-        """The table with as many columns as the width has room for."""
+        """Return the table with as many columns as the width has room for."""
         return [self.fitting_table(width)]
 
     def fitting_table(self, width: int) -> Table:
-        """The first of several choices of columns that are shown without breaking words.
+        """Return the first of several choices of columns that are shown without breaking words.
 
         Args:
             width: The width of the terminal in characters. If none of the choices fits, the last
@@ -180,7 +180,7 @@ class Records(Printable):
 
 
 def columns_of(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """All columns that some row has, in order."""
+    """Return all columns that some row has, in order."""
     return list(dict.fromkeys(name for row in rows for name in row))
 
 
@@ -199,7 +199,7 @@ def import_parquet() -> tuple[Any, Any]:
 
 
 def check_suffix(path: str | PathLike[str]) -> str:
-    """The kind of file that the ending of a name tells: `csv`, `json` or `parquet`.
+    """Return the kind of file that the ending of a name tells: `csv`, `json` or `parquet`.
 
     Raises:
         ValueError: The name has another ending.
@@ -230,7 +230,7 @@ def _cell(value: Any) -> str:
 
 
 def _longest_word(name: str, heading: str, cells: Sequence[Any]) -> int:
-    """The width that keeps words and numbers whole; names of matrices may break anywhere."""
+    """Return the width that keeps words and numbers whole; names of matrices may break anywhere."""
     if name == "name":
         return _SHORTEST_NAME
     lines = [heading, *map(_cell, cells)]
@@ -238,12 +238,12 @@ def _longest_word(name: str, heading: str, cells: Sequence[Any]) -> int:
 
 
 def _plain_number(number: Any) -> Any:
-    """A number of NumPy's, such as a seed, as one of Python's."""
+    """Return a number of NumPy's, such as a seed, as one of Python's."""
     return number.item()
 
 
 def _encodable(value: Any) -> Any:
-    """The value with lone surrogates as escapes, so that text can be encoded in UTF-8."""
+    """Return the value with lone surrogates as escapes, so that text can be encoded in UTF-8."""
     return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
 
 

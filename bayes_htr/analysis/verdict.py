@@ -109,7 +109,7 @@ class Verdict(str):
         return verdict
 
     def __getnewargs__(self) -> tuple[str, Kind]:  # type: ignore[override]
-        """The arguments from which copies and pickles are made."""
+        """Return the arguments from which copies and pickles are made."""
         return str(self), self.kind
 
 
@@ -149,7 +149,7 @@ def verdict(
 
 
 def _meaning(best: Comparison) -> str:
-    """The verdict on the tail that follows from the law that fits best."""
+    """Return the verdict on the tail that follows from the law that fits best."""
     p = f"p = {best.p_value:.2g}"
     if best.name == "truncated_power_law" and best.parameters:
         alpha = best.parameters["alpha"]

@@ -77,17 +77,17 @@ class Weight:
         return math.prod(self.shape[2:])
 
     def sides(self, conv: Conv) -> tuple[int, int]:
-        """The numbers of rows and columns of each matrix of the weight."""
+        """Return the numbers of rows and columns of each matrix of the weight."""
         if conv == "slices":
             return self.shape[0], self.shape[1]
         return self.shape[0], math.prod(self.shape[1:])
 
     def size(self, conv: Conv) -> int:
-        """The shorter side of a matrix, times the number of matrices of the weight."""
+        """Return the shorter side of a matrix, times the number of matrices of the weight."""
         return min(self.sides(conv)) * (self.positions if conv == "slices" else 1)
 
     def count(self, conv: Conv) -> int:
-        """The number of eigenvalues of all matrices together that can differ from zero."""
+        """Return the number of eigenvalues of all matrices together that can differ from zero."""
         size, shorter = self.size(conv), min(self.sides(conv))
         return size if self.rank is None else size // shorter * min(self.rank, shorter)
 

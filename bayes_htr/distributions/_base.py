@@ -40,7 +40,7 @@ class Law(TorchDistribution):
         super().__init__(tensors[0].shape, validate_args=validate_args)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
-        """The same law with its parameters broadcast to `batch_shape`."""
+        """Return the same law with its parameters broadcast to `batch_shape`."""
         new = self._get_checked_instance(type(self), _instance)
         batch_shape = torch.Size(batch_shape)
         for name in self.arg_constraints:
@@ -51,14 +51,14 @@ class Law(TorchDistribution):
 
 
 def log1p_ratio(t: Tensor, s: Tensor) -> Tensor:
-    """`log(1 + t / s)` for `t >= 0`, `s > 0`, without overflow of `t / s`."""
+    """Return `log(1 + t / s)` for `t >= 0`, `s > 0`, without overflow of `t / s`."""
     near = t < s
     small = torch.log1p(torch.where(near, t, 0.0) / s)
     return torch.where(near, small, torch.log(t + s) - torch.log(s))
 
 
 def scaled_exp(scale: Tensor, t: Tensor) -> Tensor:
-    """`scale * exp(t)` without overflow of `exp(t)` where the product is finite."""
+    """Return `scale * exp(t)` without overflow of `exp(t)` where the product is finite."""
     half = torch.exp(t / 2)
     return scale * half * half
 

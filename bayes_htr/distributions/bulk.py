@@ -49,7 +49,7 @@ class Bulk:
         return torch.where(outside, edge, density)
 
     def cdf(self, value: Tensor) -> Tensor:
-        """`P(X <= value)`, defined on the whole line."""
+        """Return `P(X <= value)`, defined on the whole line."""
         lower, upper = self.lower, self.upper
         outside = (value <= lower) | (value >= upper)
         x = torch.where(outside, self.mean, value)
@@ -58,7 +58,7 @@ class Bulk:
         return torch.where(outside, (value >= upper).to(x.dtype), inside)
 
     def icdf(self, value: Tensor) -> Tensor:
-        """The quantile at probability `value`."""
+        """Return the quantile at probability `value`."""
         c = self.ratio.double().sqrt()
         theta = _angle_quantile(value.double(), c)
         # 1 + c^2 - 2 c cos(theta), without cancellation near a lower edge at 0.
@@ -68,13 +68,13 @@ class Bulk:
 
 
 def _angle_density(theta: Tensor, c: Tensor) -> Tensor:
-    """`2 sin(theta)^2 / (pi (1 + c^2 - 2 c cos(theta)))`."""
+    """Return `2 sin(theta)^2 / (pi (1 + c^2 - 2 c cos(theta)))`."""
     scaled = (1 - c) ** 2 + 4 * c * torch.sin(theta / 2) ** 2
     return 2 * torch.sin(theta) ** 2 / (math.pi * scaled)
 
 
 def _angle_cdf(theta: Tensor, c: Tensor) -> Tensor:
-    """The integral of `_angle_density` from 0 to theta.
+    """Return the integral of `_angle_density` from 0 to theta.
 
     `(theta + (c sin(theta) - (1 - c^2) psi) / c^2) / pi`, `psi = arg(1 / (1 - c e^(i theta)))`:
     write `sin^2` through the denominator D, which leaves the integrals of D, of 1 and of 1/D. The
@@ -85,7 +85,7 @@ def _angle_cdf(theta: Tensor, c: Tensor) -> Tensor:
 
 
 def _angle_quantile(q: Tensor, c: Tensor) -> Tensor:
-    """The theta with `_angle_cdf(theta, c) = q`, with implicit gradients to q and c."""
+    """Return the theta with `_angle_cdf(theta, c) = q`, with implicit gradients to q and c."""
     q, c = torch.broadcast_tensors(q, c)
     end = (q <= 0) | (q >= 1)
     p = torch.where(end, 0.5, q)

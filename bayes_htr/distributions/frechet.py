@@ -59,7 +59,7 @@ class Frechet(Law):
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
-        """`x > loc`."""
+        """Return `x > loc`."""
         return constraints.greater_than(self.loc)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -78,13 +78,13 @@ class Frechet(Law):
         return torch.where((value <= self.loc) | (log_power > limit), -torch.inf, density)
 
     def cdf(self, value: Tensor) -> Tensor:
-        """`P(X <= value) = exp(-z^-alpha)`, defined on the whole line."""
+        """Return `P(X <= value) = exp(-z^-alpha)`, defined on the whole line."""
         # Past 80 the cdf is 0; without the clamp its gradient would be 0 times infinity.
         log_power = (-self.alpha * self._log_z(value)).clamp(max=80.0)
         return torch.where(value <= self.loc, 0.0, torch.exp(-torch.exp(log_power)))
 
     def icdf(self, value: Tensor) -> Tensor:
-        """The quantile at probability `value`; `loc` at 0 and infinite at 1."""
+        """Return the quantile at probability `value`; `loc` at 0 and infinite at 1."""
         at_zero = value <= 0
         t = -torch.log(-torch.log(torch.where(at_zero, 0.5, value))) / self.alpha
         return torch.where(at_zero, self.loc, self.loc + scaled_exp(self.scale, t))
@@ -117,6 +117,6 @@ class Frechet(Law):
         return torch.where(finite, value, torch.inf)
 
     def _log_z(self, value: Tensor) -> Tensor:
-        """`log((x - loc) / scale)`; at and below `loc` that of `loc + 1`, to be masked."""
+        """Return `log((x - loc) / scale)`; at and below `loc` that of `loc + 1`, to be masked."""
         excess = value - self.loc
         return torch.log(torch.where(excess <= 0, 1.0, excess)) - torch.log(self.scale)

@@ -38,7 +38,7 @@ class ImproperPowerlaw(Law):
         super().__init__(validate_args, alpha=alpha)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """`-alpha log x`; minus infinity at and below 0."""
+        """Return `-alpha log x`; minus infinity at and below 0."""
         if self._validate_args:
             self._validate_sample(value)
         outside = value <= 0

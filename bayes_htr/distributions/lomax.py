@@ -58,11 +58,11 @@ class Lomax(Law):
         return torch.where(value < 0, -torch.inf, density)
 
     def cdf(self, value: Tensor) -> Tensor:
-        """`P(X <= value)`, defined on the whole line."""
+        """Return `P(X <= value)`, defined on the whole line."""
         return -torch.expm1((1 - self.alpha) * log1p_ratio(value.clamp(min=0), self.scale))
 
     def icdf(self, value: Tensor) -> Tensor:
-        """The quantile at probability `value`; infinite at 1."""
+        """Return the quantile at probability `value`; infinite at 1."""
         return self._from_log_ratio(-torch.log1p(-value) / (self.alpha - 1))
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:

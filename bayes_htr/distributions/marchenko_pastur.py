@@ -82,11 +82,11 @@ class MarchenkoPastur(Law):
         return self._bulk.log_prob(value)
 
     def cdf(self, value: Tensor) -> Tensor:
-        """`P(X <= value)`, defined on the whole line."""
+        """Return `P(X <= value)`, defined on the whole line."""
         return self._bulk.cdf(value)
 
     def icdf(self, value: Tensor) -> Tensor:
-        """The quantile at probability `value`."""
+        """Return the quantile at probability `value`."""
         return self._bulk.icdf(value)
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:

@@ -52,7 +52,7 @@ class Powerlaw(Law):
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
-        """`x >= xmin`."""
+        """Return `x >= xmin`."""
         return constraints.greater_than_eq(self.xmin)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -64,11 +64,11 @@ class Powerlaw(Law):
         return torch.where(value < self.xmin, -torch.inf, density)
 
     def cdf(self, value: Tensor) -> Tensor:
-        """`P(X <= value)`, defined on the whole line."""
+        """Return `P(X <= value)`, defined on the whole line."""
         return -torch.expm1((1 - self.alpha) * self._log_ratio(value))
 
     def icdf(self, value: Tensor) -> Tensor:
-        """The quantile at probability `value`; infinite at 1."""
+        """Return the quantile at probability `value`; infinite at 1."""
         return scaled_exp(self.xmin, -torch.log1p(-value) / (self.alpha - 1))
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
@@ -89,5 +89,5 @@ class Powerlaw(Law):
         return tail_variance(self.alpha, self.xmin)
 
     def _log_ratio(self, value: Tensor) -> Tensor:
-        """`log(x / xmin)`, 0 below `xmin`."""
+        """Return `log(x / xmin)`, 0 below `xmin`."""
         return log1p_ratio((value - self.xmin).clamp(min=0), self.xmin)

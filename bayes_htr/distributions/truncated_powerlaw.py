@@ -55,7 +55,7 @@ class TruncatedPowerlaw(Law):
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
-        """`xmin <= x <= xmax`."""
+        """Return `xmin <= x <= xmax`."""
         return constraints.interval(self.xmin, self.xmax)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -68,12 +68,12 @@ class TruncatedPowerlaw(Law):
         return torch.where((value < self.xmin) | (value > self.xmax), -torch.inf, density)
 
     def cdf(self, value: Tensor) -> Tensor:
-        """`P(X <= value)`, defined on the whole line."""
+        """Return `P(X <= value)`, defined on the whole line."""
         b, t, span = 1 - self.alpha, self._log_ratio(value), self._span()
         return t / span * torch.exp(_log_phi(b * t) - _log_phi(b * span))
 
     def icdf(self, value: Tensor) -> Tensor:
-        """The quantile at probability `value`."""
+        """Return the quantile at probability `value`."""
         span = self._span()
         x = scaled_exp(self.xmin, span * _quantile((1 - self.alpha) * span, value))
         return torch.clamp(x, self.xmin, self.xmax)
@@ -94,23 +94,23 @@ class TruncatedPowerlaw(Law):
         return self.mean**2 * torch.expm1(self._log_moment(2) - 2 * self._log_moment(1))
 
     def _span(self) -> Tensor:
-        """`L = log(xmax / xmin)`."""
+        """Return `L = log(xmax / xmin)`."""
         return log1p_ratio(self.xmax - self.xmin, self.xmin)
 
     def _log_ratio(self, value: Tensor) -> Tensor:
-        """`t = log(x / xmin)` of the value, moved into the support."""
+        """Return `t = log(x / xmin)` of the value, moved into the support."""
         inside = torch.clamp(value, self.xmin, self.xmax)
         return log1p_ratio(inside - self.xmin, self.xmin)
 
     def _log_moment(self, n: int) -> Tensor:
-        """`log E[(X / xmin)^n]`."""
+        """Return `log E[(X / xmin)^n]`."""
         span = self._span()
         b = 1 - self.alpha
         return _log_phi((b + n) * span) - _log_phi(b * span)
 
 
 def _log_phi(y: Tensor) -> Tensor:
-    """`log((e^y - 1) / y)`: `y/2 + log(sinh(y/2) / (y/2))`, by its series for small y."""
+    """Return `log((e^y - 1) / y)`: `y/2 + log(sinh(y/2) / (y/2))`, by its series for small y."""
     x = y / 2
     small = x.abs() < 0.25
     s = torch.where(small, x, 0.0) ** 2
@@ -121,7 +121,7 @@ def _log_phi(y: Tensor) -> Tensor:
 
 
 def _quantile(y: Tensor, q: Tensor) -> Tensor:
-    """`log(1 + q (e^y - 1)) / y`, which is q at y = 0; 0 and 1 are fixed points.
+    """Return `log(1 + q (e^y - 1)) / y`, which is q at y = 0; 0 and 1 are fixed points.
 
     For small y it is the series in the cumulants of a Bernoulli variable. Elsewhere each of four
     regions has a form of the formula that neither overflows nor cancels, so that the result keeps

@@ -121,7 +121,7 @@ def enter(value: Tensor, derivatives: Iterable[Derivative]) -> Tensor:
 
 
 def by_name(summands: Sequence[Summand]) -> dict[str, Tensor]:
-    """The summands, each in the caller's graph, added up where they have the same name."""
+    """Return the summands, each in the caller's graph, added up where they have the same name."""
     terms: dict[str, Tensor] = {}
     for s in summands:
         value = enter(s.value, s.derivatives)
@@ -195,7 +195,7 @@ def _add_in_place(
 
 
 def has_hooks(tensor: Tensor) -> bool:
-    """Whether hooks are registered on a leaf, which autograd calls with its gradient."""
+    """Return whether hooks are registered on a leaf, which autograd calls with its gradient."""
     return bool(tensor._backward_hooks or tensor._post_accumulate_grad_hooks)
 
 
@@ -213,7 +213,7 @@ class SparseView:
     view: Callable[[Tensor], Tensor]
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        """The matrix in a parameter."""
+        """Return the matrix in a parameter."""
         leaf: Tensor = _SparseRows.apply(tensor)
         return self.view(leaf)
 

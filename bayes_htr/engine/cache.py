@@ -145,7 +145,7 @@ class CachedGradient:
         self.overdue = True  # also if the refresh fails
 
     def fits(self, tensor: Tensor) -> bool:
-        """Whether the cache belongs to a parameter of this shape, precision and device."""
+        """Return whether the cache belongs to a parameter of this shape, precision and device."""
         like = (tensor.shape, tensor.dtype, tensor.device)
         if like == self._like:
             return True
@@ -232,7 +232,7 @@ class CachedGradient:
             self.leading.cluster = _mapped(self.leading.cluster, function)
 
     def state(self) -> dict[str, Any]:
-        """The cache as plain data and tensors."""
+        """Return the cache as plain data and tensors."""
         leading = self.leading or LeadingTriplets(None, 0.0, 0.0, 0.0)
         return {
             "value": self.evaluation.value,

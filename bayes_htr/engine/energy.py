@@ -43,7 +43,7 @@ from bayes_htr.spectra import working
 def bind(
     priors: Priors, net: nn.Module, *, refresh: Refresh | None = None, share: bool = True
 ) -> SpectralEnergy:
-    """The energy of a network's present weights under priors.
+    """Return the energy of a network's present weights under priors.
 
     Args:
         priors: The priors.
@@ -167,7 +167,7 @@ class SpectralEnergy(nn.Module):
         return any(matrix.caches for matrix in self._matrices)
 
     def extra_repr(self) -> str:
-        """The priors and the refresh policy."""
+        """Return the priors and the refresh policy."""
         return f"{self.priors!r}, refresh={self.refresh!r}"
 
     def latents(self) -> dict[str, Tensor]:
@@ -175,7 +175,7 @@ class SpectralEnergy(nn.Module):
         return self._values.by_name()
 
     def hyperparameters(self) -> dict[str, Tensor]:
-        """The present values of the hyperparameters by name, 0-d, without gradient."""
+        """Return the present values of the hyperparameters by name, 0-d, without gradient."""
         return self._values.constrained()
 
     def invalidate(self) -> None:
@@ -192,7 +192,7 @@ class SpectralEnergy(nn.Module):
     @entry_point
     @torch.compiler.disable
     def forward(self, epoch: int | None = None) -> Tensor:
-        """The energy of the network.
+        """Return the energy of the network.
 
         Args:
             epoch: The epoch, counted from 0; needed if a prior is scheduled.
@@ -273,7 +273,7 @@ class SpectralEnergy(nn.Module):
 
     @entry_point
     def at(self, parameters: Mapping[str, Tensor], epoch: int | None = None) -> Tensor:
-        """The exact energy with given tensors in place of parameters: the functional form.
+        """Return the exact energy with given tensors in place of parameters: the functional form.
 
         Use it together with `torch.func.functional_call(net, parameters, (x,))`, where `energy()`
         would be the energy of the network's own parameters. Caches are neither used nor changed.
@@ -323,7 +323,7 @@ class SpectralEnergy(nn.Module):
         return by_name(self._summands(epoch))
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The sum of terms, on the device of the first."""
+        """Return the sum of terms, on the device of the first."""
         return self._sum(list(terms.values()))
 
     @entry_point
@@ -333,7 +333,7 @@ class SpectralEnergy(nn.Module):
         latents: Mapping[str, Tensor],
         epoch: int | None = None,
     ) -> dict[str, Tensor]:
-        """The exact summands of the energy at given weights and hyperparameters.
+        """Return the exact summands of the energy at given weights and hyperparameters.
 
         Args:
             tensors: Tensors by the names of parameters; others have their present values.
@@ -385,7 +385,7 @@ class SpectralEnergy(nn.Module):
         return torch.stack([v.to(values[0]) for v in values]).sum()
 
     def _summands(self, epoch: int | None) -> list[Summand]:
-        """The summands at a call, after the refreshes that are due."""
+        """Return the summands at a call, after the refreshes that are due."""
         root, threshold = self._net[1], self._priors.threshold
         coordinates = self._values.by_name() if self._values.hyperpriors else {}
         self._watch.check(root)

@@ -39,15 +39,15 @@ class EnergyHyperparameters(nn.ParameterDict):
         super().__init__({_key(name): nn.Parameter(u) for name, u in starts.items()})
 
     def by_name(self) -> dict[str, Tensor]:
-        """The unconstrained coordinates by name, 0-d each: the parameters of this module."""
+        """Return the unconstrained coordinates by name, 0-d each: the parameters of this module."""
         return {name: self[_key(name)] for name in self.hyperpriors}
 
     def constrained(self) -> dict[str, Tensor]:
-        """The present values by name, 0-d, without gradient."""
+        """Return the present values by name, 0-d, without gradient."""
         return {n: self.hyperpriors[n].value(u.detach()) for n, u in self.by_name().items()}
 
     def summands(self, coordinates: Mapping[str, Tensor]) -> list[Summand]:
-        """The summands of hyperparameters under their hyperpriors, which are never cached.
+        """Return the summands of hyperparameters under their hyperpriors, which are never cached.
 
         Args:
             coordinates: The unconstrained coordinates by name, which need not be the present ones.

@@ -131,7 +131,7 @@ class MatrixEnergy:
         return acts and (tensor.requires_grad or bool(self.prior.optimised))
 
     def parameter_in(self, root: nn.Module) -> Tensor:
-        """The parameter in the unwrapped network, looked up faster than by `get_parameter`.
+        """Return the parameter in the unwrapped network, looked up faster than by `get_parameter`.
 
         A weight that the network computes is in the graph of its parameters.
 
@@ -164,7 +164,7 @@ class MatrixEnergy:
         return any(plain_name(path) in names for path in self._computed.part_paths)
 
     def tensor_among(self, tensors: Mapping[str, Tensor], root: nn.Module) -> Tensor:
-        """The parameter, or the weight that the network computes, at given values.
+        """Return the parameter, or the weight that the network computes, at given values.
 
         Args:
             tensors: Tensors by the names of parameters. Parameters that are not among them have
@@ -210,7 +210,7 @@ class MatrixEnergy:
         return follow(self.matrix, leading.cluster, leading.sigma)
 
     def drifted(self, hyperparameters: Mapping[str, Tensor]) -> Tensor:
-        """Whether the matrix or its hyperparameters have drifted too far: 0-d, bool."""
+        """Return whether the matrix or its hyperparameters have drifted too far: 0-d, bool."""
         assert self.cache is not None
         assert self.drift is not None
         return self.cache.drifted(self.matrix, hyperparameters, self.drift.tol)
@@ -291,7 +291,7 @@ class MatrixEnergy:
         self.refreshes += 1
 
     def leading_of(self, top: TopPair) -> LeadingTriplets:
-        """The leading triplets of the present matrix, from which they follow it."""
+        """Return the leading triplets of the present matrix, from which they follow it."""
         sigma, squared_norm = float(top.sigma), 0.0
         if self.drift is not None:  # nothing else compares matrices
             W = self.matrix.reshape(-1)
@@ -299,7 +299,7 @@ class MatrixEnergy:
         return LeadingTriplets(Cluster.of(top), sigma, squared_norm, sigma)
 
     def summand(self, hyperparameters: Mapping[str, Tensor]) -> Summand:
-        """The summand of the matrix in the energy.
+        """Return the summand of the matrix in the energy.
 
         The value and the derivatives with respect to hyperparameters are those at the present
         values of the hyperparameters, given the spectrum at the last refresh.
@@ -329,7 +329,7 @@ class MatrixEnergy:
         gradient: Gradient,
         hyperparameters: Mapping[str, Tensor],
     ) -> Summand:
-        """The summand of an evaluation whose gradient in the parameter `tensor` is known."""
+        """Return the summand of an evaluation whose gradient in the parameter `tensor` is known."""
         derivatives = [
             Derivative(hyperparameters[name], itself, Gradient(slope))
             for name, slope in evaluation.hyper_slopes.items()
@@ -339,7 +339,7 @@ class MatrixEnergy:
         return Summand(self.parameter, evaluation.value, evaluation.penalty, derivatives)
 
     def state(self) -> dict[str, Any]:
-        """The cache and the counts, as plain data and tensors."""
+        """Return the cache and the counts, as plain data and tensors."""
         return {
             "policy": repr(self.policy),
             "held": None if self.cache is None or not self.caches else self.cache.state(),
@@ -370,7 +370,7 @@ class MatrixEnergy:
         self.refreshes = state["refreshes"]
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state for copies, without the tensors that the last call has left."""
+        """Return the state for copies, without the tensors that the last call has left."""
         state = self.__dict__ | {"_summand": None}
         state.pop("tensor", None)
         return state

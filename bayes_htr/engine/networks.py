@@ -26,7 +26,7 @@ _EVERY = 16
 
 
 def prepared_root(net: nn.Module) -> nn.Module:
-    """The unwrapped network, to which priors can be bound.
+    """Return the unwrapped network, to which priors can be bound.
 
     Modules under `fully_shard` have their own parameters from then on, and not gathered copies.
 
@@ -46,7 +46,7 @@ def prepared_root(net: nn.Module) -> nn.Module:
 
 
 def sparse_parameters(net: nn.Module) -> set[int]:
-    """The identities of the parameters of embeddings whose gradients are sparse."""
+    """Return the identities of the parameters of embeddings whose gradients are sparse."""
     return {
         id(module.weight)
         for module in net.modules()

@@ -341,7 +341,7 @@ class PriorOptimizer(Optimizer):
         return [Derivative(p, itself, Gradient(g)) for p, g in pairs if g is not None]
 
     def _with_prior(self, closure: Callable[[], Any]) -> Callable[[], Any]:
-        """A closure that also adds the prior's gradient."""
+        """Return a closure that also adds the prior's gradient."""
         compares_losses = needs_closure(self.inner)
 
         def both() -> Any:
@@ -374,7 +374,7 @@ class PriorOptimizer(Optimizer):
                 add_to_tensor(tensor, derivative, -float(group["lr"]) / self.num_data)
 
     def _group_of(self) -> dict[int, dict[str, Any]]:
-        """The group of each parameter, by the parameter's identity."""
+        """Return the group of each parameter, by the parameter's identity."""
         return {id(p): group for group in self.param_groups for p in group["params"]}
 
     def _require(self, tensors: list[Tensor]) -> None:

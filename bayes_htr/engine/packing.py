@@ -45,7 +45,7 @@ def pack(state: Any) -> Tensor:
 
 
 def unpack(packed: Tensor) -> Any:
-    """The inverse of `pack`, with tensors on the CPU.
+    """Return the inverse of `pack`, with tensors on the CPU.
 
     Raises:
         CheckpointError: The bytes are not what `pack` returns.

@@ -35,7 +35,7 @@ POSTERIOR_SHARE = 8.0
 def starting_strength(
     priors: Priors, net: nn.Module, *, num_data: int, posterior: bool = False
 ) -> float:
-    """The strength from which to start looking for the best one; no training is needed.
+    """Return the strength from which to start looking for the best one; no training is needed.
 
     It is `c sqrt(num_data) / pull`, with `c = 35` for a mode and `c = 8` for a posterior, both
     fitted to the two studies of this project. In most of their cells the result is within a factor
@@ -75,7 +75,7 @@ def starting_strength(
 
 
 def pull_of(priors: Priors, net: nn.Module) -> float:
-    """The pull of priors on the present weights of a network, as in the module docstring.
+    """Return the pull of priors on the present weights of a network, as in the module docstring.
 
     Vectors count as matrices of one row. Frozen parameters have no pull. A threshold on the sum of
     all penalties is ignored.
@@ -97,7 +97,7 @@ def pull_of(priors: Priors, net: nn.Module) -> float:
 
 
 def _pull(prior: MatrixPrior, W: Tensor) -> float:
-    """`sum_i sigma_i |u_i' G v_i|` of a matrix and the gradient `G` of its energy."""
+    """Return `sum_i sigma_i |u_i' G v_i|` of a matrix and the gradient `G` of its energy."""
     W = working(W)
     strengths = prior.strengths(0)
     latents = {name: h.start().to(W) for name, h in prior.optimised.items()}

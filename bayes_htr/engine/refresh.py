@@ -113,7 +113,7 @@ def has_drifted(W: Tensor, reference: Tensor, squared_norm: Tensor, tol: float) 
 
 
 def squared_drift(W: Tensor, reference: Tensor, squared_norm: Tensor, tol: float) -> Tensor:
-    """`|W - W_ref|_F^2`, 0-d, from what `has_drifted` is given."""
+    """Return `|W - W_ref|_F^2`, 0-d, from what `has_drifted` is given."""
     if tol < 1e-2:
         return (W - reference).square().sum()
     w, r = W.reshape(-1), reference.reshape(-1)
@@ -231,7 +231,7 @@ class RefreshScheduler:
         self.action = self.policy.action(self.calls)
 
     def due(self, matrices: Sequence[R], drifted: Callable[[list[R]], Tensor]) -> list[R]:
-        """The matrices that are due at this call.
+        """Return the matrices that are due at this call.
 
         Args:
             matrices: All matrices; some may be due already.
@@ -248,7 +248,7 @@ class RefreshScheduler:
         return [m for m in matrices if m.is_due or (asking and m.key in asking)]
 
     def state(self) -> dict[str, Any]:
-        """The number of calls and the flags, as plain data."""
+        """Return the number of calls and the flags, as plain data."""
         return {"calls": self.calls, "flags": list(self.flags.waiting())}
 
     def load_state(self, state: dict[str, Any]) -> None:

@@ -91,7 +91,7 @@ def evaluations_of_spectra(
     owners: Mapping[str, int],
     exchange: Exchange,
 ) -> list[Evaluation]:
-    """The evaluations of matrices whose spectra have laws.
+    """Return the evaluations of matrices whose spectra have laws.
 
     Args:
         matrices: The matrices, in the same order in all processes.
@@ -121,7 +121,7 @@ def evaluations_of_spectra(
 
 
 def gathered_matrix(m: ShardedMatrixEnergy, owner: int) -> Tensor | None:
-    """The whole matrix in the process that owns it, `None` in the others."""
+    """Return the whole matrix in the process that owns it, `None` in the others."""
     parts = [(r, p) for r, p in enumerate(m.shards.pieces) if p.is_first and p.numel]
     W = m.matrix
     arrived = sent_to(owner, W, {r: (len(p.rows), len(p.columns)) for r, p in parts})
@@ -281,13 +281,13 @@ def _first(m: ShardedMatrixEnergy) -> list[tuple[int, Any]]:
 
 
 def _height(m: ShardedMatrixEnergy, r: int) -> int:
-    """The number of rows of a process, where those of a wide matrix are its columns."""
+    """Return the number of rows of a process, where those of a wide matrix are its columns."""
     piece = m.shards.pieces[r]
     return len(piece.columns) if m.shards.wide else len(piece.rows)
 
 
 def _count_of_entries(m: ShardedMatrixEnergy) -> int:
-    """How many numbers tell the terms on the entries of a matrix."""
+    """Return how many numbers tell the terms on the entries of a matrix."""
     if not m.prior.entries:
         return 0
     slopes = sum(len(term.optimised) for term in m.prior.entries)
@@ -317,7 +317,7 @@ def _with_entries(
     entries: _Entries | None,
     coordinates: Values,
 ) -> Evaluation:
-    """The evaluation of all terms of a matrix."""
+    """Return the evaluation of all terms of a matrix."""
     if entries is None:
         assert spectral is not None
         return spectral

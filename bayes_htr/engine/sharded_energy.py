@@ -118,7 +118,7 @@ class ShardedMatrixEnergy(MatrixEnergy):
         return 0.0 if self.is_iterated else plan(needs, (K, K)).flops
 
     def parameter_in(self, root: nn.Module) -> Tensor:
-        """The parameter in the unwrapped network.
+        """Return the parameter in the unwrapped network.
 
         Between a forward and a backward pass, FSDP may have put gathered weights in its place.
 
@@ -190,7 +190,7 @@ class ShardedMatrixEnergy(MatrixEnergy):
         return tuple(s if term.statistic.of_spectrum else 0.0 for term, s in pairs)
 
     def evaluate_entries(self, hyperparameters: Mapping[str, Tensor]) -> Evaluation | None:
-        """The energy of this process's entries; `None` if no term on entries acts.
+        """Return the energy of this process's entries; `None` if no term on entries acts.
 
         Raises:
             SpectrumError: A law cannot score them.
@@ -203,7 +203,7 @@ class ShardedMatrixEnergy(MatrixEnergy):
         return evaluate(self.prior, view, strengths, hyperparameters)
 
     def localised(self, evaluation: Evaluation, rest: Tensor | None) -> Evaluation:
-        """An evaluation of the owner with the gradient of this process's part.
+        """Return an evaluation of the owner with the gradient of this process's part.
 
         Args:
             evaluation: The evaluation, whose `rest` is the `S` of the gradient `W S` if the matrix
@@ -243,7 +243,7 @@ class ShardedMatrixEnergy(MatrixEnergy):
         return follow(whole, leading.cluster, leading.sigma)
 
     def step_of_all(self) -> StepOfAll:
-        """One step of the leading triplets of a `SUMMED` matrix."""
+        """Return one step of the leading triplets of a `SUMMED` matrix."""
         before, wide = self.leading.cluster, self.shards.wide
         assert before is not None
         projection = project(self.matrix, before, wide=wide)
@@ -256,7 +256,7 @@ class ShardedMatrixEnergy(MatrixEnergy):
         return StepOfAll([t if self.share else 0 * t for t in projection[1:]], followed)
 
     def leading_of(self, top: TopPair) -> LeadingTriplets:
-        """The leading triplets of the present matrix, those of a `SUMMED` one in part."""
+        """Return the leading triplets of the present matrix, those of a `SUMMED` one in part."""
         wide = self.shards.wide if self.shards.kind == SUMMED else None
         sigma = float(top.sigma)
         return LeadingTriplets(Cluster.of(top, wide), sigma, self.squared_norm, sigma)
@@ -290,7 +290,7 @@ class ShardedMatrixEnergy(MatrixEnergy):
         gradient: Gradient,
         hyperparameters: Mapping[str, Tensor],
     ) -> Summand:
-        """The summand of an evaluation, with the gradient in this process's part alone."""
+        """Return the summand of an evaluation, with the gradient in this process's part alone."""
         if self.shards.kind == GATHERED and gradient.left is not None:
             assert gradient.right is not None
             rows, columns = (i.to(gradient.left.device) for i in self.piece[:2])
@@ -299,7 +299,7 @@ class ShardedMatrixEnergy(MatrixEnergy):
         return super().summand_of(evaluation, tensor, gradient, hyperparameters)
 
     def state(self) -> dict[str, Any]:
-        """The counts and the block, which are the same in all processes, without the cache.
+        """Return the counts and the block, which are the same in all processes, without the cache.
 
         After they are loaded, by any number of processes, the matrix is refreshed.
         """
@@ -325,7 +325,7 @@ class StepOfAll(NamedTuple):
 
     @classmethod
     def of(cls, step: Followed) -> StepOfAll:
-        """A step that one process has taken, and of which the others have zeros."""
+        """Return a step that one process has taken, and of which the others have zeros."""
 
         def followed(common: Sequence[Tensor]) -> Followed:
             *cluster, kept, norm = common
@@ -337,7 +337,7 @@ class StepOfAll(NamedTuple):
 def energies_of(
     resolved: Sequence[ParameterPrior], policy: Refresh, sparse: Collection[int]
 ) -> list[MatrixEnergy]:
-    """The energy of each matrix that has a prior.
+    """Return the energy of each matrix that has a prior.
 
     Args:
         resolved: The priors of the parameters. If some are spread over processes, all have to call
@@ -373,7 +373,7 @@ def energies_of(
 
 
 def is_spread(matrix: MatrixEnergy) -> bool:
-    """Whether this process has only a part of a matrix."""
+    """Return whether this process has only a part of a matrix."""
     return isinstance(matrix, ShardedMatrixEnergy)
 
 

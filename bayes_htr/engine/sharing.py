@@ -88,11 +88,11 @@ class Sharing:
         self._owners = {m.name: owner for m, owner in zip(divided, owners, strict=True)}
 
     def owns(self, matrix: MatrixEnergy) -> bool:
-        """Whether this process evaluates a matrix and follows its singular vectors."""
+        """Return whether this process evaluates a matrix and follows its singular vectors."""
         return self._owners[matrix.name] == rank()
 
     def followed(self, matrices: Sequence[MatrixEnergy]) -> list[Followed]:
-        """The clusters after one step, communicated as one sum.
+        """Return the clusters after one step, communicated as one sum.
 
         Each is computed by its matrix's owner, and then all but one of the summands are zero, so
         that the sum is exact. If processes have the rows of a matrix, each adds its part.
@@ -115,7 +115,7 @@ class Sharing:
         return StepOfAll.of(m.follow() if self.owns(m) else _nothing(m))
 
     def any(self, flags: Tensor) -> Tensor:
-        """Whether some process has raised each flag, as uint8."""
+        """Return whether some process has raised each flag, as uint8."""
         common = flags.to(meeting_device(flags.device), torch.uint8)
         with connected():
             dist.all_reduce(common, op=dist.ReduceOp.MAX)
@@ -140,7 +140,7 @@ class Sharing:
     def evaluations(
         self, matrices: Sequence[MatrixEnergy], coordinates: Mapping[str, Tensor]
     ) -> list[Evaluation]:
-        """The evaluations of matrices, in the order of the matrices.
+        """Return the evaluations of matrices, in the order of the matrices.
 
         Args:
             matrices: The matrices.
@@ -167,7 +167,7 @@ class Sharing:
     def evaluations_at(
         self, given: Iterable[tuple[MatrixEnergy, Tensor]], coordinates: Mapping[str, Tensor]
     ) -> dict[str, Evaluation]:
-        """The exact evaluations of those matrices that are spread over processes, by name.
+        """Return the exact evaluations of those matrices that are spread over processes, by name.
 
         Args:
             given: Matrices with values of their parameters. Caches are neither used nor changed.
@@ -318,7 +318,7 @@ def _no_flag(matrix: MatrixEnergy) -> Tensor:
 
 
 def _nothing(matrix: MatrixEnergy) -> Followed:
-    """A step of a cluster in which all numbers are 0, so that it adds nothing in a sum."""
+    """Return a step of a cluster in which all numbers are 0, so that it adds nothing in a sum."""
     assert matrix.cache is not None
     assert matrix.cache.leading is not None
     assert matrix.cache.leading.cluster is not None
@@ -338,7 +338,7 @@ class _Outline(NamedTuple):
 
 
 def _tensors(evaluation: Evaluation, matrix: MatrixEnergy) -> dict[str, Tensor]:
-    """The tensors of an evaluation by name."""
+    """Return the tensors of an evaluation by name."""
     named: dict[str, Tensor | None] = {"value": evaluation.value, "rest": evaluation.rest}
     if evaluation.top is not None:
         named |= {"slope": evaluation.slope, **evaluation.top._asdict()}
@@ -356,7 +356,7 @@ def _evaluation(
     matrix: MatrixEnergy,
     coordinates: Mapping[str, Tensor],
 ) -> Evaluation:
-    """The inverse of `_tensors`."""
+    """Return the inverse of `_tensors`."""
 
     def under(kind: str) -> dict[str, Tensor]:
         return {n.removeprefix(kind): t for n, t in named.items() if n.startswith(kind)}

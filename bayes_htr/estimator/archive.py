@@ -253,7 +253,7 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 
 
 def parameters_of_plain(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of `plain_parameters`; sequences become tuples.
+    """Return the inverse of `plain_parameters`; sequences become tuples.
 
     Raises:
         KeyError, TypeError, ValueError: The data are not what `plain_parameters` has returned.
@@ -292,7 +292,7 @@ def plain_labels(labels: npt.NDArray[Any]) -> dict[str, Any]:
 
 
 def labels_of_plain(plain: Mapping[str, Any]) -> npt.NDArray[Any]:
-    """The inverse of `plain_labels`.
+    """Return the inverse of `plain_labels`.
 
     Raises:
         KeyError, TypeError, ValueError: The data are not what `plain_labels` has returned.

@@ -354,7 +354,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         return self.posterior_.predict(self._standardised(X), samples, seed=self.seed_)
 
     def predict_proba(self, X: Any) -> Array:
-        """The probabilities of the classes, `(N, C)`, in the order of `classes_`.
+        """Return the probabilities of the classes, `(N, C)`, in the order of `classes_`.
 
         Raises:
             ValueError: The same errors as in `prediction`.
@@ -362,7 +362,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         return self.prediction(X).log_probs.double().softmax(1).numpy()
 
     def predict_log_proba(self, X: Any) -> Array:
-        """The logarithms of `predict_proba`, `(N, C)`.
+        """Return the logarithms of `predict_proba`, `(N, C)`.
 
         Raises:
             ValueError: The same errors as in `prediction`.
@@ -370,7 +370,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         return self.prediction(X).log_probs.double().log_softmax(1).numpy()
 
     def predict(self, X: Any) -> Array:
-        """The most probable labels, `(N,)`.
+        """Return the most probable labels, `(N,)`.
 
         Raises:
             ValueError: The same errors as in `prediction`.

@@ -68,17 +68,17 @@ class FitSettings:
     shard: bool = False
 
     def dataset(self, seed: int) -> Dataset:
-        """The data, split by a seed if the data set has no split of its own."""
+        """Return the data, split by a seed if the data set has no split of its own."""
         if is_own_data(self.data):
             return load_own(self.data, self.target, seed=seed)
         return load_dataset(self.data, self.data_dir, seed=seed)
 
     def network(self, data: Dataset, seed: int) -> nn.Module:
-        """The network with its initial weights."""
+        """Return the network with its initial weights."""
         return build_network(self.net, data.input_shape, data.num_classes, seed=seed)
 
     def of_members(self, data: Dataset, seed: int, init: Posterior | None) -> dict[str, Any]:
-        """The arguments of `fit` that make a mixture; none for a single member.
+        """Return the arguments of `fit` that make a mixture; none for a single member.
 
         Args:
             data: The data set.
@@ -121,7 +121,7 @@ class Job(NamedTuple):
 
 
 def seed_folder(out: Path, seeds: Sequence[int], seed: int) -> Path:
-    """The folder of a seed's fits; for the first seed it is `out` itself."""
+    """Return the folder of a seed's fits; for the first seed it is `out` itself."""
     return out if seed == seeds[0] else out / "seeds" / str(seed)
 
 

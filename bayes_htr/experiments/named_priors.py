@@ -39,7 +39,7 @@ class NamedPrior(NamedTuple):
     of_posterior: Prior | None = None
 
     def own(self, num_data: int, *, posterior: bool = False) -> float:
-        """The default strength.
+        """Return the default strength.
 
         Args:
             num_data: The number of training examples.

@@ -178,7 +178,7 @@ def _check_pair(path: Path, x: _Array, y: _Array) -> None:
 
 
 def _archive(path: Path, names: Sequence[str]) -> dict[str, _Array]:
-    """The arrays of an archive: those of the names, or those of a split."""
+    """Return the arrays of an archive: those of the names, or those of a split."""
     split = ("x_train", "y_train", "x_test", "y_test")
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -257,7 +257,7 @@ def _images_in(folder: Path) -> list[Path]:
 
 
 def _image(file: Path) -> _Array:
-    """An image as `(C, H, W)`, grey or RGB."""
+    """Return an image as `(C, H, W)`, grey or RGB."""
     try:
         from PIL import Image
     except ImportError as error:

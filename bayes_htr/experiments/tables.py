@@ -165,7 +165,7 @@ def _read(path: Path) -> tuple[list[str], list[list[str]]]:
 def _cells(
     path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], name: str
 ) -> list[str]:
-    """The cells of a column, none of which is empty."""
+    """Return the cells of a column, none of which is empty."""
     place = header.index(name)
     cells = [row[place].strip() for row in rows]
     if "" in cells:

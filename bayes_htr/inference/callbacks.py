@@ -32,7 +32,7 @@ class EpochEvent:
     _spectra: dict[str, Tensor] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def spectrum(self, name: str) -> Tensor:
-        """The eigenvalues of a weight matrix, which all callbacks of the epoch share.
+        """Return the eigenvalues of a weight matrix, which all callbacks of the epoch share.
 
         Args:
             name: The name of the matrix, as in `bayes_htr.matrices_of`.

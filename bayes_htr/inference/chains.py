@@ -347,7 +347,7 @@ def bulk_ess(draws: Tensor) -> float:
 
 
 def _halves(draws: Tensor) -> Tensor:
-    """Each chain as two, in float64; the middle one of an odd number of draws goes."""
+    """Return each chain as two, in float64; the middle one of an odd number of draws goes."""
     if draws.ndim != 2 or draws.shape[1] < FEWEST:
         raise ValueError(
             f"draws of shape {tuple(draws.shape)} must be (chains, draws) with at least {FEWEST} "

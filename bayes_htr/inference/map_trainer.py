@@ -229,7 +229,7 @@ class DistributedMAPTrainer(MAPTrainer, DistributedTrainer):
         torch.manual_seed(seed)
 
     def aligned(self) -> list[Tensor]:
-        """The tensors that process 0 gives to all: buffers and hyperparameters."""
+        """Return the tensors that process 0 gives to all: buffers and hyperparameters."""
         return [*self.net.buffers(), *self.energy.parameters(), *self.point.parameters()]
 
     def compute_gradients(

@@ -293,7 +293,7 @@ class DistributedSVITrainer(SVITrainer, DistributedTrainer):
         self.stream.seed(seed)
 
     def aligned(self) -> list[Tensor]:
-        """The tensors that process 0 gives to all: buffers of the network, and the guide."""
+        """Return the tensors that process 0 gives to all: buffers of the network, and the guide."""
         learnt = [self.guide, self.of_likelihood]
         tensors = [*self.net.buffers()]
         for module in learnt:

@@ -208,7 +208,7 @@ class Trainer(ABC):
         return metrics
 
     def named_score(self, where: str, mean: float) -> dict[str, float]:
-        """The likelihood's score under its name in the history; empty if there is none."""
+        """Return the likelihood's score under its name in the history; empty if there is none."""
         score = self.likelihood.named_score(mean)
         return {} if math.isnan(score) else {f"{where}_{self.likelihood.score_name}": score}
 

@@ -78,12 +78,12 @@ class Bernoulli(Likelihood):
         return dist.Bernoulli(logits=without_column(outputs, left), validate_args=False)
 
     def class_log_probs(self, outputs: Tensor) -> Tensor:
-        """The log probabilities of no and yes, `(N, 2)` or `(N, L, 2)`."""
+        """Return the log probabilities of no and yes, `(N, 2)` or `(N, L, 2)`."""
         logits = without_column(outputs, 0)
         return torch.stack([F.logsigmoid(-logits), F.logsigmoid(logits)], dim=-1)
 
     def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
-        """The logits of the average probabilities."""
+        """Return the logits of the average probabilities."""
         logits = torch.stack(list(outputs))
         return F.logsigmoid(logits).logsumexp(0) - F.logsigmoid(-logits).logsumexp(0)
 

@@ -148,14 +148,14 @@ class Categorical(Likelihood):
         return reason_against_outputs(logits.reshape(-1, logits.shape[-1]), net)
 
     def logits(self, outputs: Tensor, left: int = 0) -> Tensor:
-        """The logits with the classes last, `(*left, N, ..., C)`."""
+        """Return the logits with the classes last, `(*left, N, ..., C)`."""
         if self.class_dim is None and outputs.ndim - left < 4:
             return outputs
         dim = self._dim(outputs, left)
         return outputs if dim == outputs.ndim - 1 else outputs.movedim(dim, -1)
 
     def _dim(self, outputs: Tensor, left: int) -> int:
-        """The dimension of the classes, counted from the left."""
+        """Return the dimension of the classes, counted from the left."""
         own = outputs.ndim - left
         if self.class_dim is None:
             return left + (1 if own >= 4 else own - 1)
@@ -207,7 +207,7 @@ class Categorical(Likelihood):
         return self._at_labels(log_p, y)
 
     def averaged(self, outputs: Sequence[Tensor]) -> Tensor:
-        """The logarithms of the average probabilities, of the shape of the outputs."""
+        """Return the logarithms of the average probabilities, of the shape of the outputs."""
         dim = self._dim(outputs[0], 0)
         log_p = torch.stack([each.log_softmax(dim) for each in outputs])
         return log_p.logsumexp(0) - math.log(len(log_p))
@@ -215,7 +215,7 @@ class Categorical(Likelihood):
     def __call__(
         self, outputs: Tensor, y: Tensor, values: Mapping[str, Tensor] = NO_VALUES
     ) -> Tensor:
-        """The mean negative log likelihood over examples, 0-d.
+        """Return the mean negative log likelihood over examples, 0-d.
 
         Raises:
             DataError: The labels have another shape, or no integer dtype.
@@ -251,7 +251,7 @@ class Categorical(Likelihood):
         return dist.Categorical(logits=self.logits(outputs, left), validate_args=False)
 
     def class_log_probs(self, outputs: Tensor) -> Tensor:
-        """The log probabilities of the classes, `(N, ..., C)`."""
+        """Return the log probabilities of the classes, `(N, ..., C)`."""
         return self.logits(outputs).log_softmax(-1)
 
     def _observe(

@@ -90,7 +90,7 @@ def checked_inputs(
 
 
 def _is_several(x: Any, count: int | None, several: int | None) -> bool:
-    """Whether a sequence holds several inputs, and not examples one by one."""
+    """Return whether a sequence holds several inputs, and not examples one by one."""
     if not isinstance(x, list | tuple) or not x:
         return False
     lengths = [len(v) if getattr(v, "ndim", 0) else None for v in x]

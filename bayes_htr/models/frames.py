@@ -58,7 +58,7 @@ class FrameSite(TorchDistribution):
         return self
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """The log density of values `(..., n, K)`: `(...)`."""
+        """Return the log density of values `(..., n, K)`: `(...)`."""
         n, K, degrees = self.rows, self.columns, self.degrees
         constant = (
             degrees * K / 2 * math.log(degrees / 2)

@@ -19,7 +19,7 @@ Inputs: TypeAlias = "Tensor | tuple[Tensor, ...] | dict[str, Tensor]"
 
 
 def tensors_in(x: Inputs) -> list[Tensor]:
-    """The tensors of inputs."""
+    """Return the tensors of inputs."""
     if isinstance(x, Tensor):
         return [x]
     return list(x.values()) if isinstance(x, dict) else list(x)
@@ -35,7 +35,7 @@ def map_inputs(function: Callable[[Tensor], Tensor], x: Inputs) -> Inputs:
 
 
 def concatenated(parts: Sequence[Inputs]) -> Inputs:
-    """The inputs of several batches as those of one."""
+    """Return the inputs of several batches as those of one."""
     first = parts[0]
     if isinstance(first, Tensor):
         return torch.cat([part for part in parts if isinstance(part, Tensor)])
@@ -44,17 +44,17 @@ def concatenated(parts: Sequence[Inputs]) -> Inputs:
 
 
 def num_examples(x: Inputs) -> int:
-    """The number of examples."""
+    """Return the number of examples."""
     return len(tensors_in(x)[0])
 
 
 def device_of(x: Inputs) -> torch.device:
-    """The device of inputs."""
+    """Return the device of inputs."""
     return tensors_in(x)[0].device
 
 
 def describe_inputs(x: Inputs, *, dtypes: bool = True) -> str:
-    """The shapes of inputs, for an error message; also their dtypes, if asked for."""
+    """Return the shapes of inputs, for an error message; also their dtypes, if asked for."""
 
     def described(t: Tensor) -> str:
         return f"{tuple(t.shape)}" + (f" and dtype {t.dtype}" if dtypes else "")
@@ -67,7 +67,7 @@ def describe_inputs(x: Inputs, *, dtypes: bool = True) -> str:
 
 
 def call(net: Callable[..., Any], x: Inputs) -> Any:
-    """The outputs of a network for a batch."""
+    """Return the outputs of a network for a batch."""
     if isinstance(x, Tensor):
         result = net(x)
     elif isinstance(x, dict):
@@ -78,7 +78,7 @@ def call(net: Callable[..., Any], x: Inputs) -> Any:
 
 
 def call_with(net: nn.Module, tensors: Mapping[str, Tensor], x: Inputs) -> Any:
-    """The outputs of a network whose parameters and buffers have other values, by path."""
+    """Return the outputs of a network whose parameters and buffers have other values, by path."""
 
     def called(*args: Tensor, **kwargs: Tensor) -> Any:
         return functional_call(net, dict(tensors), args, kwargs)

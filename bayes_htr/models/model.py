@@ -108,7 +108,7 @@ class BayesianModel:
         coordinates: Coordinates = "map",
         epoch: int | None = None,
     ) -> Tensor:
-        """`num_data / batch * log p(y | x, W) + log prior(W)`.
+        """Return `num_data / batch * log p(y | x, W) + log prior(W)`.
 
         Args:
             params: In `"map"`, parameters by name and hyperparameters in unconstrained
@@ -208,7 +208,7 @@ class BayesianModel:
         return model
 
     def densities(self, epoch: int | None = None) -> Densities:
-        """The parameters with their priors as densities at an epoch.
+        """Return the parameters with their priors as densities at an epoch.
 
         Raises:
             PriorError: A prior that is no density.
@@ -261,12 +261,12 @@ class BayesianModel:
         return energy
 
     def _likelihood_values(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The likelihood's hyperparameters, from their unconstrained coordinates."""
+        """Return the likelihood's hyperparameters, from their unconstrained coordinates."""
         own = self.likelihood.hyperparameters
         return {name: h.value(values[name]) for name, h in own.items()}
 
     def _draw_values(self) -> dict[str, Tensor]:
-        """The sites of the likelihood's hyperparameters."""
+        """Return the sites of the likelihood's hyperparameters."""
         like = torch.zeros((), dtype=self._dtype())
         return {
             name: pyro.sample(name, hyperparameter.distribution(like))
@@ -274,7 +274,7 @@ class BayesianModel:
         }
 
     def _dtype(self) -> torch.dtype:
-        """The dtype of real-valued labels: that of the network, float32 at least."""
+        """Return the dtype of real-valued labels: that of the network, float32 at least."""
         dtype = input_dtype(self.net)
         return dtype if dtype in (torch.float32, torch.float64) else torch.float32
 
@@ -310,7 +310,7 @@ class BayesianModel:
         return call_with(root, weights | buffers, x)
 
     def _latents(self) -> dict[str, Tensor]:
-        """The unconstrained coordinates of all hyperparameters, where training starts."""
+        """Return the unconstrained coordinates of all hyperparameters, where training starts."""
         own = self.likelihood.hyperparameters
         starts = {name: h.start().to(self._dtype()) for name, h in own.items()}
         return self._energy.latents() | starts
@@ -321,7 +321,7 @@ class BayesianModel:
         return {name: value.detach() for name, value in (own | self._latents()).items()}
 
     def _parameters(self) -> dict[str, Tensor]:
-        """All parameters of the network by name."""
+        """Return all parameters of the network by name."""
         root = unwrap(self.net)
         return {name: root.get_parameter(path) for name, path in self._paths.items()}
 
@@ -408,7 +408,7 @@ def _log_density(
     y: Tensor,
     num_data: int,
 ) -> Tensor:
-    """The log density of a program at values of all its sites."""
+    """Return the log density of a program at values of all its sites."""
     with isolated_randomness():  # a network may draw
         trace = pyro.poutine.trace(_Given(params)(program)).get_trace(x, y, num_data=num_data)
     sites = [

@@ -71,7 +71,7 @@ def _without_gradient(p: ParameterPrior) -> ParameterPrior:
 
 
 def weight_site(p: ParameterPrior, hyper: Mapping[str, Tensor]) -> WeightSite:
-    """The distribution of a parameter, given hyperparameters of a batch shape."""
+    """Return the distribution of a parameter, given hyperparameters of a batch shape."""
     start = p.parameter.tensor
     if not p.matrices:
         return WeightSite(p.name, start, reason=f"no prior on {p.name}")
@@ -128,7 +128,7 @@ def _refuse_plates() -> None:
 
 
 def held_frames(parameters: list[ParameterPrior]) -> dict[str, tuple[Tensor, Tensor]]:
-    """The singular vectors of the present weights of spectral matrices, by name."""
+    """Return the singular vectors of the present weights of spectral matrices, by name."""
     frames = {}
     for p in parameters:
         split = p.split(p.parameter.tensor.detach())
@@ -192,21 +192,21 @@ def _inside(term: ResolvedTerm, x: Tensor, hyper: Mapping[str, Tensor]) -> Tenso
 
 
 def _like(parameters: list[ParameterPrior]) -> Tensor:
-    """A tensor with the dtype and the device of hyperparameters."""
+    """Return a tensor with the dtype and the device of hyperparameters."""
     if not parameters:
         return torch.zeros(())
     return _precise(parameters[0].parameter.tensor.detach())
 
 
 def _precise(tensor: Tensor) -> Tensor:
-    """A tensor in at least float32, because half precision is too inaccurate for spectra."""
+    """Return a tensor in at least float32, because half precision is too inaccurate for spectra."""
     return tensor if tensor.dtype in (torch.float32, torch.float64) else tensor.float()
 
 
 def _hyperparameters(
     parameters: list[ParameterPrior], frozen: Sequence[ParameterPrior]
 ) -> dict[str, Tensor]:
-    """The sites of all hyperparameters, and the density of frozen parameters given them."""
+    """Return the sites of all hyperparameters, and the density of frozen parameters given them."""
     like = _like(parameters)
     values = {
         name: pyro.sample(name, hyperparameter.distribution(like))
@@ -223,7 +223,7 @@ def _sample_matrix(
     frames: tuple[Tensor, Tensor] | None,
     like: Tensor,
 ) -> Tensor:
-    """The sites of one matrix.
+    """Return the sites of one matrix.
 
     Args:
         prior: The density of the matrix.
@@ -260,7 +260,7 @@ def _sample_matrix(
 def _spectrum(
     prior: MatrixPrior, term: ResolvedTerm, values: Mapping[str, Tensor], like: Tensor
 ) -> Tensor:
-    """The eigenvalues, from the sites of the first spectral factor."""
+    """Return the eigenvalues, from the sites of the first spectral factor."""
     name, K, law = prior.name, prior.rank, term.law(values, like)
     if term.statistic.of_largest:
         top = pyro.sample(f"{name}:lambda_max", law)

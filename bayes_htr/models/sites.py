@@ -49,7 +49,7 @@ class _Around(constraints.Constraint):
         super().__init__()
 
     def check(self, value: Tensor) -> Any:
-        """Whether values are numbers."""
+        """Return whether values are numbers."""
         return constraints.real.check(value)
 
 
@@ -106,12 +106,12 @@ class WeightSite(TorchDistribution):
         return constraints.real
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> WeightSite:
-        """The same distribution for a batch of values."""
+        """Return the same distribution for a batch of values."""
         own = (self.name, self.start, self.density, self.draw)
         return WeightSite(*own, reason=self.reason, batch_shape=torch.Size(batch_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """The log density of values `(..., *event_shape)`: `(...)`, in their dtype."""
+        """Return the log density of values `(..., *event_shape)`: `(...)`, in their dtype."""
         value = with_data_dimension(value, len(self.event_shape))
         if self.density is not None:
             return self.density(value)
@@ -135,7 +135,7 @@ class WeightSite(TorchDistribution):
 
     @torch.no_grad()
     def _draws(self, sample_shape: torch.Size) -> tuple[Tensor, str | None]:
-        """The draws, and the reason why there are none."""
+        """Return the draws, and the reason why there are none."""
         shape = sample_shape + self.batch_shape
         reason = self.reason
         if self.draw is not None:

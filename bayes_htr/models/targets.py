@@ -100,12 +100,12 @@ class NormalNoise(Likelihood, abstract=True):  # in files it is the law
         return dist.Normal(mean, sigma, validate_args=False)
 
     def score(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """The mean squared error over the targets of each example, summed."""
+        """Return the mean squared error over the targets of each example, summed."""
         error = (without_column(outputs.detach(), 0) - y).double().square()
         return error.sum() / max(1, error[:1].numel())
 
     def named_score(self, mean: float) -> float:
-        """The root mean squared error."""
+        """Return the root mean squared error."""
         return float(mean**0.5) if mean >= 0 else mean
 
 
@@ -187,7 +187,7 @@ class FromCallable(Likelihood, abstract=True):  # no file can name it
         return self.make(outputs)
 
     def score(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """The mean squared error of the distribution's mean, summed; NaN if it has none."""
+        """Return the mean squared error of the distribution's mean, summed; NaN if it has none."""
         return self.mixture_score([outputs], y)
 
     def mixture_score(self, outputs: Sequence[Tensor], y: Tensor) -> Tensor:
@@ -199,7 +199,7 @@ class FromCallable(Likelihood, abstract=True):  # no file can name it
         return error.sum() / max(1, error[:1].numel())
 
     def named_score(self, mean: float) -> float:
-        """The root mean squared error."""
+        """Return the root mean squared error."""
         return float(mean**0.5) if mean >= 0 else mean
 
 

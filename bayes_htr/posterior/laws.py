@@ -52,14 +52,14 @@ class StatisticDistribution:
         return self.term.statistic.of_largest
 
     def scored(self, eigenvalues: Tensor) -> Tensor:
-        """The values that have the law, ascending, for eigenvalues `(S, K)`.
+        """Return the values that have the law, ascending, for eigenvalues `(S, K)`.
 
         These are all eigenvalues, all singular values, or the largest eigenvalue.
         """
         return self.term.statistic.of_eigenvalues(eigenvalues.sort(1).values)
 
     def eigenvalues(self, x: Tensor) -> Tensor:
-        """The eigenvalues for values of the statistic."""
+        """Return the eigenvalues for values of the statistic."""
         return self.term.statistic.to_eigenvalues(x)
 
     def hyperparameters(
@@ -150,7 +150,7 @@ class DeclaredPriors:
 
     @classmethod
     def of(cls, priors: Priors, net: nn.Module) -> DeclaredPriors:
-        """The priors of a network's matrices."""
+        """Return the priors of a network's matrices."""
         matrices: dict[str, MatrixPrior | None] = {}
         for parameter in priors.resolve(net):
             matrices |= dict.fromkeys(m.name for m in parameter.parameter.matrices)
@@ -158,7 +158,7 @@ class DeclaredPriors:
         return cls(matrices)
 
     def prior(self, name: str) -> MatrixPrior:
-        """The density that the prior of a matrix states, whatever its strength.
+        """Return the density that the prior of a matrix states, whatever its strength.
 
         Raises:
             PriorError: The prior states none; the message names the matrices whose priors do.
@@ -170,7 +170,7 @@ class DeclaredPriors:
             raise PriorError(f"{error}. Matrices with a distribution: {having}") from error
 
     def law(self, name: str) -> StatisticDistribution:
-        """The law of the spectrum of a matrix.
+        """Return the law of the spectrum of a matrix.
 
         Raises:
             PriorError: The prior states none; the message names the matrices whose priors do.
@@ -210,7 +210,7 @@ class DeclaredPriors:
 
 
 def law_of(prior: Prior, name: str, shape: tuple[int, int]) -> StatisticDistribution:
-    """The law that a single prior states for the spectrum of a matrix.
+    """Return the law that a single prior states for the spectrum of a matrix.
 
     Raises:
         PriorError: The prior does not state a law.
@@ -222,7 +222,7 @@ def law_of(prior: Prior, name: str, shape: tuple[int, int]) -> StatisticDistribu
 
 
 def spectrum_law(density: MatrixPrior) -> StatisticDistribution:
-    """The law of the spectrum under a density.
+    """Return the law of the spectrum under a density.
 
     Raises:
         PriorError: The density is a product, or a law of entries.
@@ -233,7 +233,7 @@ def spectrum_law(density: MatrixPrior) -> StatisticDistribution:
 
 
 def hyperparameters_of(priors: Priors, net: nn.Module) -> dict[str, Hyperparameter]:
-    """All hyperparameters with hyperpriors by name; a Gamma tail index is one of them."""
+    """Return all hyperparameters with hyperpriors by name; a Gamma tail index is one of them."""
     return hyperparameters_by_name(priors.resolve(net))
 
 
@@ -259,7 +259,7 @@ def prior_lambda_max(prior: MatrixPrior, seed: int = 0) -> Tensor:
 
 
 def quantiles(law: Any, p: Tensor) -> Tensor:
-    """The quantiles of a positive law at probabilities `p`, `(k,)`: `(k,)` or `(S, k)`."""
+    """Return the quantiles of a positive law at probabilities `p`, `(k,)`: `(k,)` or `(S, k)`."""
     try:
         return law.icdf(p)
     except NotImplementedError:  # Gamma has none in Torch
@@ -273,7 +273,7 @@ def quantiles(law: Any, p: Tensor) -> Tensor:
 
 
 def _density(law: Any, x: Tensor) -> Tensor:
-    """The density at `x`, `(B,)`, averaged over hyperparameters; 0 outside the support."""
+    """Return the density at `x`, `(B,)`, averaged over hyperparameters; 0 outside the support."""
     inside = law.support.check(x)
     log_prob = law.log_prob(torch.where(inside, x, _inside(law)))
     density = torch.where(inside, log_prob.exp(), 0.0)

@@ -85,7 +85,7 @@ class PosteriorMixture(Posterior):
         )
 
     def hyperparameters(self) -> dict[str, float]:
-        """The hyperparameters that have hyperpriors, by name, averaged over the members."""
+        """Return the hyperparameters that have hyperpriors, by name, averaged over the members."""
         each = [member.hyperparameters() for member in self.members]
         return {name: statistics.fmean(values[name] for values in each) for name in each[0]}
 
@@ -194,12 +194,12 @@ class PosteriorMixture(Posterior):
             yield from member._draws(count, seed)
 
     def _each(self, samples: int) -> int:
-        """The number of draws of each member."""
+        """Return the number of draws of each member."""
         return -(-whole_number(samples, "samples", at_least=1) // len(self.members))
 
 
 def member_folder(path: Path, number: int) -> Path:
-    """The run folder of a member of the mixture in a folder."""
+    """Return the run folder of a member of the mixture in a folder."""
     return path / MEMBERS / str(number)
 
 

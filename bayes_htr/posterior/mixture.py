@@ -125,7 +125,7 @@ class MixturePrediction(Printable):
         return self.likelihood.mixture_pointwise(list(self.outputs), y, self.values)
 
     def cdf(self, y: Any) -> Tensor:
-        """The probability of a target of at most `y`, `(N, ...)`.
+        """Return the probability of a target of at most `y`, `(N, ...)`.
 
         Raises:
             DataError: The distribution that the likelihood makes does not tell it.
@@ -137,7 +137,7 @@ class MixturePrediction(Printable):
             raise self._missing("distribution function (cdf)") from error
 
     def quantile(self, q: float) -> Tensor:
-        """The `q`-quantile of each target, `(N, ...)`.
+        """Return the `q`-quantile of each target, `(N, ...)`.
 
         It is found by bisection; from 1000 draws where the distribution has no quantiles.
         """
@@ -155,7 +155,7 @@ class MixturePrediction(Printable):
         return (low + high) / 2
 
     def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """The ends of the central interval of a probability: two tensors `(N, ...)`."""
+        """Return the ends of the central interval of a probability: two tensors `(N, ...)`."""
         level = number(level, "level", above=0, below=1)
         return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
 
@@ -188,7 +188,7 @@ class MixturePrediction(Printable):
         return torch.stack(rows)
 
     def crps(self, y: Any) -> Tensor:
-        """The continuous ranked probability score of targets, `(N, ...)`, in float64.
+        """Return the continuous ranked probability score of targets, `(N, ...)`, in float64.
 
         `E|X - y| - E|X - X'| / 2`: in closed form for mixtures of normal distributions (Grimit et
         al. 2006), else from 1000 draws.
@@ -244,7 +244,7 @@ class MixturePrediction(Printable):
 
 
 def _mean_distance(mean: Tensor, variance: Tensor) -> Tensor:
-    """`E|X|` of normal `X`."""
+    """Return `E|X|` of normal `X`."""
     scale = variance.sqrt()
     z = mean / scale
     density = (-z.square() / 2).exp() / math.sqrt(2 * math.pi)

@@ -346,7 +346,7 @@ def _draw_tail(ax: Axes, spectrum: PlottedSpectrum, color: str, bars: Any) -> No
 
 
 def _filled(text: str) -> str:
-    """A text of a legend in lines of limited length."""
+    """Return a text of a legend in lines of limited length."""
     return textwrap.fill(text, _LEGEND)
 
 

@@ -111,7 +111,7 @@ class Posterior:
         return net
 
     def hyperparameters(self) -> dict[str, float]:
-        """The hyperparameters that have hyperpriors, by name, at the centre of the guide.
+        """Return the hyperparameters that have hyperpriors, by name, at the centre of the guide.
 
         For a point mass they are at the mode. A tail index that MAP integrates out is not included.
         """
@@ -132,11 +132,11 @@ class Posterior:
         return self._guide.coordinates(self._hyperpriors())
 
     def _hyperpriors(self) -> dict[str, Hyperparameter]:
-        """All hyperparameters with hyperpriors by name, those of the likelihood included."""
+        """Return all hyperparameters with hyperpriors by name, those of the likelihood included."""
         return hyperparameters_of(self.priors, self._net) | self.likelihood.hyperparameters
 
     def predict(self, x: Any, samples: int = 32, *, seed: int = 0) -> Any:
-        """The predictive distribution of inputs.
+        """Return the predictive distribution of inputs.
 
         Args:
             x: Inputs `(N, ...)`, a tensor or an array; a dictionary of these for a network that is
@@ -358,7 +358,7 @@ class Posterior:
     def _predict(
         self, batches: Batches, samples: int, seed: int
     ) -> tuple[Prediction | MixturePrediction, Tensor]:
-        """The prediction and the labels, in the order of one pass through the data."""
+        """Return the prediction and the labels, in the order of one pass through the data."""
         samples, seed = whole_number(samples, "samples", at_least=1), whole_number(seed, "seed")
 
         own = self.likelihood.hyperparameters

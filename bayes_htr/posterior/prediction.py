@@ -48,7 +48,7 @@ class Prediction(Printable):
 
     @classmethod
     def joined(cls, parts: Sequence[Prediction]) -> Prediction:
-        """The prediction of several sets of examples, one after another."""
+        """Return the prediction of several sets of examples, one after another."""
         log_probs = torch.cat([part.log_probs for part in parts])
         return cls(log_probs, torch.cat([part.mutual_information for part in parts]))
 
@@ -88,7 +88,7 @@ class Prediction(Printable):
         return f"Prediction({'x'.join(map(str, shape))} labels, {classes} classes)"
 
     def parts(self, width: int) -> Sequence[Table | str]:
-        """The first labels with their probability and uncertainty, in nats."""
+        """Return the first labels with their probability and uncertainty, in nats."""
         classes = self.log_probs.shape[-1]
         probs = self.probs.reshape(-1, classes)
         columns = (self.entropy, self.mutual_information)
@@ -165,7 +165,7 @@ def predict_batches(
 def _predict(
     draws: Iterable[Draw], chunk: list[tuple[Inputs, Tensor]], likelihood: Likelihood
 ) -> Prediction | MixturePrediction:
-    """The average prediction of draws for a chunk of batches."""
+    """Return the average prediction of draws for a chunk of batches."""
     outputs = ((_outputs(draw.network, chunk), draw.values) for draw in draws)
     first, values = next(outputs)
     if likelihood.class_log_probs(first) is None:
@@ -184,7 +184,7 @@ def _log_probs(outputs: Tensor, likelihood: Likelihood) -> Tensor:
 
 
 def _outputs(network: Callable[[Inputs], Any], chunk: list[tuple[Inputs, Tensor]]) -> Tensor:
-    """The outputs for all batches, on the CPU, in float32 at least."""
+    """Return the outputs for all batches, on the CPU, in float32 at least."""
     outputs = torch.cat([network(x).cpu() for x, _ in chunk])
     return outputs if outputs.dtype == torch.float64 else outputs.float()
 
@@ -249,7 +249,7 @@ def prior_predictive(
     *,
     epoch: int | None = None,
 ) -> Any:
-    """The predictive distribution before any data: predictions averaged over prior draws.
+    """Return the predictive distribution before any data: predictions averaged over prior draws.
 
     The draws are those of `sample_prior(model, samples, seed=seed)`, and all of them are in memory
     at once. The network is in evaluation mode and keeps its present buffers.

@@ -80,7 +80,7 @@ class Scores(Printable, dict[str, float]):
         return type(self), (dict(self), self.standard_errors, self.num_examples)
 
     def parts(self, width: int) -> Sequence[Table | str]:
-        """A row for each score, with as many digits as the standard error leaves."""
+        """Return a row for each score, with as many digits as the standard error leaves."""
         table = compact_table("score", "value", "standard error")
         for name, value in self.items():
             error = self.standard_errors.get(name, math.nan)
@@ -95,7 +95,7 @@ class Scores(Printable, dict[str, float]):
 def scores(
     prediction: Prediction | MixturePrediction, y: Tensor, likelihood: Likelihood | None = None
 ) -> dict[str, float]:
-    """The scores of `measured`, without their standard errors."""
+    """Return the scores of `measured`, without their standard errors."""
     return {name: score.value for name, score in measured(prediction, y, likelihood).items()}
 
 
@@ -228,11 +228,11 @@ class _Examples:
 
     @classmethod
     def of(cls, y: Tensor) -> _Examples:
-        """The examples of labels `(N, ...)` that all count."""
+        """Return the examples of labels `(N, ...)` that all count."""
         return cls(torch.arange(len(y)).repeat_interleave(y[:1].numel()), len(y))
 
     def mean(self, values: Tensor) -> Score:
-        """The mean of a number per label, `(L,)` in their order, and its standard error."""
+        """Return the mean of a number per label, `(L,)` in their order, and its standard error."""
         values = values.double().flatten()
         mean = values.mean()
         excess = torch.zeros(self.count, dtype=torch.float64)
@@ -246,7 +246,7 @@ class _Examples:
 def ood_scores(
     inside: Prediction | MixturePrediction, outside: Prediction | MixturePrediction
 ) -> dict[str, float]:
-    """The scores of `detection`, without their standard errors."""
+    """Return the scores of `detection`, without their standard errors."""
     return {name: score.value for name, score in detection(inside, outside).items()}
 
 
@@ -280,7 +280,7 @@ def detection(
 
 
 def auroc(positive: Tensor, negative: Tensor) -> float:
-    """The probability that a positive example scores above a negative one.
+    """Return the probability that a positive example scores above a negative one.
 
     Ties count as halves. This is the area under the ROC curve (Hanley & McNeil 1982), computed from
     ranks as the Mann-Whitney statistic.

@@ -75,7 +75,7 @@ class PosteriorSpectra(Printable, Mapping[str, Tensor]):
 
     @classmethod
     def pooled(cls, parts: Sequence[PosteriorSpectra]) -> PosteriorSpectra:
-        """The draws of the members of a mixture, those of one member after those of another.
+        """Return the draws of the members of a mixture, those of one member after those of another.
 
         Args:
             parts: The spectra of each member, of the same matrices under the same priors.
@@ -102,7 +102,7 @@ class PosteriorSpectra(Printable, Mapping[str, Tensor]):
         return f"PosteriorSpectra({len(self.members)} draws of {', '.join(self) or 'no matrix'})"
 
     def parts(self, width: int) -> Sequence[Table | str]:
-        """The number of draws, and the table of `summary`."""
+        """Return the number of draws, and the table of `summary`."""
         count = plural(len(self.members), "draw")
         return [f"{count} of each spectrum", *self.summary().parts(width)]
 
@@ -117,7 +117,7 @@ class PosteriorSpectra(Printable, Mapping[str, Tensor]):
         fraction: float | None = None,
         seed: int = 0,
     ) -> Interval:
-        """The exponent of the density of the tail, with its credible interval.
+        """Return the exponent of the density of the tail, with its credible interval.
 
         Consider a spectrum whose tail consists of its n largest eigenvalues, and a power law that
         starts at the smallest of them, xmin. Under Jeffreys' prior the posterior of the tail index
@@ -173,7 +173,7 @@ class PosteriorSpectra(Printable, Mapping[str, Tensor]):
         return self._tails[name]
 
     def typical(self, name: str) -> np.ndarray:
-        """The geometric mean over the draws at each rank: `(K,)`, descending."""
+        """Return the geometric mean over the draws at each rank: `(K,)`, descending."""
         lam = self[name].double().numpy()
         if len(lam) == 1:
             return lam[0]
@@ -186,7 +186,7 @@ class PosteriorSpectra(Printable, Mapping[str, Tensor]):
         return hill(lam, fraction, exponent=exponent, name=name)  # type: ignore[arg-type]
 
     def lambda_max(self, name: str) -> Tensor:
-        """The largest eigenvalue of each draw: `(S,)`."""
+        """Return the largest eigenvalue of each draw: `(S,)`."""
         return self[name][:, 0]
 
     def stable_rank(self, name: str) -> Tensor:
@@ -199,7 +199,7 @@ class PosteriorSpectra(Printable, Mapping[str, Tensor]):
         return SpectraSummary(tuple(self.row(name, level) for name in self), level)
 
     def row(self, name: str, level: float = 0.95) -> SummaryRow:
-        """The summary of one matrix, with intervals of a probability."""
+        """Return the summary of one matrix, with intervals of a probability."""
         tail = self.tail(name)
         alpha, problem, doubt = None, tail.problem, ""
         if not problem:
@@ -338,7 +338,7 @@ class PosteriorSpectra(Printable, Mapping[str, Tensor]):
 
 
 def network_spectra(net: nn.Module, layouts: Layouts = ()) -> dict[str, Tensor]:
-    """The spectrum of every matrix of a network by name, on the CPU: `(K,)` each.
+    """Return the spectrum of every matrix of a network by name, on the CPU: `(K,)` each.
 
     Of the product of an adapter's factors, the eigenvalues that are always zero are left out.
 
@@ -355,7 +355,7 @@ def network_spectra(net: nn.Module, layouts: Layouts = ()) -> dict[str, Tensor]:
 
 
 def plotted_spectrum(spectra: PosteriorSpectra, name: str, label: str = "") -> PlottedSpectrum:
-    """What `plots.plot_spectrum` needs to know about a matrix.
+    """Return what `plots.plot_spectrum` needs to know about a matrix.
 
     Args:
         spectra: The draws.

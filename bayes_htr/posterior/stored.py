@@ -38,7 +38,7 @@ class StoredRun(NamedTuple):
 
 
 def stored_weights(net: nn.Module, coordinates: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The content of the file of the weights.
+    """Return the content of the file of the weights.
 
     Args:
         net: The network.
@@ -95,7 +95,7 @@ def read_run(path: str | PathLike[str], net: nn.Module, likelihood: Any = None) 
 
 
 def _read_guide(folder: RunFolder, description: Any, model: BayesianModel) -> Guide:
-    """The guide that a run folder holds.
+    """Return the guide that a run folder holds.
 
     Raises:
         CheckpointError: The files are truncated or foreign, or of another network.

@@ -48,7 +48,7 @@ class Interval:
 
 
 def interval_of(draws: Tensor, level: float) -> Interval:
-    """A quantity of which there are draws `(S,)`, with its equal-tailed interval."""
+    """Return a quantity of which there are draws `(S,)`, with its equal-tailed interval."""
     values = draws.double().numpy()
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(values.mean()), float(values.std()), float(low), float(high), values)
@@ -100,7 +100,7 @@ class SpectraSummary(Printable):
     level: float
 
     def parts(self, width: int) -> Sequence[Table | str]:
-        """A row for each matrix, and the note on exponents."""
+        """Return a row for each matrix, and the note on exponents."""
         table = compact_table("matrix", "K", "tail", "alpha", "lambda_max", "stable rank")
         for row in self.rows:
             in_tail = "-" if row.n_tail is None else str(row.n_tail)
@@ -110,7 +110,7 @@ class SpectraSummary(Printable):
 
 
 def alpha_note(rows: Iterable[SummaryRow], level: float) -> str:
-    """The note below a table of exponents: the estimator, and what its interval means.
+    """Return the note below a table of exponents: the estimator, and what its interval means.
 
     If an exponent has a question mark, the note also says what the mark means.
     """
@@ -127,7 +127,7 @@ def alpha_note(rows: Iterable[SummaryRow], level: float) -> str:
 
 
 def _text(interval: Interval) -> str:
-    """The mean, and the interval unless it has no width."""
+    """Return the mean, and the interval unless it has no width."""
     if interval.low == interval.high:
         return f"{interval.mean:.3g}"
     return f"{interval.mean:.3g} [{interval.low:.3g}, {interval.high:.3g}]"

@@ -40,7 +40,7 @@ class Assignment:
     used: dict[str, int] = field(default_factory=dict)
 
     def of(self, parameter: Parameter) -> ParameterPrior:
-        """The prior of a parameter.
+        """Return the prior of a parameter.
 
         Raises:
             PriorError: A spectral prior is given to a parameter that holds no matrix.
@@ -63,7 +63,7 @@ class Assignment:
         return ParameterPrior(parameter, first.stated, first.pattern, note, tuple(priors), flat)
 
     def matrix(self, prior: Prior, matrix: Matrix, pattern: str) -> MatrixPrior:
-        """A prior on a matrix."""
+        """Return a prior on a matrix."""
         return MatrixPrior.of(
             prior,
             matrix.name,
@@ -203,7 +203,7 @@ def _matches(pattern: str, parameter: Parameter) -> bool:
 
 
 def _matches_parts(pattern: str, parameter: Parameter) -> bool:
-    """Whether a pattern matches a parameter from which a weight is computed."""
+    """Return whether a pattern matches a parameter from which a weight is computed."""
     computed = parameter.computed
     return computed is not None and any(matches_name(pattern, [p]) for p in computed.part_paths)
 

@@ -83,7 +83,7 @@ class Gamma(Law):
         return super().is_proper(strength) and integrable
 
     def concentration_and_rate(self) -> tuple[float, float]:
-        """Both arguments of a hyperprior, which have to be numbers."""
+        """Return both arguments of a hyperprior, which have to be numbers."""
         assert isinstance(self.concentration, float)
         assert isinstance(self.rate, float)
         return self.concentration, self.rate

@@ -101,7 +101,7 @@ def evaluate(
 def _energy(
     prior: MatrixPrior, view: MatrixView, strengths: Sequence[float], values: Values
 ) -> tuple[Tensor, float]:
-    """The energy of a matrix without the terms that do not act.
+    """Return the energy of a matrix without the terms that do not act.
 
     Args:
         prior: The prior of the matrix.

@@ -66,7 +66,7 @@ class Explanation(Printable):
     notes: tuple[str, ...] = ()
 
     def table(self, columns: Sequence[str] | None = None) -> Table:
-        """The rows as a `rich` table.
+        """Return the rows as a `rich` table.
 
         Args:
             columns: Names of the fields to show; by default all fields that are not empty.
@@ -80,7 +80,7 @@ class Explanation(Printable):
         return table
 
     def parts(self, width: int) -> Sequence[Table | str]:
-        """A table with as many columns as the width has room for, and the notes below it."""
+        """Return a table with as many columns as the width has room for, and the notes below it."""
         shown, left_out = self._shown(), []
         table = self.table(shown)
         for name in _EXPENDABLE:
@@ -101,7 +101,7 @@ class Explanation(Printable):
 def explained(
     parameter: ParameterPrior, num_data: int | None = None, notes: list[str] | None = None
 ) -> list[ExplainedRow]:
-    """The rows of one parameter: one for each of its matrices, or one for a vector.
+    """Return the rows of one parameter: one for each of its matrices, or one for a vector.
 
     Args:
         parameter: The parameter with its prior.

@@ -66,7 +66,7 @@ class TailIndexed(Law, abstract=True):
 
     @abstractmethod
     def log_ratio(self, x: Tensor, a: Arguments) -> Tensor:
-        """`r(x)` with `P(X > x) = exp(-tail_index r(x))`."""
+        """Return `r(x)` with `P(X > x) = exp(-tail_index r(x))`."""
 
     @abstractmethod
     def log_slope(self, x: Tensor, a: Arguments) -> Tensor:

@@ -69,7 +69,7 @@ class Hill(Value):
             raise PriorError(f"Hill exponent={self.exponent!r} must be 'density' or 'tail'")
 
     def __call__(self, eigenvalues: Tensor, name: str) -> Tensor:
-        """The estimate, 0-d; see `bayes_htr.hill`."""
+        """Return the estimate, 0-d; see `bayes_htr.hill`."""
         return hill(eigenvalues, self.fraction, exponent=self.exponent, name=name)
 
 
@@ -150,14 +150,14 @@ class Law(Value, abstract=True):
         return None
 
     def is_proper(self, strength: float = 1.0) -> bool:
-        """Whether `p^strength` has a finite integral, given its hyperparameters.
+        """Return whether `p^strength` has a finite integral, given its hyperparameters.
 
         A law with a plug-in estimate is not a density.
         """
         return self.normalised and self.hill is None and strength > 0
 
     def _tail_is_finite(self, alpha: Any, strength: float) -> bool:
-        """Whether `x^(-strength alpha)` is integrable at infinity.
+        """Return whether `x^(-strength alpha)` is integrable at infinity.
 
         An exponent with a hyperprior has a finite tail at strength 1.
         """
@@ -165,12 +165,12 @@ class Law(Value, abstract=True):
 
     @abstractmethod
     def energy(self, x: Tensor, a: Arguments) -> Tensor:
-        """`-log p(x)` for each element of `x`, without terms that do not depend on `x`."""
+        """Return `-log p(x)` for each element of `x`, without terms that do not depend on `x`."""
 
     def total_energy(
         self, x: Tensor, a: Arguments, start: Tensor | None = None, strength: float = 1.0
     ) -> Tensor:
-        """`-strength` times the log density of all elements of `x`: 0-d.
+        """Return `-strength` times the log density of all elements of `x`: 0-d.
 
         Constants are dropped where no argument is a hyperparameter, and kept where one is, since
         they depend on it.
@@ -190,10 +190,10 @@ class Law(Value, abstract=True):
 
     @abstractmethod
     def distribution_of(self, a: Arguments) -> Any:
-        """The Pyro distribution for these arguments."""
+        """Return the Pyro distribution for these arguments."""
 
     def distribution(self) -> Any:
-        """The Pyro distribution of a law whose arguments are numbers.
+        """Return the Pyro distribution of a law whose arguments are numbers.
 
         Raises:
             PriorError: An argument is a plug-in estimate, a hyperprior, or missing.
@@ -264,21 +264,21 @@ class Hyperparameter:
     law: Law
 
     def distribution(self, like: Tensor) -> Any:
-        """The hyperprior in the precision and on the device of `like`."""
+        """Return the hyperprior in the precision and on the device of `like`."""
         return self.law.distribution_of(self.law.numbers_like(like))
 
     def value(self, u: Tensor) -> Tensor:
-        """The hyperparameter at the unconstrained coordinate `u`."""
+        """Return the hyperparameter at the unconstrained coordinate `u`."""
         result: Tensor = biject_to(self.distribution(u).support)(u)
         return result
 
     def coordinate(self, value: Tensor) -> Tensor:
-        """The unconstrained coordinate of a value of the hyperparameter."""
+        """Return the unconstrained coordinate of a value of the hyperparameter."""
         result: Tensor = biject_to(self.distribution(value).support).inv(value)
         return result
 
     def energy(self, u: Tensor) -> Tensor:
-        """`-log` of the density of `u`: hyperprior and Jacobian, with all constants."""
+        """Return `-log` of the density of `u`: hyperprior and Jacobian, with all constants."""
         distribution = self.distribution(u)
         transform = biject_to(distribution.support)
         value = transform(u)

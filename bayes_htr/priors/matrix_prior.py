@@ -70,7 +70,7 @@ class ResolvedTerm:
         return self.statistic.law.distribution_of(arguments)
 
     def log_prob(self, x: Tensor, values: Values) -> Tensor:
-        """`strength` times the sum of `log p` over the last dimension of `x`.
+        """Return `strength` times the sum of `log p` over the last dimension of `x`.
 
         The result is minus infinity where a value lies outside the law's support.
         """
@@ -81,7 +81,7 @@ class ResolvedTerm:
         return self.strength * torch.where(outside, -torch.inf, log_p).sum(-1)
 
     def log_factor(self, eigenvalues: Tensor, values: Values) -> Tensor:
-        """`strength` times the sum of `log p` of a spectral statistic, without any Jacobian.
+        """Return `strength` times the sum of `log p` of a spectral statistic, without any Jacobian.
 
         Args:
             eigenvalues: `(..., K)`, in any order.
@@ -93,7 +93,7 @@ class ResolvedTerm:
         return self.log_prob(self.statistic.of_eigenvalues(eigenvalues), values)
 
     def log_spectral_density(self, eigenvalues: Tensor, values: Values) -> Tensor:
-        """The log density of the ordered spectrum under this term alone.
+        """Return the log density of the ordered spectrum under this term alone.
 
         With respect to `d lambda` the density is `K! prod p(lambda)`,
         `K! prod p(sigma) / (2 sigma)`, or `(K-1)! p(lambda_1) lambda_1^-(K-1)`, where the strength
@@ -219,7 +219,7 @@ class MatrixPrior:
         return {h.name: h for term in self.terms for h in term.optimised.values()}
 
     def strengths(self, epoch: int | None) -> tuple[float, ...]:
-        """The strength of each term at an epoch.
+        """Return the strength of each term at an epoch.
 
         Raises:
             PriorError: A term has a schedule, and no epoch is given.
@@ -230,7 +230,7 @@ class MatrixPrior:
         )
 
     def needs(self, strengths: Sequence[float]) -> Need:
-        """The parts of the spectrum that the terms of positive strength need."""
+        """Return the parts of the spectrum that the terms of positive strength need."""
         needs = Need()
         for term, strength in zip(self.terms, strengths, strict=True):
             if strength:
@@ -275,7 +275,7 @@ class MatrixPrior:
         return counts
 
     def log_spectral_density(self, eigenvalues: Tensor, values: Values) -> Tensor:
-        """The log density of the ordered spectrum with respect to `d lambda`.
+        """Return the log density of the ordered spectrum with respect to `d lambda`.
 
         Args:
             eigenvalues: `(..., K)`, in any order.
@@ -293,7 +293,7 @@ class MatrixPrior:
         return total
 
     def log_density(self, W: Tensor, values: Values) -> Tensor:
-        """The log density of the matrix itself, that is, in weight coordinates.
+        """Return the log density of the matrix itself, that is, in weight coordinates.
 
         Spectra are computed in float64 from the smaller Gram matrix. Where two eigenvalues meet,
         the gradient has a pole, and so has the density.
@@ -374,7 +374,7 @@ class MatrixPrior:
 
 
 def spectrum_of(W: Tensor) -> Tensor:
-    """The eigenvalues of `W'W` in float64, descending: `(..., K)`, differentiable."""
+    """Return the eigenvalues of `W'W` in float64, descending: `(..., K)`, differentiable."""
     wide = W.double() if W.shape[-2] <= W.shape[-1] else W.double().mT
     return torch.linalg.eigvalsh(wide @ wide.mT).flip(-1).clamp(min=torch.finfo(torch.float64).tiny)
 
@@ -401,7 +401,7 @@ def _require_density(term: ResolvedTerm, name: str) -> None:
 
 
 def _hyperparameters_of(terms: Sequence[Term], matrix: str) -> list[dict[str, Hyperparameter]]:
-    """The hyperparameters of each term of a prior on a matrix, by name of the argument.
+    """Return the hyperparameters of each term of a prior on a matrix, by name of the argument.
 
     Args:
         terms: The terms.

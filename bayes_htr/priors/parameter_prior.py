@@ -108,7 +108,7 @@ class ParameterPrior:
         return replace(self, parameter=parameter, _layouts={device: self._layout(device)})
 
     def split(self, tensor: Tensor) -> dict[str, Tensor]:
-        """The matrices in a tensor `(..., *shape)` by name, as views wherever possible."""
+        """Return the matrices in a tensor `(..., *shape)` by name, as views wherever possible."""
         flat = tensor.reshape(*tensor.shape[: tensor.ndim - len(self.shape)], -1)
         parts = {}
         for matrix, place in zip(self.matrices, self._layout(tensor.device).places, strict=True):
@@ -157,7 +157,7 @@ class _Layout(NamedTuple):
 
     @classmethod
     def of(cls, positions: Sequence[Tensor], device: torch.device) -> _Layout:
-        """The layout of matrices whose entries have these positions, `(m, n)` each."""
+        """Return the layout of matrices whose entries have these positions, `(m, n)` each."""
         places = [_place(p, device) for p in positions]
         flat = torch.cat([p.flatten() for p in positions]) if positions else torch.arange(0)
         in_order = torch.equal(flat, torch.arange(len(flat)))
@@ -190,7 +190,7 @@ class Densities(NamedTuple):
     def at(
         cls, resolved: Iterable[ParameterPrior], epoch: int | None, *, adapters: bool = False
     ) -> Densities:
-        """The densities at an epoch, which is needed where a prior is scheduled.
+        """Return the densities at an epoch, which is needed where a prior is scheduled.
 
         Args:
             resolved: The parameters and computed weights with their priors.
@@ -218,7 +218,7 @@ class Densities(NamedTuple):
 
 
 def hyperparameters_by_name(parameters: Iterable[ParameterPrior]) -> dict[str, Hyperparameter]:
-    """The hyperparameters of all matrices by name."""
+    """Return the hyperparameters of all matrices by name."""
     return {name: h for p in parameters for name, h in p.hyperparameters.items()}
 
 
@@ -228,7 +228,7 @@ _FEW_ENTRIES = 10_000
 def grouped_entries(
     parameters: Sequence[ParameterPrior],
 ) -> list[tuple[ResolvedTerm, list[tuple[int, str]]]]:
-    """The laws of entries, each with the matrices whose entries are scored in one call.
+    """Return the laws of entries, each with the matrices whose entries are scored in one call.
 
     Small matrices are scored together, because many calls would cost more than the arithmetic.
     Large matrices are not, because concatenation would copy them.
@@ -253,7 +253,7 @@ def grouped_entries(
 
 
 def informing_values(parameters: Sequence[ParameterPrior]) -> dict[str, float]:
-    """The number of values that inform each hyperparameter; `p^s` counts one `s` times."""
+    """Return the number of values that inform each hyperparameter; `p^s` counts one `s` times."""
     counts: dict[str, float] = {}
     for matrix in (m for p in parameters for m in p.matrices):
         for name, count in matrix.informing_values().items():

@@ -21,22 +21,22 @@ from bayes_htr.priors.statistics import (
 
 
 def weight_decay() -> Prior:
-    """`1/2 |W|_F^2`: normal entries."""
+    """Return `1/2 |W|_F^2`: normal entries."""
     return Entries(Normal(0.0, 1.0))
 
 
 def spectral_norm() -> Prior:
-    """`1/2 sigma_1^2` (Yoshida & Miyato 2017): an exponential largest eigenvalue."""
+    """Return `1/2 sigma_1^2` (Yoshida & Miyato 2017): an exponential largest eigenvalue."""
     return MaxEigenvalue(Exponential(0.5))
 
 
 def nuclear_norm() -> Prior:
-    """`sum sigma`: exponential singular values."""
+    """Return `sum sigma`: exponential singular values."""
     return SingularValues(Exponential(1.0))
 
 
 def weighted_alpha(fraction: float = 0.5) -> Prior:
-    """`alpha log lambda_1` with a differentiable Hill estimate `alpha`: Weighted Alpha.
+    """Return `alpha log lambda_1` with a differentiable Hill estimate `alpha`: Weighted Alpha.
 
     Args:
         fraction: Hill's tail fraction.
@@ -45,12 +45,12 @@ def weighted_alpha(fraction: float = 0.5) -> Prior:
 
 
 def stable_rank() -> Prior:
-    """`|W|_F^2 / |W|_2^2`: Stable Rank."""
+    """Return `|W|_F^2 / |W|_2^2`: Stable Rank."""
     return StableRank(Exponential(1.0))
 
 
 def powerlaw(fraction: float = 0.5) -> Prior:
-    """`alpha sum log lambda_j` with Hill's `alpha` as a constant: the Powerlaw prior.
+    """Return `alpha sum log lambda_j` with Hill's `alpha` as a constant: the Powerlaw prior.
 
     Args:
         fraction: Hill's tail fraction.
@@ -59,7 +59,7 @@ def powerlaw(fraction: float = 0.5) -> Prior:
 
 
 def frechet(fraction: float = 0.5) -> Prior:
-    """`(alpha + 1) log lambda_1 + lambda_1^-alpha` with Hill's `alpha`: the Fréchet prior.
+    """Return `(alpha + 1) log lambda_1 + lambda_1^-alpha` with Hill's `alpha`: the Fréchet prior.
 
     Args:
         fraction: Hill's tail fraction.

@@ -55,7 +55,7 @@ class Terms(NamedTuple):
 
 
 def how_to_leave_out(name: str) -> str:
-    """The advice in an error about a matrix that a law cannot score."""
+    """Return the advice in an error about a matrix that a law cannot score."""
     return (
         "Initialise it on the scale of the law, take a law that is finite at 0, such as "
         f"ESD(Lomax(2.0)), or leave it out: Priors({{{name!r}: None, '*': ...}})"
@@ -71,7 +71,7 @@ class Prior(Value, abstract=True):
         return Scaled(self, strength)
 
     def scheduled(self, schedule: Schedule) -> Prior:
-        """The strength multiplied by `schedule(epoch)`. Repeated calls multiply."""
+        """Return the strength multiplied by `schedule(epoch)`. Repeated calls multiply."""
         return Scheduled(self, schedule)
 
     def above(self, threshold: float) -> Prior:
@@ -85,7 +85,7 @@ class Prior(Value, abstract=True):
 
     @abstractmethod
     def decompose(self) -> Terms:
-        """The prior taken apart into terms and gates."""
+        """Return the prior taken apart into terms and gates."""
 
     @property
     def terms(self) -> tuple[Term, ...]:
@@ -146,15 +146,15 @@ class Statistic(Prior, abstract=True):
         return False
 
     def of_eigenvalues(self, eigenvalues: Tensor) -> Tensor:
-        """The values of the statistic for eigenvalues `(..., K)`, in the same order."""
+        """Return the values of the statistic for eigenvalues `(..., K)`, in the same order."""
         return eigenvalues
 
     def to_eigenvalues(self, values: Tensor) -> Tensor:
-        """The eigenvalues for values of the statistic, element by element."""
+        """Return the eigenvalues for values of the statistic, element by element."""
         return values
 
     def log_derivative(self, eigenvalues: Tensor) -> Tensor:
-        """`log |dx / dlambda|` for each value `x` of the statistic and its eigenvalue."""
+        """Return `log |dx / dlambda|` for each value `x` of the statistic and its eigenvalue."""
         return torch.zeros_like(eigenvalues)
 
     def log_volume(self, eigenvalues: Tensor) -> Tensor:
@@ -167,18 +167,18 @@ class Statistic(Prior, abstract=True):
         return math.lgamma(K + 1) + self.log_derivative(eigenvalues).sum(-1)
 
     def num_values(self, shape: tuple[int, int]) -> int:
-        """The number of values of the statistic for a matrix of a given shape."""
+        """Return the number of values of the statistic for a matrix of a given shape."""
         return min(shape)
 
     def proper_example(self, alpha: float) -> str:
-        """The expression of a prior on this statistic with a proper heavy-tailed law."""
+        """Return the expression of a prior on this statistic with a proper heavy-tailed law."""
         return f"{type(self).__name__}(Lomax({alpha}))"
 
     def decompose(self) -> Terms:
         return Terms((Term(self),), ())
 
     def is_proper(self, strength: float = 1.0) -> bool:
-        """Whether `p^strength` is a density up to a finite constant."""
+        """Return whether `p^strength` is a density up to a finite constant."""
         return self.law.is_proper(strength)
 
     @cached_property
@@ -195,16 +195,16 @@ class Statistic(Prior, abstract=True):
 
     @abstractmethod
     def values(self, view: MatrixView) -> Tensor:
-        """The one-dimensional values of the statistic, with gradient to the matrix."""
+        """Return the one-dimensional values of the statistic, with gradient to the matrix."""
 
     def start(self, view: MatrixView) -> Tensor | None:
-        """The start of the tail as a constant; `None` for the law's own support."""
+        """Return the start of the tail as a constant; `None` for the law's own support."""
         return None
 
     def energy(
         self, view: MatrixView, hyperparameters: Mapping[str, Tensor], strength: float = 1.0
     ) -> Tensor:
-        """The energy `-strength log p`, without constants.
+        """Return the energy `-strength log p`, without constants.
 
         Args:
             view: The matrix.
@@ -229,7 +229,7 @@ class Statistic(Prior, abstract=True):
             ) from error
 
     def not_finite(self, view: MatrixView, energy: float) -> SpectrumError:
-        """The error that says why an energy is not finite."""
+        """Return the error that says why an energy is not finite."""
         x = self.values(view)
         return SpectrumError(
             f"{view.name}: the energy of {self!r} is {energy} "

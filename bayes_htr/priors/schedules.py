@@ -41,7 +41,7 @@ class Schedule(Value, abstract=True):
         object.__setattr__(self, "cutoff", cutoff)
 
     def __call__(self, epoch: int) -> float:
-        """The factor at an epoch, counted from 0.
+        """Return the factor at an epoch, counted from 0.
 
         Raises:
             PriorError: The epoch is negative.
@@ -52,7 +52,7 @@ class Schedule(Value, abstract=True):
 
     @abstractmethod
     def _decay(self, x: int) -> float:
-        """The decay after `x >= 1` periods."""
+        """Return the decay after `x >= 1` periods."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -72,7 +72,7 @@ class ExpDecay(Schedule):
 
 
 def factor_at(schedules: tuple[Schedule, ...], epoch: int | None) -> float:
-    """The product of the schedules at an epoch.
+    """Return the product of the schedules at an epoch.
 
     Raises:
         PriorError: There is a schedule, but no epoch was given.

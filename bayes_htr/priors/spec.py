@@ -132,7 +132,7 @@ class Priors(Value):
         return Priors(base, **(kept | changes))
 
     def scaled(self, strength: float) -> Priors:
-        """All priors to the power `strength`; repeated calls multiply.
+        """Return all priors to the power `strength`; repeated calls multiply.
 
         `strength=1` is Bayes' rule. A penalty coefficient `mu` on the mean loss corresponds to the
         strength `mu * num_data`.
@@ -140,7 +140,7 @@ class Priors(Value):
         return self._with(strength=self.strength * number(strength, "strength", at_least=0))
 
     def scheduled(self, schedule: Schedule) -> Priors:
-        """All strengths multiplied by `schedule(epoch)`; repeated calls multiply."""
+        """Return all strengths multiplied by `schedule(epoch)`; repeated calls multiply."""
         return self._with(schedules=(*self.schedules, schedule))
 
     @property
@@ -150,7 +150,7 @@ class Priors(Value):
         return bool(self.schedules) or any(t.schedules for prior in stated for t in prior.terms)
 
     def above(self, threshold: float) -> Priors:
-        """The priors whose penalties act only if their sum is at least `threshold`."""
+        """Return the priors whose penalties act only if their sum is at least `threshold`."""
         threshold = number(threshold, "threshold")
         return self._with(
             threshold=threshold if self.threshold is None else max(threshold, self.threshold)
@@ -167,7 +167,7 @@ class Priors(Value):
         return text
 
     def to_dict(self) -> dict[str, Any]:
-        """The priors as nested dicts, lists, numbers and strings, for JSON and TOML."""
+        """Return the priors as nested dicts, lists, numbers and strings, for JSON and TOML."""
         out: dict[str, Any] = {"type": "Priors"}
         if self.strength != 1.0:
             out["strength"] = self.strength
@@ -188,7 +188,7 @@ class Priors(Value):
 
     @classmethod
     def from_dict(cls, data: Any) -> Priors:
-        """The priors from which `to_dict` made this dictionary; `type` may be left out.
+        """Return the priors from which `to_dict` made this dictionary; `type` may be left out.
 
         Raises:
             PriorError: A missing, unknown or repeated key, or a value that is not valid.
@@ -241,7 +241,7 @@ class Priors(Value):
             raise PriorError(f"{path}: {error}") from error
 
     def resolve(self, net: nn.Module, *, spread: bool = False) -> list[ParameterPrior]:
-        """The prior of each parameter of a network, in the order of its parameters.
+        """Return the prior of each parameter of a network, in the order of its parameters.
 
         Args:
             net: The network.
@@ -273,7 +273,7 @@ class Priors(Value):
     def densities(
         self, net: nn.Module, epoch: int | None = None, *, adapters: bool = False
     ) -> Densities:
-        """The priors of a network's parameters as densities.
+        """Return the priors of a network's parameters as densities.
 
         Args:
             net: The network.

@@ -163,7 +163,7 @@ class MaxEigenvalue(Statistic):
         return eigenvalues.amax(-1, keepdim=True)
 
     def log_volume(self, eigenvalues: Tensor) -> Tensor:
-        """`(K - 1)! lambda_1^-(K-1)`: the ratios of the other eigenvalues are uniform."""
+        """Return `(K - 1)! lambda_1^-(K-1)`: the ratios of the other eigenvalues are uniform."""
         K = eigenvalues.shape[-1]
         return math.lgamma(K) - (K - 1) * eigenvalues.amax(-1).log()
 

@@ -16,7 +16,7 @@ from bayes_htr.priors.law import Law
 
 
 def tempered(law: Law, strength: float) -> Law:
-    """The law with the normalised density `p^strength`.
+    """Return the law with the normalised density `p^strength`.
 
     Args:
         law: A law whose arguments are numbers.
@@ -49,7 +49,7 @@ def tempered(law: Law, strength: float) -> Law:
 
 
 def tempered_distribution(law: Law, strength: float) -> Any:
-    """The distribution with the normalised density `p^strength`, in float64.
+    """Return the distribution with the normalised density `p^strength`, in float64.
 
     Some powers are not laws of this package. With `y = z^-alpha`, a power of `Frechet` is
     `y ~ Gamma((strength (alpha + 1) - 1) / alpha, strength)`. A power of `HalfCauchy` is the

@@ -45,12 +45,12 @@ class Value:
         return {k: v for k, v in fields.items() if v is not None}
 
     def to_dict(self) -> dict[str, Any]:
-        """The value as nested dicts, lists, numbers and strings, for JSON and TOML."""
+        """Return the value as nested dicts, lists, numbers and strings, for JSON and TOML."""
         return {"type": type(self).__name__, **{k: _plain(v) for k, v in self._given().items()}}
 
     @classmethod
     def from_dict(cls: type[V], data: Any) -> V:
-        """The value from which `to_dict` made this dictionary.
+        """Return the value from which `to_dict` made this dictionary.
 
         Raises:
             PriorError: This is no table with a known `type`, a key is unknown or missing, or the
@@ -99,7 +99,7 @@ number = partial(_checks.number, error=PriorError)
 
 
 def integer(value: Any, what: str, *, at_least: int) -> int:
-    """`value` as an int of at least `at_least`.
+    """Return `value` as an int of at least `at_least`.
 
     Raises:
         PriorError: The value is no whole number, or is too small; `what` names it.

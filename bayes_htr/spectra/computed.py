@@ -57,7 +57,7 @@ class ComputedWeight:
         return tuple(f"{self.module}.{p}" if self.module else p for p in self.parts)
 
     def of(self, root: nn.Module) -> Tensor:
-        """The present weight, in the graph of its parameters.
+        """Return the present weight, in the graph of its parameters.
 
         Raises:
             AttributeError: The network no longer computes the weight.
@@ -86,12 +86,12 @@ class _Getter(nn.Module):
         self.owner, self.name, self.adapter = owner, name, adapter
 
     def forward(self) -> Tensor:
-        """The weight."""
+        """Return the weight."""
         return _compute(self.owner, self.name, self.adapter)
 
 
 def computed_weights(root: nn.Module) -> list[ComputedWeight]:
-    """The weights that a network computes, in the order of its modules."""
+    """Return the weights that a network computes, in the order of its modules."""
     weights = []
     for path, owner in root.named_modules():
         if isinstance(owner, torch.jit.ScriptModule):
@@ -128,7 +128,7 @@ def _parts(owner: nn.Module, name: str) -> tuple[str, ...]:
 
 
 def _adapters(owner: nn.Module) -> dict[str, tuple[str, ...]]:
-    """The factors of each LoRA adapter of a module by the adapter's name.
+    """Return the factors of each LoRA adapter of a module by the adapter's name.
 
     The name is empty if the module has a single adapter.
     """
@@ -160,7 +160,7 @@ def _compute(owner: nn.Module, name: str, adapter: str | None) -> Tensor:
 
 
 def _product(owner: Any, adapter: str) -> Tensor:
-    """`scale * B A` of an adapter: `(out, in, ...)`."""
+    """Return `scale * B A` of an adapter: `(out, in, ...)`."""
     A, B, scale = _factors(owner, adapter)
     product = scale * lora_product(A, B)
     base = getattr(owner, "weight", None)  # of a convolution, the factors may be flattened
@@ -170,7 +170,7 @@ def _product(owner: Any, adapter: str) -> Tensor:
 
 
 def _factors(owner: Any, adapter: str) -> tuple[Tensor, Tensor, Any]:
-    """The factors `A` and `B` of an adapter, and the scale of their product."""
+    """Return the factors `A` and `B` of an adapter, and the scale of their product."""
     if not adapter:
         return owner.lora_A, owner.lora_B, getattr(owner, "scaling", 1.0)
     scales = getattr(owner, "scaling", {})
@@ -178,7 +178,7 @@ def _factors(owner: Any, adapter: str) -> tuple[Tensor, Tensor, Any]:
 
 
 def lora_product(A: Tensor, B: Tensor) -> Tensor:
-    """`B A` of factors `(r, in, ...)` and `(out, r, 1, ...)`: `(out, in, ...)`."""
+    """Return `B A` of factors `(r, in, ...)` and `(out, r, 1, ...)`: `(out, in, ...)`."""
     return (B.flatten(1) @ A.flatten(1)).reshape(B.shape[0], *A.shape[1:])
 
 

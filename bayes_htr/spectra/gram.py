@@ -42,7 +42,7 @@ class Eigen(NamedTuple):
 
 
 def eigen(W: Tensor, *, count: int, digits: bool, enough: float | None = None) -> Eigen:
-    """All eigenvalues of `W'W`, with the singular vectors of the smaller side.
+    """Return all eigenvalues of `W'W`, with the singular vectors of the smaller side.
 
     Args:
         W: `(m, n)`, float32 or float64.
@@ -111,7 +111,7 @@ def eigenvalues(W: Tensor, name: str = "the matrix") -> np.ndarray:
 
 
 def of_gram(gram: Tensor, longer: int) -> Eigen:
-    """The decomposition of a matrix by its smaller Gram matrix.
+    """Return the decomposition of a matrix by its smaller Gram matrix.
 
     Args:
         gram: `(K, K)`.
@@ -135,7 +135,7 @@ def has_digits(result: Eigen, count: int, enough: float) -> bool:
 
 
 def of_singular_values(W: Tensor) -> Eigen:
-    """The decomposition of a matrix by its singular values, in the precision of `W`."""
+    """Return the decomposition of a matrix by its singular values, in the precision of `W`."""
     _, sigma, Vh = torch.linalg.svd(_tall(W), full_matrices=False)
     floor = (max(W.shape) * torch.finfo(W.dtype).eps) ** 2
     return Eigen(sigma.square(), Vh.mT, floor)
@@ -161,13 +161,13 @@ def pull_back(W: Tensor, vectors: Tensor, slopes: Tensor) -> Tensor:
 
 
 def square_of(vectors: Tensor, slopes: Tensor) -> Tensor:
-    """`S = 2 V diag(slopes) V'`, where `W S`, or `S W` of a wide matrix, is `pull_back`."""
+    """Return `S = 2 V diag(slopes) V'`, where `W S`, or `S W` of a wide matrix, is `pull_back`."""
     V, weighted = _weighted(vectors, slopes)
     return weighted @ V.T
 
 
 def _weighted(vectors: Tensor, slopes: Tensor) -> tuple[Tensor, Tensor]:
-    """The vectors whose slopes are not zero, and `2 V diag(slopes)`."""
+    """Return the vectors whose slopes are not zero, and `2 V diag(slopes)`."""
     used = slopes != 0
     if bool(used.all()):
         return vectors, 2 * vectors * slopes
@@ -180,7 +180,7 @@ def _tall(W: Tensor) -> Tensor:
 
 
 def log_det(W: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """`log det(I + W'W / scale) = sum log(1 + lambda_i / scale)` and its gradient.
+    """Return `log det(I + W'W / scale) = sum log(1 + lambda_i / scale)` and its gradient.
 
     It is computed by a Cholesky factorisation of the smaller side. If `|W|_F^2` is so large
     relative to the scale that float32 has too few digits, float64 is used, and if float64 has too
@@ -206,7 +206,7 @@ def log_det(W: Tensor, scale: float) -> tuple[Tensor, Tensor]:
 
 
 def has_log_det(ratio: float, dtype: torch.dtype, of: torch.dtype, K: int) -> bool:
-    """Whether a dtype has enough digits for `log det(I + W'W / scale)`.
+    """Return whether a dtype has enough digits for `log det(I + W'W / scale)`.
 
     Args:
         ratio: `|W|_F^2 / scale`.
@@ -218,7 +218,7 @@ def has_log_det(ratio: float, dtype: torch.dtype, of: torch.dtype, K: int) -> bo
 
 
 def log_det_of_gram(gram: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """`log det(I + G / scale)` and `S = 2 (scale I + G)^-1`, where `W S` is its gradient."""
+    """Return `log det(I + G / scale)` and `S = 2 (scale I + G)^-1`, where `W S` is its gradient."""
     A = gram / scale
     A.diagonal().add_(1.0)
     L = torch.linalg.cholesky(A)

@@ -80,7 +80,7 @@ class GramView(MatrixView):
         return self._part("squared_norm", lambda: self.W.new_tensor(self._known_norm))
 
     def log_det(self, scale: float) -> Tensor:
-        """`log det(I + W'W / scale)`, 0-d."""
+        """Return `log det(I + W'W / scale)`, 0-d."""
         name = f"log_det {scale!r}"
         if name not in self.parts:
             value, self._log_det_gradients[name] = self._log_det(scale)
@@ -118,7 +118,7 @@ class GramView(MatrixView):
         return total if self._needs.decomposed else total.to(self.W.dtype), top
 
     def _log_det(self, scale: float) -> tuple[Tensor, Tensor]:
-        """`log det(I + W'W / scale)`, 0-d, and the `S` of its gradient."""
+        """Return `log det(I + W'W / scale)`, 0-d, and the `S` of its gradient."""
         assert self._gram is not None
         K = min(self.shape)
         if has_log_det(self._known_norm / scale, torch.float64, self.W.dtype, K):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 def frame_of(G: Tensor) -> Tensor:
-    """The orthonormal factor of `G = QR` with a positive diagonal of `R`.
+    """Return the orthonormal factor of `G = QR` with a positive diagonal of `R`.
 
     Args:
         G: `(..., n, K)` of full rank, `n >= K`.
@@ -55,7 +55,7 @@ def haar(
 
 
 def log_jacobian(eigenvalues: Tensor, M: int) -> Tensor:
-    """`log J = sum_{i<j} log |lambda_i - lambda_j| + (M - K - 1)/2 sum_i log lambda_i`.
+    """Return `log J = sum_{i<j} log |lambda_i - lambda_j| + (M - K - 1)/2 sum_i log lambda_i`.
 
     Args:
         eigenvalues: `(..., K)`, positive, in any order.
@@ -72,7 +72,7 @@ def log_jacobian(eigenvalues: Tensor, M: int) -> Tensor:
 
 
 def log_frame_constant(K: int, M: int) -> float:
-    """`log C = (MK + K^2)/2 log pi - log Gamma_K(M/2) - log Gamma_K(K/2)`.
+    """Return `log C = (MK + K^2)/2 log pi - log Gamma_K(M/2) - log Gamma_K(K/2)`.
 
     This is the volume of the manifolds of both frames, divided by the number `2^K` of signs that
     give the same matrix.
@@ -85,6 +85,6 @@ def log_frame_constant(K: int, M: int) -> float:
 
 
 def log_multivariate_gamma(a: float, K: int) -> float:
-    """`log Gamma_K(a)`, the logarithm of the multivariate gamma function."""
+    """Return `log Gamma_K(a)`, the logarithm of the multivariate gamma function."""
     terms = (math.lgamma(a - i / 2) for i in range(K))
     return K * (K - 1) / 4 * math.log(math.pi) + math.fsum(terms)

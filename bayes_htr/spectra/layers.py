@@ -83,7 +83,7 @@ def is_of_experts(name: str, shape: Sequence[int], owner: nn.Module | None = Non
 
 
 def reason_against_layer(name: str, tensor: Tensor, owner: nn.Module) -> str:
-    """The reason why a parameter is not the weight of a layer; empty if it is one.
+    """Return the reason why a parameter is not the weight of a layer; empty if it is one.
 
     Args:
         name: The parameter's name.

@@ -158,7 +158,7 @@ class MatrixLayout:
         return cls(**data)
 
     def matrices(self, name: str, shape: Sequence[int]) -> tuple[Matrix, ...]:
-        """The matrices of a tensor.
+        """Return the matrices of a tensor.
 
         Args:
             name: The tensor's name, for errors and for the names of the matrices.
@@ -259,7 +259,7 @@ def as_layouts(given: LayoutsLike | Layouts | None) -> Layouts:
 
 
 def read_layouts(path: str | PathLike[str]) -> Layouts:
-    """The layouts in the table `[matrices]` of a TOML file, such as one of priors.
+    """Return the layouts in the table `[matrices]` of a TOML file, such as one of priors.
 
     Raises:
         ValueError: The file cannot be read, is no TOML, or has no such table or a wrong layout in
@@ -282,7 +282,7 @@ def plain_layouts(layouts: Layouts) -> dict[str, Any]:
 
 
 def declared(layouts: Layouts, names: Sequence[str]) -> tuple[MatrixLayout | None] | None:
-    """The layout of a tensor with these names, in a tuple; `None` if none is declared."""
+    """Return the layout of a tensor with these names, in a tuple; `None` if none is declared."""
     for pattern, layout in layouts:
         if matches_name(pattern, names):
             return (layout,)
@@ -312,7 +312,7 @@ class _Part:
         return rows if self.place == slice(None) else rows[self.place]
 
     def arrangement(self, shape: Sequence[int]) -> Arrangement:
-        """The axes of a tensor of this shape that form the matrix."""
+        """Return the axes of a tensor of this shape that form the matrix."""
         batch, others = self.axes[: self.batch], self.axes[self.batch :]
         heights = accumulate((shape[axis] for axis in others), operator.mul, initial=1)
         count = next(i for i, height in enumerate(heights) if height == self.shape[0])

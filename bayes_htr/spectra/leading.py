@@ -77,7 +77,7 @@ def start_block(shape: tuple[int, int], *, seed: int = 0) -> Tensor:
 
 
 def top_pair(W: Tensor, block: Tensor | None = None, *, tol: float | None = None) -> TopPair:
-    """The largest singular value of `W` with its vectors.
+    """Return the largest singular value of `W` with its vectors.
 
     Args:
         W: `(m, n)`, float32 or float64, finite.
@@ -110,7 +110,7 @@ def top_pair(W: Tensor, block: Tensor | None = None, *, tol: float | None = None
 def top_pair_of_rows(
     rows: Tensor, block: Tensor | None, largest: float, total: Total, *, tol: float | None = None
 ) -> TopPair:
-    """The largest singular value of a tall matrix whose rows several processes have.
+    """Return the largest singular value of a tall matrix whose rows several processes have.
 
     All of them iterate in step. They exchange one thin block for each block product, and a few
     numbers wherever convergence is tested.
@@ -180,7 +180,7 @@ def _iterate(
 
 
 def _extend(Z: Tensor, Q: Tensor) -> Tensor:
-    """An orthonormal basis of the rows `Z` outside the span of `Q`.
+    """Return an orthonormal basis of the rows `Z` outside the span of `Q`.
 
     It has fewer rows if their rank is lower. One projection leaves a rounding error as large as the
     removed part, so there are two. Nearly dependent rows need a third one, because orthonormalising
@@ -250,7 +250,7 @@ class Cluster(NamedTuple):
 
     @classmethod
     def of(cls, pair: TopPair, wide: bool | None = None) -> Cluster:
-        """A cluster with a single triplet, and the block of vectors for the next step.
+        """Return a cluster with a single triplet, and the block of vectors for the next step.
 
         `wide` says whether rows are the shorter side, where a part of a vector does not tell.
         """
@@ -274,7 +274,7 @@ class Cluster(NamedTuple):
         return self.values.max()
 
     def mean(self, width: float, count: int | None = None) -> tuple[Tensor, Tensor]:
-        """An epsilon-subgradient of the largest singular value, as left and right factors.
+        """Return an epsilon-subgradient of the largest singular value, as left and right factors.
 
         The subgradient is the mean `sum_i w_i u_i v_i'` with the weights of `shares`. Its inner
         product with the matrix is smaller than `sigma` by a fraction of at most `width log(b)`.
@@ -293,7 +293,7 @@ class Cluster(NamedTuple):
 
 
 def shares(values: Sequence[float], width: float) -> list[float]:
-    """The weights `exp((sigma_i / sigma_1 - 1) / width)` of finite `values`, with sum 1."""
+    """Return the weights `exp((sigma_i / sigma_1 - 1) / width)` of finite `values`, with sum 1."""
     largest = max(values)
     scale = width * max(largest, 1e-300)
     weights = [math.exp((value - largest) / scale) for value in values]
@@ -339,7 +339,7 @@ class Projection(NamedTuple):
 
 
 def project(W: Tensor, before: Cluster, *, wide: bool) -> Projection:
-    """The projection of `W` `(m, n)`, whose rows are the shorter side if it is wide."""
+    """Return the projection of `W` `(m, n)`, whose rows are the shorter side if it is wide."""
     with torch.no_grad():
         W, _, products, *rest = _multiplied(W, before, wide=wide)
         return Projection(products, products @ W.T, products @ products.T, *rest)
@@ -357,7 +357,7 @@ def _multiplied(
 
 
 def follow(W: Tensor, before: Cluster, sigma: float) -> Followed:
-    """One block power step with Rayleigh-Ritz after a small change of the matrix.
+    """Return one block power step with Rayleigh-Ritz after a small change of the matrix.
 
     The step costs two products with a thin block. The resulting values are lower bounds of the
     singular values. Their accuracy depends on the step and not on a tolerance. A little noise is

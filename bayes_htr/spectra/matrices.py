@@ -86,7 +86,7 @@ class Parameter:
 def parameters_of(
     module: nn.Module, layouts: Layouts = (), *, spread: bool = False
 ) -> list[Parameter]:
-    """The parameters of a module in its own order, where tied parameters count once.
+    """Return the parameters of a module in its own order, where tied parameters count once.
 
     Args:
         module: The module.
@@ -104,7 +104,7 @@ def parameters_of(
 def weights_of(
     module: nn.Module, layouts: Layouts = (), *, spread: bool = False
 ) -> list[Parameter]:
-    """The parameters of a module and the weights that it computes from some of them.
+    """Return the parameters of a module and the weights that it computes from some of them.
 
     Args:
         module: The module.
@@ -196,7 +196,7 @@ def set_parameters(parameters: Iterable[Parameter], values: Mapping[str, Tensor]
 def matrices_of(
     module: nn.Module, matrices: LayoutsLike | Layouts | None = None
 ) -> dict[str, Tensor]:
-    """Every matrix of a module by name, as a differentiable view of its parameter.
+    """Return every matrix of a module by name, as a differentiable view of its parameter.
 
     Weights that the module computes, as with `weight_norm`, are included, and the parameters from
     which they are computed are not.
@@ -218,7 +218,7 @@ def matrices_of(
 
 
 def as_matrix(W: Tensor) -> Tensor:
-    """A tensor of two or more dimensions as `(out, everything else)`.
+    """Return a tensor of two or more dimensions as `(out, everything else)`.
 
     Raises:
         SpectrumError: The tensor has fewer than two dimensions, or no entries.
@@ -232,7 +232,7 @@ def as_matrix(W: Tensor) -> Tensor:
 
 
 def as_row(tensor: Tensor) -> Tensor:
-    """A tensor as a matrix with one row, which is the form of vectors for priors."""
+    """Return a tensor as a matrix with one row, which is the form of vectors for priors."""
     return tensor.reshape(1, -1)
 
 
@@ -269,7 +269,7 @@ class _OutFirst:
         return grouped.reshape(self.groups * tensor.shape[1], -1)
 
     def arrangement(self, shape: Sequence[int]) -> Arrangement:
-        """The axes of a tensor of this shape that form the matrix."""
+        """Return the axes of a tensor of this shape that form the matrix."""
         if self.groups == 1:
             return Arrangement(None, (), (1,), (0, *range(2, len(shape))))
         split = 0, (self.groups, shape[0] // self.groups)
@@ -277,7 +277,7 @@ class _OutFirst:
 
 
 def arrangement_of(view: Callable[[Tensor], Tensor], shape: Sequence[int]) -> Arrangement:
-    """The axes of a tensor of this shape from which a matrix's view makes the matrix."""
+    """Return the axes of a tensor of this shape from which a matrix's view makes the matrix."""
     if hasattr(view, "arrangement"):  # of a layout or a transposed convolution
         found: Arrangement = view.arrangement(shape)
         return found
@@ -327,7 +327,7 @@ def working(W: Any) -> Tensor:
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype to which `working` converts a dtype."""
+    """Return the dtype to which `working` converts a dtype."""
     if dtype in (torch.float32, torch.float64):
         return dtype
     return torch.float32 if dtype.is_floating_point else torch.float64

@@ -37,14 +37,14 @@ def is_layer(module: nn.Module, kinds: type[nn.Module] | tuple[type[nn.Module], 
 
 
 def class_name(module: nn.Module) -> str:
-    """The name of a module's class, or of the class that TorchScript compiled."""
+    """Return the name of a module's class, or of the class that TorchScript compiled."""
     if isinstance(module, torch.jit.ScriptModule):
         return str(module.original_name)
     return type(module).__name__
 
 
 def groups_of(owner: nn.Module, name: str) -> int:
-    """The number of groups of a transposed convolution.
+    """Return the number of groups of a transposed convolution.
 
     For a traced layer, only the shapes of its weight and bias tell the number.
 

@@ -15,14 +15,14 @@ _WRAPPERS = ("_orig_mod.", "_checkpoint_wrapped_module.")
 
 
 def plain_name(name: str) -> str:
-    """The name of a parameter without what `torch.compile` and checkpoint wrappers add."""
+    """Return the name of a parameter without what `torch.compile` and checkpoint wrappers add."""
     for wrapper in _WRAPPERS:
         name = name.replace(wrapper, "")
     return name
 
 
 def without_wrappers(name: str) -> str:
-    """A name or pattern without the prefixes of `DataParallel` and `torch.compile`."""
+    """Return a name or pattern without the prefixes of `DataParallel` and `torch.compile`."""
     name = plain_name(name)
     while name.startswith("module."):
         name = name.removeprefix("module.")
@@ -43,7 +43,7 @@ def split_part(name: str) -> tuple[str, str]:
 
 
 def matches_name(pattern: str, names: Iterable[str]) -> bool:
-    """Whether a pattern matches one of a parameter's names, with or without wrappers."""
+    """Return whether a pattern matches one of a parameter's names, with or without wrappers."""
     plain = without_wrappers(pattern)
     return any(
         name == pattern or fnmatchcase(name, pattern) or fnmatchcase(without_wrappers(name), plain)
@@ -58,7 +58,7 @@ def matches_part(pattern: str, names: Iterable[str], part: str) -> bool:
 
 
 def matches_matrix(pattern: str, name: str) -> bool:
-    """Whether a pattern matches the name of a matrix or that of its parameter."""
+    """Return whether a pattern matches the name of a matrix or that of its parameter."""
     parameter, part = split_part(name)
     return (
         matches_name(pattern, [name])

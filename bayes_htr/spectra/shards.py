@@ -37,7 +37,7 @@ Box = tuple[tuple[int, int], ...]
 
 
 def is_distributed(tensor: Tensor) -> bool:
-    """Whether a tensor is a `DTensor`, which several processes hold together."""
+    """Return whether a tensor is a `DTensor`, which several processes hold together."""
     return hasattr(tensor, "placements")
 
 
@@ -60,7 +60,7 @@ class Replicated:
     view: Callable[[Tensor], Tensor]
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        """The matrix in the tensor.
+        """Return the matrix in the tensor.
 
         Raises:
             SpectrumError: This process now has only a part of the tensor.
@@ -148,7 +148,7 @@ class Shards:
         arrangement: Arrangement,
         shape: tuple[int, int],
     ) -> Shards:
-        """The parts of a matrix.
+        """Return the parts of a matrix.
 
         Args:
             name: The name of the parameter, for errors.
@@ -180,7 +180,7 @@ class Shards:
         return cls(shape, kind, wide, tuple(pieces), local, holder)
 
     def replica_of(self, number: int) -> int:
-        """The first process with the same part as that of this number."""
+        """Return the first process with the same part as that of this number."""
         own = self.pieces[number]
         return next(
             r
@@ -190,7 +190,7 @@ class Shards:
 
 
 def unsupported(name: str, tensor: Tensor, why: str) -> SpectrumError:
-    """The error about placements that are not supported."""
+    """Return the error about placements that are not supported."""
     placements: Any = tensor.placements  # type: ignore[attr-defined]
     mesh: Any = tensor.device_mesh  # type: ignore[attr-defined]
     return SpectrumError(
@@ -201,7 +201,7 @@ def unsupported(name: str, tensor: Tensor, why: str) -> SpectrumError:
 
 
 def is_replicated(name: str, tensor: Tensor) -> bool:
-    """Whether every process has all entries of a `DTensor`.
+    """Return whether every process has all entries of a `DTensor`.
 
     Raises:
         SpectrumError: The placements are not supported.
@@ -214,7 +214,7 @@ def is_replicated(name: str, tensor: Tensor) -> bool:
 
 
 def _kinds(name: str, tensor: Tensor) -> list[str]:
-    """The names of the classes of the placements, one for each axis of the mesh."""
+    """Return the names of the classes of the placements, one for each axis of the mesh."""
     placements: Sequence[Any] = tensor.placements  # type: ignore[attr-defined]
     kinds = [type(p).__name__ for p in placements]
     for kind in kinds:
@@ -224,7 +224,7 @@ def _kinds(name: str, tensor: Tensor) -> list[str]:
 
 
 def boxes_of(tensors: Mapping[str, Tensor]) -> dict[str, list[Box]]:
-    """The boxes of all processes, by rank, of each `DTensor` by name; all have to call this.
+    """Return the boxes of all processes, by rank, of each `DTensor` by name; all have to call this.
 
     Parts of one tensor may be on several meshes, such as those parameters of a network under FSDP
     and tensor parallelism that only FSDP divides. Processes with the same box have replicas.
@@ -255,7 +255,7 @@ def boxes_of(tensors: Mapping[str, Tensor]) -> dict[str, list[Box]]:
 
 
 def _own_box(name: str, tensor: Tensor) -> Box:
-    """The box of this process."""
+    """Return the box of this process."""
     placements: Sequence[Any] = tensor.placements  # type: ignore[attr-defined]
     mesh: Any = tensor.device_mesh  # type: ignore[attr-defined]
     kinds, sizes, coordinate = _kinds(name, tensor), tuple(mesh.shape), mesh.get_coordinate()
@@ -293,7 +293,7 @@ def _chunk(size: int, splits: Sequence[tuple[int, int]]) -> tuple[int, int]:
 def _view(
     name: str, tensor: Tensor, arrangement: Arrangement, box: Box
 ) -> tuple[Tensor, Tensor, LocalPart]:
-    """The rows and the columns of a matrix in a box, and the view that returns this part."""
+    """Return the rows and the columns of a matrix in a box, and the view that returns this part."""
     split, batch, rows, columns, position, kept = arrangement
     ranges = list(box)
     if split is not None:
@@ -323,7 +323,7 @@ def _view(
 def _indices(
     sides: Sequence[int], ranges: Sequence[tuple[int, int]], axes: Sequence[int]
 ) -> Tensor:
-    """The positions, among the flattened `axes`, of what lies in the ranges."""
+    """Return the positions, among the flattened `axes`, of what lies in the ranges."""
     positions = torch.zeros(1, dtype=torch.long)
     for axis in axes:
         inside = torch.arange(*ranges[axis])
@@ -364,7 +364,7 @@ def gram_of(tall: Tensor) -> Tensor:
 
 
 def squared_norm_of(W: Tensor) -> float:
-    """`|W|_F^2`, summed in float64 by blocks of rows."""
+    """Return `|W|_F^2`, summed in float64 by blocks of rows."""
     return math.fsum(float(rows.double().square().sum()) for rows in W.split(_ROWS))
 
 

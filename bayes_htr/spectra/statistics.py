@@ -20,7 +20,7 @@ from bayes_htr.spectra.matrices import as_matrix, check_finite, working
 
 
 def singular_values(W: Any, name: str = "the matrix") -> Tensor:
-    """All singular values, descending.
+    """Return all singular values, descending.
 
     Args:
         W: `(out, ...)`: a matrix, or the weight of a convolution as `out x rest`.
@@ -53,7 +53,7 @@ def spectrum(W: Any) -> Tensor:
 
 
 def tail_count(K: int, fraction: float) -> int:
-    """The number of eigenvalues in a tail fraction: `k = max(1, floor(fraction * K))`."""
+    """Return the number of eigenvalues in a tail fraction: `k = max(1, floor(fraction * K))`."""
     return max(1, math.floor(fraction * K))
 
 
@@ -115,7 +115,7 @@ def hill(
 
 
 def spectral_norm(W: Any) -> Tensor:
-    """`sigma_1`, differentiable (a subgradient at ties), without decomposing the matrix."""
+    """Return `sigma_1`, differentiable (a subgradient at ties), without decomposing the matrix."""
     matrix = as_matrix(working(W))
     check_finite(matrix, "the matrix")
     pair = top_pair(matrix.detach())
@@ -123,17 +123,17 @@ def spectral_norm(W: Any) -> Tensor:
 
 
 def frobenius_norm(W: Any) -> Tensor:
-    """`(sum_ij W_ij^2)^(1/2)`."""
+    """Return `(sum_ij W_ij^2)^(1/2)`."""
     return torch.linalg.vector_norm(working(W))
 
 
 def nuclear_norm(W: Any) -> Tensor:
-    """`sum_i sigma_i`; at zero singular values the gradient is a subgradient."""
+    """Return `sum_i sigma_i`; at zero singular values the gradient is a subgradient."""
     return singular_values(W).sum()
 
 
 def stable_rank(W: Any) -> Tensor:
-    """`|W|_F^2 / |W|_2^2`, between 1 and the rank; differentiable.
+    """Return `|W|_F^2 / |W|_2^2`, between 1 and the rank; differentiable.
 
     Raises:
         SpectrumError: A zero matrix, for which the stable rank is not defined.

@@ -61,7 +61,7 @@ class Need:
         return self.upper > 0 or self.singular_values
 
     def count(self, K: int) -> int:
-        """The number of eigenvalues that are needed, out of `K`."""
+        """Return the number of eigenvalues that are needed, out of `K`."""
         return min(K, tail_count(K, self.upper) + 1) if 0 < self.upper < 1 else K
 
 
@@ -73,7 +73,7 @@ class Plan(NamedTuple):
 
 
 def plan(needs: Need, shape: tuple[int, int]) -> Plan:
-    """The algorithm that `MatrixView` uses for these needs on a matrix of this shape.
+    """Return the algorithm that `MatrixView` uses for these needs on a matrix of this shape.
 
     The costs include the gradient. For decompositions they are from Golub & Van Loan (2013), Figure
     8.6.1 and section 8.3. For the largest singular triplet from a nearby start they are four block
@@ -176,7 +176,7 @@ class MatrixView:
         parts: Mapping[str, Tensor],
         rank: int | None = None,
     ) -> MatrixView:
-        """A view without its matrix, made from these parts, which are constants.
+        """Return a view without its matrix, made from these parts, which are constants.
 
         The tensor `like` determines the dtype and the device.
         """
@@ -228,7 +228,7 @@ class MatrixView:
         return self._part("lambda_max", lambda: self.top.sigma.square())
 
     def log_det(self, scale: float) -> Tensor:
-        """`log det(I + W'W / scale)`, 0-d."""
+        """Return `log det(I + W'W / scale)`, 0-d."""
         name = f"log_det {scale!r}"
         if name not in self.parts:
             value, self._log_det_gradients[name] = log_det(self.W, scale)
@@ -267,7 +267,7 @@ class MatrixView:
             )
 
     def pull_back(self, slopes: Mapping[str, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
-        """The gradient with respect to the matrix of what has these slopes in the parts.
+        """Return the gradient with respect to the matrix of what has these slopes in the parts.
 
         Returns:
             The gradient of all that does not act through the largest singular value, `(m, n)`;

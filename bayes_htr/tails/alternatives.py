@@ -310,7 +310,7 @@ def _lognormal_reach(b: float, c: float) -> tuple[float, float, float]:
 
 
 def _exp_remainder(t: Array) -> Array:
-    """`e^t - 1 - t`, by its series where the difference would lose digits."""
+    """Return `e^t - 1 - t`, by its series where the difference would lose digits."""
     small = np.minimum(t, 0.01)
     series = np.ones_like(t)
     for k in range(7, 2, -1):
@@ -344,7 +344,7 @@ TRUNCATED_POWER_LAW = TwoParameterFamily(
 
 
 def _start(mean_t: float, mean_s: float, excess: float, largest_s: float) -> tuple[float, float]:
-    """`(b, c)` close to the fit.
+    """Return `(b, c)` close to the fit.
 
     One Newton step from c = 0 leads to `c = excess / mean_t^4` for `s = t^2 / 2`, and close to it
     for the other s where t is small. As the squared coefficient of variation v falls from 1 to 0, c

@@ -69,7 +69,7 @@ class FittedTails:
         return int(np.searchsorted(self.log_values, log_xmax - ROUNDING))
 
     def draw_samples(self, which: Index, random: np.random.Generator) -> Array:
-        """`(R, n)` logarithms of replicates from R of the M tails, each row ascending."""
+        """Return `(R, n)` logarithms of replicates from R of the M tails, each row ascending."""
         shape = (len(which), len(self.log_values))
         samples = self.draw_tails(which, shape[1], random)
         start = self.start[which][:, None]
@@ -80,7 +80,7 @@ class FittedTails:
         return samples
 
     def draw_tails(self, which: Index, n: int, random: np.random.Generator) -> Array:
-        """`(R, n)` logarithms of values from the laws of R of the M tails."""
+        """Return `(R, n)` logarithms of values from the laws of R of the M tails."""
         shape = (len(which), n)
         log_xmin, rate = self.log_xmin[which][:, None], self.rate[which][:, None]
         if self.span is None:
@@ -88,7 +88,7 @@ class FittedTails:
         return log_xmin + truncated_quantile(rate, random.random(shape), self.span[which][:, None])
 
     def log_xmax(self, which: Index, samples: Array) -> Array | None:
-        """`(R,)` upper ends with which replicates are fitted, if the law has one."""
+        """Return `(R,)` upper ends with which replicates are fitted, if the law has one."""
         if self.span is None:
             return None
         return samples[:, -1] if self.free_xmax else self.log_xmin[which] + self.span[which]
@@ -100,7 +100,7 @@ def p_value(replicates: Array, D: float) -> float:
 
 
 def is_at_most(p: float, replicates: int, bound: float) -> bool | None:
-    """Whether the probability that a p-value estimates is at most a bound.
+    """Return whether the probability that a p-value estimates is at most a bound.
 
     Args:
         p: The p-value, `(1 + k) / (1 + replicates)`.
@@ -157,7 +157,7 @@ def second_round(
 
 
 def chosen_starts(tails: FittedTails, rule: Rule, log_xmin: Array) -> Index:
-    """`(B',)` indices where tails of the sample begin at the xmins of replicates.
+    """Return `(B',)` indices where tails of the sample begin at the xmins of replicates.
 
     A replicate's xmin stands for the lowest value of the sample that is not below it. Replicates
     without a tail, whose `log_xmin` is nan, are left out.
@@ -189,7 +189,7 @@ def excess_and_size(logs: Array, starts: Index, log_xmin: Array) -> tuple[Array,
 def bootstrap_known(
     tails: FittedTails, rule: Rule, count: int, random: np.random.Generator
 ) -> Array:
-    """`(B,)` distances of replicates of the tail alone, for a fit with a known xmin."""
+    """Return `(B,)` distances of replicates of the tail alone, for a fit with a known xmin."""
     n = len(tails.log_values) - int(tails.start[0])
     parts = []
     for which in _batches(count, 1, n):

@@ -42,7 +42,7 @@ _EULER_MACLAURIN = (
 
 
 def log_moments(s: Array, q: Array) -> tuple[Array, Array, Array]:
-    """`log(q^s zeta(s, q))`, and mean and variance of `log(X / q)` for the law from q on.
+    """Return `log(q^s zeta(s, q))`, and mean and variance of `log(X / q)` for the law from q on.
 
     Args:
         s: Exponents above 1.
@@ -70,7 +70,7 @@ def log_moments(s: Array, q: Array) -> tuple[Array, Array, Array]:
 
 
 def log_zeta(s: Array, x: Array) -> Array:
-    """`log(x^s zeta(s, x))` alone, which is cheaper where x is large."""
+    """Return `log(x^s zeta(s, x))` alone, which is cheaper where x is large."""
     s, x = np.broadcast_arrays(np.asarray(s, float), np.asarray(x, float))
     far = x >= 8 * s + 20
     near_s, near_x = np.where(far, 2.0, s), np.where(far, 2.0, x)
@@ -80,13 +80,13 @@ def log_zeta(s: Array, x: Array) -> Array:
 
 
 def survival(alpha: Array, x: Array, xmin: Array) -> Array:
-    """`P(X >= x)` for whole numbers `x >= xmin`."""
+    """Return `P(X >= x)` for whole numbers `x >= xmin`."""
     log_share = log_zeta(alpha, x) - log_zeta(alpha, xmin)
     return np.asarray(np.exp(log_share - alpha * np.log(x / xmin)))
 
 
 def estimate(mean: Array, xmin: Array) -> Array:
-    """The maximum-likelihood estimate of alpha.
+    """Return the maximum-likelihood estimate of alpha.
 
     Args:
         mean: The mean of `log(x / xmin)` over a tail.
@@ -167,7 +167,7 @@ class Counts:
         return alpha, self.distance(start, alpha, xmin) if math.isfinite(alpha) else math.inf
 
     def search(self, min_tail: int) -> tuple[int, float, float]:
-        """The tail with the smallest distance.
+        """Return the tail with the smallest distance.
 
         Distances are computed in full in the order of a lower bound from a few values of each tail.
 
@@ -196,7 +196,7 @@ class Counts:
 
 
 def draw(alpha: float, xmin: float, size: int, random: np.random.Generator) -> Array:
-    """`(size,)` values of the law.
+    """Return `(size,)` values of the law.
 
     Up to `xmin + 4096` they have the exact distribution; beyond, that of Clauset, Shalizi and
     Newman's rounding of a power law of real numbers, which differs from it by less than 1e-6.
@@ -240,7 +240,7 @@ class Tails:
         return np.asarray(np.maximum(sums[self.start] / self.sizes - np.log(self.xmin), 0.0))
 
     def at_xmins(self, xmins: Array, min_tail: int) -> Tails:
-        """The tails of the same sample that begin at the xmins of replicates.
+        """Return the tails of the same sample that begin at the xmins of replicates.
 
         A replicate's xmin stands for the lowest value of the sample that is not below it, or for
         the highest with enough values that are not all equal. Replicates without a tail, whose xmin
@@ -254,7 +254,7 @@ class Tails:
         return Tails(self.sample, np.searchsorted(self.sample, lower_ends), lower_ends)
 
     def posterior(self) -> GridPosterior:
-        """The posteriors of `alpha - 1` under Jeffreys' prior."""
+        """Return the posteriors of `alpha - 1` under Jeffreys' prior."""
         n, mean, xmin = (part[:, None] for part in (self.sizes, self.means, self.xmin))
 
         def log_density(rate: Array) -> Array:

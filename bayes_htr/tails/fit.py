@@ -201,7 +201,7 @@ def read_values(lam: Any, xmax: Xmax = None) -> tuple[Array, int, int]:
 def _with_bootstrap(
     fit: PowerlawFit, tails: FittedTails, prior: Prior, random: np.random.Generator
 ) -> PowerlawFit:
-    """The fit with its p-values and, where xmin was searched, the interval over xmin."""
+    """Return the fit with its p-values and, where xmin was searched, the interval over xmin."""
     rule, D = fit.rule, fit.D
     if not fit.searched:
         p = p_value(bootstrap_known(tails, rule, fit.bootstrap, random), D)
@@ -230,7 +230,7 @@ def _fit_whole(
     bootstrap: int,
     seed: int,
 ) -> PowerlawFit:
-    """The fit of whole numbers, with its bootstrap."""
+    """Return the fit of whole numbers, with its bootstrap."""
     counts = counted.Counts.of(values)
     if xmin is None:
         start, alpha, D = counts.search(rule.min_tail)
@@ -289,7 +289,7 @@ def _fit_whole(
 
 
 def _search(logs: Array, rule: Rule, log_xmax: float | None) -> tuple[FittedTails, float]:
-    """The tail whose xmin was searched, and its distance."""
+    """Return the tail whose xmin was searched, and its distance."""
     if len(logs) < rule.min_tail:
         raise SpectrumError(
             f"there are {len(logs)} positive values and min_tail={rule.min_tail}; lower it"
@@ -308,7 +308,7 @@ def _search(logs: Array, rule: Rule, log_xmax: float | None) -> tuple[FittedTail
 def _fit_at(
     values: Array, xmin: float, rule: Rule, log_xmax: float | None
 ) -> tuple[FittedTails, float]:
-    """The tail that begins at a known xmin, and its distance."""
+    """Return the tail that begins at a known xmin, and its distance."""
     logs = np.log(values)
     start = int(np.searchsorted(values, xmin))
     log_xmin = math.log(xmin)
@@ -330,7 +330,7 @@ def _fit_at(
 
 
 def _posterior(tails: FittedTails, prior: Prior) -> RatePosterior:
-    """The posterior of each tail, without a largest value that sets the upper end."""
+    """Return the posterior of each tail, without a largest value that sets the upper end."""
     logs = tails.log_values[: tails.num_below_xmax]
     starts = np.searchsorted(logs, tails.log_xmin, side="left")
     excess, sizes = excess_and_size(logs, starts, tails.log_xmin)

@@ -68,7 +68,7 @@ class GammaPosterior:
 
     @classmethod
     def of(cls, excess: Array, n: Array, prior: Prior = "jeffreys") -> GammaPosterior:
-        """The posteriors of K tails.
+        """Return the posteriors of K tails.
 
         Args:
             excess: `(K,)` sums of `log(x / xmin)`.
@@ -79,11 +79,11 @@ class GammaPosterior:
         return cls(n + a, excess + b)
 
     def cdf(self, rate: float) -> Array:
-        """`(K,)` probabilities that `alpha - 1` is at most `rate`."""
+        """Return `(K,)` probabilities that `alpha - 1` is at most `rate`."""
         return np.asarray(scipy.stats.gamma.cdf(rate * self.rate, self.shape))
 
     def quantile(self, q: float) -> Array:
-        """`(K,)` quantiles of `alpha - 1`."""
+        """Return `(K,)` quantiles of `alpha - 1`."""
         return np.asarray(scipy.stats.gamma.ppf(q, self.shape) / self.rate)
 
 
@@ -101,7 +101,7 @@ class GridPosterior:
 
     @classmethod
     def of(cls, excess: Array, n: Array, span: Array, prior: Prior) -> GridPosterior:
-        """The posteriors of K tails.
+        """Return the posteriors of K tails.
 
         Args:
             excess: `(K,)` sums of `log(x / xmin)` over the values between the ends.
@@ -122,7 +122,7 @@ class GridPosterior:
     def on_log_scale(
         cls, log_density: Callable[[Array], Array], log_mode: Array, width: Array
     ) -> GridPosterior:
-        """The posteriors of K tails with known densities, on grids of `log(alpha - 1)`.
+        """Return the posteriors of K tails with known densities, on grids of `log(alpha - 1)`.
 
         Args:
             log_density: From `(K, G)` values of `alpha - 1` to the logarithms of their densities.
@@ -158,12 +158,12 @@ class GridPosterior:
         return cls(grid, _cumulative(log_density))
 
     def cdf(self, rate: float) -> Array:
-        """`(K,)` probabilities that `alpha - 1` is at most `rate`."""
+        """Return `(K,)` probabilities that `alpha - 1` is at most `rate`."""
         rows = zip(self.grid, self.mass, strict=True)
         return np.array([np.interp(rate, grid, mass) for grid, mass in rows])
 
     def quantile(self, q: float) -> Array:
-        """`(K,)` quantiles of `alpha - 1`."""
+        """Return `(K,)` quantiles of `alpha - 1`."""
         rows = zip(self.grid, self.mass, strict=True)
         return np.array([np.interp(q, mass, grid) for grid, mass in rows])
 

@@ -88,7 +88,7 @@ class PowerlawFit:
         return self.bootstrap * (2 if self.searched else 1)
 
     def rejected(self, bound: float = 0.1) -> bool | None:
-        """Whether the power law is rejected, because its p-value is at most a bound.
+        """Return whether the power law is rejected, because its p-value is at most a bound.
 
         Args:
             bound: The bound, by default that of Clauset, Shalizi and Newman.
@@ -128,7 +128,7 @@ class PowerlawFit:
         return compare(np.log(self.tail / self.xmin), self.xmin, name)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fit as plain data, without the values and the frequencies of xmin."""
+        """Return the fit as plain data, without the values and the frequencies of xmin."""
         left_out = ("rule", "values", "xmin_frequencies")
         data = {name: value for name, value in vars(self).items() if name not in left_out}
         lists = {name: list(value) for name, value in data.items() if isinstance(value, tuple)}

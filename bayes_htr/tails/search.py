@@ -87,7 +87,7 @@ class Rule:
             )
 
     def rate(self, excess: Any, n: Any, span: Any = None) -> Array:
-        """The corrected maximum-likelihood estimate of `alpha - 1`.
+        """Return the corrected maximum-likelihood estimate of `alpha - 1`.
 
         Args:
             excess: `sum log(x / xmin)` over a tail.
@@ -184,7 +184,7 @@ class Candidates:
         return self.rule.deviation(cdf, places - self.starts, self.sizes)
 
     def deviations_at_value(self, rows: Index, places: Index) -> Array:
-        """`(R, C)` deviations of all candidates at one value of each of R samples.
+        """Return `(R, C)` deviations of all candidates at one value of each of R samples.
 
         Args:
             rows: `(R,)` samples.
@@ -196,7 +196,7 @@ class Candidates:
         return np.where(rank >= 0, self.rule.deviation(cdf, rank, self.sizes), 0.0)
 
     def distances(self, rows: Index, starts: Index) -> tuple[Array, Index]:
-        """The full distance of one candidate of each of R samples.
+        """Return the full distance of one candidate of each of R samples.
 
         Args:
             rows: `(R,)` samples.
@@ -253,7 +253,7 @@ def search_xmin(log_values: Array, rule: Rule, log_xmax: Array | None = None) ->
 
 
 def truncated_rate(mean: Any, span: Any) -> Array:
-    """The maximum-likelihood estimate of `alpha - 1`.
+    """Return the maximum-likelihood estimate of `alpha - 1`.
 
     Args:
         mean: The mean of `log(x / xmin)`, between 0 and `span`.
@@ -282,7 +282,7 @@ def truncated_rate(mean: Any, span: Any) -> Array:
 
 
 def truncated_cdf(rate: Any, t: Any, span: Any) -> Array:
-    """`P(log(X / xmin) <= t)` for `0 <= t <= span`; at rate 0 this is `t / span`."""
+    """Return `P(log(X / xmin) <= t)` for `0 <= t <= span`; at rate 0 this is `t / span`."""
     rate, t, span = np.broadcast_arrays(*(np.asarray(v, float) for v in (rate, t, span)))
     flat = np.abs(rate * span) < 1e-12
     falling = np.where(flat | (rate < 0), 1.0, rate)
@@ -293,7 +293,7 @@ def truncated_cdf(rate: Any, t: Any, span: Any) -> Array:
 
 
 def truncated_quantile(rate: Any, q: Any, span: Any) -> Array:
-    """The inverse of `truncated_cdf` in `t`."""
+    """Return the inverse of `truncated_cdf` in `t`."""
     rate, q, span = np.broadcast_arrays(*(np.asarray(v, float) for v in (rate, q, span)))
     flat = np.abs(rate * span) < 1e-12
     a = np.where(flat, 1.0, np.abs(rate))
@@ -305,7 +305,7 @@ def truncated_quantile(rate: Any, q: Any, span: Any) -> Array:
 
 
 def log_normaliser(rate: Any, span: Any) -> Array:
-    """`log int_0^span e^(-rate t) dt`."""
+    """Return `log int_0^span e^(-rate t) dt`."""
     y = np.asarray(rate * span, float)
     a = np.abs(y)
     small = a < 1e-8
@@ -320,7 +320,7 @@ def fisher_information(rate: Any, span: Any) -> Array:
 
 
 def _g(y: Array) -> Array:
-    """`1/y - 1/(e^y - 1)` for `y >= 0`, the mean of the law on [0, 1]."""
+    """Return `1/y - 1/(e^y - 1)` for `y >= 0`, the mean of the law on [0, 1]."""
     small = y < 1e-2
     v = np.where(small, 1.0, y)
     series = 1 / 2 - y / 12 + y**3 / 720 - y**5 / 30240
@@ -328,7 +328,7 @@ def _g(y: Array) -> Array:
 
 
 def _g_slope(y: Array) -> Array:
-    """The negative derivative of `_g`, which is the variance of the law on [0, 1]."""
+    """Return the negative derivative of `_g`, which is the variance of the law on [0, 1]."""
     small = y < 0.1
     v = np.where(small, 1.0, y)
     series = 1 / 12 - y**2 / 240 + y**4 / 6048 - y**6 / 172800

@@ -69,7 +69,7 @@ class SpectrumTail:
     few: bool = False
 
     def readable(self, name: str) -> PowerlawFit:
-        """The fit of a tail that has an exponent.
+        """Return the fit of a tail that has an exponent.
 
         Raises:
             SpectrumError: It has none; the message names the matrix and says why.

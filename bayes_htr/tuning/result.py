@@ -60,7 +60,7 @@ class Tuning(Printable):
         return f"Tuning(strength={self.strength:g}, {score}, {len(self.trials)} trials)"
 
     def parts(self, width: int) -> Sequence[Table | str]:
-        """The trials by strength, and what there is to say about them."""
+        """Return the trials by strength, and what there is to say about them."""
         known = [name for name in _COLUMNS if name in self.best.scores]
         others = [name for name in known if name != self.criterion][:2]
         table = compact_table("strength", "mu", self.criterion, "s.e.", *others)

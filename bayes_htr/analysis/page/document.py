@@ -122,7 +122,7 @@ def _hash(text: str) -> str:
 
 
 def page_data(matrices: Sequence[MatrixSpectrum], level: float) -> dict[str, Any]:
-    """The rows in full, and the curves of each matrix, thinned and rounded to five digits.
+    """Return the rows in full, and the curves of each matrix, thinned and rounded to five digits.
 
     Args:
         matrices: The matrices of the network.
@@ -235,7 +235,7 @@ def _curve(curve: curves.Curve | None) -> list[list[float]] | None:
 
 
 def _rounded(values: Array) -> list[float]:
-    """The values to five digits, which makes shorter text."""
+    """Return the values to five digits, which makes shorter text."""
     return [float(f"{value:.{_DIGITS}g}") for value in values]
 
 

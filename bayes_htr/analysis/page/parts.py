@@ -51,7 +51,7 @@ def escaped(text: str) -> str:
 
 
 def summary(matrices: Sequence[MatrixSpectrum]) -> str:
-    """The counts of verdicts in plain words, and where alpha lies."""
+    """Return the counts of verdicts in plain words, and where alpha lies."""
     counts = {kind: sum(m.kind is kind for m in matrices) for kind in KINDS}
     total = len(matrices)
     items = "".join(
@@ -72,7 +72,7 @@ def summary(matrices: Sequence[MatrixSpectrum]) -> str:
 
 
 def _alphas(alphas: Sequence[float]) -> str:
-    """A sentence about the exponents of the tails that pass for power laws."""
+    """Return a sentence about the exponents of the tails that pass for power laws."""
     if not alphas:
         return "None has a tail that passes for a power law."
     middle = f"<strong>{statistics.median(alphas):.2f}</strong>"
@@ -85,7 +85,7 @@ def _alphas(alphas: Sequence[float]) -> str:
 
 
 def pictures(level: float) -> str:
-    """The place of the picture of alpha by depth, which the script draws."""
+    """Return the place of the picture of alpha by depth, which the script draws."""
     percent = f"{100 * level:g}"
     return f"""<section aria-labelledby="depth">
 <h2 id="depth">Alpha by depth</h2>
@@ -99,7 +99,7 @@ heavy tails. Hollow: not known to be a power law. Small alpha: heavy tail.
 
 
 def comparison(labels: Sequence[str], differences: Sequence[Row], unmatched: Sequence[str]) -> str:
-    """The places of two pictures, and a table of the differences.
+    """Return the places of two pictures, and a table of the differences.
 
     Args:
         labels: The labels of both networks.
@@ -142,7 +142,7 @@ be.</figcaption>
 
 
 def table(matrices: Sequence[MatrixSpectrum], skipped: Mapping[str, str]) -> str:
-    """A table with a row per matrix, and below each row the place of its pictures.
+    """Return a table with a row per matrix, and below each row the place of its pictures.
 
     Args:
         matrices: The matrices.
@@ -222,7 +222,7 @@ def _heading(name: str, attributes: str = "") -> str:
 
 
 def _data(css_class: str, label: str, content: str) -> str:
-    """A cell that carries the name of its column, for a layout without column heads."""
+    """Return a cell that carries the name of its column, for a layout without column heads."""
     return f'<td role="cell" class="{css_class}" data-label="{escaped(label)}">{content}</td>'
 
 
@@ -237,7 +237,7 @@ def broken(text: str) -> str:
 
 
 def _name(text: str) -> str:
-    """A parameter's name, which may break after dots, strokes and underscores."""
+    """Return a parameter's name, which may break after dots, strokes and underscores."""
     return f"<bdi>{broken(text)}</bdi>"
 
 
@@ -248,7 +248,7 @@ def _with_interval(text: str, low: float, high: float) -> str:
 
 
 def _number(value: Any) -> str:
-    """A number with three digits, or a dash for one that is not defined."""
+    """Return a number with three digits, or a dash for one that is not defined."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     return escaped(f"{value:.3g}" if isinstance(value, float) else str(value)).replace("-", "−")
@@ -291,7 +291,7 @@ whole interval of alpha lie, below 2 (very heavy tail), from 2 to 6 (heavy), abo
 
 
 def settings(label: str, options: Mapping[str, Any]) -> str:
-    """The network, the version and the settings."""
+    """Return the network, the version and the settings."""
     shown = {"network": label, "bayes_htr": __version__, **options}
     rows = "".join(
         f'<tr><th scope="row">{escaped(str(name))}</th><td>{escaped(str(value))}</td></tr>\n'

@@ -88,7 +88,7 @@ class AdapterState(SpectralState):
             return super().derivative()._replace(tensor=self.matrix, view=itself)
 
     def drawn(self, noise: Tensor, frames: Tensor | None = None) -> Tensor:
-        """`A` of a draw, in its shape: `b A + A V (g - b) V'`, differentiable.
+        """Return `A` of a draw, in its shape: `b A + A V (g - b) V'`, differentiable.
 
         Args:
             noise: `(free,)` standard normal.
@@ -105,11 +105,11 @@ class AdapterState(SpectralState):
         return noisy.view(self._parameter[0].shape).to(self._parameter[0].dtype)
 
     def _rows(self) -> Tensor:
-        """`A`, `(r, n)`."""
+        """Return `A`, `(r, n)`."""
         return working(self._parameter[0].flatten(1))
 
     def _by_left(self, X: Tensor) -> Tensor:
-        """`scale B X`."""
+        """Return `scale B X`."""
         return self.scale * (working(self._B[0].flatten(1)) @ X)
 
     def _decomposed(self, W: Tensor, enough: float | None = None) -> Eigen:
@@ -129,7 +129,7 @@ def compact(prior: MatrixPrior) -> MatrixPrior:
 
 
 def _basis(A: Tensor) -> Tensor:
-    """An orthonormal basis `(n, r)` of the rows of `A`, without gradient.
+    """Return an orthonormal basis `(n, r)` of the rows of `A`, without gradient.
 
     It is that of Gram and Schmidt, a continuous function of `A`.
     """

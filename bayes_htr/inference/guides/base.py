@@ -50,10 +50,10 @@ class Guide(nn.Module, ABC):
 
     @abstractmethod
     def centre(self) -> dict[str, Tensor]:
-        """The means or medians of parameters and hyperparameters, in the form of a draw."""
+        """Return the means or medians of parameters and hyperparameters, in the form of a draw."""
 
     def coordinates(self, hyperpriors: Mapping[str, Hyperparameter]) -> dict[str, Tensor]:
-        """The hyperparameters at the centre in unconstrained coordinates, by name, 0-d each.
+        """Return the hyperparameters at the centre in unconstrained coordinates, by name, 0-d each.
 
         Args:
             hyperpriors: Hyperparameters with their hyperpriors, by name. The result leaves out
@@ -153,7 +153,7 @@ class VariationalGuide(Guide):
         hyperparameters: Mapping[str, Tensor],
         options: Mapping[str, Any],
     ) -> V:
-        """An untrained guide around the present weights.
+        """Return an untrained guide around the present weights.
 
         Args:
             densities: The parameters with their densities, as the constructor takes them.
@@ -189,12 +189,12 @@ class VariationalGuide(Guide):
         return guide
 
     def settings(self) -> dict[str, Any]:
-        """The parameters' names, the standard deviation at the start, and the epoch."""
+        """Return the parameters' names, the standard deviation at the start, and the epoch."""
         return {"names": list(self.names), "init_scale": self.init_scale, "epoch": self.epoch}
 
     @classmethod
     def densities_of(cls, priors: Priors, net: nn.Module, epoch: int) -> Densities:
-        """The parameters of a network with their priors as densities at an epoch.
+        """Return the parameters of a network with their priors as densities at an epoch.
 
         Raises:
             PriorError: A prior that is no density, or one that the guide does not take.
@@ -203,7 +203,7 @@ class VariationalGuide(Guide):
 
     @classmethod
     def _densities(cls, model: BayesianModel, settings: Mapping[str, Any], epoch: int) -> Densities:
-        """The densities of the parameters whose names are in settings, in this order."""
+        """Return the densities of the parameters whose names are in settings, in this order."""
         densities = cls.densities_of(model.priors, model.net, epoch)
         by_name = {p.name: p for p in densities.trainable}
         return densities._replace(trainable=[by_name[name] for name in settings["names"]])
@@ -244,7 +244,7 @@ class VariationalGuide(Guide):
 
     @abstractmethod
     def kl(self, sample: Mapping[str, Tensor]) -> Tensor:
-        """`KL(guide | prior)`, 0-d with gradient, in nats for all parameters together.
+        """Return `KL(guide | prior)`, 0-d with gradient, in nats for all parameters together.
 
         The divergence is computed in closed form if there is one, and otherwise estimated from the
         sample. The sum of `-E[log p(y | x, W)]` and this is the negative evidence lower bound.
@@ -263,7 +263,7 @@ class VariationalGuide(Guide):
 
 
 def start_scale(init_scale: float | None, parameters: Sequence[ParameterPrior]) -> float:
-    """The standard deviation of weights at the start.
+    """Return the standard deviation of weights at the start.
 
     The default is 0.01. Under a spectral prior it is instead the root mean square of the weights,
     because a guide with a narrow start shrinks to zero (`docs/benchmarks.md`, "Mean field under a

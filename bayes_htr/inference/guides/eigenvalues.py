@@ -76,19 +76,19 @@ class SupportTransform:
         return (x - self.lower).log() - (self.upper - x).log()
 
     def value(self, z: Tensor) -> Tensor:
-        """The value whose coordinate is `z`."""
+        """Return the value whose coordinate is `z`."""
         if math.isinf(self.upper):
             return self.lower + z.exp()
         return self.lower + (self.upper - self.lower) * z.clamp(-_FARTHEST, _FARTHEST).sigmoid()
 
     def log_slope(self, z: Tensor) -> Tensor:
-        """`log dx/dz`."""
+        """Return `log dx/dz`."""
         if math.isinf(self.upper):
             return z
         return math.log(self.upper - self.lower) + F.logsigmoid(z) + F.logsigmoid(-z)
 
     def ratio(self, x: Tensor, step: Tensor) -> Tensor:
-        """The factor by which `x` changes if its coordinate moves by `step`."""
+        """Return the factor by which `x` changes if its coordinate moves by `step`."""
         if not self.is_bounded:
             return step.exp()
         return self.value(self.coordinate(x) + step) / x
@@ -140,7 +140,7 @@ class EigenvaluePosterior:
         return self.has_ratios or self.interval.is_bounded
 
     def factors(self, medians: Tensor | None, spread: Tensor, noise: Tensor) -> Tensor:
-        """The factors by which a draw multiplies singular values.
+        """Return the factors by which a draw multiplies singular values.
 
         Args:
             medians: `(free,)` medians of eigenvalues; `None` if they are not needed.
@@ -162,14 +162,14 @@ class EigenvaluePosterior:
         return torch.cat([top, top * others], dim=-1).sqrt()
 
     def medians(self, eigenvalues: Tensor) -> Tensor:
-        """The eigenvalues `(K,)`, moved into the support."""
+        """Return the eigenvalues `(K,)`, moved into the support."""
         if not self.has_ratios:
             return self.interval.inside(eigenvalues)
         top = self.interval.inside(eigenvalues[:1])
         return torch.cat([top, top * RATIO.inside(eigenvalues[1:] / eigenvalues[:1])])
 
     def kl(self, eigenvalues: Tensor, spread: Tensor, moments: HyperparameterMoments) -> Tensor:
-        """`E_q[log q - log p]` of the free eigenvalues, plus `-log p` of the others.
+        """Return `E_q[log q - log p]` of the free eigenvalues, plus `-log p` of the others.
 
         The densities are those of labelled eigenvalues, so that the factor `K!` is left out. Point
         estimates are scored in the coordinate of the prior's statistic, as in `"map"`.
@@ -191,7 +191,7 @@ class EigenvaluePosterior:
     def expected_log_ratio(
         self, term: ResolvedTerm, eigenvalues: Tensor, spread: Tensor
     ) -> tuple[float, Tensor]:
-        """The number of values that a term scores, and `E sum r(x)` over them."""
+        """Return the number of values that a term scores, and `E sum r(x)` over them."""
 
         def r(x: Tensor) -> Tensor:
             return log_ratio(term, term.statistic.of_eigenvalues(x), {})
@@ -204,7 +204,7 @@ class EigenvaluePosterior:
     def _expected_log_prior(
         self, eigenvalues: Tensor, spread: Tensor, moments: HyperparameterMoments
     ) -> Tensor:
-        """The expected log density of the prior.
+        """Return the expected log density of the prior.
 
         It is a density over `(lambda_1, ratios)` with ratios, and otherwise over `lambda`, where
         point estimates are in the statistic's own coordinate. The first law has the Jacobian of its
@@ -234,7 +234,7 @@ class EigenvaluePosterior:
         return _mean(f(self.interval.value(self._coordinates(eigenvalues, spread)[0])))
 
     def _mean_of_free(self, f: Elementwise, eigenvalues: Tensor, spread: Tensor) -> Tensor:
-        """`E sum f(lambda)` over the eigenvalues that have a spread."""
+        """Return `E sum f(lambda)` over the eigenvalues that have a spread."""
         z = self._coordinates(eigenvalues, spread)
         if not self.has_ratios:
             return _mean(f(self.interval.value(z[0])))
@@ -243,7 +243,7 @@ class EigenvaluePosterior:
         return _mean(f(top)) + _mean(f(both))
 
     def _mean_of_points(self, f: Elementwise, eigenvalues: Tensor, spread: Tensor) -> Tensor:
-        """`E sum f(lambda)` over the eigenvalues that are point estimates."""
+        """Return `E sum f(lambda)` over the eigenvalues that are point estimates."""
         points = eigenvalues[self.free :]
         if not self.has_ratios:
             return _mean(f(self.interval.inside(points).unsqueeze(0)))
@@ -251,7 +251,7 @@ class EigenvaluePosterior:
         return _mean(f(top * RATIO.inside(points / eigenvalues[:1])))
 
     def _coordinates(self, eigenvalues: Tensor, spread: Tensor) -> list[Tensor]:
-        """The unconstrained coordinates at the quadrature nodes.
+        """Return the unconstrained coordinates at the quadrature nodes.
 
         They are `(20, free)`, or with ratios `(20, 1)` of the largest and those of the others.
         """
@@ -292,7 +292,7 @@ def _mean(values: Tensor) -> Tensor:
 
 
 def _support(terms: tuple[ResolvedTerm, ...]) -> tuple[float, float]:
-    """The interval of eigenvalues that is in the support of all these laws."""
+    """Return the interval of eigenvalues that is in the support of all these laws."""
     one = torch.ones((), dtype=torch.float64)
     lower, upper = 0.0, math.inf
     for term in terms:

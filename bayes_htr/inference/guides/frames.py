@@ -26,7 +26,7 @@ GAP_WIDTH = 0.3
 
 
 def inverse_gaps(eigenvalues: Tensor, free: int, width: float) -> Tensor:
-    """`1 / (lambda_i - lambda_a)` with widened gaps, zero where `a = i`.
+    """Return `1 / (lambda_i - lambda_a)` with widened gaps, zero where `a = i`.
 
     Args:
         eigenvalues: `(K,)`.
@@ -47,13 +47,13 @@ class _Follow(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, tall: Tensor, vectors: Tensor, rest: Tensor, inverse: Tensor) -> Tensor:
-        """The vectors."""
+        """Return the vectors."""
         ctx.save_for_backward(tall, vectors, rest, inverse)
         return vectors.view_as(vectors)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """`W (D + D')` with `D = V_all (inverse * (V_all' gradient)) V'`."""
+        """Return `W (D + D')` with `D = V_all (inverse * (V_all' gradient)) V'`."""
         tall, V, rest, inverse = ctx.saved_tensors
         free = V.shape[1]
         turned = inverse[:free] * (V.mT @ gradient)

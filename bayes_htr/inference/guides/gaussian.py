@@ -66,11 +66,11 @@ class GaussianGuide(VariationalGuide):
         return self.random
 
     def location(self, name: str) -> nn.Parameter:
-        """The location of a parameter."""
+        """Return the location of a parameter."""
         return self.locations[self.names.index(name)]
 
     def hyperparameter_coordinates(self) -> list[nn.Parameter]:
-        """The parameters of the posteriors of hyperparameters."""
+        """Return the parameters of the posteriors of hyperparameters."""
         return list(self.hyper.parameters())
 
     def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
@@ -87,7 +87,7 @@ class GaussianGuide(VariationalGuide):
             return points | self._noisy(generator) | self.hyper.draw(generator)
 
     def centre(self) -> dict[str, Tensor]:
-        """The locations of parameters, and the means or medians of hyperparameters."""
+        """Return the locations of parameters, and the means or medians of hyperparameters."""
         points = zip(self.names, self.locations, strict=True)
         return {n: p.detach().clone() for n, p in points} | self.hyper.centre()
 
@@ -120,11 +120,11 @@ class GaussianGuide(VariationalGuide):
 
     @abstractmethod
     def _entropy(self) -> Tensor:
-        """The entropy of the weights, 0-d, in float64."""
+        """Return the entropy of the weights, 0-d, in float64."""
 
     @abstractmethod
     def _variances(self) -> dict[str, Tensor]:
-        """The variance of each entry of the parameters in `random`."""
+        """Return the variance of each entry of the parameters in `random`."""
 
 
 class MeanField(GaussianGuide):
@@ -216,7 +216,7 @@ class LowRank(GaussianGuide):
             self.log_scales.append(nn.Parameter((scales * math.sqrt(0.5)).log()))
 
     def settings(self) -> dict[str, Any]:
-        """The settings of the base class, and the rank."""
+        """Return the settings of the base class, and the rank."""
         return super().settings() | {"rank": self.rank}
 
     def _noisy(self, generator: torch.Generator | None) -> dict[str, Tensor]:
@@ -249,7 +249,7 @@ class LowRank(GaussianGuide):
         return variances
 
     def _parts(self, names: list[str], flat: Tensor) -> dict[str, Tensor]:
-        """A vector over a layer's weights by parameter."""
+        """Return a vector over a layer's weights by parameter."""
         shapes = [self.location(name).shape for name in names]
         parts = flat.split([shape.numel() for shape in shapes])
         return {n: part.reshape(s) for n, part, s in zip(names, parts, shapes, strict=True)}
@@ -264,14 +264,14 @@ def noise_like(like: Tensor, generator: torch.Generator | None, *shape: int) -> 
 
 
 def _split_closed(prior: MatrixPrior) -> tuple[list[ResolvedTerm], MatrixPrior]:
-    """The terms whose expectation is closed, and the prior with the others."""
+    """Return the terms whose expectation is closed, and the prior with the others."""
     closed = [t for t in prior.entries if isinstance(t.statistic.law, Normal)]
     rest = tuple(t for t in prior.terms if t not in closed)
     return closed, replace(prior, terms=rest)
 
 
 def _by_matrix(prior: ParameterPrior, tensor: Tensor) -> dict[str, Tensor]:
-    """The entries of a tensor by matrix; their order within a matrix is not defined."""
+    """Return the entries of a tensor by matrix; their order within a matrix is not defined."""
     if len(prior.matrices) == 1:
         return {prior.matrices[0].name: tensor}
     return prior.split(tensor)
@@ -280,7 +280,7 @@ def _by_matrix(prior: ParameterPrior, tensor: Tensor) -> dict[str, Tensor]:
 def _expected_energy(
     term: ResolvedTerm, location: Tensor, variance: Tensor, values: Mapping[str, Tensor]
 ) -> Tensor:
-    """`E[-s log p(W)]` for a normal law of the entries, hyperparameters given."""
+    """Return `E[-s log p(W)]` for a normal law of the entries, hyperparameters given."""
     law = term.law(values, location)
     squares = (location - law.loc).square().sum(dtype=torch.float64)
     squares = squares + variance.sum(dtype=torch.float64)

@@ -40,7 +40,7 @@ class HyperparameterMoments:
     gammas: Mapping[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     def log_prob(self, term: ResolvedTerm, x: Tensor) -> Tensor:
-        """`strength E log p(x)` for each element of `x`.
+        """Return `strength E log p(x)` for each element of `x`.
 
         If the hyperparameter is a tail index `t`, the log density is affine in `t` and `log t`:
         `log p(x | t) = log p(x | 1) + log t - (t - 1) r(x)`.
@@ -55,7 +55,7 @@ class HyperparameterMoments:
 
 
 def log_ratio(term: ResolvedTerm, x: Tensor, values: Mapping[str, Tensor]) -> Tensor:
-    """`r(x)` of a law with `P(X > x) = exp(-tail_index r(x))`, for each element of `x`."""
+    """Return `r(x)` of a law with `P(X > x) = exp(-tail_index r(x))`, for each element of `x`."""
     law = term.statistic.law
     assert isinstance(law, TailIndexed)
     arguments: dict[str, Tensor | float] = {**law.numbers}
@@ -114,7 +114,7 @@ class HyperparameterPosterior(nn.Module):
         return draw
 
     def centre(self) -> dict[str, Tensor]:
-        """The means of Gamma laws, and the medians of the others."""
+        """Return the means of Gamma laws, and the medians of the others."""
         with torch.no_grad():
             return {
                 name: law.mean
@@ -148,7 +148,7 @@ class HyperparameterPosterior(nn.Module):
         return total
 
     def by_name(self) -> dict[str, GammaLaw | Normal]:
-        """The laws: Gamma laws of values, normal laws of unconstrained coordinates."""
+        """Return the laws: Gamma laws of values, normal laws of unconstrained coordinates."""
         laws: dict[str, GammaLaw | Normal] = {}
         for (name, h), numbers in zip(self.hyperparameters.items(), self.laws, strict=True):
             if isinstance(h.law, Gamma):
@@ -173,7 +173,7 @@ def gamma_draw(law: GammaLaw, generator: torch.Generator) -> Tensor:
 
 
 def _started(hyperparameter: Hyperparameter, u: Tensor, count: float) -> nn.Parameter:
-    """The initial parameters of a posterior: two logarithms, or a location and a log scale.
+    """Return the initial parameters of a posterior: two logarithms, or a location and a log scale.
 
     The logarithms are those of the concentration and the mean of a Gamma law, which are orthogonal
     parameters. The width is about that of the posterior of a logarithm after `count` values.
@@ -227,7 +227,7 @@ class SpectralHyperparameters(nn.Module):
         return bool(self.learnt.hyperparameters)
 
     def conditional(self, updates: Mapping[str, Update]) -> dict[str, GammaLaw]:
-        """The posteriors that follow from the spectra, by name, in float64."""
+        """Return the posteriors that follow from the spectra, by name, in float64."""
         laws = {}
         for name, hyperparameter in self.conjugate.items():
             assert isinstance(hyperparameter.law, Gamma)
@@ -248,7 +248,7 @@ class SpectralHyperparameters(nn.Module):
         return draws | self.learnt.draw(generator)
 
     def centre(self, conditional: Mapping[str, GammaLaw]) -> dict[str, Tensor]:
-        """The means of Gamma laws, and the medians of the others."""
+        """Return the means of Gamma laws, and the medians of the others."""
         return {name: law.mean for name, law in conditional.items()} | self.learnt.centre()
 
     def moments(
@@ -272,7 +272,7 @@ class SpectralHyperparameters(nn.Module):
         return self.moments(values, conditional)
 
     def kl(self, conditional: Mapping[str, GammaLaw]) -> Tensor:
-        """`KL(guide | hyperpriors)`: 0-d, float64."""
+        """Return `KL(guide | hyperpriors)`: 0-d, float64."""
         total = self.learnt.kl()
         for name, law in conditional.items():
             kl = kl_divergence(law, self.conjugate[name].distribution(law.rate))
@@ -337,7 +337,7 @@ class FrozenEvidence(nn.Module):
             yield term, self.get_buffer(f"values{i}")
 
     def energy(self, moments: HyperparameterMoments) -> Tensor:
-        """`-E log p` of all values, 0-d float64, with gradient to the hyperparameters."""
+        """Return `-E log p` of all values, 0-d float64, with gradient to the hyperparameters."""
         total = torch.zeros((), dtype=torch.float64)
         for term, x in self.scored():
             energy = -moments.log_prob(term, x).sum()

@@ -41,11 +41,11 @@ class LikelihoodPoint(nn.Module):
         )
 
     def latents(self) -> dict[str, Tensor]:
-        """The unconstrained coordinates by name."""
+        """Return the unconstrained coordinates by name."""
         return dict(zip(self.hyperparameters, self.coordinates, strict=True))
 
     def values(self) -> dict[str, Tensor]:
-        """The hyperparameters by name, 0-d, with gradient."""
+        """Return the hyperparameters by name, 0-d, with gradient."""
         named = zip(self.hyperparameters.items(), self.coordinates, strict=True)
         return {name: hyperparameter.value(u) for (name, hyperparameter), u in named}
 
@@ -58,7 +58,7 @@ class LikelihoodPoint(nn.Module):
 def likelihood_posterior(
     likelihood: Likelihood, start: Mapping[str, Tensor], like: Tensor, num_data: float
 ) -> HyperparameterPosterior:
-    """The independent posterior of the hyperparameters of a likelihood, before training.
+    """Return the independent posterior of the hyperparameters of a likelihood, before training.
 
     Args:
         likelihood: The likelihood.
@@ -121,7 +121,7 @@ def with_likelihood(
     settings: Mapping[str, Any],
     state: Mapping[str, Tensor],
 ) -> Guide:
-    """The guide that a run folder holds, with the likelihood's posterior if there is one.
+    """Return the guide that a run folder holds, with the likelihood's posterior if there is one.
 
     Args:
         kind: The class of the guide over the weights.
@@ -148,5 +148,5 @@ def with_likelihood(
 
 
 def _below(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state of a submodule."""
+    """Return the state of a submodule."""
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}

@@ -60,7 +60,7 @@ class DirectionNoise:
 
 
 def finest_noise(net: nn.Module) -> Literal["example", "shared"]:
-    """A draw for each example where the network allows it; otherwise one for a batch.
+    """Return a draw for each example where the network allows it; otherwise one for a batch.
 
     Batch normalisation mixes the examples of a batch, and examples cannot have their own draws of
     the product of an adapter's factors.
@@ -217,12 +217,12 @@ def _hooks(layers: list[_Layer], hook_of: Callable[[_Layer], Any]) -> Iterator[N
 
 
 def _input(args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Tensor:
-    """The input of a linear layer or a convolution, given by position or by name."""
+    """Return the input of a linear layer or a convolution, given by position or by name."""
     return args[0] if args else kwargs["input"]
 
 
 def _with_constant_weight(module: nn.Module, x: Tensor) -> Tensor:
-    """The output of a layer, of which its weight has no gradient."""
+    """Return the output of a layer, of which its weight has no gradient."""
     assert isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
     weight = module.weight.detach()
     if isinstance(module, nn.Linear):
@@ -313,7 +313,7 @@ def _plus_product(
 
 
 def _inner(module: nn.Module, x: Tensor, V: Tensor) -> Tensor:
-    """`V'x` of a convolution that has as many outputs as `V` has columns, and no bias."""
+    """Return `V'x` of a convolution that has as many outputs as `V` has columns, and no bias."""
     assert isinstance(module, _CONVOLUTIONS)
     filters = V.mT.reshape(-1, *module.weight.shape[1:])
     inner: Tensor = module._conv_forward(x, filters, None)

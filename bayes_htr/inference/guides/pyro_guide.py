@@ -109,7 +109,7 @@ class PyroGuide(VariationalGuide):
         return cls(guide, densities, hyperparameters, init_scale=options["init_scale"])
 
     def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
-        """One draw with gradient; `kl` takes what this returned."""
+        """Return one draw with gradient; `kl` takes what this returned."""
         with _own_parameters():
             trace = pyro.poutine.trace(self.guide).get_trace()
         values: dict[str, Any] = {
@@ -118,14 +118,14 @@ class PyroGuide(VariationalGuide):
         return DrawWithDensity(values, torch.as_tensor(trace.log_prob_sum()))
 
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """One draw, without gradient; the generator is on the CPU."""
+        """Return one draw, without gradient; the generator is on the CPU."""
         seed = int(torch.randint(2**62, (), generator=generator))
         with isolated_randomness(), torch.no_grad():
             torch.manual_seed(seed)
             return {name: value.clone() for name, value in self.rsample().items()}
 
     def centre(self) -> dict[str, Tensor]:
-        """The medians of parameters and hyperparameters."""
+        """Return the medians of parameters and hyperparameters."""
         with torch.no_grad(), _own_parameters():
             median = self.guide.median()
         return {n: median[n].detach().clone() for n in (*self.names, *self.hyperparameters)}
@@ -149,12 +149,12 @@ class PyroGuide(VariationalGuide):
         return total
 
     def settings(self) -> dict[str, Any]:
-        """The settings of the base class, and the name of the class of Pyro."""
+        """Return the settings of the base class, and the name of the class of Pyro."""
         return super().settings() | {"guide": type(self.guide).__name__}
 
 
 def is_pyro_guide(guide: object) -> bool:
-    """Whether this is one of the classes of `PYRO_GUIDES`."""
+    """Return whether this is one of the classes of `PYRO_GUIDES`."""
     return any(getattr(autoguide, name) is guide for name in PYRO_GUIDES)
 
 
@@ -177,7 +177,7 @@ class _Sites:
 
 
 def takes_scale(guide: Any) -> bool:
-    """Whether a class of Pyro's guides takes a standard deviation to start from."""
+    """Return whether a class of Pyro's guides takes a standard deviation to start from."""
     return "init_scale" in inspect.signature(guide.__init__).parameters
 
 

@@ -50,11 +50,11 @@ class Samples(Guide):
             yield self[i * len(self) // samples]
 
     def centre(self) -> dict[str, Tensor]:
-        """The means of the stored draws."""
+        """Return the means of the stored draws."""
         return {n: self.get_buffer(f"draws{i}").mean(0) for i, n in enumerate(self.names)}
 
     def settings(self) -> dict[str, Any]:
-        """The names."""
+        """Return the names."""
         return {"names": list(self.names)}
 
     @classmethod
@@ -89,13 +89,13 @@ class PointMass(Guide):
             self.register_buffer(f"coordinate{number}", coordinates[name].detach().clone())
 
     def centre(self) -> dict[str, Tensor]:
-        """The hyperparameters by name, 0-d in float64 on the CPU."""
+        """Return the hyperparameters by name, 0-d in float64 on the CPU."""
         coordinates = self.coordinates(self.hyperpriors)
         values = {name: float(x.value(coordinates[name])) for name, x in self.hyperpriors.items()}
         return {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
 
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """The centre, whatever the generator."""
+        """Return the centre, whatever the generator."""
         return self.centre()
 
     def draws(self, samples: int, seed: int) -> Iterator[dict[str, Tensor]]:
@@ -115,5 +115,5 @@ class PointMass(Guide):
         }
 
     def settings(self) -> dict[str, Any]:
-        """The names of the hyperparameters."""
+        """Return the names of the hyperparameters."""
         return {"names": list(self.hyperpriors)}

@@ -174,11 +174,11 @@ class SpectralGuide(VariationalGuide):
             self.refresh(changed)
 
     def hyperparameter_coordinates(self) -> list[nn.Parameter]:
-        """The parameters of those posteriors that do not follow from the spectra."""
+        """Return the parameters of those posteriors that do not follow from the spectra."""
         return list(self.hyperparameters.learnt.parameters())
 
     def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
-        """One draw with gradient to what is learnt, from Torch's global generator.
+        """Return one draw with gradient to what is learnt, from Torch's global generator.
 
         Refreshes first what the policy asks for, as `refresh_due` does. The gradient with respect
         to the weights is that at fixed singular vectors, unless `full_gradient`.
@@ -209,7 +209,7 @@ class SpectralGuide(VariationalGuide):
         return self.hyperparameters.are_learnt or bool(self.hyperparameters.conjugate)
 
     def kl(self, sample: Mapping[str, Tensor]) -> Tensor:
-        """`KL(guide | prior)` of spectra and hyperparameters, and `-log p` of points.
+        """Return `KL(guide | prior)` of spectra and hyperparameters, and `-log p` of points.
 
         Gauss-Hermite sums at the eigenvalues and spreads that were cached last, to first order in
         how far weights and logarithms of spreads have moved since. Entries and learnt
@@ -257,7 +257,7 @@ class SpectralGuide(VariationalGuide):
 
     @torch.no_grad()
     def draw(self, generator: torch.Generator) -> dict[str, Tensor]:
-        """One draw around the singular vectors of the present weights; the cache stays."""
+        """Return one draw around the singular vectors of the present weights; the cache stays."""
         draws = self.hyperparameters.draw(self._conditional(current=True), generator)
         matrices = {s.name: s.drawn(s.noise(generator), s.current()[0]) for s in self._active}
         return self._joined(matrices) | draws
@@ -288,7 +288,7 @@ class SpectralGuide(VariationalGuide):
 
     @torch.no_grad()
     def spectra(self) -> dict[str, LabelledSpectrum]:
-        """The posterior of the spectrum of each matrix that has one, by name."""
+        """Return the posterior of the spectrum of each matrix that has one, by name."""
         spectra = {}
         for state in self._active:
             eigenvalues = state.current()[1]
@@ -358,7 +358,7 @@ class SpectralGuide(VariationalGuide):
         return torch.stack([state.drifted(self.policy.tol) for state in states])
 
     def settings(self) -> dict[str, Any]:
-        """The settings of the base class, and the other options."""
+        """Return the settings of the base class, and the other options."""
         return super().settings() | {
             "directions": self.directions,
             "refresh": self.policy.to_dict(),
@@ -386,7 +386,7 @@ class SpectralGuide(VariationalGuide):
         return values
 
     def _conditional(self, *, current: bool = False) -> dict[str, GammaLaw]:
-        """The posteriors of hyperparameters that follow from the spectra.
+        """Return the posteriors of hyperparameters that follow from the spectra.
 
         They are at their best, so that no gradient to the spectra is due.
 
@@ -421,11 +421,11 @@ class SpectralGuide(VariationalGuide):
         )
 
     def state_of(self, name: str) -> SpectralState:
-        """The state of a matrix, by its name."""
+        """Return the state of a matrix, by its name."""
         return self._by_name[name]
 
     def has_law(self, name: str) -> bool:
-        """Whether a matrix has a spectral prior now, which a schedule may end."""
+        """Return whether a matrix has a spectral prior now, which a schedule may end."""
         return any(state.name == name for state in self._active)
 
 

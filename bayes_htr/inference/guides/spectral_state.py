@@ -140,7 +140,7 @@ class SpectralState(nn.Module):
         examples: int | None = None,
         count: int | None = None,
     ) -> Tensor:
-        """`(count,)` or `(examples, count)` standard normal; `count` is `free` if not given.
+        """Return `(count,)` or `(examples, count)` standard normal; `count` is `free` if not given.
 
         From Torch's global generator if none is given.
         """
@@ -150,7 +150,7 @@ class SpectralState(nn.Module):
         return noise_like(like, generator, *shape)
 
     def every(self, about: int | None) -> int:
-        """The `j` for which every `j`-th direction is about a given number of directions.
+        """Return the `j` for which every `j`-th direction is about a given number of directions.
 
         It is 1 for `None`, and where factors of singular values depend on their medians, and
         otherwise at most 12, as `changes` needs.
@@ -164,11 +164,11 @@ class SpectralState(nn.Module):
         return Derivative(self._parameter[0], self.law.prior.view, Gradient(self.slope))
 
     def drawn(self, noise: Tensor, frames: Tensor | None = None) -> Tensor:
-        """The present matrix with the singular values of a draw; see `with_noise`."""
+        """Return the present matrix with the singular values of a draw; see `with_noise`."""
         return self.with_noise(self.matrix, noise, frames)
 
     def with_noise(self, W: Tensor, noise: Tensor, frames: Tensor | None = None) -> Tensor:
-        """`W` with the singular values of a draw: `b W + W V (g - b) V'`, two thin products.
+        """Return `W` with the singular values of a draw: `b W + W V (g - b) V'`, two thin products.
 
         Args:
             W: `(m, n)`.
@@ -190,7 +190,7 @@ class SpectralState(nn.Module):
         return (noisy if self.is_tall else noisy.mT).to(W.dtype)
 
     def vectors(self, tall: Tensor) -> Tensor:
-        """The singular vectors of the last refresh.
+        """Return the singular vectors of the last refresh.
 
         Args:
             tall: `(larger, K)` the matrix, or its transpose if it is wide.
@@ -232,7 +232,7 @@ class SpectralState(nn.Module):
     def changes(
         self, medians: Tensor | None, noise: Tensor, part: slice = _ALL
     ) -> tuple[Tensor, Tensor | None]:
-        """What a draw adds along each direction to the weights times `base`.
+        """Return what a draw adds along each direction to the weights times `base`.
 
         Args:
             medians: As in `factors`.
@@ -255,7 +255,7 @@ class SpectralState(nn.Module):
         return factors - base, base if self.law.has_ratios else None
 
     def kl(self, W: Tensor, moments: HyperparameterMoments | None = None) -> Tensor:
-        """`E_q[log q - log p]` of the spectrum, 0-d float64.
+        """Return `E_q[log q - log p]` of the spectrum, 0-d float64.
 
         Args:
             W: `(m, n)`.
@@ -372,7 +372,7 @@ class SpectralState(nn.Module):
         return Eigen(values[order].double(), vectors[:, order], floor)
 
     def _places(self, vectors: Tensor) -> Tensor:
-        """Which vector takes each place: `(free,)` columns of `vectors`.
+        """Return which vector takes each place: `(free,)` columns of `vectors`.
 
         A vector takes the place with whose vector it has a squared overlap above 1/2. There is at
         most one such place for a vector, and one such vector for a place, because squared overlaps
