@@ -116,7 +116,7 @@ MIXTURES = {
         for name in ("mlp-kmnist", "mlp-fashion", "lenet5-kmnist", "lenet5-cifar10", "mlp-digits")
     },
     "mlp-letter": Cell("mlp-letter", "mlp", "letter", epochs=(20, 40), classes=26),
-    "mlp-satimage": Cell("mlp-satimage", "mlp", "satimage", epochs=(20, 40), classes=7),
+    "mlp-satimage": Cell("mlp-satimage", "mlp", "satimage", epochs=(20, 40), classes=6),
 }
 """The cells of the study of mixtures by name; the last two are in no other study."""
 
@@ -218,6 +218,7 @@ def check_data(cells: Iterable[Cell], data_dir: Path | None) -> None:
     """
     for cell in cells:
         split(cell, data_dir, 0, "cpu")
+        image_shape(cell, data_dir)
         ood_images(cell, data_dir)
     _loaded.cache_clear()
 
