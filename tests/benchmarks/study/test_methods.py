@@ -34,8 +34,21 @@ def test_every_trial_of_every_method(name):
 def test_mixtures_are_of_the_methods_of_the_first_study():
     """So that their choices can be taken from it."""
     for name, method in MIXTURES.items():
-        assert method.members == (3 if name.startswith("svi") else 5)
-        assert method.trials == GENERALISATION[name].trials
+        is_posterior = name.startswith("svi")
+        assert method.members == (4 if is_posterior else 5)
+        assert method.priors is GENERALISATION[name].priors
+        assert len(method.trials) == len(GENERALISATION[name].trials)
+        assert set(method.trials[0]) == set(GENERALISATION[name].trials[0])
+        assert is_posterior or method.trials == GENERALISATION[name].trials
+
+
+def test_posteriors_of_mixtures_are_those_of_the_default_method():
+    net = build_network("mlp", (1, 8, 8), 10, seed=0)
+    setting = Setting(net, 100, Base(5, 0.05, "cosine"), {})
+    method = MIXTURES["svi_lomax"]
+    for numbers in method.trials:
+        found = method.inference(numbers, setting)
+        assert (found.lr, found.noise, found.noisy_directions) == (numbers["lr"], "example", 128)
 
 
 def test_the_share_of_a_threshold():
