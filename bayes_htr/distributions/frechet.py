@@ -59,7 +59,7 @@ class Frechet(Law):
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
-        """Return `x > loc`."""
+        """The support `x > loc`."""
         return constraints.greater_than(self.loc)
 
     def log_prob(self, value: Tensor) -> Tensor:

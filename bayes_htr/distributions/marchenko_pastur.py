@@ -62,7 +62,7 @@ class MarchenkoPastur(Law):
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
-        """The interval between the two edges."""
+        """The support between the two edges."""
         return constraints.interval(self.lower, self.upper)
 
     @property

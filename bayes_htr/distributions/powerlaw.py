@@ -52,7 +52,7 @@ class Powerlaw(Law):
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
-        """Return `x >= xmin`."""
+        """The support `x >= xmin`."""
         return constraints.greater_than_eq(self.xmin)
 
     def log_prob(self, value: Tensor) -> Tensor:

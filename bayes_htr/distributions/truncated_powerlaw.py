@@ -55,7 +55,7 @@ class TruncatedPowerlaw(Law):
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
-        """Return `xmin <= x <= xmax`."""
+        """The support `xmin <= x <= xmax`."""
         return constraints.interval(self.xmin, self.xmax)
 
     def log_prob(self, value: Tensor) -> Tensor:

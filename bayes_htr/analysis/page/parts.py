@@ -243,7 +243,7 @@ def broken(text: str) -> str:
 
 
 def _name(text: str) -> str:
-    """Return a parameter's name, which may break after dots, strokes and underscores."""
+    """Return a parameter's name, which may break after dots, slashes and underscores."""
     return f"<bdi>{broken(text)}</bdi>"
 
 
