@@ -67,7 +67,7 @@ class Prior(Value, abstract=True):
     """A prior on one matrix."""
 
     def scaled(self, strength: float) -> Prior:
-        """Return the prior to the power `strength`, without its hyperpriors.
+        """Return the prior to the power `strength`.
 
         Hyperpriors stay as they are. Repeated calls multiply the strengths.
         """
