@@ -56,9 +56,10 @@ class Workers:
         threads: int | None = None,
         alone: bool = False,
     ) -> Workers:
-        """The numbers for a network: each fit of a small one has one thread (`suitable_threads`).
+        """Return the numbers of processes and threads for fits of a network.
 
-        Several fits divide the cores between them. On an accelerator they run one after the other.
+        Each fit of a small network has one thread (`suitable_threads`). Several fits divide the
+        cores between them. On an accelerator they run one after the other.
 
         Args:
             net: The network.

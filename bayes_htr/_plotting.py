@@ -215,7 +215,7 @@ def legend(ax: Axes, *, columns: int = 1, **options: Any) -> None:
 
 
 def spread(count: int, most: int) -> list[int]:
-    """At most `most` places of `count`, from the first to the last and equally far apart."""
+    """Return at most `most` of `count` places, from the first to the last at equal distances."""
     places = np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
     return [int(place) for place in places] if count else []
 

@@ -208,7 +208,7 @@ class TrainingProgress(ProgressBar):
 
 
 def _score(metrics: dict[str, float], where: str) -> list[str]:
-    """Accuracy or error, whichever an epoch has."""
+    """Return the accuracy or the error, whichever an epoch has, as texts."""
     labels = {"accuracy": "acc", "rmse": "rmse"}
     found = {label: metrics.get(f"{where}_{name}") for name, label in labels.items()}
     return [f"{label} {value:.4f}" for label, value in found.items() if value is not None]

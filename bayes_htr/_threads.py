@@ -56,7 +56,7 @@ def exclusive() -> Iterator[None]:
 
 
 def _renew_in_child() -> None:
-    """In a forked process, forget a thread that held the lock and does not exist there."""
+    """Forget, in a forked process, a thread that held the lock and does not exist there."""
     global _lock, _holders
     if threading.get_ident() not in _holders:
         _lock, _holders = threading.RLock(), []

@@ -363,7 +363,7 @@ def _data(text: str) -> str:
 
 
 def _given(argv: Sequence[str]) -> dict[str, Any]:
-    """The options of `fit` that a command line names, without those that have default values."""
+    """Return only those options of `fit` that a command line names, without default values."""
     parser = build_parser()
     commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     for action in commands.choices["fit"]._actions:

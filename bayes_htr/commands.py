@@ -184,7 +184,10 @@ def _draw_tuning(tuning: Tuning, path: Path, console: Console) -> None:
 def _entrants(
     args: argparse.Namespace, net: nn.Module, num_data: int, strength: float | None
 ) -> list[Entrant]:
-    """The requested fit, with a strength or the default one, and those it is compared with."""
+    """Return the requested fit and those that it is compared with.
+
+    The requested fit has the given strength, or the default one.
+    """
     name, is_svi = args.prior, args.method == "svi"
 
     def priors(prior: str, power: float | None, *, posterior: bool = False) -> Priors:

@@ -220,7 +220,10 @@ def _event(state: Any, model: Any) -> StepEvent:
 
 
 def _lightning_base(wanted_by: str) -> Any:
-    """The base class of callbacks, from the older package if that alone has been imported."""
+    """Return Lightning's base class of callbacks.
+
+    It is that of the older package if that alone has been imported.
+    """
     names = ["lightning.pytorch", "pytorch_lightning"]
     for name in sorted(names, key=lambda name: name not in sys.modules):
         try:

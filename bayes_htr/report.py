@@ -162,7 +162,10 @@ class RunReport:
         return table
 
     def comparison(self) -> str:
-        """A sentence that compares the posterior's NLL with the others; empty without others."""
+        """Return a sentence that compares the posterior's NLL with the others.
+
+        It is empty if there are no others.
+        """
         nll = {label: scores["nll"] for label, scores in self.scores.items()}
         parts = [
             f"{abs(1 - nll[self.label] / value):.0%} "
@@ -173,7 +176,10 @@ class RunReport:
         return f"nll of {self.label!r}: {', '.join(parts)}" if parts else ""
 
     def _pairs(self) -> Iterator[tuple[str, str]]:
-        """The pairs that are compared: the posterior or another method, and plain training."""
+        """Yield the pairs that are compared.
+
+        The posterior is compared with each other method, and other methods with plain training.
+        """
         others = [label for label in self.by_seed if label != self.label]
         yield from ((self.label, other) for other in reversed(others))
         if PLAIN in others:
@@ -199,7 +205,10 @@ class RunReport:
         return Group(table, alpha_note(shown, _LEVEL))
 
     def last_line(self) -> str:
-        """The line `test_accuracy=... test_nll=...` with the scores of the fitted posterior."""
+        """Return the line `test_accuracy=... test_nll=...`.
+
+        It has the scores of the fitted posterior.
+        """
         first = self.scores[self.label]
         return " ".join(f"test_{name}={value:.4f}" for name, value in first.items())
 
@@ -291,7 +300,10 @@ def _history(folder: RunFolder) -> list[dict[str, float]]:
 
 
 def _by_seed(results: Any) -> dict[str, list[dict[str, float]]]:
-    """Scores by label and seed; runs of earlier versions have one seed, and its scores alone."""
+    """Return the scores by label and seed.
+
+    Runs of earlier versions have one seed, and the scores of this seed alone.
+    """
     by_seed = results.get("by_seed")
     if by_seed is None:
         by_seed = {label: [row] for label, row in results["scores"].items()}
@@ -312,7 +324,10 @@ def _mean_and_error(values: np.ndarray) -> str:
 
 
 def _difference(values: np.ndarray, others: np.ndarray) -> str:
-    """The mean paired difference with its interval by Student's t, and a mark of significance."""
+    """Return the mean paired difference with its interval, and a mark of significance.
+
+    The interval is by Student's t.
+    """
     difference = values - others
     if np.ptp(difference) == 0:
         return f"{difference.mean():+.3f}"

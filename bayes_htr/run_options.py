@@ -123,7 +123,7 @@ def resumed(args: argparse.Namespace, given: Mapping[str, Any]) -> argparse.Name
 
 
 def _plain(options: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as plain data, with paths in full."""
+    """Return the options as plain data, with paths in full."""
     known = {"data": DATASETS, "prior": ("none", *PRIORS)}
 
     def plain(name: str, value: Any) -> Any:

@@ -258,7 +258,7 @@ def _analyse_together(
 
 
 def _turns(numbers: Sequence[int], owners: Sequence[int]) -> list[list[int]]:
-    """Weights in turns, in each of which every process has at most one."""
+    """Return the weights in turns, in each of which every process has at most one."""
     queues: dict[int, list[int]] = {}
     for number in numbers:
         queues.setdefault(owners[number], []).append(number)
@@ -284,7 +284,7 @@ def _loaded_once(weight: Weight, loading: Lock) -> Weight:
 
 
 def _work(weight: Weight, conv: Conv) -> float:
-    """About how many floating-point operations the decomposition takes."""
+    """Estimate the number of floating-point operations that the decomposition takes."""
     M, N = sorted(weight.sides(conv))
     return float(M * M * (N + 4 * M)) * (weight.positions if conv == "slices" else 1)
 

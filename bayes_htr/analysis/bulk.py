@@ -129,7 +129,10 @@ def _unit_median(ratio: float) -> float:
 
 @lru_cache(maxsize=1024)
 def _unit_threshold(N: int, M: int, matrices: int) -> float:
-    """The value that the largest eigenvalue of so many matrices of unit variance seldom exceeds."""
+    """Return the value that the largest eigenvalue of all the matrices seldom exceeds.
+
+    There are `matrices` of them. Each has `N x M` entries of unit variance.
+    """
     if N == 1:
         return math.inf
     a, b = math.sqrt(N - 1), math.sqrt(M)

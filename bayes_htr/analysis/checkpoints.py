@@ -100,7 +100,7 @@ def find_state_dict(checkpoint: Any, label: str) -> dict[str, Any]:
 def _state_dicts(
     value: Any, path: tuple[str, ...], visited: set[int]
 ) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """The tensors of every mapping that contains some, with the keys that lead to the mapping."""
+    """Yield the tensors of every mapping that contains some, after the keys that lead to it."""
     if isinstance(value, list | tuple):
         value = dict(enumerate(value[:100]))
     if not isinstance(value, Mapping) or id(value) in visited or len(path) > _DEPTH:
@@ -145,9 +145,10 @@ def _indexed(path: Sequence[str]) -> str:
 
 
 def weight_files(files: Sequence[Path], folder: Path) -> list[Path]:
-    """The files of a folder that contain weights: a single file, or the parts of one checkpoint.
+    """Return the files of a folder that contain weights.
 
-    The names tell which files are states of optimisers, schedulers and random generators.
+    These are a single file, or the parts of one checkpoint. The names tell which files are states
+    of optimisers, schedulers and random generators.
 
     Args:
         files: Files of `torch.save`.
@@ -211,7 +212,9 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def refused_classes(path: Path) -> list[str]:
-    """Names of the classes and functions in a pickle that `torch.load` refuses, without loading it.
+    """Return the names of the classes and functions in a pickle that `torch.load` refuses.
+
+    The pickle is not loaded.
 
     Returns:
         Up to 12 names; empty if none is refused or the file is no pickle.

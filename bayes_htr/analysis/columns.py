@@ -135,7 +135,7 @@ _UNDEFINED_COUNTS = (
 
 
 def undefined_columns() -> Row:
-    """The columns that every report has, with the values of a matrix that has no spectrum."""
+    """Return the columns of every report, with the values for a matrix without a spectrum."""
     numbers: Row = dict.fromkeys(_UNDEFINED_NUMBERS, math.nan)
     return numbers | dict.fromkeys(_UNDEFINED_COUNTS) | {"status": "failed", "warning": ""}
 
@@ -159,7 +159,10 @@ def shape_columns(weight: Weight, esd: ESD, number: int, conv: Conv) -> Row:
 
 
 def norm_columns(esd: ESD, alpha: float) -> Row:
-    """Norms, ranks and entropy. Logarithms of a zero matrix are minus infinity."""
+    """Return norms, ranks and the entropy.
+
+    Logarithms of a zero matrix are minus infinity.
+    """
     values = esd.values
     norm, largest = float(values.sum()), float(values[-1])
     rank = matrix_rank(esd)
@@ -190,7 +193,10 @@ def matrix_rank(esd: ESD) -> int:
 
 
 def entropy(values: Array, rank: int) -> float:
-    """`-sum p ln p / ln(rank)` with `p = lambda / sum lambda`; 0 at rank 1, NaN at rank 0."""
+    """Return `-sum p ln p / ln(rank)` with `p = lambda / sum lambda`.
+
+    The value is 0 at rank 1 and NaN at rank 0.
+    """
     if rank < 2:
         return 0.0 if rank else math.nan
     p = values / values.sum()
@@ -199,7 +205,10 @@ def entropy(values: Array, rank: int) -> float:
 
 
 def log_alpha_norm(values: Array, alpha: float) -> float:
-    """`log10 sum lambda^alpha`, computed from logarithms because large powers would overflow."""
+    """Return `log10 sum lambda^alpha`.
+
+    It is computed from logarithms, because large powers would overflow.
+    """
     positive = values[values > 0]
     if math.isnan(alpha) or not len(positive):
         return math.nan
@@ -247,9 +256,10 @@ def status_columns(tail: SpectrumTail) -> Row:
 
 
 def comparison_columns(comparisons: Sequence[Comparison]) -> Row:
-    """Likelihood ratios to other laws, with their parameters; NaN without a tail to compare.
+    """Return likelihood ratios to other laws, with the parameters of these laws.
 
-    The parameters are also NaN where the other law fits best as the power law.
+    All are NaN without a tail to compare. The parameters are also NaN where the other law fits best
+    as the power law.
     """
     row: Row = {}
     for name, parameters in PARAMETERS.items():

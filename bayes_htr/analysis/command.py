@@ -78,7 +78,7 @@ def _check_outputs(args: argparse.Namespace) -> None:
 
 
 def _check_inputs(args: argparse.Namespace) -> None:
-    """Before the work begins: whether both networks can be read, and have a matrix in common."""
+    """Check that both networks can be read and have a matrix in common, before the work begins."""
     if args.compare is None:
         return  # the analysis itself begins with this
     keys = []

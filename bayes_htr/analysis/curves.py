@@ -83,7 +83,10 @@ def tail_density(spectrum: MatrixSpectrum, points: int = 25) -> Curve | None:
 
 
 def tail_survival(spectrum: MatrixSpectrum, points: int = 25) -> Curve | None:
-    """The share of eigenvalues at least as large under the fitted power law, with its band."""
+    """Return the share of eigenvalues at least as large as a value under the fitted power law.
+
+    The curve has a band, which belongs to the interval of alpha. It is `None` without a power law.
+    """
     fit = spectrum.fit
     if fit is None or not has_law(spectrum):
         return None
@@ -124,7 +127,10 @@ def survival(spectrum: MatrixSpectrum, points: int = 240) -> tuple[Array, Array]
 
 
 def thinned(count: int, points: int) -> NDArray[np.int64]:
-    """At most `points` indices from 0 to `count - 1`, equally far apart in their logarithms."""
+    """Return at most `points` indices from 0 to `count - 1`.
+
+    They are equally far apart in their logarithms.
+    """
     if not count:
         return np.empty(0, np.int64)
     return np.unique(np.geomspace(1, count, min(points, count)).round().astype(np.int64)) - 1

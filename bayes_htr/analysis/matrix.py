@@ -177,7 +177,10 @@ def _without_spectrum(
 
 
 def _tested_tail(esd: ESD, options: Options, random_like: bool) -> SpectrumTail:
-    """The tail of an ESD, with as many replicates as its verdict needs if the option is "auto"."""
+    """Return the tail of an ESD.
+
+    If the option `bootstrap` is "auto", the tail has as many replicates as its verdict needs.
+    """
     if options.bootstrap != "auto":
         return _tail(esd, options, options.bootstrap)
     tail = SpectrumTail(None)
@@ -190,7 +193,7 @@ def _tested_tail(esd: ESD, options: Options, random_like: bool) -> SpectrumTail:
 
 
 def _tail(esd: ESD, options: Options, bootstrap: int) -> SpectrumTail:
-    """The tail of an ESD without the eigenvalues that come from rounding of the stored weights."""
+    """Return the tail of an ESD without the eigenvalues due to rounding of the stored weights."""
     return fit_tail(
         esd.values,
         floor=esd.floor,

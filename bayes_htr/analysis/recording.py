@@ -90,7 +90,9 @@ def measure(
 
 
 def measured_spectrum(W: Tensor, name: str) -> Tensor:
-    """The eigenvalues of a matrix, in its precision, or in float64 if that range is too small.
+    """Return the eigenvalues of a matrix.
+
+    They have the precision of the matrix, or float64 if the range of that precision is too small.
 
     Args:
         W: `(out, ...)` the weight.

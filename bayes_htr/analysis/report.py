@@ -386,7 +386,7 @@ def _difference_interval(first: MatrixSpectrum, second: MatrixSpectrum) -> tuple
 
 
 def _distance(upper: float, lower: float) -> float:
-    """The distance from an estimate to the end of its interval; 0 if it lies beyond that end."""
+    """Return the distance from an estimate to the end of its interval; it is 0 beyond that end."""
     length = upper - lower
     return length if math.isnan(length) else max(length, 0.0)
 

@@ -178,7 +178,10 @@ def _from_state_dict(state: Mapping[Any, Any], label: str) -> dict[str, Stored]:
 
 
 def _as_tensor(value: Any) -> tuple[Tensor, str | None]:
-    """A value of a state dict as a tensor, and the reason why a masked array is no matrix."""
+    """Return a value of a state dict as a tensor, and the reason why it is no matrix.
+
+    The reason is `None` unless entries are masked or torch has no such dtype.
+    """
     if isinstance(value, Tensor):
         return value, None
     masked = int(np.ma.getmaskarray(value).sum()) if isinstance(value, np.ma.MaskedArray) else 0
@@ -194,7 +197,10 @@ def _as_tensor(value: Any) -> tuple[Tensor, str | None]:
 
 
 def _tensors(state: Mapping[Any, Any], label: str) -> dict[str, Tensor | np.ndarray[Any, Any]]:
-    """The tensors and arrays of a state dict, or of the one in a checkpoint, by plain names."""
+    """Return the tensors and arrays of a state dict, by plain names.
+
+    The state dict may be the one in a checkpoint.
+    """
     tensors = find_state_dict(state, label)
     return {name: tensors[key] for key, name in _plain_names(tensors).items()}
 
@@ -283,7 +289,10 @@ def _from_index(index: Path, label: str) -> dict[str, Stored]:
 
 
 def _shards(index: Path) -> dict[str, Path]:
-    """The file of each tensor, by name, according to an index; all files lie beside the index."""
+    """Return the file of each tensor, by name, according to an index.
+
+    All files lie beside the index.
+    """
     try:
         if index.stat().st_size > _LARGEST_INDEX:
             raise ValueError(f"longer than {_LARGEST_INDEX} bytes")

@@ -149,7 +149,7 @@ def _nothing() -> Tensor:
 
 
 def _rebuilt(state: State) -> Iterator[_Rebuilt]:
-    """The weights that are computed from several tensors, each by the name of its first part."""
+    """Yield the weights computed from several tensors, each by the name of its first part."""
     seen: set[str] = set()
     order = {name: i for i, name in enumerate(state)}
     rules = (_normalised, _masked_or_spectral, _Parametrised(state), _adapter, _quantised)
@@ -263,7 +263,10 @@ _ADAPTER = re.compile(r"((?:.*[._])?lora_)(A|down|embedding_A)((?:\.[^.]+)?)")
 
 
 def _adapter(name: str, state: State) -> _Rebuilt | None:
-    """The product of LoRA factors as peft (`lora_A.default.weight`), loralib or kohya save them."""
+    """Return the product of LoRA factors, or `None` if the tensor is no such factor.
+
+    The factors have the names that peft (`lora_A.default.weight`), loralib or kohya give them.
+    """
     stem = name.removesuffix(".weight")
     match = _ADAPTER.fullmatch(stem)
     if match is None:
@@ -376,7 +379,7 @@ def _expanded(scale: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def _copies(stored: Sequence[Stored]) -> dict[str, str]:
-    """Tensors that equal an earlier one in every entry, with its name.
+    """Return the tensors that equal an earlier one in every entry, with the name of that one.
 
     Tensors whose names differ only in numbers are not copies of each other: they belong to layers
     of one kind, which have equal weights at first if the network copies its layers. Nor are

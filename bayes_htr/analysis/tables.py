@@ -248,5 +248,8 @@ def _encodable(value: Any) -> Any:
 
 
 def _without_formula(value: Any) -> Any:
-    """The value, changed if a spreadsheet would read it as a formula: names may be hostile."""
+    """Return the value, changed if a spreadsheet would read it as a formula.
+
+    This is needed because names may be hostile.
+    """
     return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value

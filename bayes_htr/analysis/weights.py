@@ -103,7 +103,10 @@ class Weight:
         return list(tensor.flatten(2).movedim(2, 0).contiguous())
 
     def factor(self, conv: Conv) -> float:
-        """The factor of the eigenvalues: 1/2 for slices of convolutions, as in WeightWatcher."""
+        """Return the factor of the eigenvalues.
+
+        It is 1/2 for slices of convolutions, as in WeightWatcher, and 1 for other matrices.
+        """
         return 0.5 if conv == "slices" and len(self.shape) > 2 else 1.0
 
 
@@ -187,7 +190,10 @@ class Source:
 
 
 def reason_against(shape: Sequence[int], floating: bool, dtype: str) -> str | None:
-    """The reason why a tensor of two or more dimensions is not a weight; `None` if it is one."""
+    """Return the reason why a tensor is not a weight, or `None` if it is one.
+
+    The tensor has two or more dimensions.
+    """
     if not floating or "float4" in dtype:
         return f"{dtype} is no floating-point type that can be read"
     if math.prod(shape) == 0:
@@ -196,7 +202,10 @@ def reason_against(shape: Sequence[int], floating: bool, dtype: str) -> str | No
 
 
 def matches(name: str, patterns: Sequence[str]) -> bool:
-    """Whether a pattern matches the name of a matrix, such as `proj[q]`, or of its parameter."""
+    """Return whether a pattern matches the name of a matrix, or that of its parameter.
+
+    The name of a matrix that is a part of a parameter is, for example, `proj[q]`.
+    """
     return any(matches_matrix(pattern, name) for pattern in patterns)
 
 
@@ -283,7 +292,10 @@ def _compute(net: nn.Module, computed: ComputedWeight) -> Tensor:
 
 
 def _out_first(tensor: Tensor, groups: int) -> Tensor:
-    """The weight of a transposed convolution, `[in, out / groups, ...]`, with `out` first."""
+    """Return the weight of a transposed convolution with `out` first.
+
+    The given weight has the shape `[in, out / groups, ...]`.
+    """
     grouped = tensor.reshape(groups, -1, *tensor.shape[1:]).transpose(1, 2)
     return grouped.reshape(groups * tensor.shape[1], -1, *tensor.shape[2:])
 

@@ -64,19 +64,25 @@ def scaled_exp(scale: Tensor, t: Tensor) -> Tensor:
 
 
 def standard_exponential(shape: torch.Size, like: Tensor) -> Tensor:
-    """Draws of `-log U`, never 0, accurate at both ends even where `U` is close to 1."""
+    """Draw `-log U`, which is never 0.
+
+    The draws are accurate at both ends, even where `U` is close to 1.
+    """
     draws = torch.empty(shape, dtype=like.dtype, device=like.device).exponential_()
     return draws.clamp_(min=torch.finfo(like.dtype).tiny)
 
 
 def finite_exponent(t: Tensor, scale: Tensor) -> Tensor:
-    """`t`, reduced where `scale * exp(t)` would be infinite, so that every draw is finite."""
+    """Return `t`, reduced where `scale * exp(t)` overflows, so that every draw is finite."""
     limit = math.log(torch.finfo(t.dtype).max) - 1 - torch.log(scale.detach())
     return torch.minimum(t, limit)
 
 
 def tail_variance(alpha: Tensor, scale: Tensor) -> Tensor:
-    """Variance of `scale * U^(-1 / (alpha - 1))`, `U` uniform; infinite for `alpha <= 3`."""
+    """Return the variance of `scale * U^(-1 / (alpha - 1))` for a uniform `U`.
+
+    It is infinite for `alpha <= 3`.
+    """
     finite = alpha > 3
     tail = torch.where(finite, alpha - 1, 3.0)
     return torch.where(finite, scale**2 * tail / ((tail - 1) ** 2 * (tail - 2)), torch.inf)

@@ -36,7 +36,10 @@ class Bulk:
         return self.mean * (1 + self.ratio.sqrt()) ** 2
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log density; minus infinity at the edges and outside, plus infinity at an edge at 0."""
+        """Return the log density.
+
+        It is minus infinity at the edges and outside them, and plus infinity at an edge at 0.
+        """
         lower, upper = self.lower, self.upper
         outside = (value <= lower) | (value >= upper)
         x = torch.where(outside, self.mean, value)
@@ -96,7 +99,10 @@ def _angle_quantile(q: Tensor, c: Tensor) -> Tensor:
 
 
 def _solve(q: Tensor, c: Tensor) -> Tensor:
-    """Newton's method for `_angle_cdf(theta, c) = q`, 0 < q < 1, kept in a bracket by bisection."""
+    """Solve `_angle_cdf(theta, c) = q` for 0 < q < 1.
+
+    Newton's method is kept in a bracket by bisection.
+    """
     low, high = torch.zeros_like(q), torch.full_like(q, math.pi)
     theta = high / 2
     for _ in range(100):

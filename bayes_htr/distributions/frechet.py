@@ -59,11 +59,14 @@ class Frechet(Law):
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
-        """Return `x > loc`."""
+        """The support `x > loc`."""
         return constraints.greater_than(self.loc)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log density; minus infinity at and below `loc`, and where `z^-alpha` overflows."""
+        """Return the log density.
+
+        It is minus infinity at and below `loc`, and where `z^-alpha` overflows.
+        """
         if self._validate_args:
             self._validate_sample(value)
         log_z = self._log_z(value)
@@ -90,7 +93,7 @@ class Frechet(Law):
         return torch.where(at_zero, self.loc, self.loc + scaled_exp(self.scale, t))
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
-        """Draws `loc + scale * E^(-1 / alpha)`, with gradients to all parameters."""
+        """Draw `loc + scale * E^(-1 / alpha)`, with gradients to all parameters."""
         e = standard_exponential(self._extended_shape(torch.Size(sample_shape)), self.alpha)
         x = self.loc + scaled_exp(
             self.scale, finite_exponent(-torch.log(e) / self.alpha, self.scale)

@@ -47,7 +47,7 @@ class ImproperPowerlaw(Law):
         )
 
     def sample(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Raises NotImplementedError: the density has no finite integral."""
+        """Raise NotImplementedError, because the density has no finite integral."""
         raise NotImplementedError(
             "ImproperPowerlaw has no normaliser, so it has neither draws nor a cdf; use the proper "
             "Powerlaw(alpha, xmin) or Lomax(alpha, scale), which have the same tail."

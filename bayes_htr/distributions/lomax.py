@@ -50,7 +50,7 @@ class Lomax(Law):
         super().__init__(validate_args, alpha=alpha, scale=scale)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log density; minus infinity below 0."""
+        """Return the log density, which is minus infinity below 0."""
         if self._validate_args:
             self._validate_sample(value)
         log_ratio = log1p_ratio(value.clamp(min=0), self.scale)
@@ -66,7 +66,7 @@ class Lomax(Law):
         return self._from_log_ratio(-torch.log1p(-value) / (self.alpha - 1))
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
-        """Draws by the inverse cdf, with gradients to all parameters."""
+        """Draw by the inverse cdf, with gradients to all parameters."""
         e = standard_exponential(self._extended_shape(torch.Size(sample_shape)), self.alpha)
         return self._from_log_ratio(finite_exponent(e / (self.alpha - 1), self.scale))
 
@@ -83,5 +83,8 @@ class Lomax(Law):
         return tail_variance(self.alpha, self.scale)
 
     def _from_log_ratio(self, t: Tensor) -> Tensor:
-        """The x whose `log(1 + x / scale)` is `t`: `scale * expm1(t)` without early overflow."""
+        """Return `x = scale * expm1(t)`, for which `log(1 + x / scale)` is `t`.
+
+        The formula overflows only where `x` itself does.
+        """
         return 2 * self.scale * torch.exp(t / 2) * torch.sinh(t / 2)

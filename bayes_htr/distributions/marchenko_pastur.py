@@ -62,7 +62,7 @@ class MarchenkoPastur(Law):
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
-        """Between the two edges."""
+        """The support between the two edges."""
         return constraints.interval(self.lower, self.upper)
 
     @property
@@ -76,7 +76,10 @@ class MarchenkoPastur(Law):
         return self._bulk.upper
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log density; minus infinity at the edges and outside, plus infinity at an edge at 0."""
+        """Return the log density.
+
+        It is minus infinity at the edges and outside them, and plus infinity at an edge at 0.
+        """
         if self._validate_args:
             self._validate_sample(value)
         return self._bulk.log_prob(value)
@@ -90,7 +93,7 @@ class MarchenkoPastur(Law):
         return self._bulk.icdf(value)
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
-        """Draws by the inverse cdf, with gradients to all parameters."""
+        """Draw by the inverse cdf, with gradients to all parameters."""
         shape = self._extended_shape(torch.Size(sample_shape))
         u = torch.rand(shape, dtype=torch.float64, device=self.ratio.device)
         eps = torch.finfo(torch.float64).eps

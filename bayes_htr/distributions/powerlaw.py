@@ -52,11 +52,11 @@ class Powerlaw(Law):
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
-        """Return `x >= xmin`."""
+        """The support `x >= xmin`."""
         return constraints.greater_than_eq(self.xmin)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log density; minus infinity below `xmin`."""
+        """Return the log density, which is minus infinity below `xmin`."""
         if self._validate_args:
             self._validate_sample(value)
         log_ratio = self._log_ratio(value)
@@ -72,7 +72,7 @@ class Powerlaw(Law):
         return scaled_exp(self.xmin, -torch.log1p(-value) / (self.alpha - 1))
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
-        """Draws by the inverse cdf, with gradients to all parameters."""
+        """Draw by the inverse cdf, with gradients to all parameters."""
         e = standard_exponential(self._extended_shape(torch.Size(sample_shape)), self.alpha)
         return scaled_exp(self.xmin, finite_exponent(e / (self.alpha - 1), self.xmin))
 

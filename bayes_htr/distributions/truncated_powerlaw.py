@@ -55,11 +55,11 @@ class TruncatedPowerlaw(Law):
 
     @constraints.dependent_property(is_discrete=False, event_dim=0)
     def support(self) -> constraints.Constraint:
-        """Return `xmin <= x <= xmax`."""
+        """The support `xmin <= x <= xmax`."""
         return constraints.interval(self.xmin, self.xmax)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log density; minus infinity outside `[xmin, xmax]`."""
+        """Return the log density, which is minus infinity outside `[xmin, xmax]`."""
         if self._validate_args:
             self._validate_sample(value)
         span = self._span()
@@ -79,7 +79,7 @@ class TruncatedPowerlaw(Law):
         return torch.clamp(x, self.xmin, self.xmax)
 
     def rsample(self, sample_shape: Shape = ()) -> Tensor:
-        """Draws by the inverse cdf, with gradients to all parameters."""
+        """Draw by the inverse cdf, with gradients to all parameters."""
         shape = self._extended_shape(torch.Size(sample_shape))
         return self.icdf(torch.rand(shape, dtype=self.alpha.dtype, device=self.alpha.device))
 

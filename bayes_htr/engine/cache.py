@@ -185,7 +185,10 @@ class CachedGradient:
         self.overdue |= self.age >= VERIFY_CHECKS * policy.check_every
 
     def drifted(self, W: Tensor, hyperparameters: Mapping[str, Tensor], tol: float) -> Tensor:
-        """Whether matrix or hyperparameters have moved by more than a tolerance: 0-d, bool."""
+        """Return whether the matrix or a hyperparameter has moved by more than a tolerance.
+
+        The result is 0-d, bool.
+        """
         flag = W.new_zeros((), dtype=torch.bool)
         if self.reference is not None:
             flag = has_drifted(W, self.reference, self._norm_of_reference(), tol)
@@ -194,12 +197,18 @@ class CachedGradient:
         return flag
 
     def moved(self, hyperparameters: Mapping[str, Tensor], tol: float) -> Tensor:
-        """Whether a hyperparameter, of one or more, has moved by more than `tol`: 0-d, bool."""
+        """Return whether a hyperparameter has moved by more than `tol`: 0-d, bool.
+
+        There has to be at least one hyperparameter.
+        """
         moved = [(hyperparameters[n].detach() - u).abs() for n, u in self.hyperparameters.items()]
         return ~(torch.stack(moved).max() <= tol)
 
     def squared_drift(self, W: Tensor, tol: float) -> Tensor:
-        """`|W - W_ref|_F^2` of the reference that there is, 0-d; `tol` as in `has_drifted`."""
+        """Return `|W - W_ref|_F^2`, 0-d, where `tol` has the meaning that it has in `has_drifted`.
+
+        There has to be a reference.
+        """
         assert self.reference is not None
         return squared_drift(W, self.reference, self._norm_of_reference(), tol)
 
@@ -211,7 +220,10 @@ class CachedGradient:
         return self._squared_norm
 
     def gradient(self, width: float) -> Gradient:
-        """The gradient with respect to the matrix; `width` is that of the triplets' weights."""
+        """Return the gradient with respect to the matrix.
+
+        The weights of the leading triplets have this `width`.
+        """
         if self.known_gradient is None:
             rest, slope = self.evaluation.rest, self.evaluation.slope
             self.known_gradient = Gradient(rest)

@@ -75,7 +75,7 @@ def entry_point(method: Callable[Concatenate[E, P], T]) -> Callable[Concatenate[
 
 
 def factor_of(scaler: GradScaler) -> float:
-    """The factor by which a scaler makes the gradients in `.grad` larger than those of the loss.
+    """Return the factor by which a scaler multiplies the gradients of the loss in `.grad`.
 
     Raises:
         TypeError: `scaler` is no scaler.
@@ -111,6 +111,6 @@ def warn_of_scalers(stacklevel: int) -> None:
 
 
 def _has_unscaled(scaler: GradScaler) -> bool:
-    """Whether gradients of an optimiser have been divided by the scale since the last update."""
+    """Return whether an optimiser's gradients were divided by the scale since the last update."""
     stages = (state["stage"] for state in scaler._per_optimizer_states.values())
     return any(stage is not OptState.READY for stage in stages)

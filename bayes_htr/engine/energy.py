@@ -171,7 +171,10 @@ class SpectralEnergy(nn.Module):
         return f"{self.priors!r}, refresh={self.refresh!r}"
 
     def latents(self) -> dict[str, Tensor]:
-        """The unconstrained coordinates of the hyperparameters by name: the `parameters()`."""
+        """Return the unconstrained coordinates of the hyperparameters by name.
+
+        They are the `parameters()` of this module.
+        """
         return self._values.by_name()
 
     def hyperparameters(self) -> dict[str, Tensor]:
@@ -258,11 +261,17 @@ class SpectralEnergy(nn.Module):
     @entry_point
     @torch.compiler.disable
     def derivatives(self, epoch: int | None = None) -> tuple[Tensor, list[Derivative]]:
-        """The energy, 0-d, and the derivatives that `backward` adds, which nobody may change."""
+        """Return the energy, 0-d, and the derivatives that `backward` adds.
+
+        Nobody may change the derivatives.
+        """
         return self._derivatives(epoch)
 
     def _derivatives(self, epoch: int | None) -> tuple[Tensor, list[Derivative]]:
-        """As `derivatives`; the sum is kept while the values of the summands stay the same."""
+        """Return the energy and the derivatives, as `derivatives` does.
+
+        The sum is kept while the values of the summands stay the same.
+        """
         with torch.enable_grad():
             summands = self._summands(epoch)
         values = [s.value for s in summands]
@@ -309,7 +318,9 @@ class SpectralEnergy(nn.Module):
 
     @entry_point
     def terms(self, epoch: int | None = None) -> dict[str, Tensor]:
-        """The summands of the energy: one for each parameter and one for each hyperparameter.
+        """Return the summands of the energy.
+
+        There is one for each parameter and one for each hyperparameter.
 
         With gradients enabled, a call counts as a step, as a call of `forward` does. To look at the
         summands during training, call it within `torch.no_grad()`: then they are exact, and the
@@ -343,10 +354,10 @@ class SpectralEnergy(nn.Module):
         return by_name(self._summands_at(tensors, latents, epoch))
 
     def get_extra_state(self) -> Tensor | bytes:
-        """The cached gradients and the calls at which they are due, packed as `(bytes,)` uint8.
+        """Return the cached gradients and the calls at which they are due, packed as bytes.
 
-        If weights are spread over processes, it is a byte string, because tensors would have to
-        have one shape for `torch.distributed.checkpoint`.
+        They are a tensor `(bytes,)` uint8. If weights are spread over processes, they are a byte
+        string, because tensors would have to have one shape for `torch.distributed.checkpoint`.
         """
         matrices = [matrix.state() for matrix in self._matrices]
         packed = pack({**self._scheduler.state(), "matrices": matrices})
@@ -374,7 +385,10 @@ class SpectralEnergy(nn.Module):
         return self
 
     def weights(self) -> dict[str, Tensor]:
-        """The parameters that have priors, by name, without weights that the network computes."""
+        """Return the parameters that have priors, by name.
+
+        Weights that the network computes are left out.
+        """
         scored = (m for m in self._matrices if not m.is_computed)
         return {m.parameter: m.parameter_in(self._net[1]) for m in scored}
 
@@ -405,7 +419,10 @@ class SpectralEnergy(nn.Module):
         *,
         frozen_too: bool = False,
     ) -> list[Summand]:
-        """The exact summands at given tensors; with `frozen_too` these act even if frozen."""
+        """Return the exact summands at given tensors.
+
+        With `frozen_too`, these tensors act even if they are frozen.
+        """
         acting, root = [], self._net[1]
         for matrix in self._matrices:
             acts = matrix.update(root, epoch)
@@ -424,5 +441,5 @@ class SpectralEnergy(nn.Module):
 
 
 def _gated(summands: list[Summand], threshold: float) -> list[Summand]:
-    """The summands of matrices, or none if the sum of their penalties is below the threshold."""
+    """Return the summands of matrices, or none if their penalties sum to less than `threshold`."""
     return summands if sum(s.penalty for s in summands) >= threshold else []

@@ -66,5 +66,8 @@ class EnergyHyperparameters(nn.ParameterDict):
 
 
 def _key(name: str) -> str:
-    """A name that a module accepts for a parameter: without dots, and unlike any attribute."""
+    """Return a name that a module accepts for a parameter.
+
+    It has no dots, and differs from every attribute of the module.
+    """
     return "u:" + name.replace(".", "/")

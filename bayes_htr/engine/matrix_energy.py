@@ -158,7 +158,10 @@ class MatrixEnergy:
         return self._computed is not None
 
     def is_among(self, names: Collection[str]) -> bool:
-        """Whether the parameter, or one from which the weight is computed, has one of the names."""
+        """Return whether the parameter has one of the names.
+
+        A weight that the network computes counts if one of its own parameters does.
+        """
         if self._computed is None:
             return self.parameter in names
         return any(plain_name(path) in names for path in self._computed.part_paths)
@@ -202,7 +205,7 @@ class MatrixEnergy:
         return self.name, self.refreshes
 
     def follow(self) -> Followed:
-        """The leading singular triplets of the present matrix, by one step from those before."""
+        """Take one step from the last leading singular triplets to those of the present matrix."""
         assert self.cache is not None
         leading = self.cache.leading
         assert leading is not None
@@ -236,7 +239,9 @@ class MatrixEnergy:
     def evaluate(
         self, hyperparameters: Mapping[str, Tensor], tensor: Tensor | None = None
     ) -> Evaluation:
-        """The energy of the present matrix, to be cached, or at another value of the parameter.
+        """Return the energy of the present matrix, or at another value of the parameter.
+
+        The evaluation of the present matrix is meant to be cached.
 
         Args:
             hyperparameters: The unconstrained coordinates, by name.

@@ -55,7 +55,7 @@ def sparse_parameters(net: nn.Module) -> set[int]:
 
 
 def by_parameter(net: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors given in place of parameters, by the names that priors use for these.
+    """Return tensors given in place of parameters, by the names that priors use for these.
 
     Args:
         net: The network.
@@ -140,12 +140,18 @@ class NetworkWatch:
         self._size = sum(map(len, self._members))
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state for copies, without the members, which a copy looks up in its own network."""
+        """Return the state for copies, without the members.
+
+        A copy looks up the members in its own network.
+        """
         return self.__dict__ | {"_members": (), "_size": -1}
 
 
 def _count_parameters(root: nn.Module) -> int:
-    """The number of parameters of a network's modules, where shared modules count repeatedly."""
+    """Return the number of parameters of a network's modules.
+
+    Parameters of shared modules count as often as these occur.
+    """
     count, modules = 0, [root]
     while modules:
         module = modules.pop()

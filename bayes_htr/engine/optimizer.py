@@ -316,7 +316,10 @@ class PriorOptimizer(Optimizer):
             ) from error
 
     def _derivatives(self) -> list[Derivative]:
-        """The derivatives of the energy in weights; hyperparameters have theirs in `.grad`."""
+        """Return the derivatives of the energy in weights.
+
+        Hyperparameters have their derivatives in `.grad`.
+        """
         self.prior_energy, derivatives = self.energy.derivatives(self.epoch)
         trained = [d for d in derivatives if d.tensor.requires_grad]
         if self.hyper_optimizer is not None:
@@ -331,7 +334,7 @@ class PriorOptimizer(Optimizer):
         return trained
 
     def _of_parameters(self, computed: list[Derivative]) -> list[Derivative]:
-        """Derivatives in weights that the network computes, as derivatives in its parameters."""
+        """Turn derivatives in weights that the network computes into those in its parameters."""
         parameters = [p for p in self.energy.net.parameters() if p.requires_grad]
         with torch.enable_grad():
             first = computed[0].tensor

@@ -75,7 +75,7 @@ def check_form(optimizer: Optimizer, energy: SpectralEnergy, *, decoupled: bool)
 
 
 def schedule_free_step(group: Mapping[str, Any]) -> tuple[float, float]:
-    """The steps by which a schedule-free optimiser has just moved its iterate and its weights.
+    """Return how far a schedule-free optimiser has just moved its iterate and its weights.
 
     With the iterate `z`, its average `x` and the weights `y = (1 - beta) z + beta x`, in which
     gradients are taken, the step is `z <- z - lr g`, `x <- (1 - c) x + c z`. It moves `y` by

@@ -100,7 +100,9 @@ class Drift(Refresh):
 
 
 def has_drifted(W: Tensor, reference: Tensor, squared_norm: Tensor, tol: float) -> Tensor:
-    """Whether `|W - W_ref|_F > tol |W_ref|_F`: 0-d, bool; true for a matrix that is not finite.
+    """Return whether `|W - W_ref|_F > tol |W_ref|_F`: 0-d, bool.
+
+    It is true for a matrix that is not finite.
 
     Args:
         W: The matrix, in the precision of `reference`.
@@ -189,7 +191,7 @@ class DelayedFlags:
         return self._raised
 
     def load(self, waiting: Sequence[Sequence[Any]]) -> None:
-        """The inverse of `waiting`."""
+        """Take over the raised flags that `waiting` returned."""
         self._copy = self._arrived = None
         self._raised = [(str(name), int(count)) for name, count in waiting]
 
@@ -204,7 +206,10 @@ class DelayedFlags:
         self._arrived.record(torch.cuda.current_stream(flags.device))
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state for copies, with the flags that have arrived and without the CUDA event."""
+        """Return the state for copies.
+
+        It has the flags that have arrived, and not the CUDA event.
+        """
         self.waiting()
         return self.__dict__.copy()
 
@@ -252,6 +257,6 @@ class RefreshScheduler:
         return {"calls": self.calls, "flags": list(self.flags.waiting())}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """The inverse of `state`."""
+        """Take over the calls and the flags that `state` returned."""
         self.calls = state["calls"]
         self.flags.load(state["flags"])

@@ -50,7 +50,9 @@ class _Entries(NamedTuple):
 def evaluations_of_entries(
     matrices: Sequence[ShardedMatrixEnergy], coordinates: Values
 ) -> list[Evaluation]:
-    """The evaluations of matrices whose priors are on entries alone, by one sum of a few numbers.
+    """Return the evaluations of matrices whose priors are on entries alone.
+
+    They take one sum of a few numbers over the processes.
 
     Raises:
         SpectrumError: A law cannot score the entries in some process.
@@ -137,7 +139,9 @@ def gathered_matrix(m: ShardedMatrixEnergy, owner: int) -> Tensor | None:
 def _prepare(
     matrices: Sequence[ShardedMatrixEnergy], coordinates: Values
 ) -> dict[str, _Entries | None]:
-    """The norms of matrices, their terms on entries, and whether they are finite, told to all.
+    """Tell all processes the norms of matrices, and return the terms on their entries.
+
+    All processes also learn whether the matrices are finite.
 
     Raises:
         SpectrumError: A matrix is not finite, or a law cannot score its entries.
@@ -180,7 +184,10 @@ def _round(
     owners: Mapping[str, int],
     exchange: Exchange,
 ) -> list[Evaluation]:
-    """The evaluations of matrices that have different owners, with the gradients of own parts."""
+    """Return the evaluations of matrices that have different owners.
+
+    Their gradients are those of the parts that this process has.
+    """
     views: dict[str, MatrixView] = {}
     tops: dict[str, TopPair] = {}
     for m in matrices:
@@ -212,7 +219,11 @@ def _round(
 
 
 def _sent(m: ShardedMatrixEnergy, owner: int) -> tuple[MatrixView | None, TopPair | None]:
-    """What the owner of a matrix evaluates; and its leading triplet, if all have computed it."""
+    """Return the view that the owner of a matrix evaluates, and the leading triplet.
+
+    The view is `None` in other processes. The triplet is `None` unless all processes have computed
+    it.
+    """
     own = owner == rank()
     if m.shards.kind != SUMMED:
         W = gathered_matrix(m, owner)
@@ -253,7 +264,7 @@ def _sent(m: ShardedMatrixEnergy, owner: int) -> tuple[MatrixView | None, TopPai
 
 
 def _scattered(m: ShardedMatrixEnergy, rest: Tensor | None, owner: int) -> Tensor:
-    """This process's part of a gradient that the owner has."""
+    """Return this process's part of a gradient that the owner has."""
     own, W = m.piece, m.matrix
     operations, kept = [], []
     result = W.new_zeros(W.shape)
@@ -295,7 +306,10 @@ def _count_of_entries(m: ShardedMatrixEnergy) -> int:
 
 
 def _numbers(m: ShardedMatrixEnergy, found: Evaluation) -> list[float]:
-    """The penalty, the value unless it follows from this, and the slopes of hyperparameters."""
+    """Return the penalty, the value and the slopes of hyperparameters.
+
+    The value is left out if it follows from the penalty.
+    """
     numbers = [found.penalty]
     if len(m.prior.terms) > 1:
         numbers.append(float(found.value))
@@ -304,7 +318,7 @@ def _numbers(m: ShardedMatrixEnergy, found: Evaluation) -> list[float]:
 
 
 def _sums(m: ShardedMatrixEnergy, numbers: Any) -> tuple[float, float, dict[str, float]]:
-    """Value, penalty and slopes from sums of `_numbers`."""
+    """Return the value, the penalty and the slopes from sums of `_numbers`."""
     penalty = next(numbers)
     value = m.strengths[0] * penalty if len(m.prior.terms) == 1 else next(numbers)
     names = [h.name for term in m.prior.entries for h in term.optimised.values()]

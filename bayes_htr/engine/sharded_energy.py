@@ -133,7 +133,7 @@ class ShardedMatrixEnergy(MatrixEnergy):
         return tensor
 
     def update(self, root: nn.Module, epoch: int | None) -> bool:
-        """As in `MatrixEnergy`.
+        """Do the same as `MatrixEnergy.update`.
 
         Raises:
             SpectrumError: The parameter is spread over processes in another way than before, or
@@ -237,7 +237,10 @@ class ShardedMatrixEnergy(MatrixEnergy):
         return self.cache.leading
 
     def follow_in(self, whole: Tensor) -> Followed:
-        """One step of the leading triplets of a `GATHERED` matrix, in the process that owns it."""
+        """Take one step of the leading triplets of a `GATHERED` matrix.
+
+        This is done in the process that owns the matrix.
+        """
         leading = self.leading
         assert leading.cluster is not None
         return follow(whole, leading.cluster, leading.sigma)
@@ -262,7 +265,7 @@ class ShardedMatrixEnergy(MatrixEnergy):
         return LeadingTriplets(Cluster.of(top, wide), sigma, self.squared_norm, sigma)
 
     def drift_share(self, hyperparameters: Mapping[str, Tensor]) -> Tensor:
-        """This process's share of `|W - W_ref|_F^2 / |W_ref|_F^2`: 0-d, float64.
+        """Return this process's share of `|W - W_ref|_F^2 / |W_ref|_F^2`: 0-d, float64.
 
         It is infinite if the hyperparameters have drifted too far.
         """

@@ -124,7 +124,10 @@ class Sharing:
     def drifted(
         self, matrices: Sequence[MatrixEnergy], coordinates: Mapping[str, Tensor]
     ) -> Tensor:
-        """Whether each matrix has drifted too far, by one sum of a number for each: `(count,)`."""
+        """Return whether each matrix has drifted too far: `(count,)`.
+
+        The processes sum one number for each matrix.
+        """
         device = matrices[0].tensor.device
         shares = []
         for m in matrices:
@@ -194,7 +197,7 @@ class Sharing:
         coordinates: Mapping[str, Tensor],
         evaluate: Callable[[Any], Evaluation],
     ) -> list[Evaluation]:
-        """The evaluations of matrices, each computed by its owner, or by all if it is cheap."""
+        """Return evaluations, each computed by the matrix's owner, or by all if it is cheap."""
         own: dict[int, Evaluation] = {}
         failure: tuple[int, Exception] | None = None
         for number, matrix in enumerate(matrices):
@@ -226,7 +229,7 @@ class Sharing:
         sent: Mapping[int, Mapping[str, Tensor]],
         failure: tuple[int, Exception] | None,
     ) -> dict[int, _Outline]:
-        """The descriptions of what each process sends, by matrix; an error if one has failed."""
+        """Return outlines of what processes send, by matrix, or raise the error of one of them."""
         outlines = {n: _Outline.of(own[n].penalty, tensors) for n, tensors in sent.items()}
         told = None
         if failure is not None:
@@ -301,7 +304,7 @@ def follow_all(matrices: Sequence[MatrixEnergy], sharing: Sharing | None) -> Non
 def which_drifted(
     matrices: Sequence[MatrixEnergy], coordinates: Mapping[str, Tensor], sharing: Sharing | None
 ) -> Tensor:
-    """Whether each matrix has drifted too far, as one tensor on the device of the first matrix."""
+    """Return whether each matrix has drifted too far, as a tensor on the first one's device."""
     if sharing is not None and any(map(is_spread, matrices)):
         return sharing.drifted(matrices, coordinates)
     device = matrices[0].tensor.device
@@ -421,7 +424,10 @@ def _check_same(matrices: Sequence[MatrixEnergy], calls: int) -> None:
         return {"shape": matrix.prior.shape, "strengths": matrix.strengths, "entries": few}
 
     def like(name: str, number: int) -> int:
-        """The process that has to have the same entries of a matrix, as a replica or the whole."""
+        """Return the process whose entries of a matrix must be the same as those of `number`.
+
+        It has a replica of these entries, or the whole matrix.
+        """
         return by_name[name].shards.replica_of(number) if name in by_name else 0
 
     by_name = {m.name: m for m in matrices if isinstance(m, ShardedMatrixEnergy)}

@@ -340,7 +340,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
             return build_module(self.module, self.hidden, features, classes, dtype=dtype)
 
     def prediction(self, X: Any) -> Prediction:
-        """The predictive distribution, with its uncertainty about the weights: `htr.Prediction`.
+        """Return the predictive distribution (`htr.Prediction`) with uncertainty about the weights.
 
         Args:
             X: Inputs, as in `fit`.
@@ -379,7 +379,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         return self.classes_[codes]
 
     def evaluate(self, X: Any, y: Any) -> dict[str, float]:
-        """Accuracy, negative log likelihood, calibration error and Brier score of predictions.
+        """Return the accuracy, negative log likelihood, calibration error and Brier score.
 
         Args:
             X: Inputs, as in `fit`.

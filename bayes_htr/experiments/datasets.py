@@ -70,7 +70,7 @@ class Dataset:
         return channels, height, width
 
     def standardised_for(self, other: Dataset, x: Tensor) -> Tensor:
-        """Images of this data set in the form that a network trained on another data set expects.
+        """Return this data set's images in the form for a network trained on another data set.
 
         Args:
             other: The other data set.

@@ -68,7 +68,7 @@ PRIORS = {
 def named_priors(
     name: str | PathLike[str], *, strength: float | None, num_data: int, posterior: bool = False
 ) -> Priors:
-    """Priors by name, or from a TOML file.
+    """Return the priors of this name, or those in a TOML file.
 
     Args:
         name: A key of `PRIORS`, `"none"`, or a path that ends in `.toml`.

@@ -66,7 +66,7 @@ def build_network(
 
 
 def _dropped(name: str, dropout: float) -> dict[str, nn.Module]:
-    """Dropout on the input of the next layer; no module if the probability is 0."""
+    """Return dropout on the input of the next layer, or no module if the probability is 0."""
     return {name: nn.Dropout(dropout)} if dropout else {}
 
 

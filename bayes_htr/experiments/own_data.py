@@ -207,7 +207,10 @@ def _split_arrays(path: Path, arrays: Mapping[str, _Array]) -> tuple[_Array, ...
 
 
 def _images_first(path: Path, name: str, x: _Array) -> _Array:
-    """Inputs as `(N, C, H, W)`: rows of a table, grey images, or images with channels."""
+    """Return inputs as `(N, C, H, W)`.
+
+    They are given as rows of a table, as grey images, or as images with channels.
+    """
     if x.dtype.kind not in "fiub":
         raise DataError(f"{path}: {name} has dtype {x.dtype}; give numbers")
     if x.ndim == 2:

@@ -317,7 +317,9 @@ FEWEST = 4
 
 
 def split_rhat(draws: Tensor) -> float:
-    """Rank-normalised split R-hat: the larger of that of location and that of scale.
+    """Return the rank-normalised split R-hat.
+
+    It is the larger of the R-hat of location and that of scale.
 
     Args:
         draws: `(chains, draws)`, at least four draws.
@@ -332,7 +334,9 @@ def split_rhat(draws: Tensor) -> float:
 
 
 def bulk_ess(draws: Tensor) -> float:
-    """Bulk effective sample size: of the mean of the rank-normalised values.
+    """Return the bulk effective sample size.
+
+    It is that of the mean of the rank-normalised values.
 
     Args:
         draws: `(chains, draws)`, at least four draws.
@@ -362,7 +366,7 @@ def _median(x: Tensor) -> Tensor:
 
 
 def _normal_scores(x: Tensor) -> Tensor:
-    """Normal quantiles of the ranks (Blom's), ties at their average rank."""
+    """Return normal quantiles of the ranks by Blom's formula; ties have their average rank."""
     _, inverse, counts = x.flatten().unique(return_inverse=True, return_counts=True)
     ranks = counts.cumsum(0) - (counts.double() - 1) / 2
     return torch.special.ndtri((ranks[inverse] - 0.375) / (x.numel() + 0.25)).reshape(x.shape)
@@ -376,7 +380,11 @@ def _rhat(x: Tensor) -> float:
 
 
 def _ess(x: Tensor) -> float:
-    """Geyer's initial monotone sequence on the autocorrelation of all chains together."""
+    """Return the effective sample size.
+
+    It is computed by Geyer's initial monotone sequence on the autocorrelation of all chains
+    together.
+    """
     chains, n = x.shape
     covariance = _autocovariance(x).mean(0)
     within = covariance[0] * n / (n - 1)

@@ -145,7 +145,7 @@ class Batches:
             self.num_data = self._count(required=counted)
 
     def __len__(self) -> int:
-        """The number of batches in an epoch; an estimate where the loader does not tell it."""
+        """Return the number of batches in an epoch, estimated if the loader does not tell it."""
         if self._num_batches is None:
             if self._has_length:
                 self._num_batches = len(self.loader)
@@ -160,7 +160,7 @@ class Batches:
             yield self.place(x, y)
 
     def raw(self) -> Iterator[Any]:
-        """The loader's own batches of one epoch.
+        """Yield the loader's own batches of one epoch.
 
         An iterable data set without a length ends an epoch itself, or it ends after `num_data`
         examples.
@@ -214,7 +214,9 @@ class Batches:
         return map_inputs(placed, x), y.to(self.device, non_blocking=True)
 
     def _split(self, data: Any, *, whole: bool = False) -> tuple[Any, Any]:
-        """Inputs and labels of a batch, or of the whole data; labels are `None` if not needed.
+        """Return the inputs and labels of a batch, or of the whole data.
+
+        The labels are `None` if they are not needed.
 
         Raises:
             DataError: This is neither a pair nor a dictionary with labels.
@@ -246,7 +248,7 @@ class Batches:
         )
 
     def _examples(self, x: Any, y: Any) -> tuple[Inputs, Tensor]:
-        """Inputs and labels as checked tensors; zeros for labels that are not needed."""
+        """Return inputs and labels as checked tensors; labels that are not needed are zeros."""
         if self.labelled:
             labels = self.likelihood.checked
             x, y = checked_examples(x, y, self.name, labels, self._several)

@@ -111,7 +111,7 @@ class MAPTrainer(Trainer):
         return loss, torch.stack([loss * size, energy * size, score])
 
     def _step(self, optimizer: Optimizer) -> None:
-        """One step of an optimiser; the scaler leaves it out if a gradient has overflowed."""
+        """Take one step of an optimiser; the scaler leaves it out if a gradient has overflowed."""
         if self.scaler is None:
             optimizer.step()
         elif any(p.grad is not None for g in optimizer.param_groups for p in g["params"]):

@@ -140,7 +140,10 @@ class DistributedTrainer(Trainer):
 
     @abstractmethod
     def aligned(self) -> list[Tensor]:
-        """The tensors that all processes take over from process 0 before and after an epoch."""
+        """Return the tensors that all processes take over from process 0.
+
+        They do so before and after an epoch.
+        """
 
     def run(
         self, folder: RunFolder | None = None, checkpoint: dict[str, Any] | None = None

@@ -184,7 +184,10 @@ class SVITrainer(Trainer):
         return self.guide.rsample(again=again)
 
     def _noise(self, x: Inputs) -> contextlib.AbstractContextManager[None]:
-        """The context in which each example of a batch has its own draw, if it shall have one."""
+        """Return the context for the call of the network on a batch.
+
+        Within it each example has its own draw, unless `examples` is `None`.
+        """
         if self.examples is None:
             return contextlib.nullcontext()
         return self.examples.drawn(num_examples(x))
@@ -338,7 +341,10 @@ class DistributedSVITrainer(SVITrainer, DistributedTrainer):
             return super()._outputs(sample, x)
 
     def _rows_of_noise(self, state: SpectralState, examples: int) -> DirectionNoise:
-        """The noise of this process's examples, of that which all draw for the whole batch."""
+        """Return the noise of this process's examples.
+
+        It is a part of the noise that all processes draw for the whole batch.
+        """
         assert self.examples is not None
         with self.stream.swapped() if examples else contextlib.nullcontext():
             noise = self.examples.noise(state, self.size)

@@ -412,7 +412,7 @@ class Trainer(ABC):
 
 
 def grouped(batches: Iterable[B], count: int) -> Iterator[list[B]]:
-    """Batches in groups of `count`, of which the last may have fewer."""
+    """Yield batches in groups of `count`, of which the last may have fewer."""
     group: list[B] = []
     for batch in batches:
         group.append(batch)

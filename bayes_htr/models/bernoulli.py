@@ -88,6 +88,9 @@ class Bernoulli(Likelihood):
         return F.logsigmoid(logits).logsumexp(0) - F.logsigmoid(-logits).logsumexp(0)
 
     def score(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """The share of right labels of each example, summed; a soft label counts as the nearer."""
+        """Return the sum over examples of the share of right labels.
+
+        A soft label counts as the nearer of 0 and 1.
+        """
         right = (without_column(outputs.detach(), 0) > 0) == (y > 0.5)
         return right.double().flatten(1).mean(1).sum() if right.ndim > 1 else right.sum()

@@ -102,7 +102,7 @@ class Categorical(Likelihood):
         return y
 
     def cast(self, y: Tensor, dtype: torch.dtype) -> Tensor:
-        """Class labels in int64, and soft ones in the network's dtype."""
+        """Return class labels in int64, or soft labels in the network's dtype."""
         return y.to(dtype if y.is_floating_point() else torch.int64)
 
     def check_outputs(self, outputs: Any, count: int, name: str, y: Tensor | None = None) -> None:
@@ -201,7 +201,10 @@ class Categorical(Likelihood):
         return sum_right(each, left + 1)
 
     def _each(self, log_p: Tensor, y: Tensor) -> Tensor:
-        """The log probability of each label, from those of the classes, `(*left, N, ..., C)`."""
+        """Return the log probability of each label.
+
+        It is taken from the log probabilities of the classes, `(*left, N, ..., C)`.
+        """
         if y.is_floating_point():
             return (y.to(log_p) * log_p).sum(-1)
         return self._at_labels(log_p, y)
@@ -272,7 +275,10 @@ class Categorical(Likelihood):
             pyro.factor(TEMPERING_SITE, difference)
 
     def score(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """The share of right labels of each example, summed; a soft label is its largest class."""
+        """Return the sum over examples of the share of right labels.
+
+        A soft label counts as its largest class.
+        """
         predicted = self.logits(outputs.detach()).argmax(-1)
         right = predicted == (y.argmax(-1) if y.is_floating_point() else y)
         if right.ndim == 1 and self.ignore_index is None:
@@ -282,7 +288,10 @@ class Categorical(Likelihood):
         return (right.sum(1).double() / counted.sum(1).clamp_min(1)).sum()
 
     def _at_labels(self, log_p: Tensor, y: Tensor) -> Tensor:
-        """The log probabilities `(*left, N, ...)` of labels; 0 where they are to be ignored."""
+        """Return the log probabilities of labels, `(*left, N, ...)`.
+
+        They are 0 where the labels are to be ignored.
+        """
         labels = self._clamped(y).expand(log_p.shape[:-1]).unsqueeze(-1)
         given = log_p.gather(-1, labels).squeeze(-1)
         return given if self.ignore_index is None else torch.where(self.counted(y), given, 0.0)

@@ -130,7 +130,10 @@ def check_class_labels(y: Tensor, name: str) -> None:
 
 
 def is_abstract(y: Tensor) -> bool:
-    """Whether a tensor has no numbers yet: within a transform of `torch.func`, or a trace."""
+    """Return whether a tensor has no numbers yet.
+
+    This is so within a transform of `torch.func`, or within a trace.
+    """
     return torch._C._functorch.is_functorch_wrapped_tensor(y) or torch._C._is_tracing()
 
 

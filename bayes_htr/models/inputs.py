@@ -26,7 +26,7 @@ def tensors_in(x: Inputs) -> list[Tensor]:
 
 
 def map_inputs(function: Callable[[Tensor], Tensor], x: Inputs) -> Inputs:
-    """Inputs of the same form, with a function applied to each tensor."""
+    """Return inputs of the same form, with a function applied to each tensor."""
     if isinstance(x, Tensor):
         return function(x)
     if isinstance(x, dict):
@@ -87,7 +87,10 @@ def call_with(net: nn.Module, tensors: Mapping[str, Tensor], x: Inputs) -> Any:
 
 
 def outputs_in(result: Any) -> Any:
-    """The outputs in what a network returns: the `logits` of an object, or the result itself."""
+    """Return the outputs in what a network returns.
+
+    They are the `logits` of an object that has these, and otherwise the result itself.
+    """
     if isinstance(result, Mapping) and "logits" in result:
         return result["logits"]
     return getattr(result, "logits", result)

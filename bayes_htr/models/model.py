@@ -92,7 +92,7 @@ class BayesianModel:
         return f"BayesianModel({net}, {self.priors!r}, likelihood={self.likelihood!r})"
 
     def initial_params(self) -> dict[str, Tensor]:
-        """Copies of the network's trainable parameters and of the hyperparameters, by name.
+        """Return copies of the network's trainable parameters and hyperparameters, by name.
 
         The hyperparameters are in unconstrained coordinates. Feed it to Pyro's `init_to_value`,
         or change it and pass it to `log_joint`.
@@ -162,7 +162,7 @@ class BayesianModel:
         epoch: int | None = None,
         frames: Frames = "sampled",
     ) -> Callable[..., Tensor]:
-        """The model as a Pyro program: `model(x, y=None, *, num_data)`, with the labels as `y`.
+        """Return the model as a Pyro program: `model(x, y=None, *, num_data)` with labels `y`.
 
         Labels that are given are observed under the likelihood, with its weights and smoothing as
         a factor `y:tempering`. Without them, labels are drawn from it, without weights and
@@ -253,7 +253,10 @@ class BayesianModel:
         return values | dict(params)
 
     def _prior_energy(self, values: Mapping[str, Tensor], epoch: int | None) -> Tensor:
-        """The energy of weights and of all hyperparameters, those of the likelihood included."""
+        """Return the energy of the weights and of all hyperparameters.
+
+        These include the hyperparameters of the likelihood.
+        """
         tensors = self._parameters() | dict(values)
         energy = self._energy.total(self._energy.terms_at(tensors, values, epoch))
         for name, hyperparameter in self.likelihood.hyperparameters.items():
@@ -281,7 +284,7 @@ class BayesianModel:
     def _outputs(
         self, values: Mapping[str, Tensor], x: Inputs, y: Tensor | None, name: str
     ) -> tuple[Tensor, int]:
-        """Outputs `(N, ...)`, or `(*left, N, ...)` for values of a batch shape `(*left, 1)`.
+        """Return outputs `(N, ...)`, or `(*left, N, ...)` for values of batch shape `(*left, 1)`.
 
         The last dimension of a batch shape is that of the data, in whose plate weights have no
         part.
@@ -316,7 +319,10 @@ class BayesianModel:
         return self._energy.latents() | starts
 
     def _sites(self) -> dict[str, Tensor]:
-        """The trainable parameters and the coordinates of hyperparameters, without gradient."""
+        """Return the trainable parameters and the hyperparameters, without gradient.
+
+        The hyperparameters are in unconstrained coordinates.
+        """
         own = {name: p for name, p in self._parameters().items() if p.requires_grad}
         return {name: value.detach() for name, value in (own | self._latents()).items()}
 

@@ -48,7 +48,7 @@ Weights = Callable[[], dict[str, Tensor]]
 def weight_program(
     parameters: list[ParameterPrior], frozen: Sequence[ParameterPrior] = ()
 ) -> Weights:
-    """Sites of the parameters themselves, with a density over their entries.
+    """Return a program whose sites are the parameters, with a density over their entries.
 
     A site is a `WeightSite` with the density `ParameterPrior.log_density` and draws from the
     prior, or with a flat density if there is no prior. `frozen` has the frozen parameters that are
@@ -65,7 +65,10 @@ def weight_program(
 
 
 def _without_gradient(p: ParameterPrior) -> ParameterPrior:
-    """The prior of a constant that shares the parameter's memory, as TorchScript traces require."""
+    """Return the prior of a constant that shares the memory of the parameter.
+
+    Traces of TorchScript require a constant.
+    """
     tensor = nn.Parameter(p.parameter.tensor.detach(), requires_grad=False)
     return replace(p, parameter=replace(p.parameter, tensor=tensor))
 
@@ -91,10 +94,10 @@ def spectral_program(
     frames: Frames,
     frozen: Sequence[ParameterPrior] = (),
 ) -> Weights:
-    """Sites of spectra, singular vectors and hyperparameters (see the module).
+    """Return a program whose sites are spectra, singular vectors and hyperparameters.
 
-    Parameters with a flat prior stay at their present values. `frozen` has the frozen parameters
-    that are evidence about hyperparameters.
+    The docstring of the module describes the sites. Parameters with a flat prior stay at their
+    present values. `frozen` has the frozen parameters that are evidence about hyperparameters.
     """
     parameters = [_without_gradient(p) for p in parameters]
     held = held_frames(parameters) if frames == "held" else {}
@@ -143,7 +146,7 @@ def held_frames(parameters: list[ParameterPrior]) -> dict[str, tuple[Tensor, Ten
 def spectral_start(
     parameters: list[ParameterPrior], hyper: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """Values of the sites at the present weights, with given hyperparameters.
+    """Return the values of the sites at the present weights, with given hyperparameters.
 
     A spectrum, or entries, outside the support of their law are moved into it.
     """
@@ -177,7 +180,10 @@ def _matrix_start(prior: MatrixPrior, W: Tensor, hyper: Mapping[str, Tensor]) ->
 
 
 def _inside(term: ResolvedTerm, x: Tensor, hyper: Mapping[str, Tensor]) -> Tensor:
-    """The values `x`, moved just inside the law's support if they are outside or at its end."""
+    """Return the values `x`, moved just inside the law's support.
+
+    Only those values move that are outside the support or at its end.
+    """
     support = term.law(hyper, x).support
     low = getattr(support, "lower_bound", None)
     high = getattr(support, "upper_bound", None)
@@ -274,7 +280,7 @@ def _spectrum(
 
 
 def _frames(name: str, prior: MatrixPrior, like: Tensor) -> tuple[Tensor, Tensor]:
-    """Haar frames of both sides."""
+    """Draw the Haar frames of both sides."""
     frames = []
     for side, rows in zip(("left", "right"), prior.shape, strict=True):
         X = pyro.sample(f"{name}:{side}", FrameSite(rows, prior.rank, like))

@@ -20,7 +20,7 @@ _FLOAT64 = torch.zeros((), dtype=torch.float64)
 def sample_prior(
     model: BayesianModel, n: int, *, seed: int = 0, epoch: int | None = None
 ) -> dict[str, Tensor]:
-    """Draws of the network's parameters from their priors.
+    """Draw the network's parameters from their priors.
 
     Hyperparameters with hyperpriors are drawn first; the law of each matrix is simulated at its
     strength, with uniformly distributed singular vectors. The global random state is left as it
@@ -59,7 +59,7 @@ def warn_of_flat(parameters: Sequence[ParameterPrior], *, stacklevel: int) -> No
 
 
 def simulated(parameters: list[ParameterPrior], n: int, seed: int) -> dict[str, Tensor]:
-    """Draws of these parameters and their hyperparameters, as `sample_prior` returns them."""
+    """Draw these parameters and their hyperparameters, as `sample_prior` returns them."""
     values: dict[str, Tensor] = {}
     with isolated_randomness():
         torch.default_generator.manual_seed(seed)  # that of the CPU, where all draws are made

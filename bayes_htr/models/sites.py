@@ -119,7 +119,10 @@ class WeightSite(TorchDistribution):
         return value.new_zeros(torch.broadcast_shapes(shape, self.batch_shape))
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  (immutable)
-        """Draws `(*sample_shape, *batch_shape, *event_shape)`; the present value without any."""
+        """Draw values `(*sample_shape, *batch_shape, *event_shape)`.
+
+        The present value is returned if there is nothing to draw from.
+        """
         value, _ = self._draws(torch.Size(sample_shape))
         return value
 

@@ -126,7 +126,7 @@ class SpectrumCheck(Printable):
         )
 
     def parts(self, width: int) -> Sequence[Table | str]:
-        """Rows for some eigenvalues with their bands, then the test and the conclusion from it."""
+        """Return rows for some eigenvalues with their bands, then the test and its conclusion."""
         percent = f"{100 * self.level:g} %"
         table = compact_table("value", "eigenvalue", f"law [{percent}]", "F", f"F [{percent}]", "")
         k = self.pit.shape[1]
@@ -232,7 +232,9 @@ def check_spectrum(
 
 @lru_cache(maxsize=64)
 def uniform_band(n: int, level: float) -> np.ndarray:
-    """Limits within which all order statistics of a uniform sample lie with a probability.
+    """Return limits for the order statistics of a uniform sample.
+
+    All of these lie within their limits with the probability `level`.
 
     The `i`-th order statistic of `n` values is `Beta(i, n + 1 - i)`, and its limits are the
     quantiles at `g / 2` and `1 - g / 2`. Each of 4000 simulated samples has a smallest two-sided

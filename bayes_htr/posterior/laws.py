@@ -65,10 +65,10 @@ class StatisticDistribution:
     def hyperparameters(
         self, eigenvalues: Tensor, draws: Mapping[str, Tensor], seed: int = 0
     ) -> dict[str, Tensor]:
-        """The hyperparameters of the law by name: `(S,)`, one value for each draw of the spectrum.
+        """Return the hyperparameters of the law by name, `(S,)` each.
 
-        If MAP integrated out a tail index, it is drawn from its posterior given the spectrum,
-        `Gamma(a + k, b + sum r(x))`.
+        There is one value for each draw of the spectrum. If MAP integrated out a tail index, it is
+        drawn from its posterior given the spectrum, `Gamma(a + k, b + sum r(x))`.
 
         Args:
             eigenvalues: `(S, K)`.
@@ -93,11 +93,14 @@ class StatisticDistribution:
         return values
 
     def distribution(self, hyperparameters: Mapping[str, Tensor]) -> Any:
-        """The law in float64, with batch shape `()`, or `(S, 1)` if it has hyperparameters."""
+        """Return the law in float64.
+
+        Its batch shape is `()`, or `(S, 1)` if it has hyperparameters.
+        """
         return self.term.law({k: v.unsqueeze(-1) for k, v in hyperparameters.items()}, _FLOAT64)
 
     def density(self, eigenvalues: Tensor, hyperparameters: Mapping[str, Tensor]) -> Tensor:
-        """The density of an eigenvalue that is chosen at random, averaged over hyperparameters.
+        """Return the density of a randomly chosen eigenvalue, averaged over hyperparameters.
 
         The law has to be one of all eigenvalues: that of the largest alone is no density of these.
 
@@ -111,9 +114,10 @@ class StatisticDistribution:
         return _density(law, statistic.of_eigenvalues(x)) * slope
 
     def interval(self, hyperparameters: Mapping[str, Tensor], level: float) -> tuple[float, float]:
-        """The equal-tailed interval of an eigenvalue under the law, averaged over hyperparameters.
+        """Return the equal-tailed interval of an eigenvalue under the law.
 
-        Under `MaxEigenvalue` it is that of the largest eigenvalue.
+        The law is averaged over the hyperparameters. Under `MaxEigenvalue` it is the interval of
+        the largest eigenvalue.
 
         Args:
             hyperparameters: `(S,)` by name.
@@ -238,7 +242,7 @@ def hyperparameters_of(priors: Priors, net: nn.Module) -> dict[str, Hyperparamet
 
 
 def prior_lambda_max(prior: MatrixPrior, seed: int = 0) -> Tensor:
-    """Draws of the largest eigenvalue under a prior, including its hyperparameters.
+    """Draw the largest eigenvalue under a prior, including its hyperparameters.
 
     There are 4000 draws, or 200 if whole matrices have to be drawn. The global random state does
     not change.

@@ -90,7 +90,7 @@ class PosteriorMixture(Posterior):
         return {name: statistics.fmean(values[name] for values in each) for name in each[0]}
 
     def hyperparameter_draws(self, samples: int = 100, *, seed: int = 0) -> dict[str, Tensor]:
-        """Draws of the hyperparameters by name, those of one member after those of another.
+        """Draw the hyperparameters by name, those of one member after those of another.
 
         Raises:
             ValueError: `samples` or `seed` is out of range.
@@ -106,7 +106,7 @@ class PosteriorMixture(Posterior):
         )
 
     def spectra(self, samples: int = 100, *, seed: int = 0) -> PosteriorSpectra:
-        """Draws of the spectrum of every weight matrix, those of all members together.
+        """Draw the spectrum of every weight matrix from all members together.
 
         `members` of the result says which member a draw comes from.
 
@@ -247,7 +247,10 @@ def _check_members(members: Sequence[Posterior]) -> None:
 
 
 def _mean_history(histories: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, float]]:
-    """The metrics of each epoch, averaged over the histories that have the epoch and the metric."""
+    """Return the metrics of each epoch, averaged over the histories that have the epoch.
+
+    Metrics that one of these histories lacks at the epoch are left out.
+    """
     rows: list[dict[str, float]] = []
     for epoch in range(max(map(len, histories))):
         there = [history[epoch] for history in histories if epoch < len(history)]

@@ -51,7 +51,10 @@ class MixturePrediction(Printable):
         return self.outputs.shape[1]
 
     def parts(self, width: int) -> Sequence[Table | str]:
-        """The first targets with their mean, interval and uncertainty, where there are such."""
+        """Return the first targets with their mean, interval and uncertainty.
+
+        Targets without moments have only an interval, and whole arrays only a description.
+        """
         count, draws = len(self), len(self.outputs)
         about = f"{plural(count, 'example')}, averaged over {plural(draws, 'draw')}"
         if not self.is_of_single_targets:
@@ -71,7 +74,10 @@ class MixturePrediction(Printable):
 
     @classmethod
     def joined(cls, parts: Sequence[MixturePrediction]) -> MixturePrediction:
-        """The prediction of several sets of examples, one after another, under the same draws."""
+        """Join the predictions of several sets of examples, one after another.
+
+        All have to be made under the same draws.
+        """
         outputs = torch.cat([part.outputs for part in parts], dim=1)
         return cls(outputs, parts[0].values, parts[0].likelihood)
 
@@ -120,7 +126,7 @@ class MixturePrediction(Printable):
         return (self.epistemic.square() + self.aleatoric.square()).sqrt()
 
     def log_prob(self, y: Any) -> Tensor:
-        """The log density of targets: `(N, ...)`, or `(N,)` if whole arrays have a density."""
+        """Return the log density of targets: `(N, ...)`, or `(N,)` for a density of arrays."""
         y = self._targets(y)
         return self.likelihood.mixture_pointwise(list(self.outputs), y, self.values)
 
@@ -160,11 +166,17 @@ class MixturePrediction(Printable):
         return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
 
     def covers(self, y: Any, level: float = 0.95) -> Tensor:
-        """The share of targets within the central interval of a probability, ends included."""
+        """Return the share of targets within the central interval of probability `level`.
+
+        The ends belong to the interval.
+        """
         return self.contains(y, level).double().mean()
 
     def contains(self, y: Any, level: float = 0.95) -> Tensor:
-        """Whether each target is within its central interval of a probability: `(N, ...)`."""
+        """Return whether each target is within its central interval: `(N, ...)`.
+
+        The interval has the probability `level`.
+        """
         level = number(level, "level", above=0, below=1)
         y = self._targets(y)
         try:  # without looking for quantiles
@@ -175,7 +187,7 @@ class MixturePrediction(Printable):
         return (2 * below - 1).abs() <= level
 
     def sample(self, n: int = 1, *, seed: int = 0) -> Tensor:
-        """Draws of the targets, `(n, N, ...)`, each under one of the draws of the weights in turn.
+        """Draw the targets, `(n, N, ...)`, each under one of the draws of the weights in turn.
 
         Raises:
             ValueError: `n` is less than 1.
@@ -203,7 +215,7 @@ class MixturePrediction(Printable):
         return (x - y).abs().mean(0) - spread / 2
 
     def uncertainties(self) -> dict[str, Tensor]:
-        """Measures of doubt by name, by which foreign examples can be told from others."""
+        """Return measures of doubt by name, which tell foreign examples from others."""
         return {"std": self.std, "epistemic": self.epistemic}
 
     def _normal_crps(self, y: Tensor) -> Tensor:
@@ -230,7 +242,7 @@ class MixturePrediction(Printable):
         return DataError(f"{kind}, which likelihood={self.likelihood!r} makes, has no {what}")
 
     def _targets(self, y: Any) -> Tensor:
-        """Targets in the dtype of the outputs.
+        """Return the targets in the dtype of the outputs.
 
         Raises:
             DataError: They are no targets of these examples.

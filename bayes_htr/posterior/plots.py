@@ -294,7 +294,10 @@ def _draw_spectra(ax: Axes, spectra: list[PlottedSpectrum]) -> None:
 
 
 def _bins(spectrum: PlottedSpectrum) -> Array | None:
-    """The edges of the bars, one of which is where the tail begins; `None` if there are none."""
+    """Return the edges of the bars, one of which is where the tail begins.
+
+    The result is `None` if there are no bars.
+    """
     n_tail = spectrum.row.n_tail
     start = None if n_tail is None else float(spectrum.typical[n_tail - 1])
     return log_bins(spectrum.positive, spectrum.row.K, through=start)

@@ -102,7 +102,7 @@ class Posterior:
         return self
 
     def network(self) -> nn.Module:
-        """A copy of the network in evaluation mode, with the weights at the centre of the guide.
+        """Return a copy of the network in evaluation mode, with weights at the guide's centre.
 
         For a point mass these are the weights at the mode.
         """
@@ -119,7 +119,7 @@ class Posterior:
         return {name: float(value) for name, value in centre.items()}
 
     def hyperparameter_draws(self, samples: int = 100, *, seed: int = 0) -> dict[str, Tensor]:
-        """Draws of the hyperparameters by name, `(samples,)` each; a point mass has only one.
+        """Draw the hyperparameters by name, `(samples,)` each; a point mass has only one draw.
 
         Raises:
             ValueError: `samples` or `seed` is out of range.
@@ -128,7 +128,10 @@ class Posterior:
         return _stacked([self._without_weights(d) for d in self._guide.draws(samples, seed)])
 
     def unconstrained_hyperparameters(self) -> dict[str, Tensor]:
-        """The hyperparameters in unconstrained coordinates by name, from which a fit can start."""
+        """Return the hyperparameters in unconstrained coordinates, by name.
+
+        A fit can start from them.
+        """
         return self._guide.coordinates(self._hyperpriors())
 
     def _hyperpriors(self) -> dict[str, Hyperparameter]:
@@ -166,7 +169,7 @@ class Posterior:
         ood: Any = None,
         seed: int = 0,
     ) -> Scores:
-        """Proper scores on labelled data, those that suit the likelihood.
+        """Return those proper scores on labelled data that suit the likelihood.
 
         Class weights and label smoothing play no part in them.
 
@@ -209,7 +212,7 @@ class Posterior:
         return Scores.of(found | detection(prediction, outside), len(labels))
 
     def spectra(self, samples: int = 100, *, seed: int = 0) -> PosteriorSpectra:
-        """Draws of the spectrum of every weight matrix, with the hyperparameters of each draw.
+        """Draw the spectrum of every weight matrix, with the hyperparameters of each draw.
 
         A guide that knows eigenvalues in closed form gives them without decompositions; otherwise
         the weights of each draw are decomposed.
@@ -346,7 +349,10 @@ class Posterior:
         return {name: value for name, value in draw.items() if name not in weights}
 
     def _draws(self, samples: int, seed: int) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
-        """The network at each draw, and the hyperparameters; the next draw changes the network."""
+        """Yield the network at each draw, and the hyperparameters.
+
+        The next draw changes the network.
+        """
         net = self._net
         for draw in self._guide.draws(samples, seed):
             hyperparameters = self._without_weights(draw)

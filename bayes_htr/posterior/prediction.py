@@ -76,7 +76,7 @@ class Prediction(Printable):
         return (self.entropy - self.mutual_information).clamp_min(0)
 
     def uncertainties(self) -> dict[str, Tensor]:
-        """Measures of doubt by name, by which foreign examples can be told from others."""
+        """Return measures of doubt by name, which tell foreign examples from others."""
         return {
             "entropy": self.entropy,
             "mutual_information": self.mutual_information,
@@ -197,7 +197,7 @@ def batches_for(
     *,
     labelled: bool = True,
 ) -> Batches:
-    """Batches of data, on the device and in the precision of a network.
+    """Return batches of data, on the device and in the precision of a network.
 
     Args:
         net: The network.
@@ -224,7 +224,7 @@ def batches_for(
 
 
 def _chunks(batches: Batches, size: int) -> Iterator[list[tuple[Inputs, Tensor]]]:
-    """Consecutive batches, collected until their inputs have at least `size` bytes."""
+    """Yield consecutive batches in lists whose inputs have at least `size` bytes."""
     chunk: list[tuple[Inputs, Tensor]] = []
     count = 0
     for x, y in batches:

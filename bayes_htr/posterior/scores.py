@@ -67,7 +67,7 @@ class Scores(Printable, dict[str, float]):
 
     @classmethod
     def of(cls, scores: Mapping[str, Score], num_examples: int) -> Scores:
-        """The numbers of scores that were measured; a standard error that is NaN is left out."""
+        """Return the numbers of measured scores, without standard errors that are NaN."""
         values = {name: score.value for name, score in scores.items()}
         errors = {name: score.error for name, score in scores.items()}
         known = {name: error for name, error in errors.items() if not math.isnan(error)}
@@ -299,9 +299,10 @@ def _auroc_error(positive: Tensor, negative: Tensor) -> float:
 
 
 def _shares_below(positive: Tensor, negative: Tensor) -> tuple[Any, Any]:
-    """The share of negative examples below each positive one, `(P,)`; and of the other way round.
+    """Return the share of negative examples below each positive one, and the converse.
 
-    The second is the share of positive examples above each negative one, `(N,)`.
+    The first is `(P,)`. The second is the share of positive examples above each negative one,
+    `(N,)`.
     """
     a, b = positive.double().numpy(), negative.double().numpy()
     ranks = scipy.stats.rankdata(np.concatenate([a, b]))
@@ -311,12 +312,12 @@ def _shares_below(positive: Tensor, negative: Tensor) -> tuple[Any, Any]:
 
 
 def _miscalibration(confidence: Tensor, correct: Tensor) -> Tensor:
-    """The contributions of examples to the expected calibration error, which is their mean: `(N,)`.
+    """Return the contributions of examples to the expected calibration error: `(N,)`.
 
-    The error is `sum_b n_b / N |accuracy_b - confidence_b|` over bins `[b / 15, (b + 1) / 15)`, and
-    the last bin also contains 1, for which torchmetrics 1.9 has a bin of its own. An example
-    contributes the difference with the sign that it has for the whole bin. A standard error of
-    these takes the signs as known.
+    Their mean is the error, `sum_b n_b / N |accuracy_b - confidence_b|` over bins
+    `[b / 15, (b + 1) / 15)`. The last bin also contains 1, for which torchmetrics 1.9 has a bin of
+    its own. An example contributes the difference with the sign that it has for the whole bin. A
+    standard error of these takes the signs as known.
 
     Args:
         confidence: The probability of the prediction, `(N,)`.

@@ -158,10 +158,10 @@ class PosteriorSpectra(Printable, Mapping[str, Tensor]):
         )
 
     def tail(self, name: str) -> SpectrumTail:
-        """The power law of a matrix's typical spectrum, and whether its exponent may be read.
+        """Return the power law of a matrix's typical spectrum.
 
-        The typical spectrum has at each rank the geometric mean over the draws. For a point mass it
-        is the spectrum itself.
+        The result also says whether the exponent may be read. The typical spectrum has at each rank
+        the geometric mean over the draws. For a point mass it is the spectrum itself.
         """
         if name not in self._tails:
             zero = self.lambda_max(name) == 0
@@ -181,7 +181,7 @@ class PosteriorSpectra(Printable, Mapping[str, Tensor]):
             return np.exp(np.log(lam).mean(axis=0))
 
     def hill(self, name: str, *, fraction: float = 0.5, exponent: str = "density") -> Tensor:
-        """Hill's estimate of each draw: `(S,)`. See `htr.hill`."""
+        """Return Hill's estimate of each draw: `(S,)`. See `htr.hill`."""
         lam = self[name].double()
         return hill(lam, fraction, exponent=exponent, name=name)  # type: ignore[arg-type]
 
@@ -190,12 +190,18 @@ class PosteriorSpectra(Printable, Mapping[str, Tensor]):
         return self[name][:, 0]
 
     def stable_rank(self, name: str) -> Tensor:
-        """The stable rank `sum lambda / lambda_1` of each draw: `(S,)`; NaN for a zero matrix."""
+        """Return the stable rank `sum lambda / lambda_1` of each draw: `(S,)`.
+
+        It is NaN for a zero matrix.
+        """
         lam = self[name]
         return lam.sum(1) / lam[:, 0]
 
     def summary(self, level: float = 0.95) -> SpectraSummary:
-        """Alpha, the largest eigenvalue and the stable rank of each matrix, with intervals."""
+        """Return alpha, the largest eigenvalue and the stable rank of each matrix.
+
+        Each of them has an interval.
+        """
         return SpectraSummary(tuple(self.row(name, level) for name in self), level)
 
     def row(self, name: str, level: float = 0.95) -> SummaryRow:
@@ -260,7 +266,9 @@ class PosteriorSpectra(Printable, Mapping[str, Tensor]):
         return plot_lambda_max(name, prior, posterior, ax, path=path)
 
     def to_arviz(self, *, repeats: int = 1, fraction: float | None = None, seed: int = 0) -> Any:
-        """The draws for ArviZ, each member of a mixture a chain: `pip install "bayes-htr[arviz]"`.
+        """Return the draws for ArviZ, where each member of a mixture is a chain.
+
+        ArviZ is installed by `pip install "bayes-htr[arviz]"`.
 
         For each matrix, here called `w`, the group `posterior` has `w:eigenvalues`, with a
         dimension `w:rank` that counts from 1, `w:lambda_max`, `w:log_lambda_max`, `w:stable_rank`
@@ -312,7 +320,9 @@ class PosteriorSpectra(Printable, Mapping[str, Tensor]):
         return az.from_dict({"posterior": posterior_group}, **labels)
 
     def _tail_index(self, name: str, fraction: float | None) -> tuple[GammaPosterior, str]:
-        """The posterior of the tail index given each draw, and in words the tail that is known.
+        """Return the posterior of the tail index given each draw, and the name of the tail.
+
+        The name says in words which tail is taken as known.
 
         Raises:
             SpectrumError: The same errors as in `alpha`.
@@ -383,7 +393,10 @@ def plotted_spectrum(spectra: PosteriorSpectra, name: str, label: str = "") -> P
 def _alpha_draws(
     posterior: GammaPosterior, repeats: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Draws of alpha, `repeats` from the distribution of each spectrum, which stand together."""
+    """Draw alpha from the distribution of each spectrum, `repeats` times.
+
+    The draws from one spectrum stand together.
+    """
     size = (repeats, len(posterior.rate))
     tail_index = generator.standard_gamma(posterior.shape, size=size) / posterior.rate
     return 1 + tail_index.T.reshape(-1)

@@ -81,7 +81,7 @@ class SummaryRow:
     few: bool = False
 
     def cells(self) -> tuple[str, str, str]:
-        """Alpha, the largest eigenvalue and the stable rank as text, with their intervals."""
+        """Return alpha, the largest eigenvalue and the stable rank as text, with intervals."""
         mark = " ?" if self.doubt else ""
         alpha = self.problem if self.alpha is None else _text(self.alpha) + mark
         return alpha, _text(self.lambda_max), _text(self.stable_rank)

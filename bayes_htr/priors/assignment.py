@@ -75,7 +75,10 @@ class Assignment:
         )
 
     def _first(self, parameter: Parameter, matrix: Matrix) -> tuple[str, Prior | None, str]:
-        """The first pattern that matches a matrix, its prior, and the reason for a flat prior."""
+        """Return the first pattern that matches a matrix, its prior, and a reason.
+
+        The reason is that of a flat prior, and empty for any other.
+        """
         for pattern, prior in self.patterns:
             whole = matches_name(pattern, parameter.aliases)
             if not whole and not matches_part(pattern, parameter.aliases, matrix.part):
@@ -177,7 +180,10 @@ def everywhere(
 
 
 def frozen_note(parameter: Parameter) -> str:
-    """The note on a parameter in tables: that the prior of a frozen parameter is a constant."""
+    """Return the note on a parameter in tables.
+
+    It says that the prior of a frozen parameter is a constant, and is empty for others.
+    """
     return "" if parameter.tensor.requires_grad else "frozen: a constant"
 
 

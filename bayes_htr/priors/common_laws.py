@@ -32,7 +32,10 @@ class Normal(Law):
     def total_energy(
         self, x: Tensor, a: Arguments, start: Tensor | None = None, strength: float = 1.0
     ) -> Tensor:
-        """The energy as in `Law`; with mean 0 it takes one pass over `x`, as weight decay does."""
+        """Return the energy as in `Law`.
+
+        With mean 0 it takes one pass over `x`, as weight decay does.
+        """
         if self.loc == 0 and not self.hyperpriors:
             return strength * (x.dot(x) / (2 * a["scale"] ** 2))
         return super().total_energy(x, a, start, strength)

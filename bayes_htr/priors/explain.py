@@ -143,7 +143,7 @@ def explained(
 
 
 def _at_weights(matrix: MatrixPrior, tensor: Tensor, notes: list[str]) -> dict[str, str]:
-    """The energy of a matrix, the norm of its gradient and the norm of the matrix, as texts."""
+    """Return as texts the energy of a matrix, the norm of its gradient and its own norm."""
     W = working(matrix.view(tensor.detach()))
     norm = f"{torch.linalg.vector_norm(W).item():.3g}"
     strengths = matrix.strengths(0)

@@ -61,7 +61,10 @@ class TailIndexed(Law, abstract=True):
 
     @staticmethod
     def exponent(a: Arguments) -> Tensor | float:
-        """The exponent `alpha`, computed from `alpha` or `tail_index`, whichever was given."""
+        """Return the exponent `alpha`, computed from `alpha` or from `tail_index`.
+
+        One of the two is given.
+        """
         return a["alpha"] if "alpha" in a else 1.0 + a["tail_index"]
 
     @abstractmethod
@@ -70,12 +73,18 @@ class TailIndexed(Law, abstract=True):
 
     @abstractmethod
     def log_slope(self, x: Tensor, a: Arguments) -> Tensor:
-        """`-log r'(x)` without constants: `-log p = tail_index r - log tail_index + log_slope`."""
+        """Return `-log r'(x)` without constants.
+
+        With it, `-log p` is `tail_index r - log tail_index + log_slope`.
+        """
 
     def total_energy(
         self, x: Tensor, a: Arguments, start: Tensor | None = None, strength: float = 1.0
     ) -> Tensor:
-        """The energy as in `Law`; a Gamma tail index is integrated out (`marginal_energy`)."""
+        """Return the energy as in `Law`.
+
+        A Gamma tail index is integrated out (`marginal_energy`).
+        """
         if self.conjugate is None and (start is None or not self.hyperpriors):
             return super().total_energy(x, a, start, strength)
         excess = self.log_ratio(x, a) - (0.0 if start is None else self.log_ratio(start, a))
@@ -86,10 +95,11 @@ class TailIndexed(Law, abstract=True):
         return strength * (t * excess + slopes - torch.as_tensor(t).log()).sum()
 
     def marginal_energy(self, S: Tensor, slopes: Tensor, k: int, strength: float) -> Tensor:
-        """`-log` of the integral of `p(x)^strength` over a Gamma tail index, without constants.
+        """Return `-log` of the integral of `p(x)^strength` over a Gamma tail index.
 
-        Given `x`, the tail index has the law `Gamma(a + s k, b + s S)`. Integrating it out leaves
-        `(a + s k) log(b + s S)`. The strength tempers the law, and not the hyperprior.
+        Constants are left out. Given `x`, the tail index has the law `Gamma(a + s k, b + s S)`.
+        Integrating it out leaves `(a + s k) log(b + s S)`. The strength tempers the law, and not
+        the hyperprior.
 
         Args:
             S: The sum of `log_ratio` over `k` values, 0-d.

@@ -130,7 +130,7 @@ class Law(Value, abstract=True):
         return {k: v for k, v in self.arguments.items() if isinstance(v, float)}
 
     def numbers_like(self, like: Tensor) -> dict[str, Tensor]:
-        """The arguments that are numbers as tensors of the dtype and on the device of `like`."""
+        """Return the arguments that are numbers as tensors with the dtype and device of `like`."""
         return {k: like.new_tensor(v) for k, v in self.numbers.items()}
 
     @cached_property
@@ -285,7 +285,10 @@ class Hyperparameter:
         return -(distribution.log_prob(value) + transform.log_abs_det_jacobian(u, value))
 
     def start(self) -> Tensor:
-        """The start of optimisation: the hyperprior's median, or its mean if PyTorch has none."""
+        """Return the value from which optimisation starts, in unconstrained coordinates.
+
+        It is the median of the hyperprior, or its mean if PyTorch has no median of it.
+        """
         distribution = self.law.distribution()
         try:
             value = torch.as_tensor(distribution.icdf(torch.tensor(0.5)))

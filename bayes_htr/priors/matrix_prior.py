@@ -58,7 +58,7 @@ class ResolvedTerm:
         return {k: v for k, v in self.hyperparameters.items() if k != "tail_index"}
 
     def law(self, values: Values, like: Tensor) -> Any:
-        """The distribution at these hyperparameters, in the precision and on the device of `like`.
+        """Return the distribution at these hyperparameters.
 
         Args:
             values: Hyperparameters by name, 0-d or of one batch shape.
@@ -238,7 +238,9 @@ class MatrixPrior:
         return needs
 
     def density_at(self, epoch: int | None) -> MatrixPrior:
-        """The prior as a density: the terms that act at an epoch, with their strengths there.
+        """Return the prior as a density.
+
+        Its terms are those that act at the epoch, with the strengths that they have there.
 
         Raises:
             PriorError: The prior is no density, and the message says which one to use instead; or
@@ -256,7 +258,9 @@ class MatrixPrior:
         return replace(self, terms=terms)
 
     def unscaled_density(self) -> MatrixPrior:
-        """The density that the prior states at strength 1, whatever its strengths and schedules.
+        """Return the density that the prior states at strength 1.
+
+        It does not depend on the strengths and schedules of the prior.
 
         Raises:
             PriorError: The prior is no density.
@@ -265,7 +269,10 @@ class MatrixPrior:
         return replace(self, terms=terms).density_at(None)
 
     def informing_values(self) -> dict[str, float]:
-        """The number of values that inform each hyperparameter; `p^s` counts one `s` times."""
+        """Return the number of values that inform each hyperparameter.
+
+        Under a law `p^s`, one value counts as `s` values.
+        """
         counts: dict[str, float] = {}
         for term in (*self.spectral, *self.entries):
             count = term.statistic.num_values(self.shape)
@@ -349,7 +356,10 @@ class MatrixPrior:
         return torch.cat([top, top * torch.rand(n, self.rank - 1, dtype=top.dtype)], dim=1)
 
     def _simulated_law(self, values: Values) -> Any:
-        """The distribution to draw from, with one batch element per draw of hyperparameters."""
+        """Return the distribution to draw from.
+
+        It has one batch element for each draw of the hyperparameters.
+        """
         if len(self.terms) > 1:
             raise PriorError(
                 f"{self.name}: a product of priors has no simulator; draw from one factor, or "

@@ -65,7 +65,7 @@ class ParameterPrior:
         return {name: h for m in self.matrices for name, h in m.hyperparameters.items()}
 
     def density_at(self, epoch: int | None, *, adapters: bool = False) -> ParameterPrior:
-        """This prior as densities at an epoch; it is flat if no term acts at that epoch.
+        """Return this prior as densities at an epoch; it is flat if no term acts at that epoch.
 
         Args:
             epoch: Counted from 0; needed where a prior is scheduled.
@@ -101,7 +101,7 @@ class ParameterPrior:
         return replace(self, matrices=tuple(d for d in densities if d.terms), _layouts={})
 
     def without_values(self) -> ParameterPrior:
-        """This prior with a parameter that has only a shape and no values."""
+        """Return this prior with a parameter that has only a shape and no values."""
         empty = nn.Parameter(torch.empty_like(self.parameter.tensor, device="meta"))
         device = self.parameter.tensor.device
         parameter = replace(self.parameter, tensor=empty, matrices=())
@@ -119,7 +119,10 @@ class ParameterPrior:
         return parts
 
     def join(self, matrices: Mapping[str, Tensor]) -> Tensor:
-        """The parameter `(..., *shape)` that holds these `(..., m, n)` matrices: undoes `split`."""
+        """Return the parameter `(..., *shape)` that holds these matrices `(..., m, n)`.
+
+        It is the inverse of `split`.
+        """
         parts = [matrices[m.name].flatten(-2) for m in self.matrices]
         flat = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         order = self._layout(flat.device).order
@@ -128,7 +131,7 @@ class ParameterPrior:
         return flat.reshape(flat.shape[:-1] + self.shape)
 
     def log_density(self, tensor: Tensor, values: Values) -> Tensor:
-        """The log density of the parameter `(..., *shape)` in weight coordinates: `(...)`."""
+        """Return the log density `(...)` of the parameter `(..., *shape)` in weight coordinates."""
         total = tensor.new_zeros(tensor.shape[: tensor.ndim - len(self.shape)])
         parts = self.split(tensor)
         for matrix in self.matrices:

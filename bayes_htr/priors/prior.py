@@ -67,7 +67,10 @@ class Prior(Value, abstract=True):
     """A prior on one matrix."""
 
     def scaled(self, strength: float) -> Prior:
-        """The prior to the power `strength`, hyperpriors excepted. Repeated calls multiply."""
+        """Return the prior to the power `strength`.
+
+        Hyperpriors stay as they are. Repeated calls multiply the strengths.
+        """
         return Scaled(self, strength)
 
     def scheduled(self, schedule: Schedule) -> Prior:
@@ -75,7 +78,10 @@ class Prior(Value, abstract=True):
         return Scheduled(self, schedule)
 
     def above(self, threshold: float) -> Prior:
-        """The prior whose penalty (its energy before strength) acts if at least `threshold`."""
+        """Return the prior whose penalty acts only where it is at least `threshold`.
+
+        The penalty is the energy before it is multiplied by the strength.
+        """
         return Above(self, threshold)
 
     def __and__(self, other: Prior) -> Prior:
@@ -158,7 +164,7 @@ class Statistic(Prior, abstract=True):
         return torch.zeros_like(eigenvalues)
 
     def log_volume(self, eigenvalues: Tensor) -> Tensor:
-        """The logarithm of the factor between the density of the spectrum and the product of `p`.
+        """Return the logarithm of a factor in the density of the spectrum.
 
         The density of eigenvalues `(..., K)` in descending order is `prod p(x_i)` times this
         factor, which is `K! prod |dx / dlambda|`.
@@ -238,7 +244,10 @@ class Statistic(Prior, abstract=True):
         )
 
     def _arguments(self, view: MatrixView, hyperparameters: Mapping[str, Tensor]) -> Arguments:
-        """The law's arguments as numbers and tensors; a tail index integrated out is left out."""
+        """Return the law's arguments as numbers and tensors.
+
+        A tail index that is integrated out is left out.
+        """
         arguments: dict[str, Tensor | float] = {**self.law.numbers, **hyperparameters}
         hill = self.law.hill
         if hill is not None:

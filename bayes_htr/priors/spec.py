@@ -228,7 +228,7 @@ class Priors(Value):
 
     @classmethod
     def from_toml(cls, path: str | PathLike[str]) -> Priors:
-        """Priors from a TOML file, in the form of `to_dict`.
+        """Read priors from a TOML file, in the form of `to_dict`.
 
         Raises:
             PriorError: A file that cannot be read, is not TOML, or holds no valid priors; the
@@ -296,7 +296,9 @@ class Priors(Value):
     def explain(
         self, net: nn.Module, *, num_data: int | None = None, at_weights: bool = True
     ) -> Explanation:
-        """A table with a row per parameter: its prior, whether it is proper, algorithm and cost.
+        """Return a table with a row for each parameter.
+
+        The row has the prior, whether it is proper, the algorithm and its cost.
 
         Energies and gradients at the present weights show a law whose scale does not fit them: the
         norm of a gradient beside that of its matrix says how soon training moves it.

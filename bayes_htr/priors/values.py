@@ -40,7 +40,7 @@ class Value:
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def _given(self) -> dict[str, Any]:
-        """The fields by name, without those that have a default of `None` and were left out."""
+        """Return the fields by name, without those that were left out and default to `None`."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
         return {k: v for k, v in fields.items() if v is not None}
 

@@ -67,7 +67,7 @@ class ComputedWeight:
             return _compute(owner, self.name, self.adapter)
 
     def at(self, root: nn.Module, values: Mapping[str, Tensor]) -> Tensor:
-        """The weight at other values of its parameters, which are given by their plain names."""
+        """Return the weight at other values of its parameters, given by their plain names."""
         owner = root.get_submodule(self.module)
         given = {
             f"owner.{part}": values[plain_name(path)]
@@ -106,7 +106,7 @@ def computed_weights(root: nn.Module) -> list[ComputedWeight]:
 
 
 def _names(owner: nn.Module) -> list[str]:
-    """Names of the weights that a parametrization, a normalisation or pruning computes."""
+    """Return the names of weights that a parametrization, a normalisation or pruning computes."""
     names = list(owner.parametrizations) if parametrize.is_parametrized(owner) else []  # type: ignore[arg-type]
     masks = [name for name, _ in owner.named_buffers(recurse=False) if name.endswith("_mask")]
     pruned = [m[:-5] for m in masks if f"{m[:-5]}_orig" in owner._parameters]
@@ -114,7 +114,10 @@ def _names(owner: nn.Module) -> list[str]:
 
 
 def _hooked(owner: nn.Module) -> dict[str, WeightNorm | SpectralNorm]:
-    """The older normalisations, whose hooks compute a weight before each call, by its name."""
+    """Return the older normalisations, by the names of their weights.
+
+    They have hooks that compute a weight before each call.
+    """
     hooks = owner._forward_pre_hooks.values()
     return {h.name: h for h in hooks if isinstance(h, WeightNorm | SpectralNorm)}
 

@@ -72,13 +72,13 @@ _ROWS = 4096
 
 
 def eigenvalues(W: Tensor, name: str = "the matrix") -> np.ndarray:
-    """The spectrum in float64, without vectors, with a small relative error of each eigenvalue.
+    """Return the spectrum in float64, with a small relative error of each eigenvalue.
 
-    It is computed from the smaller Gram matrix in float64. This matrix is summed over blocks of
-    rows, so that the matrix is not copied. If the smallest eigenvalue would have a relative error
-    above `1e-6`, as in rank-deficient matrices, singular values are used instead. On the CPU, NumPy
-    computes the product, because its product of a matrix with its own transpose takes half the time
-    of a general product.
+    It is computed, without vectors, from the smaller Gram matrix in float64. This matrix is summed
+    over blocks of rows, so that the matrix is not copied. If the smallest eigenvalue would have a
+    relative error above `1e-6`, as in rank-deficient matrices, singular values are used instead. On
+    the CPU, NumPy computes the product, because its product of a matrix with its own transpose
+    takes half the time of a general product.
 
     Args:
         W: `(out, ...)`, of any floating-point type, on any device.
@@ -123,7 +123,7 @@ def of_gram(gram: Tensor, longer: int) -> Eigen:
 
 
 def has_digits(result: Eigen, count: int, enough: float) -> bool:
-    """Whether the `count`-th eigenvalue of a Gram matrix has a relative error of at most `enough`.
+    """Return whether the `count`-th eigenvalue has a relative error of at most `enough`.
 
     Args:
         result: The decomposition of the Gram matrix.
@@ -142,7 +142,9 @@ def of_singular_values(W: Tensor) -> Eigen:
 
 
 def pull_back(W: Tensor, vectors: Tensor, slopes: Tensor) -> Tensor:
-    """`sum_i slopes_i d lambda_i / dW = 2 W V diag(slopes) V'`, where zero slopes cost nothing.
+    """Return `sum_i slopes_i d lambda_i / dW = 2 W V diag(slopes) V'`.
+
+    Slopes that are zero cost nothing.
 
     Args:
         W: `(m, n)`.

@@ -88,7 +88,9 @@ class GramView(MatrixView):
         return self.parts[name]
 
     def pull_back(self, slopes: Mapping[str, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
-        """The symmetric `S` of the gradient `W S`, and the slope in the largest singular value.
+        """Return the matrix `S` of the gradient `W S`, and the slope in the largest singular value.
+
+        The matrix `S` is symmetric.
 
         Returns:
             `(K, K)`, in float64 if eigenvalues are needed, and 0-d. Either may be absent.

@@ -39,7 +39,7 @@ def haar(
     generator: torch.Generator | None = None,
     dtype: torch.dtype = torch.float64,
 ) -> Tensor:
-    """Frames of `K` orthonormal columns in `n` dimensions, uniformly distributed.
+    """Draw frames of `K` orthonormal columns in `n` dimensions, uniformly distributed.
 
     Args:
         n: The number of rows.

@@ -58,7 +58,10 @@ _BIAS_TABLE = re.compile(r"(.*_)?bias(es)?(_.*)?", re.IGNORECASE)
 
 
 def reason_against_name(name: str) -> str | None:
-    """The reason why a tensor is no weight, if the last part of its name gives one; else `None`."""
+    """Return the reason why a tensor of this name is no weight, or `None`.
+
+    Only the last part of the name gives a reason.
+    """
     last = name.rpartition(".")[2]
     if len(last) > LONGEST_NAME:
         return None
@@ -66,7 +69,9 @@ def reason_against_name(name: str) -> str | None:
 
 
 def is_of_experts(name: str, shape: Sequence[int], owner: nn.Module | None = None) -> bool:
-    """Whether a tensor `(E, ., .)` contains the weights of fused experts, according to the names.
+    """Return whether a tensor contains the weights of fused experts, according to the names.
+
+    Only a tensor `(E, ., .)` can contain them.
 
     Args:
         name: The parameter's name.

@@ -140,7 +140,10 @@ class MatrixLayout:
             raise ValueError("interleaved=True goes with parts= and without sizes=")
 
     def to_dict(self) -> dict[str, Any]:
-        """The layout as lists, numbers and words, for JSON and TOML; defaults are left out."""
+        """Return the layout as lists, numbers and words, for JSON and TOML.
+
+        Fields that have their default values are left out.
+        """
         given = {f.name: getattr(self, f.name) for f in fields(self)}
         kept = {f.name: given[f.name] for f in fields(self) if given[f.name] != f.default}
         return {k: list(v) if isinstance(v, tuple) else v for k, v in kept.items()}
@@ -204,7 +207,7 @@ class MatrixLayout:
         return batch, rows, columns
 
     def _parts(self, name: str, height: int) -> Iterator[tuple[str, slice, int]]:
-        """The name, place and number of the rows of each part."""
+        """Yield the name, the place and the number of the rows of each part."""
         if not self.parts:
             yield "", slice(None), height
             return
@@ -275,7 +278,7 @@ def read_layouts(path: str | PathLike[str]) -> Layouts:
 
 
 def plain_layouts(layouts: Layouts) -> dict[str, Any]:
-    """Layouts as plain data, for JSON and TOML."""
+    """Return layouts as plain data, for JSON and TOML."""
     return {
         pattern: _NO_MATRIX if layout is None else layout.to_dict() for pattern, layout in layouts
     }
@@ -290,7 +293,7 @@ def declared(layouts: Layouts, names: Sequence[str]) -> tuple[MatrixLayout | Non
 
 
 def unmatched(layouts: Layouts, names: Sequence[Sequence[str]]) -> list[str]:
-    """The patterns that match none of the tensors, each of which is given by all its names."""
+    """Return the patterns that match no tensor; each tensor is given by all its names."""
     return [p for p, _ in layouts if not any(matches_name(p, aliases) for aliases in names)]
 
 
@@ -321,7 +324,9 @@ class _Part:
 
 
 def of_slice(matrix: Matrix) -> tuple[int, Callable[[Tensor], Tensor]] | None:
-    """The way to read a matrix from one index of the tensor's first axis, if that contains it all.
+    """Return the way to read a matrix from one index of the tensor's first axis.
+
+    There is such a way if the index contains the whole matrix.
 
     Returns:
         The index `i`, and the function that returns the matrix in `tensor[i : i + 1]`; `None` if
@@ -334,7 +339,7 @@ def of_slice(matrix: Matrix) -> tuple[int, Callable[[Tensor], Tensor]] | None:
 
 
 def _unravel(index: int, sides: Sequence[int]) -> tuple[int, ...]:
-    """The indices, axis by axis, of the element at a position in an array with these sides."""
+    """Return the index on each axis of the element at a position in an array of these sides."""
     position: list[int] = []
     for side in reversed(sides):
         index, last = divmod(index, side)

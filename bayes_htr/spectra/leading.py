@@ -70,7 +70,10 @@ class TopPair(NamedTuple):
 
 
 def start_block(shape: tuple[int, int], *, seed: int = 0) -> Tensor:
-    """A float64 starting block of shape `(min(shape), BLOCK)`, the same for the same seed."""
+    """Return a float64 starting block `(K, min(BLOCK, K))` with `K = min(shape)`.
+
+    It is the same for the same seed.
+    """
     generator = torch.Generator().manual_seed(seed)
     K = min(shape)
     return torch.randn(K, min(BLOCK, K), generator=generator, dtype=torch.float64)
@@ -202,10 +205,10 @@ def _extend(Z: Tensor, Q: Tensor) -> Tensor:
 def _ritz(
     Q: Tensor, Y: Tensor, total: Total | None = None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Rayleigh-Ritz on the space of the rows `Q` with `Y = Q W'`.
+    """Apply the Rayleigh-Ritz method to the space of the rows `Q` with `Y = Q W'`.
 
-    Returns `sigma` and `u` of the best triplet, all right vectors in descending order as rows, and
-    the same vectors in coordinates of `Q`.
+    It returns `sigma` and `u` of the best triplet, all right vectors in descending order as rows,
+    and the same vectors in coordinates of `Q`.
     """
     gram = Y @ Y.T if total is None else total(Y @ Y.T)
     vectors = torch.linalg.eigh(gram).eigenvectors.flip(1).T
@@ -348,7 +351,7 @@ def project(W: Tensor, before: Cluster, *, wide: bool) -> Projection:
 def _multiplied(
     W: Tensor, before: Cluster, *, wide: bool
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """`W` with its shorter side as rows, the shorter vectors, and three parts of `Projection`."""
+    """Return `W` with its shorter side as rows, short vectors and three parts of `Projection`."""
     flat = W.reshape(-1)
     W = W if wide else W.T
     short, long = (before.left, before.right) if wide else (before.right, before.left)
@@ -381,9 +384,10 @@ def follow(W: Tensor, before: Cluster, sigma: float) -> Followed:
 
 
 def turned(projection: Projection, before: Cluster, sigma: float, *, wide: bool) -> Followed:
-    """The step of `follow` from the projection of the present matrix, whose rows are divided.
+    """Return the step of `follow` from the projection of the present matrix.
 
-    It loses more digits than `follow`, but needs no second sum over processes.
+    The rows of the matrix are divided between processes. The step loses more digits than `follow`,
+    but needs no second sum over processes.
     """
     with torch.no_grad():
         products, thin, gram, kept, squared_norm = projection
@@ -413,7 +417,7 @@ def _scaled_rotation(gram: Tensor, identity: Tensor, sigma: float) -> tuple[Tens
 
 
 def _cluster(short: Tensor, long: Tensor, floor: float, *, wide: bool) -> Cluster:
-    """The cluster of unit vectors `(b, M)` and of their products with the matrix, `(b, K)`."""
+    """Return the cluster of unit vectors `(b, M)` and their products `(b, K)` with the matrix."""
     lengths = torch.linalg.vector_norm(short, dim=1, keepdim=True)
     short = torch.addcdiv(_constants(short).noise, short, lengths.clamp(min=floor))
     left, right = (short, long) if wide else (long, short)

@@ -11,7 +11,7 @@ from bayes_htr.errors import SpectrumError
 
 
 def unwrap(module: nn.Module) -> nn.Module:
-    """The plain network inside `DataParallel`, `DistributedDataParallel` and `torch.compile`."""
+    """Return the network without `DataParallel`, `DistributedDataParallel` and `torch.compile`."""
     while True:
         if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
             module = module.module
@@ -22,14 +22,20 @@ def unwrap(module: nn.Module) -> nn.Module:
 
 
 def submodule(module: nn.Module, path: str) -> nn.Module:
-    """The submodule at a path, also of modules of TorchScript, which have no `get_submodule`."""
+    """Return the submodule at a path.
+
+    It may be one of TorchScript, whose modules have no `get_submodule`.
+    """
     for name in path.split(".") if path else ():
         module = module._modules[name]  # type: ignore[assignment]
     return module
 
 
 def is_layer(module: nn.Module, kinds: type[nn.Module] | tuple[type[nn.Module], ...]) -> bool:
-    """Whether a module has one of these classes, or had it before TorchScript compiled it."""
+    """Return whether a module has one of these classes.
+
+    A module of TorchScript counts by the class that it had before it was compiled.
+    """
     if isinstance(module, torch.jit.ScriptModule):
         kinds = kinds if isinstance(kinds, tuple) else (kinds,)
         return module.original_name in {kind.__name__ for kind in kinds}

@@ -52,7 +52,10 @@ def matches_name(pattern: str, names: Iterable[str]) -> bool:
 
 
 def matches_part(pattern: str, names: Iterable[str], part: str) -> bool:
-    """Whether a pattern that ends in brackets matches a part of a parameter of these names."""
+    """Return whether a pattern that ends in brackets matches a part of a parameter.
+
+    The parameter has these `names`.
+    """
     stem, wanted = split_part(pattern)
     return bool(wanted and part) and fnmatchcase(part, wanted) and matches_name(stem, names)
 

@@ -42,7 +42,10 @@ def is_distributed(tensor: Tensor) -> bool:
 
 
 def local_of(tensor: Tensor) -> Tensor:
-    """This process's part of a `DTensor`, in the graph of the whole; a plain tensor as it is."""
+    """Return this process's part of a `DTensor`, in the graph of the whole.
+
+    A plain tensor is returned as it is.
+    """
     if is_distributed(tensor):
         local: Tensor = tensor.to_local()  # type: ignore[attr-defined]
         return local
@@ -108,7 +111,7 @@ class LocalPart:
     shape: tuple[int, int]
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        """This process's part of the matrix."""
+        """Return this process's part of the matrix."""
         local = local_of(tensor)
         if self.place is None or 0 in self.shape:
             return local.reshape(-1)[:0].reshape(self.shape)
@@ -282,7 +285,10 @@ def _own_box(name: str, tensor: Tensor) -> Box:
 
 
 def _chunk(size: int, splits: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """A range of indices after divisions as of `torch.chunk`, each as a number and an index."""
+    """Return a range of indices after divisions such as those of `torch.chunk`.
+
+    Each division is given as the number of chunks and the index of the chunk that is kept.
+    """
     start, stop = 0, size
     for count, index in splits:
         length = -(-(stop - start) // count)
@@ -332,7 +338,10 @@ def _indices(
 
 
 def _as_slice(positions: Tensor) -> slice | Tensor:
-    """Positions as a slice, where they are at equal distances, so that indexing is a view."""
+    """Return positions as a slice where they are at equal distances.
+
+    Indexing with a slice gives a view.
+    """
     if len(positions) < 2:
         start = int(positions[0]) if len(positions) else 0
         return slice(start, start + len(positions))
@@ -346,7 +355,10 @@ def _as_slice(positions: Tensor) -> slice | Tensor:
 
 
 def _sizes(shape: Sequence[int], split: tuple[int, tuple[int, int]] | None) -> list[int]:
-    """The sides of a tensor after one axis was split in two; the second of these may be local."""
+    """Return the sides of a tensor after one axis was split in two.
+
+    The second of these two may be local.
+    """
     sides = list(shape)
     if split is not None:
         axis, (outer, _) = split
@@ -355,7 +367,10 @@ def _sizes(shape: Sequence[int], split: tuple[int, tuple[int, int]] | None) -> l
 
 
 def gram_of(tall: Tensor) -> Tensor:
-    """`W'W` in float64 of local rows `(r, K)`, by blocks, so that the rows are not copied."""
+    """Return `W'W` in float64 of local rows `(r, K)`.
+
+    It is computed by blocks, so that the rows are not copied.
+    """
     gram = torch.zeros(tall.shape[1], tall.shape[1], dtype=torch.float64, device=tall.device)
     for rows in tall.split(_ROWS):
         block = rows.double()
@@ -369,7 +384,10 @@ def squared_norm_of(W: Tensor) -> float:
 
 
 def factor_of(tall: Tensor) -> Tensor:
-    """A triangular factor `R` in float64 with `R'R = W'W` of local rows `(r, K)`, by blocks."""
+    """Return a triangular factor `R` with `R'R = W'W`, in float64, of local rows `(r, K)`.
+
+    It is computed by blocks.
+    """
     factor = tall.new_zeros(0, tall.shape[1], dtype=torch.float64)
     for rows in tall.split(max(_ROWS, tall.shape[1])):
         factor = torch.linalg.qr(torch.cat([factor, rows.double()]), mode="r").R
@@ -377,7 +395,10 @@ def factor_of(tall: Tensor) -> Tensor:
 
 
 def times(local: Tensor, square: Tensor, *, wide: bool) -> Tensor:
-    """`W S` of a local part, or `S W` if the matrix is wide, by blocks, in the precision of `W`."""
+    """Return `W S` of a local part, or `S W` if the matrix is wide.
+
+    It is computed by blocks, and has the precision of `W`.
+    """
     result = torch.empty_like(local, memory_format=torch.contiguous_format)
     axis = 1 if wide else 0
     blocks = zip(local.split(_ROWS, axis), result.split(_ROWS, axis), strict=True)

@@ -38,7 +38,9 @@ def singular_values(W: Any, name: str = "the matrix") -> Tensor:
 
 
 def spectrum(W: Any) -> Tensor:
-    """The eigenvalues of `W'W` (or `WW'`, if smaller), descending: the squared singular values.
+    """Return the eigenvalues of `W'W`, or of `WW'` if that is smaller, in descending order.
+
+    They are the squared singular values.
 
     Args:
         W: `(out, ...)`: a matrix, or the weight of a convolution as `out x rest`.
@@ -64,7 +66,7 @@ def hill(
     exponent: Literal["density", "tail"] = "density",
     name: str = "the spectrum",
 ) -> Tensor:
-    """Hill's estimate of the exponent of a power-law density from its largest values.
+    """Return Hill's estimate of the exponent of a power-law density from its largest values.
 
     `alpha = 1 + (1/k sum_{i<=k} ln(lambda_i / lambda_{k+1}))^-1`, `k = max(1, floor(fraction K))`.
 

@@ -168,7 +168,10 @@ def _check_spread(t: Array) -> None:
 
 
 def _stretched_exponential(t: Array) -> float | None:
-    """The maximum-likelihood estimate of beta, or `None` where the power law fits as well."""
+    """Return the maximum-likelihood estimate of beta.
+
+    It is `None` where the power law fits as well.
+    """
     _check_spread(t)
     mean, largest = float(t.mean()), float(t.max())
     if not float((t * t).mean()) < 2 * mean**2:  # the likelihood decreases from beta = 0 on
@@ -188,7 +191,10 @@ def _stretched_exponential(t: Array) -> float | None:
 
 
 def best_alternative(comparisons: Sequence[Comparison]) -> Comparison | None:
-    """The comparison whose alternative fits best, among those favoured over the power law."""
+    """Return the comparison whose alternative fits best.
+
+    Only alternatives that are favoured over the power law count; without any, it is `None`.
+    """
     favoured = [c for c in comparisons if c.favours == c.name]
     return min(favoured, key=lambda c: c.ratio) if favoured else None
 
@@ -239,7 +245,10 @@ class TwoParameterFamily:
     reach: Callable[[float, float], tuple[float, float, float]]
 
     def moments(self, b: float, c: float) -> Moments:
-        """The moments for `c > 0`, by Gauss-Legendre quadrature on both sides of the mode."""
+        """Return the moments for `c > 0`.
+
+        They are computed by Gauss-Legendre quadrature on both sides of the mode.
+        """
         mode, below, above = self.reach(b, c)
         starts = np.array([-below, 0.0, above / 16, above / 4])
         widths = np.array([below, above / 16, above * 3 / 16, above * 3 / 4])
@@ -359,7 +368,10 @@ def _start(mean_t: float, mean_s: float, excess: float, largest_s: float) -> tup
 
 
 def _newton_step(law: Moments, slope_b: float, slope_c: float) -> tuple[float, float, float]:
-    """Newton's step in b and c, and its squared length in the metric of the second derivatives."""
+    """Return Newton's step in b and c, and its squared length.
+
+    The length is in the metric of the second derivatives.
+    """
     determinant = law.tt * law.ss - law.ts**2
     step_b = (law.ts * slope_c - law.ss * slope_b) / determinant
     step_c = (law.ts * slope_b - law.tt * slope_c) / determinant

@@ -95,7 +95,10 @@ class FittedTails:
 
 
 def p_value(replicates: Array, D: float) -> float:
-    """The probability of a distance as large as `D`, given `(B,)` distances of replicates."""
+    """Return the probability of a distance as large as `D`.
+
+    It follows from the distances of replicates, `(B,)`.
+    """
     return float((1 + np.sum(replicates >= D)) / (1 + len(replicates)))
 
 
@@ -171,7 +174,7 @@ def chosen_starts(tails: FittedTails, rule: Rule, log_xmin: Array) -> Index:
 
 
 def tails_at(tails: FittedTails, rule: Rule, starts: Index) -> FittedTails:
-    """The tails of the same sample that begin at other values of it, given by `(M,)` indices."""
+    """Return the tails of the same sample that begin at the values with the indices `(M,)`."""
     logs = tails.log_values
     log_xmin = logs[starts]
     excess, sizes = excess_and_size(logs, starts, log_xmin)
@@ -181,7 +184,7 @@ def tails_at(tails: FittedTails, rule: Rule, starts: Index) -> FittedTails:
 
 
 def excess_and_size(logs: Array, starts: Index, log_xmin: Array) -> tuple[Array, Array]:
-    """`(M,)` sums of `log(x / xmin)` over tails of one sample, and `(M,)` sizes of the tails."""
+    """Return `(M,)` sums of `log(x / xmin)` over tails of one sample, and the `(M,)` sizes."""
     sizes = (len(logs) - starts).astype(float)
     return np.cumsum(logs[::-1])[::-1][starts] - sizes * log_xmin, sizes
 
@@ -218,7 +221,7 @@ def fit_known(t: Array, rule: Rule, span: Array | None) -> tuple[Array, Array]:
 
 
 def _batches(count: int, num_tails: int, n: int) -> Iterator[Index]:
-    """For each batch of replicates, the indices of the tails from which they are drawn."""
+    """Yield for each batch of replicates the indices of the tails from which they are drawn."""
     size = max(1, _VALUES_AT_A_TIME // n)
     for begin in range(0, count, size):
         yield np.arange(begin, min(begin + size, count)) % num_tails

@@ -136,16 +136,19 @@ class Counts:
         return np.asarray(self.counts[::-1].cumsum()[::-1])
 
     def rates(self) -> Array:
-        """`(J,)` alpha of the tails that begin at each value; infinite where there is none."""
+        """Return `(J,)` alpha of the tails that begin at each value.
+
+        Alpha is infinite where a tail has no exponent.
+        """
         logs = np.log(self.values)
         sums = (self.counts * logs)[::-1].cumsum()[::-1]
         return estimate(np.maximum(sums / self.sizes - logs, 0.0), self.values)
 
     def distance(self, start: int, alpha: float, xmin: float | None = None) -> float:
-        """The distance D of the tail from value number `start` on from the law with its alpha.
+        """Return the distance D between a law and the tail that begins at value number `start`.
 
-        Between two of its values the sample's distribution function is level and the law's grows,
-        so that D is found at a value, or just below the next one.
+        The law has the given `alpha`. Between two of its values the sample's distribution function
+        is level and the law's grows, so that D is found at a value, or just below the next one.
         """
         x, counts = self.values[start:], self.counts[start:]
         lower_end = x[0] if xmin is None else xmin
@@ -155,9 +158,9 @@ class Counts:
         return float(max(np.abs(at_value - above[1:]).max(), np.abs(below_next - above[:-1]).max()))
 
     def fit_at(self, start: int, xmin: float) -> tuple[float, float]:
-        """Alpha and D of the tail from value number `start` on, which begins at a known xmin.
+        """Return alpha and D of the tail from value number `start` on.
 
-        Both are infinite where the tail has no exponent.
+        The tail begins at a known xmin. Both are infinite where the tail has no exponent.
         """
         x, counts = self.values[start:], self.counts[start:]
         if not len(x):
@@ -291,7 +294,10 @@ class Tails:
         return xmins, distances
 
     def bootstrap_known(self, count: int, random: np.random.Generator) -> Array:
-        """`(B,)` distances of replicates of the first tail alone, for a fit with a known xmin."""
+        """Return `(B,)` distances of replicates of the first tail alone.
+
+        They are those of a fit with a known xmin.
+        """
         alpha, xmin = float(estimate(self.means, self.xmin)[0]), float(self.xmin[0])
         samples = (draw(alpha, xmin, int(self.sizes[0]), random) for _ in range(count))
         return np.array([Counts.of(sample).fit_at(0, xmin)[1] for sample in samples])

@@ -172,7 +172,10 @@ RatePosterior = GammaPosterior | GridPosterior
 
 
 def _cumulative(log_density: Array) -> Array:
-    """`(K, G)` probabilities below the points of equally spaced grids, by the trapezoidal rule."""
+    """Return `(K, G)` probabilities below the points of equally spaced grids.
+
+    They are computed by the trapezoidal rule.
+    """
     density = np.exp(log_density - log_density.max(axis=1, keepdims=True))
     steps = (density[:, 1:] + density[:, :-1]) / 2
     mass = np.concatenate([np.zeros((len(density), 1)), steps.cumsum(axis=1)], axis=1)
@@ -194,13 +197,18 @@ def check_level(level: float) -> None:
 
 
 def intervals_of_each(posterior: RatePosterior, level: float) -> tuple[Array, Array]:
-    """`(K,)` lower and `(K,)` upper ends of the equal-tailed credible intervals of each alpha."""
+    """Return `(K,)` lower and `(K,)` upper ends of the credible intervals of each alpha.
+
+    The intervals are equal-tailed.
+    """
     low, high = (1 + posterior.quantile(q) for q in ((1 - level) / 2, (1 + level) / 2))
     return low, high
 
 
 def interval(posterior: RatePosterior, weights: Array, level: float) -> tuple[float, float]:
-    """The equal-tailed credible interval of alpha under a mixture of the posteriors of K tails.
+    """Return the equal-tailed credible interval of alpha under a mixture of posteriors.
+
+    The mixture is that of the posteriors of K tails.
 
     Args:
         posterior: The posteriors.

@@ -104,7 +104,7 @@ class Rule:
             return np.where(excess > 0, (n - _SUBTRACTED[self.correction]) / excess, np.inf)
 
     def deviation(self, cdf: Array, rank: Any, n: Any) -> Array:
-        """Deviations of a law from the empirical distribution function at values of a tail.
+        """Return deviations of a law from the empirical distribution function of a tail.
 
         Args:
             cdf: The law's distribution function at the values.
@@ -118,7 +118,10 @@ class Rule:
 
 
 def law_cdf(rate: Any, t: Any, span: Any = None) -> Array:
-    """`P(log(X / xmin) <= t)` of a power law, whose upper end is at `span` if that is given."""
+    """Return `P(log(X / xmin) <= t)` of a power law.
+
+    If `span` is given, the law ends where `log(X / xmin)` is `span`.
+    """
     if span is None:
         return 1 - np.exp(-rate * t)  # several times as fast as expm1, and as exact as D needs
     return truncated_cdf(rate, t, span)
@@ -177,7 +180,10 @@ class Candidates:
         self.valid[:, 1:] &= log_xmin[:, 1:] > log_xmin[:, :-1]
 
     def deviations_at_share(self, share: float) -> Array:
-        """`(B, C)` deviations of all candidates, each at this share of the way up its own tail."""
+        """Return `(B, C)` deviations of all candidates.
+
+        Each deviation is at this share of the way up the candidate's own tail.
+        """
         places = self.starts + (share * self.sizes).astype(np.intp)
         t = self.log_values[:, places] - self.log_xmin
         cdf = law_cdf(self.rates, t, self.spans)
@@ -315,7 +321,7 @@ def log_normaliser(rate: Any, span: Any) -> Array:
 
 
 def fisher_information(rate: Any, span: Any) -> Array:
-    """The information of one value about its rate, which is the variance of `log(X / xmin)`."""
+    """Return the information of one value about its rate: the variance of `log(X / xmin)`."""
     return np.asarray(span**2 * _g_slope(np.abs(np.asarray(rate * span, float))))
 
 

@@ -178,7 +178,10 @@ def tied(values: Array, error: float = 0.0) -> int:
 
 
 def _rate_below(logs: Array, m: int) -> float:
-    """Hill's tail index of the upper half or the 2m largest values, without the m largest."""
+    """Return Hill's tail index of the upper half or the 2m largest values, whichever are more.
+
+    The m largest values are left out.
+    """
     last = min(max(len(logs) // 2, 2 * m), len(logs)) - 1
     excess = float(np.sum(logs[m - 1 : last] - logs[last]))
     return (last - m + 1) / excess if excess > 0 else math.inf

@@ -240,7 +240,9 @@ def _rounded(values: Array) -> list[float]:
 
 
 def inline_json(data: Any) -> str:
-    """JSON that no HTML parser takes for markup, in which numbers that are not finite are `null`.
+    """Return JSON that no HTML parser takes for markup.
+
+    Numbers that are not finite are `null` in it.
 
     Names come from strangers' files, and are made visible as well.
     """

@@ -227,17 +227,23 @@ def _data(css_class: str, label: str, content: str) -> str:
 
 
 def _class(name: str, main: str) -> str:
-    """The class of the cells of a column, in a table whose main number is the column `main`."""
+    """Return the class of the cells of a column.
+
+    The main number of the table is in the column `main`.
+    """
     return _CLASSES.get(name, _MAIN_NUMBER if name == main else _NUMBER)
 
 
 def broken(text: str) -> str:
-    """A name that may break after dots, strokes and underscores, and nowhere else if it fits."""
+    """Return a name, as HTML that may break after dots, slashes and underscores.
+
+    It breaks nowhere else if it fits.
+    """
     return re.sub(r"([._/])", r"\1<wbr>", escaped(text))  # none of these is in an entity
 
 
 def _name(text: str) -> str:
-    """Return a parameter's name, which may break after dots, strokes and underscores."""
+    """Return a parameter's name, which may break after dots, slashes and underscores."""
     return f"<bdi>{broken(text)}</bdi>"
 
 

@@ -83,7 +83,7 @@ class AdapterState(SpectralState):
         return self._by_left(A @ _basis(A))
 
     def derivative(self) -> Derivative:
-        """As in the base, by the compact matrix in the graph of both factors."""
+        """Return the derivative in the compact matrix, which is in the graph of both factors."""
         with torch.enable_grad():
             return super().derivative()._replace(tensor=self.matrix, view=itself)
 
@@ -124,7 +124,10 @@ class AdapterState(SpectralState):
 
 
 def compact(prior: MatrixPrior) -> MatrixPrior:
-    """The prior of a product `(m, n)` of `r` columns and rows, as that of a matrix `(m, r)`."""
+    """Return the prior of an `(m, n)` product as that of an `(m, r)` matrix.
+
+    The product is that of `r` columns and `r` rows.
+    """
     return replace(prior, shape=(prior.shape[0], prior.rank), factors=None, view=itself)
 
 

@@ -85,10 +85,10 @@ class Guide(nn.Module, ABC):
 
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """Plain data from which, together with the model, an untrained guide is built."""
+        """Return plain data from which, with the model, an untrained guide is built."""
 
     def draws(self, samples: int, seed: int) -> Iterator[dict[str, Tensor]]:
-        """A number of draws, which are the same for the same seed."""
+        """Yield a number of draws, which are the same for the same seed."""
         generator = torch.Generator().manual_seed(seed)
         for _ in range(samples):
             yield self.draw(generator)
@@ -214,7 +214,10 @@ class VariationalGuide(Guide):
         self.evidence, self.epoch = FrozenEvidence(densities.frozen), epoch
 
     def hyperparameter_coordinates(self) -> list[nn.Parameter]:
-        """The parameters of the posteriors of hyperparameters, if they have an optimiser apart."""
+        """Return the parameters of the posteriors of hyperparameters.
+
+        There are none unless these posteriors have an optimiser of their own.
+        """
         return []
 
     @property
@@ -251,7 +254,7 @@ class VariationalGuide(Guide):
         """
 
     def kl_in_step(self, sample: Mapping[str, Tensor]) -> Tensor:
-        """The value of `kl`, without the part of the gradient that `add_known_gradient` adds."""
+        """Return the value of `kl`, without the gradient that `add_known_gradient` adds."""
         return self.kl(sample)
 
     def add_known_gradient(self, scale: float) -> None:  # most guides know none

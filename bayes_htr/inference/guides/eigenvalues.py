@@ -60,7 +60,7 @@ class SupportTransform:
         return self.lower > 0 or self.upper < math.inf
 
     def inside(self, x: Tensor) -> Tensor:
-        """The value `x`, moved into the interval if it is outside, with the gradient of `x`."""
+        """Return `x`, moved into the interval if it is outside, with the gradient of `x`."""
         if not self.is_bounded:
             return x
         low = self.lower + self.margin * min(self.lower, self.upper - self.lower)
@@ -69,7 +69,7 @@ class SupportTransform:
         return x + (kept - x).detach()
 
     def coordinate(self, x: Tensor) -> Tensor:
-        """The unconstrained coordinate of `x` once it is inside."""
+        """Return the unconstrained coordinate of `x` once it is inside."""
         x = self.inside(x)
         if math.isinf(self.upper):
             return (x - self.lower).log()

@@ -65,7 +65,7 @@ class _Follow(torch.autograd.Function):
 
 
 def follow(tall: Tensor, vectors: Tensor, rest: Tensor, inverse: Tensor) -> Tensor:
-    """Singular vectors of the smaller side, with a gradient to the matrix.
+    """Return singular vectors of the smaller side, with a gradient to the matrix.
 
     Args:
         tall: `(larger, K)` the matrix, or its transpose if it is wide.

@@ -92,7 +92,10 @@ class GaussianGuide(VariationalGuide):
         return {n: p.detach().clone() for n, p in points} | self.hyper.centre()
 
     def kl(self, sample: Mapping[str, Tensor]) -> Tensor:
-        """`KL(guide | prior)` in nats, 0-d, in float64, in closed form as far as there is one."""
+        """Return `KL(guide | prior)` in nats, 0-d, in float64.
+
+        It is computed in closed form as far as there is one.
+        """
         total = self.hyper.kl().to(self.locations[0].device)
         total = total + self.evidence.energy(HyperparameterMoments(sample)).to(total)
         if not self.random:
@@ -256,7 +259,7 @@ class LowRank(GaussianGuide):
 
 
 def noise_like(like: Tensor, generator: torch.Generator | None, *shape: int) -> Tensor:
-    """Standard normal noise; a generator is on the CPU, whatever the device."""
+    """Draw standard normal noise; a generator is on the CPU, whatever the device."""
     size = shape or like.shape
     if generator is None:
         return torch.randn(size, dtype=like.dtype, device=like.device)

@@ -124,7 +124,10 @@ class HyperparameterPosterior(nn.Module):
             }
 
     def middles(self) -> Tensor:
-        """The locations `(n,)`, without gradient; for a Gamma law, the logarithm of its mean."""
+        """Return the locations `(n,)`, without gradient.
+
+        For a Gamma law, the location is the logarithm of the mean.
+        """
         middles = [
             numbers[1] if isinstance(h.law, Gamma) else numbers[0]
             for h, numbers in zip(self.hyperparameters.values(), self.laws, strict=True)
@@ -132,7 +135,10 @@ class HyperparameterPosterior(nn.Module):
         return torch.stack(middles).detach()
 
     def kl(self) -> Tensor:
-        """`KL(guide | hyperpriors)`, closed for Gamma laws, by Gauss-Hermite sums for others."""
+        """Return `KL(guide | hyperpriors)`.
+
+        It has a closed form for Gamma laws, and is computed by Gauss-Hermite sums for others.
+        """
         total = torch.zeros((), dtype=torch.float64)
         for name, law in self.by_name().items():
             hyperparameter = self.hyperparameters[name]
@@ -254,7 +260,10 @@ class SpectralHyperparameters(nn.Module):
     def moments(
         self, values: Mapping[str, Tensor], conditional: Mapping[str, GammaLaw]
     ) -> HyperparameterMoments:
-        """The moments at which spectra are scored: `values`, and those of Gamma posteriors."""
+        """Return the moments at which spectra are scored.
+
+        They are the `values` themselves, and the moments of Gamma posteriors.
+        """
         learnt = self.learnt.by_name()
         gammas = {n: law for n, law in learnt.items() if isinstance(law, GammaLaw)}
         gamma_moments = {
@@ -265,7 +274,10 @@ class SpectralHyperparameters(nn.Module):
 
     @torch.no_grad()
     def average_moments(self, conditional: Mapping[str, GammaLaw]) -> HyperparameterMoments:
-        """The moments for cached gradients: an average over draws, always with the same noise."""
+        """Return the moments for cached gradients.
+
+        Spectra are scored by an average over draws, which always have the same noise.
+        """
         generator = torch.Generator().manual_seed(0)
         draws = [self.learnt.draw(generator) for _ in range(_CACHED_DRAWS)]
         values = {name: torch.stack([d[name] for d in draws])[:, None, None] for name in draws[0]}
@@ -281,10 +293,10 @@ class SpectralHyperparameters(nn.Module):
 
 
 def conjugate_names(parameters: Iterable[ParameterPrior]) -> tuple[str, ...]:
-    """Hyperparameters with a Gamma hyperprior that are only tail indices of laws of spectra.
+    """Return the hyperparameters with a Gamma hyperprior that are only tail indices.
 
-    A tail index is left out if its law has another hyperparameter, on which the update would
-    depend.
+    Their laws have to be laws of spectra. A tail index is left out if its law has another
+    hyperparameter, on which the update would depend.
     """
     uses: dict[str, list[bool]] = {}
     for matrix in (m for p in parameters for m in p.matrices):
@@ -332,7 +344,7 @@ class FrozenEvidence(nn.Module):
         self.terms.append(term)
 
     def scored(self) -> Iterator[tuple[ResolvedTerm, Tensor]]:
-        """Each law with the values that it scores, `(count,)` float64."""
+        """Yield each law with the values that it scores, `(count,)` float64."""
         for i, term in enumerate(self.terms):
             yield term, self.get_buffer(f"values{i}")
 

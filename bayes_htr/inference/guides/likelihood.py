@@ -50,7 +50,10 @@ class LikelihoodPoint(nn.Module):
         return {name: hyperparameter.value(u) for (name, hyperparameter), u in named}
 
     def energy(self) -> Tensor:
-        """`-log` of the density of the coordinates under the hyperpriors, 0-d, with gradient."""
+        """Return minus the log density of the coordinates under the hyperpriors.
+
+        It is 0-d and has a gradient.
+        """
         energies = [self.hyperparameters[n].energy(u) for n, u in self.latents().items()]
         return torch.stack(energies).sum()
 

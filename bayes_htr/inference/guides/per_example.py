@@ -171,7 +171,7 @@ class ExampleNoise:
 
     @contextmanager
     def drawn(self, examples: int) -> Iterator[None]:
-        """Within it a call of the network has a draw for each example.
+        """Give each example a draw of its own in a call of the network within this context.
 
         Matrices whose prior is over are points.
 
@@ -206,7 +206,7 @@ class ExampleNoise:
 
 @contextmanager
 def _hooks(layers: list[_Layer], hook_of: Callable[[_Layer], Any]) -> Iterator[None]:
-    """Within it layers have forward hooks, which see outputs before any other hook does."""
+    """Give layers forward hooks within this context, which see outputs before any other hook."""
     how = {"with_kwargs": True, "prepend": True}
     handles = [x.module.register_forward_hook(hook_of(x), **how) for x in layers]
     try:
@@ -239,10 +239,11 @@ def _noisy(
     output: Tensor,
     noise: DirectionNoise,
 ) -> Tensor:
-    """The output of a layer whose singular values each example multiplies by its own factors.
+    """Return the output of a layer whose singular values differ between the examples.
 
-    A wide matrix `W` has `V` on the side of its outputs: the noise is that of the output. A tall
-    one has `V` on the side of its inputs, so that `V'x` needs the inputs of the layer.
+    Each example multiplies them by its own factors. A wide matrix `W` has `V` on the side of its
+    outputs: the noise is that of the output. A tall one has `V` on the side of its inputs, so that
+    `V'x` needs the inputs of the layer.
     """
     matrix = W.flatten(1).to(x.dtype)
     tall = matrix if state.is_tall else matrix.mT
@@ -272,11 +273,12 @@ def _plus_product(
     outer: Tensor,
     module: nn.Module,
 ) -> Tensor:
-    """`start + outer diag(f) inner' (x - bias)`, factors `f` of each example, at all positions.
+    """Return `start + outer diag(f) inner' (x - bias)` at all positions.
 
-    It is computed in the order that needs fewer multiplications. A convolution has few channels and
-    many positions, so that a small matrix for each example is cheaper than two thin products. A
-    bias is subtracted from the smaller of `x` and its product.
+    Each example has its own factors `f`. The result is computed in the order that needs fewer
+    multiplications. A convolution has few channels and many positions, so that a small matrix for
+    each example is cheaper than two thin products. A bias is subtracted from the smaller of `x` and
+    its product.
 
     Args:
         start: `(N, m)`, `(N, ..., m)` of a linear layer, or `(N, m, ...)` of a convolution.
@@ -321,7 +323,7 @@ def _inner(module: nn.Module, x: Tensor, V: Tensor) -> Tensor:
 
 
 def _over_positions(values: Tensor, output: Tensor, module: nn.Module) -> Tensor:
-    """Values `(..., channels)` with dimensions of size 1 for the positions of an output."""
+    """Return values `(..., channels)` with sides of 1 for the positions of an output."""
     ones = [1] * (output.ndim - 2)
     if isinstance(module, nn.Linear):
         return values.view(*values.shape[:-1], *ones, -1)

@@ -183,9 +183,10 @@ def takes_scale(guide: Any) -> bool:
 
 @contextmanager
 def _own_parameters() -> Iterator[None]:
-    """Within it Pyro's modules use their own parameters, not those of the global store.
+    """Let Pyro's modules use their own parameters, not those of the global store.
 
-    One thread at a time is within it, since Pyro's handlers are those of the whole process.
+    This holds within the context. One thread at a time is within it, since Pyro's handlers are
+    those of the whole process.
     """
     with exclusive(), cast(Any, pyro.settings.context)(module_local_params=True):
         yield

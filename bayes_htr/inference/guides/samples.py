@@ -99,15 +99,15 @@ class PointMass(Guide):
         return self.centre()
 
     def draws(self, samples: int, seed: int) -> Iterator[dict[str, Tensor]]:
-        """A single draw, however many are asked for: they would all be equal."""
+        """Yield one draw, however many are asked for, because they would all be equal."""
         yield self.centre()
 
     def spectrum_draws(self, samples: int, seed: int) -> Iterator[dict[str, Tensor]]:
-        """A single draw of the hyperparameters; all matrices are points."""
+        """Yield one draw of the hyperparameters, because all matrices are points."""
         yield self.centre()
 
     def coordinates(self, hyperpriors: Mapping[str, Hyperparameter]) -> dict[str, Tensor]:
-        """The coordinates as they were given, for those of the hyperparameters that are here."""
+        """Return the coordinates, as they were given, of those `hyperpriors` that are here."""
         return {
             name: self.get_buffer(f"coordinate{number}").clone()
             for number, name in enumerate(self.hyperpriors)

@@ -248,7 +248,7 @@ class SpectralGuide(VariationalGuide):
         return total
 
     def _entries(self, sample: Mapping[str, Tensor]) -> Iterator[tuple[ResolvedTerm, Tensor]]:
-        """The laws of entries, each with the entries that have this law."""
+        """Yield the laws of entries, each with the entries that have this law."""
         scored = {i for _, places in self._grouped_entries for i, _ in places}
         parts = {i: self.priors[i].split(sample[self.names[i]]) for i in scored}
         for term, places in self._grouped_entries:
@@ -272,9 +272,9 @@ class SpectralGuide(VariationalGuide):
 
     @torch.no_grad()
     def centre(self) -> dict[str, Tensor]:
-        """Weights with the medians of the spectra, and the other weights as they are.
+        """Return weights with the medians of the spectra, and the other weights as they are.
 
-        Of hyperparameters the mean of a Gamma posterior, and the median of any other.
+        Hyperparameters have the mean of a Gamma posterior, and the median of any other.
         """
         matrices = {
             s.name: s.drawn(torch.zeros_like(s.spread), s.current()[0])
@@ -370,7 +370,7 @@ class SpectralGuide(VariationalGuide):
         return super().load_state_dict(state_dict, *args, **kwargs)
 
     def _joined(self, matrices: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Parameters by name, with these matrices, or factors of adapters, in place of others."""
+        """Return the parameters by name, with these matrices or factors of adapters put in."""
         values = {}
         for p, W, states in zip(self.priors, self.weights, self._of_parameter, strict=True):
             changed = {s.name: matrices[s.name] for s in states if s.name in matrices}
@@ -432,7 +432,7 @@ class SpectralGuide(VariationalGuide):
 def _informing(
     terms: Iterable[ResolvedTerm], names: Container[str]
 ) -> Iterator[tuple[ResolvedTerm, str]]:
-    """The terms that inform one of these hyperparameters, with its name."""
+    """Yield each term that informs one of these hyperparameters, with the hyperparameter's name."""
     for term in terms:
         for hyperparameter in term.hyperparameters.values():
             if hyperparameter.name in names:

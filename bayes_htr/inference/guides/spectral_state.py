@@ -160,7 +160,7 @@ class SpectralState(nn.Module):
         return min(max(1, round(self.law.free / about)), _LARGEST_STEP)
 
     def derivative(self) -> Derivative:
-        """The gradient of the last refresh, of the KL divergence with respect to the matrix."""
+        """Return the gradient of the KL divergence in the matrix, as of the last refresh."""
         return Derivative(self._parameter[0], self.law.prior.view, Gradient(self.slope))
 
     def drawn(self, noise: Tensor, frames: Tensor | None = None) -> Tensor:
@@ -203,7 +203,9 @@ class SpectralState(nn.Module):
         return follow(tall, self.frames, self.rest, self.turning)
 
     def sampled_eigenvalues(self, noise: Tensor) -> Tensor:
-        """The eigenvalues of `with_noise` at the present matrix, `(K,)` float64, in closed form.
+        """Return the eigenvalues of `with_noise` at the present matrix, `(K,)` float64.
+
+        They have a closed form.
 
         Args:
             noise: `(free,)` standard normal.
@@ -216,7 +218,7 @@ class SpectralState(nn.Module):
         return sampled
 
     def factors(self, medians: Tensor | None, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """By what singular values are multiplied, and those that are points.
+        """Return the factors of the singular values, and the factor of those that are points.
 
         Args:
             medians: `(free,)` eigenvalues; not needed unless `law.needs_medians`.
@@ -270,13 +272,13 @@ class SpectralState(nn.Module):
         return value + moved - torch.dot(self.slope.flatten(), self.reference.flatten()).double()
 
     def drifted(self, tol: float) -> Tensor:
-        """Whether the matrix has moved by more than a tolerance since the refresh: 0-d, bool."""
+        """Return whether the matrix has moved by more than `tol` since the refresh: 0-d, bool."""
         W, reference = self.matrix.detach().to(self.reference.dtype), self.reference
         r = reference.flatten()
         return has_drifted(W, reference, torch.dot(r, r), tol)
 
     def spreads_moved(self) -> Tensor:
-        """The largest change of the logarithm of a spread since it was cached: 0-d."""
+        """Return the largest change of the logarithm of a spread since it was cached: 0-d."""
         return (self.log_spread - self.reference_log_spread).abs().max()
 
     @torch.no_grad()
@@ -332,7 +334,7 @@ class SpectralState(nn.Module):
 
     @torch.no_grad()
     def current(self) -> tuple[Tensor, Tensor]:
-        """Singular vectors `(K, free)` and eigenvalues `(K,)` of the present matrix.
+        """Return singular vectors `(K, free)` and eigenvalues `(K,)` of the present matrix.
 
         The cache stays as it is.
 
@@ -347,7 +349,7 @@ class SpectralState(nn.Module):
         return self._current[1:]
 
     def _decomposed(self, W: Tensor, enough: float | None = None) -> Eigen:
-        """Eigenvalues and vectors, of which the free ones keep their places.
+        """Return eigenvalues and vectors, of which the free ones keep their places.
 
         Args:
             W: `(m, n)`.
@@ -402,7 +404,7 @@ class SpectralState(nn.Module):
 
 
 def _rescaled(change: Tensor, spread: Tensor, step: int) -> Tensor:
-    """Changes of directions of which each has noise with the probability `1 / step`.
+    """Return changes of directions, each of which has noise with the probability `1 / step`.
 
     With `x = exp(s eps) - 1` of the mean `m` and the variance `v`, a direction is given
     `a (x - m) + step m` or nothing. This has the mean `m`, and the variance `v` if
