@@ -82,7 +82,7 @@ def fit(
         method: The inference method: `MAP(...)`, `SVI(...)` or `NUTS(...)`, or the name of one with
             its default settings: `"map"`, `"svi"`, `"nuts"`. By default the
             posterior is found by `SVI(guide="spectral", lr=0.006, init_scale=0.3,
-            refresh=Drift(0.25), noise="example", noisy_directions=128)`. For a network with batch
+            refresh=Drift(0.25), noise="example", noisy_directions=192)`. For a network with batch
             normalisation or low-rank adapters the noise is `"shared"`, in all directions.
         epochs: The number of epochs in all, 30 by default; a resumed run goes on to this number.
             `NUTS` has no epochs: 0.

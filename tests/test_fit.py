@@ -20,7 +20,7 @@ def network(*layers):
 
 @pytest.mark.parametrize(
     ("layers", "noise", "more"),
-    [((), "example", {"noisy_directions": 128}), ((nn.BatchNorm1d(8),), "shared", {})],
+    [((), "example", {"noisy_directions": 192}), ((nn.BatchNorm1d(8),), "shared", {})],
 )
 def test_the_default_is_the_posterior(layers, noise, more):
     model = htr.BayesianClassifier(network(*layers), PRIORS)

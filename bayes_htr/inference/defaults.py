@@ -18,7 +18,7 @@ from bayes_htr.models import BayesianModel
 EPOCHS = 30
 """The number of epochs where none is given."""
 _DRIFT = 0.25
-_NOISY_DIRECTIONS = 128
+_NOISY_DIRECTIONS = 192
 
 
 def method_and_epochs(
@@ -40,7 +40,7 @@ def method_and_epochs(
 def default_method(net: nn.Module, **changed: Any) -> SVI:
     """Return the method that finds a posterior where none is named: SVI by the spectral guide.
 
-    Each example of a batch has its own draw, in about 128 directions of a large matrix. With batch
+    Each example of a batch has its own draw, in about 192 directions of a large matrix. With batch
     normalisation, which mixes examples, and with low-rank adapters (LoRA) a batch has one. Rate and
     initial spread were chosen on validation data, see `docs/choosing-a-prior.md`; what the other
     settings cost and save is in `docs/spectral-guide.md`.

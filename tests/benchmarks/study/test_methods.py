@@ -48,7 +48,7 @@ def test_posteriors_of_mixtures_are_those_of_the_default_method():
     method = MIXTURES["svi_lomax"]
     for numbers in method.trials:
         found = method.inference(numbers, setting)
-        assert (found.lr, found.noise, found.noisy_directions) == (numbers["lr"], "example", 128)
+        assert (found.lr, found.noise, found.noisy_directions) == (numbers["lr"], "example", 192)
 
 
 def test_the_share_of_a_threshold():
