@@ -27,8 +27,8 @@ from bayes_htr.posterior.scores import Score
 from bayes_htr.tuning.search import Bracket, Journal, Trial, best_of, run_search
 from benchmarks.study.cells import GENERALISATION as CELLS
 from benchmarks.study.cells import image_shape, split, test_images
+from benchmarks.study.method import Setting
 from benchmarks.study.methods import GENERALISATION as METHODS
-from benchmarks.study.methods import Setting
 
 RESULTS = Path(__file__).parent / "results"
 METHOD_NAMES = (

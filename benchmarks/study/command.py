@@ -83,13 +83,17 @@ def _study(args: argparse.Namespace, console: Console) -> None:
     options |= {name: chosen[name] for name in SIZES if name in chosen}
     study = own.adapted(options)
     cells = list(dict.fromkeys(chosen["cells"]))
+    methods = _methods(study, chosen)
+    for method in methods:
+        if (package := study.methods[method].package) is not None:
+            package.load()  # so that a missing one is reported before any training
     check_data([study.cells[cell] for cell in cells], args.data_dir)
     log = Log(args.out, own.name)
     _hold_to(log, options)
     if args.choices is not None:
         sources = {cell: study.cells[cell].like or cell for cell in cells}
         log.take_choices(args.choices, sources, study.methods)
-    protocol = Protocol(study, log, cells, _methods(study, chosen), chosen["seeds"])
+    protocol = Protocol(study, log, cells, methods, chosen["seeds"])
     line = log.append("machine", machine_facts(device, args.argv) | {"threads": args.threads})
     machine = log.of("machine").index(line)
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from benchmarks.common.paired import Difference, difference_by_seed, holm
 from benchmarks.common.tables import TextTable, mean
@@ -57,15 +58,13 @@ class Mixture:
     def seconds(self) -> float:
         """The processor time of training all members, the median over runs that ended well."""
         found = self.outcomes.results(self.cell, self.method).values()
-        return median(result["mixtures"][self.size - 1]["seconds"] for result in found)
+        return median(_by_size(result)[self.size - 1]["seconds"] for result in found)
 
     def scores(self, score: str) -> dict[int, float]:
         """A score of test data by seed, with that of chance for a run that diverged."""
         guess = chance(self.outcomes.study.cells[self.cell].classes)[score]
         return {
-            seed: guess
-            if "diverged" in result
-            else result["mixtures"][self.size - 1]["test"][score]
+            seed: guess if "diverged" in result else _by_size(result)[self.size - 1]["test"][score]
             for seed, result in self.outcomes.tested(self.cell, self.method).items()
         }
 
@@ -73,8 +72,13 @@ class Mixture:
 def mixtures(outcomes: Outcomes, cell: str, method: str) -> list[Mixture]:
     """The mixtures of one, two, ... members; none if the method was not tested."""
     found = outcomes.results(cell, method).values()
-    largest = max((len(result["mixtures"]) for result in found), default=0)
+    largest = max((len(_by_size(result)) for result in found), default=0)
     return [Mixture(outcomes, cell, method, size) for size in range(1, largest + 1)]
+
+
+def _by_size(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """The results of one, two, ... members; of a method with a single one, its result."""
+    return result.get("mixtures", [result])
 
 
 @dataclass(frozen=True)

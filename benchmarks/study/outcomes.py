@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.common.paired import Difference, difference_by_seed, difference_over_images, holm
 from benchmarks.study.log import Log
-from benchmarks.study.methods import Numbers
+from benchmarks.study.method import Numbers
 from benchmarks.study.runs import unpacked
 from benchmarks.study.studies import Study
 

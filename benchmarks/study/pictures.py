@@ -29,7 +29,14 @@ from bayes_htr._plotting import (
     styled,
     tick,
 )
-from benchmarks.common.pictures import METHOD_LINES, grid, log_axis, method_legend, save
+from benchmarks.common.pictures import (
+    METHOD_LINES,
+    METHOD_MARKS,
+    grid,
+    log_axis,
+    method_legend,
+    save,
+)
 from benchmarks.study import mixture_tables, posterior_tables
 from benchmarks.study.generalisation_tables import (
     FORMS,
@@ -340,7 +347,8 @@ def draw_mixtures(outcomes: Outcomes, folder: Path) -> list[Path]:
             means = [fmean(mixture.scores(score).values()) for mixture in shown]
             values = [1 - value for value in means] if score == "accuracy" else means
             seconds = [mixture.seconds for mixture in shown]
-            ax.plot(seconds, values, color=colour, ls=style, marker="o", ms=3)
+            mark = METHOD_MARKS.get(method, "o")
+            ax.plot(seconds, values, color=colour, ls=style, marker=mark, ms=3)
         ax.set_xlim(left=0)
         grid(ax)
         if number % columns == 0:

@@ -22,7 +22,7 @@ from typing import Any
 import bayes_htr as htr
 from benchmarks.study.cells import Base
 from benchmarks.study.log import Log
-from benchmarks.study.methods import Numbers
+from benchmarks.study.method import Numbers
 from benchmarks.study.runs import Run
 from benchmarks.study.studies import Study
 
