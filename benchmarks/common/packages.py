@@ -6,7 +6,6 @@ Some are under the GPL. The library may depend on none of them.
 from __future__ import annotations
 
 import importlib
-import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,9 +29,7 @@ class Package:
             ImportError: The package is not installed; the message says how to install it.
         """
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", FutureWarning)  # of what they import in turn
-                return importlib.import_module(self.module)
+            return importlib.import_module(self.module)
         except ImportError as error:
             raise ImportError(
                 f'this method needs {self.name}: pip install "bayes-htr[peers]"'
@@ -41,4 +38,3 @@ class Package:
 
 IVON = Package("ivon", "ivon-opt")
 LAPLACE = Package("laplace", "laplace-torch")
-POSTERIORS = Package("posteriors", "posteriors")

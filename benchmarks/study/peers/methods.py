@@ -11,7 +11,7 @@ import itertools
 from collections.abc import Callable
 from dataclasses import replace
 
-from benchmarks.common.packages import IVON, LAPLACE, POSTERIORS, Package
+from benchmarks.common.packages import IVON, LAPLACE, Package
 from benchmarks.study.method import Fitted, Method, Numbers, Task
 from benchmarks.study.methods import GENERALISATION
 from benchmarks.study.peers.dropout import mc_dropout
@@ -61,8 +61,7 @@ PEERS: dict[str, Method] = {
     "sghmc": _peer(
         "SGHMC, cyclical",
         sghmc,
-        _grid(lr=(0.05,), precision=(1.0,), temperature=(1.0, 0.1, 0.01), passes=(1.0, 3.0)),
-        POSTERIORS,
+        _grid(share=(1.0,), precision=(1.0, 5.0), temperature=(1.0, 0.1, 0.01), passes=(1.0,)),
     ),
 }
 """The peers by name."""

@@ -1,8 +1,10 @@
-"""Stochastic gradient Hamiltonian Monte Carlo with cyclical steps; needs posteriors.
+"""Stochastic gradient Hamiltonian Monte Carlo with cyclical steps.
 
-A step is that of Chen et al. In every cycle the size of the steps falls from its largest value to
-zero. The first part of a cycle has no noise, and looks for a mode; the rest draws at the given
-temperature.
+The steps are those of Chen et al., who take gradients where momenta have moved the weights. The
+package posteriors is not used: its version 0.1.3 takes them before the move, which is stable only
+while the learning rate times the curvature is below the friction. At the rates of plain training
+its weights were not finite. In every cycle the learning rate falls from its largest value to zero;
+the first part looks for a mode without noise, and the rest draws at the given temperature.
 
 Sources: Chen, Fox & Guestrin (2014), Stochastic gradient Hamiltonian Monte Carlo, arXiv:1402.4102.
 Zhang, Li, Zhang, Chen & Wilson (2020), Cyclical stochastic gradient MCMC for Bayesian deep
@@ -13,18 +15,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.func import functional_call
+from torch import Tensor, nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
-from benchmarks.common.packages import POSTERIORS
-from benchmarks.study.cells import Pair
 from benchmarks.study.method import Task
-from benchmarks.study.peers.draws import Draws, Network
+from benchmarks.study.peers.draws import Draws
 from benchmarks.study.peers.training import batches, seeded, steps_of
 
 CYCLES = 4
@@ -33,63 +31,72 @@ DRAWS = 8
 SAMPLING = 0.25
 """The last part of each cycle, which draws."""
 FRICTION = 0.1
-"""The share of the momentum that each step loses."""
+"""The share of the momentum that each step loses, as in SGD with momentum 0.9."""
 
 
 def sghmc(task: Task) -> Draws:
     """Draw weights under normal priors.
 
-    The numbers are `lr`, the largest learning rate; `decay`, the precision of the priors over the
-    number of images; `temperature`; and `passes`, the number of epochs over those of plain
-    training.
-
-    Raises:
-        ImportError: posteriors is not installed.
+    The numbers are `share`, the largest learning rate over that of plain training; `precision`, of
+    the prior of each weight; `temperature`; and `passes`, the epochs over those of plain training.
     """
-    sampler = POSTERIORS.load().sgmcmc.sghmc
     x, numbers = task.data[0], task.numbers
     net = task.net.to(x.device).train()
-
-    def log_posterior(weights: dict[str, Tensor], batch: Pair) -> tuple[Tensor, Tensor]:
-        """The log posterior over the number of images."""
-        logits = functional_call(net, weights, (batch[0],))
-        square = sum(w.square().sum() for w in weights.values())
-        value = -F.cross_entropy(logits, batch[1]) - numbers["precision"] / (2 * len(x)) * square
-        return value, torch.zeros(())
-
+    parameters = list(net.parameters())
+    momenta = [torch.zeros_like(p) for p in parameters]
     epochs = int(numbers["passes"] * task.base.epochs)
     length = -(-steps_of(task, epochs) // CYCLES)
     sampling = max(1, int(SAMPLING * length))
-    state = sampler.init({n: p.detach().clone() for n, p in net.named_parameters()}, momenta=0.0)
-    draws: list[dict[str, Tensor]] = []
+    draws: list[Tensor] = []
     with seeded(task.seed):
         for step, batch in enumerate(batches(task, epochs)):
             place = step % length
-            # In units of SGD with momentum a step has the square of the step size of the dynamics.
-            size = math.sqrt(numbers["lr"] * (1 + math.cos(math.pi * place / length)) / 2)
             late = place - (length - sampling) + 1  # counts the steps that draw
-            state, _ = sampler.update(
-                state,
-                batch,
-                log_posterior,
-                lr=size,
-                alpha=FRICTION / size,
+            net.zero_grad()
+            F.cross_entropy(net(batch[0]), batch[1]).backward()  # type: ignore[no-untyped-call]
+            move(
+                parameters,
+                momenta,
+                lr=numbers["share"] * task.base.lr * (1 + math.cos(math.pi * place / length)) / 2,
+                decay=numbers["precision"] / len(x),
                 temperature=numbers["temperature"] / len(x) if late > 0 else 0.0,
-                inplace=True,
             )
             if late > 0 and DRAWS * late // sampling > DRAWS * (late - 1) // sampling:
-                draws.append({name: w.clone() for name, w in state.params.items()})
+                draws.append(parameters_to_vector(parameters).detach())
     net.eval()
 
-    def draw(count: int) -> Iterator[Network]:
+    def draw(count: int) -> Iterator[nn.Module]:
         kept = min(count, len(draws))
         for i in range(kept):
-            weights = draws[(2 * i + 1) * len(draws) // (2 * kept)]
-            yield partial(_under, net, weights)
+            vector_to_parameters(draws[(2 * i + 1) * len(draws) // (2 * kept)], parameters)
+            yield net
 
     return Draws(draw, x.device)
 
 
-def _under(net: Any, weights: dict[str, Tensor], x: Tensor) -> Tensor:
-    """The logits of a network with other weights."""
-    return functional_call(net, weights, (x,))
+@torch.no_grad()
+def move(
+    parameters: list[nn.Parameter],
+    momenta: list[Tensor],
+    *,
+    lr: float,
+    decay: float,
+    temperature: float,
+) -> None:
+    """Take a step with the gradients that parameters have.
+
+    Args:
+        parameters: The weights, which are changed.
+        momenta: Those of the weights, which are changed first. At rest their variance is `lr` times
+            the temperature.
+        lr: The learning rate.
+        decay: The precision of the prior in the unit of the loss.
+        temperature: The temperature in the unit of the loss.
+    """
+    deviation = math.sqrt(lr * temperature * (1 - (1 - FRICTION) ** 2))
+    for p, momentum in zip(parameters, momenta, strict=True):
+        assert p.grad is not None
+        momentum.mul_(1 - FRICTION).sub_(p.grad + decay * p, alpha=lr)
+        if deviation > 0:
+            momentum.add_(torch.randn_like(p), alpha=deviation)
+        p.add_(momentum)

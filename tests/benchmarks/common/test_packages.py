@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from benchmarks.common.packages import IVON, LAPLACE, POSTERIORS, Package
+from benchmarks.common.packages import IVON, LAPLACE, Package
 
 
-@pytest.mark.parametrize("package", [IVON, LAPLACE, POSTERIORS])
+@pytest.mark.parametrize("package", [IVON, LAPLACE])
 def test_a_missing_package(package, monkeypatch):
     monkeypatch.setitem(sys.modules, package.module, None)
     with pytest.raises(ImportError, match=rf'needs {package.name}: pip install "bayes-htr\[peers'):
