@@ -51,7 +51,7 @@ class Counting:
         sys.setprofile(None)
 
     def row(self) -> tuple[int, int, int]:
-        """The number of calls, of distinct functions, and of files.
+        """Return the number of calls, of distinct functions, and of files.
 
         Comprehensions are part of the function that they are in, and the body of a class or module,
         which runs at its import, is no function.
@@ -109,7 +109,7 @@ def map_step(*, refresh: bool) -> Counting:
 
 
 def svi_step() -> Counting:
-    """A step of SVI that computes no singular vectors."""
+    """Return a step of SVI that computes no singular vectors."""
     model = htr.BayesianClassifier(build_network("mlp", (1, 28, 28), 10), PRIORS)
     one = _OneStep(step=5)
     htr.fit(model, data(), epochs=1, batch_size=BATCH, callbacks=[one], progress=False)
@@ -117,7 +117,7 @@ def svi_step() -> Counting:
 
 
 def map_fit() -> Counting:
-    """A whole `htr.fit` by MAP."""
+    """Return a whole `htr.fit` by MAP."""
     model = htr.BayesianClassifier(build_network("mlp", (1, 28, 28), 10), PRIORS)
     with Counting() as counting:
         htr.fit(model, data(), method=htr.MAP(), epochs=1, batch_size=BATCH, progress=False)

@@ -87,7 +87,7 @@ def scored(
 
 
 def rows(network: str, name: str, settings: argparse.Namespace) -> list[list[str]]:
-    """A row for each standard deviation of the angles, the first one without noise."""
+    """Return a row for each standard deviation of the angles, the first one without noise."""
     taus = (0.0, *settings.angles)
     found: dict[float, list[dict[str, float]]] = {tau: [] for tau in taus}
     for seed in range(settings.rounds):

@@ -34,7 +34,7 @@ ROWS = {
 
 
 def cpu_seconds(*arguments: str) -> float:
-    """The CPU time of a Python process with one thread, in seconds.
+    """Return the CPU time of a Python process with one thread, in seconds.
 
     Raises:
         RuntimeError: The process failed for another reason than a wrong argument.

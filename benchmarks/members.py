@@ -76,7 +76,7 @@ def scored(split: int) -> dict[tuple[str, int], dict[str, float]]:
 
 
 def difference(values: list[float]) -> str:
-    """The mean of paired differences with the half width of its 95 % interval."""
+    """Return the mean of paired differences with the half width of its 95 % interval."""
     half = scipy.stats.sem(values) * scipy.stats.t.isf(0.025, len(values) - 1)
     return f"{np.mean(values):+.4f} ± {half:.4f}"
 

@@ -52,7 +52,7 @@ def fitted(network: str, fit: str, seed: int, settings: argparse.Namespace) -> d
 
 
 def rows(network: str, settings: argparse.Namespace) -> list[list[str]]:
-    """A row for each fit of a network."""
+    """Return a row for each fit of a network."""
     found: dict[str, list[dict[str, float]]] = {fit: [] for fit in FITS}
     for seed in range(settings.rounds):
         for fit in FITS:

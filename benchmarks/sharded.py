@@ -50,7 +50,7 @@ def network(sides: list[tuple[int, int]]) -> nn.Module:
 
 
 def sharded(sides: list[tuple[int, int]], device: torch.device = CPU) -> nn.Module:
-    """The same layers under `fully_shard`."""
+    """Return the same layers under `fully_shard`."""
     net = network(sides).to(device)
     fully_shard(net, mesh=init_device_mesh(device.type, (dist.get_world_size(),)))
     return net
@@ -92,7 +92,7 @@ def counted(bytes_of: Counter[str]) -> Iterator[None]:
 
 
 def communication(law: str) -> list[str]:
-    """A line for each call of an energy, with the bytes per matrix of this process."""
+    """Return a line for each call of an energy, with the bytes per matrix of this process."""
     net = sharded(SIDES)
     energy = htr.bind(htr.Priors(LAWS[law]), net, refresh=htr.Drift(0.1, 4))
     energy.backward()
@@ -130,7 +130,7 @@ def work(law: str, processes: int) -> list[float]:
 
 
 def memory(refresh: htr.Exact | htr.Drift, shape: tuple[int, int]) -> float:
-    """The peak of resident memory in an evaluation beyond weights and gradients, in bytes.
+    """Return the peak of resident memory in an evaluation beyond weights and gradients, in bytes.
 
     The C library returns freed blocks of 128 KiB or more at once, so that memory which it would
     keep for later use is not counted.

@@ -27,8 +27,8 @@ from bayes_htr.posterior.scores import Score
 from bayes_htr.tuning.search import Bracket, Journal, Trial, best_of, run_search
 from benchmarks.study.cells import GENERALISATION as CELLS
 from benchmarks.study.cells import image_shape, split, test_images
+from benchmarks.study.method import Setting
 from benchmarks.study.methods import GENERALISATION as METHODS
-from benchmarks.study.methods import Setting
 
 RESULTS = Path(__file__).parent / "results"
 METHOD_NAMES = (
@@ -87,18 +87,18 @@ class Studied(NamedTuple):
         return min(near), max(near)
 
     def score(self, strength: float, seed: int) -> float:
-        """The score with one seed at any strength, as `_interpolated` has it."""
+        """Return the score with one seed at any strength, as `_interpolated` has it."""
         return _interpolated(self.by_seed, strength, seed, highest=2.0)  # no Brier score is above 2
 
     def nll(self, strength: float, seed: int) -> float:
-        """The NLL with one seed at any strength, as `_interpolated` has it."""
+        """Return the NLL with one seed at any strength, as `_interpolated` has it."""
         return _interpolated(self.nll_by_seed, strength, seed, highest=20.0)
 
 
 def _interpolated(
     by_seed: dict[float, list[float]], strength: float, seed: int, *, highest: float
 ) -> float:
-    """A score with one seed at any strength, interpolated in the logarithm of the strength.
+    """Return a score with one seed at any strength, interpolated in the logarithm of the strength.
 
     Beyond the strongest trial it is infinite, and below the weakest one constant.
     """
@@ -110,7 +110,7 @@ def _interpolated(
 
 
 def study_lines() -> Iterable[dict[str, Any]]:
-    """The lines of the study's results."""
+    """Return the lines of the study's results."""
     for name in ("generalisation", "generalisation-60k"):
         with (RESULTS / name / "generalisation.jsonl").open(encoding="utf-8") as file:
             yield from map(json.loads, file)
@@ -138,7 +138,7 @@ def studied() -> dict[tuple[str, str], Studied]:
 
 
 def start_in(method: str, cell: str) -> float:
-    """`htr.starting_strength` of a method in a cell."""
+    """Return `htr.starting_strength` of a method in a cell."""
     described = CELLS[cell]
     shape = (3, 32, 32) if described.data == "cifar10" else (1, 28, 28)
     net = build_network(described.network, shape, 10)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from bayes_htr._plotting import AMBER, BLUE, DPI, GREY, INK, PURPLE, RED, TEAL, pyplot
+from bayes_htr._plotting import AMBER, BLUE, DPI, GREY, INK, PURPLE, RED, SKY, TEAL, pyplot
 from benchmarks.common.results import write_file
 
 if TYPE_CHECKING:
@@ -24,8 +24,25 @@ METHOD_LINES: dict[str, tuple[str, str]] = {
     "label_smoothing": (GREY, "-."),
     "svi_lomax": (BLUE, "-"),
     "svi_exponential": (TEAL, "-"),
+    "ensemble10": (INK, "--"),
+    "mc_dropout": (PURPLE, ":"),
+    "swag": (AMBER, ":"),
+    "ivon": (RED, ":"),
+    "laplace_last": (TEAL, ":"),
+    "laplace_kron": (SKY, ":"),
+    "sghmc": (GREY, ":"),
 }
 """Colours and styles of the lines of methods by name."""
+METHOD_MARKS: dict[str, str] = {
+    "ensemble10": "d",
+    "mc_dropout": "s",
+    "swag": "^",
+    "ivon": "v",
+    "laplace_last": "D",
+    "laplace_kron": "P",
+    "sghmc": "X",
+}
+"""Marks of methods that are no more than a point; those of all others are circles."""
 
 
 def log_axis(ax: Axes) -> None:
@@ -48,14 +65,16 @@ def method_legend(figure: Figure, labels: Mapping[str, str]) -> None:
     """Put a legend of methods above all panels.
 
     Args:
-        figure: The figure, whose lines have the colours and styles of `METHOD_LINES`.
+        figure: The figure, whose lines have the colours and styles of `METHOD_LINES` and the
+            marks of `METHOD_MARKS`.
         labels: What each method is called, by its name.
     """
     handles = []
     for method, label in labels.items():
         colour, style = METHOD_LINES[method]
+        mark = METHOD_MARKS.get(method, "o")
         handles.append(
-            pyplot().Line2D([], [], color=colour, ls=style, marker="o", ms=3, label=label)
+            pyplot().Line2D([], [], color=colour, ls=style, marker=mark, ms=3, label=label)
         )
     figure.legend(handles=handles, loc="outside upper center", ncols=4)
 

@@ -68,12 +68,12 @@ class Results:
         return self._data["cells"]
 
     def result(self, cell: str, part: str) -> dict[str, Any] | None:
-        """What was measured, or `None`."""
+        """Return what was measured, or `None`."""
         found = self.cells.get(cell, {}).get(part)
         return None if found is None else found["result"]
 
     def has(self, cell: str, part: str, settings: Mapping[str, Any]) -> bool:
-        """Whether a part is there with these settings, from a machine like this one."""
+        """Return whether a part is there with these settings, from a machine like this one."""
         found = self.cells.get(cell, {}).get(part)
         if found is None or found["settings"] != _plain(settings):
             return False
@@ -132,7 +132,7 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_file(path: Path, write: Callable[[Path], Any]) -> Path:
-    """The same for a file that `write` makes at a given path."""
+    """Return the same for a file that `write` makes at a given path."""
     try:
         with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             aside = Path(folder, path.name)
@@ -166,7 +166,7 @@ def machine_facts(device: torch.device, argv: Sequence[str]) -> dict[str, Any]:
 
 
 def command_line(argv: Sequence[str]) -> str:
-    """The command as one would type it, with `DIR` in place of every folder."""
+    """Return the command as one would type it, with `DIR` in place of every folder."""
     shown: list[str] = []
     for word in argv:
         option, _, value = word.partition("=")
@@ -180,7 +180,7 @@ def command_line(argv: Sequence[str]) -> str:
 
 
 def _cpu() -> str:
-    """The model of the processor."""
+    """Return the model of the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -124,7 +124,7 @@ def add_command(
 
 
 def from_options(kind: type[Settings], args: argparse.Namespace, **other: Any) -> Settings:
-    """A dataclass of settings whose attributes are options of the same name.
+    """Return a dataclass of settings whose attributes are options of the same name.
 
     Args:
         kind: The dataclass.

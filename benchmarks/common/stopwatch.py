@@ -63,7 +63,7 @@ def no_collection() -> Iterator[None]:
 def take_turns(
     runs: Sequence[Steps], steps: int, turn: int, watch: Stopwatch, tick: Tick
 ) -> list[float]:
-    """The seconds that each run needs for `steps` steps, if the runs take turns.
+    """Return the seconds that each run needs for `steps` steps, if the runs take turns.
 
     Other work on the machine then affects all runs alike. The order is reversed from one turn to
     the next.
@@ -90,5 +90,5 @@ def take_turns(
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """The median, the least and the largest value."""
+    """Return the median, the least and the largest value."""
     return {"median": median(values), "min": min(values), "max": max(values)}

@@ -95,7 +95,7 @@ def page(
     settings: Sequence[str] = (),
     runs: Sequence[Mapping[str, Any]],
 ) -> str:
-    """A Markdown page.
+    """Return a Markdown page.
 
     Args:
         heading: Its heading.
@@ -115,14 +115,14 @@ def page(
 
 
 def mean(values: Iterable[float], unit: float, digits: int) -> str:
-    """A mean with its standard deviation, if there are several values, in a unit."""
+    """Return a mean with its standard deviation, if there are several values, in a unit."""
     found = list(values)
     text = f"{unit * fmean(found):.{digits}f}"
     return f"{text} ({unit * stdev(found):.{digits}f})" if len(found) > 1 else text
 
 
 def spread(values: dict[str, float] | None, digits: int = 3) -> str:
-    """A median with its range."""
+    """Return a median with its range."""
     if values is None:
         return NOTHING
     low, high = (f"{values[end]:.{digits}f}" for end in ("min", "max"))
@@ -130,12 +130,12 @@ def spread(values: dict[str, float] | None, digits: int = 3) -> str:
 
 
 def number(value: float | None, form: str) -> str:
-    """A number in a format, or the sign for a missing value."""
+    """Return a number in a format, or the sign for a missing value."""
     return NOTHING if value is None else format(value, form)
 
 
 def counts(refreshes: dict[str, int] | None) -> str:
-    """The range of the numbers of refreshes of all matrices."""
+    """Return the range of the numbers of refreshes of all matrices."""
     if not refreshes:
         return NOTHING
     low, high = min(refreshes.values()), max(refreshes.values())
@@ -143,7 +143,7 @@ def counts(refreshes: dict[str, int] | None) -> str:
 
 
 def part_settings(results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """A line for each kind of part and each of its settings, with the cells that have them.
+    """Return a line for each kind of part and each of its settings, with the cells that have them.
 
     Args:
         results: Parts by name, by cell, as in `Results.cells`.
@@ -166,7 +166,7 @@ def _short(value: Any) -> str:
 
 
 def _facts(run: Mapping[str, Any]) -> str:
-    """The machine and the command of a run, as a line of Markdown."""
+    """Return the machine and the command of a run, as a line of Markdown."""
     gpu = f"{run['gpu']}; " if run["gpu"] else ""
     return (
         f"{run['date']}: {gpu}{run['cpu']}, {run['cores']} cores, {run['threads']} threads; "

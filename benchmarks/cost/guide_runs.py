@@ -44,7 +44,7 @@ LOMAX = htr.Priors({"*.weight": htr.ESD(htr.Lomax(2.0, 1.0)), **_NORMAL_BIASES})
 
 
 def random_images(examples: int, batch_size: int, seed: int) -> Workload:
-    """The network of all runs, on random images."""
+    """Return the network of all runs, on random images."""
 
     def build(seed: int) -> nn.Module:
         return build_network("mlp", SHAPE, CLASSES, seed=seed)
@@ -97,7 +97,7 @@ class TrainerRun(_Loop):
 
 
 def _problem(work: Workload, priors: htr.Priors) -> Problem:
-    """What `htr.fit` gives a method."""
+    """Return what `htr.fit` gives a method."""
     net = work.network()
     first = next(net.parameters())
     train = Batches(

@@ -80,7 +80,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _parts(args: argparse.Namespace) -> list[Part]:
-    """One part for all times, which are of one run, and one for the memory of each run."""
+    """Return one part for all times, which are of one run, and one for the memory of each run."""
     s = from_options(GuideSettings, args)
     names = list(dict.fromkeys([PLAIN, *args.runs]))
     work = random_images(s.examples, s.batch_size, s.seed)
@@ -145,7 +145,7 @@ def measure_times(
 
 
 def measure_memory(name: str, work: Workload, steps: int, tick: Tick) -> dict[str, float]:
-    """The largest memory of a fresh process that takes some steps of a run (Linux).
+    """Return the largest memory of a fresh process that takes some steps of a run (Linux).
 
     Args:
         name: A key of `TIMED`.
@@ -180,7 +180,7 @@ def measure_memory(name: str, work: Workload, steps: int, tick: Tick) -> dict[st
 def _own_memory(
     name: str, examples: int, batch_size: int, seed: int, steps: int, threads: int
 ) -> dict[str, float]:
-    """What `measure_memory` returns, of this process."""
+    """Return what `measure_memory` returns, of this process."""
     torch.set_num_threads(threads)
     work = random_images(examples, batch_size, seed)
     before = _status("VmRSS")
@@ -190,7 +190,7 @@ def _own_memory(
 
 
 def _status(field: str) -> float:
-    """A figure of the memory of this process in MB."""
+    """Return a figure of the memory of this process in MB."""
     for line in _STATUS.read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024

@@ -71,7 +71,7 @@ class LayerSettings:
 
 
 def layer_case(n: int, prior: str, training: Training) -> Case:
-    """An `n x n` layer under a prior, with eight batches of random data."""
+    """Return an `n x n` layer under a prior, with eight batches of random data."""
 
     def build(seed: int) -> nn.Module:
         with torch.random.fork_rng(devices=[]):

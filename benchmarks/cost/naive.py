@@ -21,22 +21,22 @@ def hill(lam: Tensor) -> Tensor:
 
 
 def frechet(lam: Tensor) -> Tensor:
-    """`MaxEigenvalue(Frechet(2, 1))`."""
+    """Return `MaxEigenvalue(Frechet(2, 1))`."""
     return 3 * lam[0].log() + lam[0] ** -2
 
 
 def lomax(lam: Tensor) -> Tensor:
-    """`ESD(Lomax(2, 1))`."""
+    """Return `ESD(Lomax(2, 1))`."""
     return 2 * lam.log1p().sum()
 
 
 def powerlaw(lam: Tensor) -> Tensor:
-    """`ESD(ImproperPowerlaw(Hill()), tail=0.5)`: the exponent counts as a constant."""
+    """Return `ESD(ImproperPowerlaw(Hill()), tail=0.5)`: the exponent counts as a constant."""
     return hill(lam).detach() * lam[: max(1, len(lam) // 2)].log().sum()
 
 
 def weighted_alpha(lam: Tensor) -> Tensor:
-    """`penalties.weighted_alpha()`: the exponent is differentiated too."""
+    """Return `penalties.weighted_alpha()`: the exponent is differentiated too."""
     return hill(lam) * lam[0].log()
 
 
@@ -74,19 +74,19 @@ class NaiveEnergy:
         self._dtype = dtype
 
     def __call__(self) -> Tensor:
-        """The energy, 0-d, with a graph."""
+        """Return the energy, 0-d, with a graph."""
         spectra = (
             torch.linalg.svdvals(W.flatten(1).to(self._dtype)) ** 2 for W in self.weights.values()
         )
         return self._strength * torch.stack([self._energy(lam) for lam in spectra]).sum()
 
     def gradients(self) -> dict[str, Tensor]:
-        """The gradient with respect to each matrix, by name."""
+        """Return the gradient with respect to each matrix, by name."""
         found = torch.autograd.grad(self(), list(self.weights.values()))
         return dict(zip(self.weights, found, strict=True))
 
     def line(self, scale: float) -> Callable[[Tensor], None]:
-        """The line of a training loop under this energy."""
+        """Return the line of a training loop under this energy."""
 
         def backward(loss: Tensor) -> None:
             (loss + self() * scale).backward()

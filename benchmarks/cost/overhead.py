@@ -72,7 +72,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _parts(args: argparse.Namespace) -> list[Part]:
-    """All parts, the timed ones first."""
+    """Return all parts, the timed ones first."""
     loaded: dict[str, Dataset] = {}
     parts: list[Part] = []
     for net in args.nets:

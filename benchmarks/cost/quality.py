@@ -49,7 +49,7 @@ def sampled_steps(steps: int, count: int) -> list[int]:
 
 
 def cosine(a: Tensor, b: Tensor) -> float | None:
-    """`<a, b> / (|a| |b|)` in float64; `None` if one of them is zero."""
+    """Return `<a, b> / (|a| |b|)` in float64; `None` if one of them is zero."""
     a, b = a.double().flatten(), b.double().flatten()
     norm = (a.norm() * b.norm()).item()
     return (a @ b).item() / norm if norm > 0 else None
@@ -221,7 +221,7 @@ def measure_accuracy(
 
 
 def accuracy(net: nn.Module, test: tuple[Tensor, Tensor], case: Case) -> float:
-    """The share of test examples for which the logit of the label is the largest."""
+    """Return the share of test examples for which the logit of the label is the largest."""
     right = 0
     net.eval()
     with torch.no_grad(), case.autocast():

@@ -49,7 +49,7 @@ def add_cost(parser: argparse.ArgumentParser, cost: CostSettings) -> None:
 def measure_cost(
     case: Case, settings: CostSettings, watch: Stopwatch, tick: Tick
 ) -> dict[str, Any]:
-    """The time of training with the prior and without.
+    """Return the time of training with the prior and without.
 
     The pairs start from fresh networks with the same seed, so that the time contains the first
     refresh. The steps with naive autograd follow `warmup` steps of both runs.

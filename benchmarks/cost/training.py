@@ -58,7 +58,7 @@ class Training:
     strength: float | None = 1.0
 
     def to_dict(self) -> dict[str, Any]:
-        """The settings as plain data."""
+        """Return the settings as plain data."""
         return {**vars(self), "refresh": self.refresh.to_dict()}
 
 
@@ -99,7 +99,7 @@ class Workload:
         return torch.device(self.training.device)
 
     def network(self) -> nn.Module:
-        """A fresh network in training mode, the same at every call."""
+        """Return a fresh network in training mode, the same at every call."""
         return self.build(self.training.seed).to(self.device).train()
 
     def batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -113,14 +113,14 @@ class Workload:
                 yield x[chosen], y[chosen]
 
     def autocast(self) -> AbstractContextManager[object]:
-        """The context of a forward pass."""
+        """Return the context of a forward pass."""
         dtype = DTYPES[self.training.dtype]
         if dtype == torch.float32:
             return nullcontext()
         return torch.autocast(self.device.type, dtype=dtype)
 
     def plain_run(self) -> Run:
-        """A run without a prior."""
+        """Return a run without a prior."""
         return Run(self, lambda net: Tensor.backward)
 
 
@@ -153,11 +153,11 @@ class Case(Workload):
         return PRIORS[self.prior].own(self.num_data) if given is None else given
 
     def seeded(self, seed: int) -> Case:
-        """The same with another seed."""
+        """Return the same with another seed."""
         return replace(self, training=replace(self.training, seed=seed))
 
     def priors(self) -> htr.Priors:
-        """The priors at the strength of the settings."""
+        """Return the priors at the strength of the settings."""
         return named_priors(self.prior, strength=self.strength, num_data=self.num_data)
 
     def with_prior(self, net: nn.Module, refresh: Refresh | None = None) -> WithPrior:
@@ -166,15 +166,15 @@ class Case(Workload):
         return WithPrior(energy, self.scale, self.training.entry)
 
     def naive_energy(self, net: nn.Module, dtype: torch.dtype = torch.float32) -> NaiveEnergy:
-        """The energy of the same prior by autograd."""
+        """Return the energy of the same prior by autograd."""
         return NaiveEnergy(self.prior, self.priors(), net, dtype)
 
     def prior_run(self, refresh: Refresh | None = None) -> PriorRun:
-        """A run under the prior, with `refresh` in place of the own policy."""
+        """Return a run under the prior, with `refresh` in place of the own policy."""
         return PriorRun(self, refresh)
 
     def naive_run(self) -> Run:
-        """A run under the naive energy."""
+        """Return a run under the naive energy."""
         return Run(self, lambda net: self.naive_energy(net).line(self.scale))
 
 
@@ -297,7 +297,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
 
 
 def training_of(args: argparse.Namespace) -> Training:
-    """The training that the options ask for."""
+    """Return the training that the options ask for."""
     policies: dict[str, Callable[[], Refresh]] = {
         "drift": lambda: htr.Drift(tol=args.tol, check_every=args.check_every),
         "every": lambda: htr.Every(args.every),

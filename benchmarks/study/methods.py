@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -20,65 +20,9 @@ from torch import nn
 import bayes_htr as htr
 from bayes_htr.inference.defaults import default_method
 from bayes_htr.priors import Prior
-from benchmarks.study.cells import Base
-
-Numbers = Mapping[str, float]
-"""The numbers of a trial, by name."""
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a method needs beside the numbers of a trial.
-
-    Attributes:
-        net: The network before training.
-        num_data: The number of training images.
-        base: How every method of the cell trains.
-        ends: The penalties of `ENDS` at the end of plain training.
-    """
-
-    net: nn.Module
-    num_data: int
-    base: Base
-    ends: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method of a study.
-
-    Attributes:
-        label: The name of the method in tables.
-        family: The kind of method. One method of each family in `Study.entrants` is compared first.
-        trials: The numbers that are tried; a single trial is not tuned.
-        priors: Makes priors from the numbers of a trial.
-        inference: Makes the inference method from them.
-        members: The number of fits of a tested run, each with a seed of its own, whose predictions
-            are averaged. A trial is a single fit.
-        start: The method whose tuned fit is the starting point, if there is one.
-    """
-
-    label: str
-    family: str
-    trials: tuple[Numbers, ...]
-    priors: Callable[[Numbers, Setting], htr.Priors]
-    inference: Callable[[Numbers, Setting], htr.MAP | htr.SVI]
-    members: int = 1
-    start: str | None = None
-
-    @property
-    def tuned(self) -> bool:
-        """Whether validation data choose among several trials."""
-        return len(self.trials) > 1
-
+from benchmarks.study.method import Method, Numbers, Setting, flat, plain
 
 # Inference methods
-
-
-def _map(numbers: Numbers, setting: Setting) -> htr.MAP:
-    """MAP, trained like plain training of the cell."""
-    base = setting.base
-    return htr.MAP(lr=base.lr, scheduler="cosine" if base.schedule == "cosine" else None)
 
 
 def _svi(guide: Any, numbers: Numbers, setting: Setting, **fixed: Any) -> htr.SVI:
@@ -96,15 +40,11 @@ def _svi_noise_per_example(numbers: Numbers, setting: Setting) -> htr.SVI:
 
 
 def _svi_as_by_default(numbers: Numbers, setting: Setting) -> htr.SVI:
-    """The default method, with the numbers of a trial."""
+    """Return the default method, with the numbers of a trial."""
     return default_method(setting.net, lr=numbers["lr"], init_scale=numbers["init_scale"])
 
 
 # Priors
-
-
-def _flat(numbers: Numbers, setting: Setting) -> htr.Priors:
-    return htr.Priors({})
 
 
 def _strength(numbers: Numbers, setting: Setting) -> float:
@@ -199,20 +139,20 @@ _NORMAL = tuple(
 
 
 def _penalised(label: str, family: str, prior: Prior, trials: tuple[Numbers, ...]) -> Method:
-    return Method(label, family, trials, partial(_on_matrices, prior), _map)
+    return Method(label, family, trials, partial(_on_matrices, prior), plain)
 
 
 def _variants(name: str, label: str) -> dict[str, Method]:
-    """A penalty of Xiao et al. (2023) with its variants against over-regularising."""
+    """Return a penalty of Xiao et al. (2023) with its variants against over-regularising."""
     prior = ENDS[name]
     power, exp = (partial(_decaying, kind, prior) for kind in (htr.PowerDecay, htr.ExpDecay))
     heavy = "heavy-tailed"
     return {
         name: _penalised(label, heavy, prior, _STRONG),
-        f"{name}_power": Method(f"{label}, power decay", heavy, _STRONG, power, _map),
-        f"{name}_exp": Method(f"{label}, exponential decay", heavy, _STRONG, exp, _map),
+        f"{name}_power": Method(f"{label}, power decay", heavy, _STRONG, power, plain),
+        f"{name}_exp": Method(f"{label}, exponential decay", heavy, _STRONG, exp, plain),
         f"{name}_above": Method(
-            f"{label}, lower threshold", heavy, _SHARES, partial(_above, name), _map
+            f"{label}, lower threshold", heavy, _SHARES, partial(_above, name), plain
         ),
     }
 
@@ -224,7 +164,7 @@ def _by_svi(label: str, family: str, prior: Prior, trials: tuple[Numbers, ...]) 
 
 
 GENERALISATION: dict[str, Method] = {
-    "none": Method("plain training", "reference", ({},), _flat, _map),
+    "none": Method("plain training", "reference", ({},), flat, plain),
     "weight_decay": _penalised(
         "weight decay",
         "conventional",
@@ -236,14 +176,14 @@ GENERALISATION: dict[str, Method] = {
     ),
     "nuclear_norm": _penalised("nuclear norm", "conventional", htr.penalties.nuclear_norm(), _WEAK),
     "dropout": Method(
-        "dropout", "conventional", _each("dropout", 0.1, 0.2, 0.3, 0.4, 0.5, 0.6), _flat, _map
+        "dropout", "conventional", _each("dropout", 0.1, 0.2, 0.3, 0.4, 0.5, 0.6), flat, plain
     ),
     "label_smoothing": Method(
         "label smoothing",
         "conventional",
         _each("label_smoothing", 0.005, 0.01, 0.02, 0.05, 0.1, 0.2),
-        _flat,
-        _map,
+        flat,
+        plain,
     ),
     **_variants("weighted_alpha", "Weighted Alpha"),
     **_variants("stable_rank", "Stable Rank"),
@@ -304,7 +244,7 @@ GENERALISATION: dict[str, Method] = {
         _normal_entries,
         partial(_svi, "meanfield", init_scale=0.05),
     ),
-    "ensemble": Method("ensemble of 5 plain networks", "control", ({},), _flat, _map, members=5),
+    "ensemble": Method("ensemble of 5 plain networks", "control", ({},), flat, plain, members=5),
 }
 """The methods of the study of generalisation by name.
 
@@ -363,13 +303,13 @@ _START = "map_frechet"
 
 def _mode(label: str, prior: Prior, *strengths: float) -> Method:
     trials = _grid({"epochs": 20}, *_each("strength", *strengths))
-    return Method(f"MAP, {label}", "MAP", trials, partial(_on_matrices, prior), _map)
+    return Method(f"MAP, {label}", "MAP", trials, partial(_on_matrices, prior), plain)
 
 
 def _over_weights(
     label: str, guide: Any, epochs: int, lr: float, init_scale: float, start: str | None = None
 ) -> Method:
-    """A guide over the weights under normal entries."""
+    """Return a guide over the weights under normal entries."""
     common = {"epochs": epochs, "lr": lr, "init_scale": init_scale}
     return Method(
         f"{label}, normal entries" + (", from MAP" if start else ""),
@@ -394,12 +334,12 @@ def _spectral(
 
 
 POSTERIOR: dict[str, Method] = {
-    "map_plain": Method("plain training", "MAP", ({"epochs": 20},), _flat, _map),
+    "map_plain": Method("plain training", "MAP", ({"epochs": 20},), flat, plain),
     "map_frechet": _mode("Fréchet prior", _FRECHET, 40.0, 80.0, 160.0, 320.0),
     "map_decay": _mode("weight decay", htr.penalties.weight_decay(), 14.0, 28.0, 56.0, 112.0),
     "map_lomax": _mode("Lomax prior", _LOMAX, 7.0, 14.0, 28.0, 56.0),
     "ensemble": Method(
-        "ensemble of five plain", "ensemble", ({"epochs": 20},), _flat, _map, members=5
+        "ensemble of five plain", "ensemble", ({"epochs": 20},), flat, plain, members=5
     ),
     "meanfield": _over_weights("mean field", "meanfield", 20, 3e-3, 0.05),
     "meanfield_map": _over_weights("mean field", "meanfield", 20, 1e-3, 0.03, _START),

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 from benchmarks.common.paired import Difference, difference_by_seed, holm
 from benchmarks.common.tables import TextTable, mean
@@ -57,24 +58,27 @@ class Mixture:
     def seconds(self) -> float:
         """The processor time of training all members, the median over runs that ended well."""
         found = self.outcomes.results(self.cell, self.method).values()
-        return median(result["mixtures"][self.size - 1]["seconds"] for result in found)
+        return median(_by_size(result)[self.size - 1]["seconds"] for result in found)
 
     def scores(self, score: str) -> dict[int, float]:
-        """A score of test data by seed, with that of chance for a run that diverged."""
+        """Return a score of test data by seed, with that of chance for a run that diverged."""
         guess = chance(self.outcomes.study.cells[self.cell].classes)[score]
         return {
-            seed: guess
-            if "diverged" in result
-            else result["mixtures"][self.size - 1]["test"][score]
+            seed: guess if "diverged" in result else _by_size(result)[self.size - 1]["test"][score]
             for seed, result in self.outcomes.tested(self.cell, self.method).items()
         }
 
 
 def mixtures(outcomes: Outcomes, cell: str, method: str) -> list[Mixture]:
-    """The mixtures of one, two, ... members; none if the method was not tested."""
+    """Return the mixtures of one, two, ... members; none if the method was not tested."""
     found = outcomes.results(cell, method).values()
-    largest = max((len(result["mixtures"]) for result in found), default=0)
+    largest = max((len(_by_size(result)) for result in found), default=0)
     return [Mixture(outcomes, cell, method, size) for size in range(1, largest + 1)]
+
+
+def _by_size(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the results of one, two, ... members; of a method with a single one, its result."""
+    return result.get("mixtures", [result])
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,7 @@ class Comparison:
 
 
 def compared(first: Mixture, second: Mixture) -> Comparison | None:
-    """The comparison of two mixtures; `None` with fewer than two common seeds."""
+    """Return the comparison of two mixtures; `None` with fewer than two common seeds."""
     found = {}
     for score in _SCORES:
         d = difference_by_seed(first.scores(score), second.scores(score))
@@ -109,7 +113,7 @@ def compared(first: Mixture, second: Mixture) -> Comparison | None:
 
 
 def one_by_one(outcomes: Outcomes, cell: str, opponent: str) -> Comparison | None:
-    """One Lomax posterior with one network."""
+    """Return one Lomax posterior with one network."""
     ours, theirs = _sides(outcomes, cell, opponent)
     return compared(ours[0], theirs[0]) if ours and theirs else None
 
@@ -124,7 +128,7 @@ def at_equal_cost(outcomes: Outcomes, cell: str, opponent: str) -> Comparison | 
 
 
 def with_control(outcomes: Outcomes, cell: str, opponent: str) -> Comparison | None:
-    """The mixture of all Lomax posteriors with that of as many posteriors of the control."""
+    """Return the mixture of all Lomax posteriors with that of as many posteriors of the control."""
     ours, theirs = _sides(outcomes, cell, opponent)
     size = min(len(ours), len(theirs))
     return compared(ours[size - 1], theirs[size - 1]) if size else None
@@ -140,7 +144,7 @@ def _sides(outcomes: Outcomes, cell: str, opponent: str) -> tuple[list[Mixture],
 
 
 def mixture_tables(outcomes: Outcomes) -> list[TextTable]:
-    """The comparisons, then the scores of each cell."""
+    """Return the comparisons, then the scores of each cell."""
     named = ((opponent, _named(outcomes, opponent)) for opponent in OPPONENTS)
     tables = []
     for opponent, label in named:
@@ -190,7 +194,7 @@ def _comparisons(
 
 
 def verdict(score: str, d: Difference, adjusted: float) -> str:
-    """What a difference says of the first mixture."""
+    """Return what a difference says of the first mixture."""
     if adjusted >= LEVEL:
         return "undecided"
     return "ahead" if d.mean * _SCORES[score] > 0 else "behind"

@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks.common.paired import Difference, difference_by_seed, difference_over_images, holm
 from benchmarks.study.log import Log
-from benchmarks.study.methods import Numbers
+from benchmarks.study.method import Numbers
 from benchmarks.study.runs import unpacked
 from benchmarks.study.studies import Study
 
@@ -111,31 +111,31 @@ class Outcomes:
         return [c for c in self.study.cells if self.log.find("base", cell=c) is not None]
 
     def methods(self, cell: str) -> list[str]:
-        """The methods tested in a cell."""
+        """Return the methods tested in a cell."""
         return [m for m in self.study.methods if (cell, m) in self._tested]
 
     def label(self, method: str) -> str:
-        """The name of a method in tables."""
+        """Return the name of a method in tables."""
         return self.study.methods[method].label
 
     def images(self, cell: str) -> int:
-        """The number of test images of a cell; 0 if every run diverged."""
+        """Return the number of test images of a cell; 0 if every run diverged."""
         found = (r["images"] for m in self.methods(cell) for r in self.results(cell, m).values())
         return next(found, 0)
 
     # Choices
 
     def base(self, cell: str) -> dict[str, Any]:
-        """How the methods of a cell train."""
+        """Return how the methods of a cell train."""
         return dict(self.log.get("base", cell=cell)["base"])
 
     def chosen(self, cell: str, method: str) -> Numbers:
-        """The chosen numbers of a method."""
+        """Return the chosen numbers of a method."""
         numbers: Numbers = self.log.get("numbers", cell=cell, method=method)["numbers"]
         return numbers
 
     def entrants(self, cell: str) -> Mapping[str, str]:
-        """The entrants of a cell by family; empty if they have not been named."""
+        """Return the entrants of a cell by family; empty if they have not been named."""
         line = self.log.find("entrants", cell=cell)
         return {} if line is None else line["entrants"]
 
@@ -146,11 +146,11 @@ class Outcomes:
     # Trials
 
     def trials(self, cell: str, method: str | None = None) -> list[dict[str, Any]]:
-        """The results of the trials of a cell, or of one method there."""
+        """Return the results of the trials of a cell, or of one method there."""
         return [r for s, r in self._trials.get(cell, ()) if method in (None, s["method"])]
 
     def tried(self, cell: str, method: str) -> list[Numbers]:
-        """The numbers that were tried, which may differ from those of the method today."""
+        """Return the numbers that were tried, which may differ from those of the method today."""
         base, found = self.base(cell), self._trials.get(cell, ())
         own = [s["numbers"] for s, _ in found if (s["method"], s["base"]) == (method, base)]
         return [numbers for i, numbers in enumerate(own) if numbers not in own[:i]]
@@ -158,7 +158,7 @@ class Outcomes:
     def validated(
         self, cell: str, method: str, score: str, numbers: Mapping[str, float]
     ) -> float | None:
-        """A score of validation images in a trial, averaged over splits.
+        """Return a score of validation images in a trial, averaged over splits.
 
         Returns:
             The score, with that of chance for a run that diverged; `None` without such a trial.
@@ -174,19 +174,19 @@ class Outcomes:
     # Tested runs
 
     def tested(self, cell: str, method: str) -> dict[int, dict[str, Any]]:
-        """The results of tested runs by seed."""
+        """Return the results of tested runs by seed."""
         return dict(sorted(self._tested.get((cell, method), {}).items()))
 
     def results(self, cell: str, method: str) -> dict[int, dict[str, Any]]:
-        """The results of tested runs by seed, without those that diverged."""
+        """Return the results of tested runs by seed, without those that diverged."""
         return {seed: r for seed, r in self.tested(cell, method).items() if "diverged" not in r}
 
     def diverged(self, cell: str, method: str) -> int:
-        """The number of tested runs that diverged."""
+        """Return the number of tested runs that diverged."""
         return len(self.tested(cell, method)) - len(self.results(cell, method))
 
     def scores(self, cell: str, method: str, score: str, kind: str = "test") -> dict[int, float]:
-        """A score of test images by seed, with that of chance for a run that diverged.
+        """Return a score of test images by seed, with that of chance for a run that diverged.
 
         Args:
             cell: The cell.
@@ -200,7 +200,7 @@ class Outcomes:
         }
 
     def shape(self, cell: str, method: str, column: str) -> dict[int, float]:
-        """The mean of a column over the matrices of a network, by seed."""
+        """Return the mean of a column over the matrices of a network, by seed."""
         found = {}
         for seed, r in self.results(cell, method).items():
             values = [v for m in r["matrices"].values() if (v := m[column]) is not None]
@@ -209,14 +209,14 @@ class Outcomes:
         return found
 
     def seconds(self, cell: str, method: str) -> float:
-        """The mean time of training; 0 if every run diverged."""
+        """Return the mean time of training; 0 if every run diverged."""
         found = [r["seconds"] for r in self.results(cell, method).values()]
         return fmean(found) if found else 0.0
 
     # Comparisons
 
     def compared(self, cell: str, first: str, second: str, score: str) -> Difference | None:
-        """A score of two methods, paired by seed; `None` with fewer than two pairs."""
+        """Return a score of two methods, paired by seed; `None` with fewer than two pairs."""
         return difference_by_seed(self.scores(cell, first, score), self.scores(cell, second, score))
 
     def confirmed(self) -> list[Confirmed]:

@@ -29,7 +29,14 @@ from bayes_htr._plotting import (
     styled,
     tick,
 )
-from benchmarks.common.pictures import METHOD_LINES, grid, log_axis, method_legend, save
+from benchmarks.common.pictures import (
+    METHOD_LINES,
+    METHOD_MARKS,
+    grid,
+    log_axis,
+    method_legend,
+    save,
+)
 from benchmarks.study import mixture_tables, posterior_tables
 from benchmarks.study.generalisation_tables import (
     FORMS,
@@ -79,7 +86,7 @@ def draw_generalisation(outcomes: Outcomes, folder: Path) -> list[Path]:
 
 
 def _panels(count: int, height: float) -> tuple[Any, list[Any]]:
-    """A figure with so many axes, at most two beside each other."""
+    """Return a figure with so many axes, at most two beside each other."""
     columns = min(2, count)
     rows = -(-count // columns)
     figure, axes = new_panels(rows, columns, WIDEST * columns / 2, height * rows + 0.5)
@@ -288,7 +295,7 @@ def _strengths(outcomes: Outcomes) -> Any:
 
 
 def _place_of_form(label: str) -> tuple[int, str]:
-    """The plain penalty first, and thresholds in their order last."""
+    """Return the plain penalty first, and thresholds in their order last."""
     return list(FORMS.values()).index(label.partition(",")[0]), label
 
 
@@ -340,7 +347,8 @@ def draw_mixtures(outcomes: Outcomes, folder: Path) -> list[Path]:
             means = [fmean(mixture.scores(score).values()) for mixture in shown]
             values = [1 - value for value in means] if score == "accuracy" else means
             seconds = [mixture.seconds for mixture in shown]
-            ax.plot(seconds, values, color=colour, ls=style, marker="o", ms=3)
+            mark = METHOD_MARKS.get(method, "o")
+            ax.plot(seconds, values, color=colour, ls=style, marker=mark, ms=3)
         ax.set_xlim(left=0)
         grid(ax)
         if number % columns == 0:

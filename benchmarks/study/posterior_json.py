@@ -22,7 +22,7 @@ other numbers cannot be told from options, and a folder that has them can only b
 
 
 def lines_of(path: Path) -> list[dict[str, Any]]:
-    """The lines of a log that holds the same, choices before tested runs.
+    """Return the lines of a log that holds the same, choices before tested runs.
 
     Raises:
         CheckpointError: The file cannot be read, or holds other results.
@@ -73,7 +73,7 @@ def _lines(data: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def _options(cells: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that the parts of a file tell of, as the line `study` has them."""
+    """Return the options that the parts of a file tell of, as the line `study` has them."""
     options: dict[str, Any] = {"tuning": 1, "trials": None, "shrink": 1, "epochs": None}
     for name, parts in cells.items():
         own = STUDIES["posterior"].methods[name.split("/")[1]].trials[0]["epochs"]

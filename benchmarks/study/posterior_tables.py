@@ -17,7 +17,7 @@ _SCORES = ("accuracy", "nll", "ece", "brier", "ood_auroc_entropy")
 
 
 def baseline_of(outcomes: Outcomes, cell: str) -> str | None:
-    """The tested MAP fit of `BASELINES` that validation data prefer, if one was tested."""
+    """Return the tested MAP fit of `BASELINES` that validation data prefer, if one was tested."""
     tested = [m for m in outcomes.methods(cell) if m in BASELINES]
     scores = {m: outcomes.log.get("numbers", cell=cell, method=m)["score"] for m in tested}
     return min(scores, key=scores.__getitem__) if scores else None
@@ -64,7 +64,7 @@ def difference_to(
     *,
     relative: bool = True,
 ) -> Difference | None:
-    """A score minus that of a baseline, paired by seed, with Student's interval.
+    """Return a score minus that of a baseline, paired by seed, with Student's interval.
 
     Args:
         outcomes: The results.
@@ -101,7 +101,7 @@ def _differences(outcomes: Outcomes, cell: str, baseline: str, kind: str) -> Tex
 
 
 def _interval(d: Difference | None) -> str:
-    """A difference in hundredths, with its interval if there are several seeds."""
+    """Return a difference in hundredths, with its interval if there are several seeds."""
     if d is None:
         return NOTHING
     text = f"{100 * d.mean:+.1f}"
@@ -122,7 +122,7 @@ def _tuning(outcomes: Outcomes, cell: str) -> TextTable:
 
 
 def posterior_settings(outcomes: Outcomes) -> list[str]:
-    """What all fits share, and the trials of each method."""
+    """Return what all fits share, and the trials of each method."""
     study = outcomes.study.adapted(outcomes.log.of("study")[0]["settings"])
     cells: dict[str, list[str]] = {}
     for name in outcomes.cells_with_base:

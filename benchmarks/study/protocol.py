@@ -22,7 +22,7 @@ from typing import Any
 import bayes_htr as htr
 from benchmarks.study.cells import Base
 from benchmarks.study.log import Log
-from benchmarks.study.methods import Numbers
+from benchmarks.study.method import Numbers
 from benchmarks.study.runs import Run
 from benchmarks.study.studies import Study
 
@@ -139,12 +139,12 @@ class Protocol:
     # The numbers of each method
 
     def _numbers(self, cell: str, method: str) -> Numbers:
-        """The numbers that were chosen."""
+        """Return the numbers that were chosen."""
         numbers: Numbers = self.log.get("numbers", cell=cell, method=method)["numbers"]
         return numbers
 
     def _trials(self, cell: str, method: str) -> list[Run]:
-        """The trials of a method whose numbers have not been chosen yet."""
+        """Return the trials of a method whose numbers have not been chosen yet."""
         described = self.study.methods[method]
         if not described.tuned or self.log.find("numbers", cell=cell, method=method) is not None:
             return []
@@ -183,14 +183,14 @@ class Protocol:
             self._note("entrants", {"cell": cell}, None, entrants=entrants)
 
     def _seen(self, cell: str) -> bool:
-        """Whether a run of a cell has seen test images."""
+        """Return whether a run of a cell has seen test images."""
         runs = (line["settings"] for line in self.log.of("run"))
         return any(s["cell"] == cell and s["tested"] for s in runs)
 
     # Results
 
     def _score(self, runs: Iterable[Run]) -> float:
-        """The criterion, averaged over runs; infinite if one of them diverged."""
+        """Return the criterion, averaged over runs; infinite if one of them diverged."""
         results = [self._result(run) for run in runs]
         if any("diverged" in r for r in results):
             return math.inf

@@ -87,7 +87,7 @@ def _under(
 
 
 def main_cells(outcomes: Outcomes) -> list[str]:
-    """The tested cells with conditions."""
+    """Return the tested cells with conditions."""
     return [cell for cell in outcomes.cells if outcomes.study.cells[cell].conditions]
 
 
@@ -116,7 +116,7 @@ def _scores(
 
 
 def _compared(outcomes: Outcomes, cell: str, opponent: str) -> TextTable:
-    """The Lomax posterior minus an opponent under every condition, paired by seed."""
+    """Return the Lomax posterior minus an opponent under every condition, paired by seed."""
     rows = []
     for question, conditions in questions(outcomes, cell):
         for condition in conditions:

@@ -22,7 +22,8 @@ from bayes_htr.posterior.prediction import mix
 from bayes_htr.posterior.scores import ood_scores, scores
 from benchmarks.study.cells import Base, Split, image_shape, ood_images, split, test_images
 from benchmarks.study.conditions import KEPT, SHIFTS, pruned
-from benchmarks.study.methods import ENDS, Numbers, Setting
+from benchmarks.study.method import Fitted, Numbers, Setting, Task
+from benchmarks.study.methods import ENDS
 from benchmarks.study.studies import Study
 
 COLUMNS = ("alpha", "xmin", "hill", "lambda_max", "stable_rank")
@@ -58,7 +59,7 @@ class Run:
     start: Numbers | None = None
 
     def settings(self) -> dict[str, Any]:
-        """The run as plain data, by which the log finds it."""
+        """Return the run as plain data, by which the log finds it."""
         plain = asdict(self) | {"numbers": dict(self.numbers), "ends": dict(self.ends)}
         start = plain.pop("start")
         return plain if start is None else {**plain, "start": dict(start)}
@@ -80,7 +81,8 @@ def perform(study: Study, run: Run, data_dir: Path | None, device: str) -> dict[
         `scaled`, scores of test images before and after temperature scaling, with the areas under
         ROC curves if the cell has images out of distribution; `temperature`; `images`, their
         number; `right`, which of them were classified correctly (see `unpacked`); `matrices`, with
-        `COLUMNS` for each; and `curve`, a row for each epoch. Tested runs of a method with several
+        `COLUMNS` for each; and `curve`, a row for each epoch. Fits in another way than `htr.fit`
+        have no `matrices`, `curve` and `conditions`. Tested runs of a method with several
         members also have `mixtures`: `seconds`, `test` and `right` for the first member, the first
         two, and so on. Those of a cell with conditions have `conditions`: scores of the first fit
         by kind and severity. A run in which weights or scores were not finite has only `diverged`,
@@ -98,6 +100,8 @@ def _finite_result(study: Study, run: Run, data_dir: Path | None, device: str) -
     count = method.members if run.tested else 1
     seeds = [run.seed] if count == 1 else [1000 * (run.seed + 1) + k for k in range(count)]
     start = _start(study, run, data, data_dir, device)
+    if method.package is not None:
+        method.package.load()  # before the clock starts
     # Processor time leaves out other work on the machine.
     clock = time.process_time if device == "cpu" else time.perf_counter
     started = clock()
@@ -112,8 +116,12 @@ def _finite_result(study: Study, run: Run, data_dir: Path | None, device: str) -
         "num_data": len(data.train[0][:: run.shrink]),
         "validation": _finite_scores("validation", validation, y),
     }
+    # A fit in another way has no parameters or history to look at.
+    posterior = fits[0] if isinstance(fits[0], htr.Posterior) else None
     if not run.tested:
-        return result | (_ends(fits[0].network()) if run.method == study.reference else {})
+        if posterior is None or run.method != study.reference:
+            return result
+        return result | _ends(posterior.network())
     x_test, y_test = test_images(cell, data_dir)
     predicted = [posterior.predict(x_test, cell.samples) for posterior in fits]
     test = mixed(predicted)
@@ -128,14 +136,17 @@ def _finite_result(study: Study, run: Run, data_dir: Path | None, device: str) -
             }
             for size in range(1, count + 1)
         ]
-    if cell.conditions:
-        result["conditions"] = _under_conditions(fits[0], x_test, y_test, cell.samples)
+    if posterior is not None:
+        if cell.conditions:
+            result["conditions"] = _under_conditions(posterior, x_test, y_test, cell.samples)
+        result["matrices"] = _matrices(posterior.network())
+        result["curve"] = [
+            {name: _rounded(row.get(name)) for name in _CURVE} for row in posterior.history
+        ]
     return result | {
         **scores_of_test(validation, y, test, y_test, ood),
         "images": len(y_test),
         "right": packed(test.labels == y_test),
-        "matrices": _matrices(fits[0].network()),
-        "curve": [{name: _rounded(row.get(name)) for name in _CURVE} for row in fits[0].history],
     }
 
 
@@ -146,7 +157,7 @@ _started: dict[str, htr.Posterior] = {}
 def _start(
     study: Study, run: Run, data: Split, data_dir: Path | None, device: str
 ) -> htr.Posterior | None:
-    """The tuned fit with the same seed that a run starts from, if its method has a start."""
+    """Return the tuned fit with the same seed that a run starts from, if its method has a start."""
     method = study.methods[run.method].start
     if method is None:
         return None
@@ -154,7 +165,9 @@ def _start(
     first = replace(run, method=method, numbers=run.start, start=None, tested=False)
     key = repr((study.cells[run.cell], first, data_dir, device))
     if key not in _started:
-        _started[key] = _fitted(study, first, run.seed, data, data_dir, device)
+        fitted = _fitted(study, first, run.seed, data, data_dir, device)
+        assert isinstance(fitted, htr.Posterior), f"{method} is no starting point"
+        _started[key] = fitted
     return _started[key]
 
 
@@ -166,13 +179,15 @@ def _fitted(
     data_dir: Path | None,
     device: str,
     init: htr.Posterior | None = None,
-) -> htr.Posterior:
+) -> Fitted:
     cell, method = study.cells[run.cell], study.methods[run.method]
     shape, classes = image_shape(cell, data_dir)
     net = build_network(
         cell.network, shape, classes, seed=seed, dropout=run.numbers.get("dropout", 0.0)
     )
     x, y = data.train[0][:: run.shrink], data.train[1][:: run.shrink]
+    if method.fit is not None:
+        return method.fit(Task(net, (x, y), run.base, cell.batch_size, run.numbers, seed))
     setting = Setting(net, len(x), run.base, run.ends)
     model = htr.BayesianClassifier(
         net,
@@ -213,7 +228,7 @@ def _under_conditions(
 
 
 def mixed(predicted: Sequence[htr.Prediction]) -> htr.Prediction:
-    """The mean prediction of all fits; that of a single fit as it is."""
+    """Return the mean prediction of all fits; that of a single fit as it is."""
     return predicted[0] if len(predicted) == 1 else mix(p.log_probs for p in predicted)
 
 
@@ -251,7 +266,7 @@ def scores_of_test(
 def _finite_scores(
     images: str, prediction: htr.Prediction, y: Tensor, ood: htr.Prediction | None = None
 ) -> dict[str, float]:
-    """The scores of a prediction; with `ood`, also of telling those images apart.
+    """Return the scores of a prediction; with `ood`, also of telling those images apart.
 
     Raises:
         DivergenceError: A score is not finite.
@@ -263,7 +278,7 @@ def _finite_scores(
 
 
 def fitted_temperature(prediction: htr.Prediction, y: Tensor) -> float:
-    """The temperature that minimises the NLL of mean predictions (Guo et al. 2017).
+    """Return the temperature that minimises the NLL of mean predictions (Guo et al. 2017).
 
     It lies between 1/20 and 20. A temperature above 1 makes predictions less confident.
 
@@ -292,7 +307,7 @@ def packed(right: Tensor) -> str:
 
 
 def unpacked(text: str, count: int) -> np.ndarray:
-    """The truth values of `packed`, `(count,)`."""
+    """Return the truth values of `packed`, `(count,)`."""
     return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8), count=count).astype(bool)
 
 

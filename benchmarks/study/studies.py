@@ -8,7 +8,8 @@ from typing import Any
 
 from benchmarks.study import cells, methods
 from benchmarks.study.cells import Cell
-from benchmarks.study.methods import Method, Numbers
+from benchmarks.study.method import Method, Numbers
+from benchmarks.study.peers.methods import PEERS
 
 SIZES = ("train", "validation", "batch_size", "samples", "ood_images", "shrink")
 """The attributes of cells that options of the command line replace."""
@@ -47,7 +48,7 @@ class Study:
     quick: Mapping[str, Any] = field(default_factory=dict)
 
     def adapted(self, options: Mapping[str, Any]) -> Study:
-        """The study with the options of the command line.
+        """Return the study with the options of the command line.
 
         Args:
             options: `tuning`, the number of tuning seeds; `trials`, the largest number of trials of
@@ -106,7 +107,7 @@ STUDIES = {
             "test scores of one, two, ... networks and posteriors against their processor time",
             cells.MIXTURES,
             tuple(cells.MIXTURES),
-            methods.MIXTURES,
+            {**methods.MIXTURES, **PEERS},
             seeds=10,
             tuning_seeds=(1000, 1001),
             criterion="brier",

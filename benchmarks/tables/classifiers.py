@@ -20,8 +20,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayes_htr as htr
+from benchmarks.common.packages import LAPLACE
 
-_MISSING = 'this method needs laplace-torch: pip install "bayes-htr[peers]"'
 _ALPHAS = (1e-4, 1e-2, 1e-1, 1.0, 10.0)
 _EPOCHS = 100
 """The epochs of the network that the Laplace approximation is made for."""
@@ -64,10 +64,7 @@ class LastLayerLaplace(ClassifierMixin, BaseEstimator):
 
     def fit(self, X: np.ndarray, y: np.ndarray) -> LastLayerLaplace:
         """Train the network and approximate the posterior, given `(N, D)` and labels `(N,)`."""
-        try:
-            from laplace import Laplace
-        except ImportError as error:
-            raise ImportError(_MISSING) from error
+        make = LAPLACE.load().Laplace
         self.classes_, codes = np.unique(y, return_inverse=True)
         x, t = torch.as_tensor(X, dtype=torch.float32), torch.as_tensor(codes)
         with torch.random.fork_rng(devices=[]):
@@ -82,7 +79,7 @@ class LastLayerLaplace(ClassifierMixin, BaseEstimator):
                     optimizer.zero_grad()
                     nn.functional.cross_entropy(net(batch), labels).backward()
                     optimizer.step()
-            self.laplace_ = Laplace(
+            self.laplace_ = make(
                 net, "classification", subset_of_weights="last_layer", hessian_structure="kron"
             )
             self.laplace_.fit(loader)
@@ -90,7 +87,7 @@ class LastLayerLaplace(ClassifierMixin, BaseEstimator):
         return self
 
     def predict_proba(self, X: np.ndarray) -> np.ndarray:
-        """The probabilities of the classes, `(N, C)`."""
+        """Return the probabilities of the classes, `(N, C)`."""
         x = torch.as_tensor(X, dtype=torch.float32)
         probs = self.laplace_(x, link_approx="probit").detach().double()
         return (probs / probs.sum(1, keepdim=True)).numpy()

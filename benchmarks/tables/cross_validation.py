@@ -64,7 +64,7 @@ def _add_tables(parser: argparse.ArgumentParser) -> None:
 
 
 def _tables_parts(args: argparse.Namespace) -> list[Part]:
-    """A part for each data set and method."""
+    """Return a part for each data set and method."""
     settings = {"folds": FOLDS, "seed": args.seed}
     return [
         Part(data, method, FOLDS, partial(cross_validate, data, method, **settings), settings)
@@ -151,7 +151,7 @@ def cross_validation_tables(results: Results) -> list[TextTable]:
 
 
 def with_error(values: list[float], digits: int) -> str:
-    """The mean and its standard error."""
+    """Return the mean and its standard error."""
     error = stdev(values) / len(values) ** 0.5
     return f"{fmean(values):.{digits}f} ± {error:.{digits}f}"
 

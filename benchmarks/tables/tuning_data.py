@@ -17,7 +17,7 @@ from benchmarks.common.keel import keel_table
 
 
 def _diabetes() -> tuple[np.ndarray, np.ndarray]:
-    """The diabetes data with the target in three classes of equal size."""
+    """Return the diabetes data with the target in three classes of equal size."""
     x, y = datasets.load_diabetes(return_X_y=True)
     return x, np.digitize(y, np.quantile(y, [1 / 3, 2 / 3]))
 

@@ -33,12 +33,12 @@ _BULK_TAIL = 0.4
 
 
 def pure(n: int, alpha: float, random: np.random.Generator) -> Sample:
-    """A power law from 1 on, and nothing else."""
+    """Return a power law from 1 on, and nothing else."""
     return np.exp(random.standard_exponential(n) / (alpha - 1))
 
 
 def bulk(n: int, alpha: float, random: np.random.Generator) -> Sample:
-    """A hump on [0, 1], Beta(3/2, 3/2), and a power law from 1 on with 40 % of the values.
+    """Return a hump on [0, 1], Beta(3/2, 3/2), and a power law from 1 on with 40 % of the values.
 
     This resembles a random bulk beside a tail: the density rises by a step at 1.
     """
@@ -47,7 +47,7 @@ def bulk(n: int, alpha: float, random: np.random.Generator) -> Sample:
 
 
 def smooth(n: int, alpha: float, random: np.random.Generator) -> Sample:
-    """`e^-(alpha (x - 1))` below 1 and `x^-alpha` from 1 on, without a kink where they meet.
+    """Return `e^-(alpha (x - 1))` below 1 and `x^-alpha` from 1 on, without a kink where they meet.
 
     This is the hard case of Clauset, Shalizi and Newman (2009), section 3.3.2: at alpha 2.5 the
     tail has 13 % of the values, and the body just below it is close to a power law.
@@ -59,7 +59,7 @@ def smooth(n: int, alpha: float, random: np.random.Generator) -> Sample:
 
 
 def lognormal(n: int, alpha: float, random: np.random.Generator) -> Sample:
-    """No power law: the standard lognormal law, whatever alpha is."""
+    """Return no power law: the standard lognormal law, whatever alpha is."""
     return np.exp(random.standard_normal(n))
 
 
@@ -86,7 +86,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _parts(args: argparse.Namespace) -> list[Part]:
-    """A part for each law, size and way to find xmin."""
+    """Return a part for each law, size and way to find xmin."""
     if not 1 < args.alpha < math.inf:
         raise ValueError(f"--alpha {args.alpha}: give an exponent above 1")
     measure = from_options(Calibration, args)
@@ -148,13 +148,13 @@ class Calibration:
         }
 
     def power(self, n: int, draw: Draw, tick: Tick) -> dict[str, Any]:
-        """How often a power law is refused by its p-value, and for a lognormal law."""
+        """Return how often a power law is refused by its p-value, and for a lognormal law."""
         fits = self._fits(n, draw, tick)
         n_tail = _spread([fit.n_tail for fit in fits])
         return {"refused": self._refused(fits), "n_tail": n_tail}
 
     def _refused(self, fits: Sequence[htr.PowerlawFit]) -> dict[str, float]:
-        """How often a power law is refused, and a lognormal law favoured."""
+        """Return how often a power law is refused, and a lognormal law favoured."""
         found = [fit.compare("lognormal") for fit in fits]
         return {
             "small_p": _share(fit.p_value for fit in fits),
@@ -198,7 +198,7 @@ def uniformity(p: np.ndarray, bootstrap: int) -> float:
 
 
 def _share(p_values: Iterable[float | None]) -> float:
-    """The share of p-values that are small."""
+    """Return the share of p-values that are small."""
     return float(np.mean([p is not None and p <= _SMALL_P for p in p_values]))
 
 

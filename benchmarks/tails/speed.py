@@ -52,7 +52,7 @@ def _add_search(parser: argparse.ArgumentParser) -> None:
 
 
 def _search_parts(args: argparse.Namespace) -> list[Part]:
-    """A part for each law and size."""
+    """Return a part for each law and size."""
     settings = {"repeats": args.repeats, "seed": args.seed}
     return [
         Part(f"{law}/{n}", "speed", args.repeats, partial(_search, n, law, **settings), settings)
@@ -160,7 +160,7 @@ def _add_analyze(parser: argparse.ArgumentParser) -> None:
 
 
 def _analyze_parts(args: argparse.Namespace) -> list[Part]:
-    """A part for each network, view of convolutions, and amount of work."""
+    """Return a part for each network, view of convolutions, and amount of work."""
     own = {"repeats": args.repeats, "seed": args.seed}
     settings = {**own, "blas_threads": os.environ.get("OMP_NUM_THREADS")}
     return [

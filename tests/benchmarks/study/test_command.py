@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -243,6 +244,17 @@ def test_choices_of_another_study_are_options(tmp_path, monkeypatch):
     assert main(["study", "mixtures", *given, *out]) == 0
     runs = [(run.method, run.numbers, run.base.lr, run.tested) for run in noted]
     assert runs == [("none", {}, 0.3, True), ("weight_decay", {"mu": 0.7}, 0.3, True)]
+
+
+def test_a_missing_package_is_reported_before_any_training(tmp_path, capsys, monkeypatch):
+    noted = in_this_process(monkeypatch)
+    monkeypatch.setitem(sys.modules, "ivon", None)
+    given = ["--cells", "mlp-digits", "--methods", "ivon", "--out", str(tmp_path / "out")]
+    assert main(["study", "mixtures", *given]) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert 'needs ivon-opt: pip install "bayes-htr[peers]"' in error
+    assert not noted
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_study_of_posteriors(tmp_path, data_dir, capsys, monkeypatch):

@@ -10,7 +10,8 @@ import pytest
 from bayes_htr.engine import bind
 from bayes_htr.experiments import build_network
 from benchmarks.study.cells import Base
-from benchmarks.study.methods import ENDS, GENERALISATION, MIXTURES, POSTERIOR, Setting
+from benchmarks.study.method import Setting
+from benchmarks.study.methods import ENDS, GENERALISATION, MIXTURES, POSTERIOR
 
 
 @pytest.mark.parametrize("name", GENERALISATION)

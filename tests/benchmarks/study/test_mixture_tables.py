@@ -81,6 +81,21 @@ def test_a_posterior_that_costs_more_than_the_ensemble_is_compared_nevertheless(
     assert (compared.first.size, compared.cost) == (1, pytest.approx(9 / 5))
 
 
+def test_a_method_with_a_single_member(tmp_path):
+    """Its run has no mixtures; it is one member of itself."""
+    outcomes = made(tmp_path)
+    scored = {"accuracy": 0.9, "nll": 0.4, "brier": 0.2, "ece": 0.01}
+    for seed in range(2):
+        run = Run("mlp-kmnist", "ivon", {}, BASE, seed, {}, tested=True)
+        outcomes.log.append("run", run.settings(), result={"seconds": 3.0, "test": scored})
+    outcomes = Outcomes(outcomes.log, STUDIES["mixtures"])
+    (single,) = mixtures(outcomes, "mlp-kmnist", "ivon")
+    assert (single.label, single.seconds) == ("1 x IVON", 3.0)
+    assert single.scores("nll") == {0: 0.4, 1: 0.4}
+    rows = [row for table in mixture_tables(outcomes) for row in table.rows if row[0] == "IVON"]
+    assert [row[1:3] + row[-1:] for row in rows] == [["1", "2", "3.0"]]
+
+
 def test_a_run_that_diverged_counts_as_a_guess(tmp_path):
     outcomes = made(tmp_path, diverged={("mlp-letter", "svi_lomax", 2)})
     ours = mixtures(outcomes, "mlp-letter", "svi_lomax")

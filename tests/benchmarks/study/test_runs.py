@@ -12,6 +12,7 @@ from bayes_htr.posterior.prediction import Prediction
 from bayes_htr.posterior.scores import scores
 from benchmarks.study import cells, runs
 from benchmarks.study.cells import Base, split
+from benchmarks.study.method import Method
 from benchmarks.study.runs import (
     Run,
     fitted_temperature,
@@ -58,6 +59,27 @@ def test_an_ensemble_has_members_of_its_own(monkeypatch):
     assert one["right"] != two["right"]
     single = perform(STUDY, replace(run, method="none"), None, "cpu")
     assert one["test"]["nll"] < single["test"]["nll"]
+
+
+def test_a_fit_in_another_way(monkeypatch):
+    """It is given what the cell and the trial say, and has no parameters to look at."""
+    tasks = []
+
+    class Guess:
+        def predict(self, x, samples):
+            return Prediction(torch.full((len(x), 10), 0.1).log(), torch.zeros(len(x)))
+
+    method = Method("guess", "peer", ({"a": 2.0},), fit=lambda task: tasks.append(task) or Guess())
+    study = replace(STUDY, methods={"guess": method})
+    base = Base(3, 0.05, "constant")
+    run = Run(CELL, "guess", {"a": 2.0}, base, 0, {}, tested=True, shrink=4)
+    result = perform(study, run, None, "cpu")
+    assert result["test"]["nll"] == pytest.approx(2.302585)
+    assert not {"matrices", "curve", "mixtures", "conditions"} & set(result)
+    (task,) = tasks
+    assert (task.base, task.numbers, task.seed, task.batch_size) == (base, {"a": 2.0}, 0, 128)
+    assert len(task.data[0]) == result["num_data"]
+    assert "test" not in perform(study, replace(run, tested=False), None, "cpu")
 
 
 def test_mixtures_of_the_first_members(monkeypatch):

@@ -1,0 +1,123 @@
+"""Laplace approximations of plainly trained networks; needs laplace-torch.
+
+The settings are those that its authors recommend: Kronecker factors of the generalised Gauss-Newton
+matrix, a prior precision by the marginal likelihood, and the predictions of the linearised network.
+
+Sources: Daxberger et al. (2021), Laplace redux, arXiv:2106.14806. Immer, Korzepa & Bauer (2021),
+Improving predictions of Bayesian neural nets via local linearization, arXiv:2008.08711.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jvp
+from torch.utils.data import DataLoader, TensorDataset
+
+import bayes_htr as htr
+from benchmarks.common.packages import LAPLACE
+from benchmarks.study.method import Task
+from benchmarks.study.peers.draws import Draws, Network
+from benchmarks.study.peers.training import plainly_trained, seeded
+
+_BATCH = 1024
+
+
+@dataclass(frozen=True)
+class _LastLayer:
+    """A posterior of the last layer, whose logits are normal.
+
+    Attributes:
+        laplace: The object of laplace-torch.
+        device: Where it is.
+        link: `"probit"` for the approximation in closed form, or `"mc"` for draws of the logits.
+    """
+
+    laplace: Any
+    device: torch.device
+    link: str
+
+    def predict(self, x: Tensor, samples: int) -> htr.Prediction:
+        """The predictive distribution of images, whose mutual information is left at zero."""
+        with seeded(0):
+            parts = [
+                self.laplace(part.to(self.device), link_approx=self.link, n_samples=samples)
+                for part in x.split(_BATCH)
+            ]
+        probs = torch.cat(parts).detach().cpu().clamp_min(torch.finfo(torch.float32).tiny)
+        return htr.Prediction((probs / probs.sum(1, keepdim=True)).log(), torch.zeros(len(x)))
+
+
+def laplace_last(task: Task) -> _LastLayer:
+    """Return a posterior of the last layer.
+
+    The numbers are `temperature`, which divides the log likelihood, and `probit`, 0 for draws of
+    the logits and 1 for the approximation in closed form.
+
+    Raises:
+        DivergenceError: Weights are not finite, or a matrix has no decomposition.
+        ImportError: laplace-torch is not installed.
+    """
+    laplace = _approximation(task, plainly_trained(task), "last_layer")
+    link = "probit" if task.numbers["probit"] else "mc"
+    return _LastLayer(laplace, task.data[0].device, link)
+
+
+def laplace_kron(task: Task) -> Draws:
+    """Return a posterior of all weights, with predictions of the linearised network.
+
+    The Jacobian of a whole network is too large to be kept, so weights are drawn, and the network
+    is linear in them. The number is `temperature`, which divides the log likelihood.
+
+    Raises:
+        DivergenceError: Weights are not finite, or a matrix has no decomposition.
+        ImportError: laplace-torch is not installed.
+    """
+    net = plainly_trained(task)
+    laplace = _approximation(task, net, "all")
+    weights = {name: p.detach().clone() for name, p in net.named_parameters()}
+    sizes = [p.numel() for p in weights.values()]
+
+    def draw(count: int) -> Iterator[Network]:
+        for _ in range(count):
+            steps = (laplace.sample(1)[0] - laplace.mean).split(sizes)
+            pairs = zip(weights.items(), steps, strict=True)
+            yield _linearised(net, weights, {n: step.view_as(p) for (n, p), step in pairs})
+
+    return Draws(draw, task.data[0].device)
+
+
+def _linearised(net: nn.Module, weights: dict[str, Tensor], step: dict[str, Tensor]) -> Network:
+    """Return the network to first order at `weights + step`."""
+
+    def logits(x: Tensor) -> Tensor:
+        value, change, *_ = jvp(lambda own: functional_call(net, own, (x,)), (weights,), (step,))
+        return value + change
+
+    return logits
+
+
+def _approximation(task: Task, net: nn.Module, weights: str) -> Any:
+    """Return the object of laplace-torch for a trained network."""
+    loader = DataLoader(TensorDataset(*task.data), batch_size=task.batch_size)
+    laplace = LAPLACE.load().Laplace(
+        net.eval(),
+        "classification",
+        subset_of_weights=weights,
+        hessian_structure="kron",
+        temperature=task.numbers["temperature"],
+    )
+    try:
+        with seeded(task.seed):
+            laplace.fit(loader)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # links matter to other methods alone
+                laplace.optimize_prior_precision(method="marglik", prior_structure="scalar")
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+        raise htr.DivergenceError(f"the Laplace approximation has failed: {error}") from error
+    return laplace

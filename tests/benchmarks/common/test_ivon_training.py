@@ -1,0 +1,37 @@
+"""Training by IVON: what it trains, and its draws."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from benchmarks.common.ivon_training import trained_by_ivon
+
+
+def test_draws_lie_around_the_trained_weights(data):
+    pytest.importorskip("ivon")
+    x, y = data
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 4))
+    net[0].requires_grad_(False)
+    before = [layer.weight.detach().clone() for layer in (net[0], net[2])]
+    draws = trained_by_ivon(
+        net,
+        lambda rows: F.cross_entropy(net(x[rows]), y[rows]),
+        len(x),
+        epochs=2,
+        batch_size=16,
+        lr=0.1,
+        ess=100.0,
+        hess_init=1.0,
+    )
+    assert torch.equal(net[0].weight, before[0])
+    mean = net[2].weight.detach().clone()
+    assert not torch.allclose(mean, before[1])
+    torch.manual_seed(0)
+    drawn = torch.stack([own[2].weight.detach().clone() for own in draws(400)])
+    assert torch.equal(net[2].weight, mean)
+    assert (drawn.std(0) / 0.1 - 1).abs().max() < 0.2  # ess times the Hessian is about 100
+    assert (drawn.mean(0) - mean).abs().max() < 0.03
