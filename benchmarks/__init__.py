@@ -8,6 +8,7 @@ Run the benchmarks in a clone of the repository, as they are not part of the ins
 - `tails`: `tails`, `search` and `analyze` measure tail fits and spectral reports.
 - `study`: `study generalisation` and `study posterior` compare predictions on test data.
 - `results`: the results in the documentation, as they were measured.
-- `calls.py`, `imports.py`, `digits_prior.py`, `full_gradient.py`: scripts that count calls, time
-  imports, choose the law of the default posterior, and compare gradients of the spectral guide.
+- `calls.py`, `imports.py`, `digits_prior.py`, `full_gradient.py`, `frames_reference.py`: scripts
+  that count calls, time imports, choose the law of the default posterior, compare gradients of the
+  spectral guide, and compare that guide with NUTS at fixed and at sampled singular vectors.
 """

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import bayes_htr as htr
 from bayes_htr.inference.chains import bulk_ess
-from tests.inference.test_spectral_exact import small_classifier
+from benchmarks.frames_reference import small_classifier
 
 torch.set_num_threads(1)
 

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 import bayes_htr as htr
 from bayes_htr.inference.guides import SpectralGuide
+from benchmarks.frames_reference import small_classifier
 from tests.reference.adapters import Adapted
 from tests.reference.quadrature import (
     frames_of,
@@ -171,23 +172,6 @@ def test_bound_and_eigenvalues_of_an_adapter_against_quadrature(prior, log_prior
     assert 0 < short < gap
     assert ((median.log() - exact.mean).abs() < 0.15 * exact.sd).all()
     assert (spread < 1.1 * exact.sd).all()
-
-
-def small_classifier():
-    """72 weights, and 400 examples with noisy labels: no eigenvalue runs away."""
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    x = normal(400, 6)
-    logits = x @ normal(6, 3) + 0.7 * normal(400, 3) + 2 * torch.tanh(x[:, :3] * x[:, 3:])
-    flipped = torch.rand(400, generator=generator) < 0.3
-    y = torch.where(flipped, torch.randint(3, (400,), generator=generator), logits.argmax(1))
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        net = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3)).double()
-    return net, (x, y)
 
 
 @pytest.mark.slow
