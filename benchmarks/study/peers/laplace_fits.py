@@ -59,12 +59,12 @@ def laplace_last(task: Task) -> Fitted:
         DivergenceError: Weights are not finite, or a matrix has no decomposition.
         ImportError: laplace-torch is not installed.
     """
-    net = plainly_trained(task)
-    laplace = _approximation(task, net, "last_layer")
+    laplace = _approximation(task, plainly_trained(task), "last_layer")
     device = task.data[0].device
     if task.numbers["probit"]:
         return _Probit(laplace, device)
-    return Draws(_drawing(net, laplace, laplace.model.last_layer), device)
+    copied = laplace.model  # laplace-torch copies the network
+    return Draws(_drawing(copied.model, laplace, copied.last_layer), device)
 
 
 def laplace_kron(task: Task) -> Draws:
