@@ -53,7 +53,7 @@ def sghmc(task: Task) -> Draws:
             place = step % length
             late = place - (length - sampling) + 1  # counts the steps that draw
             net.zero_grad()
-            F.cross_entropy(net(batch[0]), batch[1]).backward()  # type: ignore[no-untyped-call]
+            F.cross_entropy(net(batch[0]), batch[1]).backward()
             move(
                 parameters,
                 momenta,

@@ -60,6 +60,6 @@ def descend(net: nn.Module, optimizer: torch.optim.Optimizer, batch: Pair) -> Te
     """Take a step on the mean cross-entropy of a batch, and return this loss."""
     optimizer.zero_grad()
     loss = F.cross_entropy(net(batch[0]), batch[1])
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     return loss.detach()
