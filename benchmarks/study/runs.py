@@ -119,9 +119,9 @@ def _finite_result(study: Study, run: Run, data_dir: Path | None, device: str) -
     # A fit in another way has no parameters or history to look at.
     posterior = fits[0] if isinstance(fits[0], htr.Posterior) else None
     if not run.tested:
-        if posterior is None or run.method != study.reference:
-            return result
-        return result | _ends(posterior.network())
+        if posterior is not None and run.method == study.reference:
+            result |= _ends(posterior.network())
+        return result
     x_test, y_test = test_images(cell, data_dir)
     predicted = [posterior.predict(x_test, cell.samples) for posterior in fits]
     test = mixed(predicted)

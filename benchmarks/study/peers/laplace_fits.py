@@ -10,7 +10,7 @@ Improving predictions of Bayesian neural nets via local linearization, arXiv:200
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import bayes_htr as htr
 from benchmarks.common.packages import LAPLACE
-from benchmarks.study.method import Task
+from benchmarks.study.method import Fitted, Task
 from benchmarks.study.peers.draws import Draws, Network
 from benchmarks.study.peers.training import plainly_trained, seeded
 
@@ -29,50 +29,48 @@ _BATCH = 1024
 
 
 @dataclass(frozen=True)
-class _LastLayer:
-    """A posterior of the last layer, whose logits are normal.
+class _Probit:
+    """Predictions in closed form.
 
     Attributes:
         laplace: The object of laplace-torch.
         device: Where it is.
-        link: `"probit"` for the approximation in closed form, or `"mc"` for draws of the logits.
     """
 
     laplace: Any
     device: torch.device
-    link: str
 
     def predict(self, x: Tensor, samples: int) -> htr.Prediction:
         """The predictive distribution of images, whose mutual information is left at zero."""
-        with seeded(0):
-            parts = [
-                self.laplace(part.to(self.device), link_approx=self.link, n_samples=samples)
-                for part in x.split(_BATCH)
-            ]
+        parts = [
+            self.laplace(part.to(self.device), link_approx="probit") for part in x.split(_BATCH)
+        ]
         probs = torch.cat(parts).detach().cpu().clamp_min(torch.finfo(torch.float32).tiny)
         return htr.Prediction((probs / probs.sum(1, keepdim=True)).log(), torch.zeros(len(x)))
 
 
-def laplace_last(task: Task) -> _LastLayer:
-    """Return a posterior of the last layer.
+def laplace_last(task: Task) -> Fitted:
+    """A posterior of the last layer.
 
     The numbers are `temperature`, which divides the log likelihood, and `probit`, 0 for draws of
-    the logits and 1 for the approximation in closed form.
+    the weights and 1 for the approximation in closed form.
 
     Raises:
         DivergenceError: Weights are not finite, or a matrix has no decomposition.
         ImportError: laplace-torch is not installed.
     """
     laplace = _approximation(task, plainly_trained(task), "last_layer")
-    link = "probit" if task.numbers["probit"] else "mc"
-    return _LastLayer(laplace, task.data[0].device, link)
+    device = task.data[0].device
+    if task.numbers["probit"]:
+        return _Probit(laplace, device)
+    copied = laplace.model  # laplace-torch copies the network
+    return Draws(_drawing(copied.model, laplace, copied.last_layer), device)
 
 
 def laplace_kron(task: Task) -> Draws:
     """Return a posterior of all weights, with predictions of the linearised network.
 
-    The Jacobian of a whole network is too large to be kept, so weights are drawn, and the network
-    is linear in them. The number is `temperature`, which divides the log likelihood.
+    The number is `temperature`, which divides the log likelihood.
 
     Raises:
         DivergenceError: Weights are not finite, or a matrix has no decomposition.
@@ -80,7 +78,17 @@ def laplace_kron(task: Task) -> Draws:
     """
     net = plainly_trained(task)
     laplace = _approximation(task, net, "all")
-    weights = {name: p.detach().clone() for name, p in net.named_parameters()}
+    return Draws(_drawing(net, laplace, net), task.data[0].device)
+
+
+def _drawing(net: nn.Module, laplace: Any, part: nn.Module) -> Callable[[int], Iterator[Network]]:
+    """Draws of the network, linear in the weights of a part of it.
+
+    Weights are drawn, and not logits: the Jacobian of a whole network is too large to be kept, and
+    the covariance of logits is singular, as a shift of all of them does not change the likelihood.
+    """
+    own = {id(p) for p in part.parameters()}
+    weights = {n: p.detach().clone() for n, p in net.named_parameters() if id(p) in own}
     sizes = [p.numel() for p in weights.values()]
 
     def draw(count: int) -> Iterator[Network]:
@@ -89,11 +97,11 @@ def laplace_kron(task: Task) -> Draws:
             pairs = zip(weights.items(), steps, strict=True)
             yield _linearised(net, weights, {n: step.view_as(p) for (n, p), step in pairs})
 
-    return Draws(draw, task.data[0].device)
+    return draw
 
 
 def _linearised(net: nn.Module, weights: dict[str, Tensor], step: dict[str, Tensor]) -> Network:
-    """Return the network to first order at `weights + step`."""
+    """The network to first order in some of its weights, at `weights + step`."""
 
     def logits(x: Tensor) -> Tensor:
         value, change, *_ = jvp(lambda own: functional_call(net, own, (x,)), (weights,), (step,))

@@ -45,7 +45,7 @@ PEERS: dict[str, Method] = {
     ),
     "mc_dropout": _peer("MC dropout", mc_dropout, GENERALISATION["dropout"].trials),
     "swag": _peer("SWAG", swag, _grid(share=(0.1, 0.2, 0.5), decay=(0.0, 5e-4))),
-    "ivon": _peer("IVON", ivon, _grid(lr=(0.1, 0.3), hess_init=(0.1, 1.0, 10.0)), IVON),
+    "ivon": _peer("IVON", ivon, _grid(lr=(0.3, 1.0), hess_init=(0.1, 1.0, 10.0)), IVON),
     "laplace_last": _peer(
         "Laplace, last layer",
         laplace_last,

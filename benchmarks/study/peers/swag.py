@@ -57,7 +57,7 @@ class Moments:
         size = len(self.deviations)
         deviations = torch.stack(tuple(self.deviations))
         diagonal = self.variance.sqrt() * torch.randn_like(self.mean)
-        low_rank = torch.randn(size, device=self.mean.device) @ deviations
+        low_rank = torch.randn_like(deviations[:, 0]) @ deviations
         return self.mean + diagonal / math.sqrt(2) + low_rank / math.sqrt(2 * max(1, size - 1))
 
 
