@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from bayes_htr._checks import number, whole_number
+from bayes_htr.engine import Drift
 from bayes_htr.errors import DataError
 from bayes_htr.experiments.named_priors import named_priors
 from bayes_htr.inference import MAP, NUTS, SVI, Method
@@ -35,8 +36,9 @@ TABLE = "table"
 """The name of the prior that was chosen on tables of data (`docs/tables.md`)."""
 TABLE_PRIOR, TABLE_STRENGTH = ESD(Lomax(2.5, 5.0)), 2.0
 """This prior, and its strength where none is given, for a posterior of the default network."""
-TABLE_INIT_SCALE = 0.5
-"""The initial spread of `method="svi"` for the default network; others have that of `htr.fit`."""
+TABLE_METHOD = {"init_scale": 0.5, "refresh": Drift(), "noisy_directions": None}
+"""The settings of `method="svi"` for the default network with which the prior was chosen; other
+networks have those of `htr.fit`."""
 TABLE_STEPS, STEPS = (400, 1000), (1000, 1000)
 """The fewest and the most updates where no number of epochs is given: by this method for the
 default network, and otherwise."""
@@ -113,7 +115,7 @@ def chosen_method(
     given: dict[str, Any] = {} if lr is None else {"lr": number(lr, "lr", above=0)}
     chosen: Any = method
     if method == "svi":
-        settings = {} if own_network else {"init_scale": TABLE_INIT_SCALE}
+        settings: dict[str, Any] = {} if own_network else TABLE_METHOD
         chosen = default_method(net, **settings | given)
     elif method == "map":
         chosen = MAP(**given)
