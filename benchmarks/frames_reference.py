@@ -58,6 +58,7 @@ def fitted_guide(model: htr.BayesianClassifier, data: Data) -> htr.Posterior:
 
 def log_eigenvalues(posterior: htr.Posterior, draws: int) -> dict[str, Tensor]:
     """Sorted log eigenvalues of each matrix, `(draws, K)`."""
+    assert posterior.guide is not None
     found = list(posterior.guide.draws(draws, 0))
     W = {name: torch.stack([draw[name] for draw in found]) for name in WEIGHTS}
     return {name: torch.linalg.svdvals(value).square().log() for name, value in W.items()}
