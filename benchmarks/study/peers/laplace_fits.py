@@ -104,8 +104,8 @@ def _linearised(net: nn.Module, weights: dict[str, Tensor], step: dict[str, Tens
     """The network to first order in some of its weights, at `weights + step`."""
 
     def logits(x: Tensor) -> Tensor:
-        value, change = jvp(lambda own: functional_call(net, own, (x,)), (weights,), (step,))
-        return value + change
+        found = jvp(lambda own: functional_call(net, own, (x,)), (weights,), (step,))
+        return found[0] + found[1]
 
     return logits
 
@@ -126,6 +126,6 @@ def _approximation(task: Task, net: nn.Module, weights: str) -> Any:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # links matter to other methods alone
                 laplace.optimize_prior_precision(method="marglik", prior_structure="scalar")
-    except torch.linalg.LinAlgError as error:
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise htr.DivergenceError(f"the Laplace approximation has failed: {error}") from error
     return laplace
