@@ -26,13 +26,14 @@ class Package:
         """Import the module, and return it.
 
         Raises:
-            ImportError: The package is not installed; the message says how to install it.
+            ImportError: The package is not installed, or one that it needs fails to load; the
+                message says how to install it.
         """
         try:
             return importlib.import_module(self.module)
-        except ImportError as error:
+        except (ImportError, RuntimeError) as error:  # a torchvision for another torch has the last
             raise ImportError(
-                f'this method needs {self.name}: pip install "bayes-htr[peers]"'
+                f'this method needs {self.name}: pip install "bayes-htr[peers]" ({error})'
             ) from error
 
 

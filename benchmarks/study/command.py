@@ -15,6 +15,7 @@ from benchmarks.common.results import machine_facts
 from benchmarks.common.running import Commands, add_command, positive, usable_device
 from benchmarks.study.cells import check_data
 from benchmarks.study.log import Log
+from benchmarks.study.method import PEER
 from benchmarks.study.protocol import Protocol
 from benchmarks.study.report import write_report
 from benchmarks.study.runner import run_all
@@ -43,7 +44,7 @@ def _add(commands: Commands[argparse.ArgumentParser], study: Study) -> None:
     cell = study.cells[study.main[0]]
     add = parser.add_argument
     add("--cells", nargs="+", choices=study.cells, help="networks on data sets")
-    add("--methods", nargs="+", choices=study.methods, help="the methods; all if none")
+    add("--methods", nargs="+", choices=study.methods, help="the methods; all but peers if none")
     add("--data-dir", type=Path, metavar="DIR", help="folder of .npz files; without it: OpenML")
     add(
         "--choices",
@@ -152,7 +153,7 @@ def _chosen(args: argparse.Namespace) -> dict[str, Any]:
     study: Study = args.study
     defaults = {
         "cells": list(study.main),
-        "methods": list(study.methods),
+        "methods": [name for name, m in study.methods.items() if m.family != PEER],
         "seeds": study.seeds,
         "tuning": len(study.tuning_seeds),
         "shrink": 1,

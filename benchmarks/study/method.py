@@ -14,6 +14,8 @@ from benchmarks.study.cells import Base, Pair
 
 Numbers = Mapping[str, float]
 """The numbers of a trial, by name."""
+PEER = "peer"
+"""The family of the methods of others, which run only if they are named."""
 
 
 @dataclass(frozen=True)

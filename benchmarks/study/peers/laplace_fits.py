@@ -104,8 +104,8 @@ def _linearised(net: nn.Module, weights: dict[str, Tensor], step: dict[str, Tens
     """The network to first order in some of its weights, at `weights + step`."""
 
     def logits(x: Tensor) -> Tensor:
-        value, change, *_ = jvp(lambda own: functional_call(net, own, (x,)), (weights,), (step,))
-        return value + change
+        found = jvp(lambda own: functional_call(net, own, (x,)), (weights,), (step,))
+        return found[0] + found[1]
 
     return logits
 

@@ -12,15 +12,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from benchmarks.common.packages import IVON, LAPLACE, Package
-from benchmarks.study.method import Fitted, Method, Numbers, Task
+from benchmarks.study.method import PEER, Fitted, Method, Numbers, Task
 from benchmarks.study.methods import GENERALISATION
 from benchmarks.study.peers.dropout import mc_dropout
 from benchmarks.study.peers.laplace_fits import laplace_kron, laplace_last
 from benchmarks.study.peers.sghmc import sghmc
 from benchmarks.study.peers.swag import swag
 from benchmarks.study.peers.variational import ivon
-
-_FAMILY = "peer"
 
 
 def _grid(**values: tuple[float, ...]) -> tuple[Numbers, ...]:
@@ -36,12 +34,12 @@ def _peer(
     trials: tuple[Numbers, ...],
     package: Package | None = None,
 ) -> Method:
-    return Method(label, _FAMILY, trials, fit=fit, package=package)
+    return Method(label, PEER, trials, fit=fit, package=package)
 
 
 PEERS: dict[str, Method] = {
     "ensemble10": replace(
-        GENERALISATION["none"], label="ensemble of plain networks", family=_FAMILY, members=10
+        GENERALISATION["none"], label="ensemble of plain networks", family=PEER, members=10
     ),
     "mc_dropout": _peer("MC dropout", mc_dropout, GENERALISATION["dropout"].trials),
     "swag": _peer("SWAG", swag, _grid(share=(0.1, 0.2, 0.5), decay=(0.0, 5e-4))),

@@ -314,3 +314,13 @@ def test_a_quick_look_sets_what_is_not_given():
     chosen = command._chosen(parser.parse_args(words))
     assert (chosen["cells"], chosen["seeds"]) == (["kmnist"], 2)
     assert chosen["methods"] == STUDIES["posterior"].quick["methods"]
+
+
+def test_peers_run_only_if_they_are_named():
+    """Since some need packages of their own."""
+    words = ["study", "mixtures", "--out", "x"]
+    methods = command._chosen(build_parser().parse_args(words))["methods"]
+    assert {"none", "svi_lomax"} < set(methods) < set(STUDIES["mixtures"].methods)
+    assert all(STUDIES["mixtures"].methods[name].package is None for name in methods)
+    words += ["--methods", "swag"]
+    assert command._chosen(build_parser().parse_args(words))["methods"] == ["swag"]
