@@ -16,13 +16,12 @@ scores training images that were held out; test images are never seen. A convolu
 since all positions of an example share the draw of its weights. The KL divergence of the angles
 depends on `tau` alone, which is not learnt but tried.
 
-Run: `python benchmarks/frame_noise.py --data-dir DIR`, which takes about a quarter of an hour.
+Run: `python -m benchmarks.frame_noise --data-dir DIR`, which takes about a quarter of an hour.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 from statistics import mean, stdev
 
@@ -34,8 +33,8 @@ from torch import Tensor, nn
 import bayes_htr as htr
 from bayes_htr.experiments import build_network, load_dataset
 from bayes_htr.inference.defaults import default_method
+from benchmarks.common.held_out import scored_fit
 
-HELD = 1000
 CASES = (("mlp", "kmnist"), ("mlp", "fashion_mnist"), ("lenet5", "kmnist"))
 LOMAX = htr.Priors(htr.ESD(htr.Lomax(2.0, 1.0))).scaled(3.0)
 
@@ -66,24 +65,18 @@ def scored(
 ) -> dict[str, float]:
     """Scores of a posterior on images that were held out, and its `seconds` of processor time."""
     data = load_dataset(name, settings.data_dir)
-    order = torch.randperm(len(data.y_train), generator=torch.Generator().manual_seed(seed))
-    held, rest = order[:HELD], order[HELD : HELD + settings.examples]
     net = build_network(network, data.input_shape, data.num_classes, seed=seed)
     if tau:
         turn_frames(net, tau)
-    start = time.process_time()
-    posterior = htr.fit(
-        htr.BayesianClassifier(net, LOMAX),
-        (data.x_train[rest], data.y_train[rest]),
-        method=default_method(net),
+    return scored_fit(
+        net,
+        LOMAX,
+        default_method(net),
+        data,
+        examples=settings.examples,
         epochs=settings.epochs,
         seed=seed,
-        progress=False,
-        threads=1,
     )
-    seconds = time.process_time() - start
-    torch.manual_seed(seed)
-    return posterior.evaluate((data.x_train[held], data.y_train[held])) | {"seconds": seconds}
 
 
 def rows(network: str, name: str, settings: argparse.Namespace) -> list[list[str]]:

@@ -5,13 +5,12 @@ prior), and by the default method of `htr.fit` under the Lomax prior. The two ta
 seed in each round, on one thread. The table has medians over rounds with their ranges, and scores
 on training images that were held out. Test images are never seen.
 
-Run: `python benchmarks/posterior_cost.py --data-dir DIR`, which takes a few minutes.
+Run: `python -m benchmarks.posterior_cost --data-dir DIR`, which takes a few minutes.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
 from pathlib import Path
 from statistics import mean, median
 
@@ -22,33 +21,27 @@ from rich.table import Table
 import bayes_htr as htr
 from bayes_htr.experiments import build_network, load_dataset
 from bayes_htr.inference.defaults import default_method
+from benchmarks.common.held_out import scored_fit
 
-HELD = 1000
 NETWORKS = ("mlp", "lenet5")
 LOMAX = htr.Priors(htr.ESD(htr.Lomax(2.5, 0.05)))
 FITS = ("plain training, SGD", "posterior, Lomax prior")
 
 
 def fitted(network: str, fit: str, seed: int, settings: argparse.Namespace) -> dict[str, float]:
-    """Scores of a fit on images that were held out, and its `seconds` of processor time."""
+    """Return scores of a fit on images that were held out, and its `seconds` of processor time."""
     data = load_dataset("kmnist", settings.data_dir)
-    order = torch.randperm(len(data.y_train), generator=torch.Generator().manual_seed(seed))
-    held, rest = order[:HELD], order[HELD : HELD + settings.examples]
     net = build_network(network, data.input_shape, data.num_classes, seed=seed)
     is_plain = fit == FITS[0]
-    model = htr.BayesianClassifier(net, htr.Priors({}) if is_plain else LOMAX)
-    start = time.process_time()
-    posterior = htr.fit(
-        model,
-        (data.x_train[rest], data.y_train[rest]),
-        method=htr.MAP() if is_plain else default_method(net),
+    return scored_fit(
+        net,
+        htr.Priors({}) if is_plain else LOMAX,
+        htr.MAP() if is_plain else default_method(net),
+        data,
+        examples=settings.examples,
         epochs=settings.epochs,
         seed=seed,
-        progress=False,
-        threads=1,
     )
-    seconds = time.process_time() - start
-    return posterior.evaluate((data.x_train[held], data.y_train[held])) | {"seconds": seconds}
 
 
 def rows(network: str, settings: argparse.Namespace) -> list[list[str]]:

@@ -126,8 +126,8 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         classes_: The labels in the order of the columns of `predict_proba`: `(C,)`.
         n_features_in_: The number of columns (or channels) of the inputs.
         feature_names_in_: Their names, if the inputs had any.
-        mean_: What was subtracted from the inputs, broadcast over examples.
-        scale_: What the inputs were then divided by.
+        mean_: The numbers that were subtracted from the inputs, broadcast over examples.
+        scale_: The numbers by which the inputs were then divided.
         clip_: The bound by which they were then clipped; `None` if they were not.
         n_iter_: The number of epochs that were done.
         seed_: The seed that was used.

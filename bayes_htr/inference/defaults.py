@@ -17,8 +17,8 @@ from bayes_htr.models import BayesianModel
 
 EPOCHS = 30
 """The number of epochs where none is given."""
-_DRIFT = 0.25
 _NOISY_DIRECTIONS = 192
+"""With fewer directions, networks that are small and cheap anyway would lose noise in some."""
 
 
 def method_and_epochs(
@@ -53,8 +53,8 @@ def default_method(net: nn.Module, **changed: Any) -> SVI:
         ValueError: A setting is out of range.
     """
     noise = changed.get("noise", finest_noise(net))
-    settings: dict[str, Any] = {"lr": 6e-3, "init_scale": 0.3, "noise": noise}
-    settings["refresh"] = Drift(_DRIFT)
+    settings: dict[str, Any] = {"lr": 6e-3, "init_scale": 0.3, "refresh": Drift(0.25)}
+    settings["noise"] = noise
     if noise == "example":
         settings["noisy_directions"] = _NOISY_DIRECTIONS
     return SVI(guide="spectral", **settings | changed)

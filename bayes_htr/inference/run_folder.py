@@ -331,7 +331,7 @@ class RunFolder:
             posterior: The posterior whose tensors these are, which an error hands to the caller.
 
         Raises:
-            OutputError: It cannot be written. The error has the posterior as `posterior`.
+            OutputError: The folder cannot be written. The error has the posterior as `posterior`.
         """
         files: dict[str, Writer | None] = {METRICS: _metrics_writer(history)}
         if config is not None:
@@ -346,7 +346,7 @@ class RunFolder:
         """Write a JSON file.
 
         Raises:
-            OutputError: It cannot be written.
+            OutputError: The file cannot be written.
         """
         self._commit({name: _text_writer(json.dumps(data, indent=2) + "\n")})
 
@@ -354,7 +354,7 @@ class RunFolder:
         """Write a safetensors file.
 
         Raises:
-            OutputError: It cannot be written.
+            OutputError: The file cannot be written.
         """
         self._commit({name: _tensors_writer(tensors)})
 

@@ -60,7 +60,7 @@ class Tried(NamedTuple):
 
 @dataclass(frozen=True)
 class TrialSettings:
-    """What all trials of a search share.
+    """The settings that all trials of a search share.
 
     Args:
         fit: `htr.fit`.
@@ -196,8 +196,8 @@ def try_strengths(
     """Fit with several strengths, and score each on the validation data.
 
     Args:
-        settings: What all trials share.
-        search: What proposes strengths.
+        settings: The settings that all trials share.
+        search: The search that proposes strengths.
         count: The largest number of trials.
         folder: Where the trials are kept, if anywhere.
         resume: Whether to go on with the trials that are there.
@@ -318,10 +318,10 @@ def auto_strength(
     """Return the strength that `htr.fit(..., strength="auto")` takes, by at most five trials.
 
     Args:
-        settings: What all trials share.
+        settings: The settings that all trials share.
         out: The run folder, in which the trials are kept too.
         resume: Whether to go on with the trials that are there.
-        progress: As in `try_strengths`.
+        progress: Whether bars are shown, as in `try_strengths`.
 
     Raises:
         OutputError: The folder already holds something.

@@ -15,10 +15,10 @@ from functools import partial
 from typing import Any
 
 from pyro.infer.autoguide import AutoNormal
-from torch import nn
 
 import bayes_htr as htr
 from bayes_htr.inference.defaults import default_method
+from bayes_htr.inference.guides.per_example import finest_noise
 from bayes_htr.priors import Prior
 from benchmarks.study.method import Method, Numbers, Setting, flat, plain
 
@@ -34,9 +34,7 @@ def _svi(guide: Any, numbers: Numbers, setting: Setting, **fixed: Any) -> htr.SV
 
 def _svi_noise_per_example(numbers: Numbers, setting: Setting) -> htr.SVI:
     """The spectral guide, noise per example unless batch normalisation mixes the examples."""
-    norms = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-    mixes = any(isinstance(module, norms) for module in setting.net.modules())
-    return _svi("spectral", numbers, setting, noise="shared" if mixes else "example")
+    return _svi("spectral", numbers, setting, noise=finest_noise(setting.net))
 
 
 def _svi_as_by_default(numbers: Numbers, setting: Setting) -> htr.SVI:

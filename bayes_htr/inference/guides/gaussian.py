@@ -182,8 +182,8 @@ class LowRank(GaussianGuide):
     structure"; Swiatkowski et al. (2020), arXiv:2002.02655.
 
     Args:
-        densities: As in the base class.
-        hyperparameters: As in the base class.
+        densities: The densities, as in the base class.
+        hyperparameters: Where they start, as in the base class.
         init_scale: As in `MeanField`, but the directions are drawn and have half of the variance.
         rank: The number `r` of directions; a layer with fewer weights has as many as weights.
     """

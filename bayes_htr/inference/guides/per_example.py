@@ -153,12 +153,10 @@ class ExampleNoise:
 
     def noise(self, state: SpectralState, examples: int) -> DirectionNoise:
         """Draw the noise of a matrix from Torch's global generator."""
-        step, free = state.every(self.noisy_directions), state.law.free
-        if step == 1:
-            return DirectionNoise(state.noise(examples=examples), slice(None))
-        first = int(torch.randint(step, ()))
-        count = len(range(first, free, step))
-        return DirectionNoise(state.noise(examples=examples, count=count), slice(first, None, step))
+        step = state.every(self.noisy_directions)
+        part = slice(int(torch.randint(step, ())) if step > 1 else 0, None, step)
+        count = len(range(state.law.free)[part])
+        return DirectionNoise(state.noise(examples=examples, count=count), part)
 
     def skip(self) -> None:
         """Draw and discard the noise of a batch of which this process has no examples.
@@ -277,8 +275,8 @@ def _plus_product(
 
     Each example has its own factors `f`. The result is computed in the order that needs fewer
     multiplications. A convolution has few channels and many positions, so that a small matrix for
-    each example is cheaper than two thin products. A bias is subtracted from the smaller of `x` and
-    its product.
+    each example is cheaper than two thin products. A bias is subtracted from a product, which is
+    smaller than `x`.
 
     Args:
         start: `(N, m)`, `(N, ..., m)` of a linear layer, or `(N, m, ...)` of a convolution.

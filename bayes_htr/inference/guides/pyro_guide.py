@@ -53,8 +53,8 @@ class PyroGuide(VariationalGuide):
 
     Args:
         guide: The class of the guide, one of `PYRO_GUIDES` of `pyro.infer.autoguide`.
-        densities: As in the base class.
-        hyperparameters: As in the base class.
+        densities: The densities, as in the base class.
+        hyperparameters: Where they start, as in the base class.
         init_scale: The standard deviation at the start, of a guide that takes one; `start_scale`
             says the default.
     """

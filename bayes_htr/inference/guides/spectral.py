@@ -66,7 +66,7 @@ class SpectralGuide(VariationalGuide):
     """A posterior over spectra, frames and everything else points.
 
     Args:
-        densities: As in the base class.
+        densities: The densities, as in the base class.
         hyperparameters: As in the base class; the posterior of some follows from the spectra, and
             has no start.
         init_scale: Where the standard deviations of `log sigma` start; 0.1 if not given.
@@ -187,7 +187,7 @@ class SpectralGuide(VariationalGuide):
             again: Another draw of the same step, which counts no step and refreshes nothing.
 
         Raises:
-            SpectrumError: As `refresh`.
+            SpectrumError: For the same weights as in `refresh`.
         """
         if not again:
             self.refresh_due()

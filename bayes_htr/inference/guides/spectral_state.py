@@ -31,7 +31,7 @@ _MAJORITY = 0.5
 _ENOUGH = 1e-2
 """The largest acceptable relative error of an eigenvalue at a refresh in training."""
 
-_ALL = slice(None)
+_ALL = slice(0, None, 1)
 
 _LARGEST_STEP = 12
 """Of the directions that have noise in a step. A step `j` can keep mean and variance of a factor if
@@ -250,7 +250,7 @@ class SpectralState(nn.Module):
         if not self.law.needs_medians:
             spread = self.spread.to(noise)[part]
             change = torch.expm1(spread * noise)
-            if part.step is not None:
+            if part.step > 1:
                 change = _rescaled(change, spread, part.step)
             return change.to(self.frames), None
         factors, base = self.factors(medians, noise)

@@ -14,7 +14,8 @@ from benchmarks.study.peers.training import seeded
 
 Network = Callable[[Tensor], Tensor]
 """Maps images `(N, C, H, W)` to logits `(N, classes)`."""
-_BATCH = 1024
+BATCH = 1024
+"""Images of which predictions are made at a time."""
 
 
 @dataclass(frozen=True)
@@ -35,5 +36,5 @@ class Draws:
             return mix(self._log_probs(net, x) for net in self.draw(samples))
 
     def _log_probs(self, net: Network, x: Tensor) -> Tensor:
-        parts = [net(part.to(self.device)).log_softmax(1).cpu() for part in x.split(_BATCH)]
+        parts = [net(part.to(self.device)).log_softmax(1).cpu() for part in x.split(BATCH)]
         return torch.cat(parts)

@@ -22,10 +22,8 @@ from torch.utils.data import DataLoader, TensorDataset
 import bayes_htr as htr
 from benchmarks.common.packages import LAPLACE
 from benchmarks.study.method import Fitted, Task
-from benchmarks.study.peers.draws import Draws, Network
+from benchmarks.study.peers.draws import BATCH, Draws, Network
 from benchmarks.study.peers.training import plainly_trained, seeded
-
-_BATCH = 1024
 
 
 @dataclass(frozen=True)
@@ -43,7 +41,7 @@ class _Probit:
     def predict(self, x: Tensor, samples: int) -> htr.Prediction:
         """The predictive distribution of images, whose mutual information is left at zero."""
         parts = [
-            self.laplace(part.to(self.device), link_approx="probit") for part in x.split(_BATCH)
+            self.laplace(part.to(self.device), link_approx="probit") for part in x.split(BATCH)
         ]
         probs = torch.cat(parts).detach().cpu().clamp_min(torch.finfo(torch.float32).tiny)
         return htr.Prediction((probs / probs.sum(1, keepdim=True)).log(), torch.zeros(len(x)))
