@@ -10,6 +10,7 @@ from bayes_htr.cli import run_command
 from benchmarks.cost.guides import GUIDES
 from benchmarks.cost.layers import GPU, GROWTH
 from benchmarks.cost.overhead import OVERHEAD
+from benchmarks.cost.whole_fits import FITS
 from benchmarks.lora.comparison import LORA
 from benchmarks.study.command import add_study
 from benchmarks.tables.cross_validation import TABLES
@@ -29,7 +30,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Measure what priors and posteriors cost and buy, and how good tail fits are.",
     )
     kinds = parser.add_subparsers(title="benchmarks", required=True)
-    for benchmark in (OVERHEAD, GROWTH, GPU, GUIDES, TAILS, SEARCH, ANALYZE, TABLES, LORA):
+    for benchmark in (OVERHEAD, GROWTH, GPU, GUIDES, FITS, TAILS, SEARCH, ANALYZE, TABLES, LORA):
         benchmark.add(kinds)
     add_study(kinds)
     return parser
