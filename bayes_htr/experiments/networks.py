@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from math import prod
+from math import inf, prod
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from torch import Tensor, nn
 from bayes_htr._torch import isolated_randomness
 
 _Shape = tuple[int, int, int]
+_Units = Callable[[int], int]
+"""Maps the number of hidden units or channels of a network to that at another width."""
 
 
 def build_network(
@@ -31,6 +33,7 @@ def build_network(
     *,
     seed: int = 0,
     dropout: float = 0.0,
+    width: float = 1.0,
 ) -> nn.Module:
     """Build a network that maps images to logits, on the CPU.
 
@@ -43,10 +46,12 @@ def build_network(
         dropout: probability in `[0, 1)` of dropping an activation, in the hidden fully connected
             layers, and in `resnet18` in the input of `fc`. With 0, no module is added. The weights,
             their names and their values do not depend on it.
+        width: factor by which the numbers of hidden units and of channels are multiplied; products
+            are rounded, and at least 1.
 
     Raises:
-        ValueError: an unknown name, a shape that the network cannot process, or a probability out
-            of range.
+        ValueError: an unknown name, a shape that the network cannot process, or a probability or a
+            width out of range.
     """
     if name not in _BUILDERS:
         raise ValueError(f"unknown network {name!r}: choose one of {', '.join(NETWORKS)}")
@@ -59,10 +64,16 @@ def build_network(
         raise ValueError(f"num_classes is {num_classes}: give at least 1")
     if not 0 <= dropout < 1:
         raise ValueError(f"dropout={dropout!r} must be at least 0 and below 1")
-    channels, height, width = input_shape
+    if not 0 < width < inf:
+        raise ValueError(f"width={width!r} must be above 0 and finite")
+
+    def units(count: int) -> int:
+        return max(1, round(count * width))
+
+    channels, rows, columns = input_shape
     with isolated_randomness(), torch.device("cpu"):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed: that seeds GPUs too
-        return _BUILDERS[name]((channels, height, width), num_classes, dropout)
+        return _BUILDERS[name]((channels, rows, columns), num_classes, dropout, units)
 
 
 def _dropped(name: str, dropout: float) -> dict[str, nn.Module]:
@@ -70,22 +81,23 @@ def _dropped(name: str, dropout: float) -> dict[str, nn.Module]:
     return {name: nn.Dropout(dropout)} if dropout else {}
 
 
-def _mlp(shape: _Shape, num_classes: int, dropout: float) -> nn.Module:
+def _mlp(shape: _Shape, num_classes: int, dropout: float, units: _Units) -> nn.Module:
+    first, second = units(512), units(256)
     return nn.Sequential(
         OrderedDict[str, nn.Module](
             flatten=nn.Flatten(),
-            fc1=nn.Linear(prod(shape), 512),
+            fc1=nn.Linear(prod(shape), first),
             relu1=nn.ReLU(),
             **_dropped("drop1", dropout),
-            fc2=nn.Linear(512, 256),
+            fc2=nn.Linear(first, second),
             relu2=nn.ReLU(),
             **_dropped("drop2", dropout),
-            fc3=nn.Linear(256, num_classes),
+            fc3=nn.Linear(second, num_classes),
         )
     )
 
 
-def _lenet5(shape: _Shape, num_classes: int, dropout: float) -> nn.Module:
+def _lenet5(shape: _Shape, num_classes: int, dropout: float, units: _Units) -> nn.Module:
     channels, *sizes = shape
     if min(sizes) < 28:
         raise ValueError(
@@ -97,22 +109,23 @@ def _lenet5(shape: _Shape, num_classes: int, dropout: float) -> nn.Module:
     height, width = (
         ((size + 2 * pad - 4) // 2 - 4) // 2 for size, pad in zip(sizes, padding, strict=True)
     )
+    first, second, third, fourth = map(units, (6, 16, 120, 84))
     return nn.Sequential(
         OrderedDict[str, nn.Module](
-            conv1=nn.Conv2d(channels, 6, 5, padding=(padding[0], padding[1])),
+            conv1=nn.Conv2d(channels, first, 5, padding=(padding[0], padding[1])),
             relu1=nn.ReLU(),
             pool1=nn.MaxPool2d(2),
-            conv2=nn.Conv2d(6, 16, 5),
+            conv2=nn.Conv2d(first, second, 5),
             relu2=nn.ReLU(),
             pool2=nn.MaxPool2d(2),
             flatten=nn.Flatten(),
-            fc1=nn.Linear(16 * height * width, 120),
+            fc1=nn.Linear(second * height * width, third),
             relu3=nn.ReLU(),
             **_dropped("drop1", dropout),
-            fc2=nn.Linear(120, 84),
+            fc2=nn.Linear(third, fourth),
             relu4=nn.ReLU(),
             **_dropped("drop2", dropout),
-            fc3=nn.Linear(84, num_classes),
+            fc3=nn.Linear(fourth, num_classes),
         )
     )
 
@@ -149,20 +162,21 @@ def _stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
     return nn.Sequential(_BasicBlock(inputs, outputs, stride), _BasicBlock(outputs, outputs, 1))
 
 
-def _resnet18(shape: _Shape, num_classes: int, dropout: float) -> nn.Module:
+def _resnet18(shape: _Shape, num_classes: int, dropout: float, units: _Units) -> nn.Module:
+    first, second, third, fourth = map(units, (64, 128, 256, 512))
     network = nn.Sequential(
         OrderedDict[str, nn.Module](
-            conv1=_conv3x3(shape[0], 64),
-            bn1=nn.BatchNorm2d(64),
+            conv1=_conv3x3(shape[0], first),
+            bn1=nn.BatchNorm2d(first),
             relu=nn.ReLU(),
-            layer1=_stage(64, 64, 1),
-            layer2=_stage(64, 128, 2),
-            layer3=_stage(128, 256, 2),
-            layer4=_stage(256, 512, 2),
+            layer1=_stage(first, first, 1),
+            layer2=_stage(first, second, 2),
+            layer3=_stage(second, third, 2),
+            layer4=_stage(third, fourth, 2),
             avgpool=nn.AdaptiveAvgPool2d(1),
             flatten=nn.Flatten(),
             **_dropped("drop", dropout),
-            fc=nn.Linear(512, num_classes),
+            fc=nn.Linear(fourth, num_classes),
         )
     )
     for module in network.modules():
@@ -171,7 +185,7 @@ def _resnet18(shape: _Shape, num_classes: int, dropout: float) -> nn.Module:
     return network
 
 
-_BUILDERS: dict[str, Callable[[_Shape, int, float], nn.Module]] = {
+_BUILDERS: dict[str, Callable[[_Shape, int, float, _Units], nn.Module]] = {
     "mlp": _mlp,
     "lenet5": _lenet5,
     "resnet18": _resnet18,

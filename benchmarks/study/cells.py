@@ -53,6 +53,7 @@ class Cell:
         samples: Draws of the weights that a prediction averages, if a posterior has draws.
         shrink: Training uses every `shrink`-th training image, for a quick look.
         classes: The number of classes.
+        width: The factor by which the numbers of hidden units are multiplied.
         label_noise: The share of training labels that are replaced by other classes.
         conditions: Whether tested networks are tested again under all `conditions`.
         like: The cell whose choices are those of this one too.
@@ -74,6 +75,7 @@ class Cell:
     samples: int = 32
     shrink: int = 1
     classes: int = 10
+    width: float = 1.0
     label_noise: float = 0.0
     conditions: bool = False
     like: str | None = None
@@ -121,8 +123,8 @@ MIXTURES = {
 """The cells of the study of mixtures by name; the last two are in no other study."""
 
 
-def _varied(name: str, ood: str | None = None) -> dict[str, Cell]:
-    """Return a cell with conditions, and the same with noisy labels and with fewer images."""
+def _varied(name: str, ood: str | None = None, widths: tuple[float, ...] = ()) -> dict[str, Cell]:
+    """Return a cell with conditions, and the same with noisy labels, fewer images, other widths."""
     cell = replace(GENERALISATION[name], like=name, ood=ood, conditions=True)
     plain = replace(cell, ood=None, conditions=False)
     return {
@@ -137,16 +139,20 @@ def _varied(name: str, ood: str | None = None) -> dict[str, Cell]:
             f"{name}-{count}": replace(plain, name=f"{name}-{count}", train=1000 + count)
             for count in (500, 2000)
         },
+        **{
+            f"{name}-width{width:g}": replace(plain, name=f"{name}-width{width:g}", width=width)
+            for width in widths
+        },
     }
 
 
 ROBUSTNESS = {
-    **_varied("mlp-kmnist", ood="fashion_mnist"),
+    **_varied("mlp-kmnist", ood="fashion_mnist", widths=(0.125, 0.25, 0.5, 2.0)),
     **_varied("lenet5-kmnist", ood="fashion_mnist"),
     **_varied("lenet5-cifar10"),
 }
 """The cells of the study of robustness by name. Strengths are those of the cells without changes,
-so that no method is tuned to noise or to few images."""
+so that no method is tuned to noise, to few images or to another width."""
 
 POSTERIOR = {
     "kmnist": _posterior_cell("kmnist", ood="fashion_mnist"),

@@ -15,7 +15,7 @@ from benchmarks.common.results import machine_facts
 from benchmarks.common.running import Commands, add_command, positive, usable_device
 from benchmarks.study.cells import check_data
 from benchmarks.study.log import Log
-from benchmarks.study.method import PEER
+from benchmarks.study.method import ONLY_IF_NAMED
 from benchmarks.study.protocol import Protocol
 from benchmarks.study.report import write_report
 from benchmarks.study.runner import run_all
@@ -153,7 +153,7 @@ def _chosen(args: argparse.Namespace) -> dict[str, Any]:
     study: Study = args.study
     defaults = {
         "cells": list(study.main),
-        "methods": [name for name, m in study.methods.items() if m.family != PEER],
+        "methods": [name for name, m in study.methods.items() if m.family not in ONLY_IF_NAMED],
         "seeds": study.seeds,
         "tuning": len(study.tuning_seeds),
         "shrink": 1,

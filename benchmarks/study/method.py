@@ -15,7 +15,11 @@ from benchmarks.study.cells import Base, Pair
 Numbers = Mapping[str, float]
 """The numbers of a trial, by name."""
 PEER = "peer"
-"""The family of the methods of others, which run only if they are named."""
+"""The family of the methods of others."""
+LAYERS = "layers"
+"""The family of the posteriors that are heavy-tailed in some layers only."""
+ONLY_IF_NAMED = (PEER, LAYERS)
+"""The families that a study leaves out unless they are named."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import bayes_htr as htr
 from bayes_htr.inference.defaults import default_method
 from bayes_htr.inference.guides.per_example import finest_noise
 from bayes_htr.priors import Prior
-from benchmarks.study.method import Method, Numbers, Setting, flat, plain
+from benchmarks.study.method import LAYERS, Method, Numbers, Setting, flat, plain
 
 # Inference methods
 
@@ -73,6 +73,14 @@ def _with_normal_biases(prior: Prior, numbers: Numbers, setting: Setting) -> htr
     return _and_normal_others(matrices, setting).scaled(_strength(numbers, setting))
 
 
+def _heavy_in(place: str, numbers: Numbers, setting: Setting) -> htr.Priors:
+    """The Lomax law on the matrices at a place of `PLACES`, the exponential law on the others."""
+    names = list(htr.matrices_of(setting.net))
+    heavy = names[PLACES[place]]
+    matrices = {name: _LOMAX if name in heavy else _EXPONENTIAL for name in names}
+    return _and_normal_others(matrices, setting).scaled(_strength(numbers, setting))
+
+
 def _normal_entries(
     numbers: Numbers, setting: Setting, *, biases_alike: bool = False
 ) -> htr.Priors:
@@ -104,6 +112,15 @@ ENDS = {
     "stable_rank": htr.penalties.stable_rank(),
 }
 """The penalties whose value at the end of plain training a Lower Threshold takes a share of."""
+
+PLACES = {
+    "none": slice(0),
+    "first": slice(1),
+    "middle": slice(1, -1),
+    "last": slice(-1, None),
+    "all": slice(None),
+}
+"""Layers that have the Lomax law in the study of robustness, as parts of the list of matrices."""
 
 
 # Trials
@@ -276,8 +293,27 @@ MIXTURES: dict[str, Method] = {
 """The methods of the study of mixtures by name. Their trials are single networks."""
 
 
+# Both laws have these numbers in most cells of the first study, so that nothing is tuned.
+_UNTUNED = ({"strength": 3.0, "lr": 6e-3, "init_scale": 0.3},)
+
 ROBUSTNESS: dict[str, Method] = {
-    name: replace(method, members=1) for name, method in MIXTURES.items()
+    **{name: replace(method, members=1) for name, method in MIXTURES.items()},
+    **{
+        f"heavy_{place}": Method(
+            f"posterior, Lomax law in {layers}",
+            LAYERS,
+            _UNTUNED,
+            partial(_heavy_in, place),
+            _svi_as_by_default,
+        )
+        for place, layers in (
+            ("none", "no layer"),
+            ("first", "the first layer"),
+            ("middle", "the middle layers"),
+            ("last", "the last layer"),
+            ("all", "all layers"),
+        )
+    },
 }
 """The methods of the study of robustness by name."""
 

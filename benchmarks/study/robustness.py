@@ -1,7 +1,8 @@
 """Tables and pictures of the study of robustness: a table and a picture for each question.
 
-The questions are how scores fall with noisy labels, with few training images, with each kind of
-shift of the test images, and with fewer singular values. All of it is exploratory.
+The questions are how scores change with noisy labels, with few training images, with the width of
+the network, with each kind of shift of the test images, with fewer singular values, and with the
+layers that have the heavy tail. All of it is exploratory.
 """
 
 from __future__ import annotations
@@ -12,16 +13,18 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from bayes_htr._plotting import WIDEST, new_panels, styled
-from benchmarks.common.paired import difference_by_seed
+from bayes_htr._plotting import BLUE, GREY, WIDEST, new_panels, styled
+from benchmarks.common.paired import Difference, difference_by_seed
 from benchmarks.common.pictures import METHOD_LINES, grid, method_legend, save
 from benchmarks.common.tables import NOTHING, TextTable, mean
 from benchmarks.study.conditions import KEPT, SHIFTS
 from benchmarks.study.generalisation_tables import interval
+from benchmarks.study.method import LAYERS
 from benchmarks.study.outcomes import Outcomes, chance
 
 HEAVY = "svi_lomax"
 OPPONENTS = ("weight_decay", "spectral_norm", "svi_exponential")
+LIGHT_LAYERS = "heavy_none"
 _SCORES = {"accuracy": "accuracy", "nll": "NLL"}
 
 BySeed = dict[int, float]
@@ -50,11 +53,13 @@ def questions(outcomes: Outcomes, cell: str) -> Iterator[tuple[str, list[Conditi
     def of_condition(kind: str, severity: str) -> Callable[[str, str], BySeed]:
         return lambda method, score: _under(outcomes, cell, method, kind, severity, score)
 
-    images = {
-        name: described.train - described.validation
+    clean = {
+        name: described
         for name, described in outcomes.study.cells.items()
-        if described.like == outcomes.study.cells[cell].like and described.label_noise == 0
+        if described.like == cell and described.label_noise == 0
     }
+    images = {name: c.train - c.validation for name, c in clean.items() if c.width == 1}
+    widths = {name: c.width for name, c in clean.items() if c.train == clean[cell].train}
     there = {method: outcomes.results(cell, method) for method in outcomes.methods(cell)}
     images[cell] = next((r["num_data"] for rs in there.values() for r in rs.values()), 0)
     yield (
@@ -69,6 +74,12 @@ def questions(outcomes: Outcomes, cell: str) -> Iterator[tuple[str, list[Conditi
         "training images",
         [Condition(f"{images[name]:,}", of_cell(name)) for name in most_first],
     )
+    if len(widths) > 1:
+        narrow_first = sorted(widths, key=lambda name: widths[name])
+        yield (
+            "width of the network",
+            [Condition(f"{widths[name]:g}", of_cell(name)) for name in narrow_first],
+        )
     for kind, by_severity in SHIFTS.items():
         shifted = [Condition(f"{s:g}", of_condition(kind, f"{s:g}")) for s in by_severity]
         yield kind, [Condition("0", of_cell(cell)), *shifted]
@@ -92,12 +103,13 @@ def main_cells(outcomes: Outcomes) -> list[str]:
 
 
 def robustness_tables(outcomes: Outcomes) -> list[TextTable]:
-    """For each cell and question the scores of all methods, and what the heavy tail adds."""
+    """Scores of all methods for each cell and question, and what the heavy tail adds."""
     tables = []
     for cell in main_cells(outcomes):
         for question, conditions in questions(outcomes, cell):
             tables += [_scores(outcomes, cell, question, conditions, score) for score in _SCORES]
         tables += [_compared(outcomes, cell, opponent) for opponent in OPPONENTS]
+        tables.append(_by_layer(outcomes, cell))
     tables.append(_out_of_distribution(outcomes))
     return [table for table in tables if table.rows]
 
@@ -106,13 +118,18 @@ def _scores(
     outcomes: Outcomes, cell: str, question: str, conditions: list[Condition], score: str
 ) -> TextTable:
     rows = []
-    for method in outcomes.methods(cell):
+    for method in _whole(outcomes, cell):
         found = [condition.scores(method, score) for condition in conditions]
         cells = [mean(by_seed.values(), 1, 4) if by_seed else NOTHING for by_seed in found]
         rows.append([outcomes.label(method), str(len(found[0])), *cells])
     labels = [condition.label for condition in conditions]
     title = f"{cell}: {_SCORES[score]} by {question}"
     return TextTable(title, ("method", "seeds", *labels), rows)
+
+
+def _whole(outcomes: Outcomes, cell: str) -> list[str]:
+    """Return the tested methods that treat all layers alike."""
+    return [m for m in outcomes.methods(cell) if outcomes.study.methods[m].family != LAYERS]
 
 
 def _compared(outcomes: Outcomes, cell: str, opponent: str) -> TextTable:
@@ -132,11 +149,36 @@ def _compared(outcomes: Outcomes, cell: str, opponent: str) -> TextTable:
     return TextTable(title, ("question", "condition", *_SCORES.values()), rows)
 
 
+def _heavy_layers(outcomes: Outcomes, cell: str) -> list[str]:
+    """Return the tested methods with a heavy tail in some layers, that without any first."""
+    return [m for m in outcomes.methods(cell) if outcomes.study.methods[m].family == LAYERS]
+
+
+def _from_light(outcomes: Outcomes, cell: str, method: str, score: str) -> Difference | None:
+    """Return a score of a method with heavy-tailed layers minus that of light tails everywhere."""
+    return difference_by_seed(
+        *(outcomes.scores(cell, name, score) for name in (method, LIGHT_LAYERS))
+    )
+
+
+def _by_layer(outcomes: Outcomes, cell: str) -> TextTable:
+    rows = []
+    for method in _heavy_layers(outcomes, cell):
+        row = [outcomes.label(method)]
+        for score in _SCORES:
+            found = outcomes.scores(cell, method, score)
+            d = None if method == LIGHT_LAYERS else _from_light(outcomes, cell, method, score)
+            row += [mean(found.values(), 1, 4), interval(d, 1, 4)]
+        rows.append([row[0], str(len(found)), *row[1:]])
+    columns = [c for name in _SCORES.values() for c in (name, f"{name} minus that of no layer")]
+    return TextTable(f"{cell}: layers with a heavy tail", ("method", "seeds", *columns), rows)
+
+
 def _out_of_distribution(outcomes: Outcomes) -> TextTable:
     rows = []
     for cell in main_cells(outcomes):
         if outcomes.study.cells[cell].ood is not None:
-            for method in outcomes.methods(cell):
+            for method in _whole(outcomes, cell):
                 found = outcomes.scores(cell, method, "ood_auroc_entropy")
                 label = outcomes.label(method)
                 rows.append([cell, label, str(len(found)), mean(found.values(), 1, 4)])
@@ -163,6 +205,9 @@ def draw_robustness(outcomes: Outcomes, folder: Path) -> list[Path]:
     for question, by_cell in asked.items():
         name = question.partition(",")[0].replace(" ", "-")
         drawn.append(save(_picture(outcomes, question, by_cell), folder / f"{name}.png"))
+    by_layer = [cell for cell in cells if _heavy_layers(outcomes, cell)]
+    if by_layer:
+        drawn.append(save(_layers(outcomes, by_layer), folder / "heavy-layers.png"))
     return drawn
 
 
@@ -173,7 +218,7 @@ def _picture(outcomes: Outcomes, question: str, by_cell: Mapping[str, list[Condi
         score = list(_SCORES)[number // len(by_cell)]
         cell = list(by_cell)[number % len(by_cell)]
         conditions = by_cell[cell]
-        for method in outcomes.methods(cell):
+        for method in _whole(outcomes, cell):
             found = [condition.scores(method, score) for condition in conditions]
             places = [place for place, by_seed in enumerate(found) if by_seed]
             means = [fmean(found[place].values()) for place in places]
@@ -189,4 +234,27 @@ def _picture(outcomes: Outcomes, question: str, by_cell: Mapping[str, list[Condi
         if number >= len(axes) - len(by_cell):
             ax.set_xlabel(question)
     method_legend(figure, {method: outcomes.label(method) for method in methods})
+    return figure
+
+
+def _layers(outcomes: Outcomes, cells: list[str]) -> Any:
+    """Return a picture of what a heavy tail in some layers changes, with intervals over seeds."""
+    figure, axes = new_panels(len(_SCORES), len(cells), WIDEST, 1.6 * len(_SCORES) + 0.8)
+    for number, ax in enumerate(axes):
+        score = list(_SCORES)[number // len(cells)]
+        cell = cells[number % len(cells)]
+        heavy = [m for m in _heavy_layers(outcomes, cell) if m != LIGHT_LAYERS]
+        for place, method in enumerate(heavy):
+            d = _from_light(outcomes, cell, method, score)
+            if d is not None:
+                ax.plot([d.low, d.high], [place, place], color=BLUE)
+                ax.plot(d.mean, place, color=BLUE, marker="o", ms=4)
+        labels = [outcomes.label(method).rpartition(" in ")[2] for method in heavy]
+        ax.set_yticks(range(len(heavy)), labels if number % len(cells) == 0 else [""] * len(heavy))
+        ax.set_ylim(len(heavy) - 0.5, -0.5)
+        ax.axvline(0, color=GREY, lw=1)
+        grid(ax, "x")
+        if number < len(cells):
+            ax.set_title(cell)
+        ax.set_xlabel(f"{_SCORES[score]} minus that without a heavy tail")
     return figure

@@ -183,7 +183,12 @@ def _fitted(
     cell, method = study.cells[run.cell], study.methods[run.method]
     shape, classes = image_shape(cell, data_dir)
     net = build_network(
-        cell.network, shape, classes, seed=seed, dropout=run.numbers.get("dropout", 0.0)
+        cell.network,
+        shape,
+        classes,
+        seed=seed,
+        dropout=run.numbers.get("dropout", 0.0),
+        width=cell.width,
     )
     x, y = data.train[0][:: run.shrink], data.train[1][:: run.shrink]
     if method.fit is not None:

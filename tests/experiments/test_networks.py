@@ -255,3 +255,30 @@ def test_a_fit_with_dropout_trains_and_predicts_without_it():
 def test_bad_dropout(dropout):
     with pytest.raises(ValueError, match=f"dropout={dropout!r}"):
         build_network("mlp", GREY, 10, dropout=dropout)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "sizes"),
+    [
+        ("mlp", GREY, [(128, 784), (64, 128), (10, 64)]),
+        ("lenet5", GREY, [(2, 25), (4, 50), (30, 100), (21, 30), (10, 21)]),
+    ],
+)
+def test_width_multiplies_hidden_units_and_channels(name, shape, sizes):
+    network = build_network(name, shape, 10, width=0.25)
+    found = [tuple(W.flatten(1).shape) for W in network.parameters() if W.ndim > 1]
+    assert found == sizes
+    assert network(torch.zeros(2, *shape)).shape == (2, 10)
+
+
+def test_a_narrow_resnet_and_the_least_width():
+    network = build_network("resnet18", (3, 32, 32), 10, width=0.125)
+    assert network.layer4[1].conv2.weight.shape == (64, 64, 3, 3)
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+    assert build_network("mlp", GREY, 10, width=1e-6).fc1.weight.shape == (1, 784)
+
+
+@pytest.mark.parametrize("width", [0.0, -1.0, float("inf"), float("nan")])
+def test_bad_width(width):
+    with pytest.raises(ValueError, match=f"width={width!r}"):
+        build_network("mlp", GREY, 10, width=width)

@@ -7,11 +7,14 @@ import math
 import pytest
 import torch
 
+import bayes_htr as htr
 from bayes_htr._plotting import pyplot
+from bayes_htr.experiments import build_network
 from benchmarks.study import robustness
 from benchmarks.study.cells import ROBUSTNESS, Base, split
 from benchmarks.study.conditions import KEPT, SHIFTS
 from benchmarks.study.log import Log
+from benchmarks.study.method import Setting
 from benchmarks.study.outcomes import Outcomes
 from benchmarks.study.robustness import draw_robustness, questions, robustness_tables
 from benchmarks.study.runs import Run, perform
@@ -31,6 +34,38 @@ def test_cells_differ_from_the_first_by_one_change():
     assert ROBUSTNESS[f"{CELL}-noise40"].label_noise == 0.4
     few = ROBUSTNESS[f"{CELL}-500"]
     assert few.train - few.validation == 500
+    narrow = ROBUSTNESS[f"{CELL}-width0.25"]
+    assert (narrow.width, narrow.train, narrow.label_noise) == (0.25, 10_000, 0)
+
+
+def test_a_run_at_another_width(data_dir):
+    study = STUDY.adapted({"train": 20, "validation": 5, "samples": 2})
+    run = Run(f"{CELL}-width0.125", "none", {}, BASE, 0, {}, tested=True)
+    found = perform(study, run, data_dir, "cpu")["matrices"]
+    # The stable rank of a matrix is at most its smaller side: 32 units of the second layer.
+    assert found["fc2.weight"]["stable_rank"] <= 32
+    wide = perform(study, Run(CELL, "none", {}, BASE, 0, {}, tested=True), data_dir, "cpu")
+    assert wide["matrices"]["fc2.weight"]["stable_rank"] > 32
+
+
+@pytest.mark.parametrize(
+    ("place", "heavy"),
+    [
+        ("none", []),
+        ("first", ["conv1.weight"]),
+        ("middle", ["conv2.weight", "fc1.weight", "fc2.weight"]),
+        ("last", ["fc3.weight"]),
+        ("all", ["conv1.weight", "conv2.weight", "fc1.weight", "fc2.weight", "fc3.weight"]),
+    ],
+)
+def test_layers_with_a_heavy_tail(place, heavy):
+    net = build_network("lenet5", (1, 28, 28), 10)
+    method = STUDY.methods[f"heavy_{place}"]
+    priors = method.priors(method.trials[0], Setting(net, 100, BASE, {}))
+    spectral = {p.name: p.prior for p in priors.resolve(net) if isinstance(p.prior, htr.ESD)}
+    assert set(spectral) == set(htr.matrices_of(net))
+    assert [name for name, p in spectral.items() if isinstance(p.law, htr.Lomax)] == heavy
+    assert not method.tuned
 
 
 def test_noise_is_in_training_labels_alone(data_dir):
@@ -85,6 +120,13 @@ def outcomes(tmp_path):
                     result = {"diverged": "NaN"}
                 run = Run(name, method, {}, BASE, seed, {}, tested=True)
                 log.append("run", run.settings(), result=result)
+    for method, gain in (("heavy_none", 0.0), ("heavy_first", 0.02)):
+        for seed in range(3):
+            result = {"test": scored(gain, 0, seed), "num_data": 7000, "images": 10}
+            run = Run(CELL, method, {}, BASE, seed, {}, tested=True)
+            log.append("run", run.settings(), result=result)
+    run = Run(f"{CELL}-width0.25", "none", {}, BASE, 0, {}, tested=True)
+    log.append("run", run.settings(), result={"test": scored(0.0, 2, 0), "num_data": 7000})
     return Outcomes(log, STUDY)
 
 
@@ -93,6 +135,9 @@ def test_conditions_of_each_question(outcomes):
     assert [c.label for c in asked["label noise, share"]] == ["0", "0.2", "0.4"]
     assert [c.label for c in asked["training images"]] == ["7,000", "2,000", "500"]
     assert [c.label for c in asked["rotation, degrees"]] == ["0", "15", "30", "45", "60"]
+    widths = asked["width of the network"]
+    assert [c.label for c in widths] == ["0.125", "0.25", "0.5", "1", "2"]
+    assert widths[1].scores("none", "accuracy") == {0: pytest.approx(0.7)}
     turned = asked["rotation, degrees"]
     for place, condition in enumerate(turned):
         by_seed = condition.scores("svi_lomax", "accuracy")
@@ -114,8 +159,13 @@ def test_tables(outcomes):
     assert all(
         row[2].startswith("+0.0400") and row[3].startswith("-0.0400") for row in compared.rows
     )
-    assert len(compared.rows) == 3 + 1 + sum(1 + len(s) for s in SHIFTS.values()) + len(KEPT)
+    # Three shares of label noise, and one number of images and one width with both methods.
+    assert len(compared.rows) == 3 + 1 + 1 + sum(1 + len(s) for s in SHIFTS.values()) + len(KEPT)
     assert not any("exponential" in title for title in tables)
+    none, first = tables[f"{CELL}: layers with a heavy tail"].rows
+    assert none[:4] == ["posterior, Lomax law in no layer", "3", "0.9010 (0.0010)", "-"]
+    assert first[2:4] == ["0.9210 (0.0010)", "+0.0200 [+0.0200, +0.0200]"]
+    assert first[5] == "-0.0200 [-0.0200, -0.0200]"
     told_apart = tables["Images of another data set told apart by entropy"]
     assert [row[3] for row in told_apart.rows][1:] == ["0.8000 (0.0000)"] * 2
 
@@ -127,13 +177,16 @@ def test_a_picture_for_each_question(outcomes, tmp_path, monkeypatch):
     )
     paths = draw_robustness(outcomes, tmp_path)
     assert [path.name for path in paths] == [
-        *("label-noise.png", "training-images.png", "rotation.png", "noise.png", "blur.png"),
-        *("contrast-lost.png", "singular-values-kept.png"),
+        *("label-noise.png", "training-images.png", "width-of-the-network.png", "rotation.png"),
+        *("noise.png", "blur.png", "contrast-lost.png", "singular-values-kept.png"),
+        "heavy-layers.png",
     ]
     accuracy, nll = drawn["rotation.png"].axes
     assert [len(line.get_xdata()) for line in accuracy.get_lines()] == [5, 5, 5]
     assert (accuracy.get_title(), nll.get_xlabel()) == (CELL, "rotation, degrees")
     few = drawn["training-images.png"].axes[0]
     assert [len(line.get_xdata()) for line in few.get_lines()] == [1, 1, 1]
+    layers = drawn["heavy-layers.png"].axes[0]
+    assert [label.get_text() for label in layers.get_yticklabels()] == ["the first layer"]
     for figure in drawn.values():
         pyplot().close(figure)
