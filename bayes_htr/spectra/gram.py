@@ -26,6 +26,9 @@ spectra, up to 1024 x 1024, and with 64 columns and up to 200,000 rows."""
 
 _ENOUGH_LOG_DET = {torch.float32: 1e-4, torch.float64: 1e-12}
 
+_DIVIDED = 256
+"""Up to this number of eigenvalues, float64 takes some ten milliseconds, too little to avoid it."""
+
 
 class Eigen(NamedTuple):
     """Eigenvalues of `W'W`, descending, and the singular vectors of the smaller side.
@@ -58,14 +61,14 @@ def eigen(W: Tensor, *, count: int, digits: bool, enough: float | None = None) -
     """
     K = min(W.shape)
     dtypes = [torch.float64] if count == K and enough is None else [W.dtype, torch.float64]
-    is_rough = enough is not None
+    is_divided = enough is not None and K > _DIVIDED
     enough = ENOUGH[W.dtype] if enough is None else enough
     for dtype in dict.fromkeys(dtypes):
         tall = _tall(W).to(dtype)
         result = of_gram(tall.T @ tall, len(tall))
         if not digits or has_digits(result, count, enough):
             return result
-        if is_rough and (finer := _in_two_parts(tall, result, enough)) is not None:
+        if is_divided and (finer := _in_two_parts(tall, result, enough)) is not None:
             return finer
     return of_singular_values(W.double())
 

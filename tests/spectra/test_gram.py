@@ -62,10 +62,10 @@ def test_more_digits_where_squaring_loses_them(dtype, smallest, path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    ("smallest", "dtype"), [(0.1, torch.float32), (2e-3, torch.float32), (1e-4, torch.float64)]
+    ("smallest", "dtype"), [(0.1, torch.float32), (2e-2, torch.float32), (2e-3, torch.float64)]
 )
 def test_a_whole_spectrum_in_float32_where_that_is_enough(smallest, dtype):
-    """The squares of the last two differ from the largest by factors of 250,000 and 1e8."""
+    """The squares of the last two differ from the largest by factors of 2,500 and 250,000."""
     sigma = torch.tensor([1.0, 0.5, 0.2, smallest])
     W = with_spectrum(sigma, 30, 4, torch.float32)
     found = eigen(W, count=4, digits=True, enough=1e-2)
@@ -75,18 +75,18 @@ def test_a_whole_spectrum_in_float32_where_that_is_enough(smallest, dtype):
 
 
 SPECTRA = {
-    "one spike": torch.cat([torch.tensor([1e7]), torch.linspace(3, 1, 79)]),
-    "geometric": torch.logspace(6.5, 0, 80),
-    "a power law": torch.linspace(0.005, 1, 80) ** -3.0,
-    "ties": torch.tensor([1e6] * 5 + [1e3] * 35 + [1.0] * 40),
+    "one spike": torch.cat([torch.tensor([1e7]), torch.linspace(3, 1, 259)]),
+    "geometric": torch.logspace(6.5, 0, 260),
+    "a power law": torch.linspace(0.005, 1, 260) ** -3.0,
+    "ties": torch.tensor([1e6] * 5 + [1e3] * 95 + [1.0] * 160),
 }
 
 
-@pytest.mark.parametrize("shape", [(80, 80), (200, 80), (80, 200)])
+@pytest.mark.parametrize("shape", [(260, 260), (400, 260), (260, 400)])
 @pytest.mark.parametrize("lam", SPECTRA.values(), ids=SPECTRA)
 def test_small_eigenvalues_in_float32(lam, shape):
     W = with_spectrum(lam.sqrt(), *shape, torch.float32)
-    found = eigen(W, count=80, digits=True, enough=1e-2)
+    found = eigen(W, count=260, digits=True, enough=1e-2)
     assert found.values.dtype == torch.float32
     exact = torch.linalg.svdvals(W.double()).square()
     # The Gram matrix alone does not have these digits.
@@ -97,9 +97,23 @@ def test_small_eigenvalues_in_float32(lam, shape):
     assert bool((found.values > found.floor * found.values[0]).all())
     # The vectors are orthonormal, and those that the matrix maps them to are orthogonal.
     V = found.vectors.double()
-    torch.testing.assert_close(V.T @ V, torch.eye(80).double(), rtol=0, atol=1e-5)
+    torch.testing.assert_close(V.T @ V, torch.eye(260).double(), rtol=0, atol=1e-5)
     mapped = small.double() @ V / exact.sqrt()
-    torch.testing.assert_close(mapped.T @ mapped, torch.eye(80).double(), rtol=0, atol=1e-2)
+    torch.testing.assert_close(mapped.T @ mapped, torch.eye(260).double(), rtol=0, atol=1e-2)
+
+
+@pytest.mark.parametrize("smallest", [1e-4, 1e-6, 0.0])
+def test_the_smallest_eigenvalues_of_all_in_float64(smallest):
+    """Squares of 1e-8 and less of the largest are beyond float32; a zero is told from them."""
+    sigma = torch.cat([torch.linspace(1, 0.2, 259), torch.tensor([smallest])])
+    W = with_spectrum(sigma, 300, 260, torch.float32)
+    found = eigen(W, count=260, digits=True, enough=1e-2)
+    assert found.values.dtype == torch.float64
+    exact = torch.linalg.svdvals(W.double()).square()
+    torch.testing.assert_close(found.values, exact, rtol=1e-2, atol=0)
+    W[:, -1] = W[:, 0]  # now of rank 259
+    found = eigen(W, count=260, digits=True, enough=1e-2)
+    assert int((found.values > found.floor * found.values[0]).sum()) == 259
 
 
 @pytest.mark.parametrize("zero", [0.0, 0.5])
