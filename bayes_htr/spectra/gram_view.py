@@ -132,7 +132,7 @@ class GramView(MatrixView):
     def _decomposed(self) -> Eigen:
         if self._eigen is None:
             assert self._gram is not None
-            result = of_gram(self._gram, max(self.shape))
+            result = of_gram(self._gram)
             needs, count = self._needs, self._needs.count(min(self.shape))
             digits = needs.decomposed and (needs.digits or not needs.whole)
             if digits and not has_digits(result, count, ENOUGH[self.W.dtype]):

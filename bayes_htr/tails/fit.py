@@ -267,23 +267,35 @@ def _fit_whole(
     )
     if not bootstrap:
         return fit
-    random = np.random.default_rng(seed)
-    if xmin is not None:
-        p = p_value(tail.bootstrap_known(bootstrap, random), D)
+    return _with_bootstrap_of_counts(fit, tail, np.random.default_rng(seed))
+
+
+def _with_bootstrap_of_counts(
+    fit: PowerlawFit, tail: counted.Tails, random: np.random.Generator
+) -> PowerlawFit:
+    """Return a fit of whole numbers with its p-values and, if `xmin` was searched, its interval.
+
+    Args:
+        fit: The fit, with the number of replicates.
+        tail: Its tail.
+        random: Where random numbers come from.
+    """
+    if not fit.searched:
+        p = p_value(tail.bootstrap_known(fit.bootstrap, random), fit.D)
         return replace(fit, p_value=p, clauset_p_value=p)
-    first_round = tail.bootstrap_searched(rule.min_tail, bootstrap, random)
-    chosen = tail.at_xmins(first_round[0], rule.min_tail)
-    rounds = first_round, chosen.bootstrap_searched(rule.min_tail, bootstrap, random)
+    first_round = tail.bootstrap_searched(fit.rule.min_tail, fit.bootstrap, random)
+    chosen = tail.at_xmins(first_round[0], fit.rule.min_tail)
+    rounds = first_round, chosen.bootstrap_searched(fit.rule.min_tail, fit.bootstrap, random)
     xmins, distances = (np.concatenate(pair) for pair in zip(*rounds, strict=True))
-    every = tail.at_xmins(xmins, rule.min_tail)
+    every = tail.at_xmins(xmins, fit.rule.min_tail)
     lower_ends, places, times = np.unique(every.xmin, return_index=True, return_counts=True)
     shares = times / times.sum()
-    mixture = counted.Tails(values, every.start[places], lower_ends).posterior()
+    mixture = counted.Tails(tail.sample, every.start[places], lower_ends).posterior()
     return replace(
         fit,
-        p_value=p_value(distances, D),
-        clauset_p_value=p_value(first_round[1], D),
-        searched_interval=interval(mixture, shares, level),
+        p_value=p_value(distances, fit.D),
+        clauset_p_value=p_value(first_round[1], fit.D),
+        searched_interval=interval(mixture, shares, fit.level),
         xmin_frequencies=dict(zip(lower_ends.tolist(), shares.tolist(), strict=True)),
     )
 

@@ -112,7 +112,7 @@ class AdapterState(SpectralState):
         """Return `scale B X`."""
         return self.scale * (working(self._B[0].flatten(1)) @ X)
 
-    def _decomposed(self, W: Tensor, enough: float | None = None) -> Eigen:
+    def _decomposed(self, W: Tensor, *, rough: bool = False) -> Eigen:
         if not bool(W.any()):
             raise SpectrumError(
                 f"{self.name} is zero, as adapters start, and the spectral guide is a law of the "
@@ -120,7 +120,7 @@ class AdapterState(SpectralState):
                 "init=, or start with factors that are not zero, as "
                 "LoraConfig(init_lora_weights=False) does"
             )
-        return super()._decomposed(W, enough)
+        return super()._decomposed(W, rough=rough)
 
 
 def compact(prior: MatrixPrior) -> MatrixPrior:

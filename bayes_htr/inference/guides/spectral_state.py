@@ -28,9 +28,6 @@ from bayes_htr.spectra.matrices import check_finite
 _MAJORITY = 0.5
 """The squared overlap above which a singular vector is taken for that of the last refresh."""
 
-_ENOUGH = 1e-2
-"""The largest acceptable relative error of an eigenvalue at a refresh in training."""
-
 _ALL = slice(0, None, 1)
 
 _LARGEST_STEP = 12
@@ -289,7 +286,7 @@ class SpectralState(nn.Module):
             SpectrumError: Entries that are not finite, or a zero singular value.
         """
         W = working(self.matrix.detach())
-        eigen_ = self._decomposed(W, enough=_ENOUGH)
+        eigen_ = self._decomposed(W, rough=True)
         self._vectors = eigen_.vectors
         self.frames.copy_(self._vectors[:, : self.law.free])
         if self.full_gradient:
@@ -348,16 +345,16 @@ class SpectralState(nn.Module):
             self._current = W.clone(), frames, eigen_.values
         return self._current[1:]
 
-    def _decomposed(self, W: Tensor, enough: float | None = None) -> Eigen:
+    def _decomposed(self, W: Tensor, *, rough: bool = False) -> Eigen:
         """Return eigenvalues and vectors, of which the free ones keep their places.
 
         Args:
             W: `(m, n)`.
-            enough: As in `eigen`.
+            rough: As in `eigen`.
         """
         name, K = self.law.prior.name, self.law.prior.rank
         check_finite(W, name)
-        values, vectors, floor = eigen(W, count=K, digits=True, enough=enough)
+        values, vectors, floor = eigen(W, count=K, digits=True, rough=rough)
         rank = int((values > floor * values[0]).sum())
         if rank < K:
             raise SpectrumError(

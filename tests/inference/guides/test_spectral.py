@@ -628,3 +628,17 @@ def test_weights_that_it_cannot_take():
     beside = htr.MaxEigenvalue(htr.Frechet(2.0)) & htr.ESD(htr.Powerlaw(2.5, 0.1))
     with pytest.raises(PriorError, match=r"weight: .*on \(0, inf\) only"):
         guide_of(beside, linear(4, 6))
+
+
+def test_a_long_matrix_with_small_eigenvalues_has_full_rank():
+    """Its smallest eigenvalue is 1.1e-4 of the largest, which float32 has at any length."""
+    net = linear(1200, 32, dtype=torch.float32)
+    with torch.no_grad():
+        U, _, Vh = torch.linalg.svd(net.weight.double(), full_matrices=False)
+        net.weight.copy_(U * torch.linspace(1, 1.05e-2, 32) @ Vh)
+    guide = guide_of(LOMAX, net)
+    assert guide.rsample()["weight"].shape == (1200, 32)
+    with torch.no_grad():
+        net.weight[:, 3] = net.weight[:, 2]
+    with pytest.raises(SpectrumError, match="weight has rank 31 of 32"):
+        guide_of(LOMAX, net).rsample()
