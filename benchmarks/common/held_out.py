@@ -34,7 +34,15 @@ def scored_fit(
         examples: The number of training images.
         epochs: The number of epochs.
         seed: The seed of the split, of the fit, and of what the network draws when it is scored.
+
+    Raises:
+        ValueError: There are fewer images.
     """
+    if len(data.y_train) < HELD + examples:
+        raise ValueError(
+            f"{examples} training images and {HELD} that are held out are more than the "
+            f"{len(data.y_train)} of {data.name}; ask for fewer"
+        )
     order = torch.randperm(len(data.y_train), generator=torch.Generator().manual_seed(seed))
     held, rest = order[:HELD], order[HELD : HELD + examples]
     start = time.process_time()
@@ -45,7 +53,7 @@ def scored_fit(
         epochs=epochs,
         seed=seed,
         progress=False,
-        threads=1,
+        threads=torch.get_num_threads(),
     )
     seconds = time.process_time() - start
     torch.manual_seed(seed)

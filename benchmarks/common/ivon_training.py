@@ -26,6 +26,7 @@ def trained_by_ivon(
     lr: float,
     ess: float,
     hess_init: float,
+    beta2: float = 0.99999,
 ) -> Callable[[int], Iterator[nn.Module]]:
     """Train what requires gradients, with a cosine schedule and one draw for each step.
 
@@ -37,7 +38,9 @@ def trained_by_ivon(
         batch_size: Examples per step.
         lr: The learning rate.
         ess: The effective sample size, which divides the variance of the posterior.
-        hess_init: The initial Hessian. With few steps it decides the scale of the posterior.
+        hess_init: The initial Hessian, which decides the scale of the posterior if there are far
+            fewer steps than `1 / (1 - beta2)`.
+        beta2: The decay of the running mean of Hessians.
 
     Returns:
         A function that takes the number of draws and yields the network under each of them.
@@ -47,7 +50,9 @@ def trained_by_ivon(
     """
     make = IVON.load().IVON
     trained = [p for p in net.parameters() if p.requires_grad]
-    optimizer: Any = make(trained, lr=lr, ess=ess, hess_init=hess_init, weight_decay=1e-4)
+    optimizer: Any = make(
+        trained, lr=lr, ess=ess, hess_init=hess_init, beta2=beta2, weight_decay=1e-4
+    )
     schedule = CosineAnnealingLR(optimizer, epochs * -(-count // batch_size))
     net.train()
     for _ in range(epochs):

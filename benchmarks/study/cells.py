@@ -151,7 +151,8 @@ ROBUSTNESS = {
     **_varied("lenet5-kmnist", ood="fashion_mnist"),
     **_varied("lenet5-cifar10"),
 }
-"""The cells of the study of robustness by name. Strengths are those of the cells without changes,
+"""The cells of the study of robustness by name. With `--choices`, strengths are those of the cells
+without changes,
 so that no method is tuned to noise, to few images or to another width."""
 
 POSTERIOR = {

@@ -44,7 +44,12 @@ def _add(commands: Commands[argparse.ArgumentParser], study: Study) -> None:
     cell = study.cells[study.main[0]]
     add = parser.add_argument
     add("--cells", nargs="+", choices=study.cells, help="networks on data sets")
-    add("--methods", nargs="+", choices=study.methods, help="the methods; all but peers if none")
+    add(
+        "--methods",
+        nargs="+",
+        choices=study.methods,
+        help="the methods; without it, all but peers and layers",
+    )
     add("--data-dir", type=Path, metavar="DIR", help="folder of .npz files; without it: OpenML")
     add(
         "--choices",

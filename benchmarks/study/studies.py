@@ -124,7 +124,8 @@ STUDIES = {
         Study(
             "robustness",
             "What is the tail good for?",
-            "scores with noisy labels, few images, shifted images and fewer singular values",
+            "scores with noisy labels, few images, other widths, shifted images, fewer singular "
+            "values",
             cells.ROBUSTNESS,
             tuple(cells.ROBUSTNESS),
             methods.ROBUSTNESS,

@@ -11,12 +11,15 @@ from torch import nn
 
 from benchmarks.study.method import Task
 from benchmarks.study.peers.draws import Draws
-from benchmarks.study.peers.training import plainly_trained
+from benchmarks.study.peers.training import trained_with_decay
 
 
 def mc_dropout(task: Task) -> Draws:
-    """Train a network with dropout, whose layers stay in training mode."""
-    net = plainly_trained(task).eval()
+    """Train a network with dropout, whose layers stay in training mode.
+
+    The numbers are `dropout` and `decay`, the weight decay.
+    """
+    net = trained_with_decay(task).eval()
     for module in net.modules():
         module.train(isinstance(module, nn.Dropout))
 

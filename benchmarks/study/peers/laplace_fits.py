@@ -23,7 +23,7 @@ import bayes_htr as htr
 from benchmarks.common.packages import LAPLACE
 from benchmarks.study.method import Fitted, Task
 from benchmarks.study.peers.draws import BATCH, Draws, Network
-from benchmarks.study.peers.training import plainly_trained, seeded
+from benchmarks.study.peers.training import seeded, trained_with_decay
 
 
 @dataclass(frozen=True)
@@ -50,43 +50,39 @@ class _Probit:
 def laplace_last(task: Task) -> Fitted:
     """A posterior of the last layer.
 
-    The numbers are `temperature`, which divides the log likelihood, and `probit`, 0 for draws of
-    the weights and 1 for the approximation in closed form.
+    Its predictions are in closed form, by the probit approximation. The numbers are `temperature`,
+    which divides the log likelihood, and `decay`, the weight decay of the training before.
 
     Raises:
         DivergenceError: Weights are not finite, or a matrix has no decomposition.
         ImportError: laplace-torch is not installed.
     """
-    laplace = _approximation(task, plainly_trained(task), "last_layer")
-    device = task.data[0].device
-    if task.numbers["probit"]:
-        return _Probit(laplace, device)
-    copied = laplace.model  # laplace-torch copies the network
-    return Draws(_drawing(copied.model, laplace, copied.last_layer), device)
+    laplace = _approximation(task, trained_with_decay(task), "last_layer")
+    return _Probit(laplace, task.data[0].device)
 
 
 def laplace_kron(task: Task) -> Draws:
     """Return a posterior of all weights, with predictions of the linearised network.
 
-    The number is `temperature`, which divides the log likelihood.
+    The numbers are `temperature`, which divides the log likelihood, and `decay`, the weight decay
+    of the training before.
 
     Raises:
         DivergenceError: Weights are not finite, or a matrix has no decomposition.
         ImportError: laplace-torch is not installed.
     """
-    net = plainly_trained(task)
+    net = trained_with_decay(task)
     laplace = _approximation(task, net, "all")
-    return Draws(_drawing(net, laplace, net), task.data[0].device)
+    return Draws(_drawing(net, laplace), task.data[0].device)
 
 
-def _drawing(net: nn.Module, laplace: Any, part: nn.Module) -> Callable[[int], Iterator[Network]]:
-    """Draws of the network, linear in the weights of a part of it.
+def _drawing(net: nn.Module, laplace: Any) -> Callable[[int], Iterator[Network]]:
+    """Draws of the network, linear in its weights.
 
     Weights are drawn, and not logits: the Jacobian of a whole network is too large to be kept, and
     the covariance of logits is singular, as a shift of all of them does not change the likelihood.
     """
-    own = {id(p) for p in part.parameters()}
-    weights = {n: p.detach().clone() for n, p in net.named_parameters() if id(p) in own}
+    weights = {n: p.detach().clone() for n, p in net.named_parameters()}
     sizes = [p.numel() for p in weights.values()]
 
     def draw(count: int) -> Iterator[Network]:
@@ -99,7 +95,7 @@ def _drawing(net: nn.Module, laplace: Any, part: nn.Module) -> Callable[[int], I
 
 
 def _linearised(net: nn.Module, weights: dict[str, Tensor], step: dict[str, Tensor]) -> Network:
-    """The network to first order in some of its weights, at `weights + step`."""
+    """The network to first order in its weights, at `weights + step`."""
 
     def logits(x: Tensor) -> Tensor:
         found = jvp(lambda own: functional_call(net, own, (x,)), (weights,), (step,))

@@ -30,6 +30,8 @@ DRAWS = 8
 """The number of draws of each cycle."""
 SAMPLING = 0.25
 """The last part of each cycle, which draws."""
+PRECISION = 5.0
+"""The precision of the prior of each weight."""
 FRICTION = 0.1
 """The share of the momentum that each step loses, as in SGD with momentum 0.9."""
 
@@ -37,8 +39,8 @@ FRICTION = 0.1
 def sghmc(task: Task) -> Draws:
     """Draw weights under normal priors.
 
-    The numbers are `share`, the largest learning rate over that of plain training; `precision`, of
-    the prior of each weight; `temperature`; and `passes`, the epochs over those of plain training.
+    The largest learning rate is that of plain training. The numbers are `temperature`, and
+    `passes`, the epochs over those of plain training.
     """
     x, numbers = task.data[0], task.numbers
     net = task.net.to(x.device).train()
@@ -57,8 +59,8 @@ def sghmc(task: Task) -> Draws:
             move(
                 parameters,
                 momenta,
-                lr=numbers["share"] * task.base.lr * (1 + math.cos(math.pi * place / length)) / 2,
-                decay=numbers["precision"] / len(x),
+                lr=task.base.lr * (1 + math.cos(math.pi * place / length)) / 2,
+                decay=PRECISION / len(x),
                 temperature=numbers["temperature"] / len(x) if late > 0 else 0.0,
             )
             if late > 0 and DRAWS * late // sampling > DRAWS * (late - 1) // sampling:

@@ -20,6 +20,8 @@ from benchmarks.study.peers.training import batches, descend, seeded, steps_of
 
 RANK = 20
 """The largest number of deviations in the low-rank part."""
+DECAY = 5e-4
+"""The weight decay of SGD."""
 SNAPSHOTS = 40
 """The number of snapshots. The paper takes one in each of many epochs; here there are few."""
 
@@ -62,21 +64,22 @@ class Moments:
 
 
 def swag(task: Task) -> Draws:
-    """Train for three quarters of the epochs, and collect snapshots at a constant rate in the rest.
+    """Train, and collect snapshots at a constant rate in the last epochs.
 
-    The numbers are `share`, the constant learning rate over that of plain training, and `decay`,
-    the weight decay of SGD. The rate falls to the constant one as the schedule of the cell says.
+    The numbers are `share`, the constant learning rate over that of plain training, and `passes`,
+    the epochs over those of plain training. With one pass the last quarter collects, with more all
+    that follow the first. The rate falls to the constant one as the schedule of the cell says.
     """
     x, base = task.data[0], task.base
     net = task.net.to(x.device).train()
     lr, share = base.lr, task.numbers["share"]
-    decay = task.numbers["decay"]
-    optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9, weight_decay=decay)
-    epochs = max(1, base.epochs // 4)
-    first, last = steps_of(task, base.epochs - epochs), steps_of(task, epochs)
+    optimizer = torch.optim.SGD(net.parameters(), lr=lr, momentum=0.9, weight_decay=DECAY)
+    epochs = int(task.numbers["passes"] * base.epochs)
+    collecting = max(1, epochs - base.epochs or epochs // 4)
+    first, last = steps_of(task, epochs - collecting), steps_of(task, collecting)
     moments = Moments()
     with seeded(task.seed):
-        for step, batch in enumerate(batches(task, base.epochs), 1):
+        for step, batch in enumerate(batches(task, epochs), 1):
             if step > first:
                 factor = share
             elif base.schedule == "cosine":

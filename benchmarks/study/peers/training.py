@@ -23,16 +23,19 @@ def seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def plainly_trained(task: Task) -> nn.Module:
-    """Return the network after plain training, as the reference method of a study has it.
+def trained_with_decay(task: Task) -> nn.Module:
+    """Return the network after training with weight decay, else as the reference method trains.
+
+    The number is `decay`, the coefficient of half of the squared norm of each matrix.
 
     Raises:
         DivergenceError: The weights are not finite.
     """
     x, y = task.data
     setting = Setting(task.net, len(x), task.base, {})
+    decay = htr.Priors(htr.penalties.weight_decay()).scaled(task.numbers["decay"] * len(x))
     return htr.fit(
-        htr.BayesianClassifier(task.net, htr.Priors({})),
+        htr.BayesianClassifier(task.net, decay if task.numbers["decay"] else htr.Priors({})),
         (x, y),
         method=plain(task.numbers, setting),
         epochs=task.base.epochs,

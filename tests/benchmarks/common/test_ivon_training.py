@@ -35,3 +35,24 @@ def test_draws_lie_around_the_trained_weights(data):
     assert torch.equal(net[2].weight, mean)
     assert (drawn.std(0) / 0.1 - 1).abs().max() < 0.2  # ess times the Hessian is about 100
     assert (drawn.mean(0) - mean).abs().max() < 0.03
+
+
+def test_the_hessian_is_learnt(data):
+    """With a short memory the spread of draws differs from weight to weight."""
+    pytest.importorskip("ivon")
+    x, y = data
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 4))
+    draws = trained_by_ivon(
+        net,
+        lambda rows: F.cross_entropy(net(x[rows]), y[rows]),
+        len(x),
+        epochs=10,
+        batch_size=16,
+        lr=0.1,
+        ess=100.0,
+        hess_init=1.0,
+        beta2=0.9,
+    )
+    spread = torch.stack([own[2].weight.detach().clone() for own in draws(400)]).std(0)
+    assert spread.max() > 1.5 * spread.min()

@@ -42,7 +42,7 @@ def test_a_step_without_temperature_is_one_of_sgd_with_momentum():
 
 
 def test_cycles_draw_around_modes_of_their_own(task):
-    given = {"share": 1.0, "precision": 1.0, "temperature": 0.01, "passes": 1.0}
+    given = {"temperature": 0.01, "passes": 1.0}
     fits = [sghmc(task(given, epochs=24)), sghmc(task({**given, "passes": 2.0}, epochs=12))]
     own, passed = (
         torch.stack([parameters_to_vector(net.parameters()).detach() for net in fit.draw(1000)])

@@ -52,7 +52,7 @@ def test_the_learning_rate(task, monkeypatch, schedule):
 
     monkeypatch.setattr(module, "descend", noted)
     monkeypatch.setattr(Moments, "add", lambda self, w: taken.append(len(rates)) or add(self, w))
-    swag(task({"share": 0.5, "decay": 0.0}, epochs=40, schedule=schedule))
+    swag(task({"share": 0.5, "passes": 1.0}, epochs=40, schedule=schedule))
     assert len(rates) == 240
     assert rates[0] == 0.1
     middle = 0.05 + 0.05 * (1 + math.cos(math.pi / 2)) / 2 if schedule == "cosine" else 0.1
@@ -61,3 +61,15 @@ def test_the_learning_rate(task, monkeypatch, schedule):
     assert len(taken) == SNAPSHOTS
     assert taken[0] > 180
     assert taken[-1] == 240
+
+
+def test_a_second_pass_collects_snapshots(task, monkeypatch):
+    steps, taken = [], []
+    descend, add = module.descend, Moments.add
+    monkeypatch.setattr(module, "descend", lambda *a: steps.append(1) or descend(*a))
+    monkeypatch.setattr(Moments, "add", lambda self, w: taken.append(len(steps)) or add(self, w))
+    swag(task({"share": 0.5, "passes": 2.0}, epochs=10))
+    assert len(steps) == 120  # twice ten epochs of six steps
+    assert len(taken) == SNAPSHOTS
+    assert 60 < taken[0] <= 62
+    assert taken[-1] == 120
