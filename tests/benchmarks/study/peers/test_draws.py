@@ -27,4 +27,6 @@ def test_dropout_has_other_masks_for_each_draw_and_the_same_at_each_call(task, i
     one, two = fit.predict(x, 3), fit.predict(x, 3)
     assert torch.equal(one.log_probs, two.log_probs)
     assert (one.mutual_information > 0).all()
-    assert (mc_dropout(task({"dropout": 0.0, "decay": 0.0})).predict(x, 3).mutual_information < 1e-6).all()
+    assert (
+        mc_dropout(task({"dropout": 0.0, "decay": 0.0})).predict(x, 3).mutual_information < 1e-6
+    ).all()
