@@ -50,15 +50,20 @@ class _Probit:
 def laplace_last(task: Task) -> Fitted:
     """A posterior of the last layer.
 
-    Its predictions are in closed form, by the probit approximation. The numbers are `temperature`,
-    which divides the log likelihood, and `decay`, the weight decay of the training before.
+    The numbers are `temperature`, which divides the log likelihood; `probit`, 0 for draws of the
+    weights and 1 for the approximation in closed form; and `decay`, the weight decay of the
+    training before.
 
     Raises:
         DivergenceError: Weights are not finite, or a matrix has no decomposition.
         ImportError: laplace-torch is not installed.
     """
     laplace = _approximation(task, trained_with_decay(task), "last_layer")
-    return _Probit(laplace, task.data[0].device)
+    device = task.data[0].device
+    if task.numbers["probit"]:
+        return _Probit(laplace, device)
+    copied = laplace.model  # laplace-torch copies the network
+    return Draws(_drawing(copied.model, laplace, copied.last_layer), device)
 
 
 def laplace_kron(task: Task) -> Draws:
@@ -73,16 +78,17 @@ def laplace_kron(task: Task) -> Draws:
     """
     net = trained_with_decay(task)
     laplace = _approximation(task, net, "all")
-    return Draws(_drawing(net, laplace), task.data[0].device)
+    return Draws(_drawing(net, laplace, net), task.data[0].device)
 
 
-def _drawing(net: nn.Module, laplace: Any) -> Callable[[int], Iterator[Network]]:
-    """Draws of the network, linear in its weights.
+def _drawing(net: nn.Module, laplace: Any, part: nn.Module) -> Callable[[int], Iterator[Network]]:
+    """Draws of the network, linear in the weights of a part of it.
 
     Weights are drawn, and not logits: the Jacobian of a whole network is too large to be kept, and
     the covariance of logits is singular, as a shift of all of them does not change the likelihood.
     """
-    weights = {n: p.detach().clone() for n, p in net.named_parameters()}
+    own = {id(p) for p in part.parameters()}
+    weights = {n: p.detach().clone() for n, p in net.named_parameters() if id(p) in own}
     sizes = [p.numel() for p in weights.values()]
 
     def draw(count: int) -> Iterator[Network]:
@@ -95,7 +101,7 @@ def _drawing(net: nn.Module, laplace: Any) -> Callable[[int], Iterator[Network]]
 
 
 def _linearised(net: nn.Module, weights: dict[str, Tensor], step: dict[str, Tensor]) -> Network:
-    """The network to first order in its weights, at `weights + step`."""
+    """The network to first order in some of its weights, at `weights + step`."""
 
     def logits(x: Tensor) -> Tensor:
         found = jvp(lambda own: functional_call(net, own, (x,)), (weights,), (step,))

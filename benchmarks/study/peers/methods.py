@@ -51,7 +51,7 @@ PEERS: dict[str, Method] = {
     "laplace_last": _peer(
         "Laplace, last layer",
         laplace_last,
-        _grid(temperature=(1.0, 0.1, 0.01), decay=_DECAYS),
+        _grid(temperature=(1.0, 0.1, 0.01), probit=(0.0, 1.0), decay=_DECAYS[1:]),
         LAPLACE,
     ),
     "laplace_kron": _peer(

@@ -33,9 +33,9 @@ def test_at_a_low_temperature_it_is_the_network(task, images):
     plain = trained_with_decay(task({"decay": 0.0})).eval()(x).softmax(1).detach()
     for fit in (laplace_last, laplace_kron):
         cold, warm = (
-            fit(task({"temperature": T, "decay": 0.0})).predict(x, 8) for T in (1e-6, 1.0)
+            fit(task({"temperature": T, "probit": 0.0, "decay": 0.0})).predict(x, 8)
+            for T in (1e-6, 1.0)
         )
         assert (cold.probs - plain).abs().mean() < 0.01
         assert (warm.probs - plain).abs().mean() > 2 * (cold.probs - plain).abs().mean()
-        # Predictions in closed form have no draws that could differ.
-        assert (warm.mutual_information > 0).all() == (fit is laplace_kron)
+        assert (warm.mutual_information > 0).all()
