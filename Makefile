@@ -8,7 +8,7 @@ TRAINERS = $(VENV)/installed-integrations
 # constraints.txt holds for Python 3.11; other versions install what is current.
 CONSTRAINTS = $(shell $(PYTHON) -c 'import sys; print("-c constraints.txt" * (sys.version_info[:2] == (3, 11)))')
 
-.PHONY: demo readme test test-library test-slow lint docs wheel clean
+.PHONY: demo readme test test-long test-slow lint docs wheel clean
 
 demo: $(STAMP)
 	@echo "Training 20 small networks on digits, as many at a time as there are processors;"
@@ -21,12 +21,13 @@ readme: $(STAMP)
 	$(BIN)/python docs/update_demo.py runs/readme
 
 test: $(TRAINERS)
-	@echo "Running some 7,500 tests, as many at a time as there are processors; with two of them"
-	@echo "this takes about 12 minutes."
-	$(BIN)/python -m pytest -q -n auto
+	@echo "Running some 7,000 tests, as many at a time as there are processors; with two of them"
+	@echo "this takes about six minutes."
+	$(BIN)/python -m pytest -q -n auto -m "not slow and not long and not benchmarks"
 
-test-library: $(STAMP)
-	$(BIN)/python -m pytest -q -n auto -m "not slow and not benchmarks"
+test-long: $(TRAINERS)
+	@echo "Running whole examples, several processes and the benchmarks: another nine minutes."
+	$(BIN)/python -m pytest -q -n auto -m "(long or benchmarks) and not slow"
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -q -m slow
@@ -63,7 +64,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 	@echo "Installed."
 
-# Lightning, Transformers and others, whose recipes `make test` runs; without them it skips these.
+# Lightning, Transformers and others, whose recipes the tests run; without them these are skipped.
 $(TRAINERS): $(STAMP)
 	@echo "Installing Lightning, Transformers, Accelerate, skorch and PEFT for their tests."
 	@$(BIN)/python -m pip install -q $(CONSTRAINTS) -e ".[integrations]"

@@ -148,6 +148,7 @@ def test_resume_goes_on_to_more_epochs(tmp_path, capsys):
     assert "test_accuracy=" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_label_smoothing_is_that_of_all_runs_and_not_of_scores(run, tmp_path):
     first, _ = run
     out = tmp_path / "run"
@@ -164,6 +165,7 @@ def test_label_smoothing_is_that_of_all_runs_and_not_of_scores(run, tmp_path):
     assert RunReport.read(out).scores["posterior"]["nll"] == pytest.approx(nll, rel=1e-5)
 
 
+@pytest.mark.long
 def test_two_processes(tmp_path):
     """The same weights, but for rounding, in all runs; printed once."""
     one, out = tmp_path / "one", tmp_path / "two"
@@ -185,6 +187,7 @@ def test_two_processes(tmp_path):
             torch.testing.assert_close(value, expected[name], rtol=0, atol=1e-5)
 
 
+@pytest.mark.long
 def test_several_seeds_in_several_processes(run, tmp_path, capsys):
     """Of each seed the fits are those of a run alone; scores are means, with errors."""
     out = tmp_path / "run"
@@ -219,6 +222,7 @@ def test_several_seeds_in_several_processes(run, tmp_path, capsys):
     assert RunReport.read(out).by_seed == report.by_seed
 
 
+@pytest.mark.long
 def test_members_make_a_mixture_of_every_fit(run, tmp_path, capsys):
     out = tmp_path / "run"
     options = ["--epochs", "2", "--members", "2", "--no-compare", "--out", str(out)]
@@ -239,6 +243,7 @@ def test_members_make_a_mixture_of_every_fit(run, tmp_path, capsys):
     assert len(started.members) == 2
 
 
+@pytest.mark.long
 def test_an_error_in_one_of_several_processes_is_that_of_the_run(tmp_path, capsys):
     out = tmp_path / "run"
     options = ["--method", "map", "--lr", "1e9", "--epochs", "2", "--out", str(out)]
@@ -276,6 +281,7 @@ def test_a_file_of_any_name_is_a_file_of_priors(tmp_path):
     assert list(RunReport.read(out).by_seed) == ["MAP", "weight decay", "none"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("options", "message"),
     [(["--seed", "1"], "give --seed 0"), (["--seeds", "2"], "leave out --seeds")],
@@ -436,6 +442,7 @@ def test_without_matplotlib_a_run_still_reports(tmp_path, capsys, monkeypatch):
     assert not list(Path(out).glob("*.png"))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("guide", ["meanfield", "lowrank"])
 def test_svi_from_a_run(run, tmp_path, capsys, guide):
     """It starts from the weights of the other run, which are not changed."""
@@ -545,6 +552,7 @@ def test_the_demo_shows_what_the_method_is_for(tmp_path, capsys):
     assert "tied" not in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_the_strength_is_chosen_by_itself(tmp_path, capsys, monkeypatch):
     """The trials are in the run folder and in what is printed; the fit has the best strength."""
     out = tmp_path / "run"

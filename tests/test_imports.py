@@ -78,17 +78,20 @@ def test_help_and_wrong_arguments_load_nothing_heavy(arguments):
     assert not loaded(COMMAND.format(arguments=arguments)) & HEAVY
 
 
+@pytest.mark.long
 def test_a_method_loads_what_it_needs_and_no_other_method():
     found = loaded("import bayes_htr as htr; assert htr.MAP(lr=0.1).lr == 0.1")
     assert {"torch", "bayes_htr.inference.map"} <= found
     assert not {"bayes_htr.inference.nuts", "bayes_htr.inference.svi", "matplotlib"} & found
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["Priors", "spectrum", "Lomax", "Drift"])
 def test_priors_and_spectra_load_neither_pyro_nor_scipy_s_statistics(name):
     assert not {"pyro", "scipy.stats"} & loaded(f"import bayes_htr as htr; htr.{name}")
 
 
+@pytest.mark.long
 def test_a_fit_loads_what_it_draws_and_computes_with_later():
     code = "import bayes_htr as htr; htr.fit, htr.MAP, htr.SVI, htr.Posterior, htr.analyze"
     optional = {"arviz", "matplotlib", "pandas", "scipy.optimize", "scipy.stats", "sklearn"}
@@ -147,6 +150,7 @@ def test_subpackages_are_there_without_an_import_of_their_own():
     assert "bayes_htr.tails" in loaded(code)
 
 
+@pytest.mark.long
 def test_a_star_import_and_the_modules_themselves():
     code = "from bayes_htr import *; import bayes_htr.distributions as d, bayes_htr.fitting as f\n"
     loaded(code + "assert fit is f.fit and distributions is d and d.Frechet is not Frechet")

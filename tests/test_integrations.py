@@ -54,6 +54,7 @@ def test_a_trainer_does_what_is_done_by_hand(train, expected, tmp_path, decouple
     assert difference(found, expected[not decoupled, clip]) > 1e-3
 
 
+@pytest.mark.long
 def test_two_processes_do_what_one_does_by_hand(expected, tmp_path):
     pytest.importorskip("accelerate")
     found_in = found_by(INTEGRATION_CASES, tmp_path, timeout=900)

@@ -65,6 +65,7 @@ def test_an_interruption_at_any_moment(tmp_path, words):
         check(*interrupted(tmp_path, words, moments.uniform(0.1, 12.0)))
 
 
+@pytest.mark.long
 def test_an_interruption_of_training(tmp_path):
     folder = tmp_path / "run"
     environment = os.environ | {"PYTHONPATH": str(Path(htr.__file__).parents[1])}

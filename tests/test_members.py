@@ -342,6 +342,7 @@ def test_nothing_is_left_of_a_fit_that_could_not_begin(data, tmp_path):
 # Several processes
 
 
+@pytest.mark.long
 def test_members_in_processes_of_their_own_are_the_same(data, tmp_path):
     one = fit(data, members=2, out=tmp_path / "one")
     two = fit(data, members=2, processes=2, out=tmp_path / "two")

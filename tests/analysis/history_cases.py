@@ -28,13 +28,13 @@ def fit_with(history, epochs=4, method=None, prior=None, **more):
     )
 
 
-def diverged(path=None, start=1.0):
+def diverged(path=None, start=1.0, steps=60):
     """A network whose weights grow tenfold per step until they leave their type."""
     history, net = htr.SpectrumHistory(path=path), make_network()
     net[0].weight.data *= start
     optimizer = torch.optim.SGD(net.parameters(), lr=1.0)
     with history.watch(net, optimizer):
-        for _ in range(60):
+        for _ in range(steps):
             net[0].weight.grad = -9 * net[0].weight.detach()
             optimizer.step()
     return history

@@ -184,6 +184,7 @@ def save_distributed(state, folder):
     dist_checkpoint.save(state, checkpoint_id=str(folder), no_dist=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("save", "processes"),
     [

@@ -62,6 +62,7 @@ def test_bad_arguments():
 matplotlib.use("Agg")
 
 
+@pytest.mark.long
 def test_pictures(tmp_path):
     history = htr.SpectrumHistory()
     fit_with(history)
@@ -101,7 +102,7 @@ def test_pictures_of_zeros_and_of_any_name(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:at step")
 def test_pictures_of_a_run_that_diverges(tmp_path):
-    history = diverged()
+    history = diverged(start=1e30, steps=12)
     history.plot("0.weight", panels=4)
     history.plot_traces()
     history.animate(tmp_path / "a.gif", ["0.weight"], frames_per_second=50)

@@ -16,6 +16,8 @@ from bayes_htr.spectra.shards import LocalPart, factor_of, gram_of, times
 from tests.engine import sharded_cases as cases
 from tests.processes import ENVIRONMENT
 
+pytestmark = pytest.mark.long
+
 QUICK = {
     2: ["log det drift", "leading drift", "both every", "fit summed", "saved", "killed"],
     4: [

@@ -10,6 +10,8 @@ from tests.engine import sharing_cases as cases
 from tests.inference.distributed_cases import result
 from tests.processes import difference, found_by
 
+pytestmark = pytest.mark.long
+
 
 def loads(costs, processes):
     found = [0.0] * processes

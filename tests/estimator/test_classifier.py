@@ -65,6 +65,7 @@ def test_in_a_pipeline_with_cross_validation(iris):
     assert scores.min() > -0.5
 
 
+@pytest.mark.long
 def test_a_grid_over_priors_and_strengths_in_two_processes(iris):
     grid = {
         "prior": ["lomax", "frechet", htr.ESD(htr.Exponential(1.0))],
@@ -189,6 +190,7 @@ def test_defaults_of_the_default_network_are_those_of_tables(iris):
     assert [table_lr(updates) for updates in (60, 400, 800)] == [0.02, 0.02, 0.01]
 
 
+@pytest.mark.long
 def test_a_noisy_table_gets_the_stronger_prior_and_a_clean_one_the_weaker():
     def strength(labels, rows=FEWEST, **settings):
         X, y = make_blobs(rows, centers=4, n_features=6, cluster_std=0.5, random_state=0)
@@ -430,6 +432,7 @@ def test_nothing_before_fit(iris, tmp_path):
     assert not hasattr(clf, "spectra_")
 
 
+@pytest.mark.long
 def test_without_scikit_learn_it_says_what_to_install():
     code = """
 import sys

@@ -53,6 +53,7 @@ def race(out, begin):
     assert not list(out.glob(".*"))
 
 
+@pytest.mark.long
 def test_one_of_two_fits_gets_a_folder(tmp_path):
     race(tmp_path / "run", time.time() + 6)
 
@@ -118,6 +119,7 @@ def test_nothing_is_left_of_a_folder_that_was_not_used(tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.long
 def test_commands_that_start_in_the_same_second(tmp_path):
     options = ["fit", "--method", "map", "--no-compare", "--epochs", "1"]
     three = [start(["-m", "bayes_htr", *options], cwd=tmp_path) for _ in range(3)]

@@ -42,6 +42,7 @@ def test_every_site_needs_a_value(values, message):
         coordinates_of(power_law_from_a_random_start, values)
 
 
+@pytest.mark.long
 def test_a_support_that_moves():
     start = {"xmin": ONE, "x": 2 * ONE}
     settings = ChainSettings(warmup=150, samples=400, chains=1)

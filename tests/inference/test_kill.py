@@ -105,6 +105,7 @@ def check(tmp_path, monkeypatch, epochs, kills, seed):
     assert len(noted) >= epochs - kills
 
 
+@pytest.mark.long
 def test_one_kill(tmp_path, monkeypatch):
     check(tmp_path, monkeypatch, epochs=80, kills=1, seed=0)
 

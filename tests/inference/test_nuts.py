@@ -63,6 +63,7 @@ def spectra_by_draw(fitted, name="weight"):
 # Exact answers
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("prior", "frames", "K", "law"),
     [
@@ -80,6 +81,7 @@ def test_prior_of_a_whole_spectrum(prior, frames, K, law):
     assert stats.kstest(x.flatten().numpy(), law.cdf).pvalue > 1e-3
 
 
+@pytest.mark.long
 def test_prior_of_the_largest_eigenvalue():
     model = htr.BayesianClassifier(linear(3, 2), htr.Priors(htr.MaxEigenvalue(htr.Frechet(2.0))))
     method = htr.NUTS(warmup=60, samples=210, chains=1, frames="held")
@@ -96,6 +98,7 @@ def test_prior_of_the_entries():
     assert stats.kstest(W.flatten().numpy(), stats.norm(1.0, 0.5).cdf).pvalue > 1e-3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["Lomax", pytest.param("Powerlaw", marks=pytest.mark.slow)])
 def test_tail_index_given_the_spectrum_is_gamma(kind):
     """`Gamma(a + K, b + S)`, with the spectrum pinned."""
@@ -134,6 +137,7 @@ def logistic(inputs: int, n: int):
     return net, (x, y)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("inputs", [1, 3])
 def test_log_eigenvalues_against_quadrature(inputs):
     net, data = logistic(inputs, n=30)
@@ -333,6 +337,7 @@ def test_the_same_seed_gives_the_same_draws():
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("chains", [2, 3])
 def test_chains_in_processes_of_their_own_have_the_same_draws(chains):
     model, data = two_layers()
@@ -493,6 +498,7 @@ def test_hyperparameters_of_a_frozen_layer_are_sampled_too():
     assert math.isfinite(posterior.history[-1][f"rhat:{SCALE_0}"])
 
 
+@pytest.mark.long
 def test_a_frozen_layer_informs_the_tail_index():
     """With the trainable spectrum at its prior: `Gamma(a + K, b + S)` of the frozen one."""
     model = sharing(0.01)  # large ratios: a small tail index

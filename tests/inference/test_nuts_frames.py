@@ -66,6 +66,7 @@ CASES = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("case", "shape", "draws"),
     [

@@ -20,6 +20,8 @@ import bayes_htr as htr
 from tests.inference import distributed_cases as cases
 from tests.processes import ENVIRONMENT, TORCHRUN, difference, found_by
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):

@@ -11,6 +11,8 @@ from tests.inference import distributed_svi_cases as cases
 from tests.inference.distributed_cases import result
 from tests.processes import difference, found_by
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):

@@ -74,6 +74,7 @@ def check_same(posterior, expected, same_weights):
         assert {**row, "seconds": 0} == {**other, "seconds": 0}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
 def test_called_off_and_resumed(whole, resumed, same_weights, name):
     posterior = htr.load(resumed / name, network_of(name))
@@ -97,6 +98,7 @@ def test_the_cases_are_what_they_claim(whole, resumed):
     assert whole["hyperparameters"].hyperparameters()
 
 
+@pytest.mark.long
 def test_another_horizon_follows_the_longer_curve(lengthened, same_weights):
     name = "cosine"
     posterior = htr.load(lengthened / name, network_of(name))

@@ -10,6 +10,8 @@ from tests.inference import sharded_cases as cases
 from tests.inference.distributed_cases import result
 from tests.processes import difference, found_by
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):

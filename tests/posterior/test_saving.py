@@ -26,6 +26,7 @@ torch.save((log_probs, posterior.hyperparameters(), posterior.history), out)
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("written_by", ["save", "fit"])
 def test_a_new_process_loads_the_same(posterior, network, data, tmp_path, written_by):
     run = tmp_path / "a" / "run"
@@ -278,6 +279,7 @@ def saved_draws(sampled, tmp_path):
     return tmp_path / "run"
 
 
+@pytest.mark.long
 def test_a_new_process_loads_the_same_with_a_guide(sampled, saved_draws, data, tmp_path):
     torch.save(data[0], tmp_path / "x.pt")
     conftest = Path(__file__).with_name("conftest.py")
