@@ -26,7 +26,7 @@ test: $(TRAINERS)
 	$(BIN)/python -m pytest -q -n auto -m "not slow and not long and not benchmarks"
 
 test-long: $(TRAINERS)
-	@echo "Running whole examples, several processes and the benchmarks: another nine minutes."
+	@echo "Running whole examples and pages, several processes and the benchmarks: nine minutes."
 	$(BIN)/python -m pytest -q -n auto -m "(long or benchmarks) and not slow"
 
 test-slow: $(STAMP)

@@ -95,6 +95,7 @@ def quiet(tmp_path, monkeypatch):
     plt.close("all")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", PAGES, ids=written)
 def test_python_blocks_run(page, quiet):
     code = [block for block in blocks(page) if block.language == "python"]

@@ -80,6 +80,7 @@ def frechet(lam):
     return (math.log(2) - 3 * lam.log() - lam**-2).sum(1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("prior", "log_prior", "inputs", "gap"),
     [
