@@ -20,6 +20,7 @@ ENOUGH = {torch.float32: 1e-3, torch.float64: 1e-11}
 weights."""
 
 _ROUGH = 1e-2
+"""The largest acceptable relative error of an eigenvalue in training."""
 
 _ROUNDING = 8.0
 """Eigenvalues of a Gram matrix have an error of at most this many `eps lambda_1`. The largest error
@@ -95,8 +96,7 @@ def _in_two_parts(tall: Tensor, first: Eigen) -> Eigen | None:
     Returns:
         The decomposition, or `None` if the smallest eigenvalues would not be accurate to 1 %.
     """
-    noise = _ROUNDING * torch.finfo(first.values.dtype).eps
-    known = int((first.values * _ROUGH > noise * first.values[0]).sum())
+    known = _known(first, _ROUGH)
     V = first.vectors[:, known:]
     small = tall @ V
     second = of_gram(small.mT @ small)
@@ -166,8 +166,12 @@ def has_digits(result: Eigen, count: int, enough: float) -> bool:
         count: How many of the largest eigenvalues are needed.
         enough: The error that is small enough; `ENOUGH` has it for spectra that are shown.
     """
-    error = _ROUNDING * torch.finfo(result.values.dtype).eps
-    return bool(result.values[count - 1] * enough > error * result.values[0])
+    return _known(result, enough) >= count
+
+
+def _known(result: Eigen, enough: float) -> int:
+    """Return how many of the largest eigenvalues of a Gram matrix have such a relative error."""
+    return int((result.values * enough > result.floor * result.values[0]).sum())
 
 
 def of_singular_values(W: Tensor) -> Eigen:
