@@ -76,15 +76,10 @@ def measure(
     found = {}
     for fit in (PLAIN, POSTERIOR)[:: -1 if seed % 2 else 1]:
         net = build_network(network, data.input_shape, data.num_classes, seed=seed)
-        is_plain = fit == PLAIN
+        plain, posterior = (htr.Priors({}), htr.MAP()), (LOMAX, default_method(net))
+        priors, method = plain if fit == PLAIN else posterior
         found[fit] = scored_fit(
-            net,
-            htr.Priors({}) if is_plain else LOMAX,
-            htr.MAP() if is_plain else default_method(net),
-            data,
-            examples=examples,
-            epochs=epochs,
-            seed=seed,
+            net, priors, method, data, examples=examples, epochs=epochs, seed=seed
         )
         tick(1)
     return found

@@ -152,8 +152,7 @@ ROBUSTNESS = {
     **_varied("lenet5-cifar10"),
 }
 """The cells of the study of robustness by name. With `--choices`, strengths are those of the cells
-without changes,
-so that no method is tuned to noise, to few images or to another width."""
+without changes, so that no method is tuned to noise, to few images or to another width."""
 
 POSTERIOR = {
     "kmnist": _posterior_cell("kmnist", ood="fashion_mnist"),

@@ -73,10 +73,10 @@ def _with_normal_biases(prior: Prior, numbers: Numbers, setting: Setting) -> htr
     return _and_normal_others(matrices, setting).scaled(_strength(numbers, setting))
 
 
-def _heavy_in(place: str, numbers: Numbers, setting: Setting) -> htr.Priors:
-    """The Lomax law on the matrices at a place of `PLACES`, the exponential law on the others."""
+def _heavy_in(part: slice, numbers: Numbers, setting: Setting) -> htr.Priors:
+    """The Lomax law on a part of the list of matrices, the exponential law on the others."""
     names = list(htr.matrices_of(setting.net))
-    heavy = names[PLACES[place]]
+    heavy = names[part]
     matrices = {name: _LOMAX if name in heavy else _EXPONENTIAL for name in names}
     return _and_normal_others(matrices, setting).scaled(_strength(numbers, setting))
 
@@ -114,13 +114,14 @@ ENDS = {
 """The penalties whose value at the end of plain training a Lower Threshold takes a share of."""
 
 PLACES = {
-    "none": slice(0),
-    "first": slice(1),
-    "middle": slice(1, -1),
-    "last": slice(-1, None),
-    "all": slice(None),
+    "none": ("no layer", slice(0)),
+    "first": ("the first layer", slice(1)),
+    "middle": ("the middle layers", slice(1, -1)),
+    "last": ("the last layer", slice(-1, None)),
+    "all": ("all layers", slice(None)),
 }
-"""Layers that have the Lomax law in the study of robustness, as parts of the list of matrices."""
+"""The layers that have the Lomax law in the study of robustness, in words and as a part of the list
+of matrices."""
 
 
 # Trials
@@ -305,16 +306,10 @@ ROBUSTNESS: dict[str, Method] = {
             f"posterior, Lomax law in {layers}",
             LAYERS,
             _UNTUNED,
-            partial(_heavy_in, place),
+            partial(_heavy_in, part),
             _svi_as_by_default,
         )
-        for place, layers in (
-            ("none", "no layer"),
-            ("first", "the first layer"),
-            ("middle", "the middle layers"),
-            ("last", "the last layer"),
-            ("all", "all layers"),
-        )
+        for place, (layers, part) in PLACES.items()
     },
 }
 """The methods of the study of robustness by name."""

@@ -118,7 +118,7 @@ def _scores(
     outcomes: Outcomes, cell: str, question: str, conditions: list[Condition], score: str
 ) -> TextTable:
     rows = []
-    for method in _whole(outcomes, cell):
+    for method in _methods(outcomes, cell):
         found = [condition.scores(method, score) for condition in conditions]
         cells = [mean(by_seed.values(), 1, 4) if by_seed else NOTHING for by_seed in found]
         rows.append([outcomes.label(method), str(len(found[0])), *cells])
@@ -127,9 +127,10 @@ def _scores(
     return TextTable(title, ("method", "seeds", *labels), rows)
 
 
-def _whole(outcomes: Outcomes, cell: str) -> list[str]:
-    """Return the tested methods that treat all layers alike."""
-    return [m for m in outcomes.methods(cell) if outcomes.study.methods[m].family != LAYERS]
+def _methods(outcomes: Outcomes, cell: str, *, by_layer: bool = False) -> list[str]:
+    """Return the tested methods that treat all layers alike, or those by layers in their place."""
+    is_by_layer = {m: outcomes.study.methods[m].family == LAYERS for m in outcomes.methods(cell)}
+    return [method for method, own in is_by_layer.items() if own == by_layer]
 
 
 def _compared(outcomes: Outcomes, cell: str, opponent: str) -> TextTable:
@@ -149,11 +150,6 @@ def _compared(outcomes: Outcomes, cell: str, opponent: str) -> TextTable:
     return TextTable(title, ("question", "condition", *_SCORES.values()), rows)
 
 
-def _heavy_layers(outcomes: Outcomes, cell: str) -> list[str]:
-    """Return the tested methods with a heavy tail in some layers, that without any first."""
-    return [m for m in outcomes.methods(cell) if outcomes.study.methods[m].family == LAYERS]
-
-
 def _from_light(outcomes: Outcomes, cell: str, method: str, score: str) -> Difference | None:
     """Return a score of a method with heavy-tailed layers minus that of light tails everywhere."""
     return difference_by_seed(
@@ -163,13 +159,13 @@ def _from_light(outcomes: Outcomes, cell: str, method: str, score: str) -> Diffe
 
 def _by_layer(outcomes: Outcomes, cell: str) -> TextTable:
     rows = []
-    for method in _heavy_layers(outcomes, cell):
-        row = [outcomes.label(method)]
+    for method in _methods(outcomes, cell, by_layer=True):
+        row = [outcomes.label(method), str(len(outcomes.tested(cell, method)))]
         for score in _SCORES:
             found = outcomes.scores(cell, method, score)
             d = None if method == LIGHT_LAYERS else _from_light(outcomes, cell, method, score)
             row += [mean(found.values(), 1, 4), interval(d, 1, 4)]
-        rows.append([row[0], str(len(found)), *row[1:]])
+        rows.append(row)
     columns = [c for name in _SCORES.values() for c in (name, f"{name} minus that of no layer")]
     return TextTable(f"{cell}: layers with a heavy tail", ("method", "seeds", *columns), rows)
 
@@ -178,7 +174,7 @@ def _out_of_distribution(outcomes: Outcomes) -> TextTable:
     rows = []
     for cell in main_cells(outcomes):
         if outcomes.study.cells[cell].ood is not None:
-            for method in _whole(outcomes, cell):
+            for method in _methods(outcomes, cell):
                 found = outcomes.scores(cell, method, "ood_auroc_entropy")
                 label = outcomes.label(method)
                 rows.append([cell, label, str(len(found)), mean(found.values(), 1, 4)])
@@ -205,20 +201,33 @@ def draw_robustness(outcomes: Outcomes, folder: Path) -> list[Path]:
     for question, by_cell in asked.items():
         name = question.partition(",")[0].replace(" ", "-")
         drawn.append(save(_picture(outcomes, question, by_cell), folder / f"{name}.png"))
-    by_layer = [cell for cell in cells if _heavy_layers(outcomes, cell)]
+    by_layer = [cell for cell in cells if _methods(outcomes, cell, by_layer=True)]
     if by_layer:
         drawn.append(save(_layers(outcomes, by_layer), folder / "heavy-layers.png"))
     return drawn
 
 
+def _panels(cells: list[str], height: float) -> tuple[Any, list[tuple[Any, str, str]]]:
+    """Return a figure, and its panels with their cells and scores.
+
+    Args:
+        cells: A column for each of them.
+        height: The height of the row of a score, in inches.
+    """
+    places = [(cell, score) for score in _SCORES for cell in cells]
+    figure, axes = new_panels(len(_SCORES), len(cells), WIDEST, height * len(_SCORES) + 0.8)
+    for ax, cell in zip(axes, cells, strict=False):  # those of the first row
+        ax.set_title(cell)
+    return figure, [(ax, *place) for ax, place in zip(axes, places, strict=True)]
+
+
 def _picture(outcomes: Outcomes, question: str, by_cell: Mapping[str, list[Condition]]) -> Any:
-    figure, axes = new_panels(len(_SCORES), len(by_cell), WIDEST, 2.2 * len(_SCORES) + 0.8)
+    cells = list(by_cell)
+    figure, panels = _panels(cells, 2.2)
     methods: dict[str, None] = {}
-    for number, ax in enumerate(axes):
-        score = list(_SCORES)[number // len(by_cell)]
-        cell = list(by_cell)[number % len(by_cell)]
+    for ax, cell, score in panels:
         conditions = by_cell[cell]
-        for method in _whole(outcomes, cell):
+        for method in _methods(outcomes, cell):
             found = [condition.scores(method, score) for condition in conditions]
             places = [place for place, by_seed in enumerate(found) if by_seed]
             means = [fmean(found[place].values()) for place in places]
@@ -227,11 +236,9 @@ def _picture(outcomes: Outcomes, question: str, by_cell: Mapping[str, list[Condi
             methods[method] = None
         ax.set_xticks(range(len(conditions)), [condition.label for condition in conditions])
         grid(ax)
-        if number < len(by_cell):
-            ax.set_title(cell)
-        if number % len(by_cell) == 0:
+        if cell == cells[0]:
             ax.set_ylabel(_SCORES[score])
-        if number >= len(axes) - len(by_cell):
+        if score == list(_SCORES)[-1]:
             ax.set_xlabel(question)
     method_legend(figure, {method: outcomes.label(method) for method in methods})
     return figure
@@ -239,22 +246,18 @@ def _picture(outcomes: Outcomes, question: str, by_cell: Mapping[str, list[Condi
 
 def _layers(outcomes: Outcomes, cells: list[str]) -> Any:
     """Return a picture of what a heavy tail in some layers changes, with intervals over seeds."""
-    figure, axes = new_panels(len(_SCORES), len(cells), WIDEST, 1.6 * len(_SCORES) + 0.8)
-    for number, ax in enumerate(axes):
-        score = list(_SCORES)[number // len(cells)]
-        cell = cells[number % len(cells)]
-        heavy = [m for m in _heavy_layers(outcomes, cell) if m != LIGHT_LAYERS]
+    figure, panels = _panels(cells, 1.6)
+    for ax, cell, score in panels:
+        heavy = [m for m in _methods(outcomes, cell, by_layer=True) if m != LIGHT_LAYERS]
         for place, method in enumerate(heavy):
             d = _from_light(outcomes, cell, method, score)
             if d is not None:
                 ax.plot([d.low, d.high], [place, place], color=BLUE)
                 ax.plot(d.mean, place, color=BLUE, marker="o", ms=4)
         labels = [outcomes.label(method).rpartition(" in ")[2] for method in heavy]
-        ax.set_yticks(range(len(heavy)), labels if number % len(cells) == 0 else [""] * len(heavy))
+        ax.set_yticks(range(len(heavy)), labels if cell == cells[0] else [""] * len(heavy))
         ax.set_ylim(len(heavy) - 0.5, -0.5)
         ax.axvline(0, color=GREY, lw=1)
         grid(ax, "x")
-        if number < len(cells):
-            ax.set_title(cell)
         ax.set_xlabel(f"{_SCORES[score]} minus that without a heavy tail")
     return figure

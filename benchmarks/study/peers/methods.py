@@ -39,25 +39,27 @@ def _peer(
     return Method(label, PEER, trials, fit=fit, package=package)
 
 
-_DECAYS = (0.0, 1e-3)
+_DECAY = 1e-3
 
 PEERS: dict[str, Method] = {
     "ensemble10": replace(
         GENERALISATION["none"], label="ensemble of plain networks", family=PEER, members=10
     ),
-    "mc_dropout": _peer("MC dropout", mc_dropout, _grid(dropout=(0.1, 0.3, 0.5), decay=_DECAYS)),
+    "mc_dropout": _peer(
+        "MC dropout", mc_dropout, _grid(dropout=(0.1, 0.3, 0.5), decay=(0.0, _DECAY))
+    ),
     "swag": _peer("SWAG", swag, _grid(share=(0.1, 0.2, 0.5), passes=(1.0, 2.0))),
     "ivon": _peer("IVON", ivon, _grid(lr=(0.3, 1.0), hess_init=(0.1, 1.0, 10.0)), IVON),
     "laplace_last": _peer(
         "Laplace, last layer",
         laplace_last,
-        _grid(temperature=(1.0, 0.1, 0.01), probit=(0.0, 1.0), decay=_DECAYS[1:]),
+        _grid(temperature=(1.0, 0.1, 0.01), probit=(0.0, 1.0), decay=(_DECAY,)),
         LAPLACE,
     ),
     "laplace_kron": _peer(
         "Laplace, KFAC",
         laplace_kron,
-        _grid(temperature=(1.0, 1e-2, 1e-4), decay=_DECAYS),
+        _grid(temperature=(1.0, 1e-2, 1e-4), decay=(0.0, _DECAY)),
         LAPLACE,
     ),
     "sghmc": _peer(

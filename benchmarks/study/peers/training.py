@@ -33,9 +33,12 @@ def trained_with_decay(task: Task) -> nn.Module:
     """
     x, y = task.data
     setting = Setting(task.net, len(x), task.base, {})
-    decay = htr.Priors(htr.penalties.weight_decay()).scaled(task.numbers["decay"] * len(x))
+    strength = task.numbers["decay"] * len(x)
+    decay = (
+        htr.Priors(htr.penalties.weight_decay()).scaled(strength) if strength else htr.Priors({})
+    )
     return htr.fit(
-        htr.BayesianClassifier(task.net, decay if task.numbers["decay"] else htr.Priors({})),
+        htr.BayesianClassifier(task.net, decay),
         (x, y),
         method=plain(task.numbers, setting),
         epochs=task.base.epochs,

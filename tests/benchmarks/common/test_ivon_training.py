@@ -10,23 +10,27 @@ from torch.nn import functional as F
 from benchmarks.common.ivon_training import trained_by_ivon
 
 
+def network():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 4))
+
+
+def trained(net, data, **settings):
+    x, y = data
+
+    def loss(rows):
+        return F.cross_entropy(net(x[rows]), y[rows])
+
+    numbers = {"batch_size": 16, "lr": 0.1, "ess": 100.0, "hess_init": 1.0}
+    return trained_by_ivon(net, loss, len(x), **numbers, **settings)
+
+
 def test_draws_lie_around_the_trained_weights(data):
     pytest.importorskip("ivon")
-    x, y = data
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 4))
+    net = network()
     net[0].requires_grad_(False)
     before = [layer.weight.detach().clone() for layer in (net[0], net[2])]
-    draws = trained_by_ivon(
-        net,
-        lambda rows: F.cross_entropy(net(x[rows]), y[rows]),
-        len(x),
-        epochs=2,
-        batch_size=16,
-        lr=0.1,
-        ess=100.0,
-        hess_init=1.0,
-    )
+    draws = trained(net, data, epochs=2)
     assert torch.equal(net[0].weight, before[0])
     mean = net[2].weight.detach().clone()
     assert not torch.allclose(mean, before[1])
@@ -40,19 +44,6 @@ def test_draws_lie_around_the_trained_weights(data):
 def test_the_hessian_is_learnt(data):
     """With a short memory the spread of draws differs from weight to weight."""
     pytest.importorskip("ivon")
-    x, y = data
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Linear(12, 8), nn.ReLU(), nn.Linear(8, 4))
-    draws = trained_by_ivon(
-        net,
-        lambda rows: F.cross_entropy(net(x[rows]), y[rows]),
-        len(x),
-        epochs=10,
-        batch_size=16,
-        lr=0.1,
-        ess=100.0,
-        hess_init=1.0,
-        beta2=0.9,
-    )
+    draws = trained(network(), data, epochs=10, beta2=0.9)
     spread = torch.stack([own[2].weight.detach().clone() for own in draws(400)]).std(0)
     assert spread.max() > 1.5 * spread.min()
