@@ -109,7 +109,7 @@ def map_step(*, refresh: bool) -> Counting:
 
 
 def svi_step() -> Counting:
-    """Return a step of SVI that computes no singular vectors."""
+    """Count the calls of a step of SVI that computes no singular vectors."""
     model = htr.BayesianClassifier(build_network("mlp", (1, 28, 28), 10), PRIORS)
     one = _OneStep(step=5)
     htr.fit(model, data(), epochs=1, batch_size=BATCH, callbacks=[one], progress=False)
@@ -117,7 +117,7 @@ def svi_step() -> Counting:
 
 
 def map_fit() -> Counting:
-    """Return a whole `htr.fit` by MAP."""
+    """Count the calls of a whole `htr.fit` by MAP."""
     model = htr.BayesianClassifier(build_network("mlp", (1, 28, 28), 10), PRIORS)
     with Counting() as counting:
         htr.fit(model, data(), method=htr.MAP(), epochs=1, batch_size=BATCH, progress=False)

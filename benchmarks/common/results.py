@@ -132,7 +132,7 @@ def write_text(path: Path, text: str) -> Path:
 
 
 def write_file(path: Path, write: Callable[[Path], Any]) -> Path:
-    """Return the same for a file that `write` makes at a given path."""
+    """Write a file that `write` makes at a given path, as `write_text` does, and return it."""
     try:
         with TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as folder:
             aside = Path(folder, path.name)

@@ -33,7 +33,7 @@ _BULK_TAIL = 0.4
 
 
 def pure(n: int, alpha: float, random: np.random.Generator) -> Sample:
-    """Return a power law from 1 on, and nothing else."""
+    """Return values of a power law from 1 on, and nothing else."""
     return np.exp(random.standard_exponential(n) / (alpha - 1))
 
 
@@ -59,7 +59,7 @@ def smooth(n: int, alpha: float, random: np.random.Generator) -> Sample:
 
 
 def lognormal(n: int, alpha: float, random: np.random.Generator) -> Sample:
-    """Return no power law: the standard lognormal law, whatever alpha is."""
+    """Return values of the standard lognormal law, which is no power law, whatever alpha is."""
     return np.exp(random.standard_normal(n))
 
 
