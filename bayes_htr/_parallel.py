@@ -118,7 +118,7 @@ def run_jobs(
         epochs: Total number of epochs of all jobs, for the progress bar.
         note: Called with the number and the result of each finished job.
         progress: Whether to show a progress bar; by default if standard error is a terminal.
-        units: What the bar calls the epochs and the jobs.
+        units: The words by which the bar calls the epochs and the jobs.
 
     Returns:
         The results in the order of the jobs.

@@ -152,7 +152,7 @@ class ShardedMatrixEnergy(MatrixEnergy):
         """Raise an error unless a tensor is spread over processes as the parameter was.
 
         Raises:
-            SpectrumError: It is not.
+            SpectrumError: The tensor is spread in another way, or is whole.
         """
         if not is_distributed(tensor):
             raise SpectrumError(

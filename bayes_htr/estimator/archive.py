@@ -192,8 +192,8 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     """Return the content of a member.
 
     Raises:
-        KeyError: There is none.
-        ValueError: It is compressed.
+        KeyError: The archive has no entry of this name.
+        ValueError: The entry is compressed.
         BadZipFile: It is damaged.
     """
     if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:

@@ -72,7 +72,7 @@ class SpectrumTail:
         """Return the fit of a tail that has an exponent.
 
         Raises:
-            SpectrumError: It has none; the message names the matrix and says why.
+            SpectrumError: The tail has no exponent; the message names the matrix and says why.
         """
         if self.fit is None or self.problem:
             raise SpectrumError(f"{name} has no exponent: {self.problem}")
