@@ -67,8 +67,14 @@ def _above(name: str, numbers: Numbers, setting: Setting) -> htr.Priors:
     return _on_matrices(ENDS[name], numbers, setting).above(threshold)
 
 
-def _with_normal_biases(prior: Prior, numbers: Numbers, setting: Setting) -> htr.Priors:
-    """A prior on every matrix and standard normal entries elsewhere, as a posterior needs."""
+def with_normal_biases(prior: Prior, numbers: Numbers, setting: Setting) -> htr.Priors:
+    """Put a prior on every matrix and standard normal entries elsewhere, as a posterior needs.
+
+    Args:
+        prior: The prior of every matrix.
+        numbers: The numbers of a trial, of which `mu` or `strength` counts.
+        setting: What is trained.
+    """
     matrices = dict.fromkeys(htr.matrices_of(setting.net), prior)
     return _and_normal_others(matrices, setting).scaled(_strength(numbers, setting))
 
@@ -174,9 +180,7 @@ def _variants(name: str, label: str) -> dict[str, Method]:
 
 
 def _by_svi(label: str, family: str, prior: Prior, trials: tuple[Numbers, ...]) -> Method:
-    return Method(
-        label, family, trials, partial(_with_normal_biases, prior), _svi_noise_per_example
-    )
+    return Method(label, family, trials, partial(with_normal_biases, prior), _svi_noise_per_example)
 
 
 GENERALISATION: dict[str, Method] = {
@@ -360,7 +364,7 @@ def _spectral(
     start: str | None = _START,
 ) -> Method:
     return Method(
-        label, "posterior", trials, partial(_with_normal_biases, prior), inference, start=start
+        label, "posterior", trials, partial(with_normal_biases, prior), inference, start=start
     )
 
 
