@@ -191,7 +191,7 @@ def packed(value: Any) -> bytes:
     """Return a value in the form in which another process gets it.
 
     Raises:
-        ValueError: It has no such form.
+        ValueError: The value has no such form.
     """
     try:
         return pickle.dumps(value)

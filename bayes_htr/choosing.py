@@ -237,7 +237,7 @@ def _model(model: Any, prior: Prior | Priors | None) -> BayesianModel:
     """Return the model that is meant.
 
     Raises:
-        ValueError: This is no network, or it is a model and another prior is given.
+        ValueError: `model` is no network, or is a model and another prior is given.
         PriorError: A network is given without a prior.
     """
     if isinstance(model, BayesianModel):

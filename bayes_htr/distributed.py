@@ -327,7 +327,7 @@ def check_same(settings: Mapping[str, Any]) -> None:
     """Require the settings of a run to be the same in all processes.
 
     Raises:
-        ValueError: They differ; the message names the first setting that does.
+        ValueError: Settings differ; the message names the first setting that does.
     """
     if world_size() == 1:
         return

@@ -234,7 +234,7 @@ class RunReport:
 
         Raises:
             ImportError: matplotlib is not installed.
-            OutputError: They cannot be written there.
+            OutputError: The pictures cannot be written there.
         """
         plt = pyplot()
         figures = (
@@ -265,7 +265,7 @@ def _spectra(folder: RunFolder, name: str) -> PosteriorSpectra:
     The file has them in alphabetical order, in which layer 10 comes before layer 2.
 
     Raises:
-        CheckpointError: They cannot be read, or are no spectra.
+        CheckpointError: The file cannot be read, or holds no spectra.
     """
     tensors = folder.tensors(name)
     for matrix, lam in tensors.items():
@@ -283,7 +283,8 @@ def _history(folder: RunFolder) -> list[dict[str, float]]:
     """Return the metrics of a run.
 
     Raises:
-        CheckpointError: They cannot be read, or a row of an epoch lacks those that are drawn.
+        CheckpointError: The metrics cannot be read, or a row of an epoch lacks those that are
+            drawn.
     """
     history = folder.metrics()
     rows = [row for row in history if "epoch" in row]  # NUTS has no epochs

@@ -113,7 +113,7 @@ def tables(runs: Sequence[Run], log: Log) -> list[Table]:
 
     Args:
         runs: The runs.
-        log: Their results.
+        log: The log with the results of these runs.
     """
     cells = list(dict.fromkeys(run.cell for run in runs))
     found = {}

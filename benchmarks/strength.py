@@ -58,7 +58,7 @@ class Studied(NamedTuple):
 
     Attributes:
         by_seed: The Brier scores of validation images by strength, with two seeds.
-        nll_by_seed: Their NLLs.
+        nll_by_seed: The NLLs of the same runs.
         test: The Brier score of test images of the tuned choice by seed.
     """
 

@@ -218,7 +218,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
 
         Raises:
             OutputError: The file cannot be written.
-            ValueError: Nothing is recorded.
+            ValueError: The history has no records.
         """
         if not self.steps:
             raise ValueError("nothing is recorded yet; record a network first")
@@ -409,7 +409,8 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
 
         Raises:
             KeyError: There is no such matrix.
-            ValueError: Nothing is recorded, or `frames_per_second` does not lie between 0 and 50.
+            ValueError: The history has no records, or `frames_per_second` does not lie between 0
+                and 50.
             ImportError: matplotlib or Pillow is not installed.
         """
         from bayes_htr.analysis.history_plots import animate

@@ -411,7 +411,7 @@ def _required(module: str, logger: str, package: str) -> Any:
     """Import the module of an optional package.
 
     Raises:
-        ImportError: It is not installed; the message says what to install.
+        ImportError: The package is not installed; the message says what to install.
     """
     try:
         return import_module(module)

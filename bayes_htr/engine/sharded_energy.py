@@ -384,7 +384,7 @@ def refuse_spread(matrices: Sequence[MatrixEnergy]) -> None:
     """Raise an error if this process has only a part of a matrix.
 
     Raises:
-        PriorError: It has.
+        PriorError: This process has only a part of a matrix.
     """
     names = ", ".join(m.parameter for m in matrices if is_spread(m))
     if names:

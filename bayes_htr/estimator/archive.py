@@ -194,7 +194,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> bytes:
     Raises:
         KeyError: The archive has no entry of this name.
         ValueError: The entry is compressed.
-        BadZipFile: It is damaged.
+        BadZipFile: The member is damaged.
     """
     if archive.getinfo(name).compress_type != zipfile.ZIP_STORED:
         raise ValueError(f"{name} is compressed, which no file of an estimator is")
@@ -281,7 +281,7 @@ def plain_labels(labels: npt.NDArray[Any]) -> dict[str, Any]:
     """Return labels, `(C,)`, as plain data.
 
     Raises:
-        DataError: They are neither numbers nor booleans nor words.
+        DataError: The labels are neither numbers nor booleans nor words.
     """
     words = labels.dtype.kind == "O" and all(isinstance(v, str) for v in labels.tolist())
     if not (words or labels.dtype.kind in _LABELS):

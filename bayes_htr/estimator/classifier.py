@@ -125,7 +125,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
             `scale_`, and then clipped by `clip_`.
         classes_: The labels in the order of the columns of `predict_proba`: `(C,)`.
         n_features_in_: The number of columns (or channels) of the inputs.
-        feature_names_in_: Their names, if the inputs had any.
+        feature_names_in_: The names of the inputs, if the inputs had any.
         mean_: The numbers that were subtracted from the inputs, broadcast over examples.
         scale_: The numbers by which the inputs were then divided.
         clip_: The bound by which they were then clipped; `None` if they were not.
@@ -383,7 +383,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
 
         Args:
             X: Inputs, as in `fit`.
-            y: Their labels, `(N,)`, all among `classes_`.
+            y: The labels of the examples, `(N,)`, all among `classes_`.
 
         Raises:
             ValueError: The same errors as in `prediction`; or `fit` has not seen a label

@@ -338,7 +338,7 @@ def divided(
 
     Args:
         inputs: The inputs, `(N, ...)`.
-        codes: Their classes, `(N,)`.
+        codes: The class of each example, `(N,)`.
         fraction: The fraction that is held out, in (0, 1).
         seed: The seed of the choice.
 

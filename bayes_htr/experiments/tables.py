@@ -30,7 +30,7 @@ class Columns:
     """The columns of a table that are inputs.
 
     Attributes:
-        names: Their names, in the order of the inputs.
+        names: The names of the columns, in the order of the inputs.
         categories: The words of each column of words, in the order of the inputs.
     """
 

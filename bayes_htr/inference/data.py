@@ -219,7 +219,7 @@ class Batches:
         The labels are `None` if they are not needed.
 
         Raises:
-            DataError: This is neither a pair nor a dictionary with labels.
+            DataError: The data are neither a pair nor a dictionary with labels.
         """
         if isinstance(data, Mapping):
             x = {key: value for key, value in data.items() if key not in LABELS}

@@ -54,8 +54,8 @@ class MAPTrainer(Trainer):
         problem: The model to train, with its data.
 
     Raises:
-        ValueError: Nothing to train, early stopping without validation data, or an optimiser that
-            needs a closure under a policy that holds gradients.
+        ValueError: There is nothing to train, early stopping has no validation data, or the
+            optimiser needs a closure under a policy that holds gradients.
     """
 
     label: ClassVar[str] = "MAP"

@@ -301,7 +301,7 @@ class RunFolder:
             history: The metrics, one row per epoch.
 
         Raises:
-            OutputError: They cannot be written; the checkpoint that was there is unchanged.
+            OutputError: The files cannot be written; the checkpoint that was there is unchanged.
         """
         plain = {"format": _FORMAT, **{k: _plain(v) for k, v in state.items()}}
         self._commit(
@@ -365,7 +365,7 @@ class RunFolder:
         """Replace files, or remove those without a writer; see `Digests.replace`.
 
         Raises:
-            OutputError: They cannot be written.
+            OutputError: The files cannot be written.
         """
         try:
             self._digests.replace(files, settle=settle)

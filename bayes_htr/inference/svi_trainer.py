@@ -77,9 +77,9 @@ class SVITrainer(Trainer):
         problem: What to train; its network follows the guide's centre.
 
     Raises:
-        ValueError: Nothing to train, early stopping without validation data, an optimiser that
-            needs a closure, or a network for which there is no `noise="example"`.
-        PriorError: A prior that is no density.
+        ValueError: There is nothing to train, early stopping has no validation data, the
+            optimiser needs a closure, or there is no `noise="example"` for this network.
+        PriorError: A prior is no density.
     """
 
     label: ClassVar[str] = "SVI"

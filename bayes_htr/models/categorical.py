@@ -308,7 +308,7 @@ def _checked_soft(y: Tensor, name: str) -> Tensor:
     """Require soft labels to be probabilities that sum to 1 over the last dimension.
 
     Raises:
-        DataError: They are negative, or sum to something else.
+        DataError: Labels are negative, or sum to something else.
     """
     sums = y.sum(-1)
     if bool((y >= 0).all()) and bool(((sums - 1).abs() < 1e-3).all()):

@@ -218,7 +218,7 @@ def as_tensor(values: Any, what: str) -> Tensor:
         what: The name of the numbers in errors.
 
     Raises:
-        DataError: These are no numbers, their shapes differ, an array has masked entries, or a
+        DataError: The values are no numbers, their shapes differ, an array has masked entries, or a
             tensor is not dense.
     """
     if isinstance(values, list | tuple) and values and all(isinstance(v, Tensor) for v in values):

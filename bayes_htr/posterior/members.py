@@ -152,7 +152,7 @@ class PosteriorMixture(Posterior):
         The members' own folders have to be there.
 
         Raises:
-            OutputError: It cannot be written. The error has this mixture as `posterior`.
+            OutputError: The folder cannot be written. The error has this mixture as `posterior`.
         """
         folder.write_result(self.history, {SPECTRA: dict(self.spectra())}, posterior=self)
 

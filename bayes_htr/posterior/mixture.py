@@ -245,7 +245,7 @@ class MixturePrediction(Printable):
         """Return the targets in the dtype of the outputs.
 
         Raises:
-            DataError: They are no targets of these examples.
+            DataError: `y` holds no targets of these examples.
         """
         y = self.likelihood.checked(y, "y").to(self.outputs)
         first = self.components[0]

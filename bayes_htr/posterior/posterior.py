@@ -316,7 +316,7 @@ class Posterior:
         """Write the result into a run folder; the weights come last and mark it as finished.
 
         Raises:
-            OutputError: It cannot be written. The error has this posterior as `posterior`.
+            OutputError: The folder cannot be written. The error has this posterior as `posterior`.
         """
         weights = stored_weights(self.network(), self._coordinates)
         guide = {} if self.guide is None else {GUIDE: self.guide.state_dict()}

@@ -127,8 +127,8 @@ class Assignment:
         """Raise for a pattern that does nothing.
 
         Raises:
-            PriorError: It matches no parameter, or only vectors although its prior is spectral, or
-                only what earlier patterns have taken.
+            PriorError: A pattern matches no parameter, only vectors although its prior is spectral,
+                or only what earlier patterns have taken.
         """
         for pattern, prior in self.patterns:
             if self.used.get(pattern):

@@ -53,7 +53,7 @@ class Value:
         """Return the value from which `to_dict` made this dictionary.
 
         Raises:
-            PriorError: This is no table with a known `type`, a key is unknown or missing, or the
+            PriorError: `data` is no table with a known `type`, a key is unknown or missing, or the
                 value is of another kind than this class.
         """
         value = _parse(data, "value")

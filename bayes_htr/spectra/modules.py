@@ -73,7 +73,7 @@ def checked_module(module: Any) -> nn.Module:
     """Return `module` if it is a module that contains its parameters.
 
     Raises:
-        SpectrumError: It is no module, or its parameters are spread over processes by
+        SpectrumError: `module` is no module, or its parameters are spread over processes by
             `FullyShardedDataParallel`.
     """
     if not isinstance(module, nn.Module):

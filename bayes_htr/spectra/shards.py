@@ -66,7 +66,7 @@ class Replicated:
         """Return the matrix in the tensor.
 
         Raises:
-            SpectrumError: This process now has only a part of the tensor.
+            SpectrumError: The process now has only a part of the tensor.
         """
         local = local_of(tensor)
         if local.shape != tensor.shape:

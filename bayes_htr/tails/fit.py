@@ -277,7 +277,7 @@ def _with_bootstrap_of_counts(
 
     Args:
         fit: The fit, with the number of replicates.
-        tail: Its tail.
+        tail: The tail of the fit.
         random: Where random numbers come from.
     """
     if not fit.searched:

@@ -186,7 +186,7 @@ def check_level(level: float) -> None:
     """Check the probability of an interval.
 
     Raises:
-        ValueError: It does not lie between 0 and 1.
+        ValueError: The level does not lie between 0 and 1.
     """
     try:
         inside = 0 < level < 1

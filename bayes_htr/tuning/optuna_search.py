@@ -85,7 +85,7 @@ def own_study(study: Any, first: float, resume: bool) -> OptunaSearch:
 
     Raises:
         ImportError: Optuna is not installed.
-        ValueError: This is no study, it maximises, or it would be resumed from a file.
+        ValueError: `study` is no study of Optuna, it maximises, or it would be resumed from a file.
     """
     optuna = _optuna()
     if not isinstance(study, optuna.Study):

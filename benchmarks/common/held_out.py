@@ -28,7 +28,7 @@ def scored_fit(
 
     Args:
         net: The network, which may draw numbers of its own.
-        priors: Its priors.
+        priors: The priors of the network.
         method: The inference method.
         data: The images, of which those of the test are not seen.
         examples: The number of training images.

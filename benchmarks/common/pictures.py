@@ -83,7 +83,7 @@ def save(figure: Figure, path: Path) -> Path:
     """Write a figure as PNG, close it, and return its path.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The file cannot be written.
     """
     write_file(path, lambda aside: figure.savefig(aside, dpi=DPI, format="png"))
     pyplot().close(figure)

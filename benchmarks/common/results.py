@@ -126,7 +126,7 @@ def write_text(path: Path, text: str) -> Path:
     """Write a text file completely or not at all, and return its path.
 
     Raises:
-        OutputError: It cannot be written.
+        OutputError: The file cannot be written.
     """
     return write_file(path, lambda aside: aside.write_text(text, encoding="utf-8"))
 

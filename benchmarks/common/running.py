@@ -31,7 +31,7 @@ class Part:
 
     Attributes:
         cell: The cell that it belongs to.
-        name: Its name there.
+        name: The name of the measurement in results.
         steps: The number of steps that it reports, for the progress bar.
         measure: Makes the measurement.
         settings: Everything that the result depends on, except for the machine.

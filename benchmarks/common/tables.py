@@ -98,8 +98,8 @@ def page(
     """Return a Markdown page.
 
     Args:
-        heading: Its heading.
-        tables: Its tables.
+        heading: The heading of the page.
+        tables: The tables of the page.
         introduction: A paragraph before the tables.
         pictures: Files beside the page that it shows.
         settings: A line for each item of the section on settings.

@@ -41,7 +41,7 @@ def measure_divided(
         n: The smaller side of the matrices.
         tick: Called at the end.
         device: `"cpu"` or `"cuda"`.
-        processes: Their number; on `"cuda"`, at most that of the devices.
+        processes: The number of processes; on `"cuda"`, at most that of the devices.
         threads: Threads of PyTorch in each process.
 
     Returns:

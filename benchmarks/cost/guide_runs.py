@@ -178,7 +178,7 @@ class Timed:
     """A run whose steps are timed.
 
     Attributes:
-        label: Its name in tables.
+        label: The name of the run in tables.
         run: Makes a fresh run.
     """
 

@@ -149,7 +149,7 @@ def measure_memory(name: str, work: Workload, steps: int, tick: Tick) -> dict[st
 
     Args:
         name: A key of `TIMED`.
-        work: Its size and seed; the data are drawn anew.
+        work: The size and seed of the network; the data are drawn anew.
         steps: The number of steps.
         tick: Called when the process has ended.
 

@@ -233,7 +233,7 @@ class WithPrior:
 
     Attributes:
         energy: The energy of the network under its prior.
-        scale: Its factor in the loss, `1 / num_data`.
+        scale: The factor of the energy in the loss, `1 / num_data`.
         entry: How it enters.
     """
 

@@ -83,8 +83,8 @@ class Outcomes:
     """The tested runs and the trials of a study.
 
     Args:
-        log: Its results.
-        study: Its description, for the order of cells and methods.
+        log: The results of the study.
+        study: The description of the study, for the order of cells and methods.
     """
 
     def __init__(self, log: Log, study: Study) -> None:

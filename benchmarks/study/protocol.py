@@ -35,7 +35,7 @@ class Protocol:
 
     Args:
         study: The study, with its options.
-        log: Its results.
+        log: The results of the study.
         cells: The names of the cells.
         methods: The names of the methods that are tested, the reference among them.
         seeds: The number of seeds of each tested method.

@@ -95,7 +95,7 @@ def write_csv(outcomes: Outcomes, folder: Path) -> list[Path]:
     Scores of a run that diverged are empty.
 
     Raises:
-        OutputError: They cannot be written.
+        OutputError: A file cannot be written.
     """
     scores = ("accuracy", "nll", "brier", "ece")
     run = ("cell", "method", "seed")

@@ -44,7 +44,7 @@ class Run:
         seed: The seed of initial weights, order of examples, and split.
         ends: Penalties at the end of plain training, if a Lower Threshold needs one.
         tested: Whether it is scored on test images, which only chosen numbers are.
-        shrink: It trains on every `shrink`-th training image.
+        shrink: The run trains on every `shrink`-th training image.
         start: The numbers of the tuned fit that it starts from, if its method has a start.
     """
 

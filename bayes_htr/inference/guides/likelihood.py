@@ -65,7 +65,8 @@ def likelihood_posterior(
 
     Args:
         likelihood: The likelihood.
-        start: Their unconstrained coordinates at the start by name, not necessarily of all.
+        start: The unconstrained coordinates of hyperparameters at the start by name, not
+            necessarily of all.
         like: A tensor of their dtype and on their device.
         num_data: The number of examples that they are inferred from.
     """
@@ -133,7 +134,7 @@ def with_likelihood(
         state: The result of `state_dict`.
 
     Raises:
-        CheckpointError: They do not fit the model.
+        CheckpointError: The guide and its state do not fit the model.
     """
     own = _below("likelihood_posterior.", state)
     if not own:

@@ -306,7 +306,7 @@ class SpectralState(nn.Module):
         """Cache the KL divergence and its gradient at what `decompose` and `take_spreads` took.
 
         Raises:
-            SpectrumError: They are not finite.
+            SpectrumError: The divergence or its gradient is not finite.
         """
         with torch.enable_grad():
             eigenvalues = self.eigenvalues.clone().requires_grad_()

@@ -31,7 +31,7 @@ class Moments:
 
     Attributes:
         count: The number of snapshots.
-        mean: Their mean.
+        mean: The mean of the snapshots.
         deviations: Each of the last `RANK` snapshots minus the mean of those until then.
     """
 
