@@ -1,7 +1,8 @@
 """The entry of the command line, `bayes-htr` or `python -m bayes_htr`.
 
-While modules are imported, an interruption ends the process at once, as it ends any program that
-does not handle it. Inside an import it would raise whatever the interrupted module makes of it.
+While modules are imported, an interruption (Ctrl-C) ends the process at once, as it ends any
+program that does not handle it. A `KeyboardInterrupt` inside an import could instead surface as
+another error, which the interrupted module raises in its place.
 """
 
 import signal

@@ -72,7 +72,7 @@ def whole_number(
     """Return `value` as an int within its bounds.
 
     Args:
-        value: Any integer of Python, NumPy or PyTorch but a boolean; no float.
+        value: An integer of Python, NumPy or PyTorch; neither a boolean nor a float.
         what: The name of the setting in the error message.
         at_least: The number must not be less than this.
         below: The number must be less than this.

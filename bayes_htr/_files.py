@@ -1,4 +1,4 @@
-"""Writing files atomically: a reader or a killed process never sees half of one.
+"""Atomic writing: nobody ever finds half a file, even if a process was killed.
 
 A file is written beside its target under a temporary name, flushed to disk, and renamed.
 """
@@ -131,7 +131,7 @@ def publish(temporary: Path, target: Path) -> None:
 
 
 def replace_folder(target: Path, write: Writer) -> None:
-    """Let `write` make a folder, and put it in the place of `target`, which is then removed.
+    """Let `write` make a folder, move it to `target`, and remove the folder that was there.
 
     Args:
         target: The folder.
@@ -190,7 +190,7 @@ def sha256_of(file: Path) -> str:
 def is_write_failure(error: Exception) -> bool:
     """Return whether an error says that the system refused to write.
 
-    `torch.save` raises a `RuntimeError` in the course of which there was an `OSError`.
+    The `OSError` may be in the chain of another error, such as a `RuntimeError` of `torch.save`.
     """
     return isinstance(error, (OSError, SafetensorError)) or _system_error(error) is not None
 

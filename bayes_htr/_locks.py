@@ -78,14 +78,15 @@ class FolderLock:
 def lock(file: IO[bytes], *, wait: bool) -> bool:
     """Lock an open file until it is closed.
 
-    A file system without locks, as some network drives are, locks nothing, with a warning.
+    On a file system without locks, such as some network drives, nothing is locked, and a warning
+    says so.
 
     Args:
         file: The file.
         wait: Whether to wait for the lock if somebody else holds it.
 
     Returns:
-        Whether the file is locked now, and not by somebody else.
+        `False` if somebody else holds the lock; otherwise `True`, even where nothing can be locked.
     """
     while True:
         try:
@@ -159,7 +160,7 @@ def _is_same(file: IO[bytes], path: Path) -> bool:
 
 
 def _close_in_child() -> None:
-    """Let go of the locks in a forked process: they are those of its parent alone."""
+    """Close the lock files in a forked process: the locks belong to its parent alone."""
     for file in _held:
         file.close()
     _held.clear()

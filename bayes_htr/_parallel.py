@@ -70,7 +70,7 @@ class Workers:
             alone: Whether the fits run one after the other in this process.
 
         Raises:
-            ValueError: Fewer than one thread, or a device that does not exist.
+            ValueError: `threads` is less than 1, or the device does not exist.
         """
         if threads is not None and threads < 1:
             raise ValueError(f"--threads {threads}: give at least 1")
@@ -173,8 +173,8 @@ def _run_in_processes(
                 bar.show(len(results), counter.value)
     except BrokenProcessPool as error:
         raise ProcessError(
-            "a training process was ended from outside, by the system for want of memory for "
-            "instance; resume the run (resume=True, --resume) with fewer fits at a time "
+            "a training process was ended from outside, for instance by the system because memory "
+            "ran out; resume the run (resume=True, --resume) with fewer fits at a time "
             "(processes=, a higher --threads). A script that starts processes needs "
             "`if __name__ == '__main__':` around what it runs"
         ) from error
@@ -188,10 +188,10 @@ def _run_in_processes(
 
 
 def packed(value: Any) -> bytes:
-    """Return a value in the form in which another process gets it.
+    """Return a value pickled, as it is sent to another process.
 
     Raises:
-        ValueError: The value has no such form.
+        ValueError: The value cannot be pickled.
     """
     try:
         return pickle.dumps(value)
@@ -204,10 +204,10 @@ def packed(value: Any) -> bytes:
 
 @contextlib.contextmanager
 def _blocked_interrupts() -> Iterator[None]:
-    """Let an interruption wait until the end of the block; processes that start in it get none.
+    """Delay interruptions until the end of the block; processes started in it get none.
 
-    A terminal interrupts all processes of a command. The first one ends the others, which would
-    print tracebacks otherwise while they import their modules.
+    A terminal sends an interruption to all processes of a command. The first process ends the
+    others, which would otherwise print tracebacks while they import their modules.
     """
     if not hasattr(signal, "pthread_sigmask"):  # on Windows
         yield

@@ -215,7 +215,7 @@ def legend(ax: Axes, *, columns: int = 1, **options: Any) -> None:
 
 
 def spread(count: int, most: int) -> list[int]:
-    """Return at most `most` of `count` places, from the first to the last at equal distances."""
+    """Return at most `most` of the indices below `count`, evenly spaced from first to last."""
     places = np.unique(np.linspace(0, count - 1, min(most, count)).round().astype(int))
     return [int(place) for place in places] if count else []
 

@@ -52,7 +52,7 @@ class Printable(ABC):
         return "\n".join(line.rstrip() for line in capture.get().splitlines()).rstrip()
 
     def _repr_html_(self) -> str:
-        """Return the same for notebooks, where a table has all its columns."""
+        """Return the tables and texts as HTML for notebooks, where tables have all columns."""
         return "\n".join(
             _html_table(part) if isinstance(part, Table) else f"<p>{html.escape(part)}</p>"
             for part in self.parts(10_000)

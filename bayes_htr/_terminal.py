@@ -61,8 +61,9 @@ def _at_least(text: str, least: int) -> int:
 def preload(*modules: str) -> None:
     """Import modules that a command needs; an interruption meanwhile ends the process at once.
 
-    Inside an import, an interruption raises whatever the interrupted module makes of it. What is
-    not installed is left out, and missed where it is used.
+    Otherwise an interruption could surface as another error, which the interrupted module raises in
+    its place. Modules that are not installed are skipped; importing them where they are used raises
+    the usual error.
     """
     in_main_thread = threading.current_thread() is threading.main_thread()
     handler = signal.getsignal(signal.SIGINT)
@@ -98,10 +99,10 @@ _no_bars: ContextVar[bool] = ContextVar("no_bars", default=False)
 
 @contextlib.contextmanager
 def hidden_bars(hidden: bool) -> Iterator[None]:
-    """Show no progress bars in a block, whoever asks for them.
+    """Hide all progress bars in a block if `hidden` is true, whoever asks for them.
 
     Args:
-        hidden: Whether that is wanted.
+        hidden: Whether to hide the bars. If not, an enclosing block may still hide them.
     """
     token = _no_bars.set(hidden or _no_bars.get())
     try:

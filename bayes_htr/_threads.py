@@ -34,9 +34,9 @@ _holders: list[int] = []
 
 @contextmanager
 def exclusive() -> Iterator[None]:
-    """Keep other threads of this process out of such blocks, and wait until they have left theirs.
+    """Wait until no other thread of this process is in such a block, and then keep others out.
 
-    Blocks may be nested. A thread that waits for more than two seconds warns.
+    Blocks may be nested. A thread that waits for more than two seconds issues a warning.
     """
     lock, holders = _lock, _holders  # a forked process may replace both within the block
     if not lock.acquire(timeout=_PATIENCE):
@@ -56,7 +56,7 @@ def exclusive() -> Iterator[None]:
 
 
 def _renew_in_child() -> None:
-    """Forget, in a forked process, a thread that held the lock and does not exist there."""
+    """Renew the lock in a forked process if its holder is a thread that does not exist there."""
     global _lock, _holders
     if threading.get_ident() not in _holders:
         _lock, _holders = threading.RLock(), []
@@ -77,7 +77,7 @@ class Work:
 def counted_work(net: nn.Module) -> Iterator[Work]:
     """Count the work of the forward passes of a network in this block.
 
-    Networks that are compiled are not counted, since hooks would compile them anew.
+    The work of a compiled network is not counted, since hooks would make it compile again.
     """
     work = Work()
 
@@ -109,9 +109,9 @@ def _multiply_adds(module: nn.Module, x: Tensor, output: Tensor) -> int:
 def suitable_threads(net: nn.Module, multiply_adds: float) -> int:
     """Return the number of PyTorch threads with which a network is best trained on the CPU.
 
-    A small network has one thread. It does not become faster with several, because they wait for
-    each other at every layer, and on a busy machine for a processor, a hundredfold at worst. Others
-    have as many as PyTorch would use.
+    A small network gets one thread. Several threads do not make it faster, because they wait for
+    each other at every layer. On a busy machine they also wait for a processor, and training can
+    take up to a hundred times as long. Other networks get as many threads as PyTorch would use.
 
     Args:
         net: The network, which is small if it has fewer than two million parameters and little work

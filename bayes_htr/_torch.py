@@ -12,7 +12,7 @@ from bayes_htr._threads import exclusive
 
 
 def usable_device(name: str | torch.device) -> torch.device:
-    """Return the device of a name, once a tensor could be placed on it.
+    """Return the device of this name, after checking that a tensor can be placed on it.
 
     Raises:
         ValueError: There is no such device on this machine.

@@ -73,7 +73,7 @@ def tune(
     same arguments give the same result.
 
     Args:
-        model: The network with its priors, whose strength is multiplied by what is chosen; or a
+        model: The network with its priors, whose strength is multiplied by the chosen one; or a
             network, with `prior=`.
         train: The training data, as `htr.fit` takes them.
         prior: The prior of every weight matrix of a network, or priors by pattern.
@@ -85,17 +85,17 @@ def tune(
         trials: The largest number of strengths that are tried.
         strengths: The strengths to try, in this order, in place of a search.
         start: The first strength, in place of `htr.starting_strength`.
-        search: `"bracket"` steps by factors of `sqrt(10)`, and of its root between two of them,
-            towards lower scores, and chooses the minimum of a smooth curve through the scores.
-            Other searches choose the strength of the best trial. `"optuna"` lets Optuna's TPE
-            sampler propose strengths, up to a factor of 100 from the start, with its successive
-            halving in place of `prune`. An `optuna.Study` of your own has its own sampler, pruner
-            and storage. Both need `pip install "bayes-htr[tune]"`.
+        search: `"bracket"` steps towards lower scores by factors of `sqrt(10)`, and then by half
+            such a step, a factor of `10^(1/4)`. It chooses the minimum of a smooth curve through
+            the scores; other searches choose the strength of the best trial. `"optuna"` lets
+            Optuna's TPE sampler propose strengths, up to a factor of 100 from the start, with
+            Optuna's successive halving in place of `prune`. An `optuna.Study` of your own has its
+            own sampler, pruner and storage. Both need `pip install "bayes-htr[tune]"`.
         prune: Whether a trial is given up at a third or two thirds of its epochs, if the best one
             was better there by more than three standard errors.
         criterion: The score: `"brier"`, of classes and of yes-or-no labels; `"nll"`, in nats per
-            label; or `"crps"`, of real-valued targets. By default it is `"brier"` where there is
-            one, and `"nll"` for other likelihoods.
+            label; or `"crps"`, of real-valued targets. By default it is `"brier"` if predictions
+            have a Brier score, and `"nll"` otherwise.
         seeds: The number of fits of each strength, whose scores are averaged.
         seed: The first of their seeds, also that of the split and of the final fit.
         samples: The number of draws of the weights that a prediction averages.
@@ -209,7 +209,7 @@ def _listed(strengths: Sequence[float], prune: bool) -> Listed:
     """Return the search through given strengths.
 
     Raises:
-        ValueError: There are none, or one is given twice or is no positive number.
+        ValueError: No strength is given, one is given twice, or one is not a positive number.
     """
     listed = tuple(number(s, "strengths", above=0) for s in strengths)
     if not listed or len(set(listed)) < len(listed):
@@ -218,11 +218,12 @@ def _listed(strengths: Sequence[float], prune: bool) -> Listed:
 
 
 def _search(search: Any, first: float, seed: int, prune: bool, resume: bool) -> Search:
-    """Return the search that is meant.
+    """Return the search that `search` names, or one by the user's own study.
 
     Raises:
         ImportError: Optuna is not installed.
-        ValueError: Another name, a study that maximises, or one of the user's own to be resumed.
+        ValueError: The name is unknown, the study maximises, or `resume` is set for a study of the
+            user.
     """
     if search == "bracket":
         return Bracket(first, prune)
@@ -234,10 +235,10 @@ def _search(search: Any, first: float, seed: int, prune: bool, resume: bool) -> 
 
 
 def _model(model: Any, prior: Prior | Priors | None) -> BayesianModel:
-    """Return the model that is meant.
+    """Return the given model, or the model of a given network and prior.
 
     Raises:
-        ValueError: `model` is no network, or is a model and another prior is given.
+        ValueError: `model` is neither a model nor a network, or a prior is given for a model.
         PriorError: A network is given without a prior.
     """
     if isinstance(model, BayesianModel):

@@ -353,7 +353,7 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def _data(text: str) -> str:
-    """Parse the name of a data set or the path of data of one's own."""
+    """Parse the name of a data set, or the path of the user's own data."""
     path = Path(text)
     if text in DATASETS or path.suffix.lower() in (".csv", ".npz") or path.is_dir():
         return text

@@ -39,7 +39,7 @@ def world_size() -> int:
 def alone() -> Iterator[None]:
     """Let this process work in this block as if there were no others; nothing communicates.
 
-    The members of a mixture are fitted so, each by one of several processes.
+    This is how the members of a mixture are fitted, each by one of several processes.
     """
     global _is_alone
     before, _is_alone = _is_alone, True
@@ -143,7 +143,7 @@ def local_slice(count: int) -> slice:
 
 
 def synchronised_rng(items: Iterable[T], seed: int) -> Iterator[T]:
-    """Iterate over items that draw from Torch's global generator, alike in all processes.
+    """Iterate over items whose draws from Torch's global generator are alike in all processes.
 
     The caller's own draws between two items are not affected.
 
@@ -182,7 +182,10 @@ class AsideStream:
 
     @contextmanager
     def swapped(self) -> Iterator[None]:
-        """Let the global generators draw from this stream, or in such a block from the other."""
+        """Let the global generators draw from this stream within the block.
+
+        Within a second such block, they draw from their original stream again.
+        """
         self._swap()
         try:
             yield
@@ -386,7 +389,7 @@ def raise_failures(failure: Exception | None, group: Any = None) -> None:
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Say what has happened if a connection to another process breaks in this block.
+    """If a connection to another process breaks in this block, raise an error that explains it.
 
     Raises:
         ProcessError: Another process cannot be reached.

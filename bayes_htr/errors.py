@@ -14,7 +14,11 @@ class PriorError(ValueError):
 
 
 class SpectrumError(ValueError):
-    """A matrix whose spectrum does not suit a law: not finite, rank-deficient, tied, or outside."""
+    """A matrix whose spectrum cannot be computed, or does not suit a law.
+
+    For instance entries are not finite, the rank is too low, eigenvalues are tied, or they lie
+    outside the support of the law.
+    """
 
 
 class DataError(ValueError):
@@ -37,8 +41,8 @@ class OutputError(OSError):
     """An output folder that cannot be written, is not empty, or is in use by another run.
 
     Attributes:
-        posterior: The posterior of a run that ended well, where it is the result that could not be
-            written; `error.posterior.save("elsewhere")` keeps it.
+        posterior: The posterior, if training ended well and only the result could not be written;
+            `error.posterior.save("elsewhere")` keeps it.
     """
 
     posterior: Any = None

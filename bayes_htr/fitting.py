@@ -77,8 +77,9 @@ def fit(
         train: A `DataLoader`, which is used as it is, or `(X, y)` of tensors or arrays, `X` of
             shape `(N, ...)` and `y` of `(N,)` integers, or whatever labels the likelihood takes.
             In place of `X` a network with several inputs has a tuple or a dictionary of arrays, and
-            gets them as `net(*X)` or `net(**X)`. A dictionary with `labels`, as a tokeniser and a
-            collator of Hugging Face make it, stands for both, also as a batch of a loader.
+            gets them as `net(*X)` or `net(**X)`. A dictionary with `labels`, such as a tokeniser
+            and a collator of Hugging Face make, holds both `X` and `y`; the batches of a loader may
+            be such dictionaries too.
         method: The inference method: `MAP(...)`, `SVI(...)` or `NUTS(...)`, or the name of one with
             its default settings: `"map"`, `"svi"`, `"nuts"`. By default the
             posterior is found by `SVI(guide="spectral", lr=0.006, init_scale=0.3,
@@ -105,7 +106,8 @@ def fit(
             network has one, and others as many as PyTorch would use; the progress bar and the
             posterior's `config` tell the number. Small means fewer than two million parameters,
             and fewer than `2^28` multiply-adds in linear layers and convolutions per batch: such
-            a network gains little by more threads, and may lose a hundredfold on a busy machine.
+            a network gains little from more threads, and on a busy machine it may train up to a
+            hundred times more slowly with them.
         metadata: Plain data to keep in the run folder's configuration, such as the name of the
             data set; a run resumes only with the same.
         strength: The factor by which the strengths of the priors are multiplied. `"auto"` chooses
@@ -113,9 +115,9 @@ def fit(
             that the trials leave out, and then trains as if that number had been given. With `out`,
             trials are kept there in `tuning.json`. `htr.tune` has more to choose from, and shows
             the trials.
-        num_data: The number of examples, against which the prior is weighed. It is needed where
-            the loader does not tell it, as that of an `IterableDataset`; an epoch then ends with
-            the data set's iterator, or after so many examples.
+        num_data: The number of examples, which sets the weight of the prior relative to the data.
+            It is needed if the loader does not know it, as with an `IterableDataset`; an epoch then
+            ends with the data set's iterator, or after this many examples.
         members: The number of members of a mixture, an `htr.PosteriorMixture`: fits that start from
             different weights, whose predictions are averaged. The first one starts from the
             weights of `model.net`, and the others from layers that are initialised anew, by their
@@ -136,9 +138,9 @@ def fit(
         SpectrumError: Initial weights are not finite, or a law cannot score them.
         DivergenceError: A loss, weight or spectrum became NaN or infinite.
         OutputError: `out` cannot be written, already holds something, or another run is writing
-            there. If it is the result that cannot be written, the error has it as `posterior`.
+            there. If only the result cannot be written, the error has it as `posterior`.
         CheckpointError: The run to resume is another one, cannot be read, or is damaged.
-        ProcessError: Another of several processes failed.
+        ProcessError: Another process of the run failed.
         ValueError: A setting is out of range, or is not the same in all processes.
     """
     with exclusive(), fail_together():

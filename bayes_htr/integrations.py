@@ -1,7 +1,7 @@
 """Other people's trainers: Lightning and the Trainer of Transformers.
 
 They are imported here and nowhere else, when they are asked for. `lightning_prior` and
-`TransformersPriorMixin` train under priors, by `htr.with_prior`. The recorders show networks in
+`TransformersPriorMixin` train under priors, by `htr.with_prior`. The recorders pass networks in
 training to a step callback, such as a spectrum history. They count updates of the optimiser, not
 batches, and call the step callback in the main process alone. The weights have to be complete in
 that process, as they are under data parallelism.
@@ -28,8 +28,8 @@ def lightning_prior(
     """Make a `Callback` of Lightning that trains a `LightningModule` under priors.
 
     When training starts, and before a checkpoint is restored, it wraps the optimiser of the module
-    by `htr.with_prior`. The optimiser's state in checkpoints then has that of the prior. Priors
-    with a schedule follow the trainer's epochs. The energy is logged as `prior_energy`.
+    by `htr.with_prior`. The optimiser's state in checkpoints then includes that of the prior.
+    Priors with a schedule follow the trainer's epochs. The energy is logged as `prior_energy`.
 
     Args:
         priors: The priors, by names of parameters of the `LightningModule`, such as
@@ -40,15 +40,15 @@ def lightning_prior(
 
     Raises:
         ImportError: Lightning is not installed.
-        PriorError: Training raises the same errors as `htr.with_prior`, and one if the module has
-            several optimisers.
+        PriorError: Training raises the same errors as `htr.with_prior`; or the module has several
+            optimisers.
 
     Example:
         >>> trainer = Trainer(callbacks=[lightning_prior(priors, num_data=len(train))])
     """
 
     class PriorCallback(_lightning_base("htr.integrations.lightning_prior")):  # type: ignore[misc]
-        """Wrap the optimiser, tell it the epochs, and log the energy."""
+        """A callback that wraps the optimiser, tells it the epochs, and logs the energy."""
 
         optimizer: PriorOptimizer
 
@@ -84,20 +84,20 @@ def lightning_prior(
 
 
 class TransformersPriorMixin:
-    """Lets a `Trainer` of Transformers train under priors.
+    """A mixin with which a `Trainer` of Transformers trains under priors.
 
     It wraps the optimiser that the trainer makes, or is given, by `htr.with_prior`. The optimiser's
-    state in checkpoints then has that of the prior. Priors with a schedule follow the trainer's
-    epochs. The energy is logged as `prior_energy` beside the loss.
+    state in checkpoints then includes that of the prior. Priors with a schedule follow the
+    trainer's epochs. The energy is logged as `prior_energy` beside the loss.
 
     Args:
-        args: As the `Trainer`.
+        args: The positional arguments of the `Trainer`.
         priors: The priors, by names of the model's parameters.
         num_data: The number of terms of which the loss is the mean, as for `htr.with_prior`:
             training examples, or tokens with a label for a language model.
         decoupled: As for `htr.with_prior`.
         refresh: As for `htr.with_prior`.
-        options: As the `Trainer`.
+        options: The keyword arguments of the `Trainer`.
 
     Attributes:
         prior_optimizer: The wrapped optimiser; `None` before training.
@@ -139,14 +139,14 @@ class TransformersPriorMixin:
         return optimizer
 
     def training_step(self, *args: Any, **options: Any) -> Any:
-        """Take the gradients of a batch, after the prior has been told the epoch."""
+        """Tell the prior the epoch, and then compute the gradients of a batch."""
         trainer: Any = self
         if self.prior_optimizer is not None:
             self.prior_optimizer.epoch = int((trainer.state.epoch or 0) + 1e-6)
         return super().training_step(*args, **options)  # type: ignore[misc]
 
     def log(self, logs: dict[str, float], *args: Any, **options: Any) -> None:
-        """Log with the energy of the prior."""
+        """Log the given values together with the energy of the prior."""
         optimizer = self.prior_optimizer
         if "loss" in logs and optimizer is not None and optimizer.prior_energy is not None:
             logs = {**logs, "prior_energy": float(optimizer.prior_energy)}

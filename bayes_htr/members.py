@@ -57,7 +57,7 @@ class Member:
         fit: `htr.fit`.
         model: The model, its network with the weights from which the member starts.
         train: The training data.
-        callbacks: The caller's, which are called after every epoch.
+        callbacks: The caller's callbacks, which are called after every epoch.
         options: The other arguments of `fit`, those of this member among them.
     """
 
@@ -111,8 +111,8 @@ def fit_members(
         progress: Whether to show one progress bar over the epochs of all members.
 
     Raises:
-        ValueError: A setting that does not go with members, or a network that cannot be
-            initialised anew.
+        ValueError: A setting cannot be combined with members, or a network cannot be initialised
+            anew.
         ProcessError: A process of a member ended without a result.
     """
     with fail_together():
@@ -208,7 +208,7 @@ def _not_reinitialised(reason: str) -> ValueError:
 
 
 def _refuse(method: Method, callbacks: Sequence[Callback], processes: int) -> None:
-    """Raise `ValueError` for what does not go with members."""
+    """Raise `ValueError` for arguments that cannot be combined with members."""
     if isinstance(method, NUTS):
         raise ValueError(
             "NUTS takes no members: it samples one posterior, and more chains are chains= of "
@@ -296,10 +296,10 @@ def _fitted(
 
 
 def _fitted_by_ranks(jobs: Sequence[Member], epochs: int, progress: bool | None) -> list[Posterior]:
-    """Fit members, each by one of the processes that train together; all of them return all.
+    """Fit each member in one of several processes, and return all posteriors in every process.
 
     Raises:
-        ValueError: There are more processes than members, or the loader deals the examples.
+        ValueError: There are more processes than members, or the loader divides the examples.
         ProcessError: Another process has failed.
     """
     train, count = jobs[0].train, world_size()

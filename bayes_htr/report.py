@@ -51,8 +51,8 @@ class RunReport:
         by_seed: The test scores of each method by label, one dict per seed. The fitted posterior
             comes first.
         spectra: The spectra of the posterior with the first seed.
-        beside: The label and the spectra with which they are compared: those of the run without a
-            prior, or, if there is none, those before training.
+        beside: The label and the spectra with which `spectra` are compared: those of the run
+            without a prior, or, if there is no such run, those before training.
         history: The metrics by epoch of all runs with the first seed.
     """
 
@@ -260,7 +260,7 @@ class RunReport:
 
 
 def _spectra(folder: RunFolder, name: str) -> PosteriorSpectra:
-    """Return the spectra in a file in their natural order, with names that a terminal only shows.
+    """Return the spectra in a file in their natural order, with names that are safe to print.
 
     The file has them in alphabetical order, in which layer 10 comes before layer 2.
 

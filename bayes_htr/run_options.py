@@ -1,4 +1,4 @@
-"""The options of `bayes-htr fit` in its run folder, from which a run is resumed and predicts.
+"""The options of `bayes-htr fit` in its run folder, for resuming a run and for predictions.
 
 The file `command.json` has the options as plain data, with paths in full, and what was done to the
 inputs. It is written before the first fit begins.
@@ -80,12 +80,12 @@ def read_options(folder: Path) -> dict[str, Any] | None:
 
 
 def resumed(args: argparse.Namespace, given: Mapping[str, Any]) -> argparse.Namespace:
-    """Return the options of a command that goes on with a run: those of the run, where not given.
+    """Return the options of a command that resumes a run; options not given are the run's.
 
     Args:
-        args: The options of the command. Its `resume` is the folder, or `True` for that of `out`,
-            which then is given.
-        given: Those that the command line names.
+        args: The options of the command. Its `resume` is the folder, or `True` if `out` names the
+            folder.
+        given: The options that the command line names.
 
     Returns:
         The options, with `resume` true.

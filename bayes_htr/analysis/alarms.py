@@ -50,7 +50,7 @@ AlarmCallback = Callable[[SpectrumAlarm], Any]
 
 
 class AlarmWatch:
-    """Calls a callback when an alarm begins, and again only after the alarm has ended.
+    """A watch that calls a callback when an alarm begins, and again only after the alarm ended.
 
     Attributes:
         stop: Whether the callback has asked to end training.

@@ -5,10 +5,10 @@
 >>> report.to_csv("spectra.csv")
 
 **Threads.** A matrix of a few hundred columns gains little from a second thread, because the
-threads have only microseconds of work between two synchronisations. It can lose a hundredfold,
-because the threads of torch and of NumPy's BLAS wait for their next work in a busy loop and keep
-each other from the processor. Therefore a small matrix has one thread, and several are decomposed
-at a time; large ones follow one by one, with all threads.
+threads have only microseconds of work between two synchronisations. It can take a hundred times as
+long, because the threads of torch and of NumPy's BLAS wait for their next work in a busy loop and
+keep each other from the processor. Therefore a small matrix has one thread, and several are
+decomposed at a time; large ones follow one by one, with all threads.
 """
 
 from __future__ import annotations
@@ -258,7 +258,7 @@ def _analyse_together(
 
 
 def _turns(numbers: Sequence[int], owners: Sequence[int]) -> list[list[int]]:
-    """Return the weights in turns, in each of which every process has at most one."""
+    """Divide weights into rounds, in each of which every process has at most one weight."""
     queues: dict[int, list[int]] = {}
     for number in numbers:
         queues.setdefault(owners[number], []).append(number)
@@ -293,7 +293,7 @@ def _work(weight: Weight, conv: Conv) -> float:
 
 
 def is_small(sides: tuple[int, int], entries: int) -> bool:
-    """Return whether a weight of so many entries, with matrices of these sides, has one thread."""
+    """Return whether a weight with these sides and number of entries is analysed in one thread."""
     return min(sides) <= _SMALL_SIDE and entries <= _SMALL_SIZE
 
 

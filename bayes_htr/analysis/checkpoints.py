@@ -52,8 +52,8 @@ def find_state_dict(checkpoint: Any, label: str) -> dict[str, Any]:
         label: The name of the checkpoint in messages.
 
     Returns:
-        The tensors and arrays by name. If none of them has two dimensions, those of the checkpoint
-        itself.
+        The tensors and arrays by name. If none of them has two dimensions, the result has those of
+        the checkpoint itself.
 
     Raises:
         DataError: There is no tensor by name, or there are several state dicts, none of them under
@@ -239,7 +239,7 @@ _HARMLESS = re.compile(
 
 
 class _Inert:
-    """Takes the place of every object in a pickle whose names are listed, and does nothing."""
+    """A stand-in that does nothing, for every object in a pickle whose names are listed."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
@@ -258,7 +258,7 @@ class _Inert:
 
 
 class _Names(pickle.Unpickler):
-    """Collects the names that a pickle looks up, and imports and calls none of them."""
+    """An unpickler that collects the names in a pickle, and imports and calls none of them."""
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file, encoding="latin-1")

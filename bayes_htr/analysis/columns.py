@@ -258,8 +258,8 @@ def status_columns(tail: SpectrumTail) -> Row:
 def comparison_columns(comparisons: Sequence[Comparison]) -> Row:
     """Return likelihood ratios to other laws, with the parameters of these laws.
 
-    All are NaN without a tail to compare. The parameters are also NaN where the other law fits best
-    as the power law.
+    All are NaN without a tail to compare. The parameters are also NaN if the best fit of the other
+    law is the power law itself.
     """
     row: Row = {}
     for name, parameters in PARAMETERS.items():

@@ -75,7 +75,7 @@ class _Record:
 
 
 class _Records(pickle.Unpickler):
-    """Reads metadata with records in place of all classes; it imports nothing that they name."""
+    """An unpickler of metadata that puts records in place of all classes, and imports nothing."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("torch", "Size"):

@@ -174,7 +174,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
         """Record where a run starts; a resumed run discards what was recorded after that step.
 
         Raises:
-            ValueError: A new run begins although the history has records, or one of the errors of
+            ValueError: A new run begins although the history has records; or the same errors as in
                 `record`.
         """
         if self.steps and event.step == 0:
@@ -286,7 +286,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
 
         Raises:
             KeyError: There is no such matrix.
-            ValueError: No such quantity, or `level` does not lie between 0 and 1.
+            ValueError: There is no such quantity, or `level` does not lie between 0 and 1.
         """
         return trace(self[name], quantity, self.steps, level=level)
 
@@ -361,7 +361,7 @@ class SpectrumHistory(StepCallback, Mapping[str, Tensor]):
 
         Raises:
             KeyError: There is no such matrix.
-            ValueError: Another quantity, or epochs that are not known.
+            ValueError: There is no such quantity, or the epochs are not known.
             ImportError: matplotlib is not installed.
         """
         from bayes_htr.analysis.history_plots import plot_trace

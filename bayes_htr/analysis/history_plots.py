@@ -75,7 +75,7 @@ def trace(lam: Tensor, quantity: str, steps: Sequence[int], *, level: float = 0.
         level: Probability of the credible interval of alpha.
 
     Raises:
-        ValueError: No such quantity, or `level` does not lie between 0 and 1.
+        ValueError: There is no such quantity, or `level` does not lie between 0 and 1.
     """
     if quantity not in QUANTITIES:
         raise ValueError(f"quantity={quantity!r} must be one of {', '.join(QUANTITIES)}")
@@ -99,7 +99,7 @@ _LABELS = {
     "stable_rank": "stable rank",
 }
 _MOST_COLOURS = len(PALETTE)
-"""So many lines can be distinguished by colour, and have their bands drawn."""
+"""The number of lines that colours can distinguish; more lines are drawn without bands."""
 _MOST_PANELS = 9
 """The number of matrices in an animation."""
 

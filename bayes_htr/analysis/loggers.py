@@ -83,7 +83,8 @@ class MetricsLogger(StepCallback):
         """Prepare for a run, or for the rest of a run that is resumed.
 
         Args:
-            epoch: The number of epochs done before. What was logged of later ones is void.
+            epoch: The number of epochs done before. What was logged for later epochs is to be
+                discarded.
         """
 
     @abstractmethod
@@ -138,7 +139,7 @@ class MetricsLogger(StepCallback):
 
 
 class CSVLogger(MetricsLogger):
-    """Write metrics and spectra into a CSV file with a row for each epoch.
+    """A logger that writes metrics and spectra into a CSV file with a row for each epoch.
 
     The file is complete after each epoch. The first column is `epoch`; a number that is not defined
     has an empty cell. A resumed run continues the file.
@@ -211,10 +212,10 @@ class CSVLogger(MetricsLogger):
 
 
 class TensorBoardLogger(MetricsLogger):
-    """Log metrics, spectra and histograms of `log10(eigenvalue)` for TensorBoard.
+    """A logger of metrics, spectra and histograms of `log10(eigenvalue)` for TensorBoard.
 
-    Needs `pip install "bayes-htr[loggers]"`, or TensorBoard alone. A power law is a straight line
-    in the logarithm of the histogram's counts.
+    It needs `pip install "bayes-htr[loggers]"`, or TensorBoard alone. A power law is a straight
+    line in the logarithm of the histogram's counts.
 
     Args:
         folder: The folder of the event files; by default `runs/` and the time.
@@ -265,9 +266,9 @@ class TensorBoardLogger(MetricsLogger):
 
 
 class WandbLogger(MetricsLogger):
-    """Log metrics, spectra and histograms of `log10(eigenvalue)` to Weights & Biases.
+    """A logger of metrics, spectra and histograms of `log10(eigenvalue)` to Weights & Biases.
 
-    Needs `pip install "bayes-htr[loggers]"`, or `wandb` alone. All metrics are plotted over
+    It needs `pip install "bayes-htr[loggers]"`, or `wandb` alone. All metrics are plotted over
     `epoch`.
 
     Args:
@@ -332,9 +333,9 @@ class WandbLogger(MetricsLogger):
 
 
 class MLflowLogger(MetricsLogger):
-    """Log metrics and spectra to MLflow, with the eigenvalues as JSON artifacts.
+    """A logger of metrics and spectra to MLflow, with the eigenvalues as JSON artifacts.
 
-    Needs `pip install "bayes-htr[loggers]"`, or MLflow alone. MLflow has no histograms; the
+    It needs `pip install "bayes-htr[loggers]"`, or MLflow alone. MLflow has no histograms; the
     artifact `spectra/epoch_00001.json` has all eigenvalues of epoch 1 by matrix. Names keep their
     letters, digits and `_ - . /`; other characters become `_`, because MLflow allows no others.
 

@@ -287,7 +287,7 @@ def _make_logarithmic(ax: Axes) -> None:
 
 
 def _why_nothing(spectrum: MatrixSpectrum) -> str:
-    """Return the words in place of a spectrum of which there is nothing to draw."""
+    """Return the words that stand in place of a spectrum that cannot be drawn."""
     if not len(spectrum.values):
         finite = bool(np.isfinite(spectrum.eigenvalues).all())
         return "all eigenvalues are zero" if finite else "not finite"

@@ -101,7 +101,7 @@ class SpectraReport(Records):
 
     @property
     def superseded(self) -> tuple[str, ...]:
-        """The interval for a known xmin, where there is one over the choice of xmin."""
+        """The columns of the interval for a known xmin, if there is one over the choice of xmin."""
         return ("interval_low", "interval_high") if "searched_low" in self.columns else ()
 
     @property
@@ -149,10 +149,10 @@ class SpectraReport(Records):
 
         Args:
             columns: The columns; the most important ones by default.
-            whole_words: Whether no word or number is broken, but for the names of matrices.
+            whole_words: Whether words and numbers are kept whole, except for names of matrices.
 
         Raises:
-            ValueError: A column that does not exist.
+            ValueError: A column does not exist.
         """
         if columns is None:
             columns = [c for c in self.headings if c in self.columns and c not in self.superseded]
@@ -172,7 +172,8 @@ class SpectraReport(Records):
         """Compare the matrices of two networks.
 
         Raises:
-            DataError: No matrix of one name and shape is in both, or `other` is no report.
+            DataError: The networks share no matrix with the same name and shape, or `other` is not
+                a report.
             ValueError: The intervals have different levels.
         """
         if not isinstance(other, SpectraReport):
@@ -316,7 +317,7 @@ def compare_matrices(
     """Make the rows of a comparison, and list the names that are in one report alone.
 
     Raises:
-        DataError: No matrix of one name and shape is in both.
+        DataError: The networks share no matrix with the same name and shape.
     """
     others = {_key(matrix): matrix for matrix in second}
     check_shared([_key(matrix) for matrix in first], list(others))

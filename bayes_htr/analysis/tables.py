@@ -104,7 +104,7 @@ class Records(Printable):
         return write_output(path, lambda file_path: parquet.write_table(table, file_path))
 
     def write(self, path: str | PathLike[str]) -> Path:
-        """Write the kind of file that the ending tells: `.csv`, `.json` or `.parquet`.
+        """Write a file of the kind that its ending names: `.csv`, `.json` or `.parquet`.
 
         Raises:
             ValueError: The name has another ending.
@@ -121,11 +121,11 @@ class Records(Printable):
 
         Args:
             columns: The columns; the most important ones by default.
-            whole_words: Whether no word or number is broken, but for the names of matrices. A
-                terminal that is too narrow for it cuts the table off.
+            whole_words: Whether words and numbers are kept whole, except for names of matrices. A
+                terminal that is too narrow for the table cuts it off.
 
         Raises:
-            ValueError: A column that does not exist.
+            ValueError: A column does not exist.
         """
         names = [c for c in self.headings if c in self.columns]
         if columns is not None:

@@ -120,6 +120,6 @@ class Frechet(Law):
         return torch.where(finite, value, torch.inf)
 
     def _log_z(self, value: Tensor) -> Tensor:
-        """Return `log((x - loc) / scale)`; at and below `loc` that of `loc + 1`, to be masked."""
+        """Return `log((x - loc) / scale)`; finite at and below `loc`, where callers mask it."""
         excess = value - self.loc
         return torch.log(torch.where(excess <= 0, 1.0, excess)) - torch.log(self.scale)

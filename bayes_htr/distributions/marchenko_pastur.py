@@ -33,8 +33,8 @@ class MarchenkoPastur(Law):
 
     Args:
         ratio: `K / M`, in `(0, 1]`. At 1 the lower edge is 0, and the density is infinite there.
-        variance: of the entries of `W`, positive. The attribute is called `entry_variance`, because
-            `variance` is that of the distribution.
+        variance: variance of the entries of `W`, positive. The attribute is called
+            `entry_variance`, because `variance` is the variance of the distribution.
         size: `M`, positive.
         validate_args: as in PyTorch.
 

@@ -98,7 +98,7 @@ class TruncatedPowerlaw(Law):
         return log1p_ratio(self.xmax - self.xmin, self.xmin)
 
     def _log_ratio(self, value: Tensor) -> Tensor:
-        """Return `t = log(x / xmin)` of the value, moved into the support."""
+        """Return `t = log(x / xmin)`, after the value is moved into the support."""
         inside = torch.clamp(value, self.xmin, self.xmax)
         return log1p_ratio(inside - self.xmin, self.xmin)
 

@@ -1,4 +1,4 @@
-"""Energies of networks under priors, when their gradients are computed, and how they train."""
+"""Energies of networks under priors, refreshes of their gradients, and optimisers with priors."""
 
 from bayes_htr.engine.energy import SpectralEnergy, bind
 from bayes_htr.engine.optimizer import PriorOptimizer, with_prior

@@ -45,7 +45,7 @@ class _Once(torch.autograd.Function):
     """A gradient with respect to `x` that cannot be differentiated.
 
     `once_differentiable` raises only if the incoming gradient has a graph. In a sum with another
-    loss it has none, and the curvature of the energy would be left out in silence.
+    loss that gradient has no graph, and the curvature of the energy would silently be left out.
     """
 
     @staticmethod
@@ -57,8 +57,8 @@ class _Once(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> None:
         """Raise an error, because the gradient has no derivative."""
         raise RuntimeError(
-            "the gradient of a spectral energy is a constant of the moment and cannot be "
-            "differentiated again; leave the energy out of what takes second derivatives"
+            "the gradient of a spectral energy is a constant and cannot be differentiated again; "
+            "leave the energy out of computations with second derivatives"
         )
 
 
@@ -179,7 +179,7 @@ def add_to_tensor(target: Tensor, derivative: Derivative, scale: float) -> None:
 def _add_in_place(
     target: Tensor, view: Callable[[Tensor], Tensor], gradient: Gradient, scale: float
 ) -> bool:
-    """Add to a dense tensor by a view of it, and return whether a view of it is the matrix."""
+    """Add a gradient in place if the matrix is a view of the tensor, and return whether it is."""
     part = view(target)
     own = target if type(target) is Tensor else local_of(target)
     if part.untyped_storage().data_ptr() != own.untyped_storage().data_ptr():
@@ -201,7 +201,7 @@ def has_hooks(tensor: Tensor) -> bool:
 
 @dataclass(frozen=True)
 class SparseView:
-    """The view of a parameter with sparse gradients, which makes that of the energy sparse too.
+    """The view of a parameter with sparse gradients, which makes the energy's gradient sparse.
 
     Optimisers such as `SparseAdam` accept only sparse gradients, and in autograd the sum of a
     sparse and a dense gradient is dense.

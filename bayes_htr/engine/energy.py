@@ -51,8 +51,8 @@ def bind(
             `state_dict` and the optimiser's parameters stay as they are.
         refresh: The policy that says when gradients are computed anew; `Drift(0.1)` by default.
         share: Whether several processes of `torch.distributed` divide the work. All of them must
-            then have the same weights, or parts of the same as under `fully_shard`, and call the
-            energy at the same steps.
+            then have the same weights, or parts of the same weights as under `fully_shard`, and
+            call the energy at the same steps.
 
     Returns:
         A module to call at every step: `loss = cross_entropy + energy() / num_data`. If the energy
@@ -263,7 +263,7 @@ class SpectralEnergy(nn.Module):
     def derivatives(self, epoch: int | None = None) -> tuple[Tensor, list[Derivative]]:
         """Return the energy, 0-d, and the derivatives that `backward` adds.
 
-        Nobody may change the derivatives.
+        Callers must not change the derivatives.
         """
         return self._derivatives(epoch)
 

@@ -16,8 +16,8 @@ from bayes_htr.spectra import Gradient, working_dtype
 class EnergyHyperparameters(nn.ParameterDict):
     """Hyperparameters that are optimised together with the weights, in unconstrained coordinates.
 
-    They start where their hyperpriors say. A hyperparameter that several matrices share has the
-    widest precision among them.
+    They start at the values that their hyperpriors give (`Hyperparameter.start`). A hyperparameter
+    that several matrices share has the highest precision of these matrices.
 
     Args:
         matrices: The energies of all matrices.

@@ -35,7 +35,7 @@ from bayes_htr.spectra.names import plain_name
 
 _FOLLOWED_TOL = 1e-3
 """The tolerance of leading singular vectors that will follow their matrix: the error of `u'Wv` as
-an estimate of `sigma_1` is about its square."""
+an estimate of `sigma_1` is about the square of this tolerance."""
 
 _SAME_TOL = 1e-3
 """If the largest singular value exceeds that of the triplets by more than this relative amount, it
@@ -58,7 +58,7 @@ class MatrixEnergy:
         parameter: The parameter's name.
         tensor: The parameter itself at the last `update`.
         strengths: The strengths of the prior's terms at the last `update`.
-        is_stale: Whether a refresh is due however the matrix has changed.
+        is_stale: Whether a refresh is due no matter how far the matrix has moved.
         is_due: Whether a refresh is due, as far as the call has determined so far.
         cache: The cached gradient; `None` before the first refresh.
         started: Whether the energy has been computed before.
@@ -180,7 +180,7 @@ class MatrixEnergy:
 
     @property
     def needs(self) -> Need:
-        """The parts of the spectrum that the terms which act at the epoch need."""
+        """The parts of the spectrum needed by the terms that act at the epoch."""
         return self._needs
 
     @property
@@ -334,7 +334,7 @@ class MatrixEnergy:
         gradient: Gradient,
         hyperparameters: Mapping[str, Tensor],
     ) -> Summand:
-        """Return the summand of an evaluation whose gradient in the parameter `tensor` is known."""
+        """Return the summand of an evaluation, given its gradient in the parameter `tensor`."""
         derivatives = [
             Derivative(hyperparameters[name], itself, Gradient(slope))
             for name, slope in evaluation.hyper_slopes.items()
@@ -384,7 +384,7 @@ class MatrixEnergy:
     def _has_followed(self) -> bool:
         """Whether leading triplets have followed the matrix to its present value.
 
-        If a refresh is due however the matrix has changed, nothing follows at this call.
+        If a refresh is due no matter how far the matrix has moved, nothing follows at this call.
         """
         cache = self.cache
         return (

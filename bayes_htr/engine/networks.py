@@ -3,7 +3,7 @@
 A parameter with a prior that is replaced by another one is scored anew at the next call, and one
 that is gone is an error (`MatrixEnergy.update`). A frozen parameter is a constant, which is left
 out until it is trainable again. `NetworkWatch` notices a parameter that is added to the network: if
-it has a prior, the energy would lack it without a word. A new parameter of a module that was there
+it has a prior, the energy would silently leave it out. A new parameter of a module that was there
 before is noticed at the next call, and that of a module that has replaced another within 16 calls.
 """
 
@@ -92,7 +92,7 @@ def by_parameter(net: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Ten
 
 
 class NetworkWatch:
-    """Notices when a network gets new parameters.
+    """A watch that notices when a network gets new parameters.
 
     Args:
         priors: The priors.

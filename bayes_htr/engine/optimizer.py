@@ -67,7 +67,7 @@ def with_prior(
     refresh: Refresh | None = None,
     share: bool = True,
 ) -> PriorOptimizer:
-    """Let an optimiser train a network under priors: the loss stays what it is.
+    """Let an optimiser train a network under priors, without a change of the loss.
 
     Wrap the optimiser before a trainer gets it, such as before `accelerator.prepare`.
 
@@ -109,11 +109,11 @@ def with_prior(
 class PriorOptimizer(Optimizer):
     """The optimiser that `with_prior` returns.
 
-    Whatever it does not have itself, such as `train()` and `eval()` of schedule-free optimisers,
-    is that of the wrapped optimiser. The prior acts once at every step, whatever the loss has
-    reached, and not at all where a `GradScaler` skips the step. It acts after gradients have been
-    unscaled and clipped. Hyperparameters with hyperpriors are trained by Adam with a learning rate
-    of 0.05.
+    Attributes that it does not have itself, such as `train()` and `eval()` of schedule-free
+    optimisers, are those of the wrapped optimiser. The prior acts once at every step, also on
+    parameters without a gradient of the loss, and not at all if a `GradScaler` skips the step. It
+    acts after gradients have been unscaled and clipped. Hyperparameters with hyperpriors are
+    trained by Adam with a learning rate of 0.05.
 
     Args:
         optimizer: The optimiser that is wrapped.
@@ -251,9 +251,9 @@ class PriorOptimizer(Optimizer):
             closure, as LBFGS does, the loss includes that of the prior, `energy / num_data`.
 
         Raises:
-            PriorError: A schedule without an epoch, or a parameter with a prior that the
-                optimiser does not have.
-            SpectrumError: A matrix that is not finite, or that a law cannot score.
+            PriorError: A prior has a schedule and no epoch is set, or the optimiser does not have a
+                parameter with a prior.
+            SpectrumError: A matrix is not finite, or a law cannot score it.
         """
         if self.decoupled:
             derivatives = self._derivatives()
@@ -271,7 +271,7 @@ class PriorOptimizer(Optimizer):
     def state_dict(self) -> dict[str, Any]:
         """Return the state of the wrapped optimiser, with that of the prior under `"prior"`.
 
-        The second has tensors, numbers and texts, so that `torch.load(weights_only=True)` reads it.
+        The prior's state has tensors, numbers and texts; `torch.load(weights_only=True)` reads it.
         """
         hyper = self.hyper_optimizer
         own = {
@@ -334,7 +334,7 @@ class PriorOptimizer(Optimizer):
         return trained
 
     def _of_parameters(self, computed: list[Derivative]) -> list[Derivative]:
-        """Turn derivatives in weights that the network computes into those in its parameters."""
+        """Convert derivatives in weights that the network computes to derivatives in parameters."""
         parameters = [p for p in self.energy.net.parameters() if p.requires_grad]
         with torch.enable_grad():
             first = computed[0].tensor

@@ -39,9 +39,9 @@ def check_form(optimizer: Optimizer, energy: SpectralEnergy, *, decoupled: bool)
     """Raise if an optimiser cannot have a prior in this form.
 
     Raises:
-        PriorError: In the decoupled form: an optimiser that needs a closure, maximises, has no
-            learning rates, or keeps weights in a way that is not known. In the coupled form: an
-            optimiser that compares losses within a step, beside cached gradients.
+        PriorError: The optimiser maximises. In the decoupled form: it needs a closure, has no
+            learning rates, or keeps weights in a way that is not known. In the coupled form: it
+            compares losses within a step while gradients of the prior are cached.
     """
     name = type(optimizer).__name__
     if needs_closure(optimizer):

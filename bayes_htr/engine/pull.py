@@ -27,7 +27,7 @@ from bayes_htr.priors.evaluation import evaluate
 from bayes_htr.spectra import MatrixView, working
 
 MODE_SHARE = 35.0
-"""Strength times pull, divided by the root of the number of examples, for a mode."""
+"""Strength times pull, divided by the square root of the number of examples, for a mode."""
 POSTERIOR_SHARE = 8.0
 """The same for a posterior, whose spread already keeps weights from fitting every example."""
 
@@ -55,7 +55,7 @@ def starting_strength(
     Raises:
         PriorError: The priors do not fit the network, or have no pull on it: they are flat, or act
             only above a threshold that the weights do not reach, or the weights are zero.
-        SpectrumError: A matrix that is not finite, or that a law cannot score.
+        SpectrumError: A matrix is not finite, or a law cannot score it.
         ValueError: `num_data` is not a positive whole number.
 
     Example:
@@ -86,7 +86,7 @@ def pull_of(priors: Priors, net: nn.Module) -> float:
 
     Raises:
         PriorError: The priors do not fit the network.
-        SpectrumError: A matrix that is not finite, or that a law cannot score.
+        SpectrumError: A matrix is not finite, or a law cannot score it.
     """
     return sum(
         _pull(matrix, matrix.view(p.parameter.tensor.detach()))

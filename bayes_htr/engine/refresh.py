@@ -180,7 +180,7 @@ class DelayedFlags:
         return arrived
 
     def waiting(self) -> list[FlagKey]:
-        """Wait for the flags that were sent and not read yet, and return the keys of the raised."""
+        """Wait for flags that were sent and not read yet, and return the keys of raised flags."""
         if self._copy is not None:
             if self._arrived is not None:
                 self._arrived.synchronize()
@@ -216,7 +216,7 @@ class DelayedFlags:
 
 @dataclass
 class RefreshScheduler:
-    """Tells which cached gradients are due at a call, for the engine and for guides.
+    """A scheduler that tells which cached gradients are due, for the engine and for guides.
 
     Attributes:
         policy: The policy.

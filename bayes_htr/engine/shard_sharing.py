@@ -1,9 +1,9 @@
 """The evaluation of matrices that are spread over processes, by all of them together.
 
-A matrix has an owner, which decomposes its Gram matrix, or puts it together if nothing smaller
-will do. Owners work in rounds, one matrix each at a time, so that none of them holds the Gram
-matrices of a whole network: the parts go to the owners, these decompose, and what they have found
-goes back. `docs/distributed.md` says how much is sent.
+A matrix has an owner, which decomposes its Gram matrix, or puts the whole matrix together if
+nothing smaller will do. Owners work in rounds, one matrix each at a time, so that none of them
+holds the Gram matrices of a whole network: the parts are sent to the owners, the owners decompose,
+and their results are sent back. `docs/distributed.md` says how much is sent.
 """
 
 from __future__ import annotations
@@ -292,13 +292,13 @@ def _first(m: ShardedMatrixEnergy) -> list[tuple[int, Any]]:
 
 
 def _height(m: ShardedMatrixEnergy, r: int) -> int:
-    """Return the number of rows of a process, where those of a wide matrix are its columns."""
+    """Return the number of rows that a process has, or of columns if the matrix is wide."""
     piece = m.shards.pieces[r]
     return len(piece.columns) if m.shards.wide else len(piece.rows)
 
 
 def _count_of_entries(m: ShardedMatrixEnergy) -> int:
-    """Return how many numbers tell the terms on the entries of a matrix."""
+    """Return how many numbers `_numbers` returns for the terms on the entries of a matrix."""
     if not m.prior.entries:
         return 0
     slopes = sum(len(term.optimised) for term in m.prior.entries)

@@ -166,7 +166,7 @@ class ShardedMatrixEnergy(MatrixEnergy):
 
     @contextmanager
     def exactly_at(self, tensor: Tensor) -> Iterator[None]:
-        """Let the matrix be that of another tensor, and its leading triplet as exact as possible.
+        """Use the matrix of another tensor in a block, with a leading triplet as exact as possible.
 
         Raises:
             SpectrumError: The tensor is not spread over processes as the parameter is.
@@ -259,7 +259,7 @@ class ShardedMatrixEnergy(MatrixEnergy):
         return StepOfAll([t if self.share else 0 * t for t in projection[1:]], followed)
 
     def leading_of(self, top: TopPair) -> LeadingTriplets:
-        """Return the leading triplets of the present matrix, those of a `SUMMED` one in part."""
+        """Return the present matrix's leading triplets; for a `SUMMED` one, this process's part."""
         wide = self.shards.wide if self.shards.kind == SUMMED else None
         sigma = float(top.sigma)
         return LeadingTriplets(Cluster.of(top, wide), sigma, self.squared_norm, sigma)
@@ -399,7 +399,7 @@ def _layout_of(tensor: Tensor) -> tuple[Any, tuple[Any, ...]]:
 
 
 def _check(prior: MatrixPrior) -> None:
-    """Raise for what cannot be computed from sums over processes.
+    """Raise an error if a prior cannot be computed from sums over processes.
 
     Raises:
         PriorError: The prior has a threshold or an integrated tail index on entries.

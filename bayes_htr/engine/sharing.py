@@ -47,7 +47,7 @@ _ERRORS: dict[str, type[Exception]] = {
 
 
 class Sharing:
-    """Tells which process owns which matrix, and communicates the results.
+    """The assignment of matrices to the processes that own them, and the exchange of results.
 
     All processes have to call every method together.
     """
@@ -58,7 +58,7 @@ class Sharing:
         self._owners: dict[str, int] = {}
 
     def begin(self, matrices: Sequence[MatrixEnergy], calls: int) -> None:
-        """Assign the matrices of a call, unless they are those of the call before.
+        """Assign the matrices of a call, unless they are the same as at the last call.
 
         Args:
             matrices: The matrices, in the same order in every process.
@@ -73,7 +73,7 @@ class Sharing:
         self.assign_owners(matrices)
 
     def assign_owners(self, matrices: Sequence[MatrixEnergy]) -> None:
-        """Assign matrices to processes, unless they are those of the time before."""
+        """Assign matrices to processes, unless they are the same as last time."""
         names = [matrix.name for matrix in matrices]
         if self._names == names:
             return
@@ -330,7 +330,7 @@ def _nothing(matrix: MatrixEnergy) -> Followed:
 
 
 class _Outline(NamedTuple):
-    """The number in an evaluation that is no tensor, and the description of its tensors."""
+    """The one number of an evaluation that is not a tensor, and a description of its tensors."""
 
     penalty: float
     tensors: list[tuple[str, torch.Size, torch.dtype]]

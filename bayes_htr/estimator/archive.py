@@ -47,13 +47,13 @@ _LABELS = "biufU"
 
 
 def described(estimator: Any) -> dict[str, Any]:
-    """Return what a file says of a fitted estimator beside its posterior, as plain data.
+    """Return the description of a fitted estimator without its posterior, as plain data.
 
     Args:
         estimator: An `htr.HTRClassifier`.
 
     Raises:
-        DataError: Labels that JSON cannot hold.
+        DataError: JSON cannot hold the labels.
     """
     parameters, lost = plain_parameters(estimator.get_params(deep=False))
     names = getattr(estimator, "feature_names_in_", None)
@@ -75,12 +75,12 @@ def described(estimator: Any) -> dict[str, Any]:
 
 
 def restore(estimator: Any, found: Mapping[str, Any], module: ModuleSetting) -> None:
-    """Make an estimator what a file says of it, but for its posterior.
+    """Restore an estimator from its description, except for its posterior.
 
     Args:
         estimator: The estimator.
         found: The result of `described`.
-        module: The network or what makes it.
+        module: The network, or a callable that makes it.
 
     Raises:
         KeyError, TypeError, ValueError: The description is damaged, or there is no module
@@ -151,8 +151,8 @@ def read_archive(
 
     Args:
         path: The file.
-        build: Makes the network of the posterior, given the description. What it raises of
-            `KeyError`, `TypeError` and `ValueError` says that the description is damaged.
+        build: The function that makes the network of the posterior, given the description. If it
+            raises a `KeyError`, `TypeError` or `ValueError`, the description is damaged.
 
     Returns:
         The description, and the posterior.

@@ -51,10 +51,10 @@ try:
 except ImportError:
 
     class ClassifierMixin:  # type: ignore[no-redef]
-        """Stands for the class of scikit-learn where that is not installed."""
+        """A stand-in for the class of scikit-learn, if scikit-learn is not installed."""
 
     class BaseEstimator:  # type: ignore[no-redef]
-        """Stands for the class of scikit-learn, and says what to install."""
+        """A stand-in for the class of scikit-learn, whose error says what to install."""
 
         def __new__(cls, *args: Any, **kwargs: Any) -> Any:
             """Raise `ImportError`."""
@@ -81,28 +81,28 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
             default, is `htr.ESD(htr.Lomax(2.5, 5.0))` for a posterior of the network of `hidden`,
             and `"lomax"` for a mode and for `module`.
         strength: The power of the prior's density. By default, for `"svi"` under `"table"`, it is
-            2, or 8 if that predicts a held-out fifth of 200 or more examples better, which takes
-            two more fits; that of `bayes-htr fit` for other names, and 1, Bayes' rule, for values.
-            `"auto"` chooses it by at most five more fits, scored on examples that they leave out.
+            2, or 8 if that predicts a held-out fifth of the examples better; this comparison takes
+            two more fits, and is made for 200 or more examples. For other names it is that of
+            `bayes-htr fit`, and for priors given as values it is 1, Bayes' rule. `"auto"` chooses
+            it by at most five more fits, scored on examples that they leave out.
         method: `"svi"` or `"nuts"` for a posterior, `"map"` for its mode, or a method with
             settings, such as `htr.SVI(guide="lowrank")`.
         hidden: The numbers of units of hidden layers with ReLU; empty for a linear model.
-        module: The network in place of that one: a module that takes `(N, ...)` inputs to
+        module: The network in place of that of `hidden`: a module that takes `(N, ...)` inputs to
             `(N, C)` logits, or a callable that makes one, as `module(n_features, n_classes)`. It
             may take inputs of more than two dimensions, such as images.
-        epochs: The number of epochs. By default it is 30 for `"svi"` of the network of `hidden`,
-            but as many as make 400 to 1,000 updates, and otherwise as many as make 1,000 updates;
-            always between 10 and 500.
+        epochs: The number of epochs. By default, for `"svi"` of the network of `hidden`, it is 30,
+            or the nearest number that makes 400 to 1,000 updates; otherwise it is the number that
+            makes 1,000 updates. It is always between 10 and 500.
         batch_size: The number of examples per update; 32 by default.
-        lr: The learning rate. By default it is 0.02 for `"svi"` of the network of `hidden`, less
-            in proportion for more than 400 updates, with `init_scale=0.5`; otherwise that of the
-            method.
+        lr: The learning rate. By default, for `"svi"` of the network of `hidden`, it is 0.02 for up
+            to 400 updates and inversely proportional to the number of updates beyond, with
+            `init_scale=0.5`; otherwise it is that of the method.
         standardise: Whether inputs are shifted and scaled by the mean and standard deviation of
             the training inputs: of each column in a table, of each channel (the second dimension)
             in other inputs.
         clip: The bound of standardised columns of a table: `x` becomes
-            `x / sqrt(1 + (x / clip)^2)`, so that no rare value decides alone. `None` leaves them
-            as they are.
+            `x / sqrt(1 + (x / clip)^2)`, so that no rare value decides alone. `None` clips none.
         class_weight: Positive powers of the likelihood of the classes, as a mapping from labels;
             or `"balanced"`, for powers that are inverse to the frequencies of the classes.
         label_smoothing: The share of each label that is spread over all classes, in [0, 1).
@@ -110,8 +110,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
             improves no more; the best epoch is then kept.
         validation_fraction: The share of each class that `early_stopping` holds out.
         patience: The number of epochs without improvement after which `early_stopping` ends.
-        members: The number of members of a mixture, whose networks start from weights of their
-            own and whose predictions are averaged.
+        members: The number of networks that start from weights of their own and are averaged.
         samples: The number of draws of the weights in a prediction.
         warm_start: Whether `fit` starts from the weights of the fit before, and keeps its scaling.
         random_state: The seed of initial weights, validation split, batches and draws: a whole
@@ -196,17 +195,17 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         Args:
             X: Inputs, `(N, D)`: an array or a table of pandas. With `module=` also `(N, ...)`.
             y: Labels `(N,)`: numbers, words or booleans.
-            refused: Nothing; what scikit-learn or its users may pass here is refused by name.
+            refused: Other arguments that scikit-learn or its users may pass; each raises an error.
 
         Returns:
             The estimator itself.
 
         Raises:
-            ValueError: Inputs or labels that are missing, not finite, of the wrong shape or kind,
-                or of a single class (`DataError`); or a setting is out of range.
+            ValueError: Inputs or labels are missing, not finite, or of the wrong shape or kind, or
+                there is a single class (`DataError`); or a setting is out of range.
             PriorError: The prior is unknown, or does not suit the network or the method.
             DivergenceError: The loss became NaN or infinite.
-            TypeError: `sample_weight` or another argument that is not taken.
+            TypeError: `sample_weight` or another argument is given that `fit` does not take.
         """
         self._refuse(refused)
         before = self.__dict__.get("posterior_") if self.warm_start else None
@@ -346,7 +345,8 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
             X: Inputs, as in `fit`.
 
         Raises:
-            ValueError: Inputs that are not like those of `fit`; `NotFittedError` before `fit`.
+            ValueError: The inputs are not like those of `fit`, or `fit` was not called before
+                (`NotFittedError`).
         """
         check_is_fitted(self, "posterior_")
         X = validate_data(self, X, reset=False, **self._input_checks())
@@ -398,7 +398,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
         """Draws of the spectra of the weight matrices: `posterior_.spectra()`.
 
         Raises:
-            NotFittedError: Before `fit`.
+            NotFittedError: `fit` was not called before.
         """
         check_is_fitted(self, "posterior_")
         return self.posterior_.spectra(seed=self.seed_)
@@ -413,8 +413,8 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
             overwrite: Whether to replace a file that is there.
 
         Raises:
-            NotFittedError: Before `fit`.
-            DataError: Labels that JSON cannot hold.
+            NotFittedError: `fit` was not called before.
+            DataError: JSON cannot hold the labels.
             OutputError: The file is there already, or cannot be written.
         """
         check_is_fitted(self, "posterior_")
@@ -429,7 +429,7 @@ class HTRClassifier(ClassifierMixin, BaseEstimator):
 
         Args:
             path: The file.
-            module: The network or what makes it, if the estimator had `module=`.
+            module: The network, or a callable that makes it, if the estimator had `module=`.
 
         Raises:
             CheckpointError: The file is missing, damaged or foreign, or does not fit the network.

@@ -1,6 +1,7 @@
 """What the settings and data of an estimator mean for `htr.fit`.
 
-The functions are those of network, method, priors, epochs, scaling, codes of labels and validation.
+There are functions for the network, the method, the priors, the number of epochs, the scaling of
+inputs, the codes of labels, and the choice of validation data.
 """
 
 from __future__ import annotations
@@ -67,7 +68,8 @@ def build_module(
         dtype: The precision of the layers.
 
     Raises:
-        ValueError: What is given is no module and makes none, or a number of units is not positive.
+        ValueError: `module` is not a module and does not make one, or a number of units is not
+            positive.
     """
     if isinstance(module, nn.Module):
         return copy.deepcopy(module)
@@ -110,7 +112,7 @@ def chosen_method(
         own_network: Whether the network is one that the user has given.
 
     Raises:
-        ValueError: No method, or a learning rate or early stopping that it does not take.
+        ValueError: `method` is not a method, or does not take the learning rate or early stopping.
     """
     given: dict[str, Any] = {} if lr is None else {"lr": number(lr, "lr", above=0)}
     chosen: Any = method
@@ -158,7 +160,7 @@ def chosen_priors(
             `"lomax"`, as it is for a mode.
 
     Raises:
-        PriorError: An unknown prior, or a strength that is no number of at least 0.
+        PriorError: The prior is unknown, or the strength is not a number of at least 0.
     """
     posterior = not isinstance(method, MAP)
     if strength == "auto":
@@ -185,8 +187,9 @@ def chosen_epochs(
     """Return the number of epochs.
 
     Args:
-        epochs: The number that is given; `None` for 30, as long as these make a number of updates
-            within `steps`, and otherwise for as many as make the nearest number within.
+        epochs: The number that is given. `None` stands for 30 if that makes a number of updates
+            within `steps`, and otherwise for the number of epochs that makes the nearest number
+            of updates within `steps`.
         num_data: The number of training examples.
         batch_size: The number of examples per update.
         method: The method; NUTS has no epochs.
@@ -249,7 +252,7 @@ def chosen_training(
 
 
 def mean_and_scale(x: Array) -> tuple[Array, Array]:
-    """Return what standardises inputs, column by column in a table and otherwise by channel.
+    """Return the mean and scale that standardise inputs, by column of a table or by channel.
 
     Args:
         x: Inputs `(N, D)` or `(N, D, ...)`.
@@ -288,7 +291,7 @@ def codes_of(y: Any, classes: Array, examples: int) -> Array:
         examples: How many labels there must be.
 
     Raises:
-        DataError: Another number of labels, or labels that are not among `classes`.
+        DataError: The number of labels is not `examples`, or a label is not among `classes`.
     """
     labels = np.asarray(y)
     if labels.shape != (examples,):
@@ -316,7 +319,7 @@ def held_out(codes: Array, fraction: float, random: np.random.RandomState) -> np
         Which examples are held out, `(N,)`.
 
     Raises:
-        ValueError: A fraction out of range, or so small that it holds out nothing.
+        ValueError: The fraction is out of range, or so small that nothing is held out.
     """
     share = number(fraction, "validation_fraction", above=0, below=1)
     held = np.zeros(len(codes), dtype=bool)

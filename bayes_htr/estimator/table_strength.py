@@ -49,7 +49,7 @@ def chosen_factor(
         device: Where to train.
 
     Raises:
-        DivergenceError: With neither strength the loss stayed finite.
+        DivergenceError: The loss did not stay finite with either strength.
         PriorError: The prior does not suit the network.
     """
     if validation is None:

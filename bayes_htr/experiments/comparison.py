@@ -40,7 +40,7 @@ class FitSettings:
     """Training settings that all fits of a comparison share.
 
     Attributes:
-        data: Name of the data set, or the path of data of one's own.
+        data: Name of the data set, or the path of the user's own data.
         data_dir: Folder of its file; `None` to use the embedded data or to download them.
         net: Name of the network.
         epochs: Number of epochs of each fit.
@@ -48,7 +48,7 @@ class FitSettings:
         device: Where to train.
         label_smoothing: Share of each label that is spread over all classes in training.
         threads: PyTorch threads of each fit on the CPU; `None` lets `fit` choose.
-        target: The column with the labels of a table of one's own.
+        target: The column with the labels, if the data are a table of the user.
         members: Members of each fit, which is a mixture if there are several.
         processes: Members of one fit that are trained at a time.
         shard: Whether several processes divide the weights between them.
@@ -130,7 +130,8 @@ def claimed_folder(out: Path | None, default: Path, *, resume: bool) -> Iterator
     """Keep other commands from a folder and from what is below it.
 
     Args:
-        out: The folder; if `None`, it is `default`, or where that is used `default` with a number.
+        out: The folder; if `None`, it is `default`, or `default` with a number if that folder is
+            used already.
         default: The path of a new folder.
         resume: Whether the folder may hold runs.
 

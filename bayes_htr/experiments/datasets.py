@@ -45,7 +45,7 @@ class Dataset:
         classes: the names of the classes, in the order of the labels.
         mean: mean of the raw training images, `(1, C, 1, 1)`.
         deviation: their standard deviation, `(1, C, 1, 1)`.
-        preparation: for data of one's own, what was done to the inputs, as plain data.
+        preparation: for the user's own data, what was done to the inputs, as plain data.
     """
 
     name: str
@@ -164,7 +164,7 @@ def load_dataset(
         seed: seed of the stratified 80/20 split of digits. The others have a split of their own.
 
     Raises:
-        DataError: an unknown name, or a source that is missing, unreadable or malformed.
+        DataError: the name is unknown, or the source is missing, unreadable or malformed.
         ImportError: scikit-learn is needed and not installed.
     """
     if name not in DATASETS:

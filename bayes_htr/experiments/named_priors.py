@@ -78,7 +78,8 @@ def named_priors(
         posterior: Whether the priors are for a posterior, not for MAP.
 
     Raises:
-        PriorError: An unknown name, a strength for `"none"`, or a file without valid priors.
+        PriorError: The name is unknown, a strength is given for `"none"`, or the file has no valid
+            priors.
     """
     if str(name).endswith(".toml"):
         priors = Priors.from_toml(name)

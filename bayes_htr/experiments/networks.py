@@ -50,8 +50,8 @@ def build_network(
             are rounded, and at least 1.
 
     Raises:
-        ValueError: an unknown name, a shape that the network cannot process, or a probability or a
-            width out of range.
+        ValueError: the name is unknown, the network cannot process images of this shape, or the
+            probability or the width is out of range.
     """
     if name not in _BUILDERS:
         raise ValueError(f"unknown network {name!r}: choose one of {', '.join(NETWORKS)}")

@@ -1,10 +1,10 @@
-"""Data of one's own for the command line: a CSV table, an `.npz` archive, or a folder of images.
+"""The user's own data on the command line: a CSV table, `.npz` archive, or folder of images.
 
-`load_own` makes the same kind of `Dataset` as `load_dataset`. A table has a channel for each column
-of numbers, and for each word of a column of words, so that each is standardised by itself: it is
-`(N, channels, 1, 1)`. What was done to the
-inputs is kept as plain data in `Dataset.preparation`, which a run folder has in its configuration:
-`load_inputs` does the same to new inputs.
+`load_own` makes the same kind of `Dataset` as `load_dataset`. The inputs of a table are
+`(N, channels, 1, 1)`, with a channel for each column of numbers, and for each word of a column of
+words, so that each channel is standardised by itself. What was done to the inputs is kept as plain
+data in `Dataset.preparation`, which a run folder has in its configuration, and `load_inputs` does
+the same to new inputs.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def load_own(path: str | PathLike[str], target: str | None = None, *, seed: int 
         seed: The seed of the split: a fifth of each class are test examples.
 
     Raises:
-        DataError: A file that is missing, unreadable or malformed, or a value that is no number.
+        DataError: A file is missing, unreadable or malformed, or a value is not a number.
         ImportError: Images need Pillow, which is not installed.
     """
     path = Path(path).expanduser()

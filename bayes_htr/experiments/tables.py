@@ -41,10 +41,11 @@ class Columns:
     def of(
         cls, path: Path, header: Sequence[str], rows: Sequence[Sequence[str]], names: Sequence[str]
     ) -> Columns:
-        """Say which columns have words, and which words.
+        """Find out which columns have words, and which words these are.
 
         Raises:
-            DataError: A column has numbers and words, a cell is empty, or words are too many.
+            DataError: A column has numbers and words, a cell is empty, or a column has too many
+                words.
         """
         categories = {}
         for name in names:

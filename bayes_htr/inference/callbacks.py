@@ -91,7 +91,7 @@ class StepCallback(ABC):
 
     @abstractmethod
     def on_start(self, event: StepEvent) -> None:
-        """Act before the first update; a resumed run tells the updates done before."""
+        """Act before the first update; in a resumed run `event.step` counts earlier updates."""
 
     @abstractmethod
     def on_step(self, event: StepEvent) -> None:

@@ -3,7 +3,7 @@
 The coordinates are the unconstrained ones of the program's sites.
 
 Transitions are Pyro's: multinomial sampling along trajectories that double until they turn, step
-size and mass matrix adapted during warm-up. Between two of them a chain may jump: the sign of a
+size and mass matrix adapted during warm-up. Between two transitions a chain may jump: the sign of a
 random column of a site is changed, and the change is accepted with the probability of Metropolis.
 Source: Hoffman & Gelman (2014), *JMLR* 15; Betancourt (2017), arXiv:1701.02434.
 """
@@ -94,7 +94,7 @@ def run_chains(
             is left as it was.
         step: A callable that is called after each draw, also of warm-up, in this process.
         workers: With several processes, how many chains run at a time, each in one of them; the
-            program must be one that `pickle` takes.
+            program must then be picklable.
         progress: Whether the processes have a progress bar, which shows the draws of all chains.
 
     Raises:
@@ -156,7 +156,7 @@ class _Chain:
 
 @dataclass(frozen=True)
 class _Job:
-    """What a chain needs."""
+    """The program, the start, the settings and the seed of one chain."""
 
     program: Program
     centre: Mapping[str, Tensor]
@@ -253,7 +253,7 @@ def _jittered(
 
 
 class _Substitute(Messenger):
-    """Gives sites the values at unconstrained coordinates, and sums up the log density there."""
+    """A Pyro handler that gives sites their values, and sums up the log density there."""
 
     def __init__(self, z: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -325,8 +325,8 @@ def split_rhat(draws: Tensor) -> float:
         draws: `(chains, draws)`, at least four draws.
 
     Returns:
-        Near 1 for chains that agree. NaN where all values are one; infinite where each half of a
-        chain stays at a value of its own.
+        A value near 1 for chains that agree; NaN if all values are equal; infinite if each half of
+        a chain stays at a value of its own.
     """
     halves = _halves(draws)
     folded = (halves - _median(halves)).abs()
@@ -342,7 +342,7 @@ def bulk_ess(draws: Tensor) -> float:
         draws: `(chains, draws)`, at least four draws.
 
     Returns:
-        At most `S log10 S` for `S` draws in all; `S` where all values are one.
+        At most `S log10 S` for `S` draws in all; `S` if all values are equal.
     """
     halves = _halves(draws)
     if bool((halves == halves[0, 0]).all()):
@@ -351,7 +351,7 @@ def bulk_ess(draws: Tensor) -> float:
 
 
 def _halves(draws: Tensor) -> Tensor:
-    """Return each chain as two, in float64; the middle one of an odd number of draws goes."""
+    """Split each chain in two halves, in float64; of an odd number the middle draw is left out."""
     if draws.ndim != 2 or draws.shape[1] < FEWEST:
         raise ValueError(
             f"draws of shape {tuple(draws.shape)} must be (chains, draws) with at least {FEWEST} "

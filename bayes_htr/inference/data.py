@@ -73,7 +73,7 @@ class Batches:
             `shuffle=True` does; `None` keeps the order.
         name: The name of the data in error messages.
         likelihood: The likelihood, which labels have to fit; that of classes by default.
-        num_data: The number of examples, for a loader that does not tell it.
+        num_data: The number of examples, for a loader that does not know it.
         labelled: Whether there are labels. If not, those that are there are ignored, and batches
             have zeros in their place.
         counted: Whether the number of examples is needed.
@@ -87,8 +87,8 @@ class Batches:
 
     Raises:
         DataError: There are no examples, inputs and labels differ in length, an input is not
-            finite, a label is none for the likelihood, the batch size is not positive, or a loader
-            has no length and `num_data` is not given.
+            finite, a label does not suit the likelihood, the batch size is not positive, or a
+            loader has no length and `num_data` is not given.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ class Batches:
                 return
 
     def set_epoch(self, epoch: int) -> None:
-        """Tell a `DistributedSampler`, whose order depends on it, the epoch (from 0)."""
+        """Tell a `DistributedSampler` the epoch (from 0), on which its order depends."""
         if isinstance(self.sampler, DistributedSampler):
             self.sampler.set_epoch(epoch)
 
@@ -190,7 +190,7 @@ class Batches:
             Inputs and labels, as tensors where the loader put them.
 
         Raises:
-            DataError: Something else, or inputs or labels that cannot be trained on.
+            DataError: The batch is neither of these, or its inputs or labels cannot be trained on.
         """
         if not self._checks_batches:
             x, y = batch
@@ -300,8 +300,8 @@ class Batches:
         Later batches of the user's loader are then checked for labels that are too large.
 
         Raises:
-            DataError: The network does not take the inputs, or its outputs are not such as the
-                likelihood takes, or do not fit a label.
+            DataError: The network does not take the inputs, the likelihood does not take the
+                outputs, or they do not fit a label.
         """
         x, y = self.first()
         try:

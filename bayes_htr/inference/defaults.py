@@ -18,7 +18,8 @@ from bayes_htr.models import BayesianModel
 EPOCHS = 30
 """The number of epochs where none is given."""
 _NOISY_DIRECTIONS = 192
-"""With fewer directions, networks that are small and cheap anyway would lose noise in some."""
+"""The number of noisy directions. With fewer, even small networks, which are cheap anyway, would
+have noise in only some of their directions."""
 
 
 def method_and_epochs(
@@ -41,9 +42,10 @@ def default_method(net: nn.Module, **changed: Any) -> SVI:
     """Return the method that finds a posterior where none is named: SVI by the spectral guide.
 
     Each example of a batch has its own draw, in about 192 directions of a large matrix. With batch
-    normalisation, which mixes examples, and with low-rank adapters (LoRA) a batch has one. Rate and
-    initial spread were chosen on validation data, see `docs/choosing-a-prior.md`; what the other
-    settings cost and save is in `docs/spectral-guide.md`.
+    normalisation, which mixes examples, and with low-rank adapters (LoRA), all examples of a batch
+    share one draw. The learning rate and the initial spread were chosen on validation data, see
+    `docs/choosing-a-prior.md`; what the other settings cost and save is in
+    `docs/spectral-guide.md`.
 
     Args:
         net: The network.

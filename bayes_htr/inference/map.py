@@ -94,8 +94,8 @@ class MAP:
 
         Raises:
             ValueError: Early stopping lacks validation data, or there is nothing to train.
-            DataError: A last batch of one example, on which batch normalisation cannot train.
-            SpectrumError: Weights that a law cannot score.
+            DataError: The last batch has one example, on which batch normalisation cannot train.
+            SpectrumError: A law cannot score the weights.
         """
         with isolated_randomness():
             torch.manual_seed(problem.seed)

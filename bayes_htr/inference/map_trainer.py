@@ -171,7 +171,7 @@ class MAPTrainer(Trainer):
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
     def share_gradients(self) -> None:
-        """Average the gradients of the likelihood's hyperparameters; there is one process."""
+        """Do nothing: with one process there are no gradients to average."""
 
     def score(self, x: Inputs, y: Tensor, size: int) -> tuple[Tensor, Tensor]:
         """Return a batch's summand of the mean negative log likelihood, and its score."""
@@ -241,7 +241,7 @@ class DistributedMAPTrainer(MAPTrainer, DistributedTrainer):
         return loss, energy, score
 
     def share_gradients(self) -> None:
-        """Average those of the likelihood's hyperparameters, which the replica does not hold."""
+        """Average the likelihood's hyperparameter gradients, which the replica does not hold."""
         average_gradients(self.point.parameters())
 
     def score(self, x: Inputs, y: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""The error of a run whose numbers are not finite any more, and where they ceased to be."""
+"""The error of a run whose numbers are no longer finite, and the layer where this began."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ LARGEST = 20_000
 """Unconstrained coordinates above which a run would take days."""
 
 RHAT = 1.01
-"""Where chains stop to agree (Vehtari et al. 2021)."""
+"""The R-hat above which chains do not agree (Vehtari et al. 2021)."""
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,11 @@ class NUTS:
         """Build the density, and evaluate it at the start, before anything is written.
 
         Raises:
-            ValueError: Epochs, callbacks, validation data, several processes, nothing to sample, a
-                model that is too large, or a density that is not finite at the start.
-            PriorError: A prior that is no density, or a scheduled one.
-            DataError: A loader that does not give each example once.
+            ValueError: There are epochs, callbacks, validation data or several processes, there is
+                nothing to sample, the model is too large, or the density is not finite at the
+                start.
+            PriorError: A prior is not a density, or is scheduled.
+            DataError: The loader does not give each example once.
         """
         _refuse_what_does_nothing(problem)
         warn_of_generalised_posterior(problem, "NUTS")
@@ -176,7 +177,7 @@ class NUTSSampler:
         problem: The model and its data; the network ends at the mean of the draws.
 
     Raises:
-        PriorError: A prior that is no density, or a scheduled one.
+        PriorError: A prior is not a density, or is scheduled.
     """
 
     def __init__(self, method: NUTS, problem: Problem) -> None:

@@ -169,7 +169,7 @@ def draw_sums(
     batches: Iterable[tuple[Inputs, Tensor]],
     likelihood: Likelihood,
 ) -> tuple[float, float, float]:
-    """Sum as `score_sums` does, of the mean prediction of 8 draws, always of the same noise."""
+    """Return the sums of `score_sums` for the mean prediction of 8 draws with fixed noise."""
     root = unwrap(net)
     paths = {p.name: p.path for p in parameters_of(root)}
     draws = list(guide.draws(VALIDATION_DRAWS, seed=0))

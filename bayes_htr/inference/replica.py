@@ -43,9 +43,9 @@ Score = Callable[[Inputs, Tensor], tuple[Tensor, Tensor]]
 class Replica:
     """One process's part in training.
 
-    An error of the data or of the network in one process does not end that process at once, for
-    the others would wait for it. Its loss is NaN from then on, which all processes see, and
-    `raise_failures` then ends them all.
+    An error of the data or of the network in one process does not end that process at once, because
+    the others would wait for it. The loss of that process is NaN from then on, which all processes
+    see, and `raise_failures` then ends them all.
 
     Attributes:
         failure: The error that has occurred in this process, if any.
@@ -197,7 +197,7 @@ class DistributedTrainer(Trainer):
         run_on_rank0(partial(super().run_hooks, name))
 
     def should_stop(self, metrics: dict[str, float]) -> bool:
-        """Return whether a callback, of which process 0 has all, asks to stop."""
+        """Return whether a callback asks to stop; process 0 has all callbacks."""
         return run_on_rank0(partial(super().should_stop, metrics))
 
     def save(self) -> None:
@@ -218,7 +218,7 @@ def local_batches(
     """Iterate over this process's part of each batch, with the size of the whole batch.
 
     Each process takes a contiguous part, which may be empty. A loader with a `DistributedSampler`
-    has dealt the examples already: each process takes all of its own batch, and the whole batch
+    has divided the examples already: each process takes all of its own batch, and the whole batch
     consists of those of all processes, which have the same number of examples.
 
     Args:

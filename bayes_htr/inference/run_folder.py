@@ -1,6 +1,6 @@
 """A run folder: the configuration, a checkpoint, metrics by epoch, and the result.
 
-Every file is written atomically: readers never see half of one, and a killed process leaves none.
+Every file is written atomically: nobody ever finds half a file, even if a process was killed.
 A digest of each file is kept beside them and checked when the file is read (`digests.py`). A run
 that writes holds the folder's lock, so that no other run writes there meanwhile.
 """
@@ -54,7 +54,7 @@ _WRITTEN = (
     *(TUNING, COMMAND),
     *PICTURES,
 )
-"""The files of which a killed process may leave temporary ones."""
+"""The files whose temporary versions a killed process may leave behind."""
 _NO_CONTENT = (LOCK, COMPARISON_LOCK, DIGESTS, COMMAND)
 """Files that a process may leave if it is killed before it has written anything."""
 
@@ -412,7 +412,7 @@ class RunFolder:
 
 
 def _save(state: Mapping[str, Any], path: Path) -> None:
-    """Write a checkpoint through a file of Python, whose errors name their cause."""
+    """Write a checkpoint through a Python file object, whose errors name their cause."""
     with path.open("wb") as file:
         torch.save(state, file)
 

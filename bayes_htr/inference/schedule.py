@@ -85,7 +85,7 @@ class Schedule:
 
         Raises:
             ValueError: The state is that of another schedule.
-            KeyError, TypeError, AttributeError: The state is something else.
+            KeyError, TypeError, AttributeError: The state is not one of a schedule.
         """
         if self._scheduler is None:
             return

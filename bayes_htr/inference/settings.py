@@ -128,7 +128,7 @@ def restore_optimizer(optimizer: Optimizer, state: Any) -> None:
     Raises:
         ValueError: The state is that of another optimiser, or of other parameters. PyTorch itself
             would notice that only in a later step.
-        KeyError, TypeError, AttributeError, RuntimeError: The state is something else.
+        KeyError, TypeError, AttributeError, RuntimeError: The state is not one of an optimiser.
     """
     before = [dict(group) for group in optimizer.param_groups]
     optimizer.load_state_dict(state)

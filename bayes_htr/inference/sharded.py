@@ -28,9 +28,9 @@ from bayes_htr.models.inputs import Inputs, call, map_inputs
 class ShardedMAPTrainer(DistributedMAPTrainer):
     """Training by MAP in several processes, each of which has a part of the weights.
 
-    Cached gradients of the prior are computed anew at each epoch, so that a checkpoint, which holds
-    whole weights, needs none of them, and the run can be resumed by another number of processes,
-    also by one, which has all weights.
+    Cached gradients of the prior are computed anew at each epoch. A checkpoint, which holds whole
+    weights, therefore needs none of these gradients, and the run can be resumed by another number
+    of processes, even by a single one that has all weights.
 
     Args:
         method: The settings.
@@ -160,7 +160,7 @@ def shard(net: nn.Module) -> None:
 
 
 def gathered_tensors(state: Any) -> Any:
-    """Return a state, in any nesting, with the whole tensor, on the CPU, for each divided one.
+    """Return a nested state in which whole tensors, on the CPU, replace the divided ones.
 
     All processes have to call it.
     """
@@ -174,7 +174,7 @@ def gathered_tensors(state: Any) -> Any:
 
 
 def _alike(value: Any, present: Any) -> Any:
-    """Return a whole tensor divided as a present one is, if that is divided and of its shape."""
+    """Divide a whole tensor as `present` is divided, if `present` has the same shape."""
     if not (isinstance(value, Tensor) and hasattr(present, "device_mesh")):
         return value
     if value.shape != present.shape:

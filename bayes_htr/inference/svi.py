@@ -68,7 +68,8 @@ class SVI:
         guide: The family of posteriors: `"spectral"`, over the spectra of matrices with a spectral
             prior; `"meanfield"` and `"lowrank"`, over the weights; or one of five classes of
             `pyro.infer.autoguide`, such as `AutoNormal`, over the weights.
-        lr: Learning rate; laws of hyperparameters have 0.05, by Adam, lowered as this one is.
+        lr: Learning rate. The posteriors of hyperparameters are trained by Adam with a learning
+            rate of 0.05, which falls in proportion if the schedule lowers `lr`.
         optimizer: A callable that makes the optimiser, as `optimizer(parameters, lr=lr)`; by
             default an Adam in one kernel.
         scheduler: The schedule of the learning rate, as in `MAP`.
@@ -228,12 +229,12 @@ class SVI:
         """Build the trainer, and evaluate the KL divergence once, before anything is written.
 
         Raises:
-            ValueError: Early stopping without validation data, nothing to train, an optimiser that
-                needs a closure, `noise="example"` for a network that cannot have it, an embedding
-                with sparse gradients, or with padding under a guide over the weights.
-            DataError: A last batch of one example, on which batch normalisation cannot train.
-            PriorError: A prior that is no density, or is none any more at some epoch.
-            SpectrumError: Weights that a law cannot score.
+            ValueError: Early stopping lacks validation data, there is nothing to train, the
+                optimiser needs a closure, the network cannot have `noise="example"`, or an
+                embedding has sparse gradients, or padding under a guide over the weights.
+            DataError: The last batch has one example, on which batch normalisation cannot train.
+            PriorError: A prior is not a density, or stops being one at some epoch.
+            SpectrumError: A law cannot score the weights.
         """
         if problem.epochs and world_size() == 1:
             problem.train.check_last_batch(problem.net)
@@ -267,7 +268,7 @@ def _check_embeddings(net: nn.Module, drawn: Collection[str]) -> None:
         drawn: Names of the parameters of which every entry is drawn.
 
     Raises:
-        ValueError: Sparse gradients, or padding in a parameter that is drawn.
+        ValueError: An embedding has sparse gradients, or padding in a parameter that is drawn.
     """
     net = unwrap(net)
     names = {id(p.tensor): p.name for p in parameters_of(net)}

@@ -78,8 +78,8 @@ class SVITrainer(Trainer):
 
     Raises:
         ValueError: There is nothing to train, early stopping has no validation data, the
-            optimiser needs a closure, or there is no `noise="example"` for this network.
-        PriorError: A prior is no density.
+            optimiser needs a closure, or the network cannot have `noise="example"`.
+        PriorError: A prior is not a density.
     """
 
     label: ClassVar[str] = "SVI"
@@ -172,10 +172,10 @@ class SVITrainer(Trainer):
         return self.likelihood(outputs, y, values), self.likelihood.score(outputs, y)
 
     def share_gradients(self) -> None:
-        """Average gradients over processes; there is one process."""
+        """Do nothing: with one process there are no gradients to average."""
 
     def combine(self, nll: Tensor, score: Tensor) -> tuple[Tensor, Tensor]:
-        """Return likelihood and score of the batches of all processes; there is one process."""
+        """Return likelihood and score as they are: there is only one process."""
         return nll, score
 
     def _sample(self, *, again: bool) -> dict[str, Tensor]:

@@ -55,7 +55,7 @@ class Trainer(ABC):
         accumulate: The number of batches per update.
 
     Raises:
-        ValueError: Early stopping without validation data, or a schedule that cannot step as asked.
+        ValueError: Early stopping lacks validation data, or the schedule cannot step as asked.
     """
 
     label: ClassVar[str]
@@ -309,7 +309,7 @@ class Trainer(ABC):
     def should_stop(self, metrics: dict[str, float]) -> bool:
         """Call the callbacks after an epoch, and return whether one of them asks to stop.
 
-        A resumed run continues even so.
+        A run that was stopped in this way continues when it is resumed.
         """
         with isolated_randomness():
             layouts = self.problem.model.priors.matrices

@@ -59,7 +59,7 @@ class Bernoulli(Likelihood):
         check_real_outputs(outputs, count, name, y, "logits, one for each yes-or-no label,")
 
     def doubt(self, outputs: Tensor, net: nn.Module) -> str | None:
-        """Say whether the last layer is one whose outputs are no logits."""
+        """Say in a sentence that the outputs of the last layer are not logits, if so."""
         return reason_against_last_layer(net, "sigmoid", "label")
 
     def pointwise(

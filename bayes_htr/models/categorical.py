@@ -38,10 +38,11 @@ class Categorical(Likelihood):
     as `(N, C)`, with the likelihood `prod_c p(c | x, W)^(q_c)`.
 
     The loss of a batch is the mean over examples of `-w_y sum_c q_c log softmax(logits)_c`, in
-    nats, `q = (1 - eps) e_y + eps / C` with label smoothing. Class weights are those of the class
-    `y` of the label and multiply all of its sum (of a soft label, the mean weight under it);
-    PyTorch's would weigh each class in it by its own. The sum is divided by the number of examples
-    and not by the sum of weights, so that its expectation does not depend on the batch size.
+    nats, `q = (1 - eps) e_y + eps / C` with label smoothing. The weight of the label's class `y`
+    multiplies the whole sum over `c` (for a soft label, the mean weight under the label); PyTorch
+    instead multiplies each term of this sum by the weight of its own class `c`. The sum over
+    examples is divided by their number and not by the sum of weights, so that its expectation does
+    not depend on the batch size.
 
     Args:
         class_weights: `(C,)` positive powers of the likelihood of each class; ones by default.
@@ -92,7 +93,7 @@ class Categorical(Likelihood):
         """Make labels a tensor: whole numbers, or probabilities with the classes last.
 
         Raises:
-            DataError: The labels are words, negative, or numbers that are neither.
+            DataError: The labels are words or negative, or neither whole numbers nor probabilities.
         """
         y = as_tensor(y, f"{name} labels")
         if y.is_floating_point() and y.ndim > 1:
@@ -143,7 +144,7 @@ class Categorical(Likelihood):
             check_labels(y, name, classes, ignore_index=self.ignore_index)
 
     def doubt(self, outputs: Tensor, net: nn.Module) -> str | None:
-        """Say whether outputs are probabilities, or come from a layer that makes no logits."""
+        """Say in a sentence that outputs are probabilities or otherwise not logits, if so."""
         logits = self.logits(outputs)
         return reason_against_outputs(logits.reshape(-1, logits.shape[-1]), net)
 

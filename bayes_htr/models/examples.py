@@ -198,7 +198,7 @@ def reason_against_last_layer(net: nn.Module, link: str, label: str) -> str | No
     Args:
         net: The network.
         link: The name of the function that the likelihood applies to the outputs.
-        label: The name of what these have a probability of, such as `"class"`.
+        label: The word for the outcomes that have the probabilities, such as `"class"`.
     """
     *_, last = net.modules()
     if isinstance(last, _SQUASHING):

@@ -2,7 +2,7 @@
 
 If `X` has a density that depends on `X'X` alone, its orthonormal factor (`X = QR`, with a positive
 diagonal of `R`) has the uniform law of Haar, and it is independent of `X'X` (Muirhead 1982, theorem
-2.1.13). Normal entries are one such law. They are no good for a Markov chain. A square `X` is
+2.1.13). Normal entries are one such law, but a poor choice for a Markov chain. A square `X` is
 singular on a surface that has one dimension less than the space, its last orthonormal column
 changes sign there, and the chain meets this jump again and again. Short columns also turn fast
 where long ones turn slowly, so that no step size suits both.
@@ -71,7 +71,7 @@ class FrameSite(TorchDistribution):
         return constant + (degrees - n) / 2 * volume - degrees / 2 * length
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008  (immutable)
-        """Draws `(*sample_shape, n, K)`, with Bartlett's decomposition of the Wishart law."""
+        """Draw `(*sample_shape, n, K)`, with Bartlett's decomposition of the Wishart law."""
         shape = torch.Size(sample_shape)
         K, like = self.columns, self.like
         triangle = torch.randn((*shape, K, K), dtype=torch.float64).triu(1)

@@ -57,9 +57,9 @@ class Likelihood(Value, abstract=True):
     def improper(self, y: Tensor) -> str | None:
         """Say why this is no density of these labels, as the beginning of a sentence.
 
-        If it is none, MAP finds the mode of a penalised loss, and SVI and NUTS find the posterior
-        that takes `exp(-loss)` for the likelihood (a generalised posterior). If it is one, the
-        result is `None`.
+        If it is not a density, MAP finds the mode of a penalised loss, and SVI and NUTS find the
+        posterior that takes `exp(-loss)` for the likelihood (a generalised posterior). If it is a
+        density, the result is `None`.
         """
         return None
 
@@ -144,7 +144,7 @@ class Likelihood(Value, abstract=True):
 
     @abstractmethod
     def score(self, outputs: Tensor, y: Tensor) -> Tensor:
-        """Sum over the examples how good their outputs are, 0-d.
+        """Return the sum over examples of how good their outputs are, 0-d.
 
         An example counts with the share of its labels that are right, or with its mean squared
         error.

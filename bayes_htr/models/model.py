@@ -1,8 +1,9 @@
 """`BayesianModel`: a network, priors on its weights, a likelihood, and their joint density.
 
-One definition, seen in the three coordinates of `docs/theory.md`. In `"map"` the mode is what
-`htr.MAP` trains to: each spectral statistic in its natural coordinate, every hyperparameter in
-unconstrained ones. `"weight"` is a density over the entries, `"spectral"` the generative model.
+There is one definition in the three coordinates of `docs/theory.md`. In `"map"` the mode is the
+point that `htr.MAP` finds: each spectral statistic is in its natural coordinate, every
+hyperparameter in an unconstrained one. `"weight"` is a density over the entries, and `"spectral"`
+is the generative model.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class BayesianModel:
         likelihood: The likelihood.
 
     Raises:
-        PriorError: Priors that do not fit the network, or a law that is no likelihood.
+        PriorError: The priors do not fit the network, or `likelihood` is a law that is not a
+            likelihood.
         ValueError: The likelihood is something else.
     """
 
@@ -94,8 +96,8 @@ class BayesianModel:
     def initial_params(self) -> dict[str, Tensor]:
         """Return copies of the network's trainable parameters and hyperparameters, by name.
 
-        The hyperparameters are in unconstrained coordinates. Feed it to Pyro's `init_to_value`,
-        or change it and pass it to `log_joint`.
+        The hyperparameters are in unconstrained coordinates. Pass the result to Pyro's
+        `init_to_value`, or change it and pass it to `log_joint`.
         """
         return {name: value.clone() for name, value in self._sites().items()}
 
@@ -112,8 +114,8 @@ class BayesianModel:
 
         Args:
             params: In `"map"`, parameters by name and hyperparameters in unconstrained
-                coordinates; those left out stay at their present values. In the others, the
-                sites of `pyro_model(coordinates)`, all of them, as they are.
+                coordinates; those left out stay at their present values. In the other coordinates,
+                the values of all sites of `pyro_model(coordinates)`, untransformed.
             batch: `(x, y)` on the parameters' device; `x` is a tensor, or a tuple or dictionary of
                 tensors for a network with several inputs.
             num_data: The size of the data set that the batch was drawn from.
@@ -126,9 +128,9 @@ class BayesianModel:
             0-d, differentiable with respect to `params`; in `"map"` once.
 
         Raises:
-            ValueError: Other coordinates, or a parameter or site that the model does not have, that
-                has another shape there, or, but in `"map"`, that is missing.
-            DataError: Labels that are none for the likelihood, one for each example.
+            ValueError: The coordinates are unknown; the model has no such parameter or site, or has
+                it with another shape; or, except in `"map"`, a parameter or site is missing.
+            DataError: The labels do not suit the likelihood, or are not one for each example.
             PriorError: A prior is no density, which only `"map"` allows.
         """
         _check_coordinates(coordinates)
@@ -177,11 +179,11 @@ class BayesianModel:
         - `"spectral"`: spectra, frames and hyperparameters, as in `bayes_htr.models.programs`;
           flat parameters stay as they are. For NUTS.
 
-        In `"map"` and `"weight"` what starts somewhere, as a guide or NUTS, starts at the present
-        weights or around them. What has no distribution to draw from stays at its present value,
-        with a warning that names it: everything in `"map"`, parameters without a prior, and priors
-        without a simulator. These two take plates to the left of the data, such as those of
-        `vectorize_particles=True` and `Predictive(parallel=True)`, in a loop over the values.
+        In `"map"` and `"weight"`, guides and samplers such as NUTS start at the present weights or
+        around them. A site without a distribution to draw from stays at its present value, with a
+        warning that names it: every site in `"map"`, parameters without a prior, and priors without
+        a simulator. These two programs accept plates to the left of the data, such as those of
+        `vectorize_particles=True` and `Predictive(parallel=True)`, and loop over the values.
 
         Args:
             coordinates: The coordinates.
@@ -211,7 +213,7 @@ class BayesianModel:
         """Return the parameters with their priors as densities at an epoch.
 
         Raises:
-            PriorError: A prior that is no density.
+            PriorError: A prior is not a density.
         """
         return self.priors.densities(self.net, epoch)
 
@@ -293,7 +295,7 @@ class BayesianModel:
             The outputs, and the number of dimensions to the left of the data.
 
         Raises:
-            DataError: Outputs that are not such as the likelihood takes, or do not fit labels.
+            DataError: The likelihood does not take such outputs, or they do not fit the labels.
         """
         batch, each = self._by_place(values)
         outputs = [self._outputs_at(place, x) for place in each]
@@ -364,8 +366,8 @@ class BayesianClassifier(BayesianModel):
         likelihood: The likelihood, with the class weights and the label smoothing.
 
     Raises:
-        PriorError: Priors that do not fit the network.
-        DataError: Class weights that are not positive and finite.
+        PriorError: The priors do not fit the network.
+        DataError: A class weight is not positive and finite.
         ValueError: The label smoothing is out of range.
     """
 

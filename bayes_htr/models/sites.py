@@ -71,7 +71,8 @@ class WeightSite(TorchDistribution):
         start: The present value, without gradient, which is also the draw if none can be made.
         density: The function of the log density; without one the density is flat.
         draw: The function that draws from the prior, without batch shape.
-        reason: The reason why there are no draws, if there are none: a sentence without its end.
+        reason: The reason why there are no draws, if there are none: a sentence without a full
+            stop.
         batch_shape: The batch shape.
     """
 

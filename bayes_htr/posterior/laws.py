@@ -165,7 +165,7 @@ class DeclaredPriors:
         """Return the density that the prior of a matrix states, whatever its strength.
 
         Raises:
-            PriorError: The prior states none; the message names the matrices whose priors do.
+            PriorError: The prior states no density; the message names the matrices whose priors do.
         """
         try:
             return self._density(name)
@@ -177,7 +177,7 @@ class DeclaredPriors:
         """Return the law of the spectrum of a matrix.
 
         Raises:
-            PriorError: The prior states none; the message names the matrices whose priors do.
+            PriorError: The prior states no law; the message names the matrices whose priors do.
         """
         try:
             return self._law(name)
@@ -248,7 +248,7 @@ def prior_lambda_max(prior: MatrixPrior, seed: int = 0) -> Tensor:
     not change.
 
     Raises:
-        PriorError: A product, which cannot be simulated.
+        PriorError: The prior is a product, which cannot be simulated.
     """
     n = _SPECTRA if prior.spectral else _MATRICES
     with isolated_randomness():

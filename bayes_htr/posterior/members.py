@@ -42,7 +42,7 @@ class PosteriorMixture(Posterior):
 
     Attributes:
         members: The members, each a `Posterior`.
-        history: The metrics of each epoch, averaged over the members that have trained so long.
+        history: The metrics of each epoch, averaged over the members that have reached this epoch.
 
     Raises:
         ValueError: There are no members, or they do not fit together.
@@ -68,7 +68,7 @@ class PosteriorMixture(Posterior):
 
     @property
     def guide(self) -> Guide | None:
-        """This is `None`, because each member has a guide of its own, unless it is a point mass."""
+        """Always `None`: a mixture has no guide of its own, but its members may have one."""
         return None
 
     def to(self, device: str | torch.device) -> PosteriorMixture:
@@ -126,8 +126,8 @@ class PosteriorMixture(Posterior):
             overwrite: Whether a run that the folder holds is replaced, once the new one is written.
 
         Raises:
-            OutputError: The folder cannot be written, or already contains something: for
-                `overwrite`, something else than one run.
+            OutputError: The folder cannot be written, or already contains something; with
+                `overwrite`, something other than one run.
         """
         folder = RunFolder(path)
         if overwrite:

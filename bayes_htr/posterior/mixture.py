@@ -106,7 +106,7 @@ class MixturePrediction(Printable):
         """The mean of each target, `(N, ...)`.
 
         Raises:
-            DataError: The distribution that the likelihood makes has none.
+            DataError: The distribution that the likelihood makes has no mean.
         """
         return self._moments("mean").mean(0)
 
@@ -122,7 +122,7 @@ class MixturePrediction(Printable):
 
     @property
     def std(self) -> Tensor:
-        """The standard deviation of each target; its square is the sum of the two squares."""
+        """The standard deviation of each target, `sqrt(epistemic^2 + aleatoric^2)`."""
         return (self.epistemic.square() + self.aleatoric.square()).sqrt()
 
     def log_prob(self, y: Any) -> Tensor:
@@ -134,7 +134,7 @@ class MixturePrediction(Printable):
         """Return the probability of a target of at most `y`, `(N, ...)`.
 
         Raises:
-            DataError: The distribution that the likelihood makes does not tell it.
+            DataError: The distribution that the likelihood makes has no distribution function.
         """
         y = self._targets(y)
         try:
@@ -145,7 +145,7 @@ class MixturePrediction(Printable):
     def quantile(self, q: float) -> Tensor:
         """Return the `q`-quantile of each target, `(N, ...)`.
 
-        It is found by bisection; from 1000 draws where the distribution has no quantiles.
+        It is found by bisection, or from 1000 draws if the distribution has no quantile function.
         """
         q = number(q, "q", above=0, below=1)
         try:
@@ -202,8 +202,8 @@ class MixturePrediction(Printable):
     def crps(self, y: Any) -> Tensor:
         """Return the continuous ranked probability score of targets, `(N, ...)`, in float64.
 
-        `E|X - y| - E|X - X'| / 2`: in closed form for mixtures of normal distributions (Grimit et
-        al. 2006), else from 1000 draws.
+        It is `E|X - y| - E|X - X'| / 2`, in closed form for mixtures of normal distributions
+        (Grimit et al. 2006), and otherwise estimated from 1000 draws.
         """
         y = self._targets(y).double()
         if all(isinstance(c, torch.distributions.Normal) for c in self.components):
@@ -215,7 +215,7 @@ class MixturePrediction(Printable):
         return (x - y).abs().mean(0) - spread / 2
 
     def uncertainties(self) -> dict[str, Tensor]:
-        """Return measures of doubt by name, which tell foreign examples from others."""
+        """Return measures of uncertainty by name, by which foreign examples can be detected."""
         return {"std": self.std, "epistemic": self.epistemic}
 
     def _normal_crps(self, y: Tensor) -> Tensor:

@@ -144,8 +144,8 @@ def plot_spectrum(
 def plot_spectra(panels: Sequence[Sequence[PlottedSpectrum]], most: int = _MOST_PANELS) -> Figure:
     """Plot a panel for each matrix, as `plot_spectrum` does.
 
-    Of more matrices than `most` the figure has as many as that, from the first to the last and
-    equally far apart, and names the others below. A matrix that has too few eigenvalues for an
+    If there are more matrices than `most`, the figure has `most` of them, evenly spaced from the
+    first to the last, and names the others below. A matrix that has too few eigenvalues for an
     exponent gets a narrow panel, which says so and states its largest eigenvalue.
 
     Args:

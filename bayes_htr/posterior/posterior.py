@@ -184,12 +184,12 @@ class Posterior:
             seed: The seed of the draws.
 
         Returns:
-            Of classes and of yes-or-no labels `accuracy`, `nll`, `ece` and `brier`; of real-valued
+            For classes and yes-or-no labels `accuracy`, `nll`, `ece` and `brier`; for real-valued
             targets `rmse`, `nll`, `crps`, and `coverage:0.5`, `coverage:0.9` and `coverage:0.95`
-            (see `bayes_htr.posterior.scores`). Where examples have several labels, each of them
-            counts alike. With `ood`, also the area under the ROC curve of each measure of
-            uncertainty, which says how well it tells the two data sets apart: of classes
-            `ood_auroc_entropy`, `ood_auroc_mutual_information` and `ood_auroc_confidence`, of
+            (see `bayes_htr.posterior.scores`). If examples have several labels, every label counts
+            equally. With `ood`, also the area under the ROC curve of each measure of uncertainty,
+            which says how well the measure tells the two data sets apart: for classes
+            `ood_auroc_entropy`, `ood_auroc_mutual_information` and `ood_auroc_confidence`, for
             targets `ood_auroc_std` and `ood_auroc_epistemic`.
             The dictionary prints as a table, and has `standard_errors` of the scores.
 
@@ -290,8 +290,8 @@ class Posterior:
             overwrite: Whether a run that the folder holds is replaced, once the new one is written.
 
         Raises:
-            OutputError: The folder cannot be written, or already contains something: for
-                `overwrite`, something else than one run.
+            OutputError: The folder cannot be written, or already contains something; with
+                `overwrite`, something other than one run.
         """
         folder = RunFolder(path)
         if overwrite and folder.path.exists():

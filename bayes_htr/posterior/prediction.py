@@ -76,7 +76,7 @@ class Prediction(Printable):
         return (self.entropy - self.mutual_information).clamp_min(0)
 
     def uncertainties(self) -> dict[str, Tensor]:
-        """Return measures of doubt by name, which tell foreign examples from others."""
+        """Return measures of uncertainty by name, by which foreign examples can be detected."""
         return {
             "entropy": self.entropy,
             "mutual_information": self.mutual_information,

@@ -24,7 +24,7 @@ from bayes_htr.posterior.mixture import MixturePrediction
 from bayes_htr.posterior.prediction import Prediction
 
 ECE_BINS = 15
-"""Bins of equal width of the calibration error."""
+"""The number of bins of equal width by which the calibration error is computed."""
 
 LEVELS = (0.5, 0.9, 0.95)
 """The probabilities of the intervals whose coverage is measured."""
@@ -256,8 +256,8 @@ def detection(
     """Score how well uncertainty detects examples from outside the distribution of the data.
 
     Each example contributes to the standard error by the share of examples of the other set from
-    which it is told rightly (DeLong, DeLong & Clarke-Pearson 1988, Biometrics 44). Where examples
-    have several labels, the standard error is NaN.
+    which it is told apart correctly (DeLong, DeLong & Clarke-Pearson 1988, Biometrics 44). If
+    examples have several labels, the standard error is NaN.
 
     Args:
         inside: The prediction of examples like the training data.

@@ -205,7 +205,7 @@ class PosteriorSpectra(Printable, Mapping[str, Tensor]):
         return SpectraSummary(tuple(self.row(name, level) for name in self), level)
 
     def row(self, name: str, level: float = 0.95) -> SummaryRow:
-        """Return the summary of one matrix, with intervals of a probability."""
+        """Return the summary of one matrix, with intervals of the probability `level`."""
         tail = self.tail(name)
         alpha, problem, doubt = None, tail.problem, ""
         if not problem:

@@ -154,7 +154,7 @@ def everywhere(
     """Assign one prior to the weights of all layers.
 
     Raises:
-        PriorError: There are none.
+        PriorError: No layer has a weight matrix.
     """
     pattern = "(every weight matrix)"
     assignment = Assignment((), overall)

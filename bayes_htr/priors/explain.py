@@ -20,7 +20,7 @@ _WRAPPED = ("shape", "pattern", "prior", "algorithm", "energy")
 """Columns whose cells may be broken between words."""
 
 _EXPENDABLE = ("cost", "algorithm", "norm", "gradient", "shape", "pattern", "energy")
-"""Columns that a narrow terminal does without, the first one first."""
+"""The columns that a narrow terminal leaves out, in this order."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class ExplainedRow:
         algorithm: The algorithm that computes the spectrum.
         cost: Floating-point operations per evaluation.
         energy: The energy of the matrix at the present weights, times its strength in epoch 0 and
-            with hyperparameters at their start; `cannot be scored` where a law cannot, for a
-            reason that the notes give.
+            with hyperparameters at their start; `cannot be scored` if a law cannot score the
+            matrix, in which case the notes give the reason.
         gradient: The Frobenius norm of the gradient of this energy.
         norm: The Frobenius norm of the matrix itself.
     """

@@ -228,8 +228,8 @@ class Shared(Value):
     """A hyperprior with one latent variable for all matrices that use the same name.
 
     Raises:
-        PriorError: An empty name, or a law that cannot be a hyperprior. Whether every use of a name
-            has the same law is checked when the priors are applied to a network.
+        PriorError: The name is empty, or the law cannot be a hyperprior. Whether every use of a
+            name has the same law is checked when the priors are applied to a network.
     """
 
     name: str

@@ -175,10 +175,10 @@ class MatrixPrior:
 
     @property
     def rank(self) -> int:
-        """The number `K` of eigenvalues that have the laws.
+        """The number `K` of eigenvalues to which the laws apply.
 
-        It is the smaller side of the matrix. The other eigenvalues of a product `B A` are always
-        zero, so that only as many count as `B` has columns.
+        It is the smaller side of the matrix, or for a product `B A` the number of columns of `B` if
+        this is smaller, since the other eigenvalues are always zero.
         """
         return min(self.shape if self.factors is None else (*self.shape, self.factors))
 

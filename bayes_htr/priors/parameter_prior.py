@@ -33,7 +33,8 @@ class ParameterPrior:
         note: The reason why the prior is flat, or the remark that it is a constant.
         matrices: The priors of the matrices that have one; a vector counts as a matrix with one
             row.
-        flat: The reason by name for each matrix that has a flat prior although others have not.
+        flat: The reason, by name, for each matrix that has a flat prior although other matrices of
+            the parameter have a prior.
     """
 
     parameter: Parameter
@@ -72,8 +73,9 @@ class ParameterPrior:
             adapters: Whether the prior may be on the product of an adapter's factors.
 
         Raises:
-            PriorError: The prior is no density (`MatrixPrior.density_at`), only some of the
-                parameter's matrices have a prior, or the network computes the weight from others.
+            PriorError: The prior is not a density (`MatrixPrior.density_at`), only some of the
+                parameter's matrices have a prior, or the network computes the weight from other
+                parameters.
         """
         if self.matrices and self.parameter.computed is not None and not adapters:
             instead = (
@@ -198,7 +200,8 @@ class Densities(NamedTuple):
         Args:
             resolved: The parameters and computed weights with their priors.
             epoch: Counted from 0.
-            adapters: Whether priors on the products of adapters are taken; otherwise they raise.
+            adapters: Whether priors on the products of adapters are accepted; otherwise they are an
+                error.
 
         Raises:
             PriorError: A prior is no density.

@@ -74,7 +74,7 @@ class Prior(Value, abstract=True):
         return Scaled(self, strength)
 
     def scheduled(self, schedule: Schedule) -> Prior:
-        """Return the strength multiplied by `schedule(epoch)`. Repeated calls multiply."""
+        """Return the prior with its strength times `schedule(epoch)`; repeated calls multiply."""
         return Scheduled(self, schedule)
 
     def above(self, threshold: float) -> Prior:

@@ -59,19 +59,19 @@ class Priors(Value):
             patterns on parameter names (as in `fnmatch`) to priors, where the first match wins. An
             empty mapping is a flat prior on everything: plain training. One prior for all leaves
             out what is not the weight of a layer, such as class tokens, embeddings of positions
-            and tables of biases; `explain` names each with the reason, and patterns reach them.
+            and tables of biases; `explain` names each with the reason, and patterns can select it.
             `None` in place of a prior is a flat prior, which keeps what its pattern matches from
             later patterns. A pattern that ends in brackets, as `"*.in_proj_weight[q]"`, finds one
             matrix of several.
-        strength: The power of all priors, as in `scaled`.
+        strength: The power to which all priors are raised, as in `scaled`.
         schedules: The schedules that multiply the strength from epoch to epoch, as in `scheduled`.
-        threshold: The smallest sum of penalties that acts, as in `above`.
+        threshold: The smallest sum of penalties at which the priors act, as in `above`.
         matrices: Which axes of a parameter form its matrices, by patterns on names: a
             `MatrixLayout`, or the same as plain data, or `None` for no matrix. Where nothing is
             declared, the layer decides.
 
     Raises:
-        PriorError: A value that is not a prior, or a key that is not a pattern.
+        PriorError: A value is not a prior, or a key is not a pattern.
 
     Example:
         >>> priors = Priors({"fc*.weight": MaxEigenvalue(Frechet(2.0, 1.0))}).scaled(80.0)
@@ -140,7 +140,7 @@ class Priors(Value):
         return self._with(strength=self.strength * number(strength, "strength", at_least=0))
 
     def scheduled(self, schedule: Schedule) -> Priors:
-        """Return all strengths multiplied by `schedule(epoch)`; repeated calls multiply."""
+        """Return the priors with all strengths times `schedule(epoch)`; repeated calls multiply."""
         return self._with(schedules=(*self.schedules, schedule))
 
     @property
@@ -191,7 +191,7 @@ class Priors(Value):
         """Return the priors from which `to_dict` made this dictionary; `type` may be left out.
 
         Raises:
-            PriorError: A missing, unknown or repeated key, or a value that is not valid.
+            PriorError: A key is missing, unknown or repeated, or a value is not valid.
         """
         if not isinstance(data, Mapping):
             raise PriorError(f"expected a table of priors, got {shown(data)}")
@@ -231,8 +231,8 @@ class Priors(Value):
         """Read priors from a TOML file, in the form of `to_dict`.
 
         Raises:
-            PriorError: A file that cannot be read, is not TOML, or holds no valid priors; the
-                message names the file and, for a syntax error, the line.
+            PriorError: The file cannot be read, is not TOML, or holds no valid priors; the message
+                names the file and, for a syntax error, the line.
         """
         try:
             data = tomllib.loads(Path(path).read_text(encoding="utf-8"))
@@ -251,8 +251,8 @@ class Priors(Value):
             PriorError: A pattern matches no parameter, or only parameters that earlier patterns
                 have taken, or only vectors although its prior is spectral; there is one prior for
                 every weight matrix, but no weight matrix; or a shared name has two laws.
-            SpectrumError: No network, weights that are spread over processes or have no shape yet,
-                or a declared layout that does not fit its parameter.
+            SpectrumError: `net` is not a network, weights are spread over processes or have no
+                shape yet, or a declared layout does not fit its parameter.
         """
         parameters = weights_of(net, self.matrices, spread=spread)
         for pattern in unmatched(self.matrices, [p.aliases for p in parameters]):
@@ -278,11 +278,12 @@ class Priors(Value):
         Args:
             net: The network.
             epoch: Counted from 0; needed where a prior is scheduled.
-            adapters: Whether priors on the products of adapters are taken; otherwise they raise.
+            adapters: Whether priors on the products of adapters are accepted; otherwise they are an
+                error.
 
         Raises:
-            PriorError: The same errors as in `resolve`; or a prior is no density, or there is a
-                threshold on the sum of all.
+            PriorError: The same errors as in `resolve`; or a prior is not a density, or there is a
+                threshold on the sum of all penalties.
         """
         resolved = self.resolve(net)
         if self.threshold is not None:
@@ -300,8 +301,9 @@ class Priors(Value):
 
         The row has the prior, whether it is proper, the algorithm and its cost.
 
-        Energies and gradients at the present weights show a law whose scale does not fit them: the
-        norm of a gradient beside that of its matrix says how soon training moves it.
+        Energies and gradients at the present weights reveal a law whose scale does not fit the
+        weights: the norm of a gradient compared with that of its matrix says how soon training
+        moves the matrix.
 
         Args:
             net: The network.

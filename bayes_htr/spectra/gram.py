@@ -1,4 +1,4 @@
-"""Decompositions by the smaller Gram matrix, which is far cheaper than by singular values.
+"""Decompositions by the smaller Gram matrix, far cheaper than a singular value decomposition.
 
 Squaring costs digits: an eigenvalue of the Gram matrix has an absolute error of about
 `eps lambda_1`. Each function here states the accuracy of its result, or switches to float64, and
@@ -81,7 +81,7 @@ def eigen(W: Tensor, *, count: int, digits: bool, rough: bool = False) -> Eigen:
 
 
 def _in_two_parts(tall: Tensor, first: Eigen) -> Eigen | None:
-    """Decompose a float32 matrix again on the singular vectors whose eigenvalues have no digits.
+    """Decompose a float32 matrix again on the singular vectors of its inaccurate eigenvalues.
 
     These vectors span nearly the right space, because the errors of the Gram matrix mix a direction
     of it with one of a larger eigenvalue `lambda_j` by `eps lambda_1 / lambda_j` only. On that
@@ -129,7 +129,8 @@ def eigenvalues(W: Tensor, name: str = "the matrix") -> np.ndarray:
         `(K,)`, ascending.
 
     Raises:
-        SpectrumError: Fewer than two dimensions, no entries, or entries that are not finite.
+        SpectrumError: `W` has fewer than two dimensions, no entries, or entries that are not
+            finite.
     """
     matrix = as_matrix(W.detach()).cpu()
     matrix = matrix if matrix.dtype in ENOUGH else matrix.float()
@@ -164,13 +165,13 @@ def has_digits(result: Eigen, count: int, enough: float) -> bool:
     Args:
         result: The decomposition of the Gram matrix.
         count: How many of the largest eigenvalues are needed.
-        enough: The error that is small enough; `ENOUGH` has it for spectra that are shown.
+        enough: The largest acceptable error; `ENOUGH` has the values for spectra that are shown.
     """
     return _known(result, enough) >= count
 
 
 def _known(result: Eigen, enough: float) -> int:
-    """Return how many of the largest eigenvalues of a Gram matrix have such a relative error."""
+    """Return how many of the largest eigenvalues have a relative error of at most `enough`."""
     return int((result.values * enough > result.floor * result.values[0]).sum())
 
 

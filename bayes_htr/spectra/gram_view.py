@@ -39,8 +39,8 @@ class GramView(MatrixView):
             needed.
         factor: `(., K)`, float64, a matrix with the same singular values and the same singular
             vectors of the smaller side, if digits of small singular values matter.
-        top: The leading triplet, if it is known. Of a view's own triplet `u`, the vector of the
-            longer side, is empty.
+        top: The leading triplet, if it is known. A triplet that the view computes itself has an
+            empty `u`, which is the vector of the longer side.
         started: As in `MatrixView`.
     """
 

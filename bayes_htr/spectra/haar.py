@@ -3,10 +3,10 @@
 `W = U diag(sqrt(lambda)) V'` with `K` eigenvalues and sides `K <= M` has the volume element
 `2^-K J(lambda) d lambda (dU)(dV)` (Muirhead 1982; Edelman & Rao 2005; `docs/theory.md`). If the
 frames `U` and `V`, matrices with orthonormal columns, have the uniform law of Haar, the density of
-`W` is that of its ordered spectrum over `C J`.
+`W` is that of its ordered spectrum divided by `C J`.
 
 The orthonormal factor of a matrix of independent normal entries is Haar distributed if the signs of
-the triangular factor's diagonal are fixed (Mezzadri 2007); those that LAPACK returns are not.
+the triangular factor's diagonal are fixed (Mezzadri 2007); LAPACK does not fix these signs.
 """
 
 from __future__ import annotations

@@ -48,7 +48,8 @@ class Arrangement(NamedTuple):
     """The axes of a tensor that form one of its matrices.
 
     Attributes:
-        split: An axis that is first split in two, and the sides of the two; `None` for none.
+        split: An axis that is first split in two, and the lengths of the two new axes; `None` if no
+            axis is split.
         batch: The axes with a matrix for each index.
         rows: The axes whose indices are rows, in their order.
         columns: The axes whose indices are columns, in their order.
@@ -92,7 +93,7 @@ class Matrix:
 
 @dataclass(frozen=True)
 class MatrixLayout:
-    """Which axes of a tensor form its matrices.
+    """The axes of a tensor that form its matrices.
 
     Args:
         rows: The axes whose indices are rows; negative ones count from the last.
@@ -153,7 +154,7 @@ class MatrixLayout:
         """Make a layout from what `to_dict` returned.
 
         Raises:
-            ValueError: There is an unknown key, or one of the constructor's errors.
+            ValueError: A key is unknown, or the constructor raises the error.
         """
         known = [f.name for f in fields(cls)]
         if unknown := sorted(set(map(str, data)) - set(known)):
@@ -207,7 +208,7 @@ class MatrixLayout:
         return batch, rows, columns
 
     def _parts(self, name: str, height: int) -> Iterator[tuple[str, slice, int]]:
-        """Yield the name, the place and the number of the rows of each part."""
+        """Yield the name of each part, the slice of its rows, and the number of its rows."""
         if not self.parts:
             yield "", slice(None), height
             return
@@ -265,8 +266,8 @@ def read_layouts(path: str | PathLike[str]) -> Layouts:
     """Return the layouts in the table `[matrices]` of a TOML file, such as one of priors.
 
     Raises:
-        ValueError: The file cannot be read, is no TOML, or has no such table or a wrong layout in
-            it; the message names the file.
+        ValueError: The file cannot be read, is not TOML, has no such table, or has an invalid
+            layout in the table; the message names the file.
     """
     try:
         data = tomllib.loads(Path(path).read_text(encoding="utf-8"))

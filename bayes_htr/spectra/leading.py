@@ -2,20 +2,20 @@
 
 `top_pair` finds the largest from scratch, by thick-restarted block Krylov iteration with
 Rayleigh-Ritz (Golub, Luk & Overton 1981; Wu & Simon 2000; Musco & Musco 2015). The space spanned by
-`X, (W'W) X, (W'W)^2 X, ...` is built with full re-orthogonalisation, restarted from its best
-vectors when it is large, and left when `|W'u - sigma v| <= tol * sigma`. Where it starts from the
-vectors of a nearby matrix, as in training, that takes a few products with a thin block.
+`X, (W'W) X, (W'W)^2 X, ...` is built with full re-orthogonalisation, and is restarted from its best
+vectors when it is large. The iteration ends when `|W'u - sigma v| <= tol * sigma`. If it starts
+from the vectors of a nearby matrix, as in training, it takes a few products with a thin block.
 
-The start is disturbed by a little noise in every column, so that a leading vector to which the old
-block is exactly orthogonal is found too (diagonal matrices do that). In float32 such a vector shows
-in the residual only where its singular value leads by about `2e-4 sqrt(K)`, relatively; below that
-the former leading one is returned. Ties of the largest singular value are no difficulty: some
-vector of the leading space is returned.
+A little noise is added to every column of the start, so that a leading vector that is exactly
+orthogonal to the old block is found too (this happens with diagonal matrices). In float32 the
+residual shows such a vector only if its singular value exceeds that of the former leading vector by
+a fraction of about `2e-4 sqrt(K)`; otherwise the former leading vector is returned. If the largest
+singular value is tied, some vector of the leading space is returned.
 
 `follow` keeps several triplets while the matrix changes. Between two calls of an optimiser a matrix
 moves little, so that one block power step from the vectors it had is enough. Near a tie several
-triplets share the gradient of the largest singular value, which has no derivative there. Small
-matrices are the rule, so what counts is how few operations there are.
+triplets share the gradient of the largest singular value, which has no derivative there. Most
+matrices are small, so the time of a step depends on the number of PyTorch operations.
 """
 
 from __future__ import annotations
@@ -255,7 +255,8 @@ class Cluster(NamedTuple):
     def of(cls, pair: TopPair, wide: bool | None = None) -> Cluster:
         """Return a cluster with a single triplet, and the block of vectors for the next step.
 
-        `wide` says whether rows are the shorter side, where a part of a vector does not tell.
+        `wide` says whether rows are the shorter side. It is needed if this process has only a part
+        of the longer vector; otherwise the lengths of both vectors tell.
         """
         short = pair.block.flip(1).T.contiguous()
         wide = len(pair.u) < len(pair.v) if wide is None else wide
@@ -401,11 +402,12 @@ def turned(projection: Projection, before: Cluster, sigma: float, *, wide: bool)
 
 
 def _scaled_rotation(gram: Tensor, identity: Tensor, sigma: float) -> tuple[Tensor, float]:
-    """Return `(b, b)` that turns products into unit vectors of Rayleigh and Ritz, and a floor.
+    """Return the `(b, b)` matrix that turns products into Rayleigh-Ritz vectors, and a floor.
 
-    The products are those with rows that a step of Newton's iteration has made orthonormal, as
-    Rayleigh-Ritz requires, and `gram` has their inner products. Singular values below the floor are
-    rounding beside the largest one. If `gram` is not finite, the matrix is NaN.
+    The products are those of rows that a step of Newton's iteration has made orthonormal, as
+    Rayleigh-Ritz requires, and `gram` has their inner products. The Rayleigh-Ritz vectors have unit
+    length. Singular values below the floor are rounding errors relative to the largest one. If
+    `gram` is not finite, the matrix is NaN.
     """
     limits = torch.finfo(gram.dtype)
     floor = max((_ROUNDING * limits.eps) ** 0.5 * sigma, limits.tiny**0.5)

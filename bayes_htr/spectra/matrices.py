@@ -9,7 +9,7 @@ rules and exceptions:
 - fused experts `(E, out, in)` contain one matrix for each expert;
 - a parameter with a declared `MatrixLayout` contains the matrices that the layout says;
 - a weight that the network computes is a matrix, and the parameters from which it is computed are
-  none (`spectra/computed.py`);
+  not (`spectra/computed.py`);
 - scales and biases of normalisation layers, of any shape, and complex parameters contain no matrix;
 - tied parameters count once, and can be addressed by any of their names.
 

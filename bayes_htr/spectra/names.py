@@ -1,9 +1,9 @@
 """Names of parameters and of their matrices, and the patterns that find them.
 
-A matrix that is the whole of a parameter has its name. One of several is followed by its part in
-brackets, as in `attention.in_proj_weight[q]`, `experts.gate_up_proj[3]` and
-`experts.gate_up_proj[3,gate]`. Patterns are those of `fnmatch`; one that ends in brackets, as
-`*.in_proj_weight[q]` and `*.gate_up_proj[*,gate]`, selects parts.
+A matrix that is a whole parameter has the parameter's name. If a parameter has several matrices,
+the name is followed by the part in brackets, as in `attention.in_proj_weight[q]`,
+`experts.gate_up_proj[3]` and `experts.gate_up_proj[3,gate]`. Patterns are those of `fnmatch`; one
+that ends in brackets, such as `*.in_proj_weight[q]` and `*.gate_up_proj[*,gate]`, selects parts.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ can be done with the parts follows from this alone:
   the columns of a wide one. The Gram matrix of the smaller side is then a sum over processes, and
   so is every thin product that a process cannot compute for itself;
 - `GATHERED`: the parts are of the smaller side, or blocks. One process has to put the matrix
-  together, which takes nothing if it has all entries already, as of an expert.
+  together, which needs no communication if it has all entries already, as of an expert.
 
 Only `DTensor`s that exist are looked at, so that nothing here imports `torch.distributed.tensor`.
 """
@@ -95,7 +95,7 @@ class Piece(NamedTuple):
 
 @dataclass(frozen=True)
 class LocalPart:
-    """The view of a `DTensor`, or of a process's local tensor, that is this process's part.
+    """The view of a `DTensor`, or of its local tensor, that returns this process's part.
 
     Attributes:
         arrangement: The axes of the parameter that are rows and columns of the matrix.
@@ -183,7 +183,7 @@ class Shards:
         return cls(shape, kind, wide, tuple(pieces), local, holder)
 
     def replica_of(self, number: int) -> int:
-        """Return the first process with the same part as that of this number."""
+        """Return the first process that has the same part as process `number`."""
         own = self.pieces[number]
         return next(
             r
@@ -229,8 +229,8 @@ def _kinds(name: str, tensor: Tensor) -> list[str]:
 def boxes_of(tensors: Mapping[str, Tensor]) -> dict[str, list[Box]]:
     """Return the boxes of all processes, by rank, of each `DTensor` by name; all have to call this.
 
-    Parts of one tensor may be on several meshes, such as those parameters of a network under FSDP
-    and tensor parallelism that only FSDP divides. Processes with the same box have replicas.
+    Parts of one tensor may be on several meshes: in a network under FSDP and tensor parallelism,
+    this is so for parameters that only FSDP divides. Processes with the same box have replicas.
 
     Raises:
         SpectrumError: The placements are not supported, or other processes have other tensors.
@@ -357,7 +357,7 @@ def _as_slice(positions: Tensor) -> slice | Tensor:
 def _sizes(shape: Sequence[int], split: tuple[int, tuple[int, int]] | None) -> list[int]:
     """Return the sides of a tensor after one axis was split in two.
 
-    The second of these two may be local.
+    For a local tensor, the second of the two new axes has its local length.
     """
     sides = list(shape)
     if split is not None:

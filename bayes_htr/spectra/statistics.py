@@ -30,7 +30,8 @@ def singular_values(W: Any, name: str = "the matrix") -> Tensor:
         `(K,)`, differentiable.
 
     Raises:
-        SpectrumError: Fewer than two dimensions, no entries, or entries that are not finite.
+        SpectrumError: `W` has fewer than two dimensions, no entries, or entries that are not
+            finite.
     """
     matrix = as_matrix(working(W))
     check_finite(matrix, name)
@@ -49,7 +50,8 @@ def spectrum(W: Any) -> Tensor:
         `(K,)`, `K = min(rows, columns)`, differentiable.
 
     Raises:
-        SpectrumError: Fewer than two dimensions, no entries, or entries that are not finite.
+        SpectrumError: `W` has fewer than two dimensions, no entries, or entries that are not
+            finite.
     """
     return singular_values(W).square()
 
@@ -80,7 +82,7 @@ def hill(
         `(...)`, differentiable.
 
     Raises:
-        SpectrumError: A single eigenvalue, a tail that starts at zero, or ties that make the
+        SpectrumError: There is only one eigenvalue, the tail starts at zero, or ties make the
             estimate infinite.
         ValueError: `fraction` is outside (0, 1), or there is no such `exponent`.
 
@@ -138,7 +140,7 @@ def stable_rank(W: Any) -> Tensor:
     """Return `|W|_F^2 / |W|_2^2`, between 1 and the rank; differentiable.
 
     Raises:
-        SpectrumError: A zero matrix, for which the stable rank is not defined.
+        SpectrumError: The matrix is zero, so that its stable rank is not defined.
     """
     sigma = spectral_norm(W)
     if not bool(sigma > 0):

@@ -125,8 +125,8 @@ class MatrixView:
         started: Whether the prior has acted on the matrix before. If all values are then outside
             the support of a law, the prior has moved them there, and this is not an error.
         tol: Tolerance of the leading triplet, see `top_pair`.
-        rank: The largest rank that the matrix can have, if it is smaller than both sides, as that
-            of a product `B A` is. The eigenvalues beyond are zero, and no parts of the spectrum.
+        rank: The largest rank that the matrix can have, if it is smaller than both sides, as for a
+            product `B A`. The other eigenvalues are zero, and do not belong to the spectrum.
 
     Attributes:
         shape: `(m, n)`.
@@ -135,7 +135,7 @@ class MatrixView:
         block: Starting block for the next iteration.
 
     Raises:
-        SpectrumError: Entries that are not finite.
+        SpectrumError: `W` has entries that are not finite.
     """
 
     def __init__(
@@ -267,11 +267,13 @@ class MatrixView:
             )
 
     def pull_back(self, slopes: Mapping[str, Tensor | None]) -> tuple[Tensor | None, Tensor | None]:
-        """Return the gradient with respect to the matrix of what has these slopes in the parts.
+        """Return the gradient with respect to the matrix, from the slopes in its parts.
+
+        The slopes are the derivatives of a function of the parts.
 
         Returns:
             The gradient of all that does not act through the largest singular value, `(m, n)`;
-            and the slope in that, 0-d. Either may be absent.
+            and the slope in the largest singular value, 0-d. Either may be absent.
         """
         rest: list[Tensor] = []
         top = None

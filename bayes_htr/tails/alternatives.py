@@ -84,8 +84,8 @@ class Comparison:
 
     Attributes:
         name: The alternative.
-        parameters: The alternative's own parameters, fitted by maximum likelihood; empty where the
-            alternative fits best as the power law.
+        parameters: The alternative's own parameters, fitted by maximum likelihood; empty if the
+            best fit of the alternative is the power law itself.
         ratio: The sum of the log likelihood ratios, positive if the power law fits better.
         normalised: Vuong's statistic: the ratio divided by `sqrt(n)` standard deviations of its
             summands; 0 where the two laws are equal.
@@ -125,7 +125,7 @@ def compare(t: Array, xmin: float, name: str) -> Comparison:
 
     Raises:
         SpectrumError: All values of the tail are equal, and lie above xmin.
-        ValueError: Another name.
+        ValueError: `name` is not one of `ALTERNATIVES`.
     """
     if name not in ALTERNATIVES:
         raise ValueError(f"{name!r} is no alternative; there are {', '.join(ALTERNATIVES)}")

@@ -100,12 +100,12 @@ def fit_powerlaw(
         seed: Seed of the replicates.
         discrete: Whether the values are whole numbers, such as counts, with the law `P(X = x)`
             proportional to `x^-alpha` for whole numbers from xmin on. D is then the largest
-            difference at any whole number, and there is no other option than `xmin`, `min_tail`,
+            difference at any whole number, and the only other options are `xmin`, `min_tail`,
             `level`, `bootstrap` and `seed`. By default the law is that of real numbers, with a
-            warning where all values are whole; `False` is the same without the warning.
+            warning if all values are whole; `False` is the same without the warning.
 
     Raises:
-        SpectrumError: Values to which no tail can be fitted.
+        SpectrumError: No tail can be fitted to the values.
         ValueError: An option is outside its range.
 
     References:

@@ -42,7 +42,7 @@ def check_prior(prior: Prior) -> None:
     """Check a prior of `alpha - 1`.
 
     Raises:
-        ValueError: Neither `"jeffreys"` nor a pair of numbers that are not negative.
+        ValueError: The prior is neither `"jeffreys"` nor a pair of numbers of at least 0.
     """
     if isinstance(prior, str) and prior == "jeffreys":
         return

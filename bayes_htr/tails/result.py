@@ -113,7 +113,7 @@ class PowerlawFit:
 
         Raises:
             SpectrumError: All values of the tail are equal, and lie above xmin.
-            ValueError: Another name, a fit with an upper end, or one of whole numbers.
+            ValueError: The name is unknown, or the fit has an upper end or is one of whole numbers.
         """
         if self.discrete:
             raise ValueError(

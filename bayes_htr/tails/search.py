@@ -65,8 +65,7 @@ class Rule:
             xmin is one of the values.
 
     Raises:
-        ValueError: A choice that does not exist, or a `min_tail` that is too small for the
-            correction.
+        ValueError: A choice does not exist, or `min_tail` is too small for the correction.
     """
 
     ks: KS = "lower"

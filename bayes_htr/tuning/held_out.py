@@ -23,7 +23,7 @@ class HeldOut(NamedTuple):
 
     Attributes:
         train: The data on which trials train.
-        validation: The data on which they are scored.
+        validation: The data on which trials are scored.
         is_part: Whether the validation data were taken from the training data.
     """
 
@@ -46,9 +46,9 @@ def hold_out(
         model: The model, whose likelihood says what labels are.
         train: The training data, as `htr.fit` takes them.
         validation: The data to score on. Without them, a random part of the training data is held
-            out, which then must be arrays and no `DataLoader`.
+            out; the training data must then be arrays, not a `DataLoader`.
         fraction: The share of the training data that is held out, in (0, 1).
-        seed: The seed by which it is drawn.
+        seed: The seed of the random choice.
 
     Raises:
         DataError: The data are not valid, nothing can be held out of a `DataLoader`, or nothing

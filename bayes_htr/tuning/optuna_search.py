@@ -10,16 +10,17 @@ from bayes_htr.posterior.scores import Score
 from bayes_htr.tuning.search import Trial, best_of
 
 _REACH = 100.0
-"""How far from the start, as a factor, Optuna looks."""
+"""The largest factor between the start and a strength that Optuna proposes."""
 
 
 class OptunaSearch:
     """A search by the ask-and-tell interface of Optuna.
 
     Args:
-        study: The study, which minimises. Its sampler proposes and its pruner gives up.
+        study: The study, which minimises. Its sampler proposes strengths, and its pruner decides
+            which trials are given up.
         low: The smallest strength.
-        high: The largest one.
+        high: The largest strength.
         first: The first strength, if the study has no trials yet.
     """
 
@@ -81,7 +82,7 @@ def own_study(study: Any, first: float, resume: bool) -> OptunaSearch:
     Args:
         study: The `optuna.Study`.
         first: The first strength, if the study has no trials yet.
-        resume: Whether trials of an earlier call are to be gone on with.
+        resume: Whether to go on with the trials of an earlier call.
 
     Raises:
         ImportError: Optuna is not installed.

@@ -26,7 +26,7 @@ _COLUMNS = ("brier", "nll", "crps", "accuracy", "rmse")
 
 @dataclass(frozen=True, repr=False)
 class Tuning(Printable):
-    """What `htr.tune` returns: the trials, the strength that it chose, and the final fit.
+    """The result of `htr.tune`: the trials, the strength that it chose, and the final fit.
 
     Attributes:
         trials: All trials in their order.

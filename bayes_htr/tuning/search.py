@@ -33,7 +33,7 @@ _NOISE = 1 / 8
 _NLL_SHARE = 0.2
 """The weight of the NLL beside the Brier score, where a curve is drawn through both."""
 _WORST = 10.0
-"""By how many standard errors a score is above the best one at most, when a curve is drawn."""
+"""The bound, in standard errors above the best score, at which scores are cut off for a curve."""
 
 
 @dataclass(frozen=True)
@@ -45,15 +45,15 @@ class Trial:
         outcome: `"finished"`; `"pruned"`, given up because another trial was clearly better at the
             same epoch; or `"failed"`, because weights or a spectrum stopped being finite.
         score: The score on the validation data, averaged over seeds, and its standard error: over
-            seeds if there are several, otherwise over examples. Of a pruned trial the score when it
-            was given up; of a failed one infinite.
+            seeds if there are several, otherwise over examples. For a pruned trial it is the score
+            when the trial was given up; for a failed one it is infinite.
         scores: All mean scores of the posterior on the validation data by name; empty unless it
             finished.
         by_seed: The score with each seed that finished.
         curve: The score by epoch where it was measured during training, with the first seed.
         epochs: The number of epochs trained, with all seeds together.
         seconds: The elapsed time.
-        message: Why it failed, in words; empty if it did not.
+        message: The reason why the trial failed, in words; empty if it did not fail.
     """
 
     strength: float
@@ -80,7 +80,7 @@ class Trial:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Trial:
-        """Return the trial that `to_dict` made plain.
+        """Return the trial from which `to_dict` made these data.
 
         Raises:
             KeyError, TypeError, ValueError: The data are not those of a trial.
@@ -122,7 +122,7 @@ class Search(Protocol):
 
 @dataclass(frozen=True)
 class Listed:
-    """Strengths one after the other.
+    """A search that tries given strengths one after the other.
 
     Args:
         strengths: The strengths.
@@ -247,7 +247,7 @@ def smoothed_minimum(trials: Sequence[Trial]) -> float:
 
 
 def _with_nll(trial: Trial, best: Trial) -> float:
-    """Return the score of a finished trial with a share of its NLL, if labels are classes.
+    """Return the score of a finished trial plus a share of its NLL, if labels are classes.
 
     Args:
         trial: The trial.
@@ -303,7 +303,7 @@ class Journal:
             self.trials = self._read(self.path)
 
     def add(self, trial: Trial) -> None:
-        """Keep a trial, in the file too.
+        """Add a trial, and write it to the file if there is one.
 
         Raises:
             OutputError: The file cannot be written.
@@ -357,11 +357,11 @@ def run_search(
     """Try strengths until there are `count` trials, or nothing is left to try.
 
     Args:
-        search: What proposes strengths. It is asked and told the trials of the journal again first,
-            so that it goes on as if it had not been interrupted.
-        attempt: Tries a strength. It calls its second argument with an epoch and the score then,
-            and gives up if that returns `True`.
-        journal: Keeps the trials.
+        search: The search that proposes strengths. First it proposes and is told the trials of the
+            journal again, so that it goes on as if it had not been interrupted.
+        attempt: The function that tries a strength. It calls its second argument with an epoch and
+            the score at this epoch, and gives up if the result is `True`.
+        journal: The journal that keeps the trials.
         count: The largest number of trials.
         on_trial: Called with each new trial.
 

@@ -151,7 +151,7 @@ class TrialSettings:
         return thirds - {self.epochs}
 
     def reason_against(self, strength: float) -> PriorError | None:
-        """Return why there is no posterior at a strength, at which a prior is no density."""
+        """Return the error if a prior is not a density at this strength; `None` if all are."""
         if isinstance(self.fit_options["method"], MAP):
             return None
         try:

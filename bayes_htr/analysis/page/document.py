@@ -242,7 +242,7 @@ def _rounded(values: Array) -> list[float]:
 def inline_json(data: Any) -> str:
     """Return JSON that no HTML parser takes for markup.
 
-    Numbers that are not finite are `null` in it.
+    Numbers that are not finite become `null`.
 
     Names come from strangers' files, and are made visible as well.
     """

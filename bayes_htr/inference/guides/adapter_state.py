@@ -38,18 +38,18 @@ class AdapterState(SpectralState):
 
     Args:
         adapter: The prior of the product.
-        factors: The parameters that are points otherwise, with their priors, by name.
+        factors: The parameters that would otherwise be points, with their priors, by name.
         directions: How many leading singular values have a spread; `None` for all.
-        spread: Where the standard deviations of the logarithms of singular values start.
+        spread: The initial standard deviation of the logarithm of each singular value.
         full_gradient: Refused if true.
 
     Attributes:
         drawn_name: The name of `A`, the parameter that a draw changes.
 
     Raises:
-        PriorError: `full_gradient`; the prior is not on the spectrum alone; a factor is frozen,
-            shared or has a prior of its own; or `B` has more columns than the product has rows or
-            columns.
+        PriorError: `full_gradient` is true; the prior is not on the spectrum alone; a factor is
+            frozen, shared or has a prior of its own; or `B` has more columns than the product has
+            rows or columns.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class AdapterState(SpectralState):
 def compact(prior: MatrixPrior) -> MatrixPrior:
     """Return the prior of an `(m, n)` product as that of an `(m, r)` matrix.
 
-    The product is that of `r` columns and `r` rows.
+    The product is that of a matrix with `r` columns and one with `r` rows.
     """
     return replace(prior, shape=(prior.shape[0], prior.rank), factors=None, view=itself)
 
@@ -134,7 +134,7 @@ def compact(prior: MatrixPrior) -> MatrixPrior:
 def _basis(A: Tensor) -> Tensor:
     """Return an orthonormal basis `(n, r)` of the rows of `A`, without gradient.
 
-    It is that of Gram and Schmidt, a continuous function of `A`.
+    It is the Gram-Schmidt basis, which is a continuous function of `A`.
     """
     Q, R = torch.linalg.qr(A.detach().mT)
     return Q * torch.where(R.diagonal() < 0, -1.0, 1.0)

@@ -197,7 +197,7 @@ class VariationalGuide(Guide):
         """Return the parameters of a network with their priors as densities at an epoch.
 
         Raises:
-            PriorError: A prior that is no density, or one that the guide does not take.
+            PriorError: A prior is not a density, or the guide does not take it.
         """
         return priors.densities(net, epoch, adapters=cls.takes_adapters)
 

@@ -33,7 +33,8 @@ from bayes_htr.priors import MatrixPrior, ResolvedTerm
 _NODES, _WEIGHTS = np.polynomial.hermite_e.hermegauss(20)
 _HALF_LOG_2PIE = 0.5 * math.log(2 * math.pi * math.e)
 _FARTHEST = 30.0
-"""The largest absolute value of a logit, at which float64 still tells a value from the end."""
+"""The largest absolute value of a logit, at which float64 still tells a value from the end of its
+interval."""
 
 Elementwise = Callable[[Tensor], Tensor]
 

@@ -6,8 +6,8 @@ through the singular vectors `V`, along which it has noise. `follow` gives `V` i
 
     dv_i = sum_(a != i) v_a (v_a' dC v_i) / (lambda_i - lambda_a),
 
-so that `v_i` turns fast where two eigenvalues are close. Singular vectors of one pair of equal
-eigenvalues are not defined, and neither is their derivative; gaps are therefore widened:
+so that `v_i` turns fast where two eigenvalues are close. The singular vectors of two equal
+eigenvalues are not defined, and neither are their derivatives; gaps are therefore widened:
 `1 / gap` becomes `gap / (gap^2 + w^2 (lambda_i + lambda_a)^2 / 4)`, `w` the relative width.
 
 Source: Magnus (1985), "On differentiating eigenvalues and eigenvectors"; for the widened gaps

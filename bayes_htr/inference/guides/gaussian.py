@@ -183,8 +183,9 @@ class LowRank(GaussianGuide):
 
     Args:
         densities: The densities, as in the base class.
-        hyperparameters: Where they start, as in the base class.
-        init_scale: As in `MeanField`, but the directions are drawn and have half of the variance.
+        hyperparameters: The initial coordinates of hyperparameters, as in the base class.
+        init_scale: As in `MeanField`, but the directions start at random and have half of the
+            variance.
         rank: The number `r` of directions; a layer with fewer weights has as many as weights.
     """
 
@@ -283,7 +284,7 @@ def _by_matrix(prior: ParameterPrior, tensor: Tensor) -> dict[str, Tensor]:
 def _expected_energy(
     term: ResolvedTerm, location: Tensor, variance: Tensor, values: Mapping[str, Tensor]
 ) -> Tensor:
-    """Return `E[-s log p(W)]` for a normal law of the entries, hyperparameters given."""
+    """Return `E[-s log p(W)]` for a normal law of the entries, given the hyperparameters."""
     law = term.law(values, location)
     squares = (location - law.loc).square().sum(dtype=torch.float64)
     squares = squares + variance.sum(dtype=torch.float64)

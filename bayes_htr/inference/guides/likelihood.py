@@ -27,8 +27,8 @@ class LikelihoodPoint(nn.Module):
 
     Args:
         likelihood: The likelihood.
-        start: The unconstrained coordinates at the start by name; for others `Hyperparameter.start`
-            says them.
+        start: The initial unconstrained coordinates by name; those that are left out are given by
+            `Hyperparameter.start`.
         like: A tensor of their dtype and on their device.
     """
 

@@ -42,7 +42,7 @@ class _Layer:
     path: str
     module: nn.Module
     place: int
-    """Of its weight in the guide."""
+    """The index of the layer's weight in the guide."""
     state: SpectralState
 
 
@@ -60,7 +60,7 @@ class DirectionNoise:
 
 
 def finest_noise(net: nn.Module) -> Literal["example", "shared"]:
-    """Return a draw for each example where the network allows it; otherwise one for a batch.
+    """Return `"example"` if the network allows a draw for each example, otherwise `"shared"`.
 
     Batch normalisation mixes the examples of a batch, and examples cannot have their own draws of
     the product of an adapter's factors.
@@ -71,7 +71,7 @@ def finest_noise(net: nn.Module) -> Literal["example", "shared"]:
 
 
 class ExampleNoise:
-    """Draws the spectra of a network's layers for each example.
+    """The draws of the spectra of a network's layers, one for each example.
 
     Args:
         guide: The guide.
@@ -80,12 +80,13 @@ class ExampleNoise:
             all that have a spread.
 
     Raises:
-        ValueError: A layer that is neither linear nor a plain convolution, or whose class has a
-            forward pass of its own, batch normalisation, which mixes examples, an adapter with a
-            spectral prior, or `Entries` beside a spectral prior.
+        ValueError: A layer is neither linear nor a plain convolution, or its class has a forward
+            pass of its own; the network has batch normalisation, which mixes examples; an adapter
+            has a spectral prior; or a layer has `Entries` beside its spectral prior.
 
     Attributes:
-        noise_of: Makes the noise of a matrix, from its state and the number of examples.
+        noise_of: The function that makes the noise of a matrix, from its state and the number of
+            examples.
     """
 
     def __init__(
@@ -114,7 +115,7 @@ class ExampleNoise:
                     self.layers.append(_Layer(path, module, place, guide.state_of(matrix.name)))
 
     def check(self, x: Inputs) -> None:
-        """Call the network, and look how it uses the weights that have draws.
+        """Call the network, and check how it uses the weights that have draws.
 
         Args:
             x: Inputs.
@@ -171,7 +172,7 @@ class ExampleNoise:
     def drawn(self, examples: int) -> Iterator[None]:
         """Give each example a draw of its own in a call of the network within this context.
 
-        Matrices whose prior is over are points.
+        Matrices whose prior has ended by its schedule are points.
 
         Raises:
             ValueError: A layer was not called, or not with an example in each row.
@@ -220,7 +221,7 @@ def _input(args: tuple[Tensor, ...], kwargs: dict[str, Tensor]) -> Tensor:
 
 
 def _with_constant_weight(module: nn.Module, x: Tensor) -> Tensor:
-    """Return the output of a layer, of which its weight has no gradient."""
+    """Return the output of a layer, without a gradient to its weight."""
     assert isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
     weight = module.weight.detach()
     if isinstance(module, nn.Linear):

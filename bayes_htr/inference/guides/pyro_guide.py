@@ -2,8 +2,8 @@
 
 The guide belongs to the sites of `model.pyro_model("weight")`: the parameters with a flat base
 measure, and the hyperparameters. Its KL divergence is the one-sample estimate
-`log q(W, h) - log p(h) - log p(W | h)`. A flat parameter has a law too, and where that is no
-point its scale grows as the data allow, for there is no prior to bound it.
+`log q(W, h) - log p(h) - log p(W | h)`. A parameter with a flat prior has a law too. Unless this
+law is a point, its scale grows as far as the data allow, because no prior bounds it.
 
 Pyro makes a guide's parameters in its first call and keeps them in a global store; here that call
 is made at once, and the parameters live in the module alone.
@@ -37,7 +37,7 @@ PYRO_GUIDES = (
     "AutoLowRankMultivariateNormal",
     "AutoMultivariateNormal",
 )
-"""Those that start at given weights, need no sample of the prior, and have a median."""
+"""Guides of Pyro that start at given weights, need no sample of the prior, and have a median."""
 
 
 class DrawWithDensity(dict[str, Tensor]):
@@ -54,7 +54,7 @@ class PyroGuide(VariationalGuide):
     Args:
         guide: The class of the guide, one of `PYRO_GUIDES` of `pyro.infer.autoguide`.
         densities: The densities, as in the base class.
-        hyperparameters: Where they start, as in the base class.
+        hyperparameters: The initial coordinates of hyperparameters, as in the base class.
         init_scale: The standard deviation at the start, of a guide that takes one; `start_scale`
             says the default.
     """
@@ -109,7 +109,7 @@ class PyroGuide(VariationalGuide):
         return cls(guide, densities, hyperparameters, init_scale=options["init_scale"])
 
     def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
-        """Return one draw with gradient; `kl` takes what this returned."""
+        """Return one draw with gradient, in the form that `kl` takes."""
         with _own_parameters():
             trace = pyro.poutine.trace(self.guide).get_trace()
         values: dict[str, Any] = {

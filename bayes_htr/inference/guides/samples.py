@@ -68,9 +68,9 @@ class Samples(Guide):
 class PointMass(Guide):
     """All probability at one value of each hyperparameter and at the weights of a network.
 
-    The guide holds no weights: it belongs to a network, and a parameter that a guide does not draw
-    has the value that it has there. Run folders store no file of it, since the coordinates are
-    stored with the weights.
+    The guide holds no weights: it belongs to a network, and parameters that a guide does not draw
+    keep their values in the network. Run folders have no file for this guide, since the coordinates
+    are stored with the weights.
 
     Args:
         coordinates: Hyperparameters by name in unconstrained coordinates, 0-d each.
@@ -107,7 +107,7 @@ class PointMass(Guide):
         yield self.centre()
 
     def coordinates(self, hyperpriors: Mapping[str, Hyperparameter]) -> dict[str, Tensor]:
-        """Return the coordinates, as they were given, of those `hyperpriors` that are here."""
+        """Return the coordinates, as they were given, of those `hyperpriors` that the guide has."""
         return {
             name: self.get_buffer(f"coordinate{number}").clone()
             for number, name in enumerate(self.hyperpriors)

@@ -69,7 +69,7 @@ class SpectralGuide(VariationalGuide):
         densities: The densities, as in the base class.
         hyperparameters: As in the base class; the posterior of some follows from the spectra, and
             has no start.
-        init_scale: Where the standard deviations of `log sigma` start; 0.1 if not given.
+        init_scale: The initial standard deviation of each `log sigma`; 0.1 if not given.
         directions: How many leading eigenvalues of each matrix have a spread; `None` for all. The
             others are points, scored as MAP does, and a draw costs less: `2 m n directions`
             multiplications twice, for an `m x n` matrix.
@@ -78,7 +78,7 @@ class SpectralGuide(VariationalGuide):
             singular vectors turn with the weights; otherwise it is that at fixed singular vectors.
 
     Raises:
-        PriorError: Laws whose supports this guide cannot take together, or an `AdapterState` that
+        PriorError: The guide cannot take the supports of the laws together, or an `AdapterState`
             cannot be made.
     """
 
@@ -180,14 +180,15 @@ class SpectralGuide(VariationalGuide):
     def rsample(self, *, again: bool = False) -> dict[str, Tensor]:
         """Return one draw with gradient to what is learnt, from Torch's global generator.
 
-        Refreshes first what the policy asks for, as `refresh_due` does. The gradient with respect
-        to the weights is that at fixed singular vectors, unless `full_gradient`.
+        Before the draw, `refresh_due` refreshes the matrices that the policy asks for. The gradient
+        with respect to the weights is that at fixed singular vectors, unless `full_gradient`.
 
         Args:
-            again: Another draw of the same step, which counts no step and refreshes nothing.
+            again: Whether this is another draw in the same step; then no step is counted, and
+                nothing is refreshed.
 
         Raises:
-            SpectrumError: For the same weights as in `refresh`.
+            SpectrumError: The same errors as in `refresh`.
         """
         if not again:
             self.refresh_due()
@@ -211,14 +212,15 @@ class SpectralGuide(VariationalGuide):
     def kl(self, sample: Mapping[str, Tensor]) -> Tensor:
         """Return `KL(guide | prior)` of spectra and hyperparameters, and `-log p` of points.
 
-        Gauss-Hermite sums at the eigenvalues and spreads that were cached last, to first order in
-        how far weights and logarithms of spreads have moved since. Entries and learnt
-        hyperparameters are scored at the sample; with the latter, the present spreads are scored.
+        The divergence of spectra is the Gauss-Hermite sum at the eigenvalues and spreads that were
+        cached last, continued to first order in the changes of weights and logarithms of spreads
+        since then. Entries and learnt hyperparameters are scored at the sample; if there are learnt
+        hyperparameters, the present spreads are scored.
         """
         return self._kl(sample)
 
     def kl_in_step(self, sample: Mapping[str, Tensor]) -> Tensor:
-        """Leave out what has cached gradients, with respect to weights and to spreads."""
+        """Return `kl` without the terms whose gradients `add_known_gradient` adds."""
         return self._kl(sample, in_step=True)
 
     @torch.no_grad()
@@ -302,7 +304,7 @@ class SpectralGuide(VariationalGuide):
         """Compute singular vectors and cached gradients anew, of these matrices or all.
 
         Raises:
-            SpectrumError: Weights that are not finite, or not of full rank.
+            SpectrumError: A matrix is not finite, or not of full rank.
         """
         due = self._active if due is None else due
         for state in due:
@@ -328,10 +330,10 @@ class SpectralGuide(VariationalGuide):
 
     @torch.no_grad()
     def refresh_due(self) -> None:
-        """Count a step, and refresh what the policy asks for.
+        """Count a step, and refresh the matrices that the policy asks for.
 
-        At every fourth step, the KL divergence of the others is evaluated anew where a spread has
-        moved by 5 %.
+        At every fourth step, the KL divergence of a matrix is also evaluated anew if one of its
+        spreads has moved by 5 %.
         """
         scheduler, states = self._scheduler, self._active
         if not self._calls_known:
@@ -388,7 +390,8 @@ class SpectralGuide(VariationalGuide):
     def _conditional(self, *, current: bool = False) -> dict[str, GammaLaw]:
         """Return the posteriors of hyperparameters that follow from the spectra.
 
-        They are at their best, so that no gradient to the spectra is due.
+        They are optimal given the spectra, so that no gradient has to flow through them to the
+        spectra.
 
         Args:
             current: Whether they follow from the present weights and spreads; otherwise from

@@ -31,8 +31,9 @@ _MAJORITY = 0.5
 _ALL = slice(0, None, 1)
 
 _LARGEST_STEP = 12
-"""Of the directions that have noise in a step. A step `j` can keep mean and variance of a factor if
-`(j - 1) mean^2 <= variance`, and `mean^2 / variance` is at most `(5 sqrt(5) - 11) / 2`, 0.0902."""
+"""The largest `j` if every `j`-th direction has noise in a step of training. The mean and variance
+of a factor can be kept if `(j - 1) mean^2 <= variance`, and `mean^2 / variance` is at most
+`(5 sqrt(5) - 11) / 2`, 0.0902."""
 
 
 class SpectralState(nn.Module):
@@ -41,17 +42,19 @@ class SpectralState(nn.Module):
     Args:
         law: The posterior of its eigenvalues.
         parameter: The parameter that it is in.
-        spread: Where the standard deviations of the logarithms of singular values start.
+        spread: The initial standard deviation of the logarithm of each singular value.
         full_gradient: Whether the gradient of draws with respect to the weights includes how the
             singular vectors turn with the weights.
 
     Attributes:
         is_due: Whether a refresh is due.
-        log_spread: `(free,)`, learnt: the logarithms of these, in the order of `frames`.
+        log_spread: `(free,)`, learnt: the logarithms of the standard deviations, in the order of
+            `frames`.
         frames: `(K, free)`: singular vectors of the smaller side, at the last refresh. A column
             keeps its place when eigenvalues change their order.
         rest: `(K, K - free)`, the other singular vectors; only with `full_gradient`.
-        turning: `(K, free)`, how fast singular vectors turn (`inverse_gaps`); likewise.
+        turning: `(K, free)`, how fast singular vectors turn (`inverse_gaps`); only with
+            `full_gradient`.
         eigenvalues: `(K,)` float64 at the last refresh, first those of `frames`.
     """
 
@@ -117,7 +120,7 @@ class SpectralState(nn.Module):
 
     @property
     def can_drift(self) -> bool:
-        """As every matrix here."""
+        """Whether a drift can ask for a refresh, as for every matrix of a spectral guide."""
         return True
 
     @property
@@ -139,7 +142,7 @@ class SpectralState(nn.Module):
     ) -> Tensor:
         """Return `(count,)` or `(examples, count)` standard normal; `count` is `free` if not given.
 
-        From Torch's global generator if none is given.
+        The numbers are from Torch's global generator if no generator is given.
         """
         like = self.log_spread if self.law.needs_medians else self.frames
         count = self.law.free if count is None else count
@@ -147,10 +150,10 @@ class SpectralState(nn.Module):
         return noise_like(like, generator, *shape)
 
     def every(self, about: int | None) -> int:
-        """Return the `j` for which every `j`-th direction is about a given number of directions.
+        """Return the `j` for which every `j`-th direction makes about this number of directions.
 
-        It is 1 for `None`, and where factors of singular values depend on their medians, and
-        otherwise at most 12, as `changes` needs.
+        It is 1 for `None` and if factors of singular values depend on their medians; otherwise it
+        is at most 12, as `changes` needs.
         """
         if about is None or self.law.needs_medians:
             return 1
@@ -202,7 +205,7 @@ class SpectralState(nn.Module):
     def sampled_eigenvalues(self, noise: Tensor) -> Tensor:
         """Return the eigenvalues of `with_noise` at the present matrix, `(K,)` float64.
 
-        They have a closed form.
+        They are computed in closed form, without a decomposition.
 
         Args:
             noise: `(free,)` standard normal.
@@ -283,7 +286,7 @@ class SpectralState(nn.Module):
         """Take the spectrum of the present matrix; `cache` has to follow.
 
         Raises:
-            SpectrumError: Entries that are not finite, or a zero singular value.
+            SpectrumError: An entry is not finite, or a singular value is zero.
         """
         W = working(self.matrix.detach())
         eigen_ = self._decomposed(W, rough=True)
