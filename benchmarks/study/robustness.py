@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -83,7 +84,7 @@ def questions(outcomes: Outcomes, cell: str) -> Iterator[tuple[str, list[Conditi
     for kind, by_severity in SHIFTS.items():
         shifted = [Condition(f"{s:g}", of_condition(kind, f"{s:g}")) for s in by_severity]
         yield kind, [Condition("0", of_cell(cell)), *shifted]
-    kept = [Condition(f"{share:g}", of_condition("kept", f"{share:g}")) for share in KEPT]
+    kept = [Condition(str(Fraction(share)), of_condition("kept", f"{share:g}")) for share in KEPT]
     yield "singular values kept, share", kept
 
 
@@ -187,7 +188,9 @@ def _out_of_distribution(outcomes: Outcomes) -> TextTable:
 
 @styled
 def draw_robustness(outcomes: Outcomes, folder: Path) -> list[Path]:
-    """Write a picture for each question: a column for each cell, a row for each score.
+    """Write a picture for each question, with a column for each cell.
+
+    Its rows are scores; in the picture of shifted images they are kinds of shifts.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -199,65 +202,81 @@ def draw_robustness(outcomes: Outcomes, folder: Path) -> list[Path]:
             asked.setdefault(question, {})[cell] = conditions
     drawn = []
     for question, by_cell in asked.items():
-        name = question.partition(",")[0].replace(" ", "-")
-        drawn.append(save(_picture(outcomes, question, by_cell), folder / f"{name}.png"))
+        if question not in SHIFTS:
+            rows: list[Row] = [(question, score, by_cell) for score in _SCORES]
+            name = question.partition(",")[0].replace(" ", "-")
+            drawn.append(save(_picture(outcomes, rows), folder / f"{name}.png"))
+    shifts: list[Row] = [(kind, "accuracy", asked[kind]) for kind in SHIFTS if kind in asked]
+    if shifts:
+        drawn.append(save(_picture(outcomes, shifts), folder / "shifted-images.png"))
     by_layer = [cell for cell in cells if _methods(outcomes, cell, by_layer=True)]
     if by_layer:
         drawn.append(save(_layers(outcomes, by_layer), folder / "heavy-layers.png"))
     return drawn
 
 
-def _panels(cells: list[str], height: float) -> tuple[Any, list[tuple[Any, str, str]]]:
-    """Return a figure, and its panels with their cells and scores.
+Row = tuple[str, str, Mapping[str, list[Condition]]]
+"""A row of panels: the question, the name of the score, and the conditions by cell."""
+
+
+def _panels(cells: list[str], rows: int, height: float) -> tuple[Any, list[list[Any]]]:
+    """Return a figure, and its rows of panels, a column for each cell.
 
     Args:
-        cells: A column for each of them.
-        height: The height of the row of a score, in inches.
+        cells: The names of the cells, which are above the columns.
+        rows: The number of rows.
+        height: The height of a row, in inches.
     """
-    places = [(cell, score) for score in _SCORES for cell in cells]
-    figure, axes = new_panels(len(_SCORES), len(cells), WIDEST, height * len(_SCORES) + 0.8)
-    for ax, cell in zip(axes, cells, strict=False):  # those of the first row
+    figure, axes = new_panels(rows, len(cells), WIDEST, height * rows + 0.8)
+    panels = list(axes)
+    for ax, cell in zip(panels, cells, strict=False):  # those of the first row
         ax.set_title(cell)
-    return figure, [(ax, *place) for ax, place in zip(axes, places, strict=True)]
+    return figure, [panels[k * len(cells) :][: len(cells)] for k in range(rows)]
 
 
-def _picture(outcomes: Outcomes, question: str, by_cell: Mapping[str, list[Condition]]) -> Any:
-    cells = list(by_cell)
-    figure, panels = _panels(cells, 2.2)
+def _picture(outcomes: Outcomes, rows: list[Row]) -> Any:
+    """Return a picture of scores by condition, a line for each method."""
+    cells = list(rows[0][2])
+    figure, panels = _panels(cells, len(rows), 2.2)
     methods: dict[str, None] = {}
-    for ax, cell, score in panels:
-        conditions = by_cell[cell]
-        for method in _methods(outcomes, cell):
-            found = [condition.scores(method, score) for condition in conditions]
-            places = [place for place, by_seed in enumerate(found) if by_seed]
-            means = [fmean(found[place].values()) for place in places]
-            colour, style = METHOD_LINES[method]
-            ax.plot(places, means, color=colour, ls=style, marker="o", ms=3)
-            methods[method] = None
-        ax.set_xticks(range(len(conditions)), [condition.label for condition in conditions])
-        grid(ax)
-        if cell == cells[0]:
-            ax.set_ylabel(_SCORES[score])
-        if score == list(_SCORES)[-1]:
+    for axes, (question, score, by_cell) in zip(panels, rows, strict=True):
+        for ax, cell in zip(axes, cells, strict=True):
+            _draw_lines(ax, outcomes, cell, score, by_cell[cell])
+            methods |= dict.fromkeys(_methods(outcomes, cell))
             ax.set_xlabel(question)
+        axes[0].set_ylabel(_SCORES[score])
     method_legend(figure, {method: outcomes.label(method) for method in methods})
     return figure
 
 
+def _draw_lines(
+    ax: Any, outcomes: Outcomes, cell: str, score: str, conditions: list[Condition]
+) -> None:
+    for method in _methods(outcomes, cell):
+        found = [condition.scores(method, score) for condition in conditions]
+        places = [place for place, by_seed in enumerate(found) if by_seed]
+        means = [fmean(found[place].values()) for place in places]
+        colour, style = METHOD_LINES[method]
+        ax.plot(places, means, color=colour, ls=style, marker="o", ms=3)
+    ax.set_xticks(range(len(conditions)), [condition.label for condition in conditions])
+    grid(ax)
+
+
 def _layers(outcomes: Outcomes, cells: list[str]) -> Any:
     """Return a picture of what a heavy tail in some layers changes, with intervals over seeds."""
-    figure, panels = _panels(cells, 1.6)
-    for ax, cell, score in panels:
-        heavy = [m for m in _methods(outcomes, cell, by_layer=True) if m != LIGHT_LAYERS]
-        for place, method in enumerate(heavy):
-            d = _from_light(outcomes, cell, method, score)
-            if d is not None:
-                ax.plot([d.low, d.high], [place, place], color=BLUE)
-                ax.plot(d.mean, place, color=BLUE, marker="o", ms=4)
-        labels = [outcomes.label(method).rpartition(" in ")[2] for method in heavy]
-        ax.set_yticks(range(len(heavy)), labels if cell == cells[0] else [""] * len(heavy))
-        ax.set_ylim(len(heavy) - 0.5, -0.5)
-        ax.axvline(0, color=GREY, lw=1)
-        grid(ax, "x")
-        ax.set_xlabel(f"{_SCORES[score]} minus that without a heavy tail")
+    figure, panels = _panels(cells, len(_SCORES), 1.6)
+    for axes, score in zip(panels, _SCORES, strict=True):
+        for ax, cell in zip(axes, cells, strict=True):
+            heavy = [m for m in _methods(outcomes, cell, by_layer=True) if m != LIGHT_LAYERS]
+            for place, method in enumerate(heavy):
+                d = _from_light(outcomes, cell, method, score)
+                if d is not None:
+                    ax.plot([d.low, d.high], [place, place], color=BLUE)
+                    ax.plot(d.mean, place, color=BLUE, marker="o", ms=4)
+            labels = [outcomes.label(method).rpartition(" in ")[2] for method in heavy]
+            ax.set_yticks(range(len(heavy)), labels if cell == cells[0] else [""] * len(heavy))
+            ax.set_ylim(len(heavy) - 0.5, -0.5)
+            ax.axvline(0, color=GREY, lw=1)
+            grid(ax, "x")
+            ax.set_xlabel(f"{_SCORES[score]} minus that without a heavy tail")
     return figure

@@ -179,13 +179,15 @@ def test_a_picture_for_each_question(outcomes, tmp_path, monkeypatch):
     )
     paths = draw_robustness(outcomes, tmp_path)
     assert [path.name for path in paths] == [
-        *("label-noise.png", "training-images.png", "width-of-the-network.png", "rotation.png"),
-        *("noise.png", "blur.png", "contrast-lost.png", "singular-values-kept.png"),
-        "heavy-layers.png",
+        *("label-noise.png", "training-images.png", "width-of-the-network.png"),
+        *("singular-values-kept.png", "shifted-images.png", "heavy-layers.png"),
     ]
-    accuracy, nll = drawn["rotation.png"].axes
-    assert [len(line.get_xdata()) for line in accuracy.get_lines()] == [5, 5, 5]
-    assert (accuracy.get_title(), nll.get_xlabel()) == (CELL, "rotation, degrees")
+    rotation, *others = drawn["shifted-images.png"].axes
+    assert [len(line.get_xdata()) for line in rotation.get_lines()] == [5, 5, 5]
+    assert (rotation.get_title(), rotation.get_ylabel()) == (CELL, "accuracy")
+    assert [ax.get_xlabel() for ax in (rotation, *others)] == list(SHIFTS)
+    kept, _ = drawn["singular-values-kept.png"].axes
+    assert [tick.get_text() for tick in kept.get_xticklabels()][:3] == ["1", "1/2", "1/4"]
     few = drawn["training-images.png"].axes[0]
     assert [len(line.get_xdata()) for line in few.get_lines()] == [1, 1, 1]
     layers = drawn["heavy-layers.png"].axes[0]
