@@ -31,7 +31,7 @@ def write_options(folder: Path, args: argparse.Namespace, preparation: Mapping[s
     Args:
         folder: The folder.
         args: The options.
-        preparation: What was done to the inputs, as `Dataset.preparation`.
+        preparation: The preparation of the inputs, as in `Dataset.preparation`.
 
     Raises:
         OutputError: The file cannot be written.

@@ -31,9 +31,9 @@ from benchmarks.study.cells import Base, check_data
 from benchmarks.study.log import Log
 from benchmarks.study.methods import MIXTURES, with_normal_biases
 from benchmarks.study.outcomes import chance
-from benchmarks.study.runner import run_all
+from benchmarks.study.runner import missing_runs, run_all
 from benchmarks.study.runs import Run, perform
-from benchmarks.study.studies import STUDIES, Study
+from benchmarks.study.studies import STUDIES
 
 RESULTS = Path(__file__).parent / "results" / "mixtures" / "mixtures.jsonl"
 SCORES = {"brier": "Brier", "nll": "NLL", "accuracy": "accuracy"}
@@ -90,19 +90,13 @@ def score(cells: Sequence[str], data_dir: Path | None, log: Log, processes: int)
         for name, method in METHODS.items()
         for seed in study.tuning_seeds
     ]
-    missing = [run for run in runs if log.find("run", **run.settings()) is None]
 
     def done(run: Run, result: dict[str, Any]) -> None:
         log.append("run", run.settings(), result=result)
 
-    run_all(
-        "laws", missing, partial(_performed, study, data_dir), done, processes=processes, threads=1
-    )
+    work = partial(perform, study, data_dir=data_dir, device="cpu")
+    run_all("laws", missing_runs(log, runs), work, done, processes=processes, threads=1)
     return runs
-
-
-def _performed(study: Study, data_dir: Path | None, run: Run) -> dict[str, Any]:
-    return perform(study, run, data_dir, "cpu")
 
 
 def tables(runs: Sequence[Run], log: Log) -> list[Table]:

@@ -34,7 +34,7 @@ class ShardedMAPTrainer(DistributedMAPTrainer):
 
     Args:
         method: The settings.
-        problem: What to train; its network is sharded in place.
+        problem: The problem to train on; its network is sharded in place.
 
     Raises:
         ValueError: There is one process, a callback follows steps, the optimiser needs a closure,

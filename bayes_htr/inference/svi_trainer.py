@@ -74,7 +74,7 @@ class SVITrainer(Trainer):
 
     Args:
         method: The settings.
-        problem: What to train; its network follows the guide's centre.
+        problem: The problem to train on; its network follows the guide's centre.
 
     Raises:
         ValueError: There is nothing to train, early stopping has no validation data, the

@@ -43,7 +43,7 @@ class Likelihood(Value, abstract=True):
     """
 
     score_name: ClassVar[str] = "accuracy"
-    """What `score` measures, as histories name it after `train_` and `val_`."""
+    """The name of the measure that `score` returns; histories have it after `train_` and `val_`."""
 
     has_classes: ClassVar[bool] = False
     """Whether labels are classes. The average of several predictive distributions is then a

@@ -83,9 +83,9 @@ def fit_powerlaw(
         xmin: The lower end of the tail, if it is known.
         xmax: A hard upper end of the law; larger values are left out. `"largest"` fits the upper
             end by maximum likelihood, which gives the largest value.
-        ks: What D measures: deviations from the `"lower"` end of each step of the empirical
-            distribution function, as powerlaw and WeightWatcher do, or `"two-sided"`, the usual
-            statistic, which is never smaller.
+        ks: The deviations that D measures: those from the `"lower"` end of each step of the
+            empirical distribution function, as powerlaw and WeightWatcher do, or `"two-sided"`,
+            the usual statistic, which is never smaller.
         min_tail: The smallest number of values that a searched tail may hold.
         correction: A factor of `alpha - 1` for a finite tail of n values: `(n-1)/n` (`"n-1"`,
             unbiased where xmin is known; the `finite` option of Clauset's programs) or `(n-2)/n`

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from benchmarks.study.log import Log
 from benchmarks.study.method import ONLY_IF_NAMED
 from benchmarks.study.protocol import Protocol
 from benchmarks.study.report import write_report
-from benchmarks.study.runner import run_all
+from benchmarks.study.runner import missing_runs, run_all
 from benchmarks.study.runs import Run, perform
 from benchmarks.study.studies import SIZES, STUDIES, Study
 
@@ -106,10 +105,10 @@ def _study(args: argparse.Namespace, console: Console) -> None:
     def done(run: Run, result: dict[str, Any]) -> None:
         log.append("run", run.settings(), result=result, machine=machine)
 
-    work = partial(_performed, study, args.data_dir, str(device))
+    work = partial(perform, study, data_dir=args.data_dir, device=str(device))
     part, parts = args.part
     for label, all_runs in protocol.stages():
-        missing = _missing(log, all_runs)
+        missing = missing_runs(log, all_runs)
         there = len(all_runs) - len(missing)
         console.print(
             f"{label}: {len(all_runs)} runs, {there} of them there already", highlight=False
@@ -117,7 +116,7 @@ def _study(args: argparse.Namespace, console: Console) -> None:
         runs = [run for run in all_runs[part - 1 :: parts] if run in missing]
         run_all(label, runs, work, done, processes=args.processes, threads=args.threads)
         log.catch_up()
-        if parts > 1 and (others := _missing(log, all_runs)):
+        if parts > 1 and (others := missing_runs(log, all_runs)):
             console.print(
                 f"{label}: {len(others)} runs of other parts are missing; start all parts again "
                 "when they have ended",
@@ -133,11 +132,6 @@ def _study(args: argparse.Namespace, console: Console) -> None:
     write_report(log, own, console)
 
 
-def _missing(log: Log, runs: Sequence[Run]) -> list[Run]:
-    """Return the runs whose results are not in the log."""
-    return [run for run in runs if log.find("run", **run.settings()) is None]
-
-
 def _part(text: str) -> tuple[int, int]:
     """Parse the value of `--part`, such as `2/10`."""
     try:
@@ -147,10 +141,6 @@ def _part(text: str) -> tuple[int, int]:
     if not 1 <= part <= parts:
         raise argparse.ArgumentTypeError(f"{text!r}: give I/N, such as 2/10, with I from 1 to N")
     return part, parts
-
-
-def _performed(study: Study, data_dir: Path | None, device: str, run: Run) -> dict[str, Any]:
-    return perform(study, run, data_dir, device)
 
 
 def _chosen(args: argparse.Namespace) -> dict[str, Any]:

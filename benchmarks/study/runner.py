@@ -26,6 +26,7 @@ from rich.progress import (
 
 import bayes_htr as htr
 from bayes_htr._terminal import ProgressBar
+from benchmarks.study.log import Log
 from benchmarks.study.runs import Run
 
 _COLUMNS = (
@@ -38,6 +39,11 @@ _COLUMNS = (
 
 Work = Callable[[Run], dict[str, Any]]
 """Performs a run; can be pickled."""
+
+
+def missing_runs(log: Log, runs: Sequence[Run]) -> list[Run]:
+    """Return the runs whose results are not in the log."""
+    return [run for run in runs if log.find("run", **run.settings()) is None]
 
 
 def run_all(

@@ -15,7 +15,6 @@ import pytest
 
 from bayes_htr.errors import DataError
 from benchmarks.study.cells import Base
-from benchmarks.study.command import _performed
 from benchmarks.study.runner import run_all
 from benchmarks.study.runs import Run, perform
 from benchmarks.study.studies import STUDIES
@@ -33,7 +32,7 @@ def test_runs_in_a_process(tmp_path, monkeypatch):
     )
     done = []
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    work = partial(_performed, study, tmp_path, "cpu")
+    work = partial(perform, study, data_dir=tmp_path, device="cpu")
     with pytest.raises(DataError, match=r"kmnist\.npz"):
         run_all(
             "runs",
