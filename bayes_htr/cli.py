@@ -264,7 +264,7 @@ def _add_training(fit: argparse.ArgumentParser) -> None:
     fit.add_argument(
         "--shard",
         action="store_true",
-        help="of map, under torchrun: divide the weights between the processes",
+        help="of map, under torchrun: shard the weights between the processes",
     )
     fit.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps, ...")
     fit.add_argument(

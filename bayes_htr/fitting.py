@@ -126,7 +126,7 @@ def fit(
             member has a run folder in `out/members`. Several processes share out the members.
         processes: The number of members that are fitted at the same time, each in a process of its
             own on this machine. A script then needs `if __name__ == "__main__":`.
-        shard: Whether several processes divide the weights between them by PyTorch's `fully_shard`,
+        shard: Whether several processes shard the weights by PyTorch's `fully_shard`,
             in place of a whole network in each; for `htr.MAP`. The posterior's network is whole.
 
     Returns:

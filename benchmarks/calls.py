@@ -94,7 +94,7 @@ def data() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def map_step(*, refresh: bool) -> Counting:
-    """A call of `energy.backward` in a hand-written loop, held or refreshing all matrices."""
+    """A call of `energy.backward` in a loop, with cached gradients or a refresh of all matrices."""
     x, y = data()
     net = build_network("mlp", (1, 28, 28), 10)
     energy = htr.bind(PRIORS, net, refresh=htr.Drift(0.1, check_every=4))

@@ -51,7 +51,7 @@ class FitSettings:
         target: The column with the labels, if the data are a table of the user.
         members: Members of each fit, which is a mixture if there are several.
         processes: Members of one fit that are trained at a time.
-        shard: Whether several processes divide the weights between them.
+        shard: Whether several processes shard the weights.
     """
 
     data: str

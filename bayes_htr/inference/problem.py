@@ -41,7 +41,7 @@ class Problem:
         callbacks: Callables that are called after every epoch.
         progress: Whether to show a progress bar; `None` shows it on a terminal only.
         hyperparameters: Initial values of hyperparameters by name, in unconstrained coordinates.
-        shard: Whether the processes divide the weights between them.
+        shard: Whether the processes shard the weights.
     """
 
     model: BayesianModel

@@ -1,4 +1,4 @@
-"""Training by MAP in several processes that divide the weights between them.
+"""Training by MAP in several processes that shard the weights.
 
 PyTorch's `fully_shard` gives each process a part of every weight, of its gradient and of the
 optimiser's state. A layer's weights are gathered for its forward and its backward pass only.
@@ -46,7 +46,7 @@ class ShardedMAPTrainer(DistributedMAPTrainer):
     def __init__(self, method: MAPSettings, problem: Problem) -> None:
         if world_size() == 1:
             raise ValueError(
-                "shard=True divides the weights between processes, and there is one; start several "
+                "shard=True shards the weights between processes, and there is one; start several "
                 "by torchrun, or leave it out"
             )
         if method.amp == "float16":
@@ -110,7 +110,7 @@ class ShardedMAPTrainer(DistributedMAPTrainer):
             raise self.diverged("a weight is not finite after it", self.step - 1, x)
 
     def diverged(self, reason: str, step: int, x: Inputs) -> DivergenceError:
-        """Return the error to raise, which does not look for the layer in the divided network."""
+        """Return the error to raise, which does not look for the layer in the sharded network."""
         last = None if self.folder is None else self.folder.path / CHECKPOINT
         return divergence(reason, step, self.epoch, last, None, x)
 
@@ -160,7 +160,7 @@ def shard(net: nn.Module) -> None:
 
 
 def gathered_tensors(state: Any) -> Any:
-    """Return a nested state in which whole tensors, on the CPU, replace the divided ones.
+    """Return a nested state in which whole tensors, on the CPU, replace the sharded ones.
 
     All processes have to call it.
     """
@@ -174,7 +174,7 @@ def gathered_tensors(state: Any) -> Any:
 
 
 def _alike(value: Any, present: Any) -> Any:
-    """Divide a whole tensor as `present` is divided, if `present` has the same shape."""
+    """Shard a whole tensor as `present` is sharded, if `present` has the same shape."""
     if not (isinstance(value, Tensor) and hasattr(present, "device_mesh")):
         return value
     if value.shape != present.shape:

@@ -387,7 +387,7 @@ def follow(W: Tensor, before: Cluster, sigma: float) -> Followed:
 def turned(projection: Projection, before: Cluster, sigma: float, *, wide: bool) -> Followed:
     """Return the step of `follow` from the projection of the present matrix.
 
-    The rows of the matrix are divided between processes. The step loses more digits than `follow`,
+    The rows of the matrix are sharded between processes. The step loses more digits than `follow`,
     but needs no second sum over processes.
     """
     with torch.no_grad():

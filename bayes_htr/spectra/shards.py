@@ -230,7 +230,7 @@ def boxes_of(tensors: Mapping[str, Tensor]) -> dict[str, list[Box]]:
     """Return the boxes of all processes, by rank, of each `DTensor` by name; all have to call this.
 
     Parts of one tensor may be on several meshes: in a network under FSDP and tensor parallelism,
-    this is so for parameters that only FSDP divides. Processes with the same box have replicas.
+    this is so for parameters that only FSDP shards. Processes with the same box have replicas.
 
     Raises:
         SpectrumError: The placements are not supported, or other processes have other tensors.

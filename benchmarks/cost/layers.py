@@ -30,7 +30,7 @@ from benchmarks.common.results import Results
 from benchmarks.common.running import Benchmark, Part, from_options, positive
 from benchmarks.common.stopwatch import Stopwatch, Tick, no_collection, take_turns
 from benchmarks.common.tables import TextTable, counts, spread
-from benchmarks.cost.divided import PART, divided_table, measure_divided
+from benchmarks.cost.sharded_layers import PART, measure_sharded, sharded_table
 from benchmarks.cost.timing import CostSettings, add_cost, measure_cost
 from benchmarks.cost.training import Case, Training, add_training, random_data, training_of
 from benchmarks.sharded import LAWS
@@ -290,12 +290,12 @@ def _add_gpu(parser: argparse.ArgumentParser) -> None:
     _add_sizes(parser, "*", [4096, 8192])
     steps = LayerSettings().steps
     add("--layer-steps", type=positive, default=steps, help="steps of a run of a layer")
-    add("--processes", type=positive, help="those that divide weights; default: one for each GPU")
+    add("--processes", type=positive, help="those that shard weights; default: one for each GPU")
     parser.set_defaults(device="cuda", dtype="bfloat16", batch_size=512)
 
 
 def _gpu_parts(args: argparse.Namespace) -> list[Part]:
-    """Networks, then layers, then layers that processes divide."""
+    """Networks, then layers, then layers that processes shard."""
     training, cost = training_of(args), from_options(CostSettings, args)
     watch = Stopwatch(torch.device(training.device))
     networks = [
@@ -317,12 +317,12 @@ def _gpu_parts(args: argparse.Namespace) -> list[Part]:
         for prior in args.priors
     ]
     processes = args.processes or max(1, torch.cuda.device_count())
-    divided = {"device": training.device, "processes": processes, "threads": args.threads}
+    sharded = {"device": training.device, "processes": processes, "threads": args.threads}
     return [
         *networks,
         *layers,
         *(
-            Part(f"{n}/{law}", PART, 1, partial(measure_divided, law, n, **divided), divided)
+            Part(f"{n}/{law}", PART, 1, partial(measure_sharded, law, n, **sharded), sharded)
             for n in args.sizes
             for law in LAWS
         ),
@@ -330,7 +330,7 @@ def _gpu_parts(args: argparse.Namespace) -> list[Part]:
 
 
 def gpu_tables(results: Results) -> list[TextTable]:
-    """Networks, layers, and layers that processes divide."""
+    """Networks, layers, and layers that processes shard."""
     networks = [
         [
             *cell.split("/"),
@@ -361,14 +361,14 @@ def gpu_tables(results: Results) -> list[TextTable]:
     tables = [
         TextTable("Networks", ("network", *columns), networks),
         TextTable("Layers", ("n", *columns, *refresh), layers),
-        divided_table(results),
+        sharded_table(results),
     ]
     return [table for table in tables if table.rows]
 
 
 GPU = Benchmark(
     "gpu",
-    "a large network in bfloat16, large layers, and layers that processes divide, on random data",
+    "a large network in bfloat16, large layers, and layers that processes shard, on random data",
     "Large networks and layers",
     _add_gpu,
     _gpu_parts,

@@ -156,7 +156,7 @@ def overhead_tables(results: Results) -> list[TextTable]:
     differences = {cell: accuracy_difference(results, cell) for cell in results.cells}
     rows = [[*cell.split("/"), *_accuracy_row(d)] for cell, d in differences.items() if d]
     columns = ("network", "prior", "mean difference", "95 % interval", "seeds")
-    tables.append(TextTable("Test accuracy over seeds, held minus exact", columns, rows))
+    tables.append(TextTable("Test accuracy over seeds, cached minus exact", columns, rows))
     return [table for table in tables if table.rows]
 
 
@@ -178,7 +178,7 @@ def _quality_row(result: dict[str, Any]) -> list[str]:
         number(min(single, default=None), ".5f"),
         number(cosine.get(WHOLE, {}).get("value"), ".5f"),
         number(min((found["value"] for found in top.values()), default=None), ".5f"),
-        f"{result['accuracy']['held']:.4f}",
+        f"{result['accuracy']['cached']:.4f}",
         f"{result['accuracy']['exact']:.4f}",
     ]
 
@@ -187,10 +187,10 @@ def _energy_row(result: dict[str, Any]) -> list[str]:
     energy = result["energy"]
 
     def off(name: str) -> str:
-        held, chance = (number(energy[name + end], ".2%") for end in ("", "_disturbed"))
-        return f"{held} ({chance})"
+        cached, chance = (number(energy[name + end], ".2%") for end in ("", "_disturbed"))
+        return f"{cached} ({chance})"
 
-    ends = [f"{energy[name]:.2f}" for name in ("start", "plain", "exact", "held")]
+    ends = [f"{energy[name]:.2f}" for name in ("start", "plain", "exact", "cached")]
     return [*ends, off("relative"), off("of_effect")]
 
 
@@ -204,7 +204,7 @@ def _share_row(result: dict[str, Any]) -> list[str]:
 
 
 def accuracy_difference(results: Results, cell: str) -> Difference | None:
-    """Test accuracy with held minus with exact gradients, over the seeds of a cell.
+    """Test accuracy with cached minus that with exact gradients, over the seeds of a cell.
 
     Of seeds that were run with different settings, those of the last run count.
     """
@@ -213,7 +213,7 @@ def accuracy_difference(results: Results, cell: str) -> Difference | None:
         return None
     last = max(seeds, key=lambda part: part["run"])["settings"]
     found = [p["result"] for p in seeds if {**p["settings"], "seed": last["seed"]} == last]
-    return student_difference([r["held"] for r in found], [r["exact"] for r in found])
+    return student_difference([r["cached"] for r in found], [r["exact"] for r in found])
 
 
 def _accuracy_row(d: Difference) -> list[str]:
@@ -230,14 +230,14 @@ _TABLES = (
     ),
     (
         "quality",
-        "Held against exact gradients (held, exact: test accuracy)",
-        ("lowest cosine", "of all matrices", "lowest u'Wv/σ₁", "held", "exact"),
+        "Cached compared with exact gradients (cached, exact: test accuracy)",
+        ("lowest cosine", "of all matrices", "lowest u'Wv/σ₁", "cached", "exact"),
         _quality_row,
     ),
     (
         "quality",
-        "Energy at the end: held (and disturbed) against exact gradients",
-        ("start", "plain", "exact", "held", "off / drop", "off / effect"),
+        "Energy at the end: cached (and disturbed) compared with exact gradients",
+        ("start", "plain", "exact", "cached", "off / drop", "off / effect"),
         _energy_row,
     ),
     (

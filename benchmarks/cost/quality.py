@@ -150,10 +150,10 @@ def measure_quality(
         `cosine`: by matrix and for all together, the lowest `value` with its `step`, the `norm` of
         the exact gradient there and the `largest_norm` of all samples. `top`: the same for
         gradients through the largest singular value alone. `energy`: at the `start`, and at the end
-        of the runs `held`, `exact`, `disturbed` (exact, from weights changed by `_DISTURBANCE`,
+        of the runs `cached`, `exact`, `disturbed` (exact, from weights changed by `_DISTURBANCE`,
         which shows differences by chance) and `plain` (without the prior); and the difference from
         exact over the drop, `relative` and `relative_disturbed`, and over the effect of the prior,
-        `of_effect` and `of_effect_disturbed`. `accuracy`: `held` and `exact`. `samples` and
+        `of_effect` and `of_effect_disturbed`. `accuracy`: `cached` and `exact`. `samples` and
         `refreshes`: numbers.
     """
     run = case.prior_run()
@@ -165,7 +165,7 @@ def measure_quality(
     _advance(run, steps, tick)
     exact_run, disturbed_run = case.prior_run(htr.Exact()), case.prior_run(htr.Exact())
     _disturb(disturbed_run.net)
-    ends = {"start": start, "held": _value(exact_energy)}
+    ends = {"start": start, "cached": _value(exact_energy)}
     others = {"exact": exact_run, "disturbed": disturbed_run, "plain": case.plain_run()}
     for name, other in others.items():
         _advance(other, steps, tick)
@@ -175,7 +175,7 @@ def measure_quality(
         "top": lowest(watched.tops),
         "energy": {**ends, **_compared(ends)},
         "accuracy": {
-            "held": accuracy(run.net, test, case),
+            "cached": accuracy(run.net, test, case),
             "exact": accuracy(exact_run.net, test, case),
         },
         "samples": len(at),
@@ -202,7 +202,7 @@ def _compared(ends: dict[str, float]) -> dict[str, float | None]:
         ("relative", ends["start"] - ends["exact"]),
         ("of_effect", ends["plain"] - ends["exact"]),
     ):
-        for suffix, other in (("", "held"), ("_disturbed", "disturbed")):
+        for suffix, other in (("", "cached"), ("_disturbed", "disturbed")):
             off = abs(ends[other] - ends["exact"])
             found[name + suffix] = off / abs(whole) if whole else None
     return found
@@ -211,9 +211,9 @@ def _compared(ends: dict[str, float]) -> dict[str, float | None]:
 def measure_accuracy(
     case: Case, steps: int, test: tuple[Tensor, Tensor], tick: Tick
 ) -> dict[str, float]:
-    """Test accuracy after training with cached gradients and with exact ones: `held`, `exact`."""
+    """Test accuracy after training with cached gradients and with exact ones: `cached`, `exact`."""
     found = {}
-    for name, refresh in (("held", None), ("exact", htr.Exact())):
+    for name, refresh in (("cached", None), ("exact", htr.Exact())):
         run = case.prior_run(refresh)
         _advance(run, steps, tick)
         found[name] = accuracy(run.net, test, case)

@@ -1,4 +1,4 @@
-"""Fits whose weights two processes divide; `tests/inference/test_sharded.py` starts them."""
+"""Fits whose weights two processes shard; `tests/inference/test_sharded.py` starts them."""
 
 from __future__ import annotations
 

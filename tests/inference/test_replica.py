@@ -218,7 +218,7 @@ def check_folder(out):
 
 @pytest.mark.parametrize("shard", [False, True])
 def test_a_killed_process_ends_the_other_and_the_run_resumes_in_four_or_one(tmp_path, shard):
-    """Four divide the weights and one does not, whether or not the two before did."""
+    """Four shard the weights and one does not, whether or not the two before did."""
     out = tmp_path / "run"
     status, errors = kill(out, 1, epochs=10_000, after=2, shard=shard)
     assert status == 1

@@ -1,4 +1,4 @@
-"""Two processes that divide the weights train as one process does."""
+"""Two processes that shard the weights train as one process does."""
 
 from __future__ import annotations
 

@@ -55,14 +55,14 @@ def test_gpu_is_the_same_code_on_the_cpu(tmp_path, capsys):
         *("plain_ms", "ours_ms", "refreshes", "refresh_ms", "eigh_ms")
     }
     for law in LAWS:
-        found = data["cells"][f"8/{law}"]["divided"]["result"]
+        found = data["cells"][f"8/{law}"]["sharded"]["result"]
         assert found["processes"] == 2
         assert found["energy_error"] < 1e-5
         assert found["gradient_error"] < 1e-4
-        assert min(found[name] for name in ("alone_ms", "refresh_ms", "held_ms")) > 0
+        assert min(found[name] for name in ("alone_ms", "refresh_ms", "cached_ms")) > 0
     shown = capsys.readouterr().out
     assert "eigh / refresh" in shown
-    assert "Weights divided between processes" in shown
+    assert "Sharded weights" in shown
 
 
 def test_without_matplotlib_there_are_tables(tmp_path, capsys, monkeypatch):

@@ -75,10 +75,10 @@ def test_exact_gradients_agree_with_the_naive_ones(case, prior, test_data):
     assert energy["relative_disturbed"] < 1e-3
     effect = abs(energy["plain"] - energy["exact"])
     assert effect > 0
-    assert energy["of_effect"] == pytest.approx(abs(energy["held"] - energy["exact"]) / effect)
+    assert energy["of_effect"] == pytest.approx(abs(energy["cached"] - energy["exact"]) / effect)
     assert set(found["top"]) == ({"0.weight", "2.weight"} if prior == "frechet" else set())
     assert all(note["value"] == pytest.approx(1, abs=1e-4) for note in found["top"].values())
-    assert found["accuracy"]["held"] == found["accuracy"]["exact"]
+    assert found["accuracy"]["cached"] == found["accuracy"]["exact"]
 
 
 def test_a_gradient_that_is_never_refreshed_falls_behind(case, test_data):
@@ -98,7 +98,7 @@ def test_looking_does_not_change_the_run(case, entry, test_data):
     run.steps(20)
     assert run.prior.energy.refreshes == found["refreshes"]
     end = tiny.naive_energy(run.net, torch.float64)().item()
-    assert found["energy"]["held"] == pytest.approx(end, rel=1e-6)
+    assert found["energy"]["cached"] == pytest.approx(end, rel=1e-6)
 
 
 def test_accuracies(case, test_data):
@@ -109,5 +109,5 @@ def test_accuracies(case, test_data):
     assert net.training
     told = []
     found = measure_accuracy(tiny, 25, test_data, told.append)
-    assert found["held"] == found["exact"]
+    assert found["cached"] == found["exact"]
     assert sum(told) == 50

@@ -1,4 +1,4 @@
-"""Energies of weights that several processes divide, beside those of one process.
+"""Energies of weights that several processes shard, beside those of one process.
 
 Each process has a GPU of its own, and they communicate by NCCL; on the CPU they do so by gloo. The
 matrices are `4n x n` and `n x 4n`.
@@ -25,13 +25,13 @@ from benchmarks.common.stopwatch import Stopwatch, Tick
 from benchmarks.common.tables import TextTable
 from benchmarks.sharded import LAWS, network, sharded
 
-PART = "divided"
+PART = "sharded"
 """The name of the measurement among results."""
 ROUNDS = 3
 """How often each call is timed."""
 
 
-def measure_divided(
+def measure_sharded(
     law: str, n: int, tick: Tick, *, device: str, processes: int, threads: int
 ) -> dict[str, Any]:
     """Agreement with one process, and milliseconds of a call.
@@ -46,7 +46,7 @@ def measure_divided(
 
     Returns:
         `energy_error` and `gradient_error`, relative to one process; `alone_ms`, a refresh in one
-        process; `refresh_ms`, a refresh in all; `held_ms`, a call with cached gradients; and
+        process; `refresh_ms`, a refresh in all; `cached_ms`, a call with cached gradients; and
         `processes`.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -101,7 +101,7 @@ def _measured(law: str, n: int, device: torch.device) -> dict[str, float]:
         "gradient_error": max(errors),
         "alone_ms": milliseconds(alone),
         "refresh_ms": milliseconds(exact),
-        "held_ms": milliseconds(cached),
+        "cached_ms": milliseconds(cached),
     }
 
 
@@ -113,19 +113,19 @@ def _distance(part: Tensor | None, whole: Tensor | None) -> float:
     return float((full - whole).double().norm() / whole.double().norm())
 
 
-def divided_table(results: Results) -> TextTable:
+def sharded_table(results: Results) -> TextTable:
     """Agreement and times, where they are measured."""
     columns = ("n", "law", "processes", "energy error", "gradient error")
-    times = ("one process ms", "refresh ms", "held ms")
+    times = ("one process ms", "refresh ms", "cached ms")
     rows = [
         [
             *cell.split("/"),
             str(r["processes"]),
             f"{r['energy_error']:.1e}",
             f"{r['gradient_error']:.1e}",
-            *(f"{r[name]:.2f}" for name in ("alone_ms", "refresh_ms", "held_ms")),
+            *(f"{r[name]:.2f}" for name in ("alone_ms", "refresh_ms", "cached_ms")),
         ]
         for cell in results.cells
         if (r := results.result(cell, PART)) is not None
     ]
-    return TextTable("Weights divided between processes", (*columns, *times), rows)
+    return TextTable("Sharded weights", (*columns, *times), rows)
