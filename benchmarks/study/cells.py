@@ -54,6 +54,7 @@ class Cell:
         shrink: Training uses every `shrink`-th training image, for a quick look.
         classes: The number of classes.
         width: The factor by which the numbers of hidden units are multiplied.
+        epoch_factor: The factor by which the number of epochs is multiplied.
         label_noise: The share of training labels that are replaced by other classes.
         conditions: Whether tested networks are tested again under all `conditions`.
         like: The cell whose choices are those of this one too.
@@ -76,6 +77,7 @@ class Cell:
     shrink: int = 1
     classes: int = 10
     width: float = 1.0
+    epoch_factor: float = 1.0
     label_noise: float = 0.0
     conditions: bool = False
     like: str | None = None
@@ -123,8 +125,13 @@ MIXTURES = {
 """The cells of the study of mixtures by name; the last two are in no other study."""
 
 
-def _varied(name: str, ood: str | None = None, widths: tuple[float, ...] = ()) -> dict[str, Cell]:
-    """Return a cell with conditions, and the same with noisy labels, fewer images, other widths."""
+def _varied(
+    name: str, images: int, ood: str | None = None, widths: tuple[float, ...] = ()
+) -> dict[str, Cell]:
+    """Return a cell with conditions, and the same with noisy labels, fewer images, other widths.
+
+    Networks on fewer images have as many updates as those on all `images`, in more epochs.
+    """
     cell = replace(GENERALISATION[name], like=name, ood=ood, conditions=True)
     plain = replace(cell, ood=None, conditions=False)
     return {
@@ -136,7 +143,9 @@ def _varied(name: str, ood: str | None = None, widths: tuple[float, ...] = ()) -
             for percent in (20, 40)
         },
         **{
-            f"{name}-{count}": replace(plain, name=f"{name}-{count}", train=1000 + count)
+            f"{name}-{count}": replace(
+                plain, name=f"{name}-{count}", train=1000 + count, epoch_factor=images / count
+            )
             for count in (500, 2000)
         },
         **{
@@ -147,9 +156,9 @@ def _varied(name: str, ood: str | None = None, widths: tuple[float, ...] = ()) -
 
 
 ROBUSTNESS = {
-    **_varied("mlp-kmnist", ood="fashion_mnist", widths=(0.125, 0.25, 0.5, 2.0)),
-    **_varied("lenet5-kmnist", ood="fashion_mnist"),
-    **_varied("lenet5-cifar10"),
+    **_varied("mlp-kmnist", 7000, ood="fashion_mnist", widths=(0.125, 0.25, 0.5, 2.0)),
+    **_varied("lenet5-kmnist", 7000, ood="fashion_mnist"),
+    **_varied("lenet5-cifar10", 9000),
 }
 """The cells of the study of robustness by name. With `--choices`, strengths are those of the cells
 without changes, so that no method is tuned to noise, to few images or to another width."""

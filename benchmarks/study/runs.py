@@ -191,9 +191,10 @@ def _fitted(
         width=cell.width,
     )
     x, y = data.train[0][:: run.shrink], data.train[1][:: run.shrink]
+    base = replace(run.base, epochs=round(cell.epoch_factor * run.base.epochs))
     if method.fit is not None:
-        return method.fit(Task(net, (x, y), run.base, cell.batch_size, run.numbers, seed))
-    setting = Setting(net, len(x), run.base, run.ends)
+        return method.fit(Task(net, (x, y), base, cell.batch_size, run.numbers, seed))
+    setting = Setting(net, len(x), base, run.ends)
     model = htr.BayesianClassifier(
         net,
         method.priors(run.numbers, setting),
@@ -203,7 +204,7 @@ def _fitted(
         model,
         (x, y),
         method=method.inference(run.numbers, setting),
-        epochs=int(run.numbers.get("epochs", run.base.epochs)),
+        epochs=int(run.numbers.get("epochs", base.epochs)),
         batch_size=cell.batch_size,
         # The scores of each epoch are for curves, and would add to the seconds of mixtures.
         validation=data.validation if run.tested and method.members == 1 else None,

@@ -34,9 +34,10 @@ def test_cells_differ_from_the_first_by_one_change():
         assert first["name"] == cell.like
         assert cell.conditions == (name == cell.like)
         changed[name] = {n: v for n, v in asdict(cell).items() if v != first[n] and n not in beside}
-        assert len(changed[name]) == (name != cell.like)
+        assert len(changed[name]) == (name != cell.like) + ("epoch_factor" in changed[name])
     assert changed[f"{CELL}-noise40"] == {"label_noise": 0.4}
-    assert changed[f"{CELL}-500"] == {"train": 500 + ROBUSTNESS[CELL].validation}
+    few = {"train": 500 + ROBUSTNESS[CELL].validation, "epoch_factor": 14.0}
+    assert changed[f"{CELL}-500"] == few
     assert changed[f"{CELL}-width0.25"] == {"width": 0.25}
 
 
@@ -48,6 +49,13 @@ def test_a_run_at_another_width(data_dir):
     assert found["fc2.weight"]["stable_rank"] <= 32
     wide = perform(study, Run(CELL, "none", {}, BASE, 0, {}, tested=True), data_dir, "cpu")
     assert wide["matrices"]["fc2.weight"]["stable_rank"] > 32
+
+
+def test_few_images_have_more_epochs(data_dir):
+    study = STUDY.adapted({"train": 20, "validation": 5, "samples": 2})
+    for name, epochs in ((CELL, 2), (f"{CELL}-2000", 7)):
+        run = Run(name, "none", {}, Base(2, 0.05, "cosine"), 0, {}, tested=True)
+        assert len(perform(study, run, data_dir, "cpu")["curve"]) == epochs
 
 
 @pytest.mark.parametrize(
