@@ -20,9 +20,17 @@ import bayes_htr as htr
 from bayes_htr.experiments import build_network
 from bayes_htr.posterior.prediction import mix
 from bayes_htr.posterior.scores import ood_scores, scores
-from benchmarks.study.cells import Base, Split, image_shape, ood_images, split, test_images
+from benchmarks.study.cells import (
+    Base,
+    Cell,
+    Split,
+    image_shape,
+    ood_images,
+    split,
+    test_images,
+)
 from benchmarks.study.conditions import KEPT, SHIFTS, pruned
-from benchmarks.study.method import Fitted, Numbers, Setting, Task
+from benchmarks.study.method import Fitted, Method, Numbers, Setting, Task
 from benchmarks.study.methods import ENDS
 from benchmarks.study.studies import Study
 
@@ -206,13 +214,20 @@ def _fitted(
         method=method.inference(run.numbers, setting),
         epochs=int(run.numbers.get("epochs", base.epochs)),
         batch_size=cell.batch_size,
-        # The scores of each epoch are for curves, and would add to the seconds of mixtures.
-        validation=data.validation if run.tested and method.members == 1 else None,
+        validation=data.validation if _has_curve(run, cell, method) else None,
         seed=seed,
         init=init,
         device=device,
         progress=False,
     )
+
+
+def _has_curve(run: Run, cell: Cell, method: Method) -> bool:
+    """Return whether the result has scores of each epoch.
+
+    They would add to the seconds of mixtures, and nothing shows them in variations of a cell.
+    """
+    return run.tested and method.members == 1 and cell.like is None
 
 
 def _under_conditions(
