@@ -2,7 +2,8 @@
 
 The questions are how scores change with noisy labels, with few training images, with the width of
 the network, with each kind of shift of the test images, with fewer singular values, and with the
-layers that have the heavy tail. All of it is exploratory.
+layers that have the heavy tail, and how well entropy tells images of another data set apart. All of
+it is exploratory.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ HEAVY = "svi_lomax"
 OPPONENTS = ("weight_decay", "spectral_norm", "svi_exponential")
 LIGHT_LAYERS = "heavy_none"
 _SCORES = {"accuracy": "accuracy", "nll": "NLL"}
+_OOD = "ood_auroc_entropy"
 
 BySeed = dict[int, float]
 """A score of test images by seed."""
@@ -176,7 +178,7 @@ def _out_of_distribution(outcomes: Outcomes) -> TextTable:
     for cell in main_cells(outcomes):
         if outcomes.study.cells[cell].ood is not None:
             for method in _methods(outcomes, cell):
-                found = outcomes.scores(cell, method, "ood_auroc_entropy")
+                found = outcomes.scores(cell, method, _OOD)
                 label = outcomes.label(method)
                 rows.append([cell, label, str(len(found)), mean(found.values(), 1, 4)])
     return TextTable(
@@ -190,7 +192,8 @@ def _out_of_distribution(outcomes: Outcomes) -> TextTable:
 def draw_robustness(outcomes: Outcomes, folder: Path) -> list[Path]:
     """Write a picture for each question, with a column for each cell.
 
-    Its rows are scores; in the picture of shifted images they are kinds of shifts.
+    Its rows are scores; in the picture of shifted images they are kinds of shifts. That of images
+    of another data set shows how well they are told apart.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -212,6 +215,9 @@ def draw_robustness(outcomes: Outcomes, folder: Path) -> list[Path]:
     by_layer = [cell for cell in cells if _methods(outcomes, cell, by_layer=True)]
     if by_layer:
         drawn.append(save(_layers(outcomes, by_layer), folder / "heavy-layers.png"))
+    with_ood = [cell for cell in cells if outcomes.study.cells[cell].ood is not None]
+    if with_ood:
+        drawn.append(save(_told_apart(outcomes, with_ood), folder / "other-data.png"))
     return drawn
 
 
@@ -279,4 +285,23 @@ def _layers(outcomes: Outcomes, cells: list[str]) -> Any:
             ax.axvline(0, color=GREY, lw=1)
             grid(ax, "x")
             ax.set_xlabel(f"{_SCORES[score]} minus that without a heavy tail")
+    return figure
+
+
+def _told_apart(outcomes: Outcomes, cells: list[str]) -> Any:
+    """Return a picture of how well entropy tells another data set apart, a dot for each seed."""
+    figure, (axes,) = _panels(cells, 1, 1.8)
+    methods = list(dict.fromkeys(m for cell in cells for m in _methods(outcomes, cell)))
+    for ax, cell in zip(axes, cells, strict=True):
+        for place, method in enumerate(methods):
+            found = list(outcomes.scores(cell, method, _OOD).values())
+            if found:
+                colour, _ = METHOD_LINES[method]
+                ax.plot(found, [place] * len(found), color=colour, ls="", marker="o", ms=3)
+                ax.plot(fmean(found), place, color=colour, marker="|", ms=14, mew=2)
+        labels = [outcomes.label(method) for method in methods]
+        ax.set_yticks(range(len(methods)), labels if cell == cells[0] else [""] * len(methods))
+        ax.set_ylim(len(methods) - 0.5, -0.5)
+        grid(ax, "x")
+        ax.set_xlabel("area under the ROC curve")
     return figure

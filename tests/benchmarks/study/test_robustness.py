@@ -197,7 +197,7 @@ def test_a_picture_for_each_question(outcomes, tmp_path, monkeypatch):
     paths = draw_robustness(outcomes, tmp_path)
     assert [path.name for path in paths] == [
         *("label-noise.png", "training-images.png", "width-of-the-network.png"),
-        *("singular-values-kept.png", "shifted-images.png", "heavy-layers.png"),
+        *("singular-values-kept.png", "shifted-images.png", "heavy-layers.png", "other-data.png"),
     ]
     rotation, *others = drawn["shifted-images.png"].axes
     assert [len(line.get_xdata()) for line in rotation.get_lines()] == [5, 5, 5]
@@ -209,5 +209,7 @@ def test_a_picture_for_each_question(outcomes, tmp_path, monkeypatch):
     assert [len(line.get_xdata()) for line in few.get_lines()] == [1, 1, 1]
     layers = drawn["heavy-layers.png"].axes[0]
     assert [label.get_text() for label in layers.get_yticklabels()] == ["the first layer"]
+    apart = drawn["other-data.png"].axes[0]
+    assert [len(line.get_xdata()) for line in apart.get_lines()] == [3, 1] * 3
     for figure in drawn.values():
         pyplot().close(figure)
