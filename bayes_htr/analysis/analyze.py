@@ -91,8 +91,8 @@ def analyze(
             that accounts for the choice of xmin; 0 for neither, and then no verdict that needs the
             p-value. `"auto"` takes 100, and up to 1,600 where the p-value is so close to 0.1 that
             the verdict is open.
-        compare: Whether to compare the power law with a lognormal, an exponential and a power law
-            with a cut-off.
+        compare: Whether to compare the power law with a lognormal, an exponential, a stretched
+            exponential, and a power law with an exponential cut-off.
         mp_fit: Whether to fit the Marchenko-Pastur bulk.
         randomize: Whether to compare with the entries in random order, at the price of another
             decomposition (five for matrices below 100 eigenvalues).

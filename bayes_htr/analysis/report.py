@@ -6,8 +6,9 @@ estimates a, b and intervals (l, u), the ends of the interval of `b - a` are
 the two estimates as independent. Checkpoints of one run are dependent, and differ less than
 independent networks, so that the interval is too wide for them.
 
-Exponents are compared only if both reports accept them. A matrix that is like a random one, that
-has too small a tail, or whose power law is doubtful has no exponent to compare.
+Exponents are compared only if neither report speaks against them. A matrix that is like a random
+one, that has too small a tail, or whose power law is rejected or doubtful has no exponent to
+compare. Exponents that were not tested are compared.
 
 References:
     Zou & Donner (2008), Statistics in Medicine 27(10).

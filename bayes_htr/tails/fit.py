@@ -385,11 +385,15 @@ def _check_options(
 
 def _check_whole(values: Array, xmin: float | None, xmax: Xmax, rule: Rule, prior: Prior) -> None:
     """Check that values are whole numbers, and that no option is of real numbers alone."""
-    if xmax is not None or prior != "jeffreys" or rule.correction != "none":
+    given = {"xmax": xmax, "prior": prior, "ks": rule.ks, "correction": rule.correction}
+    fixed = {"xmax": None, "prior": "jeffreys", "ks": "lower", "correction": "none"}
+    if given != fixed:
+        others = ", ".join(
+            f"{name}={given[name]!r}" for name in given if given[name] != fixed[name]
+        )
         raise ValueError(
-            f"discrete=True with xmax={xmax!r}, prior={prior!r}, correction={rule.correction!r}: "
-            "the law of whole numbers has no upper end, Jeffreys' prior and no correction; leave "
-            "these options out"
+            f"discrete=True with {others}: the law of whole numbers has no upper end, Jeffreys' "
+            "prior, one kind of distance and no correction; leave these options out"
         )
     broken = values != np.floor(values)
     if broken.any():

@@ -11,7 +11,7 @@ value adds nothing to `S`, and the exact posterior is `Gamma(n - 1, S)`. The shi
 **With an upper end** the likelihood is that of the exponential law cut off there, Jeffreys' prior
 is the square root of its Fisher information, and the posterior is computed on a grid.
 
-**Where xmin was searched**, these intervals, which take xmin as known, cover too little (75 to 90 %
+**Where xmin was searched**, these intervals, which take xmin as known, cover too little (76 to 92 %
 at a nominal 95 %), because among neighbouring tails the search takes the one whose exponent adapts
 best to its data. The interval that accounts for the search is that of the mixture
 `sum_k w_k p(alpha | x, xmin_k)` over all candidate tails of the sample, where `w_k` is the
