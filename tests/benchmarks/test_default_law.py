@@ -49,6 +49,24 @@ def test_scores_differences_and_what_is_there_already(
     assert len(perform_nothing) == 2 * len(default_law.METHODS)  # no run is made again
 
 
+def test_cells_with_few_images_train_as_all_images_do(tmp_path, perform_nothing):
+    few, whole = (
+        default_law.score([cell], None, Log(tmp_path, "laws"), 1)[0].base
+        for cell in ("mlp-digits", "mlp-digits")
+    )
+    assert few == whole
+
+
+def test_cells_with_few_images_train_as_the_whole_data_do(tmp_path, perform_nothing, monkeypatch):
+    monkeypatch.setattr(default_law, "check_data", lambda cells, data_dir: None)
+    assert set(default_law.FEW) > {"mlp-kmnist-500", "lenet5-cifar10-2000"}
+    cells = ["mlp-kmnist-500", "mlp-kmnist"]
+    runs = default_law.score(cells, None, Log(tmp_path, "laws"), 1)
+    few, whole = ([run for run in runs if run.cell == cell] for cell in cells)
+    assert {repr(run.base) for run in few} == {repr(run.base) for run in whole}
+    assert len(few) == 2 * len(default_law.METHODS)
+
+
 def test_the_default_is_the_default_of_the_library(tmp_path, perform_nothing):
     runs = default_law.score(["mlp-digits"], None, Log(tmp_path, "laws"), 1)
     default = next(run for run in runs if run.method == default_law.DEFAULT)
