@@ -22,11 +22,11 @@ from statistics import fmean
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 import bayes_htr as htr
 from benchmarks.common.paired import student_difference
 from benchmarks.common.running import positive
+from benchmarks.common.tables import NOTHING, TextTable
 from benchmarks.study import cells as study_cells
 from benchmarks.study.cells import Base, check_data
 from benchmarks.study.log import Log
@@ -106,7 +106,7 @@ def score(cells: Sequence[str], data_dir: Path | None, log: Log, processes: int)
     return runs
 
 
-def tables(runs: Sequence[Run], log: Log) -> list[Table]:
+def tables(runs: Sequence[Run], log: Log) -> list[TextTable]:
     """Return a table for each score: its mean in each cell under each law, and differences.
 
     The last column is the mean of paired differences from the default over cells and seeds, with
@@ -126,7 +126,7 @@ def tables(runs: Sequence[Run], log: Log) -> list[Table]:
     pairs = [(cell, seed) for cell in cells for seed in seeds]
     shown = []
     for score_name, heading in SCORES.items():
-        table = Table("law, strength", *cells, "minus the default", title=heading)
+        rows = []
         default = [found[DEFAULT, cell, seed][score_name] for cell, seed in pairs]
         for method in METHODS:
             values = [found[method, cell, seed][score_name] for cell, seed in pairs]
@@ -135,12 +135,9 @@ def tables(runs: Sequence[Run], log: Log) -> list[Table]:
             ]
             d = student_difference(values, default)
             difference = f"{d.mean:+.4f} ({d.low:+.4f} to {d.high:+.4f})"
-            table.add_row(
-                method,
-                *(f"{mean:.4f}" for mean in means),
-                "" if method == DEFAULT else difference,
-            )
-        shown.append(table)
+            last = NOTHING if method == DEFAULT else difference
+            rows.append([method, *(f"{mean:.4f}" for mean in means), last])
+        shown.append(TextTable(heading, ("law, strength", *cells, "minus the default"), rows))
     return shown
 
 
@@ -161,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     log = Log(args.out, "laws")
     console = Console()
     for table in tables(score(args.cells, args.data_dir, log, args.processes), log):
-        console.print(table)
+        table.show(console)
 
 
 if __name__ == "__main__":
