@@ -2,7 +2,8 @@
 
 The Lomax law of the default posterior was chosen on the digits (`benchmarks/digits_prior.py`). This
 script compares it with the laws of the studies, at the strengths that the studies chose most often,
-and with the law of `htr.HTRClassifier`, in all cells of the study of mixtures. Networks, splits and
+and with the law of `htr.HTRClassifier`, in all cells of the study of mixtures. All laws have the
+learning rate and the initial spread of the default method. Networks, splits and
 epochs are those of the trials of that study, in whose results the script reads how each cell
 trains. `--cells` also takes the cells of the study of robustness that have few training images. No
 test image is seen. A fit that diverges counts as a guess. The runs are kept in `DIR/laws.jsonl`,
@@ -39,10 +40,7 @@ from benchmarks.study.studies import STUDIES
 RESULTS = Path(__file__).parent / "results" / "mixtures" / "mixtures.jsonl"
 SCORES = {"brier": "Brier", "nll": "NLL", "accuracy": "accuracy"}
 
-
-FEW = {
-    name: cell for name, cell in study_cells.ROBUSTNESS.items() if name.endswith(("-500", "-2000"))
-}
+FEW = {name: cell for name, cell in study_cells.ROBUSTNESS.items() if cell.same_updates}
 """The cells with few training images."""
 CELLS = study_cells.MIXTURES | FEW
 

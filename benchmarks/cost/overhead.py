@@ -204,7 +204,7 @@ def _share_row(result: dict[str, Any]) -> list[str]:
 
 
 def accuracy_difference(results: Results, cell: str) -> Difference | None:
-    """Test accuracy with cached minus that with exact gradients, over the seeds of a cell.
+    """Test accuracy with cached gradients minus that with exact ones, over the seeds of a cell.
 
     Of seeds that were run with different settings, those of the last run count.
     """

@@ -54,7 +54,8 @@ class Cell:
         shrink: Training uses every `shrink`-th training image, for a quick look.
         classes: The number of classes.
         width: The factor by which the numbers of hidden units are multiplied.
-        epoch_factor: The factor by which the number of epochs is multiplied.
+        same_updates: Whether networks have as many updates as those of the cell `like`, which has
+            more images, in more epochs.
         label_noise: The share of training labels that are replaced by other classes.
         conditions: Whether tested networks are tested again under all `conditions`.
         like: The cell whose choices are those of this one too.
@@ -77,7 +78,7 @@ class Cell:
     shrink: int = 1
     classes: int = 10
     width: float = 1.0
-    epoch_factor: float = 1.0
+    same_updates: bool = False
     label_noise: float = 0.0
     conditions: bool = False
     like: str | None = None
@@ -125,13 +126,8 @@ MIXTURES = {
 """The cells of the study of mixtures by name; the last two are in no other study."""
 
 
-def _varied(
-    name: str, images: int, ood: str | None = None, widths: tuple[float, ...] = ()
-) -> dict[str, Cell]:
-    """Return a cell with conditions, and the same with noisy labels, fewer images, other widths.
-
-    Networks on fewer images have as many updates as those on all `images`, in more epochs.
-    """
+def _varied(name: str, ood: str | None = None, widths: tuple[float, ...] = ()) -> dict[str, Cell]:
+    """Return a cell with conditions, and the same with noisy labels, fewer images, other widths."""
     cell = replace(GENERALISATION[name], like=name, ood=ood, conditions=True)
     plain = replace(cell, ood=None, conditions=False)
     return {
@@ -144,7 +140,7 @@ def _varied(
         },
         **{
             f"{name}-{count}": replace(
-                plain, name=f"{name}-{count}", train=1000 + count, epoch_factor=images / count
+                plain, name=f"{name}-{count}", train=1000 + count, same_updates=True
             )
             for count in (500, 2000)
         },
@@ -156,9 +152,9 @@ def _varied(
 
 
 ROBUSTNESS = {
-    **_varied("mlp-kmnist", 7000, ood="fashion_mnist", widths=(0.125, 0.25, 0.5, 2.0)),
-    **_varied("lenet5-kmnist", 7000, ood="fashion_mnist"),
-    **_varied("lenet5-cifar10", 9000),
+    **_varied("mlp-kmnist", ood="fashion_mnist", widths=(0.125, 0.25, 0.5, 2.0)),
+    **_varied("lenet5-kmnist", ood="fashion_mnist"),
+    **_varied("lenet5-cifar10"),
 }
 """The cells of the study of robustness by name. With `--choices`, strengths are those of the cells
 without changes, so that no method is tuned to noise, to few images or to another width."""
@@ -202,6 +198,11 @@ def split(cell: Cell, data_dir: Path | None, seed: int, device: str) -> Split:
     held, rest = order[: cell.validation], order[cell.validation :]
     labels = with_noisy_labels(y[rest], cell.label_noise, cell.classes, seed)
     return Split((x[rest].to(device), labels.to(device)), (x[held].to(device), y[held].to(device)))
+
+
+def training_images(cell: Cell, data_dir: Path | None) -> int:
+    """Return the number of images that a cell trains on, without those for validation."""
+    return min(cell.train, len(_loaded(cell.data, data_dir).x_train)) - cell.validation
 
 
 def test_images(cell: Cell, data_dir: Path | None) -> Pair:

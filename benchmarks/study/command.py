@@ -67,7 +67,11 @@ def _add(commands: Commands[argparse.ArgumentParser], study: Study) -> None:
     )
     add("--seeds", type=positive, help=f"seeds of each chosen method; {study.seeds} if none")
     add("--trials", type=positive, help="most trials of a method; all if none")
-    add("--epochs", type=positive, help="epochs of every run, instead of its own")
+    add(
+        "--epochs",
+        type=positive,
+        help="epochs of every run (of a cell with few images, those of its whole data)",
+    )
     add("--train", type=positive, help="most training images, instead of each cell's")
     add("--validation", type=positive, help="validation images among them, instead of each cell's")
     add("--shrink", type=positive, help="train on every so many-th of the rest only")

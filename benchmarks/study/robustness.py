@@ -177,13 +177,17 @@ def _out_of_distribution(outcomes: Outcomes) -> TextTable:
     rows = []
     for cell in main_cells(outcomes):
         if outcomes.study.cells[cell].ood is not None:
+            heavy = outcomes.scores(cell, HEAVY, _OOD)
             for method in _methods(outcomes, cell):
                 found = outcomes.scores(cell, method, _OOD)
+                d = None if method == HEAVY else difference_by_seed(heavy, found)
                 label = outcomes.label(method)
                 rows.append([cell, label, str(len(found)), mean(found.values(), 1, 4)])
+                rows[-1].append(interval(d, 1, 4))
+    columns = ("area under the ROC curve", f"{outcomes.label(HEAVY)} minus it")
     return TextTable(
         "Images of another data set told apart by entropy",
-        ("cell", "method", "seeds", "area under the ROC curve"),
+        ("cell", "method", "seeds", *columns),
         rows,
     )
 
@@ -192,8 +196,8 @@ def _out_of_distribution(outcomes: Outcomes) -> TextTable:
 def draw_robustness(outcomes: Outcomes, folder: Path) -> list[Path]:
     """Write a picture for each question, with a column for each cell.
 
-    Its rows are scores; in the picture of shifted images they are kinds of shifts. That of images
-    of another data set shows how well they are told apart.
+    Its rows are scores; in the picture of shifted images they are kinds of shifts. The picture for
+    another data set has a single row.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -289,7 +293,10 @@ def _layers(outcomes: Outcomes, cells: list[str]) -> Any:
 
 
 def _told_apart(outcomes: Outcomes, cells: list[str]) -> Any:
-    """Return a picture of how well entropy tells another data set apart, a dot for each seed."""
+    """Return a picture of how well entropy tells another data set apart.
+
+    There is a dot for each seed, and a bar at their mean.
+    """
     figure, (axes,) = _panels(cells, 1, 1.8)
     methods = list(dict.fromkeys(m for cell in cells for m in _methods(outcomes, cell)))
     for ax, cell in zip(axes, cells, strict=True):

@@ -28,6 +28,7 @@ from benchmarks.study.cells import (
     ood_images,
     split,
     test_images,
+    training_images,
 )
 from benchmarks.study.conditions import KEPT, SHIFTS, pruned
 from benchmarks.study.method import Fitted, Method, Numbers, Setting, Task
@@ -89,8 +90,9 @@ def perform(study: Study, run: Run, data_dir: Path | None, device: str) -> dict[
         `scaled`, scores of test images before and after temperature scaling, with the areas under
         ROC curves if the cell has images out of distribution; `temperature`; `images`, their
         number; `right`, which of them were classified correctly (see `unpacked`); `matrices`, with
-        `COLUMNS` for each; and `curve`, a row for each epoch. Fits in another way than `htr.fit`
-        have no `matrices`, `curve` and `conditions`. Tested runs of a method with several
+        `COLUMNS` for each; and `curve`, a row for each epoch, whose validation scores are `None` in
+        the study of robustness. Fits in another way than `htr.fit` have no `matrices`, `curve` and
+        `conditions`. Tested runs of a method with several
         members also have `mixtures`: `seconds`, `test` and `right` for the first member, the first
         two, and so on. Those of a cell with conditions have `conditions`: scores of the first fit
         by kind and severity. A run in which weights or scores were not finite has only `diverged`,
@@ -199,7 +201,12 @@ def _fitted(
         width=cell.width,
     )
     x, y = data.train[0][:: run.shrink], data.train[1][:: run.shrink]
-    base = replace(run.base, epochs=round(cell.epoch_factor * run.base.epochs))
+    base = run.base
+    if cell.same_updates:
+        assert cell.like is not None
+        whole = training_images(study.cells[cell.like], data_dir)
+        factor = whole / training_images(cell, data_dir)
+        base = replace(base, epochs=round(factor * base.epochs))
     if method.fit is not None:
         return method.fit(Task(net, (x, y), base, cell.batch_size, run.numbers, seed))
     setting = Setting(net, len(x), base, run.ends)
@@ -214,7 +221,7 @@ def _fitted(
         method=method.inference(run.numbers, setting),
         epochs=int(run.numbers.get("epochs", base.epochs)),
         batch_size=cell.batch_size,
-        validation=data.validation if _has_curve(run, cell, method) else None,
+        validation=data.validation if _scores_each_epoch(run, cell, method) else None,
         seed=seed,
         init=init,
         device=device,
@@ -222,10 +229,10 @@ def _fitted(
     )
 
 
-def _has_curve(run: Run, cell: Cell, method: Method) -> bool:
-    """Return whether the result has scores of each epoch.
+def _scores_each_epoch(run: Run, cell: Cell, method: Method) -> bool:
+    """Return whether validation data are scored after every epoch.
 
-    They would add to the seconds of mixtures, and nothing shows them in variations of a cell.
+    This would add to the seconds of mixtures, and no report of the study of robustness shows it.
     """
     return run.tested and method.members == 1 and cell.like is None
 

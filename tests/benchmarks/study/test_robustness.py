@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -34,9 +34,11 @@ def test_cells_differ_from_the_first_by_one_change():
         assert first["name"] == cell.like
         assert cell.conditions == (name == cell.like)
         changed[name] = {n: v for n, v in asdict(cell).items() if v != first[n] and n not in beside}
-        assert len(changed[name]) == (name != cell.like) + ("epoch_factor" in changed[name])
+        few = name.endswith(("-500", "-2000"))
+        assert cell.same_updates == few
+        assert len(changed[name]) == (name != cell.like) + few
     assert changed[f"{CELL}-noise40"] == {"label_noise": 0.4}
-    few = {"train": 500 + ROBUSTNESS[CELL].validation, "epoch_factor": 14.0}
+    few = {"train": 500 + ROBUSTNESS[CELL].validation, "same_updates": True}
     assert changed[f"{CELL}-500"] == few
     assert changed[f"{CELL}-width0.25"] == {"width": 0.25}
 
@@ -51,7 +53,7 @@ def test_a_run_at_another_width(data_dir):
     assert wide["matrices"]["fc2.weight"]["stable_rank"] > 32
 
 
-def test_few_images_have_more_epochs(data_dir, monkeypatch):
+def test_few_images_have_as_many_updates_in_more_epochs(data_dir, monkeypatch):
     epochs = []
     fit = htr.fit
 
@@ -60,11 +62,12 @@ def test_few_images_have_more_epochs(data_dir, monkeypatch):
         return fit(*args, **kwargs)
 
     monkeypatch.setattr(htr, "fit", noted)
-    study = STUDY.adapted({"train": 20, "validation": 5, "samples": 2})
-    for name in (CELL, f"{CELL}-2000"):
+    sizes = {CELL: 25, f"{CELL}-2000": 15, f"{CELL}-500": 9}  # of 24 images: 19, 10 and 4 to fit
+    cells = {name: replace(ROBUSTNESS[name], train=n, validation=5) for name, n in sizes.items()}
+    for name in cells:
         run = Run(name, "none", {}, Base(2, 0.05, "cosine"), 0, {}, tested=True)
-        perform(study, run, data_dir, "cpu")
-    assert epochs == [2, 7]
+        perform(replace(STUDY, cells=cells), run, data_dir, "cpu")
+    assert epochs == [2, 4, 10]
 
 
 @pytest.mark.parametrize(
@@ -187,6 +190,7 @@ def test_tables(outcomes):
     assert first[5] == "-0.0200 [-0.0200, -0.0200]"
     told_apart = tables["Images of another data set told apart by entropy"]
     assert [row[3] for row in told_apart.rows][1:] == ["0.8000 (0.0000)"] * 2
+    assert [row[4] for row in told_apart.rows][1:] == ["+0.0000 [+0.0000, +0.0000]", "-"]
 
 
 def test_a_picture_for_each_question(outcomes, tmp_path, monkeypatch):
