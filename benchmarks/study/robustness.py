@@ -284,12 +284,17 @@ def _layers(outcomes: Outcomes, cells: list[str]) -> Any:
                     ax.plot([d.low, d.high], [place, place], color=BLUE)
                     ax.plot(d.mean, place, color=BLUE, marker="o", ms=4)
             labels = [outcomes.label(method).rpartition(" in ")[2] for method in heavy]
-            ax.set_yticks(range(len(heavy)), labels if cell == cells[0] else [""] * len(heavy))
-            ax.set_ylim(len(heavy) - 0.5, -0.5)
+            _name_rows(ax, labels, shown=cell == cells[0])
             ax.axvline(0, color=GREY, lw=1)
-            grid(ax, "x")
             ax.set_xlabel(f"{_SCORES[score]} minus that without a heavy tail")
     return figure
+
+
+def _name_rows(ax: Any, labels: list[str], *, shown: bool) -> None:
+    """Give a panel a row for each label, from the top, whose texts are there if they are shown."""
+    ax.set_yticks(range(len(labels)), labels if shown else [""] * len(labels))
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+    grid(ax, "x")
 
 
 def _told_apart(outcomes: Outcomes, cells: list[str]) -> Any:
@@ -306,9 +311,6 @@ def _told_apart(outcomes: Outcomes, cells: list[str]) -> Any:
                 colour, _ = METHOD_LINES[method]
                 ax.plot(found, [place] * len(found), color=colour, ls="", marker="o", ms=3)
                 ax.plot(fmean(found), place, color=colour, marker="|", ms=14, mew=2)
-        labels = [outcomes.label(method) for method in methods]
-        ax.set_yticks(range(len(methods)), labels if cell == cells[0] else [""] * len(methods))
-        ax.set_ylim(len(methods) - 0.5, -0.5)
-        grid(ax, "x")
+        _name_rows(ax, [outcomes.label(m) for m in methods], shown=cell == cells[0])
         ax.set_xlabel("area under the ROC curve")
     return figure

@@ -92,11 +92,10 @@ def perform(study: Study, run: Run, data_dir: Path | None, device: str) -> dict[
         number; `right`, which of them were classified correctly (see `unpacked`); `matrices`, with
         `COLUMNS` for each; and `curve`, a row for each epoch, whose validation scores are `None` in
         the study of robustness. Fits in another way than `htr.fit` have no `matrices`, `curve` and
-        `conditions`. Tested runs of a method with several
-        members also have `mixtures`: `seconds`, `test` and `right` for the first member, the first
-        two, and so on. Those of a cell with conditions have `conditions`: scores of the first fit
-        by kind and severity. A run in which weights or scores were not finite has only `diverged`,
-        which says what happened.
+        `conditions`. Tested runs of a method with several members also have `mixtures`: `seconds`,
+        `test` and `right` for the first member, the first two, and so on. Those of a cell with
+        conditions have `conditions`: scores of the first fit by kind and severity. A run in which
+        weights or scores were not finite has only `diverged`, which says what happened.
     """
     try:
         return _finite_result(study, run, data_dir, device)
@@ -201,12 +200,7 @@ def _fitted(
         width=cell.width,
     )
     x, y = data.train[0][:: run.shrink], data.train[1][:: run.shrink]
-    base = run.base
-    if cell.same_updates:
-        assert cell.like is not None
-        whole = training_images(study.cells[cell.like], data_dir)
-        factor = whole / training_images(cell, data_dir)
-        base = replace(base, epochs=round(factor * base.epochs))
+    base = _base(study, run, data_dir)
     if method.fit is not None:
         return method.fit(Task(net, (x, y), base, cell.batch_size, run.numbers, seed))
     setting = Setting(net, len(x), base, run.ends)
@@ -227,6 +221,17 @@ def _fitted(
         device=device,
         progress=False,
     )
+
+
+def _base(study: Study, run: Run, data_dir: Path | None) -> Base:
+    """Return how a run trains, in more epochs if its cell has fewer images for as many updates."""
+    cell = study.cells[run.cell]
+    if not cell.same_updates:
+        return run.base
+    assert cell.like is not None
+    whole = training_images(study.cells[cell.like], data_dir)
+    factor = whole / training_images(cell, data_dir)
+    return replace(run.base, epochs=round(factor * run.base.epochs))
 
 
 def _scores_each_epoch(run: Run, cell: Cell, method: Method) -> bool:
