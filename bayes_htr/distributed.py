@@ -1,4 +1,4 @@
-"""Several processes that train together: which one this is, and how they exchange values.
+"""Several processes that train together: the rank of each, and how they exchange values.
 
 With one process nothing here communicates. `docs/distributed.md` says what several processes mean
 for data, randomness and errors.

@@ -170,7 +170,7 @@ class _Program:
 
 
 class NUTSSampler:
-    """The density that is sampled, its start, and what a draw of its sites means.
+    """The density that NUTS samples, the point where it starts, and the weights of each draw.
 
     Args:
         method: The settings.

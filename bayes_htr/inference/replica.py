@@ -1,4 +1,4 @@
-"""One process's part in a training run that several processes share.
+"""The part that one process has in a training run of several processes.
 
 A single process uses nothing of this module. `docs/distributed.md` says what several processes
 mean for data, randomness and errors.
@@ -41,7 +41,7 @@ Score = Callable[[Inputs, Tensor], tuple[Tensor, Tensor]]
 
 
 class Replica:
-    """One process's part in training.
+    """The part that one process has in training.
 
     An error of the data or of the network in one process does not end that process at once, because
     the others would wait for it. The loss of that process is NaN from then on, which all processes

@@ -63,7 +63,7 @@ class LabelledSpectrum(NamedTuple):
 
 
 class SpectralGuide(VariationalGuide):
-    """A posterior over spectra, frames and everything else points.
+    """A guide with a posterior over spectra; singular vectors and all else are point estimates.
 
     Args:
         densities: The densities, as in the base class.
