@@ -33,7 +33,7 @@ from bayes_htr.inference.problem import describe_fit
 from bayes_htr.members import fit_members
 from bayes_htr.models import BayesianModel, Likelihood
 from bayes_htr.posterior import Posterior, PosteriorMixture
-from bayes_htr.posterior.members import read_posterior
+from bayes_htr.posterior.mixture import read_posterior
 from bayes_htr.priors.law import Law
 from bayes_htr.spectra import parameters_of
 from bayes_htr.spectra.matrices import check_finite

@@ -40,7 +40,7 @@ from bayes_htr.inference.problem import describe_fit
 from bayes_htr.inference.run_folder import MEMBERS
 from bayes_htr.models import BayesianModel
 from bayes_htr.posterior import Posterior, PosteriorMixture
-from bayes_htr.posterior.members import member_folder
+from bayes_htr.posterior.mixture import member_folder
 from bayes_htr.spectra import parameters_of
 
 _RESETS = ("reset_parameters", "_reset_parameters")

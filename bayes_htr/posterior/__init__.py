@@ -1,8 +1,8 @@
 """The result of a fit: predictions, scores, draws of spectra, and checks of their laws."""
 
 from bayes_htr.posterior.checks import SpectrumCheck
-from bayes_htr.posterior.members import PosteriorMixture
-from bayes_htr.posterior.mixture import MixturePrediction
+from bayes_htr.posterior.mixture import PosteriorMixture
+from bayes_htr.posterior.mixture_prediction import MixturePrediction
 from bayes_htr.posterior.posterior import Posterior
 from bayes_htr.posterior.prediction import Prediction, prior_predictive
 from bayes_htr.posterior.scores import Scores

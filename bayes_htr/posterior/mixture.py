@@ -1,263 +1,259 @@
-"""Predictive distributions of targets that are no classes: mixtures over draws of the weights."""
+"""`PosteriorMixture`: several posteriors of one model, whose predictions are averaged.
+
+Members that are modes make a deep ensemble (Lakshminarayanan et al. 2017, arXiv:1612.01474), and
+members that are posteriors a mixture of them (Wilson & Izmailov 2020, arXiv:2002.08791). Each
+member has the same weight.
+"""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from itertools import product
-from typing import Any
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
-from rich.table import Table
-from torch import Tensor
+from torch import Tensor, nn
 
-from bayes_htr._checks import number, whole_number
-from bayes_htr._printing import Printable, add_row, compact_table
-from bayes_htr._terminal import plural
-from bayes_htr._torch import isolated_randomness
-from bayes_htr.errors import DataError
+from bayes_htr._checks import whole_number
+from bayes_htr._files import replace_folder
+from bayes_htr.errors import CheckpointError
+from bayes_htr.inference.guides import Guide
+from bayes_htr.inference.run_folder import CONFIG, MEMBERS, SPECTRA, RunFolder
 from bayes_htr.models import Likelihood
+from bayes_htr.models.likelihood_forms import to_config
+from bayes_htr.posterior.posterior import Posterior
+from bayes_htr.posterior.spectra import PosteriorSpectra
+from bayes_htr.priors.law import Law
+from bayes_htr.spectra import parameters_of
 
-_DRAWS = 1000
-"""Draws from which quantiles and scores are computed where there is no closed form."""
 
-_BISECTIONS = 60
-_SHOWN = 5
+class PosteriorMixture(Posterior):
+    """A mixture of posteriors of one model with equal weights, as `htr.fit(..., members=3)` finds.
 
+    Wherever a number of draws is asked for, each member gives the same number of them: the number
+    divided by that of the members, rounded up. A member that is a point mass gives one.
 
-@dataclass(frozen=True, eq=False, repr=False)
-class MixturePrediction(Printable):
-    """The predictive distribution of the targets of `N` examples, on the CPU.
-
-    It is the average over draws of the weights of the distribution that the likelihood makes of
-    the network's outputs.
+    Args:
+        members: Posteriors under the same priors and likelihood, of networks with the same
+            parameters; all of them modes, or none.
+        config: A description of the run as plain data; by default that of the first member.
 
     Attributes:
-        outputs: The outputs of the network under each of `S` draws, `(S, N, ...)`.
-        values: The likelihood's hyperparameters of each draw by name, such as the noise's scale.
-        likelihood: The likelihood.
+        members: The members, each a `Posterior`.
+        history: The metrics of each epoch, averaged over the members that have reached this epoch.
+
+    Raises:
+        ValueError: There are no members, or they do not fit together.
     """
 
-    outputs: Tensor
-    values: tuple[Mapping[str, Tensor], ...]
-    likelihood: Likelihood
+    def __init__(
+        self, members: Sequence[Posterior], *, config: Mapping[str, Any] | None = None
+    ) -> None:
+        self.members = tuple(members)
+        _check_members(self.members)
+        first = self.members[0]
+        super().__init__(
+            first._net,
+            first.priors,
+            likelihood=first.likelihood,
+            history=_mean_history([member.history for member in self.members]),
+            config=dict(first.config if config is None else config),
+        )
+        self.config[MEMBERS] = len(self.members)
 
     def __repr__(self) -> str:
-        return f"MixturePrediction({len(self)} examples, {len(self.outputs)} draws)"
+        return f"PosteriorMixture({len(self.members)} members, the first {self.members[0]!r})"
 
-    def __len__(self) -> int:
-        return self.outputs.shape[1]
+    @property
+    def guide(self) -> Guide | None:
+        """Always `None`: a mixture has no guide of its own, but its members may have one."""
+        return None
 
-    def parts(self, width: int) -> Sequence[Table | str]:
-        """Return the first targets with their mean, interval and uncertainty.
+    def to(self, device: str | torch.device) -> PosteriorMixture:
+        """Move the members to a device, in place, and return this mixture."""
+        for member in self.members:
+            member.to(device)
+        return self
 
-        Targets without moments have only an interval, and whole arrays only a description.
+    def network(self) -> NoReturn:
+        """Raise `ValueError`: there is no network at the centre of a mixture."""
+        raise ValueError(
+            "a mixture has no single network, since an average of the members' weights means "
+            "nothing; take posterior.members[0].network(), or predict with all of them"
+        )
+
+    def hyperparameters(self) -> dict[str, float]:
+        """Return the hyperparameters that have hyperpriors, by name, averaged over the members."""
+        each = [member.hyperparameters() for member in self.members]
+        return {name: statistics.fmean(values[name] for values in each) for name in each[0]}
+
+    def hyperparameter_draws(self, samples: int = 100, *, seed: int = 0) -> dict[str, Tensor]:
+        """Draw the hyperparameters by name, those of one member after those of another.
+
+        Raises:
+            ValueError: `samples` or `seed` is out of range.
         """
-        count, draws = len(self), len(self.outputs)
-        about = f"{plural(count, 'example')}, averaged over {plural(draws, 'draw')}"
-        if not self.is_of_single_targets:
-            return [f"{about}: arrays of shape {tuple(self.components[0].event_shape)}"]
-        first = MixturePrediction(self.outputs[:, :_SHOWN], self.values, self.likelihood)
-        low, high = first.interval()
-        columns = {"2.5 %": low, "97.5 %": high}
-        if first.has_moments:
-            columns = {"mean": first.mean, **columns}
-            columns |= {"noise": first.aleatoric, "of weights": first.epistemic}
-        table = compact_table("", *columns)
-        for place in product(*map(range, low.shape)):
-            name = ",".join(map(str, place))
-            add_row(table, [name, *(f"{float(c[place]):.4g}" for c in columns.values())])
-        shown = f", of which the first {_SHOWN}" if count > _SHOWN else ""
-        return [f"{about}{shown}:", table]
+        count = self._each(samples)
+        each = [member.hyperparameter_draws(count, seed=seed) for member in self.members]
+        return {name: torch.cat([draws[name] for draws in each]) for name in each[0]}
+
+    def unconstrained_hyperparameters(self) -> NoReturn:
+        """Raise `ValueError`: a fit with `members` starts from each of the members."""
+        raise ValueError(
+            f"a mixture starts a fit of as many members; pass members={len(self.members)}"
+        )
+
+    def spectra(self, samples: int = 100, *, seed: int = 0) -> PosteriorSpectra:
+        """Draw the spectrum of every weight matrix from all members together.
+
+        `members` of the result says which member a draw comes from.
+
+        Raises:
+            ValueError: `samples` or `seed` is out of range.
+        """
+        count = self._each(samples)
+        return PosteriorSpectra.pooled([m.spectra(count, seed=seed) for m in self.members])
+
+    def save(self, path: str | PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the mixture into a new folder, completely or not at all.
+
+        Each member has a run folder of its own in `members`, from which it can also be loaded.
+
+        Args:
+            path: The folder.
+            overwrite: Whether a run that the folder holds is replaced, once the new one is written.
+
+        Raises:
+            OutputError: The folder cannot be written, or already contains something; with
+                `overwrite`, something other than one run.
+        """
+        folder = RunFolder(path)
+        if overwrite:
+            folder.check_replaceable()
+        else:
+            folder.check_unused()
+        replace_folder(folder.path, self._write_all)
+
+    def _write_all(self, path: Path) -> None:
+        for number, member in enumerate(self.members):
+            member.save(member_folder(path, number))
+        folder = RunFolder(path)
+        folder.start(self._saved_config(), resume=False)
+        try:
+            self.write(folder)
+        finally:
+            folder.release()
+
+    def write(self, folder: RunFolder) -> None:
+        """Write what the members have in common; their spectra come last and mark the end.
+
+        The members' own folders have to be there.
+
+        Raises:
+            OutputError: The folder cannot be written. The error has this mixture as `posterior`.
+        """
+        folder.write_result(self.history, {SPECTRA: dict(self.spectra())}, posterior=self)
 
     @classmethod
-    def joined(cls, parts: Sequence[MixturePrediction]) -> MixturePrediction:
-        """Join the predictions of several sets of examples, one after another.
+    def load(
+        cls,
+        path: str | PathLike[str],
+        net: nn.Module,
+        *,
+        likelihood: Likelihood | Law | Callable[[Tensor], Any] | None = None,
+    ) -> PosteriorMixture:
+        """Read a mixture from its folder; see `bayes_htr.load`.
 
-        All have to be made under the same draws.
+        Raises:
+            CheckpointError: The folder has no finished mixture, or a file is truncated or foreign.
         """
-        outputs = torch.cat([part.outputs for part in parts], dim=1)
-        return cls(outputs, parts[0].values, parts[0].likelihood)
-
-    @cached_property
-    def components(self) -> tuple[Any, ...]:
-        """The distribution of the targets under each draw, of batch shape `(N, ...)`."""
-        pairs = zip(self.outputs, self.values, strict=True)
-        return tuple(self.likelihood.of_labels(o, v) for o, v in pairs)
-
-    @property
-    def is_of_single_targets(self) -> bool:
-        """Whether each target has a distribution of its own, and not whole arrays."""
-        return not self.components[0].event_shape
-
-    @cached_property
-    def has_moments(self) -> bool:
-        """Whether the distribution has a mean and a variance; the variance may be infinite."""
+        folder = RunFolder(path)
+        config = folder.config()
+        count = config.get(MEMBERS)
+        if type(count) is not int or count < 1:
+            raise CheckpointError(
+                f"{folder.path / CONFIG} holds no mixture: its number of members is {count!r}"
+            )
+        folder.tensors(SPECTRA)  # without which the last member has not ended
+        members = [
+            Posterior.load(member_folder(folder.path, number), net, likelihood=likelihood)
+            for number in range(count)
+        ]
+        for name in ("format", "priors"):
+            config.pop(name, None)
         try:
-            moments = [(c.mean, c.variance) for c in self.components]
-            return not any(bool(mean.isnan().any()) for mean, _ in moments)
-        except (NotImplementedError, AttributeError):
-            return False
+            return cls(members, config=config)
+        except ValueError as error:
+            raise CheckpointError(f"{folder.path}: {error}") from error
 
-    @cached_property
-    def mean(self) -> Tensor:
-        """The mean of each target, `(N, ...)`.
+    def _draws(self, samples: int, seed: int) -> Iterator[tuple[nn.Module, dict[str, Tensor]]]:
+        count = self._each(samples)
+        for member in self.members:
+            yield from member._draws(count, seed)
 
-        Raises:
-            DataError: The distribution that the likelihood makes has no mean.
-        """
-        return self._moments("mean").mean(0)
-
-    @property
-    def epistemic(self) -> Tensor:
-        """The standard deviation over draws of the mean, `(N, ...)`; 0 for a point estimate."""
-        return self._moments("mean").std(0, correction=0)
-
-    @property
-    def aleatoric(self) -> Tensor:
-        """The standard deviation that is left if the weights are known, `(N, ...)`: the noise."""
-        return self._moments("variance").mean(0).sqrt()
-
-    @property
-    def std(self) -> Tensor:
-        """The standard deviation of each target, `sqrt(epistemic^2 + aleatoric^2)`."""
-        return (self.epistemic.square() + self.aleatoric.square()).sqrt()
-
-    def log_prob(self, y: Any) -> Tensor:
-        """Return the log density of targets: `(N, ...)`, or `(N,)` for a density of arrays."""
-        y = self._targets(y)
-        return self.likelihood.mixture_pointwise(list(self.outputs), y, self.values)
-
-    def cdf(self, y: Any) -> Tensor:
-        """Return the probability of a target of at most `y`, `(N, ...)`.
-
-        Raises:
-            DataError: The distribution that the likelihood makes has no distribution function.
-        """
-        y = self._targets(y)
-        try:
-            return torch.stack([c.cdf(y) for c in self.components]).mean(0)
-        except NotImplementedError as error:
-            raise self._missing("distribution function (cdf)") from error
-
-    def quantile(self, q: float) -> Tensor:
-        """Return the `q`-quantile of each target, `(N, ...)`.
-
-        It is found by bisection, or from 1000 draws if the distribution has no quantile function.
-        """
-        q = number(q, "q", above=0, below=1)
-        try:
-            at = self.outputs.new_tensor(q)
-            each = torch.stack([c.icdf(at) for c in self.components])
-        except NotImplementedError:
-            return self._drawn.quantile(q, dim=0)
-        low, high = each.amin(0), each.amax(0)
-        for _ in range(_BISECTIONS):
-            middle = (low + high) / 2
-            is_below = self.cdf(middle) < q
-            low, high = torch.where(is_below, middle, low), torch.where(is_below, high, middle)
-        return (low + high) / 2
-
-    def interval(self, level: float = 0.95) -> tuple[Tensor, Tensor]:
-        """Return the ends of the central interval of a probability: two tensors `(N, ...)`."""
-        level = number(level, "level", above=0, below=1)
-        return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
-
-    def covers(self, y: Any, level: float = 0.95) -> Tensor:
-        """Return the share of targets within the central interval of probability `level`.
-
-        The ends belong to the interval.
-        """
-        return self.contains(y, level).double().mean()
-
-    def contains(self, y: Any, level: float = 0.95) -> Tensor:
-        """Return whether each target is within its central interval: `(N, ...)`.
-
-        The interval has the probability `level`.
-        """
-        level = number(level, "level", above=0, below=1)
-        y = self._targets(y)
-        try:  # without looking for quantiles
-            below = torch.stack([c.cdf(y) for c in self.components]).mean(0)
-        except NotImplementedError:
-            low, high = self.interval(level)
-            return (low <= y) & (y <= high)
-        return (2 * below - 1).abs() <= level
-
-    def sample(self, n: int = 1, *, seed: int = 0) -> Tensor:
-        """Draw the targets, `(n, N, ...)`, each under one of the draws of the weights in turn.
-
-        Raises:
-            ValueError: `n` is less than 1.
-        """
-        n = whole_number(n, "n", at_least=1)
-        with isolated_randomness():
-            torch.manual_seed(seed)
-            count = len(self.components)
-            rows = [self.components[i % count].sample() for i in range(n)]
-        return torch.stack(rows)
-
-    def crps(self, y: Any) -> Tensor:
-        """Return the continuous ranked probability score of targets, `(N, ...)`, in float64.
-
-        It is `E|X - y| - E|X - X'| / 2`, in closed form for mixtures of normal distributions
-        (Grimit et al. 2006), and otherwise estimated from 1000 draws.
-        """
-        y = self._targets(y).double()
-        if all(isinstance(c, torch.distributions.Normal) for c in self.components):
-            return self._normal_crps(y)
-        x = self._drawn.double().sort(0).values
-        n = len(x)
-        rank = torch.arange(1, n + 1, dtype=torch.float64).reshape(-1, *[1] * (x.ndim - 1))
-        spread = ((2 * rank - n - 1) * x).sum(0) * 2 / (n * (n - 1))
-        return (x - y).abs().mean(0) - spread / 2
-
-    def uncertainties(self) -> dict[str, Tensor]:
-        """Return measures of uncertainty by name, by which foreign examples can be detected."""
-        return {"std": self.std, "epistemic": self.epistemic}
-
-    def _normal_crps(self, y: Tensor) -> Tensor:
-        means = torch.stack([c.mean for c in self.components]).double()
-        variances = torch.stack([c.variance for c in self.components]).double()
-        count = len(means)
-        first = _mean_distance(y - means, variances).mean(0)
-        second = torch.zeros_like(first)
-        for mean, variance in zip(means, variances, strict=True):
-            second += _mean_distance(mean - means, variance + variances).mean(0) / count
-        return first - second / 2
-
-    @cached_property
-    def _drawn(self) -> Tensor:
-        return self.sample(_DRAWS)
-
-    def _moments(self, name: str) -> Tensor:
-        if not self.has_moments:
-            raise self._missing("mean and variance")
-        return torch.stack([getattr(c, name) for c in self.components])
-
-    def _missing(self, what: str) -> DataError:
-        kind = type(self.components[0]).__name__
-        return DataError(f"{kind}, which likelihood={self.likelihood!r} makes, has no {what}")
-
-    def _targets(self, y: Any) -> Tensor:
-        """Return the targets in the dtype of the outputs.
-
-        Raises:
-            DataError: `y` holds no targets of these examples.
-        """
-        y = self.likelihood.checked(y, "y").to(self.outputs)
-        first = self.components[0]
-        shape = tuple(first.batch_shape + first.event_shape)
-        if tuple(y.shape) != shape:
-            raise DataError(f"y: targets of shape {tuple(y.shape)} must have shape {shape}")
-        return y
+    def _each(self, samples: int) -> int:
+        """Return the number of draws of each member."""
+        return -(-whole_number(samples, "samples", at_least=1) // len(self.members))
 
 
-def _mean_distance(mean: Tensor, variance: Tensor) -> Tensor:
-    """Return `E|X|` of normal `X`."""
-    scale = variance.sqrt()
-    z = mean / scale
-    density = (-z.square() / 2).exp() / math.sqrt(2 * math.pi)
-    return mean * (2 * torch.special.ndtr(z) - 1) + 2 * scale * density
+def member_folder(path: Path, number: int) -> Path:
+    """Return the run folder of a member of the mixture in a folder."""
+    return path / MEMBERS / str(number)
+
+
+def read_posterior(
+    path: str | PathLike[str],
+    net: nn.Module,
+    likelihood: Likelihood | Law | Callable[[Tensor], Any] | None = None,
+) -> Posterior:
+    """Read a posterior or a mixture of posteriors from its folder; see `bayes_htr.load`."""
+    is_mixture = MEMBERS in RunFolder(path).config()
+    kind = PosteriorMixture if is_mixture else Posterior
+    return kind.load(path, net, likelihood=likelihood)
+
+
+def _check_members(members: Sequence[Posterior]) -> None:
+    """Raise `ValueError` unless posteriors can be members of one mixture."""
+    for number, member in enumerate(members):
+        if not isinstance(member, Posterior) or isinstance(member, PosteriorMixture):
+            raise ValueError(f"member {number} is {member!r}; members must be single posteriors")
+    if not members:
+        raise ValueError("a mixture needs at least one member, and got none")
+    first = members[0]
+    shapes = {p.name: p.tensor.shape for p in parameters_of(first._net)}
+    for number, member in enumerate(members[1:], start=1):
+        if member.priors != first.priors:
+            raise ValueError(
+                f"the priors of member {number} are {member.priors!r}, and those of member 0 "
+                f"{first.priors!r}; the members of a mixture are of one model"
+            )
+        if to_config(member.likelihood) != to_config(first.likelihood):
+            raise ValueError(
+                f"the likelihood of member {number} is {member.likelihood!r}, and that of member 0 "
+                f"{first.likelihood!r}; the members of a mixture are of one model"
+            )
+        if shapes != {p.name: p.tensor.shape for p in parameters_of(member._net)}:
+            raise ValueError(
+                f"the network of member {number} has other parameters than that of member 0; the "
+                "members of a mixture are of one model"
+            )
+        if (member.guide is None) != (first.guide is None):
+            raise ValueError(
+                f"member {number} and member 0 are not both modes, nor both posteriors: a mode "
+                "gives one draw, and the members of a mixture have equal weights"
+            )
+
+
+def _mean_history(histories: Sequence[Sequence[Mapping[str, float]]]) -> list[dict[str, float]]:
+    """Return the metrics of each epoch, averaged over the histories that have the epoch.
+
+    Metrics that one of these histories lacks at the epoch are left out.
+    """
+    rows: list[dict[str, float]] = []
+    for epoch in range(max(map(len, histories))):
+        there = [history[epoch] for history in histories if epoch < len(history)]
+        names = [n for n in there[0] if all(n in row for row in there)]
+        rows.append({n: statistics.fmean(row[n] for row in there) for n in names})
+    return rows

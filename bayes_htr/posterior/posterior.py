@@ -21,7 +21,7 @@ from bayes_htr.models.inputs import call
 from bayes_htr.models.likelihood_forms import as_likelihood
 from bayes_htr.posterior.checks import SpectrumCheck
 from bayes_htr.posterior.laws import DeclaredPriors, hyperparameters_of
-from bayes_htr.posterior.mixture import MixturePrediction
+from bayes_htr.posterior.mixture_prediction import MixturePrediction
 from bayes_htr.posterior.prediction import Draw, Prediction, batches_for, predict_batches
 from bayes_htr.posterior.scores import Scores, detection, measured
 from bayes_htr.posterior.spectra import PosteriorSpectra, network_spectra

@@ -20,7 +20,7 @@ from bayes_htr.inference.data import Batches, Data
 from bayes_htr.models import BayesianModel, Likelihood
 from bayes_htr.models.inputs import Inputs, call_with, tensors_in
 from bayes_htr.models.simulate import simulated, warn_of_flat
-from bayes_htr.posterior.mixture import MixturePrediction
+from bayes_htr.posterior.mixture_prediction import MixturePrediction
 from bayes_htr.spectra.modules import unwrap
 
 _BATCH = 1024

@@ -20,7 +20,7 @@ from torch import Tensor
 from bayes_htr._printing import Printable, add_row, compact_table
 from bayes_htr._terminal import plural
 from bayes_htr.models import Bernoulli, Categorical, Likelihood
-from bayes_htr.posterior.mixture import MixturePrediction
+from bayes_htr.posterior.mixture_prediction import MixturePrediction
 from bayes_htr.posterior.prediction import Prediction
 
 ECE_BINS = 15

@@ -10,7 +10,7 @@ from sklearn import metrics
 
 import bayes_htr as htr
 from bayes_htr.models.likelihood_forms import as_likelihood
-from bayes_htr.posterior.mixture import MixturePrediction
+from bayes_htr.posterior.mixture_prediction import MixturePrediction
 from bayes_htr.posterior.prediction import Prediction, mix
 from bayes_htr.posterior.scores import ood_scores, scores
 

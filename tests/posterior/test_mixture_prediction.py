@@ -11,7 +11,7 @@ from scipy import integrate, stats
 import bayes_htr as htr
 from bayes_htr.models.likelihood_forms import as_likelihood
 from bayes_htr.models.targets import SCALE
-from bayes_htr.posterior.mixture import MixturePrediction
+from bayes_htr.posterior.mixture_prediction import MixturePrediction
 
 MEANS = torch.tensor([[[0.0], [2.0]], [[1.0], [-1.0]], [[3.0], [0.5]]], dtype=torch.float64)
 SCALES = (0.5, 1.0, 2.0)
