@@ -30,7 +30,8 @@ test-long: $(TRAINERS)
 	$(BIN)/python -m pytest -q -n auto -m "(long or benchmarks) and not slow"
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -q -m slow
+	@echo "Running long tests of faults and statistics: about 45 minutes with two processors."
+	$(BIN)/python -m pytest -q -n auto --dist worksteal -m slow
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

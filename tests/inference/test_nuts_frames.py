@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 
@@ -32,28 +33,36 @@ def problem(rows, columns):
 
 
 def moments(W):
-    """What is compared, `(draws, features)`: logits' differences, and sorted log eigenvalues."""
-    differences = (W - W.mean(1, keepdim=True)).flatten(1)
+    """What is compared, `(draws, features)`: logits' differences, and sorted log eigenvalues.
+
+    Differences are compared on the scale of `asinh`: where a line separates the classes, their tail
+    is that of the prior, whose moments need not exist.
+    """
+    differences = (W - W.mean(1, keepdim=True)).flatten(1).asinh()
     lam = torch.linalg.svdvals(W).square().log()
     return torch.cat([differences, differences.square(), lam, lam.square()], 1)
 
 
-def by_importance(model, x, y, draws):
-    """Means of `moments` under the posterior, with their standard errors."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(2)
-        W = torch.cat([htr.sample_prior(model, 50_000, seed=i)["weight"] for i in range(draws)])
-    log_weight = torch.cat(
-        [
-            -F.cross_entropy((x @ part.mT).flatten(0, 1), y.repeat(len(part)), reduction="none")
-            .reshape(len(part), -1)
-            .sum(1)
-            for part in W.split(50_000)
-        ]
-    )
-    weight = (log_weight - log_weight.max()).exp()
+def by_importance(model, x, y, worth=1000):
+    """Means of `moments` under the posterior, with their standard errors.
+
+    Draws of the prior are added until their weights are worth this many independent draws: with
+    fewer, a few of them decide, and the standard errors are far too small.
+    """
+    W, weights = [], []
+    for seed in itertools.count():
+        drawn = htr.sample_prior(model, 50_000, seed=seed)["weight"]
+        logits = (x @ drawn.mT).flatten(0, 1)
+        losses = F.cross_entropy(logits, y.repeat(len(drawn)), reduction="none")
+        likelihood = losses.reshape(len(drawn), -1).sum(1).neg().exp()
+        counts = likelihood > 1e-9 * likelihood.max()
+        W.append(drawn[counts])
+        weights.append(likelihood[counts])
+        weight = torch.cat(weights)
+        if weight.sum() ** 2 >= worth * weight.square().sum():
+            break
     weight = weight / weight.sum()
-    features = moments(W)
+    features = moments(torch.cat(W))
     mean = weight @ features
     return mean, (weight.square() @ (features - mean).square()).sqrt()
 
@@ -84,11 +93,12 @@ def test_against_importance_sampling(case, shape, draws):
         warnings.filterwarnings("ignore", message="the chains do not agree")
         posterior = htr.fit(model, (x, y), method=method, epochs=0)
     summary = posterior.history[-1]
-    assert summary["saturated"] == 0 and summary["divergences"] <= 0.01 * draws
+    assert summary["saturated"] == 0
+    assert summary["divergences"] <= 0.01 * len(posterior.guide)  # of all trajectories
     assert summary["rhat"] < 1.05
     W = torch.stack([d["weight"] for d in posterior.guide.draws(len(posterior.guide), 0)])
     features = moments(W)
-    mean, error = by_importance(model, x, y, draws=4)
+    mean, error = by_importance(model, x, y)
     for i, (expected, uncertain) in enumerate(zip(mean, error, strict=True)):
         values = features[:, i]
         size = bulk_ess(values.reshape(2, -1))
