@@ -2,9 +2,9 @@
 
 The script fits the digits network from a plain MAP fit, at strength 1 and learning rate 0.01. The
 first table shows test scores and the negative evidence bound for several starts and numbers of
-epochs. The second shows test accuracy by the number of hidden units, also under normal entries, at
-a lower temperature, and with the spectral guide, with the KL divergence of that guide. It takes
-about five minutes on two cores.
+epochs. The second shows test accuracy and the KL divergence by the number of hidden units, also
+under normal entries, at a lower temperature, and with the spectral guide. It takes about two
+minutes on two cores.
 
 Run: `python -m benchmarks.mean_field`.
 """
