@@ -30,7 +30,7 @@ test-long: $(TRAINERS)
 	$(BIN)/python -m pytest -q -n auto -m "(long or benchmarks) and not slow"
 
 test-slow: $(STAMP)
-	@echo "Running long tests of faults and statistics: about 45 minutes with two processors."
+	@echo "Running long tests of faults and statistics: about an hour with two processors."
 	$(BIN)/python -m pytest -q -n auto --dist worksteal -m slow
 
 lint: $(STAMP)
