@@ -271,7 +271,7 @@ def sent_to(
 
     Args:
         receiver: The process that receives.
-        tensor: What this process sends.
+        tensor: The tensor that this process sends.
         shapes: The shapes of what is sent, by the processes that send.
 
     Returns:

@@ -150,7 +150,7 @@ class _Program:
         model: The model.
         x: The inputs of all training data.
         y: The labels or targets.
-        frames: What is done with the singular vectors.
+        frames: Whether the singular vectors are `"sampled"` or `"held"`, as in `NUTS`.
     """
 
     model: BayesianModel

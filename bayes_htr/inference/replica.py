@@ -126,7 +126,7 @@ class NetworkReplica(Replica):
 
 
 class DistributedTrainer(Trainer):
-    """What the trainers of several processes have in common; each process has one.
+    """The base class of the trainers of several processes, of which each process has one.
 
     Process 0 alone writes files, shows progress and calls callbacks. An error in one process ends
     all of them.

@@ -142,8 +142,8 @@ class Statistic(Prior, abstract=True):
     uniform. The natural coordinates are then these quantities, and otherwise the values of the
     statistic."""
     precedence: ClassVar[int] = 0
-    """Of several statistics of one spectrum, the one with the lowest precedence determines most of
-    the spectrum, and decides what is sampled."""
+    """If a prior has several statistics of one spectrum, the one with the lowest precedence
+    determines most of the spectrum, and decides what is sampled."""
     _start_from: ClassVar[float | None] = None
 
     @property

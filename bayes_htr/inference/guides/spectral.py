@@ -67,8 +67,8 @@ class SpectralGuide(VariationalGuide):
 
     Args:
         densities: The densities, as in the base class.
-        hyperparameters: As in the base class; the posterior of some follows from the spectra, and
-            has no start.
+        hyperparameters: The hyperparameters, as in the base class. The posteriors of some follow
+            from the spectra, and have no start.
         init_scale: The initial standard deviation of each `log sigma`; 0.1 if not given.
         directions: How many leading eigenvalues of each matrix have a spread; `None` for all. The
             others are points, scored as MAP does, and a draw costs less: `2 m n directions`
