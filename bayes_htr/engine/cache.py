@@ -14,11 +14,8 @@ from bayes_htr.engine.refresh import Drift, has_drifted, squared_drift
 from bayes_htr.priors.evaluation import Evaluation
 from bayes_htr.spectra import Cluster, Gradient, shares, working_dtype
 
-TURN_SHARE = 1e-2
+TURN_SHARE = 4e-2
 """A cluster that turns by more than this share of the tolerance at a time follows more often."""
-
-MIXED_TURN_SHARE = 4e-2
-"""The same share for a gradient that has other parts as well, which only the tolerance bounds."""
 
 WIDTH_SHARE = 5e-3
 """The width of a cluster's weights as a share of the tolerance."""
@@ -33,11 +30,11 @@ has become another one, which the cluster cannot follow."""
 FOLLOW_CHECKS = 4
 """A cluster follows its matrix after at most this many checks."""
 
-NORM_SHARE = 0.5
-"""A matrix is refreshed if its squared norm has changed by this share of the squared largest
-singular value, because a direction outside the cluster can have become the leading one."""
+NORM_SHARE = 0.25
+"""A matrix is refreshed if its squared norm outside the cluster grows at a time by this share of
+the squared largest singular value, because a direction there can have become the leading one."""
 
-VERIFY_CHECKS = 16
+VERIFY_CHECKS = 32
 """A matrix whose cluster follows it is refreshed after at most this many checks."""
 
 
@@ -48,8 +45,9 @@ class LeadingTriplets:
     Attributes:
         cluster: The triplets; `None` once they have lost the matrix.
         sigma_at_refresh: The largest singular value at the last refresh.
-        squared_norm: The squared Frobenius norm of the matrix at the last refresh.
-        sigma: The largest singular value when the triplets last followed the matrix.
+        outside: The squared Frobenius norm of the matrix without the triplets when they last
+            followed it. After a refresh only the leading triplet is known, and left out.
+        sigma: The largest singular value at that time.
         weights: The weights of the triplets in the gradient.
         interval: The number of calls after which the triplets follow again.
         age: The number of calls since they last followed.
@@ -57,13 +55,13 @@ class LeadingTriplets:
 
     cluster: Cluster | None
     sigma_at_refresh: float
-    squared_norm: float
+    outside: float
     sigma: float
     weights: list[float] = field(default_factory=lambda: [1.0])
     interval: int = 1
     age: int = 0
 
-    def accept(self, step: Cluster, numbers: Sequence[float], policy: Drift, share: float) -> bool:
+    def accept(self, step: Cluster, numbers: Sequence[float], policy: Drift) -> bool:
         """Accept triplets that have followed the matrix.
 
         Args:
@@ -72,7 +70,6 @@ class LeadingTriplets:
                 matrix is not finite, neither are these numbers, and the triplets are lost. They
                 are also lost if the matrix has become another one.
             policy: The policy, which says how soon the triplets follow again.
-            share: The share of the tolerance by which they may turn at a time.
 
         Returns:
             Whether a refresh is due.
@@ -90,7 +87,7 @@ class LeadingTriplets:
         turned = LOST
         if sigma > 0:
             turned = abs(_mean(self.weights, values) - _mean(before, kept)) / sigma
-        bound = share * policy.tol
+        bound = TURN_SHARE * policy.tol
         if turned < bound / 8:
             self.interval = min(2 * self.interval, FOLLOW_CHECKS * policy.check_every)
         elif turned >= bound:  # they turn by the square of what the matrix moves
@@ -99,15 +96,21 @@ class LeadingTriplets:
         if turned > LOST:
             self.cluster = None
             return True
+        grown = squared_norm - _squares(values[-len(before) :]) - self.outside
+        self.outside = squared_norm - _squares(values)
         return (
             not abs(sigma - self.sigma_at_refresh) <= policy.tol * self.sigma_at_refresh
-            or not abs(squared_norm - self.squared_norm) <= NORM_SHARE * sigma**2
+            or not grown <= NORM_SHARE * sigma**2
         )
 
 
 def _mean(weights: Sequence[float], values: Sequence[float]) -> float:
     pairs = zip(reversed(weights), reversed(values), strict=False)
     return math.fsum(w * v for w, v in pairs)
+
+
+def _squares(values: Sequence[float]) -> float:
+    return math.fsum(value * value for value in values)
 
 
 @dataclass
@@ -180,8 +183,7 @@ class CachedGradient:
         """Accept triplets that have followed the matrix (`LeadingTriplets.accept`)."""
         assert self.leading is not None
         self.known_gradient = None
-        share = TURN_SHARE if self.evaluation.rest is None else MIXED_TURN_SHARE
-        self.overdue |= self.leading.accept(step, numbers, policy, share)
+        self.overdue |= self.leading.accept(step, numbers, policy)
         self.overdue |= self.age >= VERIFY_CHECKS * policy.check_every
 
     def drifted(self, W: Tensor, hyperparameters: Mapping[str, Tensor], tol: float) -> Tensor:
@@ -263,7 +265,7 @@ class CachedGradient:
             "weights": leading.weights,
             "interval": leading.interval,
             "since_follow": leading.age,
-            "squared_norm": leading.squared_norm,
+            "outside": leading.outside,
             "age": self.age,
             "overdue": self.overdue,
         }
@@ -284,7 +286,7 @@ class CachedGradient:
             leading = LeadingTriplets(
                 None if cluster is None else Cluster(*cluster),
                 state["sigma"],
-                state.get("squared_norm", math.nan),  # states of earlier versions have none
+                state.get("outside", math.nan),  # states of earlier versions have none
                 state["sigma_now"],
                 list(state["weights"]),
                 state["interval"],

@@ -62,7 +62,7 @@ class MatrixEnergy:
         is_due: Whether a refresh is due, as far as the call has determined so far.
         cache: The cached gradient; `None` before the first refresh.
         started: Whether the energy has been computed before.
-        block: The block of vectors from which the search for the largest singular value starts.
+        block: The leading vectors that the last search for the largest singular value has found.
         refreshes: The number of refreshes.
         decompositions: The number of refreshes for which this process has evaluated the spectrum.
         is_cheap: Whether the prior is only on entries, so that nothing is worth caching.
@@ -200,6 +200,23 @@ class MatrixEnergy:
         return m, n
 
     @property
+    def is_wide(self) -> bool:
+        """Whether the rows of the matrix are its shorter side."""
+        m, n = self.shape
+        return m < n
+
+    @property
+    def start(self) -> Tensor | None:
+        """The block of vectors from which the search for the largest singular value starts.
+
+        These are the leading triplets, if they follow the matrix.
+        """
+        leading = None if self.cache is None or self.is_stale else self.cache.leading
+        if leading is None or leading.cluster is None:
+            return self.block
+        return leading.cluster.block(wide=self.is_wide)
+
+    @property
     def key(self) -> FlagKey:
         """The key of a flag about this matrix."""
         return self.name, self.refreshes
@@ -255,7 +272,7 @@ class MatrixEnergy:
             self.matrix if tensor is None else working(self.prior.view(tensor.detach())),
             self.name,
             self._needs,
-            self.block,
+            self.start,
             started=self.started,
             tol=self.followed_tol if tensor is None else None,
             rank=self.prior.factors,
@@ -277,6 +294,7 @@ class MatrixEnergy:
                 if self._has_followed and sigma <= before.leading.sigma * (1 + _SAME_TOL):
                     leading.cluster = before.leading.cluster
                     leading.weights = before.leading.weights
+                    leading.outside = before.leading.outside
         if W is not None and evaluation.rest is not None:
             reference = W.clone()
         parts = evaluation.parts if self.prior.optimised else {}
@@ -297,11 +315,11 @@ class MatrixEnergy:
 
     def leading_of(self, top: TopPair) -> LeadingTriplets:
         """Return the leading triplets of the present matrix, from which they follow it."""
-        sigma, squared_norm = float(top.sigma), 0.0
+        sigma, outside = float(top.sigma), 0.0
         if self.drift is not None:  # nothing else compares matrices
             W = self.matrix.reshape(-1)
-            squared_norm = float(torch.dot(W, W))
-        return LeadingTriplets(Cluster.of(top), sigma, squared_norm, sigma)
+            outside = float(torch.dot(W, W)) - sigma**2
+        return LeadingTriplets(Cluster.of(top), sigma, outside, sigma)
 
     def summand(self, hyperparameters: Mapping[str, Tensor]) -> Summand:
         """Return the summand of the matrix in the energy.

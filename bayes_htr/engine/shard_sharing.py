@@ -229,7 +229,7 @@ def _sent(m: ShardedMatrixEnergy, owner: int) -> tuple[MatrixView | None, TopPai
         W = gathered_matrix(m, owner)
         if W is None:
             return None, None
-        return MatrixView(W, m.name, m.needs, m.block, started=m.started, tol=m.followed_tol), None
+        return MatrixView(W, m.name, m.needs, m.start, started=m.started, tol=m.followed_tol), None
     given: dict[str, Any] = {"started": m.started}
     rows, top = m.rows, None
     if m.wants_factor:
@@ -242,7 +242,7 @@ def _sent(m: ShardedMatrixEnergy, owner: int) -> tuple[MatrixView | None, TopPai
         try:
             top = top_pair_of_rows(
                 rows * m.share if not m.share else rows,
-                m.block,
+                m.start,
                 m.largest,
                 all_sum,
                 tol=m.followed_tol,

@@ -230,6 +230,11 @@ class ShardedMatrixEnergy(MatrixEnergy):
         self.squared_norm_at_refresh = self.squared_norm
 
     @property
+    def is_wide(self) -> bool:
+        """Whether the rows of the whole matrix are its shorter side."""
+        return self.shards.wide if self.shards.kind == SUMMED else super().is_wide
+
+    @property
     def leading(self) -> LeadingTriplets:
         """The leading triplets that follow the matrix."""
         assert self.cache is not None
@@ -260,9 +265,9 @@ class ShardedMatrixEnergy(MatrixEnergy):
 
     def leading_of(self, top: TopPair) -> LeadingTriplets:
         """Return the present matrix's leading triplets; for a `SUMMED` one, this process's part."""
-        wide = self.shards.wide if self.shards.kind == SUMMED else None
         sigma = float(top.sigma)
-        return LeadingTriplets(Cluster.of(top, wide), sigma, self.squared_norm, sigma)
+        outside = self.squared_norm - sigma**2
+        return LeadingTriplets(Cluster.of(top, self.is_wide), sigma, outside, sigma)
 
     def drift_share(self, hyperparameters: Mapping[str, Tensor]) -> Tensor:
         """Return this process's share of `|W - W_ref|_F^2 / |W_ref|_F^2`: 0-d, float64.

@@ -6,11 +6,10 @@ Rayleigh-Ritz (Golub, Luk & Overton 1981; Wu & Simon 2000; Musco & Musco 2015). 
 vectors when it is large. The iteration ends when `|W'u - sigma v| <= tol * sigma`. If it starts
 from the vectors of a nearby matrix, as in training, it takes a few products with a thin block.
 
-A little noise is added to every column of the start, so that a leading vector that is exactly
-orthogonal to the old block is found too (this happens with diagonal matrices). In float32 the
-residual shows such a vector only if its singular value exceeds that of the former leading vector by
-a fraction of about `2e-4 sqrt(K)`; otherwise the former leading vector is returned. If the largest
-singular value is tied, some vector of the leading space is returned.
+One column of the start is noise, so that a leading vector that is orthogonal to the old block is
+found too. Convergence is first tested when this column has passed through four products with
+`W'W`, which raise a leading vector that stands out from the others by a tenth far above them. If
+the largest singular value is tied, some vector of the leading space is returned.
 
 `follow` keeps several triplets while the matrix changes. Between two calls of an optimiser a matrix
 moves little, so that one block power step from the vectors it had is enough. Near a tie several
@@ -31,8 +30,11 @@ BLOCK = 8
 """The number of columns of the block that is passed on, as many as `follow` uses."""
 
 _ITERATED = 4
-"""The number of those columns that `top_pair` iterates. With more columns the Krylov space would be
-less deep, but a largest value without a gap needs depth."""
+"""The number of columns that `top_pair` iterates: the first of that block, and one of noise. With
+more columns the Krylov space would be less deep, but a largest value without a gap needs depth."""
+
+_DEPTH = 5
+"""The number of blocks in the Krylov space when convergence is first tested."""
 
 SMALL = 64
 """With up to this many singular values, the Krylov space would be the whole space, so the matrix is
@@ -46,6 +48,8 @@ _KEPT = 24
 
 _RESTARTS = 40
 _NOISE = 1e-2
+"""The length of the noise that is added to vectors of unit length."""
+
 _TOL = {torch.float32: 4e-6, torch.float64: 1e-13}
 
 
@@ -79,6 +83,12 @@ def start_block(shape: tuple[int, int], *, seed: int = 0) -> Tensor:
     return torch.randn(K, min(BLOCK, K), generator=generator, dtype=torch.float64)
 
 
+def _noise(K: int, columns: int, *, seed: int) -> Tensor:
+    """Return float64 columns `(K, columns)` of length about 1, the same for the same seed."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(K, columns, generator=generator, dtype=torch.float64) / K**0.5
+
+
 def top_pair(W: Tensor, block: Tensor | None = None, *, tol: float | None = None) -> TopPair:
     """Return the largest singular value of `W` with its vectors.
 
@@ -98,13 +108,13 @@ def top_pair(W: Tensor, block: Tensor | None = None, *, tol: float | None = None
         tall = W if W.shape[0] >= W.shape[1] else W.T
         block = start_block((W.shape[0], W.shape[1])) if block is None else block
         # By a power of two, which is exact: squares of the entries stay within float32.
-        exponent = torch.frexp(W.abs().max()).exponent.clamp(min=-100)
+        scale = _power_of_two(torch.stack(torch.aminmax(W)).abs().max())
         sigma, u, v, block = _iterate(
-            torch.ldexp(tall, -exponent),
+            tall * scale,
             block.to(W.device, W.dtype),
             _TOL[W.dtype] if tol is None else tol,
         )
-        sigma = torch.ldexp(sigma, exponent)
+        sigma = sigma / scale
         if W.shape[0] < W.shape[1]:
             u, v = v, u
     return TopPair(sigma, u, v, block)
@@ -134,14 +144,21 @@ def top_pair_of_rows(
     with torch.no_grad():
         K = rows.shape[1]
         block = start_block((K, K)) if block is None else block
-        exponent = torch.frexp(rows.new_tensor(largest)).exponent.clamp(min=-100)
+        scale = _power_of_two(rows.new_tensor(largest))
         sigma, u, v, block = _iterate(
-            torch.ldexp(rows, -exponent),
+            rows * scale,
             block.to(rows.device, rows.dtype),
             _TOL[rows.dtype] if tol is None else tol,
             total,
         )
-        return TopPair(torch.ldexp(sigma, exponent), u, v, block)
+        return TopPair(sigma / scale, u, v, block)
+
+
+def _power_of_two(largest: Tensor) -> Tensor:
+    """Return the power of two, 0-d, by which a largest absolute entry is brought near 1."""
+    most = math.frexp(torch.finfo(largest.dtype).max)[1] - 3  # its inverse is a normal number
+    exponent = torch.frexp(largest).exponent.clamp(-most, most)
+    return torch.ldexp(torch.ones_like(largest), -exponent)
 
 
 def _iterate(
@@ -157,11 +174,12 @@ def _iterate(
     if K <= SMALL:
         sigma, u, V, _ = _ritz(torch.eye(K, dtype=W.dtype, device=W.device), W.T)
         return sigma, u, V[0], V[:BLOCK].T.contiguous()
-    noise = start_block((K, K), seed=1).to(W)
-    Q = torch.linalg.qr(block[:, :_ITERATED] + _NOISE / K**0.5 * noise[:, :_ITERATED]).Q.T
+    noise = _noise(K, _ITERATED, seed=1).to(W)
+    start = block[:, : _ITERATED - 1] + _NOISE * noise[:, 1:]
+    Q = torch.linalg.qr(torch.cat([start, noise[:, :1]], 1)).Q.T
     Y = front = Q @ W.T
     for _ in range(_RESTARTS):
-        check = 3 * _ITERATED
+        check = _DEPTH * _ITERATED
         while True:
             new = _extend(front @ W if total is None else total(front @ W), Q)
             front = new @ W.T
@@ -266,6 +284,14 @@ class Cluster(NamedTuple):
         values = pair.block.new_zeros(len(short))
         values[-1] = pair.sigma
         return cls(values, short, long) if wide else cls(values, long, short)
+
+    def block(self, *, wide: bool) -> Tensor:
+        """Return the vectors of the shorter side as a block from which `top_pair` starts.
+
+        Args:
+            wide: Whether rows are the shorter side.
+        """
+        return (self.left if wide else self.right).flip(0).T
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -445,6 +471,6 @@ def _constants(like: Tensor) -> _Constants:
         b, K = like.shape
         noise = torch.zeros_like(like)
         if 1 < b < K:
-            noise[0] = start_block((K, K), seed=2)[:, 0].to(like) * (_NOISE / K**0.5)
+            noise[0] = _NOISE * _noise(K, 1, seed=2)[:, 0].to(like)
         _known[key] = _Constants(torch.eye(b, dtype=like.dtype, device=like.device), noise)
     return _known[key]
