@@ -8,8 +8,10 @@ from the vectors of a nearby matrix, as in training, it takes a few products wit
 
 One column of the start is noise, so that a leading vector that is orthogonal to the old block is
 found too. Convergence is first tested when this column has passed through four products with
-`W'W`, which raise a leading vector that stands out from the others by a tenth far above them. If
-the largest singular value is tied, some vector of the leading space is returned.
+`W'W`, which raise a leading vector that stands out from the others by a tenth far above them. In
+float32 a lead of less than a fraction of about `2e-4 sqrt(K)` cannot be told from the tolerance,
+and the former leading vector can be returned. If the largest singular value is tied, some vector of
+the leading space is returned.
 
 `follow` keeps several triplets while the matrix changes. Between two calls of an optimiser a matrix
 moves little, so that one block power step from the vectors it had is enough. Near a tie several

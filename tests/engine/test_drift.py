@@ -74,6 +74,11 @@ def test_a_new_leading_direction_is_found(path, shape, gap):
     assert longest_miss(path, shape, gap) <= 4 * DRIFT.check_every
 
 
+@pytest.mark.parametrize("shape", [(200, 150), (64, 400)], ids=str)
+def test_directions_that_change_places_are_told_apart_by_a_gap(shape):
+    assert longest_miss(swap, shape, gap=True) <= 8 * DRIFT.check_every
+
+
 @pytest.mark.parametrize("gap", [True, False], ids=["gap", "no gap"])
 @pytest.mark.parametrize(("path", "steps"), [(swap, 300), (slow_growth, 600)])
 def test_a_new_leading_direction_that_the_norm_does_not_show_is_found(path, steps, gap):

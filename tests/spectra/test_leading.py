@@ -92,7 +92,11 @@ def test_against_a_full_decomposition(kind, dtype):
 
 @pytest.mark.parametrize(
     ("dtype", "scale"),
-    [(dtype, s) for dtype in (torch.float32, torch.float64) for s in (1e-36, 1e-15, 1e15, 1e36)]
+    [
+        (dtype, s)
+        for dtype in (torch.float32, torch.float64)
+        for s in (1e-36, 1e-30, 1e-15, 1e15, 1e30, 1e36)
+    ]
     + [(torch.float64, s) for s in (1e-300, 1e-150, 1e150, 1e300)],
     ids=str,
 )
