@@ -33,7 +33,8 @@ from bayes_htr.spectra import (
     follow,
     plan,
 )
-from bayes_htr.spectra.leading import SMALL, Projection, project, turned
+from bayes_htr.spectra.cluster import Projection, project, turned
+from bayes_htr.spectra.leading import SMALL
 from bayes_htr.spectra.matrices import arrangement_of
 from bayes_htr.spectra.shards import (
     GATHERED,

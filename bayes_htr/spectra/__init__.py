@@ -1,17 +1,10 @@
 """The matrices of a module, their decompositions, and statistics of their spectra."""
 
+from bayes_htr.spectra.cluster import Cluster, Followed, follow, shares
 from bayes_htr.spectra.gram import eigenvalues
 from bayes_htr.spectra.haar import frame_of, haar, log_frame_constant, log_jacobian
 from bayes_htr.spectra.layout import Matrix, MatrixLayout
-from bayes_htr.spectra.leading import (
-    Cluster,
-    Followed,
-    TopPair,
-    follow,
-    shares,
-    start_block,
-    top_pair,
-)
+from bayes_htr.spectra.leading import TopPair, start_block, top_pair
 from bayes_htr.spectra.matrices import (
     Parameter,
     as_matrix,

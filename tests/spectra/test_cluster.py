@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from bayes_htr.spectra import top_pair
-from bayes_htr.spectra.leading import BLOCK, Cluster, follow, shares
+from bayes_htr.spectra.cluster import Cluster, follow, shares
+from bayes_htr.spectra.leading import BLOCK
 
 WIDTH = 5e-4
 
