@@ -1,9 +1,9 @@
 """The leading singular triplets of a matrix, which follow it while it changes.
 
-`follow` keeps several triplets. Between two calls of an optimiser a matrix
-moves little, so that one block power step from the vectors it had is enough. Near a tie several
-triplets share the gradient of the largest singular value, which has no derivative there. Most
-matrices are small, so the time of a step depends on the number of PyTorch operations.
+Between two calls of an optimiser a matrix moves little, so that one block power step from the
+vectors it had is enough. Near a tie several triplets share the gradient of the largest singular
+value, which has no derivative there. Most matrices are small, so the time of a step depends on the
+number of PyTorch operations.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The leading singular triplet of a matrix, without decomposing it.
 
-`top_pair` finds the largest from scratch, by thick-restarted block Krylov iteration with
+`top_pair` finds it from scratch, by thick-restarted block Krylov iteration with
 Rayleigh-Ritz (Golub, Luk & Overton 1981; Wu & Simon 2000; Musco & Musco 2015). The space spanned by
 `X, (W'W) X, (W'W)^2 X, ...` is built with full re-orthogonalisation, and is restarted from its best
 vectors when it is large. The iteration ends when `|W'u - sigma v| <= tol * sigma`. If it starts
